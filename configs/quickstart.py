@@ -1,0 +1,29 @@
+"""Twenty permuted-digits tasks on one random network that never changes.
+
+Ten tasks leave a supermask each. Ten unseen tasks then leave 30 coefficients
+each, over those ten masks, beside supermasks of their own for comparison.
+
+    python -m mtl_jax.main --config=configs/quickstart.py --workdir=DIR
+"""
+
+import ml_collections
+
+
+def get_config():
+  config = ml_collections.ConfigDict()
+  config.seed = 0  # of scores, batches and the backbone
+  config.suite = dict(kind='permuted', source='digits', num_tasks=20)
+  config.backbone = dict(model='lenet_300_100', outputs=10)
+  supermask = dict(
+      method='supsup', steps=1000, batch_size=64, optimizer='adam',
+      learning_rate=1e-3, schedule='cosine')
+  config.phases = dict(
+      basis=dict(supermask, tasks=(0, 10)),
+      impress=dict(
+          method='impresslearn', tasks=(10, 20), steps=1000, batch_size=64,
+          optimizer='adam', learning_rate=3e-2, schedule='cosine',
+          basis=dict(kind='heterogeneous', size=10, phase='basis')),
+      dedicated=dict(supermask, tasks=(10, 20), control=True))
+  config.schedule = ('basis', 'impress', 'dedicated')
+  config.matrix = 'full'  # twenty small tasks: measure every entry
+  return config

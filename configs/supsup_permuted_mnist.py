@@ -1,0 +1,26 @@
+"""SupSup on PermutedMNIST, 250 tasks, LeNet-300-100 with 100 outputs.
+
+    python -m mtl_jax.main --config=configs/supsup_permuted_mnist.py --workdir=DIR
+
+Published recipe (code of arXiv 2006.14769): threshold masks, RMSProp 1e-4,
+1000 batches of 128 per task. FC1024 as in the paper's second network:
+
+    ... --config.backbone.model=fc1024 --config.backbone.outputs=500 \\
+        --config.suite.num_tasks=50 --config.phases.supermasks.tasks="(0, 50)"
+
+Hardware, time and accuracy: see experiments/supsup/README.md.
+"""
+
+import ml_collections
+
+
+def get_config():
+  config = ml_collections.ConfigDict()
+  config.seed = 0  # of scores, batches and the backbone
+  config.suite = dict(kind='permuted', source='mnist', num_tasks=250)
+  config.backbone = dict(model='lenet_300_100', outputs=100)
+  config.phases = dict(supermasks=dict(
+      method='supsup', tasks=(0, 250), steps=1000, batch_size=128,
+      optimizer='rmsprop', learning_rate=1e-4, tasks_at_once=1))
+  config.schedule = ('supermasks',)
+  return config

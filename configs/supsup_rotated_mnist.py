@@ -1,0 +1,22 @@
+"""SupSup on RotatedMNIST, 36 tasks of 10 degrees, FC1024 with 200 outputs.
+
+    python -m mtl_jax.main --config=configs/supsup_rotated_mnist.py --workdir=DIR
+
+Published recipe (code of arXiv 2006.14769): threshold masks, RMSProp 1e-4,
+1000 batches of 128 per task. Hardware, time and accuracy: see
+experiments/supsup/README.md.
+"""
+
+import ml_collections
+
+
+def get_config():
+  config = ml_collections.ConfigDict()
+  config.seed = 0  # of scores, batches and the backbone
+  config.suite = dict(kind='rotated', source='mnist', num_tasks=36)
+  config.backbone = dict(model='fc1024', outputs=200)
+  config.phases = dict(supermasks=dict(
+      method='supsup', tasks=(0, 36), steps=1000, batch_size=128,
+      optimizer='rmsprop', learning_rate=1e-4))
+  config.schedule = ('supermasks',)
+  return config

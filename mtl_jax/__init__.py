@@ -1,0 +1,18 @@
+"""Many tasks in one network that is never changed.
+
+`import mtl_jax` loads the core (trees, masks, impressions) and needs jax
+alone. `mtl_jax.load(workdir)` reads what a run left.
+"""
+
+from mtl_jax import impressions
+from mtl_jax import masks
+from mtl_jax import trees
+from mtl_jax._version import __version__
+
+__all__ = ['__version__', 'impressions', 'load', 'masks', 'trees']
+
+
+def load(workdir):
+  """The system that a run left in `workdir`; see `mtl_jax.system.System`."""
+  from mtl_jax import system  # pylint: disable=import-outside-toplevel
+  return system.load(workdir)

@@ -1,0 +1,60 @@
+"""The immutable backbone: regenerated from its seed recipe, bit for bit."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from mtl_jax import config as config_lib
+from mtl_jax import masks
+from mtl_jax import models
+from mtl_jax import trees
+
+
+class Backbone(NamedTuple):
+  """What every task's network is made of.
+
+  Attributes:
+    network: the pure functions.
+    params: the parameter tree that is never changed.
+    stats: initial norm statistics, {} if the network has none.
+    recipe: JSON values from which all of this is made again, and the
+      fingerprint of `params`.
+  """
+  network: models.Network
+  params: Any
+  stats: Any
+  recipe: dict
+
+
+def make(recipe: dict) -> Backbone:
+  """The backbone of a recipe.
+
+  Args:
+    recipe: 'model', 'outputs', 'options', 'init', 'seed', 'image_shape', and
+      'fingerprint' if the result must be a known one.
+
+  Raises:
+    ValueError: the weights are not those of the recipe's fingerprint.
+  """
+  network = models.make(recipe['model'], recipe['outputs'],
+                        **dict(recipe['options']))
+  key = jax.random.key(recipe['seed'], impl='threefry2x32')
+  params, stats = network.init(key, tuple(recipe['image_shape']))
+  if recipe['init'] == 'signed_constant':
+    params = masks.signed_constant(jax.random.fold_in(key, 1), params)
+  found = trees.fingerprint(params)
+  if recipe.get('fingerprint', found) != found:
+    raise ValueError(
+        f"the backbone's fingerprint is {found} but {recipe['fingerprint']} "
+        'was recorded: impressions fit only the backbone on which they were '
+        'made. Was the seed, the model or the version of jax changed?')
+  return Backbone(network, params, stats, dict(recipe, fingerprint=found))
+
+
+def recipe_of(config: config_lib.Config, image_shape) -> dict:
+  """The recipe that a config asks for on images of one shape."""
+  part = config.backbone
+  return {'model': part.model, 'outputs': part.outputs,
+          'options': dict(part.options), 'init': part.init,
+          'seed': config.seed if part.seed is None else part.seed,
+          'image_shape': list(image_shape)}

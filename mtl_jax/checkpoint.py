@@ -1,0 +1,189 @@
+"""Checkpoints: the only file that knows of Orbax.
+
+A checkpoint is a folder with named arrays and JSON metadata. Orbax writes it
+under a temporary name and renames it when it is whole, so a folder with its
+final name is complete. Every array's SHA-256 is kept in the metadata and
+checked at each load: a checkpoint is read as it was written or refused.
+"""
+
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from mtl_jax import impressions
+from mtl_jax import masks
+from mtl_jax import parallel
+from mtl_jax import trees
+
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+  """A checkpoint that can't be trusted; says what is wrong and the remedy."""
+
+
+def exists(path: pathlib.Path) -> bool:
+  """Whether a finished checkpoint stands at `path`."""
+  return path.is_dir() and bool(ocp.is_orbax_checkpoint(path))
+
+
+def save(path: pathlib.Path, arrays: dict[str, Any], metadata: dict) -> None:
+  """Writes a checkpoint; every process of a run must call it.
+
+  Args:
+    path: a folder that doesn't exist yet.
+    arrays: by name; `None` leaves are left out.
+    metadata: JSON values.
+
+  Raises:
+    CheckpointError: something stands at `path`; nothing is overwritten.
+  """
+  if path.exists():
+    raise CheckpointError(f'{path} exists already and is never overwritten; '
+                          'choose another workdir or remove it')
+  arrays = {name: np.asarray(a) for name, a in arrays.items()
+            if a is not None}
+  full = dict(metadata, format=FORMAT, hashes=trees.digests(arrays))
+  ocp.save(path.absolute(), arrays, custom_metadata=full)
+
+
+def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
+  """The arrays and metadata of a checkpoint, checked against its hashes.
+
+  Raises:
+    CheckpointError: missing, unfinished, unreadable, of another format, or an
+      array isn't the one that was written; names it.
+  """
+  metadata = load_metadata(path)
+  try:
+    arrays = ocp.load(path.absolute())
+  except Exception as error:  # Orbax and TensorStore raise many kinds.
+    raise CheckpointError(f'{path} cannot be read: {_brief(error)}'
+                          f'{_REMEDY}') from error
+  arrays = {name: np.asarray(a) for name, a in (arrays or {}).items()}
+  hashes = metadata['hashes']
+  for name in sorted(set(hashes) | set(arrays)):
+    if name not in arrays or name not in hashes:
+      raise CheckpointError(f'{path}: leaf {name} is missing or was added'
+                            f'{_REMEDY}')
+    if trees.digest(arrays[name]) != hashes[name]:
+      raise CheckpointError(f'{path}: leaf {name} was changed since it was '
+                            f'written (its SHA-256 differs){_REMEDY}')
+  return arrays, metadata
+
+
+_REMEDY = ('; restore the folder from a copy, or remove it to have it made '
+           'again')
+
+
+def load_metadata(path: pathlib.Path) -> dict:
+  """The metadata alone, without reading any array."""
+  if not path.is_dir():
+    raise CheckpointError(f'no checkpoint at {path}')
+  if not exists(path):
+    raise CheckpointError(f'{path} is not a finished checkpoint{_REMEDY}')
+  try:
+    metadata = ocp.metadata(path.absolute()).custom_metadata
+  except Exception as error:
+    raise CheckpointError(f'the metadata of {path} cannot be read: '
+                          f'{_brief(error)}{_REMEDY}') from error
+  if not isinstance(metadata, dict) or metadata.get('format') != FORMAT:
+    found = metadata.get('format') if isinstance(metadata, dict) else None
+    raise CheckpointError(f'{path} has format {found}; this version reads '
+                          f'format {FORMAT}{_REMEDY}')
+  return metadata
+
+
+def _brief(error: Exception) -> str:
+  return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def remove(path: pathlib.Path) -> None:
+  """Removes a checkpoint; renamed first, so that it is never half there."""
+  if parallel.is_primary() and path.exists():
+    doomed = path.with_name(f'.{path.name}.removed')
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+  parallel.barrier(f'remove {path.name}')
+
+
+def remove_unfinished(folder: pathlib.Path) -> None:
+  """Removes what killed runs left half written in `folder`."""
+  if parallel.is_primary() and folder.is_dir():
+    for path in folder.iterdir():
+      if path.name.endswith('.removed') or '.orbax-checkpoint-tmp' in path.name:
+        shutil.rmtree(path, ignore_errors=True)
+  parallel.barrier(f'remove unfinished {folder.name}')
+
+
+def stored_bytes(path: pathlib.Path) -> int:
+  """Sum of the sizes of all files of a checkpoint."""
+  return sum(p.stat().st_size for p in path.rglob('*') if p.is_file())
+
+
+def tree_to_arrays(tree: Any) -> dict[str, Any]:
+  """Any tree as named arrays (typed keys as their data), for `save`."""
+  return trees.flatten(parallel.to_host(tree))
+
+
+def arrays_to_tree(arrays: dict[str, Any], like: Any) -> Any:
+  """Inverse of `tree_to_arrays`; `like` gives structure, shapes and dtypes.
+
+  Raises:
+    CheckpointError: names, shapes or dtypes differ from `like`.
+  """
+  wanted = {name: leaf for name, leaf in trees.flatten(like).items()
+            if leaf is not None}
+  if set(wanted) != set(arrays):
+    name = sorted(set(wanted) ^ set(arrays))[0]
+    raise CheckpointError(f'leaf {name} stands only in the checkpoint or only '
+                          'in the state to restore; the config has changed')
+
+  def leaf(name, old):
+    if old is None:
+      return None
+    new = arrays[name]
+    if jax.dtypes.issubdtype(old.dtype, jax.dtypes.prng_key):
+      return jax.random.wrap_key_data(new, impl=jax.random.key_impl(old))
+    if new.shape != old.shape or new.dtype != old.dtype:
+      raise CheckpointError(f'leaf {name} is {new.dtype}{new.shape} in the '
+                            f'checkpoint but {old.dtype}{old.shape} here')
+    return new
+  return trees.map_named(leaf, like)
+
+
+def impression_to_arrays(impression: impressions.Impression) -> dict:
+  """Named arrays with packed masks, for `save`."""
+  packed = (None if impression.masks is None
+            else masks.pack(impression.masks))
+  return tree_to_arrays(impression._replace(masks=packed)._asdict())
+
+
+def arrays_to_impression(arrays: dict, backbone: Any,
+                         stats: Any) -> impressions.Impression:
+  """The impression in a task's arrays.
+
+  Args:
+    arrays: as `load` gives them; names outside the impression are ignored.
+    backbone: tree that gives the structure and the shapes of masks.
+    stats: tree that gives the structure of norm statistics.
+  """
+  parts: dict[str, Any] = {}
+  for part in impressions.Impression._fields:
+    like = stats if part == 'stats' else backbone
+    found = {name.removeprefix(f'{part}/'): a for name, a in arrays.items()
+             if name.startswith(f'{part}/')}
+    unknown = sorted(set(found) - set(trees.flatten(like)))
+    if unknown:
+      raise CheckpointError(f'leaf {part}/{unknown[0]} has no counterpart in '
+                            'the backbone: this is another network')
+    parts[part] = trees.map_named(
+        lambda name, _, found=found: found.get(name), like) if found else None
+  if parts['masks'] is not None:
+    parts['masks'] = masks.unpack(parts['masks'], backbone)
+  return impressions.Impression(**parts)

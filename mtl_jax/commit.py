@@ -1,0 +1,167 @@
+"""Turns a trained state into a stored impression, measured once."""
+
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mtl_jax import checkpoint
+from mtl_jax import evaluate
+from mtl_jax import impressions
+from mtl_jax import plan
+from mtl_jax import provenance
+from mtl_jax import steps
+from mtl_jax import system as system_lib
+from mtl_jax import trees
+from mtl_jax import workdir as workdir_lib
+from mtl_jax.data import transforms
+
+CURVE_POINTS = 20
+
+
+class Trained(NamedTuple):
+  """How an entry was trained: its recipe and the group's seconds."""
+  recipe: steps.Recipe
+  seconds: float
+
+
+def commit(run: Any, entry: plan.Entry, method, state: steps.State,
+           shared: dict, members: list[str], curve: dict,
+           trained: Trained) -> dict:
+  """Stores an entry's impression with its record; returns the new `shared`.
+
+  Args:
+    run: `train.Run`.
+    entry: what was learned.
+    method: that learned it.
+    state: its state after the last step.
+    shared: the bookkeeping before this task.
+    members: names of the impressions that are its basis.
+    curve: float32 [steps] each.
+    trained: see `Trained`.
+  """
+  backbone = run.backbone
+  impression, shared_after = method.commit(
+      backbone.params, state.trainable, shared, entry.route)
+  if backbone.stats:
+    impression = impression._replace(stats=state.stats)
+  _require_finite(entry, impression)
+  if shared_after is not shared and not checkpoint.exists(
+      run.workdir.shared / entry.name):
+    checkpoint.save(run.workdir.shared / entry.name,
+                    checkpoint.tree_to_arrays(shared_after), {})
+  started = time.perf_counter()
+  record = _measure(run, entry, method, impression, shared)
+  record |= _facts(run, entry, impression, shared, curve, trained)
+  record['seconds']['evaluate'] = time.perf_counter() - started
+  arrays = checkpoint.impression_to_arrays(impression)
+  described = system_lib.describe_basis(entry.phase.basis, members,
+                                        run.config.seed)
+  metadata = _metadata(run, entry, described, record)
+  stored = system_lib.StoredTask(
+      entry.name, impression, shared.get('basis'), entry.task.transforms,
+      transforms.parameters(entry.task.transforms,
+                            tuple(metadata['source_shape'])),
+      entry.task.classes, metadata, np.zeros(0))
+  arrays['probe'] = np.asarray(run.system.outputs(
+      stored, probe_images(run, entry.task.source)))
+  checkpoint.save(run.workdir.task(entry.name), arrays, metadata)
+  drop_old_shared(run, entry.name)
+  workdir_lib.append_line(run.workdir.metrics, finished_record(run, entry.name))
+  return shared_after
+
+
+def _require_finite(entry, impression):
+  for name, leaf in trees.flatten(impression._asdict()).items():
+    if leaf is not None and not np.isfinite(np.asarray(leaf)).all():
+      raise FloatingPointError(
+          f'task {entry.name} would leave {name} with NaN or infinity; '
+          'nothing was stored. Lower the learning rate')
+
+
+def _measure(run, entry, method, impression, shared) -> dict:
+  """Accuracy before and after learning, and losses."""
+  def on(params, stats, split):
+    return evaluate.score(run.backbone.network, params, stats, run.data,
+                          entry.task, split, run.config.eval_batch_size)
+
+  backbone = run.backbone
+  start = method.init(entry.key(run.config.seed), backbone.params, shared,
+                      entry.route)
+  unlearned = method.bind(backbone.params, start, shared, entry.route)
+  params = method.materialise(backbone.params, impression, shared)
+  stats = impression.stats or backbone.stats
+  valid, test = on(params, stats, 'valid'), on(params, stats, 'test')
+  return {
+      'accuracy': {
+          'backbone': on(backbone.params, backbone.stats, 'test').accuracy,
+          'before': on(unlearned, backbone.stats, 'test').accuracy,
+          'valid': valid.accuracy, 'test': test.accuracy},
+      'loss': {'valid': valid.loss, 'test': test.loss}}
+
+
+def _facts(run, entry, impression, shared, curve, trained) -> dict:
+  """What the record says besides accuracy."""
+  parts = impressions.bytes_by_part(impression)
+  density = {} if impression.masks is None else {
+      name: float(np.mean(np.asarray(leaf)))
+      for name, leaf in trees.flatten(impression.masks).items()
+      if leaf is not None}
+  phase, basis = entry.phase, entry.phase.basis
+  group = min(phase.tasks_at_once, len(plan.entries(phase, run.suite)))
+  return {
+      'entry': entry.name, 'task': entry.task.name, 'phase': phase.name,
+      'method': phase.method, 'control': phase.control,
+      'repeat': entry.repeat, 'classes': entry.task.classes,
+      'steps': trained.recipe.steps, 'batch_size': trained.recipe.batch_size,
+      'seed': run.config.seed, 'curve': thin(curve), 'density': density,
+      'bytes': parts | {'total': sum(parts.values()),
+                        'dedicated': trees.nbytes(run.backbone.params)},
+      'seconds': {'train': trained.seconds / group},
+      'basis': None if basis is None else {'kind': basis.kind,
+                                           'size': basis.size}}
+
+
+def thin(curve: dict) -> dict:
+  """At most 20 means over consecutive steps of each curve, rounded."""
+  steps_ = len(curve['loss'])
+  parts = np.array_split(np.arange(steps_), min(CURVE_POINTS, steps_))
+  result = {'step': [int(part[-1]) + 1 for part in parts]}
+  for name, values in curve.items():
+    result[name] = [round(float(values[part].mean()), 4) for part in parts]
+  return result
+
+
+def _metadata(run, entry, described, record) -> dict:
+  task = entry.task
+  return {
+      'record': record, 'backbone': run.backbone.recipe['fingerprint'],
+      'transforms': transforms.to_json(task.transforms),
+      'source': task.source, 'classes': task.classes,
+      'labels': None if task.labels is None else list(task.labels),
+      'source_shape': list(run.data.source(task.source).image_shape),
+      'basis': described, 'versions': provenance.versions()}
+
+
+def finished_record(run, name: str) -> dict:
+  """The record of a finished entry with the bytes that its files take."""
+  path = run.workdir.task(name)
+  record = checkpoint.load_metadata(path)['record']
+  record['bytes']['stored'] = checkpoint.stored_bytes(path)
+  return {'kind': 'task'} | record
+
+
+def drop_old_shared(run, newest: str) -> None:
+  """Removes bookkeeping that a newer one has replaced."""
+  for path in sorted(run.workdir.shared.iterdir()):
+    if path.name != newest and not path.name.startswith('.'):
+      checkpoint.remove(path)
+
+
+def probe_images(run, source: str) -> np.ndarray:
+  """Raw images on which the outputs of the source's tasks are kept."""
+  path = run.workdir.probe / source.replace('/', '-')
+  if not checkpoint.exists(path):
+    images = run.data.source(source).valid.images[:16]
+    checkpoint.save(path, {'images': images}, {'source': source})
+  return checkpoint.load(path)[0]['images']

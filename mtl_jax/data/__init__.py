@@ -1,0 +1,17 @@
+"""Data: where images come from, and how one source becomes many tasks.
+
+  sources     images and labels in memory, with fixed splits
+  cache       decoded images on disk, so that a second start is immediate
+  transforms  what a task does to an image, on the device
+  suites      ordered lists of tasks, made from sources and transforms
+
+No other part of mtl_jax knows TensorFlow Datasets. Importing this package
+imports neither it, nor scikit-learn, nor Pillow.
+"""
+
+from mtl_jax.data import cache
+from mtl_jax.data import sources
+from mtl_jax.data import suites
+from mtl_jax.data import transforms
+
+__all__ = ['cache', 'sources', 'suites', 'transforms']

@@ -1,0 +1,446 @@
+"""Sources: images and labels in memory, with fixed splits.
+
+    load('mnist')                     any TFDS image set prepared on disk
+    load('cmaterdb/bangla')           ... with a config
+    load('omniglot:alphabet')         ... with another feature as label
+    load('omniglot:alphabet@28x28x1') ... resized while it is decoded
+    load('digits')                    scikit-learn's UCI digits, 8 x 8
+    load('folder:/path')              a folder of images, one folder a class
+    from_arrays('mine', images, labels)
+
+Splits, the same on every machine for ever:
+
+  * Official train and test where they exist. Validation is the official one,
+    or else 10 % of train, at most 5,000: the first of
+    `np.random.RandomState(0).permutation(len(train))`. MNIST has 55,000 /
+    5,000 / 10,000.
+  * No test split (digits, arrays, folders): the first 20 % of
+    `np.random.RandomState(0).permutation(n)` are test, the next 10 % of the
+    rest (at most 5,000) validation.
+  * A set whose train and test have no class in common (Omniglot: other
+    characters, other alphabets) can't be classified as it is: its splits are
+    pooled, train first, and divided as if it had none.
+  * TFDS sets with a validation but no labelled test split: validation is the
+    test.
+
+Within a split the original order stays. What stands twice in the original
+data stays too; `leaks` counts it.
+"""
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import io
+import json
+import logging
+import os
+import pathlib
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from mtl_jax.data import cache
+
+_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.pgm', '.ppm', '.tif',
+             '.tiff', '.webp')
+
+
+class Arrays(NamedTuple):
+  """One split."""
+
+  images: np.ndarray  # uint8 [n, H, W, C]
+  labels: np.ndarray  # int32 [n]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+  """A data set in memory; its arrays can't be written to.
+
+  Attributes:
+    name: what `load` was given.
+    version: of the original data.
+    classes: int; labels lie in [0, classes).
+    train, valid, test: `Arrays` of one image shape.
+
+  Raises:
+    ValueError: wrong type, rank, length or label, naming source and split.
+  """
+
+  name: str
+  version: str
+  classes: int
+  train: Arrays
+  valid: Arrays
+  test: Arrays
+
+  def __post_init__(self):
+    for split in ('train', 'valid', 'test'):
+      where = f'source {self.name!r}, split {split!r}'
+      images, labels = (np.asarray(a) for a in getattr(self, split))
+      _check(where, images, labels, self.classes)
+      if images.shape[1:] != np.shape(self.train[0])[1:]:
+        raise ValueError(f'{where}: images are {images.shape[1:]} but those '
+                         f'of train are {np.shape(self.train[0])[1:]}')
+      views = images.view(), labels.view()
+      for view in views:
+        view.flags.writeable = False
+      object.__setattr__(self, split, Arrays(*views))
+
+  @property
+  def image_shape(self):
+    """(H, W, C) of every image."""
+    return tuple(self.train.images.shape[1:])
+
+
+def _check(where, images, labels, classes):
+  if images.dtype != np.uint8 or images.ndim != 4:
+    raise ValueError(
+        f'{where}: images must be uint8 [n, H, W, C], not {images.dtype} '
+        f'{list(images.shape)}; scale to 0..255, then .astype(np.uint8)')
+  if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
+    raise ValueError(f'{where}: labels must be int32 [{len(images)}], one per '
+                     f'image, not {labels.dtype} {list(labels.shape)}')
+  if not len(images):
+    raise ValueError(f'{where}: there are no images')
+  wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+  if len(wrong):
+    raise ValueError(f'{where}: label {labels[wrong[0]]} in row {wrong[0]} is '
+                     f'not in [0, {classes}); {len(wrong)} such rows')
+
+
+def load(name, cache_dir=None, tfds_dir=None):
+  """Loads a source by name; a second call returns the same object.
+
+  Args:
+    name: see the module; or a name given to `register`.
+    cache_dir: where decoded images are kept; see `cache.directory`.
+    tfds_dir: where prepared TFDS sets lie; $TFDS_DATA_DIR or
+      ~/tensorflow_datasets by default. Nothing is ever downloaded.
+
+  Returns:
+    A `Source`.
+
+  Raises:
+    FileNotFoundError: says what is missing, where it should be, and how to
+      prepare it.
+
+  >>> load('digits').image_shape
+  (8, 8, 1)
+  """
+  tfds_dir = (tfds_dir or os.environ.get('TFDS_DATA_DIR')
+              or '~/tensorflow_datasets')
+  return _load(name, str(cache.directory(cache_dir)),
+               os.path.expanduser(tfds_dir))
+
+
+@functools.lru_cache(maxsize=32)
+def _load(name, cache_dir, tfds_dir):
+  if name in REGISTRY:
+    source = REGISTRY[name]()
+    if not isinstance(source, Source):
+      raise TypeError(f'the factory registered as {name!r} returned a '
+                      f'{type(source).__name__}, not a Source')
+    return source
+  base, size = _split_size(name)
+  if base.startswith('folder:'):
+    return _folder(name, base[len('folder:'):], size, cache_dir)
+  return _tfds(name, base, size, cache_dir, tfds_dir)
+
+
+def register(name, factory):
+  """Makes `load(name)` return `factory()`; replaces an earlier factory.
+
+  >>> dots = np.zeros((10, 2, 2), np.uint8)
+  >>> register('dots', lambda: from_arrays('dots', dots, np.arange(10) % 2))
+  >>> load('dots').classes
+  2
+  """
+  if not callable(factory):
+    raise TypeError(f'register({name!r}, ...) needs a function without '
+                    f'arguments, not a {type(factory).__name__}')
+  REGISTRY[name] = factory
+  _load.cache_clear()
+
+
+def from_arrays(name, images, labels, classes=None, test=None, valid=None,
+                version='1'):
+  """A source from your own arrays.
+
+  Args:
+    name: str.
+    images: uint8 [n, H, W, C] or [n, H, W].
+    labels: integers [n].
+    classes: int; the largest label and one by default.
+    test: (images, labels), or None to split some off (see the module).
+    valid: likewise.
+    version: str, recorded with whatever is trained on it.
+
+  Returns:
+    A `Source`.
+
+  >>> source = from_arrays('mine', np.zeros((100, 4, 4), np.uint8),
+  ...                      np.arange(100) % 3)
+  >>> [len(split.labels) for split in (source.train, source.valid, source.test)]
+  [72, 8, 20]
+  """
+  splits = {'train': (images, labels), 'test': test, 'valid': valid}
+  splits = {split: _arrays(f'source {name!r}, split {split!r}', *pair)
+            for split, pair in splits.items() if pair is not None}
+  if classes is None:
+    classes = 1 + max(int(np.max(pair.labels, initial=0))
+                      for pair in splits.values())
+  return _divide(name, version, classes, **splits)
+
+
+def leaks(source):
+  """How many test images also stand in train or validation, pixel by pixel.
+
+  >>> leaks(from_arrays('same', np.zeros((10, 2, 2), np.uint8), np.arange(10)))
+  2
+  """
+  def digests(images):
+    return [hashlib.blake2b(i.tobytes(), digest_size=16).digest()
+            for i in images]
+  known = set(digests(source.train.images)) | set(digests(source.valid.images))
+  return sum(digest in known for digest in digests(source.test.images))
+
+
+def _arrays(where, images, labels):
+  """Adds the channel axis and makes labels int32, without changing values."""
+  images, labels = np.asarray(images), np.asarray(labels)
+  if not np.issubdtype(labels.dtype, np.integer):
+    raise ValueError(f'{where}: labels must be integers, not {labels.dtype}')
+  narrow = labels.astype(np.int32)
+  if np.any(narrow != labels):
+    raise ValueError(f'{where}: a label does not fit int32')
+  return Arrays(images[..., None] if images.ndim == 3 else images, narrow)
+
+
+def _divide(name, version, classes, train, valid=None, test=None):
+  """Splits off what is missing, as the module says."""
+  order = np.random.RandomState(0).permutation(len(train.labels))
+  tests = 0 if test else max(1, len(order) // 5)
+  valids = 0 if valid else max(1, min(5000, (len(order) - tests) // 10))
+  if 0 < tests + valids >= len(order):
+    raise ValueError(f'source {name!r}: {len(order)} images are too few to '
+                     'split off validation and test')
+
+  def part(rows):
+    rows = np.sort(rows)
+    return Arrays(train.images[rows], train.labels[rows])
+  test = test or part(order[:tests])
+  valid = valid or part(order[tests:tests + valids])
+  if tests or valids:
+    train = part(order[tests + valids:])
+  return Source(name, version, classes, train, valid, test)
+
+
+def _digits():
+  try:
+    from sklearn import datasets
+  except ImportError as error:
+    raise ImportError("source 'digits' comes with scikit-learn; "
+                      'pip install scikit-learn') from error
+  digits = datasets.load_digits()
+  images = np.round(digits.images * 255 / 16).astype(np.uint8)
+  return from_arrays('digits', images, digits.target, 10, version='uci')
+
+
+def _split_size(name):
+  """'omniglot@28x28x1' -> ('omniglot', (28, 28, 1)); C may be missing."""
+  match = re.fullmatch(r'(.+)@(\d+)x(\d+)(?:x([13]))?', name)
+  if not match:
+    return name, None
+  base, *size = match.groups()
+  return base, tuple(int(s) for s in size if s)
+
+
+def _shrink(image, size):
+  """Resizes one uint8 [H, W, C] image; Pillow's bilinear filter."""
+  if size is None:
+    return image
+  from PIL import Image
+  picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+  if len(size) == 3:
+    picture = picture.convert('L' if size[2] == 1 else 'RGB')
+  resized = np.asarray(picture.resize(size[1::-1], Image.Resampling.BILINEAR))
+  return resized[..., None] if resized.ndim == 2 else resized
+
+
+def _stack(where, count, images, size):
+  """Fills one array from an iterable of (label of the image, uint8 image)."""
+  found = None
+  for row, (which, image) in enumerate(images):
+    image = _shrink(image, size)
+    if found is None:
+      found = np.empty((count, *image.shape), np.uint8)
+    if image.shape != found.shape[1:]:
+      raise ValueError(
+          f'{where}: {which} is {image.shape} but the first image is '
+          f'{found.shape[1:]}; add a size to the name, as in "...@32x32x3"')
+    found[row] = image
+  if found is None:
+    raise ValueError(f'{where}: there are no images')
+  return found
+
+
+def _folder(name, root, size, cache_dir):
+  root = pathlib.Path(root).expanduser()
+  if not root.is_dir():
+    raise FileNotFoundError(f'source {name!r}: there is no folder {root}')
+  parts = [s for s in ('train', 'valid', 'test') if (root / s).is_dir()]
+  if parts and 'train' not in parts:
+    raise FileNotFoundError(f'source {name!r}: {root} has {parts} but no '
+                            "'train'")
+  folders = {s: root / s for s in parts} or {'train': root}
+  names = sorted({f.name for folder in folders.values()
+                  for f in folder.iterdir() if f.is_dir()})
+  if not names:
+    raise FileNotFoundError(
+        f'source {name!r}: {root} has no class folders; expected '
+        'CLASS/IMAGE.png, or train/CLASS/IMAGE.png with valid/ and test/')
+  splits, version = {}, hashlib.sha256()
+  for split, folder in folders.items():
+    files = [(f, i) for i, c in enumerate(names)
+             for f in sorted((folder / c).rglob('*'))
+             if f.suffix.lower() in _SUFFIXES]
+    listing = [[f.relative_to(root).as_posix(), f.stat().st_size,
+                f.stat().st_mtime_ns] for f, _ in files]
+    state = hashlib.sha256(json.dumps([names, listing]).encode()).hexdigest()
+    images, labels, _ = cache.fetch(
+        name, state[:16], split, functools.partial(
+            _read_files, f'source {name!r}, split {split!r}', files, size,
+            len(names)), cache_dir)
+    splits[split] = Arrays(images, labels)
+    version.update(images.tobytes() + labels.tobytes())
+  return _divide(name, version.hexdigest()[:16], len(names), **splits)
+
+
+def _read_files(where, files, size, classes):
+  images = ((file, _pixels(where, file, file)) for file, _ in files)
+  labels = np.array([label for _, label in files], np.int32)
+  return _stack(where, len(files), images, size), labels, classes
+
+
+def _pixels(where, which, file, mode=None):
+  """Decodes an image file to uint8 [H, W, C]; grey only if it is grey."""
+  from PIL import Image
+  try:
+    with Image.open(file) as picture:
+      mode = mode or ('L' if picture.mode in ('1', 'L', 'LA') else 'RGB')
+      pixels = np.asarray(picture.convert(mode))
+  except (OSError, SyntaxError) as error:
+    raise ValueError(f'{where}: {which} can not be read as an image '
+                     f'({error})') from error
+  return pixels[..., None] if mode == 'L' else pixels
+
+
+def _tfds(name, base, size, cache_dir, tfds_dir):
+  """A prepared TFDS set; TFDS itself is imported only to decode it."""
+  base, _, label = base.partition(':')
+  folder = _prepared(name, base, tfds_dir)
+  info = json.loads((folder / 'dataset_info.json').read_text())
+  present = [split['name'] for split in info['splits']]
+  splits, classes = {}, 0
+  for split, ours in (('train', 'train'), ('validation', 'valid'),
+                      ('test', 'test')):
+    if split in present:
+      images, labels, count = cache.fetch(
+          name, folder.name, split, functools.partial(
+              _decode, f'source {name!r}, split {split!r}', folder, split,
+              label, size), cache_dir)
+      classes = max(classes, count)
+      if not np.all(labels == -1):  # TFDS's mark of withheld labels
+        splits[ours] = Arrays(images, labels)
+  if 'train' not in splits:
+    raise ValueError(f'source {name!r}: TFDS splits are {present}; a train '
+                     'split with labels is needed')
+  if 'test' not in splits and 'valid' in splits:
+    splits['test'] = splits.pop('valid')
+  if 'test' in splits and not np.isin(splits['test'].labels,
+                                      splits['train'].labels).any():
+    logging.info('%s: train and test have no class in common; pooled.', name)
+    pooled = zip(splits['train'], splits.pop('test'))
+    splits['train'] = Arrays(*(np.concatenate(pair) for pair in pooled))
+  return _divide(name, folder.name, classes, **splits)
+
+
+def _decode(where, folder, split, label, size):
+  """Reads a split through `as_data_source`, without TensorFlow."""
+  try:
+    import tensorflow_datasets as tfds
+  except ImportError as error:
+    raise ImportError(f'{where}: reading it needs tensorflow_datasets; '
+                      'pip install "mtl_jax[prepare]"') from error
+  builder = tfds.builder_from_directory(folder)
+  features = builder.info.features
+  keys = builder.info.supervised_keys or (None, None)
+  pixels = 'image' if 'image' in features else keys[0]
+  label = label or ('label' if 'label' in features else keys[1])
+  if pixels not in features or label not in features:
+    raise ValueError(f'{where}: no image {pixels!r} or label {label!r} among '
+                     f'its features {sorted(features)}; name the label as in '
+                     '"NAME:FEATURE"')
+  if features[pixels].np_dtype != np.uint8:
+    raise ValueError(f'{where}: {pixels!r} is {features[pixels].np_dtype}; '
+                     'only uint8 images are read')
+  # Decoded here: TFDS makes 0 and 1 of Omniglot's black and white, and its
+  # pixels of a JPEG depend on whether OpenCV is installed.
+  mode = 'L' if features[pixels].shape[-1] == 1 else 'RGB'
+  rows = builder.as_data_source(
+      split=split, decoders={pixels: tfds.decode.SkipDecoding()})
+  labels = []
+
+  def images():
+    for start in range(0, len(rows), 256):
+      for row in rows.__getitems__(range(start, min(start + 256, len(rows)))):
+        which = f'image {len(labels)}'
+        labels.append(row[label])
+        yield which, _pixels(where, which, io.BytesIO(row[pixels]), mode)
+  stacked = _stack(where, len(rows), images(), size)
+  labels = _arrays(where, stacked, np.array(labels)).labels
+  classes = getattr(features[label], 'num_classes', None)
+  return stacked, labels, classes or 1 + int(labels.max())
+
+
+def _prepared(name, base, tfds_dir):
+  """The folder of the newest prepared version, complete."""
+  root = pathlib.Path(tfds_dir, base)
+  versions = [f.parent for f in root.glob('*/dataset_info.json')
+              if re.fullmatch(r'\d+\.\d+\.\d+', f.parent.name)]
+  if not versions:
+    raise FileNotFoundError(_missing(
+        name, base, tfds_dir, f'{root}/VERSION/dataset_info.json'))
+  folder = max(versions, key=lambda f: [int(n) for n in f.name.split('.')])
+  info = json.loads((folder / 'dataset_info.json').read_text())
+  for split in info['splits']:
+    count = len(split['shardLengths'])
+    for shard in range(count):
+      file = folder / (f'{info["name"]}-{split["name"]}.array_record-'
+                       f'{shard:05d}-of-{count:05d}')
+      if not file.exists():
+        raise FileNotFoundError(_missing(name, base, tfds_dir, file))
+  return folder
+
+
+def _missing(name, base, tfds_dir, file):
+  prepared = {f.parent.parent.relative_to(tfds_dir).as_posix()
+              for pattern in ('*/*/', '*/*/*/') for f in
+              pathlib.Path(tfds_dir).glob(pattern + 'dataset_info.json')}
+  known = sorted(prepared | set(REGISTRY))
+  near = difflib.get_close_matches(base, known, n=3)
+  return (
+      f'source {name!r}: missing {file}\n'
+      + (f'Did you mean {" or ".join(map(repr, near))}? ' if near else '')
+      + f'Known here: {", ".join(known)}, folder:/PATH.\n'
+      f'Looked in {tfds_dir} (tfds_dir, or $TFDS_DATA_DIR). To prepare a TFDS '
+      'data set:\n'
+      '  pip install "mtl_jax[prepare]"\n'
+      '  python -c "import tensorflow_datasets as tfds; tfds.builder('
+      f"'{base}').download_and_prepare(file_format='array_record')\"")
+
+
+# Name -> function of no arguments that returns a `Source`.
+REGISTRY = {'digits': _digits}

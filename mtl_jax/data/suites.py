@@ -1,0 +1,293 @@
+"""Suites: ordered lists of tasks, made from sources and transforms.
+
+    make('permuted', source='mnist', num_tasks=10)
+    make('rotated', source='mnist', num_tasks=36)
+    make('split', source='cifar100', classes_per_task=5, seed=0)
+    make('datasets', sources=('mnist', 'kmnist'), image_shape=(28, 28, 1))
+
+Every kind also takes
+
+  image_shape: (H, W, C) that images are fitted to; None leaves them.
+  augment: padding of the random crop and flip in training; 0 is none.
+  normalise: (mean, std), each a number or one per channel. None takes the
+    data set's constants in `STATISTICS`, or else (0.5, 0.5). Three constants
+    are averaged if the images are made grey.
+  load: how a source is found; `sources.load` by default.
+
+Pixels are transformed in this order: fit, augment, permute or rotate,
+normalise. PermutedMNIST and RotatedMNIST follow SupSup (arXiv 2006.14769):
+task i is the permutation of NumPy's seed (i + seed), or a turn by
+i * 360 / num_tasks degrees.
+"""
+
+import dataclasses
+import difflib
+import inspect
+import itertools
+import logging
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from mtl_jax.data import sources as sources_lib
+from mtl_jax.data import transforms as transforms_lib
+
+_CIFAR = ((0.491, 0.482, 0.447), (0.247, 0.243, 0.262))
+# Name without ':label' and '@size' -> (mean, std), as commonly used.
+STATISTICS = {
+    'mnist': ((0.1307,), (0.3081,)),
+    'cifar10': _CIFAR,
+    'cifar100': _CIFAR,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """One task: which images, what is done to them, and its labels.
+
+  Attributes:
+    name: unique in its suite; fit for a folder's name.
+    index: place in its suite.
+    source: name for `sources.load`.
+    transforms: tuple of `transforms.Transform`.
+    labels: the source's classes that are kept, which become 0, 1, ... in
+      this order; None keeps all as they are.
+    classes: how many classes the task has.
+  """
+
+  name: str
+  index: int
+  source: str
+  transforms: tuple[transforms_lib.Transform, ...]
+  labels: tuple[int, ...] | None
+  classes: int
+
+  def __post_init__(self):
+    if not re.fullmatch(r'\w[\w.-]*', self.name):
+      raise ValueError(f'task name {self.name!r} may hold only letters, '
+                       'digits, "_", "-" and "."')
+    if self.labels is not None and (
+        len(set(self.labels)) != len(self.labels)
+        or len(self.labels) != self.classes):
+      raise ValueError(f'task {self.name!r}: labels {self.labels} must be '
+                       f'{self.classes} different classes')
+
+
+class View(NamedTuple):
+  """Where a task's images lie in its source."""
+
+  train: np.ndarray  # int32 [n], rows of source.train
+  valid: np.ndarray  # int32 [n], rows of source.valid
+  test: np.ndarray  # int32 [n], rows of source.test
+  label_map: np.ndarray  # int32 [source.classes], -1 for others' classes
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+  """Tasks in the order in which they arrive."""
+
+  name: str
+  tasks: tuple[Task, ...]
+
+  def __post_init__(self):
+    seen = set()
+    for i, task in enumerate(self.tasks):
+      if task.name in seen:
+        raise ValueError(f'suite {self.name!r} has two tasks {task.name!r}')
+      if task.index != i:
+        raise ValueError(f'suite {self.name!r}: task {task.name!r} stands at '
+                         f'{i} but says {task.index}')
+      seen.add(task.name)
+
+
+def view(task, source):
+  """The rows of the source that belong to a task, and its label map.
+
+  Args:
+    task: `Task`.
+    source: the `sources.Source` that `task.source` names.
+
+  Returns:
+    A `View`; a row's label in the task is `label_map[labels[row]]`.
+
+  Raises:
+    ValueError: another source, unknown classes, or a split without images.
+
+  >>> suite = make('split', source='digits', classes_per_task=2)
+  >>> view(suite.tasks[1], sources_lib.load('digits')).label_map.tolist()
+  [-1, -1, 0, 1, -1, -1, -1, -1, -1, -1]
+  """
+  if task.source != source.name:
+    raise ValueError(f'task {task.name!r} is of source {task.source!r}, not '
+                     f'{source.name!r}')
+  kept = range(source.classes) if task.labels is None else task.labels
+  if len(kept) != task.classes or not all(
+      0 <= label < source.classes for label in kept):
+    raise ValueError(f'task {task.name!r} has {task.classes} classes '
+                     f'{list(kept)[:20]}, but source {source.name!r} has '
+                     f'{source.classes}')
+  label_map = np.full(source.classes, -1, np.int32)
+  label_map[list(kept)] = np.arange(len(kept))
+  rows = {}
+  for split in ('train', 'valid', 'test'):
+    found = np.flatnonzero(label_map[getattr(source, split).labels] >= 0)
+    if not len(found):
+      raise ValueError(f'task {task.name!r} has no images in split {split!r} '
+                       f'of source {source.name!r}')
+    rows[split] = found.astype(np.int32)
+  return View(**rows, label_map=label_map)
+
+
+def make(kind, **options):
+  """A suite from its kind and options; see the module.
+
+  Args:
+    kind: one of `SUITES`.
+    **options: as in the signature of `SUITES[kind]`.
+
+  Returns:
+    A `Suite`.
+
+  Raises:
+    ValueError: unknown kind or option, with the known and the nearest ones;
+      or a value that does not suit the source.
+
+  >>> suite = make('rotated', source='digits', num_tasks=4)
+  >>> [task.name for task in suite.tasks]
+  ['rotated-000', 'rotated-090', 'rotated-180', 'rotated-270']
+  """
+  _known('suite', kind, SUITES)
+  signature = inspect.signature(SUITES[kind])
+  for option in options:
+    _known(f'option of suite {kind!r}', option, signature.parameters)
+  missing = [name for name, p in signature.parameters.items()
+             if p.default is p.empty and name not in options]
+  if missing:
+    raise ValueError(f'suite {kind!r} needs {", ".join(missing)}')
+  return SUITES[kind](**options)
+
+
+def _known(what, name, known):
+  if name in known:
+    return
+  near = difflib.get_close_matches(str(name), known, n=1)
+  hint = f'; did you mean {near[0]!r}?' if near else ''
+  raise ValueError(f'unknown {what}: {name!r}{hint} Known: '
+                   f'{", ".join(known)}')
+
+
+def _permuted(source, num_tasks, seed=0, image_shape=None, normalise=None,
+              augment=0, load=sources_lib.load):
+  """Task i: the pixels in the order of NumPy's permutation (i + seed)."""
+  _positive('num_tasks', num_tasks)
+  found, width = load(source), _width(num_tasks)
+  return Suite(f'permuted-{_slug(source)}', tuple(
+      Task(f'permuted-{i:0{width}d}', i, source,
+           _pipeline(found, image_shape, augment, normalise,
+                     transforms_lib.permute(i + seed)), None, found.classes)
+      for i in range(num_tasks)))
+
+
+def _rotated(source, num_tasks, order_seed=None, image_shape=None,
+             normalise=None, augment=0, load=sources_lib.load):
+  """Turned counter-clockwise by i * 360 / num_tasks degrees, i = 0, 1, ...
+
+  With `order_seed` the tasks come in the order of NumPy's permutation of that
+  seed instead of by angle: the first tasks then spread over the circle.
+  """
+  _positive('num_tasks', num_tasks)
+  found = load(source)
+  form = '03.0f' if 360 % num_tasks == 0 else '08.4f'
+  order = (np.arange(num_tasks) if order_seed is None
+           else np.random.RandomState(order_seed).permutation(num_tasks))
+  degrees = [int(i) * 360 / num_tasks for i in order]
+  return Suite(f'rotated-{_slug(source)}', tuple(
+      Task(f'rotated-{angle:{form}}', i, source,
+           _pipeline(found, image_shape, augment, normalise,
+                     transforms_lib.rotate(angle)), None, found.classes)
+      for i, angle in enumerate(degrees)))
+
+
+def _split(source, classes_per_task, num_tasks=None, seed=None,
+           image_shape=None, normalise=None, augment=0,
+           load=sources_lib.load):
+  """Disjoint groups of classes: consecutive, or drawn by NumPy's seed."""
+  _positive('classes_per_task', classes_per_task)
+  found = load(source)
+  if num_tasks is None:
+    num_tasks, left = divmod(found.classes, classes_per_task)
+    if left:
+      raise ValueError(
+          f'split: {found.classes} classes of {source!r} do not divide into '
+          f'groups of {classes_per_task}; give num_tasks={num_tasks} to leave '
+          f'{left} out')
+  _positive('num_tasks', num_tasks)
+  if num_tasks * classes_per_task > found.classes:
+    raise ValueError(f'split: {num_tasks} tasks of {classes_per_task} classes '
+                     f'need more than the {found.classes} of {source!r}')
+  order = (np.arange(found.classes) if seed is None
+           else np.random.RandomState(seed).permutation(found.classes))
+  groups = order[:num_tasks * classes_per_task].reshape(num_tasks, -1)
+  width = _width(num_tasks)
+  pipeline = _pipeline(found, image_shape, augment, normalise)
+  return Suite(f'split-{_slug(source)}', tuple(
+      Task(f'split-{i:0{width}d}', i, source, pipeline,
+           tuple(group.tolist()), classes_per_task)
+      for i, group in enumerate(groups)))
+
+
+def _datasets(sources, image_shape=(28, 28, 1), normalise=None, augment=0,
+              load=sources_lib.load):
+  """One task per data set, all fitted to one shape."""
+  if isinstance(sources, str) or not sources:
+    raise ValueError('datasets: sources must be a sequence of names, not '
+                     f'{sources!r}')
+  found = [load(name) for name in sources]
+  for a, b in itertools.combinations(found, 2):
+    if np.array_equal(a.test.images, b.test.images):
+      logging.warning('Sources %r and %r hold the same test images: their '
+                      'tasks are one task twice.', a.name, b.name)
+  return Suite('datasets', tuple(
+      Task(_slug(name), i, name,
+           _pipeline(source, image_shape, augment, normalise), None,
+           source.classes)
+      for i, (name, source) in enumerate(zip(sources, found))))
+
+
+def _pipeline(source, image_shape, augment, normalise, *middle):
+  shape = tuple(image_shape or source.image_shape)
+  first = (transforms_lib.fit(*shape),) if image_shape else ()
+  if augment:
+    first += (transforms_lib.crop_flip(augment),)
+  if normalise is None:
+    name = re.split('[:@]', source.name)[0]
+    mean, std = STATISTICS.get(name, ((0.5,), (0.5,)))
+    if shape[-1] == 1:
+      mean, std = (float(np.mean(v)) for v in (mean, std))
+  else:
+    mean, std = normalise
+  result = (*first, *middle, transforms_lib.normalise(mean, std))
+  transforms_lib.parameters(result, source.image_shape)  # refuses misfits now
+  return result
+
+
+def _positive(name, value):
+  if value < 1:
+    raise ValueError(f'{name} must be positive, but is {value}')
+
+
+def _width(count):
+  return max(2, len(str(count - 1)))
+
+
+def _slug(name):
+  return re.sub(r'[^\w.]+', '-', name).strip('-.')
+
+
+SUITES = {
+    'permuted': _permuted,
+    'rotated': _rotated,
+    'split': _split,
+    'datasets': _datasets,
+}

@@ -1,0 +1,221 @@
+"""A whole run: train, evaluate, report; resumes by itself."""
+
+import contextlib
+import datetime
+import json
+import time
+
+from rich import console as console_lib
+from rich import progress as progress_lib
+
+from mtl_jax import backbone as backbone_lib
+from mtl_jax import checkpoint
+from mtl_jax import commit
+from mtl_jax import config as config_lib
+from mtl_jax import evaluate
+from mtl_jax import parallel
+from mtl_jax import plan
+from mtl_jax import provenance
+from mtl_jax import report
+from mtl_jax import system as system_lib
+from mtl_jax import train
+from mtl_jax import trees
+from mtl_jax import verify
+from mtl_jax import workdir as workdir_lib
+from mtl_jax.data import suites
+from mtl_jax.data import transforms
+
+
+def run(config: config_lib.Config, workdir, command: str = '',
+        quiet: bool = False) -> dict:
+  """Learns what isn't learned yet, evaluates, and writes the report.
+
+  Args:
+    config: what to do.
+    workdir: a new folder, or that of the same config.
+    command: recorded beside the results.
+    quiet: no progress bar and no table.
+
+  Returns:
+    The summary, as in the last line of metrics.jsonl.
+
+  Raises:
+    ValueError: the workdir belongs to another config (names the difference).
+  """
+  started = time.perf_counter()
+  work = workdir_lib.Workdir(workdir)
+  suite = suites.make(config.suite.kind, **dict(config.suite.options))
+  plan.check(config, suite)
+  data = evaluate.Data()
+  check_config(work, config)
+  backbone = make_backbone(config, suite, data, work)
+  work.prepare()
+  claim(work, config, backbone, command)
+  system = system_lib.System(work, backbone)
+  with _bar(config, suite, data, quiet) as advance:
+    running = train.Run(config, suite, backbone, data, work, system, advance)
+    rows = {}
+    for phase in config.phases:
+      train.learn_phase(running, phase)
+    if config.matrix == 'full':
+      rows = matrix_rows(running)
+  records = collect(running)
+  summary = finish(running, records, rows)
+  summary['seconds'] = time.perf_counter() - started
+  summary['peak_memory_bytes'] = evaluate.memory_bytes()
+  workdir_lib.append_line(work.metrics, {'kind': 'summary'} | summary)
+  _report(work, records, summary, quiet)
+  return summary
+
+
+def check_config(work: workdir_lib.Workdir, config) -> None:
+  """Refuses a workdir that belongs to another config."""
+  if not work.config.exists():
+    if work.tasks.is_dir() and any(work.tasks.iterdir()):
+      raise ValueError(f'{work.root} has tasks but no config.json; choose '
+                       'another workdir')
+    return
+  old = trees.flatten(workdir_lib.read_json(work.config))
+  new = trees.flatten(json.loads(json.dumps(config_lib.to_dict(config))))
+  changed = sorted(name for name in old.keys() | new.keys()
+                   if old.get(name) != new.get(name))
+  if changed:
+    name = changed[0]
+    raise ValueError(
+        f'{work.root} holds a run of another config: {name} is '
+        f'{old.get(name)!r} there and {new.get(name)!r} now'
+        f'{f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""}; '
+        'choose another --workdir, or the old value. Nothing was changed')
+
+
+def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
+  """The backbone on the devices, the same as before if there was one."""
+  shapes = {}
+  for task in suite.tasks:
+    shape = data.source(task.source).image_shape
+    shapes.setdefault(transforms.output_shape(
+        transforms.kinds(task.transforms), shape), task.name)
+  if len(shapes) > 1:
+    raise ValueError(
+        f'tasks {" and ".join(shapes.values())} have images of different '
+        f'shapes {list(shapes)}; give the suite an image_shape')
+  recipe = backbone_lib.recipe_of(config, next(iter(shapes)))
+  if work.backbone.exists():
+    kept = workdir_lib.read_json(work.backbone)
+    recipe['fingerprint'] = kept['fingerprint']
+  made = backbone_lib.make(recipe)
+  return made._replace(params=parallel.put(made.params),
+                       stats=parallel.put(made.stats))
+
+
+def claim(work, config, backbone, command) -> None:
+  """Writes what a workdir starts with, and a line for this start."""
+  if not work.backbone.exists():
+    workdir_lib.write_atomic(work.backbone,
+                             json.dumps(backbone.recipe, indent=2) + '\n')
+  if not work.config.exists():
+    workdir_lib.write_atomic(
+        work.config, json.dumps(config_lib.to_dict(config), indent=2) + '\n')
+  lines = workdir_lib.repair_lines(work.metrics)
+  logged = {line.get('entry') for line in lines if line['kind'] == 'task'}
+  workdir_lib.append_line(work.metrics, run_line(config, backbone, command))
+  for name in work.task_names():
+    if name not in logged:  # killed between the commit and its line
+      record = checkpoint.load_metadata(work.task(name))['record']
+      record['bytes']['stored'] = checkpoint.stored_bytes(work.task(name))
+      workdir_lib.append_line(work.metrics, {'kind': 'task'} | record)
+  parallel.barrier('claimed')
+
+
+def run_line(config, backbone, command: str) -> dict:
+  """What makes a run's numbers reproducible, as one JSON line."""
+  return {
+      'kind': 'run', 'config': config_lib.to_dict(config),
+      'command': command, 'versions': provenance.versions(),
+      'hardware': provenance.hardware(), 'commit': provenance.commit(),
+      'started': datetime.datetime.now(datetime.timezone.utc).isoformat(
+          timespec='seconds'),
+      'seed': config.seed,
+      'backbone': {'model': backbone.recipe['model'],
+                   'weights': trees.size(backbone.params),
+                   'fingerprint': backbone.recipe['fingerprint']}}
+
+
+def main_entries(running: train.Run) -> list[plan.Entry]:
+  """Entries of the accuracy matrix, in learning order."""
+  return [entry for phase in running.config.phases if not phase.control
+          for entry in plan.entries(phase, running.suite)
+          if entry.repeat == 0]
+
+
+def matrix_rows(running: train.Run) -> dict[str, dict]:
+  """Every task's accuracy after each one, measured from the disk.
+
+  A finished task's folder never changes, so a row may be measured after later
+  tasks were learned: what it reads is what was there.
+  """
+  known = {line['entry']: line['accuracy'] for line in
+           workdir_lib.read_lines(running.workdir.metrics)
+           if line['kind'] == 'row'}
+  entries = main_entries(running)
+  for i, entry in enumerate(entries):
+    if entry.name not in known:
+      known[entry.name] = evaluate.row(
+          running.system, entries[:i + 1], running.data,
+          running.config.eval_batch_size)
+      workdir_lib.append_line(running.workdir.metrics, {
+          'kind': 'row', 'entry': entry.name, 'accuracy': known[entry.name]})
+  return known
+
+
+def collect(running: train.Run) -> list[dict]:
+  """The records of all entries in learning order, from their checkpoints."""
+  return [commit.finished_record(running, entry.name)
+          for phase in running.config.phases
+          for entry in plan.entries(phase, running.suite)]
+
+
+def finish(running: train.Run, records, rows) -> dict:
+  """Measures every task from the disk, proves it, and summarises."""
+  entries = main_entries(running)
+  final = evaluate.row(running.system, entries, running.data,
+                       running.config.eval_batch_size)
+  overlap = evaluate.mask_overlap(running.system, [e.name for e in entries])
+  summary = evaluate.summarise(running.config, records, rows, final, overlap)
+  proof = verify.check(running.system)
+  summary['verified'] = {'ok': not proof.faults, 'tasks': proof.tasks,
+                         'faults': proof.faults}
+  return summary
+
+
+def _report(work, records, summary, quiet) -> None:
+  if not parallel.is_primary():
+    return
+  run_lines = [line for line in workdir_lib.read_lines(work.metrics)
+               if line['kind'] == 'run']
+  report.write(work.report, run_lines[-1], records, summary)
+  if not quiet:
+    console = console_lib.Console()
+    console.print(report.table(records, summary))
+    console.print(f'report: {work.report}', soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _bar(config, suite, data, quiet):
+  """A progress bar over all steps, with speed and time left."""
+  total = sum(
+      entry.phase.recipe(len(data.view(entry.task).train)).steps
+      for phase in config.phases for entry in plan.entries(phase, suite))
+  columns = (progress_lib.TextColumn('{task.description}'),
+             progress_lib.BarColumn(), progress_lib.MofNCompleteColumn(),
+             progress_lib.TextColumn('{task.fields[speed]}'),
+             progress_lib.TimeRemainingColumn(elapsed_when_finished=True))
+  hidden = quiet or not parallel.is_primary()
+  with progress_lib.Progress(*columns, disable=hidden) as bar:
+    handle = bar.add_task('learning', total=total, speed='')
+
+    def advance(count, name):
+      speed = bar.tasks[0].speed
+      bar.update(handle, advance=count, description=name,
+                 speed=f'{speed:.0f} steps/s' if speed else '')
+    yield advance

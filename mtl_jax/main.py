@@ -1,0 +1,49 @@
+"""Flags, and nothing else.
+
+    python -m mtl_jax.main --config=configs/quickstart.py --workdir=DIR
+"""
+
+import logging as std_logging
+import sys
+
+import jax
+from absl import app
+from absl import flags
+from absl import logging
+from ml_collections import config_flags
+
+from mtl_jax import checkpoint
+from mtl_jax import config as config_lib
+from mtl_jax import experiment
+from mtl_jax import parallel
+from mtl_jax import provenance
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'What to do.')
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Where results go; the same one again continues.')
+_COORDINATOR = flags.DEFINE_string(
+    'coordinator', None, 'host:port of the first process of a run on several '
+    "hosts, or 'auto' on Cloud TPU.")
+_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Processes in all.')
+_PROCESS = flags.DEFINE_integer('process_id', None, 'Number of this one.')
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown arguments {argv[1:]}')
+  logging.set_verbosity(logging.WARNING)
+  std_logging.getLogger('orbax').setLevel(std_logging.WARNING)
+  try:
+    config = config_lib.from_dict(_CONFIG.value.to_dict())
+    parallel.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    summary = experiment.run(config, _WORKDIR.value, provenance.command())
+  except (ValueError, FloatingPointError, checkpoint.CheckpointError) as error:
+    sys.exit(f'error: {error}')
+  if not summary['verified']['ok']:
+    sys.exit('error: ' + '\n'.join(summary['verified']['faults']))
+
+
+if __name__ == '__main__':
+  jax.config.config_with_absl()
+  flags.mark_flags_as_required(['config', 'workdir'])
+  app.run(main)

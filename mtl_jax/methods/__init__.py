@@ -1,0 +1,48 @@
+"""The methods by name. Each is a factory that returns a `base.Method`."""
+
+from mtl_jax import trees
+from mtl_jax.methods import base
+from mtl_jax.methods import dedicated
+from mtl_jax.methods import impresslearn
+from mtl_jax.methods import supsup
+
+Method = base.Method
+Route = base.Route
+
+
+def _supsup(sampler='threshold', density=None, eps=None, absolute=True,
+            masked=('.*kernel',), transfer=False):
+  return supsup.supsup(supsup.sampler(sampler, density, eps, absolute),
+                       tuple(masked), transfer)
+
+
+def _impresslearn(penalty=0., head=None, sampler='threshold', density=None,
+                  eps=None, absolute=True):
+  return impresslearn.impresslearn(
+      penalty, head, supsup.sampler(sampler, density, eps, absolute))
+
+
+def _dedicated(trained=('.*',)):
+  return dedicated.dedicated(tuple(trained))
+
+
+METHODS = {
+    'dedicated': _dedicated,
+    'impresslearn': _impresslearn,
+    'supsup': _supsup,
+}
+
+
+def make(name: str, **options) -> Method:
+  """The method `name` with plain options, as a config gives them.
+
+  Raises:
+    ValueError: unknown name (lists the known ones and the nearest) or option.
+  """
+  if name not in METHODS:
+    raise ValueError(f'unknown method {name!r}{trees.nearest(name, METHODS)}; '
+                     f'known: {", ".join(sorted(METHODS))}')
+  try:
+    return METHODS[name](**options)
+  except TypeError as error:
+    raise ValueError(f'method {name}: {error}') from error

@@ -1,0 +1,87 @@
+"""The contract that every method keeps: four pure functions and a penalty.
+
+    init(key, backbone, shared, route)          -> trainable
+    bind(backbone, trainable, shared, route)    -> params
+    commit(backbone, trainable, shared, route)  -> (impression, shared)
+    materialise(backbone, impression, shared)   -> params
+
+`trainable` alone receives gradients. `shared` is the bookkeeping between
+tasks (a basis, an owner map); it can be rebuilt from stored impressions.
+`materialise` of what `commit` returns equals `bind` at that point.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtl_jax import masks
+from mtl_jax import trees
+
+Tree = trees.Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Route:
+  """Structural facts of a task: the static argument of jitted functions.
+
+  Tasks with equal routes share one executable, so nothing that merely tells
+  one task from another (its name, its index) belongs here.
+
+  Attributes:
+    phase: the phase whose method and recipe train it.
+    classes: how many of the network's outputs are the task's classes.
+    transforms: static part of the task's transforms.
+  """
+  phase: str
+  classes: int
+  transforms: tuple = ()
+
+
+def no_penalty(trainable: Tree) -> Any:
+  del trainable
+  return 0.
+
+
+class Method(NamedTuple):
+  """A way to leave an impression; see the module docstring.
+
+  Attributes:
+    init: what will receive gradients, from a key.
+    bind: effective parameters; differentiable in `trainable`.
+    commit: the impression, when the task is done, and the new `shared`.
+    materialise: effective parameters of a committed impression.
+    penalty: regulariser added to the loss, from `trainable`.
+  """
+  init: Callable[..., Tree]
+  bind: Callable[..., Tree]
+  commit: Callable[..., tuple]
+  materialise: Callable[..., Tree]
+  penalty: Callable[[Tree], Any] = no_penalty
+
+
+def masked_part(backbone: Tree, patterns) -> Tree:
+  """The backbone's leaves that the patterns name, `None` elsewhere.
+
+  Raises:
+    ValueError: no patterns, or a pattern that matches no leaf.
+  """
+  if not patterns:
+    raise ValueError('the mask covers nothing: no leaf pattern was given; the '
+                     f'leaves are: {", ".join(trees.flatten(backbone))}')
+  chosen = trees.select(backbone, [(pattern, True) for pattern in patterns])
+  return trees.partition(backbone, chosen)[0]
+
+
+def kaiming_uniform(key, like: Tree) -> Tree:
+  """Initial scores: uniform in +-1/sqrt(fan_in) (a = sqrt 5 in PyTorch)."""
+  def leaf(name, x):
+    if x is None:
+      return None
+    bound = float(1. / np.sqrt(np.prod(x.shape[:-1])))
+    return jax.random.uniform(masks.leaf_key(key, name), x.shape, jnp.float32,
+                              -bound, bound)
+  return trees.map_named(leaf, like)

@@ -1,0 +1,35 @@
+"""The control of every table: a dedicated network per task.
+
+All chosen weights are trained from the backbone's values and kept whole, so a
+task costs 32 bits per weight. Nothing is shared but the starting point.
+"""
+
+from mtl_jax import impressions
+from mtl_jax import trees
+from mtl_jax.methods import base
+
+
+def dedicated(trained: tuple[str, ...] = ('.*',)) -> base.Method:
+  """Trains the leaves that the patterns name; all others stay frozen.
+
+  Args:
+    trained: leaf patterns. ('.*',) gives a network per task; the head alone
+      gives a linear probe on the random backbone.
+  """
+  def init(key, backbone, shared, route):
+    del key, shared, route
+    return base.masked_part(backbone, trained)
+
+  def bind(backbone, values, shared, route):
+    del shared, route
+    return trees.combine(values, backbone)
+
+  def commit(backbone, values, shared, route):
+    del backbone, route
+    return impressions.Impression(values=values), shared
+
+  def materialise(backbone, impression, shared):
+    del shared
+    return impressions.materialise(backbone, impression)
+
+  return base.Method(init, bind, commit, materialise)

@@ -1,0 +1,121 @@
+"""SupSup: a task is a supermask over a random backbone.
+
+Wortsman et al. 2020, https://arxiv.org/abs/2006.14769. Two samplers, both
+with the straight-through gradient: the threshold mask of its task-agnostic
+experiments, and edge-popup's top-k of its task-aware ones.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mtl_jax import impressions
+from mtl_jax import masks
+from mtl_jax import trees
+from mtl_jax.methods import base
+
+Tree = trees.Tree
+
+
+class Sampler(NamedTuple):
+  """From scores to a mask: `sample(rank(scores))`.
+
+  The straight-through gradient goes to rank(scores), so that with |score| a
+  weight that should be kept is pushed away from 0 on either side.
+  """
+  rank: Callable[[Tree], Tree]
+  sample: Callable[[Tree], Tree]
+
+  def hard(self, scores: Tree) -> Tree:
+    """The bool mask that is kept."""
+    return self.sample(self.rank(scores))
+
+  def soft(self, scores: Tree) -> Tree:
+    """The same mask as differentiable floats."""
+    return masks.straight_through(self.sample)(self.rank(scores))
+
+
+def _as_they_are(scores):
+  return scores
+
+
+def _magnitudes(scores):
+  return jax.tree.map(jnp.abs, scores)
+
+
+THRESHOLD = Sampler(_as_they_are, masks.threshold)
+
+
+def sampler(kind: str, density=None, eps: float | None = None,
+            absolute: bool = True) -> Sampler:
+  """A sampler by name.
+
+  Args:
+    kind: 'threshold' (score >= 0) or 'top_k' (edge-popup).
+    density: 'top_k' only: fraction kept in every leaf.
+    eps: 'top_k' only: Erdos-Renyi budgets instead of one density.
+    absolute: 'top_k' only: rank |score| (edge-popup) or the raw score.
+  """
+  if kind == 'threshold':
+    if density is not None or eps is not None:
+      raise ValueError('threshold masks have no set density; use the sampler '
+                       "'top_k' with density or eps")
+    return THRESHOLD
+  if kind != 'top_k':
+    raise ValueError(f"unknown sampler {kind!r}; known: 'threshold', 'top_k'")
+  if (density is None) == (eps is None):
+    raise ValueError("the sampler 'top_k' needs exactly one of density and "
+                     f'eps; got density={density}, eps={eps}')
+
+  def sample(ranked):
+    return masks.top_k(ranked, masks.erdos_renyi(ranked, eps)
+                       if density is None else density)
+  return Sampler(_magnitudes if absolute else _as_they_are, sample)
+
+
+def supsup(sampling: Sampler = THRESHOLD,
+           masked: tuple[str, ...] = ('.*kernel',),
+           transfer: bool = False) -> base.Method:
+  """Supermasks: scores are trained, one bit per weight is kept.
+
+  Args:
+    sampling: from scores to a mask; see `sampler`.
+    masked: patterns of the leaves to mask (`trees.select`).
+    transfer: start a task's scores at the running mean of the scores of all
+      earlier tasks (SupSup's "transfer"). `shared` then holds that mean.
+
+  Returns:
+    A method with `shared` = {'mean_scores', 'tasks'} if `transfer`, else {}.
+  """
+  def init(key, backbone, shared, route):
+    del route
+    if transfer and shared:
+      return shared['mean_scores']
+    return base.kaiming_uniform(key, base.masked_part(backbone, masked))
+
+  def bind(backbone, scores, shared, route):
+    del shared, route
+    return masks.apply(backbone, sampling.soft(scores))
+
+  def commit(backbone, scores, shared, route):
+    del backbone, route
+    impression = impressions.Impression(masks=sampling.hard(scores))
+    return impression, running_mean(shared, scores) if transfer else shared
+
+  def materialise(backbone, impression, shared):
+    del shared
+    return impressions.materialise(backbone, impression)
+
+  return base.Method(init, bind, commit, materialise)
+
+
+def running_mean(shared: dict, scores: Tree) -> dict:
+  """The mean of all tasks' scores after one more task."""
+  if not shared:
+    return {'mean_scores': scores, 'tasks': jnp.int32(1)}
+  tasks = shared['tasks'] + 1
+  mean = jax.tree.map(lambda m, s: m + (s - m) / tasks.astype(s.dtype),
+                      shared['mean_scores'], scores)
+  return {'mean_scores': mean, 'tasks': tasks}

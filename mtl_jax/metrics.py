@@ -1,0 +1,315 @@
+"""The published numbers of continual learning, one function per definition.
+
+Everything is computed from the accuracy matrix R of shape [T, T]: `R[i, j]` is
+the accuracy on task j after learning task i, tasks in learning order, NaN (or
+`None`) where it was not measured. Forward transfer also needs b of shape [T]:
+the accuracy on every task before anything was learned. Accuracies are
+fractions, so are results. Indices count from 0; the papers count from 1.
+
+The word *forgetting* stands for several formulas in papers and libraries, so
+each is here under a name of its own and its citation goes beside every number
+that we print:
+
+* `forgetting`: Chaudhry et al. 2018 (RWalk). From the *best* accuracy that a
+  task had in any earlier row to the last row, the maximum taken from where
+  the task was learned, for it has no accuracy earlier; the mean is over the
+  first T-1 tasks, for the last one can't have been forgotten yet. Neither
+  zeros in place of unmeasured entries nor the last row belong to the maximum.
+* `experience_forgetting` and its mean `stream_forgetting`: from the accuracy
+  *right after learning* to the last row. Never above `forgetting`, and
+  exactly minus `backward_transfer`.
+
+A task that nothing can change has forgetting 0 under both. A function that
+needs an entry that was not measured raises, and names it.
+
+  https://arxiv.org/abs/1706.08840  Lopez-Paz and Ranzato 2017 (GEM)
+  https://arxiv.org/abs/1801.10112  Chaudhry et al. 2018 (RWalk)
+  https://arxiv.org/abs/1810.11910  Riemer et al. 2019 (MER)
+  https://arxiv.org/abs/1810.13166  Diaz-Rodriguez et al. 2018
+  https://arxiv.org/abs/2104.00405  Lomonaco et al. 2021 (Avalanche)
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Definition(NamedTuple):
+  """A published metric.
+
+  Attributes:
+    title: what a table prints.
+    citation: paper and equation.
+    function: `function(matrix)`, or of (matrix, before) where needed.
+    needs: names of the inputs, of 'matrix' and 'before'.
+  """
+  title: str
+  citation: str
+  function: Callable[..., float]
+  needs: tuple[str, ...] = ('matrix',)
+
+
+def average_accuracy(matrix) -> float:
+  """Mean accuracy over all tasks at the end (GEM, eq. 2, ACC).
+
+  >>> round(average_accuracy([[.8, .1], [.6, .9]]), 4)  # (.6 + .9) / 2
+  0.75
+  """
+  r = _square(matrix)
+  last = len(r) - 1
+  return float(np.mean(_entries(r, [(last, j) for j in range(len(r))])))
+
+
+def learning_accuracy(matrix) -> float:
+  """Mean accuracy of a task right after learning it (Riemer et al. 2019, LA).
+
+  >>> round(learning_accuracy([[.8, None], [.6, .9]]), 4)  # (.8 + .9) / 2
+  0.85
+  """
+  r = _square(matrix)
+  return float(np.mean(_entries(r, [(j, j) for j in range(len(r))])))
+
+
+def backward_transfer(matrix) -> float:
+  """What later tasks did to earlier ones (GEM, eq. 3, BWT).
+
+  The mean over the first T-1 tasks of R[T-1, j] - R[j, j].
+
+  >>> round(backward_transfer([[.8, None], [.6, .9]]), 4)  # .6 - .8
+  -0.2
+  """
+  return 0. - stream_forgetting(matrix)  # 0, not -0
+
+
+def forward_transfer(matrix, before) -> float:
+  """What earlier tasks did for a task not yet learned (GEM, eq. 4, FWT).
+
+  The mean over the last T-1 tasks of R[j-1, j] - b[j].
+
+  >>> round(forward_transfer([[.8, .3], [.6, .9]], [.1, .1]), 4)  # .3 - .1
+  0.2
+  """
+  r = _square(matrix, at_least=2)
+  b = np.asarray(before, float)
+  if b.shape != (len(r),):
+    raise ValueError(f'before has shape {b.shape}; expected ({len(r)},)')
+  missing = [j for j in range(1, len(r)) if np.isnan(b[j])]
+  if missing:
+    raise ValueError(f'before was not measured for task {missing[0]}')
+  ahead = _entries(r, [(j - 1, j) for j in range(1, len(r))])
+  return float(np.mean(ahead - b[1:]))
+
+
+def forgetting(matrix) -> float:
+  """Best accuracy so far minus final (Chaudhry et al. 2018, F at k = T).
+
+  f[j] = max over l in j..T-2 of R[l, j], minus R[T-1, j]; the mean is over
+  j in 0..T-2. The paper defines accuracies for tasks learned so far only
+  (j <= l), hence the maximum begins at row j. Negative if the end is better.
+
+  >>> m = [[.8, None, None], [.9, .7, None], [.6, .5, .9]]
+  >>> round(forgetting(m), 4)  # ((.9 - .6) + (.7 - .5)) / 2
+  0.25
+  """
+  r = _square(matrix, at_least=2)
+  last = len(r) - 1
+  best = [np.max(_entries(r, [(i, j) for i in range(j, last)]))
+          for j in range(last)]
+  final = _entries(r, [(last, j) for j in range(last)])
+  return float(np.mean(np.array(best) - final))
+
+
+def intransigence(matrix, joint: float) -> float:
+  """Inability to learn the last task (Chaudhry et al. 2018, I at k = T).
+
+  Args:
+    matrix: accuracy matrix [T, T].
+    joint: accuracy on the last task of a reference model of the same
+      architecture trained on the data of all T tasks together.
+
+  >>> round(intransigence([[.8, None], [.6, .9]], joint=.95), 4)  # .95 - .9
+  0.05
+  """
+  r = _square(matrix)
+  if not np.isfinite(joint):
+    raise ValueError(f'joint is {joint}; it must be a measured accuracy')
+  last = len(r) - 1
+  return float(joint - _entries(r, [(last, last)])[0])
+
+
+def triangular_accuracy(matrix) -> float:
+  """Mean accuracy over R's lower triangle (Diaz-Rodriguez et al. 2018, A).
+
+  Counts every task learned so far after every task, diagonal included.
+
+  >>> round(triangular_accuracy([[.8, None], [.6, .9]]), 4)  # 2.3 / 3
+  0.7667
+  """
+  r = _square(matrix)
+  pairs = [(i, j) for i in range(len(r)) for j in range(i + 1)]
+  return float(np.mean(_entries(r, pairs)))
+
+
+def triangular_backward_transfer(matrix) -> float:
+  """Mean of R[i, j] - R[j, j] over all i > j (Diaz-Rodriguez 2018, BWT).
+
+  >>> m = [[.8, None, None], [.9, .7, None], [.6, .5, .9]]
+  >>> round(triangular_backward_transfer(m), 4)  # (.1 - .2 - .2) / 3
+  -0.1
+  """
+  r = _square(matrix, at_least=2)
+  pairs = [(i, j) for i in range(len(r)) for j in range(i)]
+  learned = _entries(r, [(j, j) for _, j in pairs])
+  return float(np.mean(_entries(r, pairs) - learned))
+
+
+def remembering(matrix) -> float:
+  """1 - |min(BWT, 0)|, BWT the triangular one (Diaz-Rodriguez 2018, REM).
+
+  >>> m = [[.8, None, None], [.9, .7, None], [.6, .5, .9]]
+  >>> round(remembering(m), 4)  # 1 - .1
+  0.9
+  """
+  return 1. - abs(min(triangular_backward_transfer(matrix), 0.))
+
+
+def triangular_forward_transfer(matrix) -> float:
+  """Mean of R[i, j] over all i < j (Diaz-Rodriguez et al. 2018, FWT).
+
+  It is an accuracy on tasks not yet learned; nothing is subtracted.
+
+  >>> round(triangular_forward_transfer([[.8, .3], [.6, .9]]), 4)
+  0.3
+  """
+  r = _square(matrix, at_least=2)
+  pairs = [(i, j) for i in range(len(r)) for j in range(i + 1, len(r))]
+  return float(np.mean(_entries(r, pairs)))
+
+
+def experience_forgetting(matrix) -> np.ndarray:
+  """R[j, j] - R[T-1, j] for each of the first T-1 tasks (as in Avalanche).
+
+  >>> m = [[.8, None, None], [.9, .7, None], [.6, .5, .9]]
+  >>> experience_forgetting(m).round(4)  # .8 - .6 and .7 - .5
+  array([0.2, 0.2])
+  """
+  r = _square(matrix, at_least=2)
+  last = len(r) - 1
+  learned = _entries(r, [(j, j) for j in range(last)])
+  return learned - _entries(r, [(last, j) for j in range(last)])
+
+
+def stream_forgetting(matrix) -> float:
+  """The mean of `experience_forgetting` (Avalanche's StreamForgetting).
+
+  >>> m = [[.8, None, None], [.9, .7, None], [.6, .5, .9]]
+  >>> round(stream_forgetting(m), 4)
+  0.2
+  """
+  return float(np.mean(experience_forgetting(matrix)))
+
+
+_GEM = 'Lopez-Paz & Ranzato 2017 (GEM), arXiv:1706.08840'
+_RWALK = 'Chaudhry et al. 2018 (RWalk), arXiv:1801.10112'
+_DIAZ = 'Díaz-Rodríguez et al. 2018, arXiv:1810.13166'
+
+DEFINITIONS: dict[str, Definition] = {
+    'average_accuracy': Definition(
+        'Average accuracy', f'{_GEM}, eq. 2 (ACC)', average_accuracy),
+    'learning_accuracy': Definition(
+        'Learning accuracy', 'Riemer et al. 2019 (MER), arXiv:1810.11910 (LA)',
+        learning_accuracy),
+    'backward_transfer': Definition(
+        'Backward transfer', f'{_GEM}, eq. 3 (BWT)', backward_transfer),
+    'forward_transfer': Definition(
+        'Forward transfer', f'{_GEM}, eq. 4 (FWT)', forward_transfer,
+        ('matrix', 'before')),
+    'forgetting': Definition(
+        'Forgetting', f'{_RWALK}, forgetting measure (F)', forgetting),
+    'stream_forgetting': Definition(
+        'Forgetting since learning', 'Lomonaco et al. 2021 (Avalanche), '
+        'arXiv:2104.00405, StreamForgetting', stream_forgetting),
+    'triangular_accuracy': Definition(
+        'Accuracy over time', f'{_DIAZ} (A)', triangular_accuracy),
+    'triangular_backward_transfer': Definition(
+        'Backward transfer over time', f'{_DIAZ} (BWT)',
+        triangular_backward_transfer),
+    'remembering': Definition('Remembering', f'{_DIAZ} (REM)', remembering),
+    'triangular_forward_transfer': Definition(
+        'Accuracy on tasks not yet learned', f'{_DIAZ} (FWT)',
+        triangular_forward_transfer),
+}
+
+
+def summarise(matrix, before=None) -> list[dict]:
+  """Every metric of `DEFINITIONS` whose inputs were measured, in its order.
+
+  Args:
+    matrix: accuracy matrix [T, T]; NaN or `None` where not measured.
+    before: accuracies [T] before learning anything, if measured.
+
+  Returns:
+    Rows {'name', 'title', 'citation', 'value'}, ready for JSON.
+
+  >>> [row['name'] for row in summarise([[.9]])]
+  ['average_accuracy', 'learning_accuracy', 'triangular_accuracy']
+  """
+  r = _square(matrix)  # a malformed matrix raises: it isn't "unmeasured"
+  inputs = {'matrix': r, 'before': before}
+  if before is not None and np.shape(before) != (len(r),):
+    raise ValueError(f'before has shape {np.shape(before)}; expected '
+                     f'({len(r)},)')
+  rows = []
+  for name, definition in DEFINITIONS.items():
+    arguments = [inputs[need] for need in definition.needs]
+    if any(argument is None for argument in arguments):
+      continue
+    try:
+      value = definition.function(*arguments)
+    except ValueError:
+      continue
+    rows.append({'name': name, 'title': definition.title,
+                 'citation': definition.citation, 'value': value})
+  return rows
+
+
+def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
+  """Mean and sample standard deviation (ddof=1; `None` for one value).
+
+  >>> mean_and_std([1., 3.])
+  (2.0, 1.4142135623730951)
+  >>> mean_and_std([1.])
+  (1.0, None)
+  """
+  values = np.asarray(values, float)
+  if values.ndim != 1 or not values.size:
+    raise ValueError(f'need at least one value, got shape {values.shape}')
+  std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+  return float(np.mean(values)), std
+
+
+def _square(matrix, at_least: int = 1) -> np.ndarray:
+  """The matrix as floats [T, T], T >= at_least; else raises ValueError."""
+  r = np.asarray(matrix, float)
+  if r.ndim != 2 or r.shape[0] != r.shape[1] or not r.size:
+    raise ValueError(f'the accuracy matrix must be [T, T], got {r.shape}')
+  if len(r) < at_least:
+    raise ValueError(
+        f'undefined for {len(r)} task: it compares a task with what was '
+        f'learned before or after it, so it needs at least {at_least}')
+  return r
+
+
+def _entries(r: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:
+  """R at (i, j) pairs; raises ValueError naming the unmeasured ones."""
+  rows, columns = np.array(pairs).T
+  values = r[rows, columns]
+  missing = [f'({i}, {j})' for (i, j), bad in zip(pairs, np.isnan(values))
+             if bad]
+  if missing:
+    more = f' and {len(missing) - 5} more' if len(missing) > 5 else ''
+    raise ValueError(
+        f'needs accuracy R[i, j] (on task j after learning task i) that was '
+        f'not measured: (i, j) = {", ".join(missing[:5])}{more}')
+  return values

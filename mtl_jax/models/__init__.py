@@ -1,0 +1,91 @@
+"""The networks by name, as pure functions.
+
+Methods see `apply(params, stats, x, train, axis_name)`, never a module class.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mtl_jax import trees
+from mtl_jax.models import mlp
+from mtl_jax.models import resnet
+
+Tree = trees.Tree
+
+
+class Network(NamedTuple):
+  """A network as two pure functions.
+
+  Attributes:
+    init: (key, image_shape (H, W, C)) -> (params, stats).
+    apply: (params, stats, x [n, H, W, C], train, axis_name)
+      -> (logits [n, outputs], stats). With `train`, batch statistics are used
+      (over all devices of `axis_name`) and running ones updated.
+  """
+  init: Callable[..., tuple[Tree, Tree]]
+  apply: Callable[..., tuple[Any, Tree]]
+
+
+def from_linen(module_class: Callable[..., Any]) -> Network:
+  """A `Network` of any Linen module class.
+
+  Args:
+    module_class: called with `axis_name=None`, or with no argument if the
+      module has no batch norm, it returns a module whose `__call__` takes
+      (x, train).
+  """
+  def init(key, image_shape):
+    import jax  # pylint: disable=import-outside-toplevel
+    import jax.numpy as jnp  # pylint: disable=import-outside-toplevel
+    shapes = jnp.zeros((1, *image_shape), jnp.float32)
+    variables = jax.jit(functools.partial(
+        module_class().init, train=False))(key, shapes)
+    return variables['params'], variables.get('batch_stats', {})
+
+  def apply(params, stats, x, train=False, axis_name=None):
+    variables = {'params': params}
+    if not stats:
+      return module_class().apply(variables, x, train=train), stats
+    variables['batch_stats'] = stats
+    module = module_class(axis_name=axis_name)
+    if not train:
+      return module.apply(variables, x, train=False), stats
+    logits, updated = module.apply(variables, x, train=True,
+                                   mutable=['batch_stats'])
+    return logits, updated['batch_stats']
+
+  return Network(init, apply)
+
+
+def _dense(widths):
+  def make(outputs):
+    return from_linen(lambda **_: mlp.MLP((*widths, outputs)))
+  return make
+
+
+def _gem_resnet18(outputs, width=20):
+  return from_linen(lambda axis_name=None: resnet.GEMResNet18(
+      outputs, width, axis_name))
+
+
+MODELS = {
+    'fc1024': _dense((1024, 1024)),
+    'gem_resnet18': _gem_resnet18,
+    'lenet_300_100': _dense((300, 100)),
+}
+
+
+def make(name: str, outputs: int, **options) -> Network:
+  """The network `name` with `outputs` logits.
+
+  Raises:
+    ValueError: unknown name (lists the known ones and the nearest) or option.
+  """
+  if name not in MODELS:
+    raise ValueError(f'unknown model {name!r}{trees.nearest(name, MODELS)}; '
+                     f'known: {", ".join(sorted(MODELS))}')
+  try:
+    return MODELS[name](outputs=outputs, **options)
+  except TypeError as error:
+    raise ValueError(f'model {name}: {error}') from error

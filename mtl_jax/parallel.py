@@ -1,0 +1,196 @@
+"""Devices: the only file that knows of pmap, meshes and processes.
+
+State, backbone and shared are unreplicated (`in_axes=None`): trees carry no
+device axis and are what a checkpoint stores. Batches split over devices, or
+whole tasks do. One device, eight and several processes run the same code.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+AXIS = 'devices'
+
+
+def initialize(coordinator: str | None, processes: int | None,
+               process: int | None) -> None:
+  """Joins a multi-process run (`jax.distributed`), if one is asked for.
+
+  On Cloud TPU all three may be `None` with coordinator 'auto': JAX finds the
+  other hosts by itself.
+  """
+  if coordinator is None:
+    return
+  if coordinator == 'auto':
+    jax.distributed.initialize()
+    return
+  if processes is None or process is None:
+    raise ValueError('a coordinator needs the number of processes and the '
+                     'number of this one (--num_processes, --process_id)')
+  if jax.config.jax_platforms == 'cpu':
+    jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  jax.distributed.initialize(coordinator, processes, process)
+
+
+def is_primary() -> bool:
+  """True in the one process that writes logs and reports."""
+  return jax.process_index() == 0
+
+
+def device_count() -> int:
+  return jax.device_count()
+
+
+def _mesh():
+  return jax.make_mesh((jax.device_count(),), (AXIS,),
+                       (jax.sharding.AxisType.Auto,), devices=jax.devices())
+
+
+@functools.lru_cache(maxsize=1)
+def _replicated():
+  return jax.sharding.NamedSharding(_mesh(), jax.sharding.PartitionSpec())
+
+
+def put(tree: Any) -> Any:
+  """A copy of `tree` on every device, never an alias of the caller's arrays.
+
+  Donating the copy leaves the original alive, and a mapped function is not
+  traced again when its own output comes back as input.
+  """
+  def leaf(x):
+    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(
+        x.dtype, jax.dtypes.prng_key):
+      data = put(jax.random.key_data(x))
+      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    host = np.array(x)
+    return jax.make_array_from_callback(host.shape, _replicated(),
+                                        lambda index: host[index])
+  return jax.tree.map(leaf, tree)
+
+
+def split_batch(index: np.ndarray) -> np.ndarray:
+  """[..., batch] -> this process's [local devices, ..., batch / devices].
+
+  Raises:
+    ValueError: the batch doesn't divide over the devices.
+  """
+  devices, batch = jax.device_count(), index.shape[-1]
+  if batch % devices:
+    raise ValueError(f'batch_size is {batch} but there are {devices} devices; '
+                     f'choose a multiple of {devices}')
+  split = np.reshape(index, (*index.shape[:-1], devices, batch // devices))
+  return _local(np.moveaxis(split, -2, 0))
+
+
+def split_tasks(tree: Any) -> Any:
+  """Leading task axis [T, ...] -> this process's [local devices, T / d, ...].
+
+  Raises:
+    ValueError: the tasks don't divide over the devices.
+  """
+  devices = jax.device_count()
+
+  def leaf(x):
+    if x.shape[0] % devices:
+      raise ValueError(f'{x.shape[0]} tasks at once do not divide over '
+                       f'{devices} devices; choose a multiple')
+    return _local(x.reshape(devices, x.shape[0] // devices, *x.shape[1:]))
+  return jax.tree.map(leaf, tree)
+
+
+def join_tasks(tree: Any) -> Any:
+  """Inverse of `split_tasks`, for one process."""
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
+def _local(split):
+  count = jax.local_device_count()
+  first = jax.process_index() * count
+  return split[first:first + count]
+
+
+def over_batches(chunk):
+  """Splits each batch over the devices; gradients are averaged inside.
+
+  Args:
+    chunk: see `steps.make_chunk`.
+
+  Returns:
+    The same function with `index` as `split_batch` gives it; the route is
+    static, only the state is donated.
+  """
+  mapped = functools.partial(chunk, axis_name=AXIS)
+  return jax.pmap(mapped, AXIS, in_axes=(None,) * 6 + (0,), out_axes=None,
+                  static_broadcasted_argnums=0, donate_argnums=5)
+
+
+def over_tasks(chunk):
+  """Trains many tasks at once: vmap on a device, pmap over devices.
+
+  The backbone, `shared` and the source stand once; state, task and index have
+  axes [devices, tasks per device, ...] (`split_tasks`). No collective runs.
+  """
+  def many(route, backbone, shared, source, task, state, index):
+    one = lambda t, s, i: chunk(route, backbone, shared, source, t, s, i)
+    return jax.vmap(one)(task, state, index)
+  return jax.pmap(many, AXIS, in_axes=(None,) * 4 + (0,) * 3,
+                  static_broadcasted_argnums=0, donate_argnums=5)
+
+
+def evaluate_over_batches(evaluate):
+  """Splits the batches of an evaluation over the devices and sums."""
+  mapped = functools.partial(evaluate, axis_name=AXIS)
+  return jax.pmap(mapped, AXIS, in_axes=(None,) * 5 + (0,), out_axes=None,
+                  static_broadcasted_argnums=0)
+
+
+def split_evaluation(batches: np.ndarray) -> np.ndarray:
+  """int32 [batches, batch] -> this process's [local devices, ..., batch].
+
+  The number of batches must be a multiple of the devices.
+  """
+  devices = jax.device_count()
+  return _local(batches.reshape(devices, -1, batches.shape[-1]))
+
+
+def to_host(tree: Any) -> Any:
+  """NumPy copies of (replicated) arrays; typed keys become their data."""
+  def leaf(x):
+    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(
+        x.dtype, jax.dtypes.prng_key):
+      x = jax.random.key_data(x)
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+      x = x.addressable_data(0)
+    return np.asarray(x)
+  return jax.tree.map(leaf, tree)
+
+
+def gather(tree: Any) -> Any:
+  """The whole of arrays that are split over processes, on each of them."""
+  if jax.process_count() == 1:
+    return tree
+  from jax.experimental import multihost_utils  # pylint: disable=import-outside-toplevel
+  return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def agree(decision: bool) -> bool:
+  """The first process's decision, in every process."""
+  if jax.process_count() == 1:
+    return decision
+  from jax.experimental import multihost_utils  # pylint: disable=import-outside-toplevel
+  return bool(multihost_utils.broadcast_one_to_all(np.array(decision)))
+
+
+def barrier(name: str) -> None:
+  """Waits for all processes; nothing on one."""
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils  # pylint: disable=import-outside-toplevel
+    multihost_utils.sync_global_devices(name)
+
+
+def stack(trees_: list) -> Any:
+  """Trees of equal structure with a new leading task axis."""
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees_)

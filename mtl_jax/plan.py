@@ -1,0 +1,116 @@
+"""From a config to the ordered list of impressions that it asks for."""
+
+import dataclasses
+import zlib
+
+import jax
+
+from mtl_jax import config as config_lib
+from mtl_jax import methods
+from mtl_jax.data import suites
+from mtl_jax.data import transforms
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One impression to be made: a task, learned in a phase.
+
+  Attributes:
+    name: of its folder: the task's name; with '@phase' if the phase is a
+      control or repeats tasks, and then '~repeat'.
+    task: what is learned.
+    phase: how it is learned.
+    repeat: number of the repetition.
+  """
+  name: str
+  task: suites.Task
+  phase: config_lib.Phase
+  repeat: int = 0
+
+  @property
+  def route(self) -> methods.Route:
+    return route_of(self.phase.name, self.task)
+
+  def seed(self, run_seed: int) -> tuple[int, int]:
+    """Integers for the order of batches; equal in paired phases."""
+    return run_seed, zlib.crc32(f'{self.task.name}/{self.repeat}'.encode())
+
+  def key(self, run_seed: int):
+    """Key of its initial scores and augmentation; equal in paired phases."""
+    root = jax.random.key(run_seed, impl='threefry2x32')
+    return jax.random.fold_in(root, self.seed(run_seed)[1])
+
+
+def once(chain: tuple) -> tuple:
+  """The leading transforms that are done once per source, not per batch."""
+  count = 0
+  while count < len(chain) and chain[count].kind == 'fit':
+    count += 1
+  return chain[:count]
+
+
+def route_of(phase: str, task: suites.Task) -> methods.Route:
+  """The structural facts of a task whose images were fitted already."""
+  rest = task.transforms[len(once(task.transforms)):]
+  return methods.Route(phase, task.classes, transforms.kinds(rest))
+
+
+def entries(phase: config_lib.Phase, suite: suites.Suite) -> list[Entry]:
+  """The phase's entries in order: repeats of a task stand together."""
+  first, stop = phase.tasks
+  if stop > len(suite.tasks):
+    raise ValueError(f'phase {phase.name}: tasks {phase.tasks}, but the suite '
+                     f'{suite.name} has {len(suite.tasks)}')
+  result = []
+  for task in suite.tasks[first:stop]:
+    for repeat in range(phase.repeats):
+      name = task.name
+      if phase.control or phase.repeats > 1:
+        name += f'@{phase.name}'
+      if phase.repeats > 1:
+        name += f'~{repeat:0{len(str(phase.repeats - 1))}d}'
+      result.append(Entry(name, task, phase, repeat))
+  return result
+
+
+def groups(phase: config_lib.Phase, suite: suites.Suite) -> list[list[Entry]]:
+  """Entries that train together: neighbours of one route."""
+  result: list[list[Entry]] = []
+  for entry in entries(phase, suite):
+    if (result and len(result[-1]) < phase.tasks_at_once
+        and result[-1][0].route == entry.route
+        and result[-1][0].task.source == entry.task.source):
+      result[-1].append(entry)
+    else:
+      result.append([entry])
+  return result
+
+
+def check(config: config_lib.Config, suite: suites.Suite) -> None:
+  """Refuses a plan in which two phases leave one name, or a head too small."""
+  owner: dict[str, str] = {}
+  for phase in config.phases:
+    for entry in entries(phase, suite):
+      if entry.name in owner:
+        raise ValueError(
+            f'phases {owner[entry.name]} and {phase.name} both leave an '
+            f'impression named {entry.name}; mark one of them control=True')
+      owner[entry.name] = phase.name
+      if entry.task.classes > config.backbone.outputs:
+        raise ValueError(
+            f'task {entry.task.name} has {entry.task.classes} classes but the '
+            f'backbone has {config.backbone.outputs} outputs')
+
+
+def basis_members(phase: config_lib.Phase, config: config_lib.Config,
+                  suite: suites.Suite) -> list[str]:
+  """Names of the impressions whose masks are the phase's basis."""
+  if phase.basis is None or phase.basis.phase is None:
+    return []
+  made_by = next(p for p in config.phases if p.name == phase.basis.phase)
+  made = entries(made_by, suite)
+  if phase.basis.kind == 'homogeneous':
+    made = [e for e in made if e.task == made[0].task]
+  else:
+    made = [e for e in made if e.repeat == 0]
+  return [entry.name for entry in made[:phase.basis.size]]

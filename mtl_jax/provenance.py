@@ -1,0 +1,58 @@
+"""Where a number comes from: versions, hardware, command and commit."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+
+import jax
+
+
+def versions() -> dict[str, str]:
+  """Versions of what decides a result's bits."""
+  found = {'python': platform.python_version()}
+  for package in ('mtl_jax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy',
+                  'orbax-checkpoint'):
+    try:
+      found[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      found[package] = 'not installed'
+  return found
+
+
+def hardware() -> dict:
+  """The devices that compute and the host's processor."""
+  device = jax.devices()[0]
+  return {'device': device.device_kind, 'platform': device.platform,
+          'count': jax.device_count(), 'processes': jax.process_count(),
+          'cpu': _processor(), 'cores': len(os.sched_getaffinity(0))}
+
+
+def _processor() -> str:
+  info = pathlib.Path('/proc/cpuinfo')
+  if info.exists():
+    for line in info.read_text().splitlines():
+      if line.startswith('model name'):
+        return line.split(':', 1)[1].strip()
+  return platform.processor() or platform.machine()
+
+
+def command() -> str:
+  """The command line as it can be typed again."""
+  return shlex.join(['python', '-m', 'mtl_jax.main', *sys.argv[1:]])
+
+
+def commit() -> str | None:
+  """The git commit of the package, '+changes' if files differ from it."""
+  root = pathlib.Path(__file__).parent.parent
+  if not (root / '.git').exists():
+    return None
+  git = lambda *words: subprocess.run(
+      ['git', '-C', str(root), *words], capture_output=True, text=True,
+      check=False).stdout.strip()
+  head = git('rev-parse', '--short=12', 'HEAD')
+  changed = git('status', '--porcelain', '--untracked-files=no')
+  return f'{head}+changes' if head and changed else head or None

@@ -1,0 +1,167 @@
+"""How the figures of a report look: colours, axes, heat maps and SVG.
+
+Matplotlib is imported on first use, without pyplot and without a display.
+"""
+
+import io
+import re
+
+import numpy as np
+
+# Okabe and Ito's palette, safe for colour-blind readers; black is left out.
+PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9',
+           '#8C6BB1', '#7F7F7F')
+CONTROL = '#444444'
+MARKERS = ('D', 's', '^', 'v', 'P', 'X')
+NAMED = 40  # up to so many tasks have their names on an axis
+RC = {
+    'font.family': 'sans-serif', 'font.size': 9, 'text.parse_math': False,
+    'font.sans-serif': ['DejaVu Sans', 'Segoe UI', 'Helvetica', 'Arial'],
+    'svg.fonttype': 'none', 'figure.facecolor': 'none',
+    'axes.facecolor': 'none', 'savefig.facecolor': 'none',
+    'axes.spines.top': False, 'axes.spines.right': False,
+    'axes.edgecolor': '#9aa0a6', 'axes.linewidth': .8, 'axes.grid': True,
+    'axes.axisbelow': True, 'grid.color': '#e3e5e8', 'grid.linewidth': .7,
+    'text.color': '#24292f', 'axes.labelcolor': '#24292f',
+    'xtick.color': '#57606a', 'ytick.color': '#57606a',
+    'legend.frameon': False, 'lines.linewidth': 1.8,
+}
+
+
+def groups(records: list[dict], keep=None) -> dict[str, list[dict]]:
+  """Records by phase, or by method where phases are many; controls apart.
+
+  Args:
+    records: all records of the run, so that every figure names groups alike.
+    keep: predicate of the records wanted; groups without any are left out.
+
+  >>> main = {'phase': 'basis', 'method': 'supsup', 'control': False}
+  >>> extra = {'phase': 'basis', 'method': 'dedicated', 'control': True}
+  >>> list(groups([main, extra]))
+  ['basis', 'dedicated (control)']
+  """
+  phases = {r['phase'] for r in records if not r['control']}
+  key = 'phase' if len(phases) <= len(PALETTE) else 'method'
+  found = {}
+  for record in sorted(records, key=lambda r: r['control']):
+    label = (f'{record["method"]} (control)' if record['control']
+             else str(record[key]))
+    if keep is None or keep(record):
+      found.setdefault(label, []).append(record)
+  return found
+
+
+def styles(records: list[dict]) -> dict[str, tuple[str, str]]:
+  """The colour and marker of each group of `groups(records)`."""
+  found, main, controls = {}, 0, 0
+  for label, members in groups(records).items():
+    if members[0]['control']:
+      found[label] = CONTROL, MARKERS[controls % len(MARKERS)]
+      controls += 1
+    else:
+      found[label] = PALETTE[main % len(PALETTE)], 'o'
+      main += 1
+  return found
+
+
+def svg(figure) -> str:
+  buffer = io.StringIO()
+  figure.savefig(buffer, format='svg', metadata={
+      'Date': None, 'Creator': None, 'Format': None, 'Type': None})
+  text = buffer.getvalue()
+  text = text[text.index('<svg'):]
+  # Element numbers repeat from figure to figure; nothing refers to them.
+  text = re.sub(r' id="[A-Za-z]\w*?_\d+"', '', text)
+  return re.sub(r'\n\s*', '\n', text)
+
+
+def axes(width, height, columns=1, **kwargs):
+  from matplotlib import figure  # pylint: disable=import-outside-toplevel
+  canvas = figure.Figure(figsize=(width, height), layout='constrained')
+  return canvas, canvas.subplots(1, columns, **kwargs)
+
+
+def short(name, limit=26) -> str:
+  name = str(name)
+  return name if len(name) <= limit else name[:limit - 1] + '…'
+
+
+def name_ticks(ax, names, limit=NAMED, label='task'):
+  """Names below the x axis, or only places in the order if they are many."""
+  if len(names) <= limit:
+    ax.set_xticks(range(len(names)), [short(n) for n in names], fontsize=7.5,
+                  rotation=45, ha='right', rotation_mode='anchor')
+  else:
+    ax.set_xlabel(f'{label} (place in order of learning)')
+  ax.set_xlim(-.7, len(names) - .3)
+  ax.grid(visible=False, axis='x')
+
+
+def legend(canvas, ax, entries=None):
+  entries = entries or ax.get_legend_handles_labels()
+  if len(entries[1]) > 1:
+    canvas.legend(*entries, loc='outside upper left', ncols=5, fontsize=8.5)
+
+
+def heat_map(canvas, ax, matrix, names, label, form, limits=(None, None)):
+  import matplotlib  # pylint: disable=import-outside-toplevel
+  colours = matplotlib.colormaps['cividis'].with_extremes(bad='#e6e8eb')
+  size = len(matrix)
+  low, high = limits
+  low = np.nanmin(matrix) if low is None else low
+  high = np.nanmax(matrix) if high is None else high
+  if high - low < 1e-9:
+    low, high = low - 1, high + 1
+  # 'none' embeds one pixel per entry: small whatever the number of tasks.
+  image = ax.imshow(matrix, cmap=colours, interpolation='none', vmin=low,
+                    vmax=high, aspect='auto')
+  ax.grid(visible=False)
+  ax.spines[:].set_visible(False)
+  canvas.colorbar(image, ax=ax, label=label, shrink=.8).outline.set_visible(
+      False)
+  name_ticks(ax, names, 25)
+  ax.set_xlim(-.5, size - .5)
+  if len(names) <= 25:
+    ax.set_yticks(range(size), [short(n) for n in names], fontsize=7.5)
+  if size <= 12:
+    for i, j in zip(*np.nonzero(np.isfinite(matrix))):
+      bright = (matrix[i, j] - low) / (high - low) > .55
+      ax.text(j, i, format(matrix[i, j], form), ha='center', va='center',
+              fontsize=7.5, color='black' if bright else 'white')
+
+
+def plot_curves(ax, curves, key, colour, label, style):
+  scale = 100 if key == 'accuracy' else 1
+  steps = np.unique(np.concatenate([c['step'] for c in curves]))
+  cells = min(len(steps), 80)  # neighbouring steps are averaged
+  place = np.arange(len(steps)) * cells // len(steps)
+  x = np.bincount(place, steps) / np.bincount(place)
+  rows = np.full((len(curves), cells), np.nan)
+  for row, curve in zip(rows, curves):
+    values = np.array(curve[key], float) * scale
+    good = np.isfinite(values)
+    cell = place[np.searchsorted(steps, np.array(curve['step'])[good])]
+    count = np.bincount(cell, minlength=cells)
+    total = np.bincount(cell, values[good], minlength=cells)
+    row[count > 0] = total[count > 0] / count[count > 0]
+  rows = np.ma.masked_invalid(rows)
+  if len(curves) > 30:
+    ax.fill_between(x, rows.min(0), rows.max(0), color=colour, alpha=.15, lw=0)
+  elif len(curves) > 1:
+    for row in rows:
+      keep = ~np.ma.getmaskarray(row)
+      ax.plot(x[keep], row[keep], color=colour, alpha=.25, lw=.7)
+  ax.plot(x, rows.mean(0), style, color=colour, label=label,
+          marker='o' if cells == 1 else None)
+
+
+def readable_bytes(count: float) -> str:
+  """Bytes as people read them, in powers of 1000.
+
+  >>> readable_bytes(33275), readable_bytes(140), readable_bytes(1.06e6)
+  ('33.3 kB', '140 B', '1.06 MB')
+  """
+  for unit in ('B', 'kB', 'MB', 'GB'):
+    if abs(count) < 999.5 or unit == 'GB':
+      return f'{count:.3g} {unit}'
+    count /= 1000

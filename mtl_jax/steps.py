@@ -1,0 +1,261 @@
+"""One training step and one evaluation batch as pure functions.
+
+    step(route, backbone, shared, state, batch) -> (state, metrics)
+
+`axis_name` names the mapped device axis, or is `None` outside of a map: the
+same body runs on one device, on many and under plain jit.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from mtl_jax import trees
+from mtl_jax.data import transforms
+
+Tree = trees.Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """How one phase trains.
+
+  Attributes:
+    steps: batches per task.
+    batch_size: images per batch, over all devices together.
+    optimizer: 'rmsprop' (PyTorch's defaults: decay 0.99, eps 1e-8 outside
+      the root), 'adam' or 'sgd'.
+    learning_rate: initial learning rate.
+    schedule: 'constant', or 'cosine' (to 0 over `steps`).
+    weight_decay: L2 term added to the gradient, as in PyTorch's Adam.
+    momentum: 'sgd' only.
+  """
+  steps: int
+  batch_size: int = 128
+  optimizer: str = 'rmsprop'
+  learning_rate: float = 1e-4
+  schedule: str = 'constant'
+  weight_decay: float = 0.
+  momentum: float = 0.
+
+  def __post_init__(self):
+    for name in ('steps', 'batch_size', 'learning_rate'):
+      if not getattr(self, name) > 0:
+        raise ValueError(f'{name} is {getattr(self, name)}; it must be '
+                         'above 0')
+
+
+class Source(NamedTuple):
+  """One split of a source as it lies on the device.
+
+  Attributes:
+    images: uint8 [n, H, W, C].
+    labels: int32 [n], the source's own classes.
+  """
+  images: Any
+  labels: Any
+
+
+class TaskArrays(NamedTuple):
+  """What tells one task from another of the same route, as traced arrays.
+
+  Attributes:
+    transforms: parameters of the task's transforms.
+    label_map: int32 [source classes] -> the task's classes.
+  """
+  transforms: Any
+  label_map: Any
+
+
+class State(NamedTuple):
+  """What training a task changes.
+
+  Attributes:
+    step: int32, batches seen.
+    trainable: what receives gradients.
+    optimizer: optax state.
+    stats: norm statistics.
+    key: typed PRNG key; folded with the step inside.
+  """
+  step: Any
+  trainable: Tree
+  optimizer: Any
+  stats: Tree
+  key: Any
+
+
+class Metrics(NamedTuple):
+  """Scalars of one step: mean cross-entropy and accuracy of the batch."""
+  loss: Any
+  accuracy: Any
+
+
+def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
+  """The optimizer of a recipe.
+
+  Raises:
+    ValueError: unknown optimizer or schedule; lists the known ones.
+  """
+  schedules = {
+      'constant': lambda: recipe.learning_rate,
+      'cosine': lambda: optax.cosine_decay_schedule(recipe.learning_rate,
+                                                    recipe.steps),
+  }
+  optimizers = {
+      'adam': lambda rate: optax.adam(rate),
+      'rmsprop': lambda rate: optax.rmsprop(rate, decay=0.99, eps=1e-8,
+                                            eps_in_sqrt=False),
+      'sgd': lambda rate: optax.sgd(rate, momentum=recipe.momentum or None),
+  }
+  for name, table in ((recipe.schedule, schedules),
+                      (recipe.optimizer, optimizers)):
+    if name not in table:
+      raise ValueError(f'unknown {name!r}{trees.nearest(name, table)}; known: '
+                       f'{", ".join(sorted(table))}')
+  update = optimizers[recipe.optimizer](schedules[recipe.schedule]())
+  if not recipe.weight_decay:
+    return update
+  return optax.chain(optax.add_decayed_weights(recipe.weight_decay), update)
+
+
+def init_state(method, optimizer, key, backbone, shared, stats,
+               route) -> State:
+  """The state before a task's first step."""
+  trainable = method.init(key, backbone, shared, route)
+  return State(step=jnp.int32(0), trainable=trainable,
+               optimizer=optimizer.init(trainable), stats=stats,
+               key=jax.random.fold_in(key, 1))
+
+
+def make_step(method, network, optimizer):
+  """A pure step closed over functions only; see the module docstring."""
+  def step(route, backbone, shared, state, batch, axis_name=None):
+    images, labels = batch
+
+    def loss_fn(trainable):
+      params = method.bind(backbone, trainable, shared, route)
+      logits, stats = network.apply(params, state.stats, images, train=True,
+                                    axis_name=axis_name)
+      loss = optax.softmax_cross_entropy_with_integer_labels(
+          logits, labels).mean()
+      correct = jnp.argmax(logits[:, :route.classes], -1) == labels
+      return loss + method.penalty(trainable), (
+          stats, Metrics(loss, jnp.mean(correct, dtype=jnp.float32)))
+
+    gradients, (stats, metrics) = jax.grad(loss_fn, has_aux=True)(
+        state.trainable)
+    if axis_name is not None:
+      gradients, metrics = lax.pmean((gradients, metrics), axis_name)
+    updates, optimizer_state = optimizer.update(
+        gradients, state.optimizer, state.trainable)
+    trainable = optax.apply_updates(state.trainable, updates)
+    return State(state.step + 1, trainable, optimizer_state, stats,
+                 state.key), metrics
+
+  return step
+
+
+def make_batch(route, source, task, key, index, train, axis_name=None):
+  """The images and labels at `index`, transformed on the device.
+
+  Random transforms draw from a key per position in the global batch, so that
+  the same batch comes out of any number of devices.
+  """
+  images = jnp.take(source.images, index, axis=0, mode='clip')
+  labels = jnp.take(task.label_map, source.labels[index], mode='clip')
+  random = train and any(kind[0] == 'crop_flip' for kind in route.transforms)
+  if not random:
+    return transforms.apply(route.transforms, task.transforms, images), labels
+  offset = 0 if axis_name is None else (
+      lax.axis_index(axis_name) * index.shape[0])
+  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(
+      offset + jnp.arange(index.shape[0]))
+  augmented = jax.vmap(lambda image, k: transforms.apply(
+      route.transforms, task.transforms, image[None], k, train=True)[0])(
+          images, keys)
+  return augmented, labels
+
+
+def make_chunk(step):
+  """Many steps as one scan over index arrays: Python doesn't run per step.
+
+  Returns:
+    chunk(route, backbone, shared, source, task, state, index) with index int32
+    [steps, batch], giving (state, Metrics of [steps]).
+  """
+  def chunk(route, backbone, shared, source, task, state, index,
+            axis_name=None):
+    def body(state, rows):
+      key = jax.random.fold_in(state.key, state.step)
+      batch = make_batch(route, source, task, key, rows, True, axis_name)
+      return step(route, backbone, shared, state, batch, axis_name)
+    return lax.scan(body, state, index)
+  return chunk
+
+
+def make_evaluate(network):
+  """Sums over a split, in batches under one scan.
+
+  Returns:
+    evaluate(route, params, stats, source, task, index) with index int32
+    [batches, batch], padded with -1, giving (summed cross-entropy, number
+    right).
+  """
+  def evaluate(route, params, stats, source, task, index, axis_name=None):
+    def body(_, rows):
+      images, labels = make_batch(route, source, task, None,
+                                  jnp.maximum(rows, 0), False)
+      logits, _ = network.apply(params, stats, images, train=False)
+      loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+      right = jnp.argmax(logits[:, :route.classes], -1) == labels
+      counted = rows >= 0
+      return None, (jnp.sum(loss * counted), jnp.sum(right & counted))
+    _, (loss, right) = lax.scan(body, None, index)
+    sums = jnp.sum(loss), jnp.sum(right)
+    return sums if axis_name is None else lax.psum(sums, axis_name)
+  return evaluate
+
+
+def epoch_indices(rows, steps: int, batch_size: int, seed: tuple[int, ...],
+                  start: int = 0) -> np.ndarray:
+  """Row numbers for `steps` batches: reshuffled epochs, the rest dropped.
+
+  Depends on the seed and step number alone, so that a resumed run draws the
+  same batches.
+
+  Args:
+    rows: int32 [n], the task's training rows.
+    steps: number of batches.
+    batch_size: images per batch; at most n.
+    seed: integers that name the task, repeat and run.
+    start: number of the first batch.
+
+  Returns:
+    int32 [steps, batch_size].
+  """
+  per_epoch = len(rows) // batch_size
+  if not per_epoch:
+    raise ValueError(f'batch_size is {batch_size} but the task has only '
+                     f'{len(rows)} training images; choose a smaller batch')
+  batches, shuffled, epoch = [], None, -1
+  for number in range(start, start + steps):
+    if number // per_epoch != epoch:
+      epoch = number // per_epoch
+      bits = np.random.MT19937(np.random.SeedSequence([*seed, epoch]))
+      shuffled = np.random.RandomState(bits).permutation(rows)
+    at = number % per_epoch * batch_size
+    batches.append(shuffled[at:at + batch_size])
+  return np.stack(batches).astype(np.int32)
+
+
+def padded_batches(rows, batch_size: int, devices: int = 1) -> np.ndarray:
+  """All rows once as int32 [batches, batch_size], padded with -1."""
+  per_round = batch_size * devices
+  padded = np.full(-(-len(rows) // per_round) * per_round, -1, np.int32)
+  padded[:len(rows)] = rows
+  return padded.reshape(-1, batch_size)

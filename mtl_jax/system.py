@@ -1,0 +1,175 @@
+"""A trained system, as it lies in a workdir: its tasks and their outputs."""
+
+import functools
+import zlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtl_jax import backbone as backbone_lib
+from mtl_jax import checkpoint
+from mtl_jax import impressions
+from mtl_jax import masks
+from mtl_jax import trees
+from mtl_jax import workdir as workdir_lib
+from mtl_jax.data import transforms
+from mtl_jax.methods import base
+from mtl_jax.methods import impresslearn
+
+
+class StoredTask(NamedTuple):
+  """One task as its checkpoint has it.
+
+  Attributes:
+    name: of its folder.
+    impression: its arrays.
+    basis: bool leaves [K, ...] that its coefficients combine, or `None`.
+    transforms: the task's transforms.
+    parameters: their arrays.
+    classes: number of classes.
+    metadata: everything else (record, hashes, versions, ...).
+    probe: float32 [n, classes], its outputs on the probe when it committed.
+  """
+  name: str
+  impression: impressions.Impression
+  basis: Any
+  transforms: tuple
+  parameters: Any
+  classes: int
+  metadata: dict
+  probe: np.ndarray
+
+
+class System:
+  """Tasks that share one backbone; made by `load`.
+
+  Attributes:
+    workdir: where it lies.
+    backbone: the network and its immutable parameters.
+  """
+
+  def __init__(self, workdir: workdir_lib.Workdir,
+               backbone: backbone_lib.Backbone):
+    self.workdir = workdir
+    self.backbone = backbone
+    self._forward = jax.jit(functools.partial(_forward, backbone.network),
+                            static_argnums=0)
+    self.task = functools.lru_cache(maxsize=64)(self._load_task)
+    self._basis = functools.lru_cache(maxsize=2)(self._load_basis)
+
+  @property
+  def tasks(self) -> list[str]:
+    """Names of the tasks that can be predicted, sorted."""
+    return self.workdir.task_names()
+
+  def predict(self, x, task: str | None = None) -> jax.Array:
+    """Logits of a task for raw images.
+
+    Args:
+      x: uint8 [n, H, W, C], as the task's source gives them: the task's own
+        transform is part of its impression.
+      task: a name in `tasks`.
+
+    Returns:
+      float32 [n, classes of the task].
+
+    Raises:
+      ValueError: no task or an unknown one (lists the nearest), or images of
+        another dtype or shape.
+    """
+    if task is None:
+      raise ValueError('predict needs the task that the images belong to; '
+                       f'known tasks: {_some(self.tasks)}')
+    if not checkpoint.exists(self.workdir.task(task)):
+      raise ValueError(f'unknown task {task!r}'
+                       f'{trees.nearest(task, self.tasks)}; known: '
+                       f'{_some(self.tasks)}')
+    stored = self.task(task)
+    check_images(x, tuple(stored.metadata['source_shape']), task)
+    return self.outputs(stored, x)
+
+  def outputs(self, stored: StoredTask, x) -> jax.Array:
+    """`predict` for a task that is loaded already."""
+    params = impressions.materialise(self.backbone.params, stored.impression,
+                                     stored.basis)
+    stats = stored.impression.stats or self.backbone.stats
+    return self._forward(transforms.kinds(stored.transforms), params, stats,
+                         stored.parameters, jnp.asarray(x)
+                         )[:, :stored.classes]
+
+  def _load_task(self, name: str) -> StoredTask:
+    arrays, metadata = checkpoint.load(self.workdir.task(name))
+    if metadata['backbone'] != self.backbone.recipe['fingerprint']:
+      raise checkpoint.CheckpointError(
+          f'task {name} was made on the backbone {metadata["backbone"]}, not '
+          f'on {self.backbone.recipe["fingerprint"]}: its impression does not '
+          'fit this one')
+    impression = checkpoint.arrays_to_impression(
+        arrays, self.backbone.params, self.backbone.stats)
+    chosen = transforms.from_json(metadata['transforms'])
+    basis = metadata['basis']
+    return StoredTask(
+        name, impression, basis and self.basis(basis), chosen,
+        transforms.parameters(chosen, tuple(metadata['source_shape'])),
+        metadata['classes'], metadata, arrays['probe'])
+
+  def basis(self, described: dict) -> trees.Tree:
+    """The basis of a description as `describe_basis` makes it."""
+    return self._basis(tuple(described['members']), described['kind'],
+                       described['size'], described['density'],
+                       tuple(described['masked']), described['seed'])
+
+  def _load_basis(self, members, kind, size, density, masked, seed):
+    if kind == 'random':
+      key = jax.random.key(seed, impl='threefry2x32')
+      like = base.masked_part(self.backbone.params, masked)
+      return impresslearn.random_basis(
+          jax.random.fold_in(key, zlib.crc32(b'basis')), like, size, density)
+    loaded = []
+    for name in members:
+      arrays, _ = checkpoint.load(self.workdir.task(name))
+      packed = checkpoint.arrays_to_impression(
+          arrays, self.backbone.params, self.backbone.stats)
+      if packed.masks is None:
+        raise ValueError(f'{name} left no masks and cannot be in a basis')
+      loaded.append(packed.masks)
+    return masks.stack(loaded)
+
+
+def describe_basis(basis, members: list[str], seed: int) -> dict | None:
+  """JSON values from which a task's basis is made again, or `None`."""
+  if basis is None:
+    return None
+  return {'kind': basis.kind, 'size': basis.size, 'members': members,
+          'density': basis.density, 'masked': list(basis.masked),
+          'seed': seed}
+
+
+def _forward(network, kinds, params, stats, parameters, images):
+  x = transforms.apply(kinds, parameters, images)
+  return network.apply(params, stats, x, train=False)[0]
+
+
+def check_images(x, shape: tuple[int, ...], task: str) -> None:
+  """Refuses images that aren't uint8 [n, *shape]."""
+  if np.ndim(x) != 4 or np.shape(x)[1:] != shape or x.dtype != np.uint8:
+    raise ValueError(
+        f'task {task} takes raw images uint8 [n, {", ".join(map(str, shape))}]'
+        f'; got {getattr(x, "dtype", type(x).__name__)} {np.shape(x)}')
+
+
+def _some(names: list[str]) -> str:
+  more = f' and {len(names) - 20} more' if len(names) > 20 else ''
+  return (', '.join(names[:20]) or 'none') + more
+
+
+def load(workdir) -> System:
+  """The system in a workdir; needs neither its data nor its config.
+
+  Raises:
+    ValueError: not a workdir, or its backbone can't be made again.
+  """
+  work = workdir_lib.Workdir(workdir)
+  return System(work, backbone_lib.make(workdir_lib.read_json(work.backbone)))

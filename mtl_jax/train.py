@@ -1,0 +1,237 @@
+"""Learns the tasks of a config, one impression after another.
+
+Kill the process at any instant: the next start of the same command goes on
+and ends with the same bits. A task exists once its folder has its final name.
+"""
+
+import functools
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mtl_jax import backbone as backbone_lib
+from mtl_jax import checkpoint
+from mtl_jax import commit
+from mtl_jax import config as config_lib
+from mtl_jax import evaluate
+from mtl_jax import methods
+from mtl_jax import models
+from mtl_jax import parallel
+from mtl_jax import plan
+from mtl_jax import steps
+from mtl_jax import system as system_lib
+from mtl_jax import workdir as workdir_lib
+from mtl_jax.data import suites
+
+
+class Run(NamedTuple):
+  """Everything that training needs, made once.
+
+  Attributes:
+    config: of the run.
+    suite: its tasks.
+    backbone: on the devices.
+    data: sources.
+    workdir: where results go.
+    system: reads the tasks that are finished.
+    advance: called with the number of steps done and a description.
+  """
+  config: config_lib.Config
+  suite: suites.Suite
+  backbone: backbone_lib.Backbone
+  data: evaluate.Data
+  workdir: workdir_lib.Workdir
+  system: system_lib.System
+  advance: Any
+
+
+class Program(NamedTuple):
+  """A phase's compiled functions; tasks of equal recipes share one."""
+  method: methods.Method
+  optimizer: Any
+  chunk: Any
+  chunk_many: Any
+
+
+@functools.lru_cache(maxsize=None)
+def program(phase: config_lib.Phase, recipe: steps.Recipe,
+            network: models.Network) -> Program:
+  """Builds (and keeps) the functions of one phase and recipe."""
+  method = phase.make_method()
+  optimizer = steps.make_optimizer(recipe)
+  chunk = steps.make_chunk(steps.make_step(method, network, optimizer))
+  return Program(method, optimizer, parallel.over_batches(chunk),
+                 parallel.over_tasks(chunk))
+
+
+def learn_phase(run: Run, phase: config_lib.Phase) -> None:
+  """Learns every group of the phase that isn't finished yet."""
+  method, shared, members = phase.make_method(), {}, []
+  groups = plan.groups(phase, run.suite)
+  names = [entry.name for group in groups for entry in group]
+  if all(checkpoint.exists(run.workdir.task(name)) for name in names):
+    for group in groups:
+      run.advance(len(group) * _recipe(run, group).steps, group[-1].name)
+    return
+  if phase.basis is not None:
+    members = plan.basis_members(phase, run.config, run.suite)
+    described = system_lib.describe_basis(phase.basis, members,
+                                          run.config.seed)
+    shared = {'basis': parallel.put(run.system.basis(described))}
+  done_before: str | None = None
+  for group in groups:
+    unfinished = [entry for entry in group if not checkpoint.exists(
+        run.workdir.task(entry.name))]
+    if unfinished:
+      if done_before is not None and phase.basis is None:
+        shared = restore_shared(run, done_before, shared)
+      shared = learn_group(run, group, unfinished, method, shared, members)
+    else:
+      run.advance(len(group) * _recipe(run, group).steps, group[-1].name)
+    done_before = group[-1].name
+
+
+def restore_shared(run: Run, entry: str, current: dict) -> dict:
+  """The bookkeeping as it was after an entry, if a method keeps any."""
+  path = run.workdir.shared / entry
+  if current or not checkpoint.exists(path):
+    return current
+  arrays, _ = checkpoint.load(path)
+  template = {'mean_scores': run.backbone.params, 'tasks': np.int32(0)}
+  kept = {name: arrays.get(name) for name in
+          checkpoint.tree_to_arrays(template)}
+  from mtl_jax import trees  # pylint: disable=import-outside-toplevel
+  return parallel.put(trees.unflatten(kept))
+
+
+def _recipe(run: Run, group: list[plan.Entry]) -> steps.Recipe:
+  rows = run.data.view(group[0].task).train
+  return group[0].phase.recipe(len(rows))
+
+
+def learn_group(run: Run, group, unfinished, method, shared, members) -> dict:
+  """Trains a group (or finishes its training) and commits its entries."""
+  started = time.perf_counter()
+  recipe = _recipe(run, group)
+  state, curve, seconds = train_group(run, group, recipe, shared)
+  progress = run.workdir.progress / group[0].name
+  trained = commit.Trained(recipe, seconds + time.perf_counter() - started)
+  for i, entry in enumerate(group):
+    if entry not in unfinished:
+      continue
+    own = state if len(group) == 1 else jax.tree.map(lambda x: x[i], state)
+    shared = commit.commit(run, entry, method, own, shared, members,
+                           {name: value[i] for name, value in curve.items()},
+                           trained)
+  for path in sorted(run.workdir.progress.glob(f'{progress.name}.*')):
+    checkpoint.remove(path)
+  return shared
+
+
+def train_group(run: Run, group, recipe, shared):
+  """Runs the steps that are left.
+
+  Returns:
+    (state on the host's devices, with a leading task axis if the group has
+    several tasks; {'loss', 'accuracy'} float32 [tasks, steps]; seconds spent
+    before this start).
+  """
+  functions = program(group[0].phase, recipe, run.backbone.network)
+  states = [steps.init_state(
+      functions.method, functions.optimizer, entry.key(run.config.seed),
+      run.backbone.params, shared, run.backbone.stats, entry.route)
+      for entry in group]
+  many = len(group) > 1
+  state = parallel.stack(states) if many else states[0]
+  curve = {name: np.zeros((len(group), 0), np.float32)
+           for name in ('loss', 'accuracy')}
+  state, curve, start, seconds = restore(run, group[0].name, state, curve)
+  run.advance(start * len(group), group[0].name)
+  arrays = [run.data.task_arrays(entry.task) for entry in group]
+  source = run.data.split(group[0].task, 'train')
+  if many:
+    task = parallel.split_tasks(parallel.stack(arrays))
+    state = parallel.split_tasks(state)
+  else:
+    task, state = arrays[0], parallel.put(state)
+  clock = _Clock(run.config.progress_seconds)
+  while start < recipe.steps:
+    count = min(run.config.chunk_steps, recipe.steps - start)
+    index = np.stack([steps.epoch_indices(
+        run.data.view(entry.task).train, count, recipe.batch_size,
+        entry.seed(run.config.seed), start) for entry in group])
+    if many:
+      state, measured = functions.chunk_many(
+          group[0].route, run.backbone.params, shared, source, task, state,
+          parallel.split_tasks(index))
+      measured = parallel.join_tasks(parallel.to_host(measured))
+    else:
+      state, measured = functions.chunk(
+          group[0].route, run.backbone.params, shared, source, task, state,
+          parallel.split_batch(index[0]))
+      measured = jax.tree.map(lambda x: x[None], parallel.to_host(measured))
+    check_finite(group, measured.loss, start)
+    curve = {name: np.concatenate([curve[name], getattr(measured, name)], 1)
+             for name in curve}
+    start += count
+    run.advance(count * len(group), group[0].name)
+    if start < recipe.steps and clock.due():
+      save(run, group[0].name, parallel.join_tasks(state) if many else state,
+           curve, start, seconds + clock.total())
+  return (parallel.join_tasks(parallel.gather(state)) if many else state,
+          curve, seconds)
+
+
+class _Clock:
+  """When to save progress; every process follows the first one's clock."""
+
+  def __init__(self, every: float):
+    self.every, self.start = every, time.perf_counter()
+    self.last = self.start
+
+  def total(self) -> float:
+    return time.perf_counter() - self.start
+
+  def due(self) -> bool:
+    due = parallel.agree(time.perf_counter() - self.last >= self.every)
+    if due:
+      self.last = time.perf_counter()
+    return due
+
+
+def check_finite(group, loss: np.ndarray, start: int) -> None:
+  """Raises FloatingPointError that names the task and the step."""
+  bad = np.argwhere(~np.isfinite(loss))
+  if len(bad):
+    task, step = bad[np.argmin(bad[:, 1])]
+    raise FloatingPointError(
+        f'the loss of task {group[task].name} is {loss[task, step]} at step '
+        f'{start + step}. Finished tasks and the last saved state are kept; '
+        'lower the learning rate, or look at the images of this task')
+
+
+def save(run: Run, name: str, state, curve, start: int, seconds: float):
+  """Saves mid-task progress under its step, then drops the older one."""
+  old = sorted(run.workdir.progress.glob(f'{name}.*'))
+  arrays = checkpoint.tree_to_arrays({'state': state, 'curve': curve})
+  checkpoint.save(run.workdir.progress / f'{name}.{start:09d}', arrays,
+                  {'step': start, 'seconds': seconds,
+                   'backbone': run.backbone.recipe['fingerprint']})
+  for path in old:
+    checkpoint.remove(path)
+
+
+def restore(run: Run, name: str, state, curve):
+  """The newest saved progress of a group, or what was given."""
+  found = sorted(run.workdir.progress.glob(f'{name}.*'))
+  if not found:
+    return state, curve, 0, 0.
+  arrays, metadata = checkpoint.load(found[-1])
+  start = metadata['step']
+  curve = {key: np.zeros((value.shape[0], start), np.float32)
+           for key, value in curve.items()}
+  restored = checkpoint.arrays_to_tree(arrays, {'state': state,
+                                                'curve': curve})
+  return (restored['state'], restored['curve'], start, metadata['seconds'])

@@ -1,0 +1,212 @@
+"""Parameter trees addressed by path names such as `encoder/Dense_0/kernel`.
+
+A leaf's name is its path joined by '/'. `None` counts as a leaf throughout: it
+stands for "nothing here" (not masked, not trained, not owned).
+"""
+
+import difflib
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+Tree = Any
+
+
+def is_none(x) -> bool:
+  return x is None
+
+
+def _entry_name(entry) -> str:
+  for attribute in ('key', 'idx', 'name'):
+    if hasattr(entry, attribute):
+      return str(getattr(entry, attribute))
+  return str(entry)
+
+
+def flatten(tree: Tree) -> dict[str, Any]:
+  """The leaves of `tree` by path name, `None` leaves included.
+
+  >>> flatten({'a': {'kernel': 1, 'bias': None}})
+  {'a/bias': None, 'a/kernel': 1}
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_none)
+  return {'/'.join(map(_entry_name, path)): leaf for path, leaf in leaves}
+
+
+def unflatten(flat: dict[str, Any]) -> Tree:
+  """Nested dicts from path names; inverse of `flatten` for nested dicts.
+
+  >>> unflatten({'a/bias': None, 'a/kernel': 1})
+  {'a': {'bias': None, 'kernel': 1}}
+  """
+  tree: dict = {}
+  for name, leaf in flat.items():
+    *parents, last = name.split('/')
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[last] = leaf
+  return tree
+
+
+def map_leaves(f: Callable, tree: Tree, *rest: Tree) -> Tree:
+  """`jax.tree.map` with `None` as a leaf; `f` sees the `None`s.
+
+  Raises:
+    ValueError: the trees have different structures; names the first leaf that
+      stands in one of them alone.
+  """
+  for other in rest:
+    check_same_structure(tree, other)
+  return jax.tree.map(f, tree, *rest, is_leaf=is_none)
+
+
+def map_named(f: Callable, tree: Tree, *rest: Tree) -> Tree:
+  """Like `map_leaves`, but `f` receives the leaf's name first.
+
+  >>> map_named(lambda name, x: name if x else None, {'a': 1, 'b': 0})
+  {'a': 'a', 'b': None}
+  """
+  for other in rest:
+    check_same_structure(tree, other)
+  return jax.tree_util.tree_map_with_path(
+      lambda path, *leaves: f('/'.join(map(_entry_name, path)), *leaves),
+      tree, *rest, is_leaf=is_none)
+
+
+def check_same_structure(a: Tree, b: Tree) -> None:
+  """Raises ValueError naming a leaf that only one of the two trees has."""
+  if (jax.tree.structure(a, is_leaf=is_none)
+      == jax.tree.structure(b, is_leaf=is_none)):
+    return
+  left, right = flatten(a), flatten(b)
+  alone = sorted(set(left) ^ set(right))
+  if not alone:
+    raise ValueError(
+        'the trees have the same leaf names but different containers: '
+        f'{jax.tree.structure(a)} and {jax.tree.structure(b)}; convert both '
+        'to the same kind of container')
+  name = alone[0]
+  where = 'first' if name in left else 'second'
+  near = nearest(name, right if name in left else left)
+  raise ValueError(
+      f'leaf {name} stands only in the {where} of the two trees{near}; both '
+      'must have the structure of the backbone')
+
+
+def check_shapes(tree: Tree, like: Tree, what: str) -> None:
+  """Raises ValueError if a leaf's shape differs from that in `like`.
+
+  Leaves that are `None` in either tree are passed over.
+  """
+  def check(name, x, y):
+    if x is not None and y is not None and np.shape(x) != np.shape(y):
+      raise ValueError(
+          f'{what} has shape {np.shape(x)} but {name} is {np.shape(y)}')
+  map_named(check, tree, like)
+
+
+def nearest(name: str, known) -> str:
+  """A hint such as ' (did you mean: kernel?)', or '' if nothing is near."""
+  matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+  return f' (did you mean: {", ".join(matches)}?)' if matches else ''
+
+
+def select(tree: Tree, rules: Sequence[tuple[str, Any]]) -> Tree:
+  """A value for every leaf from an ordered list of (regex, value) rules.
+
+  Args:
+    tree: any pytree.
+    rules: patterns for `re.fullmatch` on the leaf's name; the first that
+      matches decides. Leaves that no pattern matches get `None`.
+
+  Returns:
+    A tree of `tree`'s structure with the values.
+
+  Raises:
+    ValueError: a pattern matches no leaf at all.
+
+  >>> select({'a': {'kernel': 1, 'bias': 2}}, [('.*kernel', 0.5)])
+  {'a': {'bias': None, 'kernel': 0.5}}
+  """
+  names = list(flatten(tree))
+  for pattern, _ in rules:
+    if not any(re.fullmatch(pattern, name) for name in names):
+      raise ValueError(
+          f'pattern {pattern!r} matches no leaf{nearest(pattern, names)}; '
+          f'the leaves are: {", ".join(names)}')
+
+  def value(name, _):
+    for pattern, chosen in rules:
+      if re.fullmatch(pattern, name):
+        return chosen
+    return None
+
+  return map_named(value, tree)
+
+
+def partition(tree: Tree, chosen: Tree) -> tuple[Tree, Tree]:
+  """Splits leaves in two trees of the same structure, `None` elsewhere.
+
+  Args:
+    tree: any pytree.
+    chosen: the same structure; a leaf that is `None` or False goes to the
+      second tree.
+
+  >>> partition({'a': 1, 'b': 2}, {'a': True, 'b': None})
+  ({'a': 1, 'b': None}, {'a': None, 'b': 2})
+  """
+  yes = map_leaves(lambda x, c: x if c else None, tree, chosen)
+  no = map_leaves(lambda x, c: None if c else x, tree, chosen)
+  return yes, no
+
+
+def combine(first: Tree, second: Tree) -> Tree:
+  """Leaf by leaf the first that is not `None`; inverse of `partition`.
+
+  >>> combine({'a': 1, 'b': None}, {'a': None, 'b': 2})
+  {'a': 1, 'b': 2}
+  """
+  return map_leaves(lambda x, y: y if x is None else x, first, second)
+
+
+def size(tree: Tree) -> int:
+  """Number of scalars in all leaves."""
+  return sum(int(np.prod(np.shape(x))) for x in jax.tree.leaves(tree))
+
+
+def nbytes(tree: Tree) -> int:
+  """Bytes of all leaves as they lie in memory."""
+  return sum(int(np.prod(x.shape)) * x.dtype.itemsize
+             for x in jax.tree.leaves(tree))
+
+
+def digest(leaf) -> str:
+  """SHA-256 over a leaf's dtype, shape and bytes, as hexadecimal digits."""
+  array = np.asarray(leaf)
+  head = f'{array.dtype.str}{array.shape}'.encode()
+  return hashlib.sha256(head + array.tobytes()).hexdigest()
+
+
+def digests(tree: Tree) -> dict[str, str]:
+  """`digest` of every leaf that is not `None`, by name."""
+  return {name: digest(leaf) for name, leaf in flatten(tree).items()
+          if leaf is not None}
+
+
+def fingerprint(tree: Tree) -> str:
+  """One SHA-256 over all names and leaves: equal iff bit for bit the same.
+
+  >>> import jax.numpy as jnp
+  >>> a = fingerprint({'w': jnp.zeros(3)})
+  >>> a == fingerprint({'w': jnp.zeros(3)}), a == fingerprint({'v': jnp.zeros(3)})
+  (True, False)
+  """
+  total = hashlib.sha256()
+  for name, value in sorted(digests(tree).items()):
+    total.update(f'{name}={value};'.encode())
+  return total.hexdigest()

@@ -1,0 +1,105 @@
+"""What lies in a workdir, and its JSON files.
+
+    config.json  metrics.jsonl  report.html
+    backbone.json          the seed recipe of the backbone and its fingerprint
+    probe/                 raw images on which every task's outputs are kept
+    tasks/<name>/          one checkpoint per task
+    progress/<name>/       mid-task state; gone when the task commits
+    shared/<name>/         bookkeeping that stored impressions don't hold
+"""
+
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+
+from mtl_jax import checkpoint
+from mtl_jax import parallel
+
+
+class Workdir:
+  """Paths below one folder."""
+
+  def __init__(self, root):
+    self.root = pathlib.Path(root)
+    self.config = self.root / 'config.json'
+    self.metrics = self.root / 'metrics.jsonl'
+    self.report = self.root / 'report.html'
+    self.backbone = self.root / 'backbone.json'
+    self.probe = self.root / 'probe'
+    self.tasks = self.root / 'tasks'
+    self.progress = self.root / 'progress'
+    self.shared = self.root / 'shared'
+
+  def task(self, name: str) -> pathlib.Path:
+    return self.tasks / name
+
+  def task_names(self) -> list[str]:
+    """Names of all finished tasks, sorted."""
+    if not self.tasks.is_dir():
+      return []
+    return sorted(p.name for p in self.tasks.iterdir() if checkpoint.exists(p))
+
+  def prepare(self) -> None:
+    """Makes the folders and removes what a killed run left half written."""
+    for folder in (self.root, self.tasks, self.progress, self.shared):
+      folder.mkdir(parents=True, exist_ok=True)
+      checkpoint.remove_unfinished(folder)
+
+
+def write_atomic(path: pathlib.Path, text: str) -> None:
+  """Replaces a file as a whole, or leaves it as it was."""
+  if not parallel.is_primary():
+    return
+  handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+  with os.fdopen(handle, 'w') as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  os.chmod(name, 0o644)
+  os.replace(name, path)
+
+
+def read_json(path: pathlib.Path) -> dict:
+  """A JSON file's value.
+
+  Raises:
+    ValueError: the file is missing or malformed; names it.
+  """
+  try:
+    return json.loads(path.read_text())
+  except FileNotFoundError as error:
+    raise ValueError(f'{path} is missing: {path.parent} is not the workdir of '
+                     'a run') from error
+  except json.JSONDecodeError as error:
+    raise ValueError(f'{path} is malformed: {error}') from error
+
+
+def append_line(path: pathlib.Path, record: dict) -> None:
+  """Adds one JSON line and flushes it to the disk."""
+  if not parallel.is_primary():
+    return
+  with path.open('a') as file:
+    file.write(json.dumps(record) + '\n')
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def read_lines(path: pathlib.Path) -> Iterator[dict]:
+  """The JSON lines of a file; a last line cut by a kill is passed over."""
+  if not path.exists():
+    return
+  for line in path.read_text().splitlines():
+    try:
+      yield json.loads(line)
+    except json.JSONDecodeError:
+      continue
+
+
+def repair_lines(path: pathlib.Path) -> list[dict]:
+  """Reads a file of JSON lines and drops a last line cut by a kill."""
+  lines = list(read_lines(path))
+  if path.exists():
+    write_atomic(path, ''.join(json.dumps(line) + '\n' for line in lines))
+  return lines

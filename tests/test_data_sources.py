@@ -1,0 +1,269 @@
+"""Sources: fixed splits, checked labels, and errors that help."""
+
+import hashlib
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mtl_jax.data import sources
+
+TFDS = pathlib.Path('~/tensorflow_datasets').expanduser()
+
+
+def needs(name):
+  return pytest.mark.skipif(
+      not (TFDS / name).is_dir(),
+      reason=f'{name} is not prepared in {TFDS}; see mtl_jax.data.sources')
+
+
+@pytest.fixture(scope='module')
+def cache_dir(tmp_path_factory):
+  return tmp_path_factory.mktemp('cache')
+
+
+def digest(source):
+  content = hashlib.sha256()
+  for split in (source.train, source.valid, source.test):
+    content.update(split.images.tobytes() + split.labels.tobytes())
+  return content.hexdigest()[:16]
+
+
+def sizes(source):
+  return tuple(len(split.labels)
+               for split in (source.train, source.valid, source.test))
+
+
+def numbered(n, first=0):
+  """Images that tell which row they were."""
+  values = np.arange(first, first + n, dtype=np.uint16)
+  return values.view(np.uint8).reshape(n, 1, 2, 1), values % 3
+
+
+def rows(split):
+  return split.images.reshape(-1, 2).copy().view(np.uint16).ravel()
+
+
+def test_digits():
+  pytest.importorskip('sklearn')
+  source = sources.load('digits')
+  assert (source.name, source.classes, source.image_shape) == (
+      'digits', 10, (8, 8, 1))
+  assert sizes(source) == (1295, 143, 359)
+  assert source.train.images.max() == 255
+  assert digest(source) == 'f657ed4dab098cdf'
+  assert sources.leaks(source) == 0
+  assert sources.load('digits') is source
+
+
+def test_split_of_arrays_is_the_documented_one():
+  source = sources.from_arrays('toy', *numbered(100))
+  order = np.random.RandomState(0).permutation(100)
+  assert rows(source.test).tolist() == sorted(order[:20])
+  assert rows(source.valid).tolist() == sorted(order[20:28])
+  assert rows(source.train).tolist() == sorted(order[28:])
+  np.testing.assert_array_equal(source.valid.labels, rows(source.valid) % 3)
+
+
+def test_official_test_is_kept_and_validation_drawn_from_train():
+  source = sources.from_arrays('toy', *numbered(50), test=numbered(9, 50))
+  order = np.random.RandomState(0).permutation(50)
+  assert rows(source.test).tolist() == list(range(50, 59))
+  assert rows(source.valid).tolist() == sorted(order[:5])
+  assert rows(source.train).tolist() == sorted(order[5:])
+
+
+def test_given_splits_stay():
+  source = sources.from_arrays('toy', *numbered(50), test=numbered(9, 50),
+                               valid=numbered(7, 60))
+  assert sizes(source) == (50, 7, 9)
+  assert rows(source.train).tolist() == list(range(50))
+
+
+def test_validation_has_at_most_5000():
+  images = np.zeros((60000, 1, 1), np.uint8)
+  labels = np.zeros(60000, int)
+  test = (images[:10000], labels[:10000])
+  assert sizes(sources.from_arrays('big', images, labels, test=test)) == (
+      55000, 5000, 10000)
+
+
+def test_leaks_counts_test_images_in_train_or_validation():
+  images, labels = numbered(30)
+  test = (np.concatenate([images[:4], numbered(2, 50)[0]]), np.zeros(6, int))
+  assert sources.leaks(sources.from_arrays('t', images, labels,
+                                           test=test)) == 4
+
+
+def test_arrays_are_read_only_but_the_caller_s_are_not():
+  images, labels = numbered(50)
+  source = sources.from_arrays('toy', images, labels, test=numbered(9),
+                               valid=numbered(9))
+  with pytest.raises(ValueError, match='read-only'):
+    source.train.images[0] = 1
+  images[0] = 1
+
+
+@pytest.mark.parametrize('change, message', [
+    ({'labels': np.array([0, 1, 2, 7, 1, 9])},
+     "source 'toy', split 'train': label 7 in row 3 is not in .0, 3.; 2"),
+    ({'labels': np.array([0, -1, 2, 0, 1, 0])}, 'label -1 in row 1'),
+    ({'labels': np.zeros(5, int)}, 'one per image'),
+    ({'labels': np.zeros(6)}, 'must be integers'),
+    ({'labels': np.full(6, 2**32)}, 'int32'),
+    ({'images': np.zeros((6, 2, 2), np.float32)}, 'uint8.*astype'),
+    ({'images': np.zeros((6, 2), np.uint8)}, 'uint8 .n, H, W, C.'),
+    ({'images': np.zeros((0, 2, 2), np.uint8), 'labels': np.zeros(0, int)},
+     "split 'train': there are no images"),
+    ({'test': (np.zeros((2, 3, 3), np.uint8), np.zeros(2, int))},
+     "split 'test': images are .3, 3, 1. but"),
+    ({'test': (np.zeros((1, 2, 2), np.uint8), np.array([3]))},
+     "split 'test': label 3 in row 0"),
+])
+def test_bad_arrays_are_named(change, message):
+  pair = (np.zeros((6, 2, 2), np.uint8), np.zeros(6, int))
+  options = {'images': pair[0], 'labels': pair[1], 'classes': 3, 'test': pair,
+             'valid': pair} | change
+  with pytest.raises(ValueError, match=message):
+    sources.from_arrays('toy', **options)
+
+
+def test_too_few_images_to_split():
+  with pytest.raises(ValueError, match='2 images are too few'):
+    sources.from_arrays('toy', *numbered(2))
+
+
+def test_register(monkeypatch):
+  monkeypatch.setattr(sources, 'REGISTRY', dict(sources.REGISTRY))
+  sources.register('mine', lambda: sources.from_arrays('mine', *numbered(50)))
+  assert sources.load('mine') is sources.load('mine')
+  sources.register('mine', lambda: None)
+  with pytest.raises(TypeError, match="'mine' returned a NoneType"):
+    sources.load('mine')
+  with pytest.raises(TypeError, match='needs a function'):
+    sources.register('mine', 3)
+
+
+def save(file, pixels):
+  image_lib = pytest.importorskip('PIL.Image')
+  file.parent.mkdir(parents=True, exist_ok=True)
+  image_lib.fromarray(np.asarray(pixels, np.uint8)).save(file)
+
+
+def test_folder_without_splits(tmp_path, cache_dir):
+  for i in range(20):
+    save(tmp_path / ('ant', 'bee')[i % 2] / f'{i:02d}.png', [[i, 7], [8, 9]])
+  (tmp_path / 'ant' / 'notes.txt').write_text('not an image')
+  source = sources.load(f'folder:{tmp_path}', cache_dir)
+  assert source.classes == 2 and source.image_shape == (2, 2, 1)
+  assert sizes(source) == (15, 1, 4)
+  for split in (source.train, source.valid, source.test):
+    np.testing.assert_array_equal(split.images[:, 0, 0, 0] % 2, split.labels)
+
+
+def test_folder_with_splits_and_changed_file(tmp_path, cache_dir):
+  for split, count in (('train', 12), ('test', 3)):
+    for i in range(count):
+      save(tmp_path / split / ('a', 'b')[i % 2] / f'{i:02d}.bmp',
+           np.full((2, 3, 3), i))
+  source = sources.load(f'folder:{tmp_path}', cache_dir)
+  assert sizes(source) == (11, 1, 3)
+  assert source.image_shape == (2, 3, 3)
+  assert source.test.labels.tolist() == [0, 0, 1]  # a/00, a/02, b/01
+  assert source.test.images[:, 0, 0, 0].tolist() == [0, 2, 1]
+  # A BMP's size does not tell that its pixels changed; its time does.
+  save(tmp_path / 'test' / 'a' / '00.bmp', np.full((2, 3, 3), 99))
+  os.utime(tmp_path / 'test' / 'a' / '00.bmp', ns=(1, 1))
+  sources._load.cache_clear()  # as a new process would
+  changed = sources.load(f'folder:{tmp_path}', cache_dir)
+  assert changed.test.images[0, 0, 0, 0] == 99
+  assert changed.version != source.version
+
+
+def test_folder_of_several_sizes_needs_a_size(tmp_path, cache_dir):
+  for i in range(10):
+    save(tmp_path / 'a' / f'{i}.png', np.full((2 + i % 2, 2), 50))
+  with pytest.raises(ValueError, match='1.png.*@32x32x3'):
+    sources.load(f'folder:{tmp_path}', cache_dir)
+  source = sources.load(f'folder:{tmp_path}@4x5x3', cache_dir)
+  assert source.image_shape == (4, 5, 3)
+  assert (source.train.images == 50).all()
+
+
+def test_folder_errors(tmp_path, cache_dir):
+  with pytest.raises(FileNotFoundError, match='no folder .*nowhere'):
+    sources.load(f'folder:{tmp_path}/nowhere')
+  with pytest.raises(FileNotFoundError, match='no class folders'):
+    sources.load(f'folder:{tmp_path}')
+  (tmp_path / 'a').mkdir()
+  with pytest.raises(ValueError, match='no images'):
+    sources.load(f'folder:{tmp_path}', cache_dir)
+  (tmp_path / 'a' / 'x.png').write_bytes(b'not a picture')
+  with pytest.raises(ValueError, match='x.png can not be read'):
+    sources.load(f'folder:{tmp_path}', cache_dir)
+
+
+def test_missing_data_says_what_where_and_how(tmp_path):
+  (tmp_path / 'kmnist' / '3.0.1').mkdir(parents=True)
+  (tmp_path / 'kmnist' / '3.0.1' / 'dataset_info.json').write_text(
+      '{"name": "kmnist", "splits": [{"name": "train", "shardLengths": '
+      '["5", "5"]}]}')
+  with pytest.raises(FileNotFoundError) as error:
+    sources.load('kmnits', tfds_dir=tmp_path)
+  message = str(error.value)
+  assert f'missing {tmp_path}/kmnits/' in message
+  assert "Did you mean 'kmnist'" in message and 'digits' in message
+  assert 'pip install "mtl_jax[prepare]"' in message
+  assert ("tfds.builder('kmnits').download_and_prepare("
+          "file_format='array_record')") in message
+  with pytest.raises(FileNotFoundError) as error:
+    sources.load('kmnist', tfds_dir=tmp_path)
+  assert 'kmnist-train.array_record-00000-of-00002' in str(error.value)
+
+
+def test_import_needs_neither_tfds_nor_sklearn_nor_pillow():
+  code = ('import sys, mtl_jax.data; print([m for m in ("tensorflow_datasets",'
+          ' "sklearn", "PIL", "tensorflow") if m in sys.modules])')
+  result = subprocess.run([sys.executable, '-c', code], capture_output=True,
+                          text=True, check=True)
+  assert result.stdout.strip() == '[]'
+
+
+@pytest.mark.data
+@needs('mnist')
+def test_mnist(cache_dir):
+  source = sources.load('mnist', cache_dir)
+  assert sizes(source) == (55000, 5000, 10000)
+  assert source.version == '3.0.1' and source.classes == 10
+  assert digest(source) == 'f720a0e1b1d83b4a'
+  # The class counts of the official test file.
+  assert np.bincount(source.test.labels).tolist() == [
+      980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+  assert sources.leaks(source) == 0
+  sources._load.cache_clear()
+  assert digest(sources.load('mnist', cache_dir)) == digest(source)
+
+
+@pytest.mark.data
+@needs('omniglot')
+def test_omniglot_alphabets_are_pooled_and_black_and_white(cache_dir):
+  source = sources.load('omniglot:alphabet@28x28x1', cache_dir)
+  assert source.classes == 50 and source.image_shape == (28, 28, 1)
+  assert sizes(source) == (23372, 2596, 6492)
+  for split in (source.train, source.test):
+    assert len(np.unique(split.labels)) == 50
+  assert source.train.images.max() == 255
+
+
+@pytest.mark.data
+@needs('cmaterdb/bangla')
+def test_config_and_label_feature(cache_dir):
+  source = sources.load('cmaterdb/bangla', cache_dir)
+  assert sizes(source) == (2250, 250, 500)
+  # The original has a few drawings twice; they are counted, not removed.
+  assert sources.leaks(source) == 3
+  with pytest.raises(ValueError, match="label 'lable'.*label"):
+    sources.load('cmaterdb/bangla:lable', cache_dir)
