@@ -36,14 +36,7 @@ import numpy as np
 
 
 class Definition(NamedTuple):
-  """A published metric.
-
-  Attributes:
-    title: what a table prints.
-    citation: paper and equation.
-    function: `function(matrix)`, or of (matrix, before) where needed.
-    needs: names of the inputs, of 'matrix' and 'before'.
-  """
+  """A published metric: `function` of the inputs that `needs` names."""
   title: str
   citation: str
   function: Callable[..., float]
@@ -91,11 +84,9 @@ def forward_transfer(matrix, before) -> float:
   0.2
   """
   r = _square(matrix, at_least=2)
-  b = np.asarray(before, float)
-  if b.shape != (len(r),):
-    raise ValueError(f'before has shape {b.shape}; expected ({len(r)},)')
-  missing = [j for j in range(1, len(r)) if np.isnan(b[j])]
-  if missing:
+  b = _baseline(before, len(r))
+  missing = 1 + np.flatnonzero(np.isnan(b[1:]))
+  if missing.size:
     raise ValueError(f'before was not measured for task {missing[0]}')
   ahead = _entries(r, [(j - 1, j) for j in range(1, len(r))])
   return float(np.mean(ahead - b[1:]))
@@ -123,10 +114,8 @@ def forgetting(matrix) -> float:
 def intransigence(matrix, joint: float) -> float:
   """Inability to learn the last task (Chaudhry et al. 2018, I at k = T).
 
-  Args:
-    matrix: accuracy matrix [T, T].
-    joint: accuracy on the last task of a reference model of the same
-      architecture trained on the data of all T tasks together.
+  `joint` is the accuracy on the last task of a reference model of the same
+  architecture trained on the data of all T tasks together.
 
   >>> round(intransigence([[.8, None], [.6, .9]], joint=.95), 4)  # .95 - .9
   0.05
@@ -245,21 +234,15 @@ DEFINITIONS: dict[str, Definition] = {
 def summarise(matrix, before=None) -> list[dict]:
   """Every metric of `DEFINITIONS` whose inputs were measured, in its order.
 
-  Args:
-    matrix: accuracy matrix [T, T]; NaN or `None` where not measured.
-    before: accuracies [T] before learning anything, if measured.
-
-  Returns:
-    Rows {'name', 'title', 'citation', 'value'}, ready for JSON.
+  Takes the accuracy matrix [T, T] and, if measured, the accuracies [T] before
+  learning; returns rows {'name', 'title', 'citation', 'value'} for JSON.
 
   >>> [row['name'] for row in summarise([[.9]])]
   ['average_accuracy', 'learning_accuracy', 'triangular_accuracy']
   """
-  r = _square(matrix)  # a malformed matrix raises: it isn't "unmeasured"
-  inputs = {'matrix': r, 'before': before}
-  if before is not None and np.shape(before) != (len(r),):
-    raise ValueError(f'before has shape {np.shape(before)}; expected '
-                     f'({len(r)},)')
+  r = _square(matrix)  # a malformed matrix raises
+  b = None if before is None else _baseline(before, len(r))
+  inputs = {'matrix': r, 'before': b}
   rows = []
   for name, definition in DEFINITIONS.items():
     arguments = [inputs[need] for need in definition.needs]
@@ -301,12 +284,18 @@ def _square(matrix, at_least: int = 1) -> np.ndarray:
   return r
 
 
+def _baseline(before, size: int) -> np.ndarray:
+  b = np.asarray(before, float)
+  if b.shape != (size,):
+    raise ValueError(f'before has shape {b.shape}; expected ({size},)')
+  return b
+
+
 def _entries(r: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:
   """R at (i, j) pairs; raises ValueError naming the unmeasured ones."""
   rows, columns = np.array(pairs).T
   values = r[rows, columns]
-  missing = [f'({i}, {j})' for (i, j), bad in zip(pairs, np.isnan(values))
-             if bad]
+  missing = [f'({i}, {j})' for (i, j), v in zip(pairs, values) if np.isnan(v)]
   if missing:
     more = f' and {len(missing) - 5} more' if len(missing) > 5 else ''
     raise ValueError(

@@ -44,7 +44,7 @@ def render(run: dict, records: list[dict], summary: dict) -> str:
   metrics = [{**row, 'value': percent(row['value'], 2)}
              for row in summary.get('metrics') or []]
   return environment.get_template('report.html.j2').render(
-      title=_title(run, records), run=run, facts=_facts(run),
+      title=_title(run, records, summary), run=run, facts=_facts(run),
       config=json.dumps(run.get('config') or {}, indent=2, default=str),
       cards=_cards(records, summary), verified=summary.get('verified'),
       phases=phases(records), figures=figures, metrics=metrics,
@@ -65,6 +65,7 @@ def write(path, run: dict, records: list[dict], summary: dict) -> None:
 
 def table(records: list[dict], summary: dict):
   """A `rich.table.Table` of all tasks, or of all phases if tasks are many."""
+  import rich.box  # pylint: disable=import-outside-toplevel
   import rich.table  # pylint: disable=import-outside-toplevel
   import rich.text  # pylint: disable=import-outside-toplevel
   lines = [f'{row["title"]} {percent(row["value"], 2)}'
@@ -72,22 +73,25 @@ def table(records: list[dict], summary: dict):
            if row['name'] in ('average_accuracy', 'forgetting')]
   if summary.get('seconds') is not None:
     lines.append(f'{readable_seconds(summary["seconds"])} in all')
-  result = rich.table.Table(caption=rich.text.Text(', '.join(lines)) or None)
+  lines.append('“of own”: compared with a network of its own')
+  result = rich.table.Table(box=rich.box.SIMPLE_HEAD,
+                            collapse_padding=True,
+                            caption=rich.text.Text('\n'.join(lines)),
+                            caption_justify='left')
   if len(records) > _LONG:
-    columns = ('phase', 'method', 'tasks', 'test accuracy', 'lowest',
-               'impression', 'of a network', 'training')
+    columns = ('phase', 'method', 'tasks', 'test', 'lowest', 'size', 'of own',
+               'train')
     rows = [[r['phase'], r['method'], r['tasks'], r['accuracy'], r['lowest'],
              r['memory'], r['ratio'], r['train']] for r in phases(records)]
     right = 2
   else:
-    columns = ('task', 'phase', 'method', 'before', 'test accuracy',
-               'impression', 'of a network', 'training')
-    rows = [[r['entry'], r['phase'], r['method'], r['before'], r['test'],
-             r['memory'], r['ratio'], r['train']]
-            for r in _task_rows(records)]
-    right = 3
+    columns = ('task', 'method', 'before', 'test', 'size', 'of own', 'train')
+    rows = [[r['name'], r['method'], r['before'], r['test'], r['memory'],
+             r['ratio'], r['train']] for r in _task_rows(records)]
+    right = 2
   for i, column in enumerate(columns):
-    result.add_column(column, justify='right' if i >= right else 'left')
+    result.add_column(column, justify='right' if i >= right else 'left',
+                      no_wrap=i >= right, overflow='fold')
   for row in rows:  # as Text: a name is never read as markup
     result.add_row(*(rich.text.Text(str(cell)) for cell in row))
   return result
@@ -136,18 +140,20 @@ def readable_seconds(seconds: float | None) -> str:
   if seconds is None:
     return '–'
   if seconds < 99.5:
-    return f'{seconds:.3g} s'
+    return f'{seconds:.{1 if seconds >= 9.995 else 2}f} s'
   whole = round(seconds)
   if whole < 3600:
     return f'{whole // 60} min {whole % 60} s'
   return f'{whole // 3600} h {whole % 3600 // 60} min'
 
 
-def _title(run, records):
-  count = len({r['entry'] for r in records if not r['control']})
+def _title(run, records, summary):
+  count = len({r['task'] for r in records if not r['control']})
   model = (run.get('backbone') or {}).get('model')
-  return (f'{count} task{"" if count == 1 else "s"} in one '
-          f'{model or "network"} that was never changed')
+  title = (f'{count} task{"" if count == 1 else "s"} in one '
+           f'{model or "network"}')
+  failed = not (summary.get('verified') or {'ok': True})['ok']
+  return title if failed else f'{title} that was never changed'
 
 
 def _facts(run):
@@ -176,7 +182,10 @@ def _cards(records, summary):
   main = [r for r in records if not r['control']]
   controls = [r for r in records if r['control']]
   tests = _values(main, 'accuracy', 'test')
-  cards = [(len(main), 'tasks learned',
+  distinct = len({r['task'] for r in main})
+  what = ('tasks' if distinct == len(main) else
+          f'impressions of {distinct} tasks')
+  cards = [(len(main), what,
             f'and {len(controls)} controls' if controls else '')]
   if tests:
     cards.append((percent(_mean(tests)), 'mean test accuracy',
@@ -208,8 +217,8 @@ def _task_rows(records):
     basis, size = r.get('basis') or {}, r.get('bytes') or {}
     accuracy, seconds = r.get('accuracy') or {}, r.get('seconds') or {}
     rows.append({
-        'entry': r['entry'], 'phase': r['phase'], 'method': r['method'],
-        'control': r['control'],
+        'name': r['entry'].removesuffix(f'@{r["method"]}'),
+        'phase': r['phase'], 'method': r['method'], 'control': r['control'],
         'basis': f'{basis["size"]} {basis["kind"]}' if basis else '–',
         'classes': r.get('classes', '–'), 'steps': r.get('steps', '–'),
         'before': percent(accuracy.get('before')),

@@ -14,6 +14,7 @@ PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9',
 CONTROL = '#444444'
 MARKERS = ('D', 's', '^', 'v', 'P', 'X')
 NAMED = 40  # up to so many tasks have their names on an axis
+FAINT = 30  # up to so many learning curves are drawn one by one
 RC = {
     'font.family': 'sans-serif', 'font.size': 9, 'text.parse_math': False,
     'font.sans-serif': ['DejaVu Sans', 'Segoe UI', 'Helvetica', 'Arial'],
@@ -29,7 +30,7 @@ RC = {
 
 
 def groups(records: list[dict], keep=None) -> dict[str, list[dict]]:
-  """Records by phase, or by method where phases are many; controls apart.
+  """Records by phase; by basis or method if phases are many; controls apart.
 
   Args:
     records: all records of the run, so that every figure names groups alike.
@@ -40,15 +41,31 @@ def groups(records: list[dict], keep=None) -> dict[str, list[dict]]:
   >>> list(groups([main, extra]))
   ['basis', 'dedicated (control)']
   """
-  phases = {r['phase'] for r in records if not r['control']}
-  key = 'phase' if len(phases) <= len(PALETTE) else 'method'
+  main = [r for r in records if not r['control']]
+  for name in (_phase, _basis, _method):  # the finest that colours can tell
+    if len({name(r) for r in main}) <= len(PALETTE):
+      break
   found = {}
   for record in sorted(records, key=lambda r: r['control']):
     label = (f'{record["method"]} (control)' if record['control']
-             else str(record[key]))
+             else name(record))
     if keep is None or keep(record):
       found.setdefault(label, []).append(record)
   return found
+
+
+def _phase(record):
+  return str(record['phase'])
+
+
+def _basis(record):
+  basis = record.get('basis')
+  return (f'{record["method"]}, {basis["kind"]} basis' if basis
+          else str(record['phase']))
+
+
+def _method(record):
+  return str(record['method'])
 
 
 def styles(records: list[dict]) -> dict[str, tuple[str, str]]:
@@ -71,7 +88,7 @@ def svg(figure) -> str:
   text = buffer.getvalue()
   text = text[text.index('<svg'):]
   # Element numbers repeat from figure to figure; nothing refers to them.
-  text = re.sub(r' id="[A-Za-z]\w*?_\d+"', '', text)
+  text = re.sub(r' id="[A-Za-z][\w.]*?_\d+"', '', text)
   return re.sub(r'\n\s*', '\n', text)
 
 
@@ -105,7 +122,7 @@ def legend(canvas, ax, entries=None):
 
 def heat_map(canvas, ax, matrix, names, label, form, limits=(None, None)):
   import matplotlib  # pylint: disable=import-outside-toplevel
-  colours = matplotlib.colormaps['cividis'].with_extremes(bad='#e6e8eb')
+  colours = matplotlib.colormaps['viridis'].with_extremes(bad='#e6e8eb')
   size = len(matrix)
   low, high = limits
   low = np.nanmin(matrix) if low is None else low
@@ -125,7 +142,7 @@ def heat_map(canvas, ax, matrix, names, label, form, limits=(None, None)):
     ax.set_yticks(range(size), [short(n) for n in names], fontsize=7.5)
   if size <= 12:
     for i, j in zip(*np.nonzero(np.isfinite(matrix))):
-      bright = (matrix[i, j] - low) / (high - low) > .55
+      bright = (matrix[i, j] - low) / (high - low) > .6
       ax.text(j, i, format(matrix[i, j], form), ha='center', va='center',
               fontsize=7.5, color='black' if bright else 'white')
 
@@ -145,7 +162,7 @@ def plot_curves(ax, curves, key, colour, label, style):
     total = np.bincount(cell, values[good], minlength=cells)
     row[count > 0] = total[count > 0] / count[count > 0]
   rows = np.ma.masked_invalid(rows)
-  if len(curves) > 30:
+  if len(curves) > FAINT:
     ax.fill_between(x, rows.min(0), rows.max(0), color=colour, alpha=.15, lw=0)
   elif len(curves) > 1:
     for row in rows:

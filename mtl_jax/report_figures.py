@@ -46,13 +46,12 @@ def _accuracy(records, summary):
   names = dict.fromkeys(r['task'] for m in found.values() for r in m)
   tasks = {name: i for i, name in enumerate(names)}
   canvas, ax = drawing.axes(9.4, 3.6)
-  styles = drawing.styles(records)
   for label, members in found.items():
-    colour, marker = styles[label]
+    colour, marker = drawing.styles(records)[label]
     control = members[0]['control']
     ax.plot([tasks[r['task']] for r in members],
-            [100 * _test(r) for r in members], marker, label=drawing.short(label, 40),
-            color=colour, ms=6 if len(tasks) <= drawing.NAMED else 4,
+            [100 * _test(r) for r in members], marker, color=colour,
+            label=drawing.short(label, 40), ms=6 if len(tasks) < 41 else 4,
             mfc='none' if control else colour, zorder=2 if control else 3)
   drawing.name_ticks(ax, list(tasks))
   ax.set_ylabel('test accuracy (%)')
@@ -73,8 +72,9 @@ def _matrix(records, summary):
     return None
   if not np.isfinite(matrix[~np.eye(size, dtype=bool)]).any():
     return None
-  canvas, ax = drawing.axes(6, 5)
-  drawing.heat_map(canvas, ax, matrix, summary['names'], 'test accuracy (%)', '.0f')
+  canvas, ax = drawing.axes(4.9, 4.3)
+  drawing.heat_map(canvas, ax, matrix, summary['names'], 'test accuracy (%)',
+                   '.0f')
   ax.set_ylabel('after learning …')
   caption = ('Row: the task just learned; column: the task tested. Reading '
              'down a column shows whether a task changes when later ones are '
@@ -96,11 +96,12 @@ def _overlap(records, summary):
   chance = _chance_overlap(records, overlap['names'])
   values = np.append(matrix[np.isfinite(matrix)], chance or [])
   limits = max(values.min() - .02, 0.), min(values.max() + .02, 1.)
-  canvas, ax = drawing.axes(6, 5)
-  drawing.heat_map(canvas, ax, matrix, overlap['names'], 'Jaccard overlap', '.2f',
-            limits)
+  canvas, ax = drawing.axes(4.9, 4.3)
+  drawing.heat_map(canvas, ax, matrix, overlap['names'], 'Jaccard overlap',
+                   '.2f', limits)
   caption = ('How much the masks of two tasks have in common: weights that '
-             'both keep, divided by weights that either keeps.')
+             'both keep, divided by weights that either keeps; the diagonal '
+             'is left out.')
   if chance:
     low, high = (f'{value:.2f}' for value in chance)
     expected = low if low == high else f'between {low} and {high}'
@@ -138,10 +139,10 @@ def _curves(records, summary):
     ax.set_xlabel('training step')
     ax.set_ylabel('loss' if key == 'loss' else 'accuracy (%)')
   drawing.legend(canvas, axes[0][0])
-  return canvas, ('Learning, recorded while training: thick lines are means '
-                  'over the tasks of a phase, faint lines single tasks; bands '
-                  'go from the lowest to the highest task where tasks are '
-                  'many.')
+  many = any(len(members) > drawing.FAINT for members in found.values())
+  return canvas, ('Recorded while training. Thick lines are means over tasks; '
+                  + ('bands go from the lowest to the highest task.' if many
+                     else 'faint lines are single tasks.'))
 
 
 def _basis(records, summary):
@@ -167,9 +168,13 @@ def _basis(records, summary):
   controls = drawing.groups(
       records, lambda r: r['control'] and r['task'] in tasks)
   for i, (label, members) in enumerate(controls.items()):
-    ax.axhline(100 * np.mean([_test(r) for r in members]), color=drawing.CONTROL,
-               ls=('--', ':', '-.')[i % 3], lw=1.2, label=drawing.short(label, 40))
-  ax.set_xticks(sizes)
+    ax.axhline(100 * np.mean([_test(r) for r in members]), lw=1.2,
+               ls=('--', ':', '-.')[i % 3], color=drawing.CONTROL,
+               label=drawing.short(label, 40))
+  if sizes[-1] >= 8 * sizes[0] > 0:
+    ax.set_xscale('log')
+  ax.set_xticks(sizes, [str(size) for size in sizes])
+  ax.set_xticks([], minor=True)
   ax.set_xlabel('K, the number of masks in the basis')
   ax.set_ylabel('test accuracy (%)')
   drawing.legend(canvas, ax)
@@ -207,7 +212,8 @@ def _density(records, summary):
   ax.set_yticks(range(len(layers)), [drawing.short(n, 40) for n in layers],
                 fontsize=7.5)
   ax.set_ylim(len(layers) - .4, -.6)
-  ax.set_xlim(left=0)
+  high = ax.get_xlim()[1]
+  ax.set_xlim(0, 101 if high > 40 else high)
   ax.set_xlabel('weights kept (%)')
   drawing.legend(canvas, ax)
   return canvas, ('The share of each layer’s weights that the masks keep: '
@@ -231,27 +237,33 @@ def _bytes(records, summary):
   y = range(len(found))
   ax.hlines(y, np.nanmin(values, axis=1), np.nanmax(values, axis=1),
             color='#d0d4d9', lw=2, zorder=1)
-  for column, (label, marker, colour) in enumerate((
-      ('impression in memory', 'o', drawing.PALETTE[0]),
-      ('impression on disk', 's', drawing.PALETTE[4]),
-      ('a network of its own', 'D', drawing.CONTROL))):
+  for column, (label, marker, size, colour) in enumerate((
+      ('impression in memory', 'o', 9, drawing.PALETTE[0]),
+      ('impression on disk', 's', 4.5, drawing.PALETTE[4]),
+      ('a network of its own', 'D', 8, drawing.CONTROL))):
     if np.isfinite(values[:, column]).any():
-      ax.plot(values[:, column], y, marker, color=colour, ms=7, label=label,
-              mfc=colour if column < 2 else 'none')
+      ax.plot(values[:, column], y, marker, color=colour, ms=size, label=label,
+              mfc=colour if column < 2 else 'none', zorder=3 + column % 2)
+  for row, (total, stored, own) in enumerate(values):
+    if own >= 1.5 * total:
+      disk = f', {own / stored:,.0f}× on disk' if stored > 0 else ''
+      ax.text(own * 1.3, row, f'{own / total:,.0f}× smaller{disk}',
+              va='center', fontsize=8)
   ax.set_xscale('log')
   low, high = np.nanmin(values), np.nanmax(values)
-  ax.set_xlim(low / 2, high * 2)
-  powers = [10. ** p for p in range(int(np.floor(np.log10(low))),
-                                    int(np.ceil(np.log10(high))) + 1)]
-  ax.set_xticks([p for p in powers if low / 2 <= p <= high * 2])
+  ax.set_xlim(low / 2, high * 20)
+  ax.set_xticks([p for p in 10. ** np.arange(13) if low / 2 <= p <= high * 2])
   ax.xaxis.set_major_formatter(lambda value, _: drawing.readable_bytes(value))
   ax.set_yticks(y, [drawing.short(label, 40) for label in found])
   ax.set_ylim(len(found) - .5, -.5)
   ax.set_xlabel('bytes per task, mean (each grid line is ten times the last)')
   drawing.legend(canvas, ax)
-  return canvas, ('What one more task costs: the impression it leaves, in '
-                  'memory and on disk, beside a network trained for that '
-                  'task alone. Further left is smaller.')
+  caption = ('What one more task costs: the impression it leaves, in memory '
+             'and on disk, beside a network trained for that task alone.')
+  if any(r.get('basis') for r in records):
+    caption += (' The masks of a basis are counted with the tasks that left '
+                'them, not again with the tasks that combine them.')
+  return canvas, caption
 
 
 def _seconds(records, summary):
