@@ -8,8 +8,8 @@ Tasks 0-99 leave a supermask each (heterogeneous basis), task 0 leaves 100 with
 different seeds (homogeneous), and random masks need no training. Tasks 100-109
 then learn coefficients over the first K masks of each basis, beside supermasks
 of their own. Masks: SupSup's recipe. Coefficients: Adam, 0.1, cosine, chosen
-on validation images of PermutedMNIST (see that config); the paper's own values
-were not found. Hardware, time and accuracy: see
+on validation images of PermutedMNIST (see that config); the paper's own
+values were not found. Hardware, time and accuracy: see
 experiments/impresslearn/README.md.
 """
 

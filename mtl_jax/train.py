@@ -80,30 +80,32 @@ def learn_phase(run: Run, phase: config_lib.Phase) -> None:
     described = system_lib.describe_basis(phase.basis, members,
                                           run.config.seed)
     shared = {'basis': parallel.put(run.system.basis(described))}
-  done_before: str | None = None
+  done_before: plan.Entry | None = None
   for group in groups:
     unfinished = [entry for entry in group if not checkpoint.exists(
         run.workdir.task(entry.name))]
     if unfinished:
       if done_before is not None and phase.basis is None:
-        shared = restore_shared(run, done_before, shared)
+        shared = restore_shared(run, done_before, method, shared)
       shared = learn_group(run, group, unfinished, method, shared, members)
     else:
       run.advance(len(group) * _recipe(run, group).steps, group[-1].name)
-    done_before = group[-1].name
+    done_before = group[-1]
 
 
-def restore_shared(run: Run, entry: str, current: dict) -> dict:
-  """The bookkeeping as it was after an entry, if a method keeps any."""
-  path = run.workdir.shared / entry
+def restore_shared(run: Run, entry: plan.Entry, method, current: dict) -> dict:
+  """The bookkeeping as it was after an entry, if the method keeps any."""
+  path = run.workdir.shared / entry.name
   if current or not checkpoint.exists(path):
     return current
   arrays, _ = checkpoint.load(path)
-  template = {'mean_scores': run.backbone.params, 'tasks': np.int32(0)}
-  kept = {name: arrays.get(name) for name in
-          checkpoint.tree_to_arrays(template)}
-  from mtl_jax import trees  # pylint: disable=import-outside-toplevel
-  return parallel.put(trees.unflatten(kept))
+
+  def after_one_task(key):
+    trainable = method.init(key, run.backbone.params, {}, entry.route)
+    return method.commit(run.backbone.params, trainable, {}, entry.route)[1]
+
+  like = jax.eval_shape(after_one_task, entry.key(run.config.seed))
+  return parallel.put(checkpoint.arrays_to_tree(arrays, like))
 
 
 def _recipe(run: Run, group: list[plan.Entry]) -> steps.Recipe:
