@@ -14,5 +14,5 @@ __all__ = ['__version__', 'impressions', 'load', 'masks', 'trees']
 
 def load(workdir):
   """The system that a run left in `workdir`; see `mtl_jax.system.System`."""
-  from mtl_jax import system  # pylint: disable=import-outside-toplevel
+  from mtl_jax import system
   return system.load(workdir)

@@ -6,6 +6,8 @@ final name is complete. Every array's SHA-256 is kept in the metadata and
 checked at each load: a checkpoint is read as it was written or refused.
 """
 
+import hashlib
+import json
 import pathlib
 import shutil
 from typing import Any
@@ -48,6 +50,7 @@ def save(path: pathlib.Path, arrays: dict[str, Any], metadata: dict) -> None:
   arrays = {name: np.asarray(a) for name, a in arrays.items()
             if a is not None}
   full = dict(metadata, format=FORMAT, hashes=trees.digests(arrays))
+  full['digest'] = _json_digest(full)
   ocp.save(path.absolute(), arrays, custom_metadata=full)
 
 
@@ -95,7 +98,16 @@ def load_metadata(path: pathlib.Path) -> dict:
     found = metadata.get('format') if isinstance(metadata, dict) else None
     raise CheckpointError(f'{path} has format {found}; this version reads '
                           f'format {FORMAT}{_REMEDY}')
+  digest = metadata.pop('digest', None)
+  if digest != _json_digest(metadata):
+    raise CheckpointError(f'the metadata of {path} was changed since it was '
+                          f'written (its SHA-256 differs){_REMEDY}')
   return metadata
+
+
+def _json_digest(value: dict) -> str:
+  text = json.dumps(value, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _brief(error: Exception) -> str:
@@ -116,7 +128,8 @@ def remove_unfinished(folder: pathlib.Path) -> None:
   """Removes what killed runs left half written in `folder`."""
   if parallel.is_primary() and folder.is_dir():
     for path in folder.iterdir():
-      if path.name.endswith('.removed') or '.orbax-checkpoint-tmp' in path.name:
+      removed = path.name.startswith('.') and path.name.endswith('.removed')
+      if removed or '.orbax-checkpoint-tmp' in path.name:
         shutil.rmtree(path, ignore_errors=True)
   parallel.barrier(f'remove unfinished {folder.name}')
 

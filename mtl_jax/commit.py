@@ -65,9 +65,12 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
       entry.task.classes, metadata, np.zeros(0))
   arrays['probe'] = np.asarray(run.system.outputs(
       stored, probe_images(run, entry.task.source)))
+  started = time.perf_counter()
   checkpoint.save(run.workdir.task(entry.name), arrays, metadata)
+  line = finished_record(run.workdir, entry.name)
+  line['seconds']['save'] = time.perf_counter() - started
   drop_old_shared(run, entry.name)
-  workdir_lib.append_line(run.workdir.metrics, finished_record(run, entry.name))
+  workdir_lib.append_line(run.workdir.metrics, line)
   return shared_after
 
 
@@ -143,9 +146,9 @@ def _metadata(run, entry, described, record) -> dict:
       'basis': described, 'versions': provenance.versions()}
 
 
-def finished_record(run, name: str) -> dict:
+def finished_record(work: workdir_lib.Workdir, name: str) -> dict:
   """The record of a finished entry with the bytes that its files take."""
-  path = run.workdir.task(name)
+  path = work.task(name)
   record = checkpoint.load_metadata(path)['record']
   record['bytes']['stored'] = checkpoint.stored_bytes(path)
   return {'kind': 'task'} | record

@@ -129,6 +129,9 @@ class Phase:
     if (self.method == 'impresslearn') != (self.basis is not None):
       raise ValueError(f'phase {self.name}: impresslearn, and it alone, needs '
                        'a basis (kind, size, phase)')
+    if dict(self.options).get('transfer') and self.tasks_at_once > 1:
+      raise ValueError(f'phase {self.name}: transfer starts a task at the mean '
+                       'of the earlier ones; it needs tasks_at_once=1')
     steps_lib.make_optimizer(self.recipe(1))
     self.make_method()
 

@@ -161,5 +161,5 @@ def row(system: system_lib.System, earlier: list, data: Data,
 
 def memory_bytes() -> int:
   """Peak resident memory of this process, in bytes."""
-  import resource  # pylint: disable=import-outside-toplevel
+  import resource
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -9,7 +9,6 @@ from rich import console as console_lib
 from rich import progress as progress_lib
 
 from mtl_jax import backbone as backbone_lib
-from mtl_jax import checkpoint
 from mtl_jax import commit
 from mtl_jax import config as config_lib
 from mtl_jax import evaluate
@@ -116,14 +115,15 @@ def claim(work, config, backbone, command) -> None:
   if not work.config.exists():
     workdir_lib.write_atomic(
         work.config, json.dumps(config_lib.to_dict(config), indent=2) + '\n')
-  lines = workdir_lib.repair_lines(work.metrics)
-  logged = {line.get('entry') for line in lines if line['kind'] == 'task'}
+  finished = set(work.task_names())
+  lines = [line for line in workdir_lib.read_lines(work.metrics)
+           if line['kind'] not in ('task', 'row')
+           or line['entry'] in finished]
+  workdir_lib.write_lines(work.metrics, lines)
+  logged = {line['entry'] for line in lines if line['kind'] == 'task'}
   workdir_lib.append_line(work.metrics, run_line(config, backbone, command))
-  for name in work.task_names():
-    if name not in logged:  # killed between the commit and its line
-      record = checkpoint.load_metadata(work.task(name))['record']
-      record['bytes']['stored'] = checkpoint.stored_bytes(work.task(name))
-      workdir_lib.append_line(work.metrics, {'kind': 'task'} | record)
+  for name in sorted(finished - logged):  # killed before its line
+    workdir_lib.append_line(work.metrics, commit.finished_record(work, name))
   parallel.barrier('claimed')
 
 
@@ -169,8 +169,11 @@ def matrix_rows(running: train.Run) -> dict[str, dict]:
 
 
 def collect(running: train.Run) -> list[dict]:
-  """The records of all entries in learning order, from their checkpoints."""
-  return [commit.finished_record(running, entry.name)
+  """The records of all entries in learning order."""
+  logged = {line['entry']: line for line in
+            workdir_lib.read_lines(running.workdir.metrics)
+            if line['kind'] == 'task'}
+  return [logged[entry.name]
           for phase in running.config.phases
           for entry in plan.entries(phase, running.suite)]
 

@@ -12,7 +12,6 @@ from absl import flags
 from absl import logging
 from ml_collections import config_flags
 
-from mtl_jax import checkpoint
 from mtl_jax import config as config_lib
 from mtl_jax import experiment
 from mtl_jax import parallel
@@ -37,13 +36,22 @@ def main(argv):
     config = config_lib.from_dict(_CONFIG.value.to_dict())
     parallel.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     summary = experiment.run(config, _WORKDIR.value, provenance.command())
-  except (ValueError, FloatingPointError, checkpoint.CheckpointError) as error:
+  except (ValueError, FloatingPointError, OSError, ImportError) as error:
     sys.exit(f'error: {error}')
   if not summary['verified']['ok']:
     sys.exit('error: ' + '\n'.join(summary['verified']['faults']))
 
 
+def parse(argv):
+  """absl's parsing; ml_collections' many exceptions become one line."""
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError, TypeError, ValueError, OSError,
+          ImportError, SyntaxError) as error:
+    return sys.exit(f'error: --config: {str(error).splitlines()[0]}')
+
+
 if __name__ == '__main__':
   jax.config.config_with_absl()
   flags.mark_flags_as_required(['config', 'workdir'])
-  app.run(main)
+  app.run(main, flags_parser=parse)

@@ -8,6 +8,7 @@ Supermasks: SupSup, https://arxiv.org/abs/2006.14769. Top-k sampling with a
 straight-through gradient: edge-popup, https://arxiv.org/abs/1911.13299.
 """
 
+import functools
 import zlib
 from collections.abc import Callable
 
@@ -112,6 +113,7 @@ def _key_to_float(key):
   return lax.bitcast_convert_type(_fold_sign(key), jnp.float32)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _top_k_leaf(scores, k: int):
   """Boolean mask of the k largest entries; see `top_k`.
 
@@ -260,7 +262,8 @@ def difference(a: Tree, b: Tree) -> Tree:
   """Weights in `a` that are not in `b`.
 
   >>> import jax.numpy as jnp
-  >>> difference({'w': jnp.array([True, True])}, {'w': jnp.array([False, True])})
+  >>> difference({'w': jnp.array([True, True])},
+  ...            {'w': jnp.array([False, True])})
   {'w': Array([ True, False], dtype=bool)}
   """
   return _leafwise(lambda x, y: x & ~y, a, b)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 AXIS = 'devices'
 
@@ -172,7 +173,6 @@ def gather(tree: Any) -> Any:
   """The whole of arrays that are split over processes, on each of them."""
   if jax.process_count() == 1:
     return tree
-  from jax.experimental import multihost_utils  # pylint: disable=import-outside-toplevel
   return multihost_utils.process_allgather(tree, tiled=True)
 
 
@@ -180,15 +180,13 @@ def agree(decision: bool) -> bool:
   """The first process's decision, in every process."""
   if jax.process_count() == 1:
     return decision
-  from jax.experimental import multihost_utils  # pylint: disable=import-outside-toplevel
   return bool(multihost_utils.broadcast_one_to_all(np.array(decision)))
 
 
 def barrier(name: str) -> None:
   """Waits for all processes; nothing on one."""
   if jax.process_count() > 1:
-    from jax.experimental import multihost_utils  # pylint: disable=import-outside-toplevel
-    multihost_utils.sync_global_devices(name)
+      multihost_utils.sync_global_devices(name)
 
 
 def stack(trees_: list) -> Any:

@@ -10,11 +10,14 @@ import sys
 
 import jax
 
+from mtl_jax import _version
+
 
 def versions() -> dict[str, str]:
   """Versions of what decides a result's bits."""
-  found = {'python': platform.python_version()}
-  for package in ('mtl_jax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy',
+  found = {'python': platform.python_version(),
+           'mtl_jax': _version.__version__}
+  for package in ('jax', 'jaxlib', 'flax', 'optax', 'numpy',
                   'orbax-checkpoint'):
     try:
       found[package] = importlib.metadata.version(package)

@@ -34,8 +34,8 @@ _FOLD = 50  # and the page's table of tasks is folded
 
 def render(run: dict, records: list[dict], summary: dict) -> str:
   """The report as the text of an HTML page; see the module for the inputs."""
-  import jinja2  # pylint: disable=import-outside-toplevel
-  import markupsafe  # pylint: disable=import-outside-toplevel
+  import jinja2
+  import markupsafe
   environment = jinja2.Environment(
       loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True,
       trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
@@ -65,9 +65,9 @@ def write(path, run: dict, records: list[dict], summary: dict) -> None:
 
 def table(records: list[dict], summary: dict):
   """A `rich.table.Table` of all tasks, or of all phases if tasks are many."""
-  import rich.box  # pylint: disable=import-outside-toplevel
-  import rich.table  # pylint: disable=import-outside-toplevel
-  import rich.text  # pylint: disable=import-outside-toplevel
+  import rich.box
+  import rich.table
+  import rich.text
   lines = [f'{row["title"]} {percent(row["value"], 2)}'
            for row in (summary.get('metrics') or [])
            if row['name'] in ('average_accuracy', 'forgetting')]

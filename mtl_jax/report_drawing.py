@@ -93,7 +93,7 @@ def svg(figure) -> str:
 
 
 def axes(width, height, columns=1, **kwargs):
-  from matplotlib import figure  # pylint: disable=import-outside-toplevel
+  from matplotlib import figure
   canvas = figure.Figure(figsize=(width, height), layout='constrained')
   return canvas, canvas.subplots(1, columns, **kwargs)
 
@@ -121,7 +121,7 @@ def legend(canvas, ax, entries=None):
 
 
 def heat_map(canvas, ax, matrix, names, label, form, limits=(None, None)):
-  import matplotlib  # pylint: disable=import-outside-toplevel
+  import matplotlib
   colours = matplotlib.colormaps['viridis'].with_extremes(bad='#e6e8eb')
   size = len(matrix)
   low, high = limits

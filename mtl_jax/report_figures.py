@@ -23,7 +23,7 @@ class Figure(NamedTuple):
 
 def draw(records: list[dict], summary: dict) -> list[Figure]:
   """All figures that the data allows; see `report` for the schema."""
-  import matplotlib  # pylint: disable=import-outside-toplevel
+  import matplotlib
   drawings = []
   with matplotlib.rc_context(), warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='Glyph')  # browsers have fonts

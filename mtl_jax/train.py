@@ -94,18 +94,26 @@ def learn_phase(run: Run, phase: config_lib.Phase) -> None:
 
 
 def restore_shared(run: Run, entry: plan.Entry, method, current: dict) -> dict:
-  """The bookkeeping as it was after an entry, if the method keeps any."""
-  path = run.workdir.shared / entry.name
-  if current or not checkpoint.exists(path):
-    return current
-  arrays, _ = checkpoint.load(path)
+  """The bookkeeping as it was after an entry, if the method keeps any.
 
+  Raises:
+    CheckpointError: the method keeps some, but this one is gone.
+  """
   def after_one_task(key):
     trainable = method.init(key, run.backbone.params, {}, entry.route)
     return method.commit(run.backbone.params, trainable, {}, entry.route)[1]
 
   like = jax.eval_shape(after_one_task, entry.key(run.config.seed))
-  return parallel.put(checkpoint.arrays_to_tree(arrays, like))
+  if current or not jax.tree.leaves(like):
+    return current
+  path = run.workdir.shared / entry.name
+  if not checkpoint.exists(path):
+    raise checkpoint.CheckpointError(
+        f'the next task starts from what phase {entry.phase.name} kept after '
+        f'task {entry.name}, but {path} is gone (only the newest is kept); '
+        'train the phase again in a new workdir')
+  return parallel.put(checkpoint.arrays_to_tree(checkpoint.load(path)[0],
+                                                like))
 
 
 def _recipe(run: Run, group: list[plan.Entry]) -> steps.Recipe:

@@ -35,6 +35,9 @@ def check(system: system_lib.System) -> Result:
   """Checks every finished task of a system."""
   faults, notes, probes = [], [], {}
   names = system.tasks
+  for name in system.workdir.lost_tasks():
+    faults.append(f'task {name}: it was finished once, but its folder is gone '
+                  'or no longer a checkpoint; the same command trains it again')
   for name in names:
     try:
       stored = system.task(name)

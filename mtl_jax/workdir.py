@@ -41,9 +41,19 @@ class Workdir:
       return []
     return sorted(p.name for p in self.tasks.iterdir() if checkpoint.exists(p))
 
+  def lost_tasks(self) -> list[str]:
+    """Names that were logged as finished, or have a folder, but aren't."""
+    logged = {line['entry'] for line in read_lines(self.metrics)
+              if line['kind'] == 'task'}
+    folders = {p.name for p in self.tasks.iterdir()
+               if '.orbax-checkpoint-tmp' not in p.name
+               and not p.name.startswith('.')} if self.tasks.is_dir() else set()
+    return sorted((logged | folders) - set(self.task_names()))
+
   def prepare(self) -> None:
     """Makes the folders and removes what a killed run left half written."""
-    for folder in (self.root, self.tasks, self.progress, self.shared):
+    for folder in (self.root, self.tasks, self.probe, self.progress,
+                   self.shared):
       folder.mkdir(parents=True, exist_ok=True)
       checkpoint.remove_unfinished(folder)
 
@@ -97,9 +107,6 @@ def read_lines(path: pathlib.Path) -> Iterator[dict]:
       continue
 
 
-def repair_lines(path: pathlib.Path) -> list[dict]:
-  """Reads a file of JSON lines and drops a last line cut by a kill."""
-  lines = list(read_lines(path))
-  if path.exists():
-    write_atomic(path, ''.join(json.dumps(line) + '\n' for line in lines))
-  return lines
+def write_lines(path: pathlib.Path, lines: list[dict]) -> None:
+  """Replaces a file of JSON lines as a whole."""
+  write_atomic(path, ''.join(json.dumps(line) + '\n' for line in lines))

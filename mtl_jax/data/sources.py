@@ -28,23 +28,16 @@ data stays too; `leaks` counts it.
 """
 
 import dataclasses
-import difflib
 import functools
 import hashlib
-import io
-import json
 import logging
 import os
-import pathlib
-import re
 from typing import NamedTuple
 
 import numpy as np
 
 from mtl_jax.data import cache
-
-_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.pgm', '.ppm', '.tif',
-             '.tiff', '.webp')
+from mtl_jax.data import readers
 
 
 class Arrays(NamedTuple):
@@ -143,7 +136,7 @@ def _load(name, cache_dir, tfds_dir):
       raise TypeError(f'the factory registered as {name!r} returned a '
                       f'{type(source).__name__}, not a Source')
     return source
-  base, size = _split_size(name)
+  base, size = readers.split_size(name)
   if base.startswith('folder:'):
     return _folder(name, base[len('folder:'):], size, cache_dir)
   return _tfds(name, base, size, cache_dir, tfds_dir)
@@ -248,115 +241,17 @@ def _digits():
   return from_arrays('digits', images, digits.target, 10, version='uci')
 
 
-def _split_size(name):
-  """'omniglot@28x28x1' -> ('omniglot', (28, 28, 1)); C may be missing."""
-  match = re.fullmatch(r'(.+)@(\d+)x(\d+)(?:x([13]))?', name)
-  if not match:
-    return name, None
-  base, *size = match.groups()
-  return base, tuple(int(s) for s in size if s)
-
-
-def _shrink(image, size):
-  """Resizes one uint8 [H, W, C] image; Pillow's bilinear filter."""
-  if size is None:
-    return image
-  from PIL import Image
-  picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-  if len(size) == 3:
-    picture = picture.convert('L' if size[2] == 1 else 'RGB')
-  resized = np.asarray(picture.resize(size[1::-1], Image.Resampling.BILINEAR))
-  return resized[..., None] if resized.ndim == 2 else resized
-
-
-def _stack(where, count, images, size):
-  """Fills one array from an iterable of (label of the image, uint8 image)."""
-  found = None
-  for row, (which, image) in enumerate(images):
-    image = _shrink(image, size)
-    if found is None:
-      found = np.empty((count, *image.shape), np.uint8)
-    if image.shape != found.shape[1:]:
-      raise ValueError(
-          f'{where}: {which} is {image.shape} but the first image is '
-          f'{found.shape[1:]}; add a size to the name, as in "...@32x32x3"')
-    found[row] = image
-  if found is None:
-    raise ValueError(f'{where}: there are no images')
-  return found
-
-
 def _folder(name, root, size, cache_dir):
-  root = pathlib.Path(root).expanduser()
-  if not root.is_dir():
-    raise FileNotFoundError(f'source {name!r}: there is no folder {root}')
-  parts = [s for s in ('train', 'valid', 'test') if (root / s).is_dir()]
-  if parts and 'train' not in parts:
-    raise FileNotFoundError(f'source {name!r}: {root} has {parts} but no '
-                            "'train'")
-  folders = {s: root / s for s in parts} or {'train': root}
-  names = sorted({f.name for folder in folders.values()
-                  for f in folder.iterdir() if f.is_dir()})
-  if not names:
-    raise FileNotFoundError(
-        f'source {name!r}: {root} has no class folders; expected '
-        'CLASS/IMAGE.png, or train/CLASS/IMAGE.png with valid/ and test/')
-  splits, version = {}, hashlib.sha256()
-  for split, folder in folders.items():
-    files = [(f, i) for i, c in enumerate(names)
-             for f in sorted((folder / c).rglob('*'))
-             if f.suffix.lower() in _SUFFIXES]
-    listing = [[f.relative_to(root).as_posix(), f.stat().st_size,
-                f.stat().st_mtime_ns] for f, _ in files]
-    state = hashlib.sha256(json.dumps([names, listing]).encode()).hexdigest()
-    images, labels, _ = cache.fetch(
-        name, state[:16], split, functools.partial(
-            _read_files, f'source {name!r}, split {split!r}', files, size,
-            len(names)), cache_dir)
-    splits[split] = Arrays(images, labels)
-    version.update(images.tobytes() + labels.tobytes())
-  return _divide(name, version.hexdigest()[:16], len(names), **splits)
-
-
-def _read_files(where, files, size, classes):
-  images = ((file, _pixels(where, file, file)) for file, _ in files)
-  labels = np.array([label for _, label in files], np.int32)
-  return _stack(where, len(files), images, size), labels, classes
-
-
-def _pixels(where, which, file, mode=None):
-  """Decodes an image file to uint8 [H, W, C]; grey only if it is grey."""
-  from PIL import Image
-  try:
-    with Image.open(file) as picture:
-      mode = mode or ('L' if picture.mode in ('1', 'L', 'LA') else 'RGB')
-      pixels = np.asarray(picture.convert(mode))
-  except (OSError, SyntaxError) as error:
-    raise ValueError(f'{where}: {which} can not be read as an image '
-                     f'({error})') from error
-  return pixels[..., None] if mode == 'L' else pixels
+  version, classes, splits = readers.folder(name, root, size, cache_dir)
+  return _divide(name, version, classes,
+                 **{k: Arrays(*v) for k, v in splits.items()})
 
 
 def _tfds(name, base, size, cache_dir, tfds_dir):
-  """A prepared TFDS set; TFDS itself is imported only to decode it."""
-  base, _, label = base.partition(':')
-  folder = _prepared(name, base, tfds_dir)
-  info = json.loads((folder / 'dataset_info.json').read_text())
-  present = [split['name'] for split in info['splits']]
-  splits, classes = {}, 0
-  for split, ours in (('train', 'train'), ('validation', 'valid'),
-                      ('test', 'test')):
-    if split in present:
-      images, labels, count = cache.fetch(
-          name, folder.name, split, functools.partial(
-              _decode, f'source {name!r}, split {split!r}', folder, split,
-              label, size), cache_dir)
-      classes = max(classes, count)
-      if not np.all(labels == -1):  # TFDS's mark of withheld labels
-        splits[ours] = Arrays(images, labels)
-  if 'train' not in splits:
-    raise ValueError(f'source {name!r}: TFDS splits are {present}; a train '
-                     'split with labels is needed')
+  """A prepared TFDS set, its splits arranged as the module says."""
+  version, classes, found = readers.tfds(name, base, size, cache_dir, tfds_dir,
+                                         sorted(REGISTRY))
+  splits = {k: Arrays(*v) for k, v in found.items()}
   if 'test' not in splits and 'valid' in splits:
     splits['test'] = splits.pop('valid')
   if 'test' in splits and not np.isin(splits['test'].labels,
@@ -364,82 +259,7 @@ def _tfds(name, base, size, cache_dir, tfds_dir):
     logging.info('%s: train and test have no class in common; pooled.', name)
     pooled = zip(splits['train'], splits.pop('test'))
     splits['train'] = Arrays(*(np.concatenate(pair) for pair in pooled))
-  return _divide(name, folder.name, classes, **splits)
-
-
-def _decode(where, folder, split, label, size):
-  """Reads a split through `as_data_source`, without TensorFlow."""
-  try:
-    import tensorflow_datasets as tfds
-  except ImportError as error:
-    raise ImportError(f'{where}: reading it needs tensorflow_datasets; '
-                      'pip install "mtl_jax[prepare]"') from error
-  builder = tfds.builder_from_directory(folder)
-  features = builder.info.features
-  keys = builder.info.supervised_keys or (None, None)
-  pixels = 'image' if 'image' in features else keys[0]
-  label = label or ('label' if 'label' in features else keys[1])
-  if pixels not in features or label not in features:
-    raise ValueError(f'{where}: no image {pixels!r} or label {label!r} among '
-                     f'its features {sorted(features)}; name the label as in '
-                     '"NAME:FEATURE"')
-  if features[pixels].np_dtype != np.uint8:
-    raise ValueError(f'{where}: {pixels!r} is {features[pixels].np_dtype}; '
-                     'only uint8 images are read')
-  # Decoded here: TFDS makes 0 and 1 of Omniglot's black and white, and its
-  # pixels of a JPEG depend on whether OpenCV is installed.
-  mode = 'L' if features[pixels].shape[-1] == 1 else 'RGB'
-  rows = builder.as_data_source(
-      split=split, decoders={pixels: tfds.decode.SkipDecoding()})
-  labels = []
-
-  def images():
-    for start in range(0, len(rows), 256):
-      for row in rows.__getitems__(range(start, min(start + 256, len(rows)))):
-        which = f'image {len(labels)}'
-        labels.append(row[label])
-        yield which, _pixels(where, which, io.BytesIO(row[pixels]), mode)
-  stacked = _stack(where, len(rows), images(), size)
-  labels = _arrays(where, stacked, np.array(labels)).labels
-  classes = getattr(features[label], 'num_classes', None)
-  return stacked, labels, classes or 1 + int(labels.max())
-
-
-def _prepared(name, base, tfds_dir):
-  """The folder of the newest prepared version, complete."""
-  root = pathlib.Path(tfds_dir, base)
-  versions = [f.parent for f in root.glob('*/dataset_info.json')
-              if re.fullmatch(r'\d+\.\d+\.\d+', f.parent.name)]
-  if not versions:
-    raise FileNotFoundError(_missing(
-        name, base, tfds_dir, f'{root}/VERSION/dataset_info.json'))
-  folder = max(versions, key=lambda f: [int(n) for n in f.name.split('.')])
-  info = json.loads((folder / 'dataset_info.json').read_text())
-  for split in info['splits']:
-    count = len(split['shardLengths'])
-    for shard in range(count):
-      file = folder / (f'{info["name"]}-{split["name"]}.array_record-'
-                       f'{shard:05d}-of-{count:05d}')
-      if not file.exists():
-        raise FileNotFoundError(_missing(name, base, tfds_dir, file))
-  return folder
-
-
-def _missing(name, base, tfds_dir, file):
-  prepared = {f.parent.parent.relative_to(tfds_dir).as_posix()
-              for pattern in ('*/*/', '*/*/*/') for f in
-              pathlib.Path(tfds_dir).glob(pattern + 'dataset_info.json')}
-  known = sorted(prepared | set(REGISTRY))
-  near = difflib.get_close_matches(base, known, n=3)
-  return (
-      f'source {name!r}: missing {file}\n'
-      + (f'Did you mean {" or ".join(map(repr, near))}? ' if near else '')
-      + f'Known here: {", ".join(known)}, folder:/PATH.\n'
-      f'Looked in {tfds_dir} (tfds_dir, or $TFDS_DATA_DIR). To prepare a TFDS '
-      'data set:\n'
-      '  pip install "mtl_jax[prepare]"\n'
-      '  python -c "import tensorflow_datasets as tfds; tfds.builder('
-      f"'{base}').download_and_prepare(file_format='array_record')\"")
+  return _divide(name, version, classes, **splits)
 
 
 # Name -> function of no arguments that returns a `Source`.

@@ -36,8 +36,8 @@ def from_linen(module_class: Callable[..., Any]) -> Network:
       (x, train).
   """
   def init(key, image_shape):
-    import jax  # pylint: disable=import-outside-toplevel
-    import jax.numpy as jnp  # pylint: disable=import-outside-toplevel
+    import jax
+    import jax.numpy as jnp
     shapes = jnp.zeros((1, *image_shape), jnp.float32)
     variables = jax.jit(functools.partial(
         module_class().init, train=False))(key, shapes)

@@ -1,0 +1,79 @@
+"""Times cases in turn, so that every ratio comes from one run.
+
+Other load on the machine slows both sides of a ratio alike when the cases
+alternate; it does not when one is timed after the other.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Case(NamedTuple):
+  """One thing to be timed.
+
+  Attributes:
+    name: of the row.
+    run: does the steps and returns when they are done.
+    steps: how many steps one call does.
+    reference: name of the case it is compared with; '' for none.
+    target: largest ratio to the reference that is wanted, `None` for none.
+    inverse: the ratio is reference / case (how many times faster it is), and
+      the target is the smallest one wanted.
+    flops: of one step, if it is to be checked against the processor's peak.
+  """
+  name: str
+  run: Callable[[], object]
+  steps: int
+  reference: str = ''
+  target: float | None = None
+  inverse: bool = False
+  flops: float | None = None
+
+
+def interleave(cases: Sequence[Case], rounds: int) -> dict[str, np.ndarray]:
+  """Milliseconds per step of each case in each round.
+
+  The order turns round from one round to the next, so that no case always
+  follows the same other one. Every case is called once before.
+  """
+  times: dict[str, list[float]] = {case.name: [] for case in cases}
+  for case in cases:
+    case.run()
+  gc.collect()
+  for number in range(rounds):
+    for case in cases[::-1 if number % 2 else 1]:
+      start = time.perf_counter()
+      case.run()
+      seconds = time.perf_counter() - start
+      times[case.name].append(seconds / case.steps * 1e3)
+  return {name: np.array(values) for name, values in times.items()}
+
+
+def summarise(cases: Sequence[Case], times: dict[str, np.ndarray]) -> list:
+  """One dict per case.
+
+  `ratio` is the median over rounds of case / reference in the same round,
+  `ratio_of_min` that of the two fastest rounds.
+  """
+  rows = []
+  for case in cases:
+    own = times[case.name]
+    row = {'name': case.name, 'ms_median': float(np.median(own)),
+           'ms_min': float(own.min()), 'rounds': len(own),
+           'steps_per_round': case.steps}
+    if case.reference:
+      other = times[case.reference]
+      sign = -1 if case.inverse else 1
+      row |= {'reference': case.reference, 'inverse': case.inverse,
+              'ratio': float(np.median((own / other) ** sign)),
+              'ratio_of_min': float((own.min() / other.min()) ** sign)}
+    if case.target is not None:
+      row['target'] = case.target
+    if case.flops:
+      row['gflops_best'] = case.flops / own.min() / 1e6
+    rows.append(row)
+  return rows

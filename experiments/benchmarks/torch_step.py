@@ -1,0 +1,89 @@
+"""The threshold supermask step as one would write it in PyTorch."""
+
+import sys
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+
+class Threshold(torch.autograd.Function):
+  """The mask of scores that are at least 0; the gradient passes through."""
+
+  @staticmethod
+  def forward(ctx, scores):
+    del ctx
+    return (scores >= 0).to(scores.dtype)
+
+  @staticmethod
+  def backward(ctx, gradient):
+    del ctx
+    return gradient
+
+
+class Net(torch.nn.Module):
+  """Dense layers with frozen weights [out, in] and trained scores."""
+
+  def __init__(self, weights, scores):
+    super().__init__()
+    to_tensor = lambda w: torch.tensor(np.ascontiguousarray(np.asarray(w).T))
+    self.weights = [to_tensor(w) for w in weights]
+    self.scores = torch.nn.ParameterList(
+        [torch.nn.Parameter(to_tensor(s)) for s in scores])
+
+  def forward(self, x):
+    for i, (weight, scores) in enumerate(zip(self.weights, self.scores)):
+      if i:
+        x = functional.relu(x)
+      x = functional.linear(x, weight * Threshold.apply(scores))
+    return x
+
+
+def make_run(weights, scores, images, labels, compiled: bool,
+             threads: int = 2):
+  """A function that takes one step per batch and goes on from where it was.
+
+  Args:
+    weights: list of [in, out] arrays.
+    scores: list of [in, out] arrays.
+    images: float32 [steps, batch, ...].
+    labels: int [steps, batch].
+    compiled: the whole step under `torch.compile`.
+    threads: of PyTorch.
+
+  Returns:
+    run() -> list of losses.
+  """
+  torch.set_num_threads(threads)
+  net = Net(weights, scores)
+  optimizer = torch.optim.RMSprop(net.parameters(), lr=1e-4, alpha=0.99,
+                                  eps=1e-8, foreach=True)
+  images = torch.tensor(np.asarray(images)).flatten(2)
+  labels = torch.tensor(np.asarray(labels)).long()
+
+  def step(x, y):
+    optimizer.zero_grad(set_to_none=True)
+    loss = functional.cross_entropy(net(x), y)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+  call = torch.compile(step) if compiled else step
+  if compiled:
+    _warm_up(call, net, images, labels)
+    optimizer.state.clear()
+    with torch.no_grad():
+      for parameter, value in zip(net.scores, Net(weights, scores).scores):
+        parameter.copy_(value)
+  return lambda: [float(call(x, y)) for x, y in zip(images, labels)]
+
+
+def _warm_up(call, net, images, labels):
+  """Compiles, and what is compiled again when the state exists."""
+  del net
+  for x, y in zip(images[:5], labels[:5]):
+    call(x, y)
+
+
+def version() -> str:
+  return f'{torch.__version__} (python {sys.version.split()[0]})'

@@ -1,0 +1,218 @@
+"""Reads image folders and prepared TFDS sets as plain arrays.
+
+TFDS is imported only to decode, and never asked to download or to prepare.
+"""
+
+import difflib
+import functools
+import hashlib
+import io
+import json
+import pathlib
+import re
+
+import numpy as np
+
+from mtl_jax.data import cache
+
+_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.pgm', '.ppm', '.tif',
+             '.tiff', '.webp')
+
+
+def split_size(name):
+  """'omniglot@28x28x1' -> ('omniglot', (28, 28, 1)); C may be missing."""
+  match = re.fullmatch(r'(.+)@(\d+)x(\d+)(?:x([13]))?', name)
+  if not match:
+    return name, None
+  base, *size = match.groups()
+  return base, tuple(int(s) for s in size if s)
+
+
+def _shrink(image, size):
+  """Resizes one uint8 [H, W, C] image; Pillow's bilinear filter."""
+  if size is None:
+    return image
+  from PIL import Image
+  picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+  if len(size) == 3:
+    picture = picture.convert('L' if size[2] == 1 else 'RGB')
+  resized = np.asarray(picture.resize(size[1::-1], Image.Resampling.BILINEAR))
+  return resized[..., None] if resized.ndim == 2 else resized
+
+
+def _stack(where, count, images, size):
+  """Fills one array from an iterable of (label of the image, uint8 image)."""
+  found = None
+  for row, (which, image) in enumerate(images):
+    image = _shrink(image, size)
+    if found is None:
+      found = np.empty((count, *image.shape), np.uint8)
+    if image.shape != found.shape[1:]:
+      raise ValueError(
+          f'{where}: {which} is {image.shape} but the first image is '
+          f'{found.shape[1:]}; add a size to the name, as in "...@32x32x3"')
+    found[row] = image
+  if found is None:
+    raise ValueError(f'{where}: there are no images')
+  return found
+
+
+def folder(name, root, size, cache_dir):
+  """An image folder: (version, classes, {split: (images, labels)})."""
+  root = pathlib.Path(root).expanduser()
+  if not root.is_dir():
+    raise FileNotFoundError(f'source {name!r}: there is no folder {root}')
+  parts = [s for s in ('train', 'valid', 'test') if (root / s).is_dir()]
+  if parts and 'train' not in parts:
+    raise FileNotFoundError(f'source {name!r}: {root} has {parts} but no '
+                            "'train'")
+  folders = {s: root / s for s in parts} or {'train': root}
+  names = sorted({f.name for part in folders.values()
+                  for f in part.iterdir() if f.is_dir()})
+  if not names:
+    raise FileNotFoundError(
+        f'source {name!r}: {root} has no class folders; expected '
+        'CLASS/IMAGE.png, or train/CLASS/IMAGE.png with valid/ and test/')
+  splits, version = {}, hashlib.sha256()
+  for split, part in folders.items():
+    files = [(f, i) for i, c in enumerate(names)
+             for f in sorted((part / c).rglob('*'))
+             if f.suffix.lower() in _SUFFIXES]
+    listing = [[f.relative_to(root).as_posix(), f.stat().st_size,
+                f.stat().st_mtime_ns] for f, _ in files]
+    state = hashlib.sha256(json.dumps([names, listing]).encode()).hexdigest()
+    images, labels, _ = cache.fetch(
+        name, state[:16], split, functools.partial(
+            _read_files, f'source {name!r}, split {split!r}', files, size,
+            len(names)), cache_dir)
+    splits[split] = images, labels
+    version.update(images.tobytes() + labels.tobytes())
+  return version.hexdigest()[:16], len(names), splits
+
+
+def _read_files(where, files, size, classes):
+  images = ((file, _pixels(where, file, file)) for file, _ in files)
+  labels = np.array([label for _, label in files], np.int32)
+  return _stack(where, len(files), images, size), labels, classes
+
+
+def _pixels(where, which, file, mode=None):
+  """Decodes an image file to uint8 [H, W, C]; grey only if it is grey."""
+  from PIL import Image
+  try:
+    with Image.open(file) as picture:
+      mode = mode or ('L' if picture.mode in ('1', 'L', 'LA') else 'RGB')
+      pixels = np.asarray(picture.convert(mode))
+  except (OSError, SyntaxError) as error:
+    raise ValueError(f'{where}: {which} can not be read as an image '
+                     f'({error})') from error
+  return pixels[..., None] if mode == 'L' else pixels
+
+
+def tfds(name, base, size, cache_dir, tfds_dir, known):
+  """A prepared TFDS set: (version, classes, {split: (images, labels)}).
+
+  Args:
+    name: of the source, for messages and the cache.
+    base: TFDS name, with ':feature' to take another label.
+    size: (H, W) or (H, W, C) to resize to, or `None`.
+    cache_dir: see `cache.directory`.
+    tfds_dir: where prepared sets lie.
+    known: names of other sources, for the message if this one is missing.
+  """
+  base, _, label = base.partition(':')
+  version = _prepared(name, base, tfds_dir, known)
+  info = json.loads((version / 'dataset_info.json').read_text())
+  present = [split['name'] for split in info['splits']]
+  splits, classes = {}, 0
+  for split, ours in (('train', 'train'), ('validation', 'valid'),
+                      ('test', 'test')):
+    if split in present:
+      images, labels, count = cache.fetch(
+          name, version.name, split, functools.partial(
+              _decode, f'source {name!r}, split {split!r}', version, split,
+              label, size), cache_dir)
+      classes = max(classes, count)
+      if not np.all(labels == -1):  # TFDS's mark of withheld labels
+        splits[ours] = images, labels
+  if 'train' not in splits:
+    raise ValueError(f'source {name!r}: TFDS splits are {present}; a train '
+                     'split with labels is needed')
+  return version.name, classes, splits
+
+
+def _decode(where, version, split, label, size):
+  """Reads a split through `as_data_source`, without TensorFlow."""
+  try:
+    import tensorflow_datasets
+  except ImportError as error:
+    raise ImportError(f'{where}: reading it needs tensorflow_datasets; '
+                      'pip install "mtl_jax[prepare]"') from error
+  builder = tensorflow_datasets.builder_from_directory(version)
+  features = builder.info.features
+  keys = builder.info.supervised_keys or (None, None)
+  pixels = 'image' if 'image' in features else keys[0]
+  label = label or ('label' if 'label' in features else keys[1])
+  if pixels not in features or label not in features:
+    raise ValueError(f'{where}: no image {pixels!r} or label {label!r} among '
+                     f'its features {sorted(features)}; name the label as in '
+                     '"NAME:FEATURE"')
+  if features[pixels].np_dtype != np.uint8:
+    raise ValueError(f'{where}: {pixels!r} is {features[pixels].np_dtype}; '
+                     'only uint8 images are read')
+  # Decoded here: TFDS makes 0 and 1 of Omniglot's black and white, and its
+  # pixels of a JPEG depend on whether OpenCV is installed.
+  mode = 'L' if features[pixels].shape[-1] == 1 else 'RGB'
+  skip = tensorflow_datasets.decode.SkipDecoding()
+  rows = builder.as_data_source(split=split, decoders={pixels: skip})
+  labels = []
+
+  def images():
+    for start in range(0, len(rows), 256):
+      for row in rows.__getitems__(range(start, min(start + 256, len(rows)))):
+        which = f'image {len(labels)}'
+        labels.append(row[label])
+        yield which, _pixels(where, which, io.BytesIO(row[pixels]), mode)
+  stacked = _stack(where, len(rows), images(), size)
+  whole = np.array(labels)
+  if not np.issubdtype(whole.dtype, np.integer):
+    raise ValueError(f'{where}: labels must be integers, not {whole.dtype}')
+  classes = getattr(features[label], 'num_classes', None)
+  return stacked, whole.astype(np.int32), classes or 1 + int(whole.max())
+
+
+def _prepared(name, base, tfds_dir, known):
+  """The folder of the newest prepared version, complete."""
+  root = pathlib.Path(tfds_dir, base)
+  versions = [f.parent for f in root.glob('*/dataset_info.json')
+              if re.fullmatch(r'\d+\.\d+\.\d+', f.parent.name)]
+  if not versions:
+    raise FileNotFoundError(_missing(
+        name, base, tfds_dir, known, f'{root}/VERSION/dataset_info.json'))
+  version = max(versions, key=lambda f: [int(n) for n in f.name.split('.')])
+  info = json.loads((version / 'dataset_info.json').read_text())
+  for split in info['splits']:
+    count = len(split['shardLengths'])
+    for shard in range(count):
+      file = version / (f'{info["name"]}-{split["name"]}.array_record-'
+                       f'{shard:05d}-of-{count:05d}')
+      if not file.exists():
+        raise FileNotFoundError(_missing(name, base, tfds_dir, known, file))
+  return version
+
+
+def _missing(name, base, tfds_dir, known, file):
+  prepared = {f.parent.parent.relative_to(tfds_dir).as_posix()
+              for pattern in ('*/*/', '*/*/*/') for f in
+              pathlib.Path(tfds_dir).glob(pattern + 'dataset_info.json')}
+  known = sorted(prepared | set(known))
+  near = difflib.get_close_matches(base, known, n=3)
+  return (
+      f'source {name!r}: missing {file}\n'
+      + (f'Did you mean {" or ".join(map(repr, near))}? ' if near else '')
+      + f'Known here: {", ".join(known)}, folder:/PATH.\n'
+      f'Looked in {tfds_dir} (tfds_dir, or $TFDS_DATA_DIR). To prepare a TFDS '
+      'data set:\n'
+      '  pip install "mtl_jax[prepare]"\n'
+      '  python -c "import tensorflow_datasets as tfds; tfds.builder('
+      f"'{base}').download_and_prepare(file_format='array_record')\"")

@@ -1,0 +1,92 @@
+"""The benchmarks run and compare equal work; nothing here is timed."""
+
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+FOLDER = pathlib.Path(__file__).parent.parent / 'experiments' / 'benchmarks'
+sys.path.insert(0, str(FOLDER))
+
+import jax_cases  # pylint: disable=wrong-import-position
+import supermask_step  # pylint: disable=wrong-import-position
+import table  # pylint: disable=wrong-import-position
+import timing  # pylint: disable=wrong-import-position
+from mtl_jax import methods  # pylint: disable=wrong-import-position
+from mtl_jax import trees  # pylint: disable=wrong-import-position
+
+
+@pytest.fixture(scope='module')
+def setup():
+  return jax_cases.make_setup(count=2, batch=8)
+
+
+def test_product_scan_returns_the_last_step(setup):
+  for input_gradients in (False, True):
+    last = jax_cases.product_scan(setup, input_gradients)()
+    kernels = [layer['kernel'] for _, layer in sorted(setup.backbone.items())]
+    expected = jax_cases.products(
+        kernels, setup.images[-1].reshape(8, -1), input_gradients)
+    for got, want in zip(last, expected):
+      np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-2)
+
+
+def test_flops_of_lenet(setup):
+  assert jax_cases.product_flops(setup, False) == 2 * 8 * 2 * 266_200
+  assert jax_cases.product_flops(setup, True) == 2 * 8 * (
+      2 * 266_200 + 300 * 100 + 100 * 10)
+
+
+def test_sorting_steps_train_as_top_k_does(setup):
+  ours = jax_cases.step_scan(setup, methods.make(
+      'supsup', sampler='top_k', density=0.5))()
+  for method in (jax_cases.by_sort(0.5), jax_cases.by_argsort(0.5)):
+    other = jax_cases.step_scan(setup, method)()
+    np.testing.assert_allclose(other[1].loss, ours[1].loss, rtol=1e-5)
+
+
+def test_combine_equals_tensordot(setup):
+  basis = jax_cases.random_basis(setup, 3)
+  ours, other = (jax_cases.combine_scan(setup, basis, 2, as_float)()
+                 for as_float in (False, True))
+  for got, want in zip(jax.tree.leaves(ours), jax.tree.leaves(other)):
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5)
+
+
+def test_chunks_run_in_turn_and_at_once(setup):
+  if jax.device_count() > 1:
+    pytest.skip('the comparison is of one device')
+  in_turn = jax_cases.chunk_run(setup, 2, 2, source_size=16)()
+  at_once = jax_cases.chunk_run(setup, 2, 2, at_once=True, source_size=16)()
+  last = jax.tree.map(lambda x: x[0, -1], at_once[0][0].trainable)
+  for got, want in zip(jax.tree.leaves(last),
+                       jax.tree.leaves(in_turn[0][-1].trainable)):
+    np.testing.assert_allclose(got, want, atol=1e-3)
+
+
+@pytest.mark.parametrize('compiled', [False, pytest.param(
+    True, marks=pytest.mark.slow)])
+def test_torch_does_the_same_step(compiled):
+  pytest.importorskip('torch', reason='needs the extra "bench" (PyTorch)')
+  setup = jax_cases.make_setup(count=20, batch=128)
+  _, ours = jax_cases.step_scan(setup, methods.make('supsup'))()
+  other = supermask_step.torch_run(setup, 20, compiled)()
+  np.testing.assert_allclose(other, ours.loss, rtol=1e-4, atol=1e-4)
+
+
+def test_timing_and_table():
+  cases = [timing.Case('a', lambda: None, 1),
+           timing.Case('b', lambda: None, 2, 'a', 1.3, flops=1.)]
+  rows = timing.summarise(
+      cases, {'a': jnp.array([1., 2.]), 'b': jnp.array([2., 4.])})
+  assert rows[1]['ratio'] == 2. and rows[0]['ms_min'] == 1.
+  assert set(timing.interleave(cases, 2)) == {'a', 'b'}
+  origin = supermask_step.origin()
+  lines = [dict(row, group='g', load=[1., 2.], **origin) for row in rows]
+  text = table.rewrite(f'x\n{table.BEGIN}\nold\n{table.END}\ny',
+                       table.render(lines))
+  assert 'old' not in text and 'at most 1.3x (missed)' in text
+  assert trees.flatten({'a': 1})  # the library is importable beside these

@@ -1,0 +1,418 @@
+"""The algebra of masks, on little matrices and on modules of any kind."""
+
+import functools
+import pathlib
+import subprocess
+import sys
+
+import flax.linen as nn
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtl_jax import masks
+from mtl_jax import trees
+
+A = {'w': np.array([[1, 1, 0], [0, 1, 0]], bool), 'b': None}
+B = {'w': np.array([[0, 1, 0], [1, 1, 0]], bool), 'b': None}
+PARAMS = {'w': np.array([[1., -2., 3.], [-4., 5., -6.]], np.float32),
+          'b': np.array([7.], np.float32)}
+
+
+def equal(tree, expected):
+  """Same structure, dtypes and values."""
+  trees.check_same_structure(tree, expected)
+  for name, want in trees.flatten(expected).items():
+    found = trees.flatten(tree)[name]
+    if want is None:
+      assert found is None, name
+    else:
+      assert found.dtype == want.dtype, name
+      np.testing.assert_array_equal(np.asarray(found), want, err_msg=name)
+
+
+# Applying.
+
+
+def test_apply_multiplies_masked_leaves_alone():
+  equal(masks.apply(PARAMS, A), PARAMS | {
+      'w': np.array([[1., -2., 0.], [0., 5., 0.]], np.float32)})
+  half = {'w': np.full((2, 3), .5, np.float32), 'b': np.zeros(1, np.float32)}
+  equal(masks.apply(PARAMS, half), {'w': PARAMS['w'] / 2,
+                                    'b': np.zeros(1, np.float32)})
+
+
+def test_apply_keeps_the_dtype_of_the_parameters():
+  params = {'w': jnp.ones((2, 3), jnp.bfloat16), 'b': None}
+  assert masks.apply(params, A)['w'].dtype == jnp.bfloat16
+
+
+def test_apply_names_the_leaf_that_does_not_fit():
+  with pytest.raises(ValueError, match=(
+      r'mask has shape \(3, 2\) but a/kernel is \(2, 3\)')):
+    masks.apply({'a': {'kernel': PARAMS['w']}}, {'a': {'kernel': A['w'].T}})
+  with pytest.raises(ValueError, match=r'mask has shape \(1, 3\) but w is'):
+    masks.apply(PARAMS, {'w': np.ones((1, 3), bool), 'b': None})
+  with pytest.raises(ValueError, match='leaf b stands only in the first'):
+    masks.apply(PARAMS, {'w': A['w']})
+
+
+# Sampling.
+
+
+def test_threshold():
+  scores = {'w': np.array([-1., -0., 0., .3, np.inf], np.float32), 'b': None}
+  equal(masks.threshold(scores),
+        {'w': np.array([0, 1, 1, 1, 1], bool), 'b': None})
+  equal(masks.threshold(scores, at=.3),
+        {'w': np.array([0, 0, 0, 1, 1], bool), 'b': None})
+
+
+SIZE = 24
+
+
+def top_k_cases():
+  """float32 [cases, SIZE]: random, tied, and every awkward kind of float."""
+  random = np.random.RandomState(0)
+  normal = random.randn(40, SIZE)
+  tiny = np.float32(1e-45)
+  odd = np.array([0., -0., tiny, -tiny, 3 * tiny, 1e-38, -1e-38, 1., -1.,
+                  np.inf, -np.inf, 3.4028235e38, -3.4028235e38, 1 + 2.**-23])
+  rows = [
+      normal, np.abs(normal), -np.abs(normal),
+      np.exp(20 * normal), -np.exp(20 * normal),
+      random.randint(-2, 3, (40, SIZE)),
+      random.choice(odd, (80, SIZE)),
+      random.choice([np.inf, -np.inf], (5, SIZE)),
+      random.choice([0., -0.], (5, SIZE)),
+      random.choice([tiny, 2 * tiny, -tiny, 0.], (10, SIZE)),
+      1 + random.randint(0, 3, (10, SIZE)) * 2.**-23,
+      np.sort(normal[:3]), np.sort(normal[:3])[:, ::-1],
+      np.zeros((1, SIZE)), np.full((1, SIZE), np.inf),
+      np.full((1, SIZE), -np.inf), np.full((1, SIZE), -3.5),
+      np.where(np.arange(SIZE) == 5, np.inf, -np.inf)[None],
+      np.where(np.arange(SIZE) == 5, -1e38, 1e38)[None],
+  ]
+  return np.concatenate(rows).astype(np.float32)
+
+
+def reference_top_k(row, k):
+  kept = np.zeros(row.size, bool)
+  kept[np.argsort(-row.ravel(), kind='stable')[:k]] = True
+  return kept.reshape(row.shape)
+
+
+@pytest.mark.parametrize('k', range(SIZE + 1))
+def test_top_k_is_exact_under_jit_and_vmap(k):
+  cases = top_k_cases()
+  sample = jax.jit(jax.vmap(functools.partial(masks.top_k, density=k / SIZE)))
+  found = np.asarray(sample({'w': cases, 'b': None})['w'])
+  expected = np.stack([reference_top_k(row, k) for row in cases])
+  for row, kept, want in zip(cases, found, expected):
+    np.testing.assert_array_equal(kept, want, err_msg=f'{k} of {row}')
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_top_k_of_a_large_leaf_of_any_float(dtype):
+  scores = jnp.asarray(np.random.RandomState(1).randn(60, 70), dtype)
+  found = masks.top_k({'w': scores}, 0.1)['w']  # many ties in 16 bits
+  np.testing.assert_array_equal(
+      found, reference_top_k(np.asarray(scores, np.float32), 420))
+
+
+def primitives(jaxpr):
+  """Names of all primitives, those of inner jaxprs included."""
+  names = set()
+  for equation in jaxpr.eqns:
+    names.add(equation.primitive.name)
+    for inner in jax.tree.leaves(
+        list(equation.params.values()),
+        is_leaf=lambda x: hasattr(x, 'eqns') or hasattr(x, 'jaxpr')):
+      inner = getattr(inner, 'jaxpr', inner)
+      if hasattr(inner, 'eqns'):
+        names |= primitives(inner)
+  return names
+
+
+def test_top_k_never_sorts():
+  scores = {'w': np.zeros((4, 5), np.float32)}
+  program = lambda f: primitives(jax.make_jaxpr(f)(scores).jaxpr)
+  sorts = {'sort', 'top_k', 'approx_top_k'}
+  assert sorts & program(lambda s: jnp.sort(s['w']))
+  assert sorts & program(jax.jit(lambda s: jax.lax.top_k(s['w'], 2)))
+  found = program(jax.jit(functools.partial(masks.top_k, density=0.5)))
+  assert 'while' in found and not sorts & found
+
+
+@pytest.mark.parametrize('size, density, kept', [
+    (5, 0.5, 2), (7, 0.5, 4),  # Python's round: halves to even
+    (3, 0.2, 1), (3, 0.1, 0), (3, 1, 3), (3, 0, 0), (1, 0.5, 0), (1, 0.6, 1)])
+def test_top_k_keeps_round_density_times_size(size, density, kept):
+  found = masks.top_k({'w': np.zeros(size, np.float32)}, density)['w']
+  np.testing.assert_array_equal(found, np.arange(size) < kept)
+
+
+def test_top_k_takes_a_density_per_leaf():
+  scores = {'a': np.array([3., 2., 1., 0.], np.float32),
+            'b': np.array([0., 1., 2., 3.], np.float32), 'c': None}
+  equal(masks.top_k(scores, {'a': .25, 'b': .75, 'c': None}),
+        {'a': np.array([1, 0, 0, 0], bool),
+         'b': np.array([0, 1, 1, 1], bool), 'c': None})
+
+
+@pytest.mark.parametrize('density', [-0.1, 1.1, float('nan')])
+@pytest.mark.parametrize('sample', [
+    masks.top_k, functools.partial(masks.random, jax.random.key(0))])
+def test_a_density_outside_0_to_1_is_refused(sample, density):
+  leaves = {'a': {'kernel': np.zeros(4, np.float32)}}
+  with pytest.raises(ValueError, match=(
+      f'density of a/kernel is {density}; it must lie between 0 and 1')):
+    sample(leaves, density)
+  with pytest.raises(ValueError, match='density of a/kernel is None'):
+    sample(leaves, {'a': {'kernel': None}})
+
+
+def test_random_has_exactly_its_density_everywhere_equally_often():
+  like = {'w': np.zeros((3, 4)), 'b': None}
+  keys = jax.random.split(jax.random.key(0), 2000)
+  drawn = jax.jit(jax.vmap(
+      lambda k: masks.random(k, like, density=.25)['w']))(keys)
+  np.testing.assert_array_equal(jnp.sum(drawn, (1, 2)), np.full(2000, 3))
+  # Standard deviation of a mean of 2000 draws at 1/4: under 0.01.
+  np.testing.assert_allclose(np.mean(drawn, 0), np.full((3, 4), .25), atol=.05)
+
+
+def test_random_leaves_do_not_depend_on_each_other():
+  draw = functools.partial(masks.random, density=.5)
+  like = {'v': np.zeros(64), 'w': np.zeros(64)}
+  both = draw(jax.random.key(3), like)
+  np.testing.assert_array_equal(
+      both['w'], draw(jax.random.key(3), {'w': like['w']})['w'])
+  assert np.any(both['v'] != both['w'])
+  assert np.any(both['w'] != draw(jax.random.key(4), like)['w'])
+
+
+@pytest.mark.parametrize('sample', [
+    masks.threshold, functools.partial(masks.top_k, density=.5)])
+def test_straight_through_passes_the_gradient_of_the_mask(sample):
+  scores = {'w': np.array([-1., 2., -3., 4.], np.float32), 'b': None}
+  weights = np.array([5., 6., 7., 8.], np.float32)
+  soft = masks.straight_through(sample)
+  equal(soft(scores), {'w': np.array([0, 1, 0, 1], np.float32), 'b': None})
+
+  def loss(s):
+    return jnp.sum((soft(s)['w'] * weights) ** 2)
+  # dL/dmask = 2 mask weights^2: 0 where the mask is 0, whatever the score.
+  expected = {'w': np.array([0., 72., 0., 128.], np.float32), 'b': None}
+  equal(jax.jit(jax.grad(loss))(scores), expected)
+  many = {'w': np.stack([scores['w'], -scores['w']]), 'b': None}
+  equal(jax.vmap(jax.grad(loss))(many), {'b': None, 'w': np.array(
+      [[0., 72., 0., 128.], [50., 0., 98., 0.]], np.float32)})
+
+
+# Sets.
+
+
+def test_set_operations():
+  w = lambda *rows: {'w': np.array(rows, bool), 'b': None}
+  equal(masks.union(A, B), w([1, 1, 0], [1, 1, 0]))
+  equal(masks.intersection(A, B), w([0, 1, 0], [0, 1, 0]))
+  equal(masks.difference(A, B), w([1, 0, 0], [0, 0, 0]))
+  equal(masks.difference(B, A), w([0, 0, 0], [1, 0, 0]))
+
+
+def test_density_and_overlap_count_over_all_leaves():
+  a = A | {'b': np.array([1, 1], bool)}
+  b = B | {'b': np.array([0, 0], bool)}
+  assert float(masks.density(a)) == (3 + 2) / 8
+  assert float(masks.density(A)) == 3 / 6
+  equal(masks.densities(a), {'w': np.float32(.5), 'b': np.float32(1.)})
+  assert float(masks.overlap(a, b)) == np.float32(2 / 6)
+  assert float(jax.jit(masks.overlap)(A, A)) == 1.
+  none = {'w': np.zeros((2, 3), bool), 'b': None}
+  assert float(masks.overlap(none, none)) == 1.
+  assert float(masks.overlap(none, A)) == 0.
+
+
+@pytest.mark.parametrize('f', [
+    masks.union, masks.intersection, masks.difference, masks.overlap,
+    lambda a, b: masks.stack([a, a, b])])
+def test_masks_that_do_not_match_are_refused_by_leaf(f):
+  with pytest.raises(ValueError, match='b is masked in one mask and not in'):
+    f(A, A | {'b': np.ones(1, bool)})
+  with pytest.raises(ValueError, match=r'w has shape \(2, 3\) in one mask and '
+                     r'\(3, 2\) in the other'):
+    f(A, A | {'w': A['w'].T})
+
+
+def test_a_mask_that_covers_nothing_is_refused():
+  with pytest.raises(ValueError, match='the mask covers nothing'):
+    masks.density({'w': None, 'b': None})
+
+
+def test_stack_is_in_order():
+  equal(masks.stack([A, B, A]),
+        {'w': np.stack([A['w'], B['w'], A['w']]), 'b': None})
+  equal(masks.stack(iter([A])), {'w': A['w'][None], 'b': None})
+  with pytest.raises(ValueError, match='a basis needs at least one mask'):
+    masks.stack([])
+
+
+# Storage.
+
+
+def test_pack_is_one_bit_per_weight_and_unpack_its_inverse():
+  random = np.random.RandomState(0)
+  mask = {str(n): random.rand(n) < .5 for n in range(1, 41)}
+  mask |= {'2d': random.rand(3, 7) < .5, '4d': random.rand(3, 3, 2, 5) < .5,
+           'all': np.ones(13, bool), 'empty': np.zeros((0, 3), bool),
+           'none': None}
+  packed = jax.jit(masks.pack)(mask)
+  equal(packed, {name: None if m is None else np.packbits(m)
+                 for name, m in mask.items()})
+  assert packed['40'].nbytes == 5 and packed['33'].nbytes == 5
+  like = mask | {'none': np.zeros(3)}
+  equal(jax.jit(lambda p: masks.unpack(p, like))(packed), mask)
+  many = {'w': random.rand(4, 3, 3) < .5}
+  equal(jax.vmap(lambda p: masks.unpack(p, {'w': np.zeros((3, 3))}))(
+      jax.vmap(masks.pack)(many)), many)
+
+
+def test_unpack_refuses_another_number_of_bytes():
+  packed = masks.pack({'a': {'kernel': np.ones(17, bool)}})
+  with pytest.raises(ValueError, match=(
+      r'packed mask has 3 bytes but a/kernel of shape \(5, 5\) needs 4')):
+    masks.unpack(packed, {'a': {'kernel': np.zeros((5, 5))}})
+
+
+# Backbones and budgets.
+
+
+def test_erdos_renyi_by_hand():
+  params = {'dense': np.zeros((784, 300)), 'conv': np.zeros((3, 3, 16, 32)),
+            'small': np.zeros((2, 2)), 'none': None}
+  found = masks.erdos_renyi(params, eps=5)
+  assert found == {
+      'dense': pytest.approx(5 * 1084 / (784 * 300)),
+      'conv': pytest.approx(5 * 48 / (9 * 16 * 32)),
+      'small': 0.5,  # 5 * 4 / 4, capped
+      'none': None}
+  like = {'w': np.random.RandomState(0).rand(20, 30).astype(np.float32)}
+  budget = masks.erdos_renyi(like, eps=2)  # 2 * 50 / 600: 100 weights
+  assert int(jnp.sum(masks.top_k(like, budget)['w'])) == 100
+
+
+def test_erdos_renyi_refuses_what_has_no_budget():
+  with pytest.raises(ValueError, match=r'a/bias has shape \(3,\)'):
+    masks.erdos_renyi({'a': {'bias': np.zeros(3)}}, eps=1)
+  for eps in (0, -1, float('nan')):
+    with pytest.raises(ValueError, match=f'eps is {eps}; it must be above 0'):
+      masks.erdos_renyi({'w': np.zeros((2, 2))}, eps=eps)
+
+
+ROOT = pathlib.Path(__file__).parents[1]
+LIKE = {'conv': {'kernel': np.zeros((3, 3, 2, 8), np.float32),
+                 'bias': np.arange(8, dtype=np.float32)},
+        'dense': {'kernel': np.zeros((50, 4), np.float32)}, 'none': None}
+GOLDEN = 'GOLDEN_SIGNED'
+
+
+def test_signed_constant_is_kaimings_and_balanced():
+  found = masks.signed_constant(jax.random.key(5), LIKE)
+  np.testing.assert_array_equal(found['conv']['bias'], np.arange(8))
+  assert found['none'] is None
+  for kernel, fan_in in ((found['conv']['kernel'], 18),
+                         (found['dense']['kernel'], 50)):
+    c = np.float32(np.sqrt(2 / fan_in))
+    assert kernel.dtype == jnp.float32
+    assert set(np.unique(kernel)) == {-c, c}
+    assert .35 < np.mean(np.asarray(kernel) > 0) < .65
+
+
+def signed_fingerprint():
+  key = jax.random.key(5, impl='threefry2x32')
+  return trees.fingerprint(masks.signed_constant(key, LIKE))
+
+
+def test_signed_constant_is_regenerated_bit_for_bit_in_another_process():
+  assert signed_fingerprint() == GOLDEN
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
+                        if x.ndim > 1 else x, LIKE)
+  drawn = jax.jit(lambda key: masks.signed_constant(key, shapes))(
+      jax.random.key(5, impl='threefry2x32'))
+  assert trees.fingerprint(drawn) == GOLDEN
+  code = ('import sys; sys.path.insert(0, "tests"); import test_masks; '
+          'print(test_masks.signed_fingerprint())')
+  found = subprocess.run([sys.executable, '-c', code], capture_output=True,
+                         text=True, check=True, cwd=ROOT)
+  assert found.stdout.strip() == GOLDEN
+
+
+# Modules that nobody wrote for masks.
+
+
+class Foreign(nn.Module):
+  """Bias and LayerNorm, with its own names."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.LayerNorm(name='norm')(nn.relu(nn.Dense(6, name='body')(x)))
+    return nn.Dense(2, name='head')(x)
+
+
+class ForeignNNX(nnx.Module):
+  """The same in NNX."""
+
+  def __init__(self, rngs):
+    self.body = nnx.Linear(3, 6, rngs=rngs)
+    self.norm = nnx.LayerNorm(6, rngs=rngs)
+    self.head = nnx.Linear(6, 2, rngs=rngs)
+
+  def __call__(self, x):
+    return self.head(self.norm(nnx.relu(self.body(x))))
+
+
+X = np.random.RandomState(0).randn(5, 3).astype(np.float32)
+
+
+def linen():
+  module = Foreign()
+  params = module.init(jax.random.key(0), X)['params']
+  return params, lambda p, x: module.apply({'params': p}, x), ''
+
+
+def nnx_split():
+  graph, params, rest = nnx.split(ForeignNNX(nnx.Rngs(0)), nnx.Param, ...)
+  return params, lambda p, x: nnx.merge(graph, p, rest)(x), '/value'
+
+
+@pytest.mark.parametrize('make', [linen, nnx_split])
+def test_any_flax_module_is_masked_by_path_patterns(make):
+  params, apply_fn, end = make()
+  chosen = trees.select(params, [('(body|head)/kernel' + end, True),
+                                 ('norm/scale' + end, True)])
+  scores, _ = trees.partition(params, chosen)
+  names = {f'{n}{end}' for n in ('body/kernel', 'head/kernel', 'norm/scale')}
+  sampler = functools.partial(masks.top_k, density=.5)
+  soft = masks.straight_through(sampler)
+
+  @jax.jit
+  def loss(scores, params):
+    return jnp.sum(apply_fn(masks.apply(params, soft(scores)), X) ** 2)
+
+  gradient = trees.flatten(jax.jit(jax.grad(loss))(scores, params))
+  assert {n for n, g in gradient.items() if g is not None} == names
+  for name in names:
+    assert np.isfinite(gradient[name]).all() and np.any(gradient[name]), name
+  # By hand: the same network with numpy's masks.
+  hand = {name: np.asarray(leaf) * reference_top_k(np.asarray(leaf), (
+      leaf.size + 1) // 2) if name in names else np.asarray(leaf)
+          for name, leaf in trees.flatten(params).items()}
+  hand = trees.map_named(lambda name, _: hand[name], params)
+  np.testing.assert_allclose(loss(scores, params),
+                             np.sum(apply_fn(hand, X) ** 2), rtol=1e-5)
+  assert loss(scores, params) != jnp.sum(apply_fn(params, X) ** 2)
+  mask = sampler(scores)
+  equal(masks.unpack(masks.pack(mask), params), jax.tree.map(np.asarray, mask))

@@ -1,0 +1,173 @@
+"""A whole run in seconds: a config for tests, and what they share.
+
+    python -m mtl_jax.main --config=tests/tiny.py --workdir=DIR
+
+Every kind of phase on permuted digits: supermasks, eight at once, with
+transfer, and ImpressLearn. `tests/tiny.py:norm` has batch norm instead, on an
+array source and a network of its own that compile in a second.
+"""
+
+import hashlib
+import os
+import pathlib
+import subprocess
+import sys
+
+import flax.linen as nn
+import ml_collections
+import numpy as np
+
+from mtl_jax import checkpoint
+from mtl_jax import config as config_lib
+from mtl_jax import experiment
+from mtl_jax import models
+from mtl_jax import workdir as workdir_lib
+from mtl_jax.data import sources
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+class Norm(nn.Module):
+  """A convolution with batch norm and a dense layer."""
+  outputs: int
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x, train: bool = False):
+    x = nn.Conv(4, (3, 3), strides=(2, 2), use_bias=False)(x)
+    x = nn.relu(nn.BatchNorm(
+        use_running_average=not train, momentum=0.9, use_scale=False,
+        use_bias=False, axis_name=self.axis_name if train else None)(x))
+    return nn.Dense(self.outputs, use_bias=False)(x.reshape(len(x), -1))
+
+
+def blobs():
+  """Two easy classes of 8 x 8 colour images."""
+  rng = np.random.RandomState(0)
+  labels = np.arange(120) % 2
+  images = rng.randint(0, 156, (120, 8, 8, 3)) + 99 * labels[:, None, None,
+                                                             None]
+  return sources.from_arrays('blobs', images.astype(np.uint8), labels)
+
+
+def get_config(kind='lenet'):
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+  config.chunk_steps = 2
+  config.progress_seconds = 0.  # progress is saved after every chunk
+  common = dict(method='supsup', steps=4, batch_size=16, optimizer='adam',
+                learning_rate=1e-2)
+  impress = dict(common, method='impresslearn', options=dict(penalty=0.1),
+                 basis=dict(kind='heterogeneous', size=2, phase='basis'))
+  if kind == 'norm':
+    sources.register('blobs', blobs)
+    models.MODELS['norm'] = lambda outputs: models.from_linen(
+        lambda axis_name=None: Norm(outputs, axis_name))
+    config.suite = dict(kind='permuted', source='blobs', num_tasks=3)
+    config.backbone = dict(model='norm', outputs=2)
+    config.phases = dict(basis=dict(common, tasks=(0, 2)),
+                         impress=dict(impress, tasks=(2, 3)))
+    config.schedule = ('basis', 'impress')
+    return config
+  config.suite = dict(kind='permuted', source='digits', num_tasks=14)
+  config.backbone = dict(model='lenet_300_100', outputs=10)
+  config.phases = dict(
+      basis=dict(common, tasks=(0, 2)),
+      transfer=dict(common, tasks=(2, 4), options=dict(transfer=True)),
+      many=dict(common, tasks=(4, 12), tasks_at_once=8),
+      impress=dict(impress, tasks=(12, 14)),
+      dedicated=dict(common, tasks=(12, 13), control=True))
+  config.schedule = ('basis', 'transfer', 'many', 'impress', 'dedicated')
+  config.matrix = 'full'
+  return config
+
+
+def make(kind='lenet', **changes):
+  """The config as the library's dataclass.
+
+  Args:
+    kind: as in `get_config`.
+    **changes: by dotted name with '__' for the dots.
+  """
+  config = get_config(kind)
+  for name, value in changes.items():
+    config.update_from_flattened_dict({name.replace('__', '.'): value})
+  return config_lib.from_dict(config.to_dict())
+
+
+def only(*phases, **changes):
+  """A config with these phases alone."""
+  config = get_config()
+  config.schedule = phases
+  config.phases = {name: config.phases[name] for name in phases}
+  config.update_from_flattened_dict(
+      {name.replace('__', '.'): value for name, value in changes.items()})
+  return config_lib.from_dict(config.to_dict())
+
+
+def learn(config, folder):
+  """Runs a config in this process; returns its summary."""
+  return experiment.run(config, folder, quiet=True)
+
+
+def environment(**extra):
+  """For a process of its own: one CPU device, this checkout's package."""
+  env = dict(os.environ, JAX_PLATFORMS='cpu',
+             PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, sys.path)]))
+  env.pop('XLA_FLAGS', None)
+  return env | extra
+
+
+def command(folder, *flags, config='tests/tiny.py'):
+  """The command line of a run."""
+  return [sys.executable, '-m', 'mtl_jax.main', f'--config={ROOT / config}',
+          f'--workdir={folder}', *flags]
+
+
+def call(words, **extra):
+  """Runs a command; its code and output are in the result."""
+  return subprocess.run(words, env=environment(**extra), text=True,
+                        capture_output=True, check=False, cwd=ROOT)
+
+
+def verify(folder):
+  """`python -m mtl_jax.verify` on a workdir."""
+  return call([sys.executable, '-m', 'mtl_jax.verify',
+               f'--workdir={folder}'])
+
+
+def bits(folder):
+  """The SHA-256 of every array of every task: {'task': {'leaf': digest}}."""
+  work = workdir_lib.Workdir(folder)
+  return {name: checkpoint.load(work.task(name))[1]['hashes']
+          for name in work.task_names()}
+
+
+def files(folder):
+  """The SHA-256 of every file below a folder."""
+  return {p.relative_to(folder).as_posix():
+          hashlib.sha256(p.read_bytes()).hexdigest()
+          for p in sorted(pathlib.Path(folder).rglob('*')) if p.is_file()}
+
+
+def rewrite(path, change=None, metadata=None, keep_hashes=True):
+  """Stores a checkpoint again with other arrays.
+
+  Args:
+    path: of the checkpoint.
+    change: called with the arrays by name, which it changes in place.
+    metadata: entries to replace.
+    keep_hashes: keep the old digests, as damage on the disk would.
+  """
+  arrays, old = checkpoint.load(path)
+  arrays = {name: array.copy() for name, array in arrays.items()}
+  if change is not None:
+    change(arrays)
+  checkpoint.remove(path)
+  checkpoint.save(path, arrays, old | (metadata or {}))
+  if keep_hashes:
+    file = path / '_CHECKPOINT_METADATA'
+    text = file.read_text()
+    for name, new in checkpoint.load_metadata(path)['hashes'].items():
+      text = text.replace(new, old['hashes'].get(name, new))
+    file.write_text(text)
