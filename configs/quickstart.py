@@ -16,12 +16,12 @@ def get_config():
   config.backbone = dict(model='lenet_300_100', outputs=10)
   supermask = dict(
       method='supsup', steps=1000, batch_size=64, optimizer='adam',
-      learning_rate=1e-3, schedule='cosine')
+      learning_rate=3e-3, schedule='cosine', weight_decay=1e-3)
   config.phases = dict(
       basis=dict(supermask, tasks=(0, 10)),
       impress=dict(
           method='impresslearn', tasks=(10, 20), steps=1000, batch_size=64,
-          optimizer='adam', learning_rate=3e-2, schedule='cosine',
+          optimizer='adam', learning_rate=0.1, schedule='cosine',
           basis=dict(kind='heterogeneous', size=10, phase='basis')),
       dedicated=dict(supermask, tasks=(10, 20), control=True))
   config.schedule = ('basis', 'impress', 'dedicated')

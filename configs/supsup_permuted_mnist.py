@@ -1,6 +1,7 @@
 """SupSup on PermutedMNIST, 250 tasks, LeNet-300-100 with 100 outputs.
 
-    python -m mtl_jax.main --config=configs/supsup_permuted_mnist.py --workdir=DIR
+    python -m mtl_jax.main --config=configs/supsup_permuted_mnist.py \\
+        --workdir=DIR
 
 Published recipe (code of arXiv 2006.14769): threshold masks, RMSProp 1e-4,
 1000 batches of 128 per task. FC1024 as in the paper's second network:

@@ -1,6 +1,7 @@
 """SupSup on RotatedMNIST, 36 tasks of 10 degrees, FC1024 with 200 outputs.
 
-    python -m mtl_jax.main --config=configs/supsup_rotated_mnist.py --workdir=DIR
+    python -m mtl_jax.main --config=configs/supsup_rotated_mnist.py \\
+        --workdir=DIR
 
 Published recipe (code of arXiv 2006.14769): threshold masks, RMSProp 1e-4,
 1000 batches of 128 per task. Hardware, time and accuracy: see

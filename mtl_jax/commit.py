@@ -55,8 +55,8 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
   record |= _facts(run, entry, impression, shared, curve, trained)
   record['seconds']['evaluate'] = time.perf_counter() - started
   arrays = checkpoint.impression_to_arrays(impression)
-  described = system_lib.describe_basis(entry.phase.basis, members,
-                                        run.config.seed)
+  described = entry.phase.basis and system_lib.describe_basis(
+      entry.phase.basis, members, run.config.seed)
   metadata = _metadata(run, entry, described, record)
   stored = system_lib.StoredTask(
       entry.name, impression, shared.get('basis'), entry.task.transforms,
@@ -129,7 +129,7 @@ def thin(curve: dict) -> dict:
   """At most 20 means over consecutive steps of each curve, rounded."""
   steps_ = len(curve['loss'])
   parts = np.array_split(np.arange(steps_), min(CURVE_POINTS, steps_))
-  result = {'step': [int(part[-1]) + 1 for part in parts]}
+  result: dict[str, list] = {'step': [int(part[-1]) + 1 for part in parts]}
   for name, values in curve.items():
     result[name] = [round(float(values[part].mean()), 4) for part in parts]
   return result

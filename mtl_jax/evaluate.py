@@ -132,7 +132,8 @@ def summarise(config: config_lib.Config, records: list[dict],
 
 def mask_overlap(system: system_lib.System, names: list[str]) -> dict | None:
   """Jaccard index between the stored masks of (at most 60) tasks."""
-  packed, kept = [], []
+  packed: list[np.ndarray] = []
+  kept: list[str] = []
   for name in names:
     if len(kept) == OVERLAP_LIMIT:
       break

@@ -89,7 +89,7 @@ def check_config(work: workdir_lib.Workdir, config) -> None:
 
 def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
   """The backbone on the devices, the same as before if there was one."""
-  shapes = {}
+  shapes: dict[tuple, str] = {}
   for task in suite.tasks:
     shape = data.source(task.source).image_shape
     shapes.setdefault(transforms.output_shape(

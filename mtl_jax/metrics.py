@@ -265,11 +265,11 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
   >>> mean_and_std([1.])
   (1.0, None)
   """
-  values = np.asarray(values, float)
-  if values.ndim != 1 or not values.size:
-    raise ValueError(f'need at least one value, got shape {values.shape}')
-  std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-  return float(np.mean(values)), std
+  array = np.asarray(values, float)
+  if array.ndim != 1 or not array.size:
+    raise ValueError(f'need at least one value, got shape {array.shape}')
+  std = float(np.std(array, ddof=1)) if len(array) > 1 else None
+  return float(np.mean(array)), std
 
 
 def _square(matrix, at_least: int = 1) -> np.ndarray:

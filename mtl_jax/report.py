@@ -75,12 +75,13 @@ def table(records: list[dict], summary: dict):
     lines.append(f'{readable_seconds(summary["seconds"])} in all')
   lines.append('“of own”: compared with a network of its own')
   result = rich.table.Table(box=rich.box.SIMPLE_HEAD,
-                            collapse_padding=True,
+                            collapse_padding=True, pad_edge=False,
                             caption=rich.text.Text('\n'.join(lines)),
                             caption_justify='left')
   if len(records) > _LONG:
-    columns = ('phase', 'method', 'tasks', 'test', 'lowest', 'size', 'of own',
-               'train')
+    columns: tuple[str, ...] = (
+        'phase', 'method', 'tasks', 'test', 'lowest', 'size', 'of own',
+        'train')
     rows = [[r['phase'], r['method'], r['tasks'], r['accuracy'], r['lowest'],
              r['memory'], r['ratio'], r['train']] for r in phases(records)]
     right = 2
@@ -89,9 +90,10 @@ def table(records: list[dict], summary: dict):
     rows = [[r['name'], r['method'], r['before'], r['test'], r['memory'],
              r['ratio'], r['train']] for r in _task_rows(records)]
     right = 2
+  name = max((str(row[0]) for row in rows), key=len, default='')
   for i, column in enumerate(columns):
     result.add_column(column, justify='right' if i >= right else 'left',
-                      no_wrap=i >= right, overflow='fold')
+                      no_wrap=i >= right or len(name) < 25, overflow='fold')
   for row in rows:  # as Text: a name is never read as markup
     result.add_row(*(rich.text.Text(str(cell)) for cell in row))
   return result
@@ -99,7 +101,7 @@ def table(records: list[dict], summary: dict):
 
 def phases(records: list[dict]) -> list[dict]:
   """One row of printable means for every phase and method, controls last."""
-  found = {}
+  found: dict[tuple, list[dict]] = {}
   for r in sorted(records, key=lambda r: bool(r['control'])):
     key = r['phase'], r['method'], bool(r['control'])
     found.setdefault(key, []).append(r)

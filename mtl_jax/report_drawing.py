@@ -45,7 +45,7 @@ def groups(records: list[dict], keep=None) -> dict[str, list[dict]]:
   for name in (_phase, _basis, _method):  # the finest that colours can tell
     if len({name(r) for r in main}) <= len(PALETTE):
       break
-  found = {}
+  found: dict[str, list[dict]] = {}
   for record in sorted(records, key=lambda r: r['control']):
     label = (f'{record["method"]} (control)' if record['control']
              else name(record))
@@ -178,7 +178,8 @@ def readable_bytes(count: float) -> str:
   >>> readable_bytes(33275), readable_bytes(140), readable_bytes(1.06e6)
   ('33.3 kB', '140 B', '1.06 MB')
   """
-  for unit in ('B', 'kB', 'MB', 'GB'):
-    if abs(count) < 999.5 or unit == 'GB':
+  for unit in ('B', 'kB', 'MB'):
+    if abs(count) < 999.5:
       return f'{count:.3g} {unit}'
     count /= 1000
+  return f'{count:.3g} GB'

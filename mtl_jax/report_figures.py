@@ -28,7 +28,7 @@ def draw(records: list[dict], summary: dict) -> list[Figure]:
   with matplotlib.rc_context(), warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='Glyph')  # browsers have fonts
     matplotlib.rcdefaults()
-    matplotlib.rcParams.update(drawing.RC)
+    matplotlib.rcParams.update(drawing.RC)  # type: ignore[arg-type]
     for name, (title, wide, function) in _FIGURES.items():
       drawn = function(records, summary)
       if drawn is not None:

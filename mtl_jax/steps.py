@@ -242,7 +242,7 @@ def epoch_indices(rows, steps: int, batch_size: int, seed: tuple[int, ...],
   if not per_epoch:
     raise ValueError(f'batch_size is {batch_size} but the task has only '
                      f'{len(rows)} training images; choose a smaller batch')
-  batches, shuffled, epoch = [], None, -1
+  batches, shuffled, epoch = [], rows, -1
   for number in range(start, start + steps):
     if number // per_epoch != epoch:
       epoch = number // per_epoch

@@ -138,10 +138,8 @@ class System:
     return masks.stack(loaded)
 
 
-def describe_basis(basis, members: list[str], seed: int) -> dict | None:
-  """JSON values from which a task's basis is made again, or `None`."""
-  if basis is None:
-    return None
+def describe_basis(basis, members: list[str], seed: int) -> dict:
+  """JSON values from which a task's basis is made again."""
   return {'kind': basis.kind, 'size': basis.size, 'members': members,
           'density': basis.density, 'masked': list(basis.masked),
           'seed': seed}

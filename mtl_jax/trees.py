@@ -80,8 +80,8 @@ def map_named(f: Callable, tree: Tree, *rest: Tree) -> Tree:
 
 def check_same_structure(a: Tree, b: Tree) -> None:
   """Raises ValueError naming a leaf that only one of the two trees has."""
-  if (jax.tree.structure(a, is_leaf=is_none)
-      == jax.tree.structure(b, is_leaf=is_none)):
+  structures = {jax.tree.structure(t, is_leaf=is_none) for t in (a, b)}
+  if len(structures) == 1:
     return
   left, right = flatten(a), flatten(b)
   alone = sorted(set(left) ^ set(right))

@@ -15,6 +15,7 @@ import pytest
 from mtl_jax import masks
 from mtl_jax import trees
 
+ROOT = pathlib.Path(__file__).parents[1]
 A = {'w': np.array([[1, 1, 0], [0, 1, 0]], bool), 'b': None}
 B = {'w': np.array([[0, 1, 0], [1, 1, 0]], bool), 'b': None}
 PARAMS = {'w': np.array([[1., -2., 3.], [-4., 5., -6.]], np.float32),
@@ -70,7 +71,7 @@ def test_threshold():
         {'w': np.array([0, 0, 0, 1, 1], bool), 'b': None})
 
 
-SIZE = 24
+SIZE = 11
 
 
 def top_k_cases():
@@ -312,42 +313,42 @@ def test_erdos_renyi_refuses_what_has_no_budget():
       masks.erdos_renyi({'w': np.zeros((2, 2))}, eps=eps)
 
 
-ROOT = pathlib.Path(__file__).parents[1]
-LIKE = {'conv': {'kernel': np.zeros((3, 3, 2, 8), np.float32),
-                 'bias': np.arange(8, dtype=np.float32)},
-        'dense': {'kernel': np.zeros((50, 4), np.float32)}, 'none': None}
-GOLDEN = 'GOLDEN_SIGNED'
+SHAPES = {'conv/kernel': (3, 3, 2, 8), 'dense/kernel': (50, 4)}
+GOLDEN = '8aaf8501890b956779d75b87991a3ab601d4b4934210a71cb6e28256f66cfc7a'
+
+
+def zeros(shapes):
+  return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
 def test_signed_constant_is_kaimings_and_balanced():
-  found = masks.signed_constant(jax.random.key(5), LIKE)
-  np.testing.assert_array_equal(found['conv']['bias'], np.arange(8))
+  bias = np.arange(8, dtype=np.float32)
+  like = zeros(SHAPES) | {'bias': bias, 'none': None}
+  found = masks.signed_constant(jax.random.key(5), like)
+  np.testing.assert_array_equal(found['bias'], bias)
   assert found['none'] is None
-  for kernel, fan_in in ((found['conv']['kernel'], 18),
-                         (found['dense']['kernel'], 50)):
+  for name, fan_in in (('conv/kernel', 18), ('dense/kernel', 50)):
     c = np.float32(np.sqrt(2 / fan_in))
-    assert kernel.dtype == jnp.float32
-    assert set(np.unique(kernel)) == {-c, c}
-    assert .35 < np.mean(np.asarray(kernel) > 0) < .65
-
-
-def signed_fingerprint():
-  key = jax.random.key(5, impl='threefry2x32')
-  return trees.fingerprint(masks.signed_constant(key, LIKE))
+    assert found[name].dtype == jnp.float32
+    assert set(np.unique(found[name])) == {-c, c}
+    assert .35 < np.mean(np.asarray(found[name]) > 0) < .65
 
 
 def test_signed_constant_is_regenerated_bit_for_bit_in_another_process():
-  assert signed_fingerprint() == GOLDEN
-  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
-                        if x.ndim > 1 else x, LIKE)
-  drawn = jax.jit(lambda key: masks.signed_constant(key, shapes))(
-      jax.random.key(5, impl='threefry2x32'))
-  assert trees.fingerprint(drawn) == GOLDEN
-  code = ('import sys; sys.path.insert(0, "tests"); import test_masks; '
-          'print(test_masks.signed_fingerprint())')
-  found = subprocess.run([sys.executable, '-c', code], capture_output=True,
+  key = jax.random.key(5, impl='threefry2x32')
+  here = masks.signed_constant(key, zeros(SHAPES))
+  assert trees.fingerprint(here) == GOLDEN
+  compiled = jax.jit(lambda k: masks.signed_constant(k, zeros(SHAPES)))(key)
+  assert trees.fingerprint(compiled) == GOLDEN
+  code = f'''
+import jax, numpy as np
+from mtl_jax import masks, trees
+like = {{n: np.zeros(s, np.float32) for n, s in {SHAPES}.items()}}
+key = jax.random.key(5, impl='threefry2x32')
+print(trees.fingerprint(masks.signed_constant(key, like)))'''
+  other = subprocess.run([sys.executable, '-c', code], capture_output=True,
                          text=True, check=True, cwd=ROOT)
-  assert found.stdout.strip() == GOLDEN
+  assert other.stdout.strip() == GOLDEN
 
 
 # Modules that nobody wrote for masks.

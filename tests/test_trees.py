@@ -112,7 +112,8 @@ def test_fingerprint_tells_one_bit_shape_dtype_or_name(change):
 
 
 def test_fingerprint_is_that_of_the_names_and_bytes():
-  golden = 'GOLDEN_TREE'
+  golden = (
+      '2060f1ab460b68b5cdd6f03d6a45006a9ba9aa9adf0864934ca278111fc4b662')
   assert trees.fingerprint(BASE) == golden
   same = {'b': jnp.zeros(1, jnp.int32), 'n': None, 'w': jnp.array([[0., 1.]])}
   assert trees.fingerprint(same) == golden

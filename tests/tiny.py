@@ -7,15 +7,19 @@ transfer, and ImpressLearn. `tests/tiny.py:norm` has batch norm instead, on an
 array source and a network of its own that compile in a second.
 """
 
+import functools
 import hashlib
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import flax.linen as nn
 import ml_collections
 import numpy as np
+from orbax.checkpoint import v1 as ocp
 
 from mtl_jax import checkpoint
 from mtl_jax import config as config_lib
@@ -55,7 +59,7 @@ def get_config(kind='lenet'):
   config.seed = 0
   config.chunk_steps = 2
   config.progress_seconds = 0.  # progress is saved after every chunk
-  common = dict(method='supsup', steps=4, batch_size=16, optimizer='adam',
+  common = dict(method='supsup', steps=6, batch_size=16, optimizer='adam',
                 learning_rate=1e-2)
   impress = dict(common, method='impresslearn', options=dict(penalty=0.1),
                  basis=dict(kind='heterogeneous', size=2, phase='basis'))
@@ -110,6 +114,23 @@ def learn(config, folder):
   return experiment.run(config, folder, quiet=True)
 
 
+@functools.lru_cache(maxsize=None)
+def _learned(kind):
+  """(keeps the folder alive, summary)."""
+  folder = tempfile.TemporaryDirectory(prefix='mtl_jax-tiny-')
+  return folder, learn(make(kind), folder.name)
+
+
+def learned(folder, kind='lenet'):
+  """A copy, in a new `folder`, of a run that is made once per process."""
+  return shutil.copytree(_learned(kind)[0].name, folder)
+
+
+def summary(kind='lenet'):
+  """The summary of `learned`."""
+  return _learned(kind)[1]
+
+
 def environment(**extra):
   """For a process of its own: one CPU device, this checkout's package."""
   env = dict(os.environ, JAX_PLATFORMS='cpu',
@@ -150,24 +171,20 @@ def files(folder):
           for p in sorted(pathlib.Path(folder).rglob('*')) if p.is_file()}
 
 
-def rewrite(path, change=None, metadata=None, keep_hashes=True):
+def rewrite(path, change, metadata=None):
   """Stores a checkpoint again with other arrays.
 
   Args:
     path: of the checkpoint.
     change: called with the arrays by name, which it changes in place.
-    metadata: entries to replace.
-    keep_hashes: keep the old digests, as damage on the disk would.
+    metadata: as `checkpoint.save` takes it, for an honest checkpoint; `None`
+      keeps the old one with its digests, as damage on the disk would.
   """
-  arrays, old = checkpoint.load(path)
-  arrays = {name: array.copy() for name, array in arrays.items()}
-  if change is not None:
-    change(arrays)
-  checkpoint.remove(path)
-  checkpoint.save(path, arrays, old | (metadata or {}))
-  if keep_hashes:
-    file = path / '_CHECKPOINT_METADATA'
-    text = file.read_text()
-    for name, new in checkpoint.load_metadata(path)['hashes'].items():
-      text = text.replace(new, old['hashes'].get(name, new))
-    file.write_text(text)
+  raw = ocp.metadata(path).custom_metadata
+  arrays = {name: array.copy() for name, array in ocp.load(path).items()}
+  change(arrays)
+  shutil.rmtree(path)
+  if metadata is None:
+    ocp.save(path, arrays, custom_metadata=raw)
+  else:
+    checkpoint.save(path, arrays, metadata)

@@ -1,0 +1,48 @@
+"""ImpressLearn on SplitCIFAR-100, GEM ResNet-18: 15 masks, 5 unseen tasks.
+
+    python -m mtl_jax.main --config=configs/impresslearn_split_cifar100.py \\
+        --workdir=DIR
+
+Masks as in supsup_split_cifar100.py. Coefficients, from the authors' code
+before the paper: Adam 0.02, cosine over 150 epochs, batch 64, weight decay
+0.01, penalty 0.005 (|alpha|_1 - 1)^2; homogeneous basis: 0.005; hybrid head:
+0.008. The real run waits for data and an accelerator; tests run this path on
+images of the same shapes.
+"""
+
+import ml_collections
+
+BASIS = 15
+SUPERMASK = dict(
+    method='supsup', epochs=250, batch_size=128, optimizer='adam',
+    learning_rate=1e-3, schedule='cosine', weight_decay=1e-4,
+    options=dict(sampler='top_k', eps=16.))
+COEFFICIENTS = dict(
+    method='impresslearn', tasks=(BASIS, 20), epochs=150, batch_size=64,
+    optimizer='adam', schedule='cosine', weight_decay=0.01, control=True)
+
+
+def get_config():
+  config = ml_collections.ConfigDict()
+  config.seed = 0  # of scores, batches and the backbone
+  config.suite = dict(kind='split', source='cifar100', classes_per_task=5,
+                      seed=0, augment=4)
+  config.backbone = dict(model='gem_resnet18', outputs=5)
+  heterogeneous = dict(kind='heterogeneous', size=BASIS, phase='supermasks')
+  homogeneous = dict(kind='homogeneous', size=BASIS, phase='repeated')
+  head = dict(penalty=0.005, head='classifier/kernel', sampler='top_k',
+              eps=16.)
+  config.phases = dict(
+      supermasks=dict(SUPERMASK, tasks=(0, BASIS)),
+      repeated=dict(SUPERMASK, tasks=(0, 1), repeats=BASIS, control=True),
+      dedicated=dict(SUPERMASK, tasks=(BASIS, 20), control=True),
+      heterogeneous=dict(COEFFICIENTS, learning_rate=0.02,
+                         basis=heterogeneous, options=dict(penalty=0.005)),
+      homogeneous=dict(COEFFICIENTS, learning_rate=0.005, basis=homogeneous,
+                       options=dict(penalty=0.005)),
+      hybrid=dict(COEFFICIENTS, learning_rate=0.008, basis=heterogeneous,
+                  options=head))
+  config.schedule = ('supermasks', 'repeated', 'dedicated', 'heterogeneous',
+                     'homogeneous', 'hybrid')
+  config.chunk_steps = 100
+  return config
