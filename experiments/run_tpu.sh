@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Starts a config on every host of a Cloud TPU VM slice, one line per host.
 # Usage: run_tpu.sh TPU_NAME ZONE CONFIG WORKDIR [--config.field=value ...]
-# WORKDIR must be storage that all hosts share (a bucket or a network disk).
+# WORKDIR must be a folder that all hosts share (a network disk, or a bucket
+# mounted as one).
 # Run it again after a preemption: it continues where it stopped.
 set -euo pipefail
-[ $# -ge 4 ] || { sed -n '2,5s/^# //p' "$0" >&2; exit 2; }
+[ $# -ge 4 ] || { sed -n '2,6s/^# //p' "$0" >&2; exit 2; }
 tpu=$1 zone=$2 config=$3 workdir=$4
 shift 4
 command="cd mtl_jax && python -m mtl_jax.main --coordinator=auto"

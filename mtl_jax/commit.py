@@ -12,6 +12,7 @@ from mtl_jax import plan
 from mtl_jax import provenance
 from mtl_jax import steps
 from mtl_jax import system as system_lib
+from mtl_jax import tensorboard
 from mtl_jax import trees
 from mtl_jax import workdir as workdir_lib
 from mtl_jax.data import transforms
@@ -71,6 +72,8 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
   line['seconds']['save'] = time.perf_counter() - started
   drop_old_shared(run, entry.name)
   workdir_lib.append_line(run.workdir.metrics, line)
+  if run.config.tensorboard:
+    tensorboard.write(run.workdir.root / 'tensorboard' / entry.name, line)
   return shared_after
 
 

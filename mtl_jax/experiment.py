@@ -17,6 +17,7 @@ from mtl_jax import plan
 from mtl_jax import provenance
 from mtl_jax import report
 from mtl_jax import system as system_lib
+from mtl_jax import tensorboard
 from mtl_jax import train
 from mtl_jax import trees
 from mtl_jax import verify
@@ -42,6 +43,8 @@ def run(config: config_lib.Config, workdir, command: str = '',
     ValueError: the workdir belongs to another config (names the difference).
   """
   started = time.perf_counter()
+  if config.tensorboard:
+    tensorboard.require()
   work = workdir_lib.Workdir(workdir)
   suite = suites.make(config.suite.kind, **dict(config.suite.options))
   plan.check(config, suite)

@@ -65,6 +65,7 @@ def test_chunks_run_in_turn_and_at_once(setup):
     np.testing.assert_allclose(got, want, atol=1e-3)
 
 
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # PyTorch's own
 @pytest.mark.parametrize('compiled', [False, pytest.param(
     True, marks=pytest.mark.slow)])
 def test_torch_does_the_same_step(compiled):

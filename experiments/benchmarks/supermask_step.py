@@ -23,7 +23,7 @@ from mtl_jax import provenance
 from mtl_jax.methods import supsup
 
 
-def torch_cases(setup, short: int = 50):
+def torch_cases(setup, short: int = 30):
   """The threshold step beside PyTorch's.
 
   Returns:
@@ -33,10 +33,14 @@ def torch_cases(setup, short: int = 50):
       'threshold step', jax_cases.step_scan(
           setup, supsup.supsup(), count=short), short)
   cases, failed = [threshold], {}
-  for name, compiled, target in (('PyTorch eager', False, 3.),
-                                 ('PyTorch torch.compile', True, 2.)):
+  for name, compiled, threads, target in (
+      ('PyTorch eager', False, 2, 3.),
+      ('PyTorch eager, 1 thread', False, 1, None),
+      ('PyTorch torch.compile', True, 2, 2.),
+      ('PyTorch torch.compile, 1 thread', True, 1, None)):
     try:
-      run = torch_run(setup, short, compiled)
+      run = torch_run(setup, short, compiled, threads)
+      run()  # compiles
     except Exception as error:  # pylint: disable=broad-exception-caught
       failed[name] = f'{type(error).__name__}: {str(error)[:300]}'
       continue
@@ -44,21 +48,21 @@ def torch_cases(setup, short: int = 50):
   return cases, failed
 
 
-def torch_run(setup, count: int, compiled: bool):
+def torch_run(setup, count: int, compiled: bool, threads: int = 2):
   """PyTorch's step from the scores and batches that ours starts with."""
   import torch_step  # pylint: disable=import-outside-toplevel
   state = jax_cases.start(setup, supsup.supsup(), {})
   kernels = lambda tree: [layer['kernel'] for _, layer in sorted(tree.items())]
   return torch_step.make_run(
       kernels(setup.backbone), kernels(state.trainable), setup.images[:count],
-      setup.labels[:count], compiled)
+      setup.labels[:count], compiled, threads)
 
 
 def measure(setup, rounds: int, report=lambda rows: None) -> list[dict]:
   """All rows: those of each group come from one interleaved run."""
   rows = []
-  cases = jax_cases.groups(setup)
-  cases['pytorch'], failed = torch_cases(setup)
+  beside_torch, failed = torch_cases(setup)
+  cases = {'pytorch': beside_torch} | jax_cases.groups(setup)
   for group, members in cases.items():
     before = os.getloadavg()[0]
     times = timing.interleave(members, rounds)

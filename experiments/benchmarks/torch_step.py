@@ -1,7 +1,5 @@
 """The threshold supermask step as one would write it in PyTorch."""
 
-import sys
-
 import numpy as np
 import torch
 from torch.nn import functional
@@ -49,12 +47,11 @@ def make_run(weights, scores, images, labels, compiled: bool,
     images: float32 [steps, batch, ...].
     labels: int [steps, batch].
     compiled: the whole step under `torch.compile`.
-    threads: of PyTorch.
+    threads: of PyTorch, set again by each call.
 
   Returns:
     run() -> list of losses.
   """
-  torch.set_num_threads(threads)
   net = Net(weights, scores)
   optimizer = torch.optim.RMSprop(net.parameters(), lr=1e-4, alpha=0.99,
                                   eps=1e-8, foreach=True)
@@ -69,21 +66,8 @@ def make_run(weights, scores, images, labels, compiled: bool,
     return loss.detach()
 
   call = torch.compile(step) if compiled else step
-  if compiled:
-    _warm_up(call, net, images, labels)
-    optimizer.state.clear()
-    with torch.no_grad():
-      for parameter, value in zip(net.scores, Net(weights, scores).scores):
-        parameter.copy_(value)
-  return lambda: [float(call(x, y)) for x, y in zip(images, labels)]
 
-
-def _warm_up(call, net, images, labels):
-  """Compiles, and what is compiled again when the state exists."""
-  del net
-  for x, y in zip(images[:5], labels[:5]):
-    call(x, y)
-
-
-def version() -> str:
-  return f'{torch.__version__} (python {sys.version.split()[0]})'
+  def run():
+    torch.set_num_threads(threads)
+    return [float(call(x, y)) for x, y in zip(images, labels)]
+  return run

@@ -1,0 +1,122 @@
+"""Sizes of the networks, and norm statistics that belong to the task."""
+
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtl_jax import models
+from mtl_jax import trees
+
+SEED = jax.random.key(0)
+
+
+def shapes(name, outputs, image_shape, **options):
+  network = models.make(name, outputs, **options)
+  return jax.eval_shape(lambda key: network.init(key, image_shape), SEED)
+
+
+@pytest.mark.parametrize('name, outputs, image_shape, kernels, weights', [
+    ('lenet_300_100', 10, (28, 28, 1), 3, 266_200),
+    ('fc1024', 10, (28, 28, 1), 3, 1_861_632),
+    ('gem_resnet18', 5, (32, 32, 3), 21, 1_090_940)])
+def test_sizes(name, outputs, image_shape, kernels, weights):
+  params, _ = shapes(name, outputs, image_shape)
+  assert trees.size(params) == weights
+  names = list(trees.flatten(params))
+  assert len(names) == kernels
+  assert all(n.endswith('/kernel') for n in names)  # no bias, no scale
+  assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype('float32')}
+
+
+def test_resnet_keeps_3000_floats_of_statistics():
+  params, stats = shapes('gem_resnet18', 5, (32, 32, 3))
+  # A mean and a variance per channel of every norm: 2 x (20 + 4 x 20 + 5 x
+  # (40 + 80 + 160)) = 3000.
+  assert trees.size(stats) == 3000
+  assert {name.split('/')[-1] for name in trees.flatten(stats)} == {'mean',
+                                                                    'var'}
+  convolutions = len(trees.flatten(params)) - 1
+  assert len(trees.flatten(stats)) == 2 * convolutions
+
+
+@pytest.mark.parametrize('name', ['lenet_300_100', 'fc1024'])
+def test_dense_networks_have_no_statistics(name):
+  assert shapes(name, 3, (4, 4, 1))[1] == {}
+
+
+def test_dense_network_by_hand():
+  network = models.make('lenet_300_100', 2)
+  params = {'Dense_0': {'kernel': np.zeros((4, 300), np.float32)},
+            'Dense_1': {'kernel': np.zeros((300, 100), np.float32)},
+            'Dense_2': {'kernel': np.zeros((100, 2), np.float32)}}
+  params['Dense_0']['kernel'][:, 7] = [1., 2., 3., 4.]
+  params['Dense_0']['kernel'][:, 8] = -1.  # cut by ReLU
+  params['Dense_1']['kernel'][7, 3] = .5
+  params['Dense_1']['kernel'][8, 3] = 1e3
+  params['Dense_2']['kernel'][3] = [2., -2.]
+  image = np.array([1., 10., 100., 1000.], np.float32).reshape(1, 2, 2, 1)
+  logits, stats = network.apply(params, {}, image, train=True)
+  np.testing.assert_array_equal(logits, [[4321., -4321.]])
+  assert stats == {}
+
+
+class Normed(nn.Module):
+  """One norm: mean and variance of the pixels themselves."""
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    x = nn.BatchNorm(use_running_average=not train, momentum=.9, epsilon=0.,
+                     use_scale=False, use_bias=False,
+                     axis_name=self.axis_name if train else None)(x)
+    return nn.Dense(1, use_bias=False)(x.reshape(x.shape[0], -1))
+
+
+def test_statistics_change_in_training_alone_and_by_hand():
+  network = models.from_linen(Normed)
+  params = {'Dense_0': {'kernel': np.ones((1, 1), np.float32)}}
+  stats = {'BatchNorm_0': {'mean': np.array([2.], np.float32),
+                           'var': np.array([4.], np.float32)}}
+  x = np.array([1., 5.], np.float32).reshape(2, 1, 1, 1)  # mean 3, variance 4
+  kept = trees.fingerprint(stats)
+  logits, after = network.apply(params, stats, x, train=False)
+  np.testing.assert_allclose(logits, [[-.5], [1.5]], rtol=1e-6)
+  assert trees.fingerprint(after) == kept
+  logits, after = network.apply(params, stats, x, train=True)
+  np.testing.assert_allclose(logits, [[-1.], [1.]], rtol=1e-6)
+  np.testing.assert_allclose(after['BatchNorm_0']['mean'], [2.1], rtol=1e-6)
+  np.testing.assert_allclose(after['BatchNorm_0']['var'], [4.], rtol=1e-6)
+  assert trees.fingerprint(stats) == kept
+
+
+def test_every_norm_of_the_resnet_reads_the_tasks_statistics():
+  network = models.make('gem_resnet18', 2, width=2)
+  params, stats = jax.eval_shape(
+      lambda key: network.init(key, (8, 8, 3)), SEED)
+  random = np.random.RandomState(0)
+  params = jax.tree.map(
+      lambda s: random.randn(*s.shape).astype(np.float32), params)
+  stats = jax.tree.map(
+      lambda s: .5 + random.rand(*s.shape).astype(np.float32), stats)
+  x = random.randn(4, 8, 8, 3).astype(np.float32)
+
+  def total(stats):
+    logits, after = network.apply(params, stats, x, train=False)
+    return jnp.sum(logits ** 2), after
+
+  gradient, after = jax.jit(jax.grad(total, has_aux=True))(stats)
+  assert trees.fingerprint(after) == trees.fingerprint(stats)
+  for name, g in trees.flatten(gradient).items():
+    assert np.any(g), f'{name} has no effect'
+
+
+def test_unknown_models_and_options_are_refused():
+  with pytest.raises(ValueError, match=(
+      r"unknown model 'lenet_300' \(did you mean: lenet_300_100\?\); known: "
+      'fc1024, gem_resnet18, lenet_300_100')):
+    models.make('lenet_300', 10)
+  with pytest.raises(ValueError, match='model gem_resnet18: .*widht'):
+    models.make('gem_resnet18', 10, widht=4)
