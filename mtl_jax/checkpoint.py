@@ -114,14 +114,19 @@ def _brief(error: Exception) -> str:
   return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def remove(path: pathlib.Path) -> None:
-  """Removes a checkpoint; renamed first, so that it is never half there."""
-  if parallel.is_primary() and path.exists():
-    doomed = path.with_name(f'.{path.name}.removed')
-    shutil.rmtree(doomed, ignore_errors=True)
-    path.rename(doomed)
-    shutil.rmtree(doomed)
-  parallel.barrier(f'remove {path.name}')
+def remove_all(folder: pathlib.Path, pattern: str, keep: str = '') -> None:
+  """Removes checkpoints by name pattern, all but `keep`.
+
+  Each is renamed first, so that it never stands there half removed.
+  """
+  if parallel.is_primary():
+    for path in sorted(folder.glob(pattern)):
+      if path.name != keep and not path.name.startswith('.'):
+        doomed = path.with_name(f'.{path.name}.removed')
+        shutil.rmtree(doomed, ignore_errors=True)
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+  parallel.barrier(f'removed {pattern} from {folder.name}')
 
 
 def remove_unfinished(folder: pathlib.Path) -> None:

@@ -70,7 +70,7 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
   checkpoint.save(run.workdir.task(entry.name), arrays, metadata)
   line = finished_record(run.workdir, entry.name)
   line['seconds']['save'] = time.perf_counter() - started
-  drop_old_shared(run, entry.name)
+  checkpoint.remove_all(run.workdir.shared, '*', keep=entry.name)
   workdir_lib.append_line(run.workdir.metrics, line)
   if run.config.tensorboard:
     tensorboard.write(run.workdir.root / 'tensorboard' / entry.name, line)
@@ -155,13 +155,6 @@ def finished_record(work: workdir_lib.Workdir, name: str) -> dict:
   record = checkpoint.load_metadata(path)['record']
   record['bytes']['stored'] = checkpoint.stored_bytes(path)
   return {'kind': 'task'} | record
-
-
-def drop_old_shared(run, newest: str) -> None:
-  """Removes bookkeeping that a newer one has replaced."""
-  for path in sorted(run.workdir.shared.iterdir()):
-    if path.name != newest and not path.name.startswith('.'):
-      checkpoint.remove(path)
 
 
 def probe_images(run, source: str) -> np.ndarray:

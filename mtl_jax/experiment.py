@@ -173,6 +173,7 @@ def matrix_rows(running: train.Run) -> dict[str, dict]:
 
 def collect(running: train.Run) -> list[dict]:
   """The records of all entries in learning order."""
+  parallel.barrier('all records are written')
   logged = {line['entry']: line for line in
             workdir_lib.read_lines(running.workdir.metrics)
             if line['kind'] == 'task'}

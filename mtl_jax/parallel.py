@@ -62,10 +62,8 @@ def put(tree: Any) -> Any:
   traced again when its own output comes back as input.
   """
   def leaf(x):
-    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(
-        x.dtype, jax.dtypes.prng_key):
-      data = put(jax.random.key_data(x))
-      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    if _is_key(x):
+      return _like_key(x, put(jax.random.key_data(x)))
     host = np.array(x)
     return jax.make_array_from_callback(host.shape, _replicated(),
                                         lambda index: host[index])
@@ -98,13 +96,33 @@ def split_tasks(tree: Any) -> Any:
     if x.shape[0] % devices:
       raise ValueError(f'{x.shape[0]} tasks at once do not divide over '
                        f'{devices} devices; choose a multiple')
-    return _local(x.reshape(devices, x.shape[0] // devices, *x.shape[1:]))
+    if _is_key(x):
+      return _like_key(x, leaf(jax.random.key_data(x)))
+    # Through the host: arrays that were put everywhere can't be split as is.
+    host = np.asarray(x)
+    return _local(host.reshape(devices, host.shape[0] // devices,
+                               *host.shape[1:]))
   return jax.tree.map(leaf, tree)
 
 
+def _is_key(x) -> bool:
+  return isinstance(x, jax.Array) and jax.dtypes.issubdtype(
+      x.dtype, jax.dtypes.prng_key)
+
+
+def _like_key(key, data):
+  return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
+
+
 def join_tasks(tree: Any) -> Any:
-  """Inverse of `split_tasks`, for one process."""
-  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+  """Inverse of `split_tasks`: the tasks of all processes, on each of them."""
+  def leaf(x):
+    if _is_key(x):
+      return _like_key(x, leaf(jax.random.key_data(x)))
+    if jax.process_count() > 1:
+      x = multihost_utils.process_allgather(x, tiled=True)
+    return x.reshape(-1, *x.shape[2:])
+  return jax.tree.map(leaf, tree)
 
 
 def _local(split):
@@ -160,20 +178,12 @@ def split_evaluation(batches: np.ndarray) -> np.ndarray:
 def to_host(tree: Any) -> Any:
   """NumPy copies of (replicated) arrays; typed keys become their data."""
   def leaf(x):
-    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(
-        x.dtype, jax.dtypes.prng_key):
+    if _is_key(x):
       x = jax.random.key_data(x)
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
       x = x.addressable_data(0)
     return np.asarray(x)
   return jax.tree.map(leaf, tree)
-
-
-def gather(tree: Any) -> Any:
-  """The whole of arrays that are split over processes, on each of them."""
-  if jax.process_count() == 1:
-    return tree
-  return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def agree(decision: bool) -> bool:
@@ -186,7 +196,7 @@ def agree(decision: bool) -> bool:
 def barrier(name: str) -> None:
   """Waits for all processes; nothing on one."""
   if jax.process_count() > 1:
-      multihost_utils.sync_global_devices(name)
+    multihost_utils.sync_global_devices(name)
 
 
 def stack(trees_: list) -> Any:

@@ -126,7 +126,6 @@ def learn_group(run: Run, group, unfinished, method, shared, members) -> dict:
   started = time.perf_counter()
   recipe = _recipe(run, group)
   state, curve, seconds = train_group(run, group, recipe, shared)
-  progress = run.workdir.progress / group[0].name
   trained = commit.Trained(recipe, seconds + time.perf_counter() - started)
   for i, entry in enumerate(group):
     if entry not in unfinished:
@@ -135,8 +134,7 @@ def learn_group(run: Run, group, unfinished, method, shared, members) -> dict:
     shared = commit.commit(run, entry, method, own, shared, members,
                            {name: value[i] for name, value in curve.items()},
                            trained)
-  for path in sorted(run.workdir.progress.glob(f'{progress.name}.*')):
-    checkpoint.remove(path)
+  checkpoint.remove_all(run.workdir.progress, saved(group[0].name))
   return shared
 
 
@@ -176,7 +174,7 @@ def train_group(run: Run, group, recipe, shared):
       state, measured = functions.chunk_many(
           group[0].route, run.backbone.params, shared, source, task, state,
           parallel.split_tasks(index))
-      measured = parallel.join_tasks(parallel.to_host(measured))
+      measured = parallel.to_host(parallel.join_tasks(measured))
     else:
       state, measured = functions.chunk(
           group[0].route, run.backbone.params, shared, source, task, state,
@@ -190,7 +188,7 @@ def train_group(run: Run, group, recipe, shared):
     if start < recipe.steps and clock.due():
       save(run, group[0].name, parallel.join_tasks(state) if many else state,
            curve, start, seconds + clock.total())
-  return (parallel.join_tasks(parallel.gather(state)) if many else state,
+  return (parallel.join_tasks(state) if many else state,
           curve, seconds)
 
 
@@ -222,20 +220,24 @@ def check_finite(group, loss: np.ndarray, start: int) -> None:
         'lower the learning rate, or look at the images of this task')
 
 
+def saved(name: str) -> str:
+  """Pattern of the progress of a group, named by its first entry."""
+  return f'{name}.{"[0-9]" * 9}'
+
+
 def save(run: Run, name: str, state, curve, start: int, seconds: float):
   """Saves mid-task progress under its step, then drops the older one."""
-  old = sorted(run.workdir.progress.glob(f'{name}.*'))
+  new = f'{name}.{start:09d}'
   arrays = checkpoint.tree_to_arrays({'state': state, 'curve': curve})
-  checkpoint.save(run.workdir.progress / f'{name}.{start:09d}', arrays,
+  checkpoint.save(run.workdir.progress / new, arrays,
                   {'step': start, 'seconds': seconds,
                    'backbone': run.backbone.recipe['fingerprint']})
-  for path in old:
-    checkpoint.remove(path)
+  checkpoint.remove_all(run.workdir.progress, saved(name), keep=new)
 
 
 def restore(run: Run, name: str, state, curve):
   """The newest saved progress of a group, or what was given."""
-  found = sorted(run.workdir.progress.glob(f'{name}.*'))
+  found = sorted(run.workdir.progress.glob(saved(name)))
   if not found:
     return state, curve, 0, 0.
   arrays, metadata = checkpoint.load(found[-1])
