@@ -70,6 +70,7 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
   checkpoint.save(run.workdir.task(entry.name), arrays, metadata)
   line = finished_record(run.workdir, entry.name)
   line['seconds']['save'] = time.perf_counter() - started
+  line['peak_memory_bytes'] = evaluate.memory_bytes()
   checkpoint.remove_all(run.workdir.shared, '*', keep=entry.name)
   workdir_lib.append_line(run.workdir.metrics, line)
   if run.config.tensorboard:

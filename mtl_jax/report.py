@@ -68,7 +68,7 @@ def table(records: list[dict], summary: dict):
   import rich.box
   import rich.table
   import rich.text
-  lines = [f'{row["title"]} {percent(row["value"], 2)}'
+  lines = [f'{row["title"]} {percent(row["value"], 2)}  [{row["citation"]}]'
            for row in (summary.get('metrics') or [])
            if row['name'] in ('average_accuracy', 'forgetting')]
   if summary.get('seconds') is not None:

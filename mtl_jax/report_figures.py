@@ -78,7 +78,8 @@ def _matrix(records, summary):
   ax.set_ylabel('after learning …')
   caption = ('Row: the task just learned; column: the task tested. Reading '
              'down a column shows whether a task changes when later ones are '
-             'learned; where nothing is forgotten, it keeps one colour.')
+             'learned; where nothing is forgotten, it keeps one colour. The '
+             'cell above the diagonal is the task before it was learned.')
   if np.isnan(matrix).any():
     caption += ' Grey was not measured.'
   return canvas, caption
@@ -140,7 +141,7 @@ def _curves(records, summary):
     ax.set_ylabel('loss' if key == 'loss' else 'accuracy (%)')
   drawing.legend(canvas, axes[0][0])
   many = any(len(members) > drawing.FAINT for members in found.values())
-  return canvas, ('Recorded while training. Thick lines are means over tasks; '
+  return canvas, ('Means over training batches. Thick lines are means over tasks; '
                   + ('bands go from the lowest to the highest task.' if many
                      else 'faint lines are single tasks.'))
 

@@ -4,11 +4,13 @@
 
 Every kind of phase on permuted digits: supermasks, eight at once, with
 transfer, and ImpressLearn. `tests/tiny.py:norm` has batch norm instead, on an
-array source and a network of its own that compile in a second.
+array source and a network of its own that compile in a second;
+`tests/tiny.py:two` is the first phase alone.
 """
 
 import functools
 import hashlib
+import json
 import os
 import pathlib
 import shutil
@@ -83,6 +85,9 @@ def get_config(kind='lenet'):
       dedicated=dict(common, tasks=(12, 13), control=True))
   config.schedule = ('basis', 'transfer', 'many', 'impress', 'dedicated')
   config.matrix = 'full'
+  if kind == 'two':
+    config.phases = dict(basis=config.phases.basis)
+    config.schedule = ('basis',)
   return config
 
 
@@ -99,9 +104,9 @@ def make(kind='lenet', **changes):
   return config_lib.from_dict(config.to_dict())
 
 
-def only(*phases, **changes):
+def only(*phases, kind='lenet', **changes):
   """A config with these phases alone."""
-  config = get_config()
+  config = get_config(kind)
   config.schedule = phases
   config.phases = {name: config.phases[name] for name in phases}
   config.update_from_flattened_dict(
@@ -129,6 +134,19 @@ def learned(folder, kind='lenet'):
 def summary(kind='lenet'):
   """The summary of `learned`."""
   return _learned(kind)[1]
+
+
+def steps(config):
+  """Steps of a whole run, over all its tasks."""
+  return sum(phase.steps * (phase.tasks[1] - phase.tasks[0])
+             for phase in config.phases)
+
+
+def parse(line):
+  """A strict JSON value: no NaN, which other readers refuse."""
+  def refuse(constant):
+    raise ValueError(f'{constant} is not JSON')
+  return json.loads(line, parse_constant=refuse)
 
 
 def environment(**extra):
