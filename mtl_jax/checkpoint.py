@@ -10,6 +10,7 @@ import hashlib
 import json
 import pathlib
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -114,14 +115,15 @@ def _brief(error: Exception) -> str:
   return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def remove_all(folder: pathlib.Path, pattern: str, keep: str = '') -> None:
-  """Removes checkpoints by name pattern, all but `keep`.
+def remove_all(folder: pathlib.Path, pattern: str,
+               keep: Sequence[str] = ()) -> None:
+  """Removes checkpoints by name pattern, all but those in `keep`.
 
   Each is renamed first, so that it never stands there half removed.
   """
   if parallel.is_primary():
     for path in sorted(folder.glob(pattern)):
-      if path.name != keep and not path.name.startswith('.'):
+      if path.name not in keep and not path.name.startswith('.'):
         doomed = path.with_name(f'.{path.name}.removed')
         shutil.rmtree(doomed, ignore_errors=True)
         path.rename(doomed)

@@ -71,7 +71,10 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
   line = finished_record(run.workdir, entry.name)
   line['seconds']['save'] = time.perf_counter() - started
   line['peak_memory_bytes'] = evaluate.memory_bytes()
-  checkpoint.remove_all(run.workdir.shared, '*', keep=entry.name)
+  names = [e.name for phase in run.config.phases
+           for e in plan.entries(phase, run.suite)]
+  checkpoint.remove_all(run.workdir.shared, '*',
+                        keep=names[names.index(entry.name):])
   workdir_lib.append_line(run.workdir.metrics, line)
   if run.config.tensorboard:
     tensorboard.write(run.workdir.root / 'tensorboard' / entry.name, line)

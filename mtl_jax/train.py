@@ -90,6 +90,8 @@ def learn_phase(run: Run, phase: config_lib.Phase) -> None:
       shared = learn_group(run, group, unfinished, method, shared, members)
     else:
       run.advance(len(group) * _recipe(run, group).steps, group[-1].name)
+      if phase.basis is None:
+        shared = {}  # of an earlier task; the newest is read when needed
     done_before = group[-1]
 
 
@@ -232,7 +234,7 @@ def save(run: Run, name: str, state, curve, start: int, seconds: float):
   checkpoint.save(run.workdir.progress / new, arrays,
                   {'step': start, 'seconds': seconds,
                    'backbone': run.backbone.recipe['fingerprint']})
-  checkpoint.remove_all(run.workdir.progress, saved(name), keep=new)
+  checkpoint.remove_all(run.workdir.progress, saved(name), keep=[new])
 
 
 def restore(run: Run, name: str, state, curve):

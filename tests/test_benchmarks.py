@@ -11,11 +11,11 @@ import pytest
 FOLDER = pathlib.Path(__file__).parent.parent / 'experiments' / 'benchmarks'
 sys.path.insert(0, str(FOLDER))
 
-import jax_cases  # pylint: disable=wrong-import-position
-import supermask_step  # pylint: disable=wrong-import-position
-import table  # pylint: disable=wrong-import-position
-import timing  # pylint: disable=wrong-import-position
-from mtl_jax import methods  # pylint: disable=wrong-import-position
+import jax_cases  # noqa: E402 pylint: disable=wrong-import-position
+import supermask_step  # noqa: E402 pylint: disable=wrong-import-position
+import table  # noqa: E402 pylint: disable=wrong-import-position
+import timing  # noqa: E402 pylint: disable=wrong-import-position
+from mtl_jax import methods  # noqa: E402 pylint: disable=wrong-import-position
 
 
 @pytest.fixture(scope='module')
@@ -65,7 +65,7 @@ def test_chunks_run_in_turn_and_at_once(setup):
     np.testing.assert_allclose(got, want, atol=1e-3)
 
 
-@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # PyTorch's own
+@pytest.mark.filterwarnings('ignore')  # PyTorch's own, while it compiles
 @pytest.mark.parametrize('compiled', [False, pytest.param(
     True, marks=pytest.mark.slow)])
 def test_torch_does_the_same_step(compiled):
@@ -78,13 +78,16 @@ def test_torch_does_the_same_step(compiled):
 
 def test_timing_and_table():
   cases = [timing.Case('a', lambda: None, 1),
-           timing.Case('b', lambda: None, 2, 'a', 1.3, flops=1.)]
+           timing.Case('b', lambda: None, 2, 'a', 1.3, flops=1.),
+           timing.Case('c', lambda: None, 1, 'a', 3., at_least=True)]
   rows = timing.summarise(
-      cases, {'a': jnp.array([1., 2.]), 'b': jnp.array([2., 4.])})
+      cases, {'a': jnp.array([1., 2.]), 'b': jnp.array([2., 4.]),
+              'c': jnp.array([2., 4.])})
   assert rows[1]['ratio'] == 2. and rows[0]['ms_min'] == 1.
-  assert set(timing.interleave(cases, 2)) == {'a', 'b'}
+  assert set(timing.interleave(cases, 2)) == {'a', 'b', 'c'}
   origin = supermask_step.origin()
   lines = [dict(row, group='g', load=[1., 2.], **origin) for row in rows]
   text = table.rewrite(f'x\n{table.BEGIN}\nold\n{table.END}\ny',
                        table.render(lines))
   assert 'old' not in text and 'at most 1.3x (missed)' in text
+  assert 'at least 3x (missed)' in text

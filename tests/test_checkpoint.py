@@ -1,6 +1,7 @@
 """A checkpoint is read as it was written, or refused."""
 
 import pickle
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -120,10 +121,12 @@ def test_pickle_beside_the_arrays_is_not_opened(path, tmp_path):
   assert not (tmp_path / 'sprung').exists()
 
 
-def test_removal_leaves_no_half(path, tmp_path):
-  checkpoint.remove(path)
-  assert list(tmp_path.iterdir()) == []
-  checkpoint.remove(path)  # and again is no error
+def test_removal_by_pattern(tmp_path, path):
+  for name in ('a.000000002', 'a.000000004', 'a.v2.000000002'):
+    shutil.copytree(path, tmp_path / name)
+  checkpoint.remove_all(tmp_path, 'a.' + '[0-9]' * 9, keep=['a.000000004'])
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+      'a.000000004', 'a.v2.000000002', 'task']
 
 
 def test_only_unfinished_folders_are_removed(tmp_path, path):

@@ -5,7 +5,10 @@ to do when it dies is matched by its text, such as "os.rename tasks/a". With
 a delay the kernel ends it that much later, in the middle of what follows.
 """
 
+import dataclasses
+import functools
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,11 +181,22 @@ class Stopped(Exception):
   """Stands for a kill, within this process."""
 
 
-def learn(config, folder, backbone=None, stop_after=None):
+@functools.lru_cache(maxsize=None)
+def _prepared(suite_config, backbone_config):
+  """Suite, data and backbone; with them what was compiled is kept too."""
+  suite = suites.make(suite_config.kind, **dict(suite_config.options))
+  data = evaluate.Data()
+  config = tiny.make('two')
+  config = dataclasses.replace(config, suite=suite_config,
+                               backbone=backbone_config)
+  nowhere = workdir_lib.Workdir('/nowhere')
+  return suite, data, experiment.make_backbone(config, suite, data, nowhere)
+
+
+def learn(config, folder, stop_after=None):
   """`experiment.run` without the report; stops after so many task-steps."""
-  work = workdir_lib.Workdir(folder)
-  suite = suites.make(config.suite.kind, **dict(config.suite.options))
-  data, counted = evaluate.Data(), []
+  work, counted = workdir_lib.Workdir(folder), []
+  suite, data, backbone = _prepared(config.suite, config.backbone)
 
   def advance(count, name):
     counted.append((name, count))
@@ -190,14 +204,13 @@ def learn(config, folder, backbone=None, stop_after=None):
       raise Stopped
 
   experiment.check_config(work, config)
-  backbone = backbone or experiment.make_backbone(config, suite, data, work)
   work.prepare()
   experiment.claim(work, config, backbone, '')
   run = train.Run(config, suite, backbone, data, work,
                   system_lib.System(work, backbone), advance)
   for phase in config.phases:
     train.learn_phase(run, phase)
-  return backbone, counted
+  return counted
 
 
 @pytest.mark.parametrize('kind, phases, stops', [
@@ -208,13 +221,13 @@ def learn(config, folder, backbone=None, stop_after=None):
     ('norm', ('basis',), [(4, 2), (10, 2)])])  # batch statistics
 def test_saved_progress_ends_with_the_same_bits(tmp_path, kind, phases, stops):
   config = tiny.only(*phases, kind=kind)
-  backbone, _ = learn(config, tmp_path / 'whole')
+  learn(config, tmp_path / 'whole')
   for steps, saved in stops:
     folder = tmp_path / f'{steps}'
     with pytest.raises(Stopped):
-      learn(config, folder, backbone, steps)
+      learn(config, folder, steps)
     kept, = (folder / 'progress').iterdir()
-    _, counted = learn(config, folder, backbone)
+    counted = learn(config, folder)
     # It went on from the saved step and trained only what was left.
     assert (kept.name.split('.')[0], saved) in counted
     assert sum(count for _, count in counted) == tiny.steps(config)
@@ -231,7 +244,7 @@ def test_progress_is_saved_every_so_many_seconds(tmp_path):
 
 def test_killed_between_two_commits_of_a_group(tmp_path, monkeypatch):
   config = tiny.only('many')
-  backbone, _ = learn(config, tmp_path / 'whole')
+  learn(config, tmp_path / 'whole')
   save, left = checkpoint.save, 3
 
   def stop(path, arrays, metadata):
@@ -243,20 +256,20 @@ def test_killed_between_two_commits_of_a_group(tmp_path, monkeypatch):
     save(path, arrays, metadata)
   monkeypatch.setattr(checkpoint, 'save', stop)
   with pytest.raises(Stopped):
-    learn(config, tmp_path / 'run', backbone)
+    learn(config, tmp_path / 'run')
   monkeypatch.undo()
   before = tiny.bits(tmp_path / 'run')
   assert len(before) == 3
-  learn(config, tmp_path / 'run', backbone)
+  learn(config, tmp_path / 'run')
   assert tiny.bits(tmp_path / 'run') == tiny.bits(tmp_path / 'whole')
 
 
 def test_a_removed_task_is_trained_again(tmp_path):
   config = tiny.only('basis')
-  backbone, _ = learn(config, tmp_path / 'run')
+  learn(config, tmp_path / 'run')
   before = tiny.bits(tmp_path / 'run')
-  checkpoint.remove(tmp_path / 'run/tasks/permuted-00')
-  learn(config, tmp_path / 'run', backbone)
+  shutil.rmtree(tmp_path / 'run/tasks/permuted-00')
+  learn(config, tmp_path / 'run')
   assert tiny.bits(tmp_path / 'run') == before
   entries = [line['entry'] for line in workdir_lib.read_lines(
       tmp_path / 'run/metrics.jsonl') if line['kind'] == 'task']
@@ -266,13 +279,13 @@ def test_a_removed_task_is_trained_again(tmp_path):
 @pytest.mark.parametrize('removed', ['permuted-03', 'permuted-02'])
 def test_lost_bookkeeping_is_never_made_up(tmp_path, removed):
   config = tiny.only('transfer')
-  backbone, _ = learn(config, tmp_path / 'run')
+  learn(config, tmp_path / 'run')
   bookkeeping = tiny.files(tmp_path / 'run/shared')
   kept = ({'permuted-02', 'permuted-03'} - {removed}).pop()
   before = tiny.bits(tmp_path / 'run')
-  checkpoint.remove(tmp_path / 'run/tasks' / removed)
+  shutil.rmtree(tmp_path / 'run/tasks' / removed)
   try:
-    learn(config, tmp_path / 'run', backbone)
+    learn(config, tmp_path / 'run')
   except checkpoint.CheckpointError as error:
     assert f'after task {kept}' in str(error) and 'is gone' in str(error)
     assert list(tiny.bits(tmp_path / 'run')) == [kept]
@@ -284,11 +297,11 @@ def test_lost_bookkeeping_is_never_made_up(tmp_path, removed):
 
 def test_remade_first_task_leaves_the_mean_alone(tmp_path):
   config = tiny.only('transfer', phases__transfer__tasks=(2, 5))
-  backbone, _ = learn(config, tmp_path / 'whole')
+  learn(config, tmp_path / 'whole')
   with pytest.raises(Stopped):
-    learn(config, tmp_path / 'run', backbone, 14)  # in the third
-  checkpoint.remove(tmp_path / 'run/tasks/permuted-02')
-  learn(config, tmp_path / 'run', backbone)
+    learn(config, tmp_path / 'run', 14)  # in the third
+  shutil.rmtree(tmp_path / 'run/tasks/permuted-02')
+  learn(config, tmp_path / 'run')
   assert tiny.bits(tmp_path / 'run') == tiny.bits(tmp_path / 'whole')
 
 
@@ -299,20 +312,20 @@ def test_transfer_of_many_at_once_is_refused():
 
 def test_progress_of_a_longer_name_is_not_taken(tmp_path):
   config = tiny.only('basis')
-  backbone, _ = learn(config, tmp_path / 'whole')
+  learn(config, tmp_path / 'whole')
   with pytest.raises(Stopped):
-    learn(config, tmp_path / 'run', backbone, 10)  # in permuted-01
+    learn(config, tmp_path / 'run', 10)  # in permuted-01
   kept, = (tmp_path / 'run/progress').iterdir()
   kept.rename(kept.with_name('permuted-00.v2.000000002'))
-  checkpoint.remove(tmp_path / 'run/tasks/permuted-00')
-  learn(config, tmp_path / 'run', backbone)
+  shutil.rmtree(tmp_path / 'run/tasks/permuted-00')
+  learn(config, tmp_path / 'run')
   assert tiny.bits(tmp_path / 'run') == tiny.bits(tmp_path / 'whole')
 
 
 def test_progress_of_another_state_is_refused(tmp_path):
   config = tiny.only('basis')
   with pytest.raises(Stopped):
-    backbone, _ = learn(config, tmp_path / 'run', stop_after=4)
+    learn(config, tmp_path / 'run', stop_after=4)
   kept, = (tmp_path / 'run/progress').iterdir()
 
   def shorten(arrays):
@@ -328,7 +341,7 @@ def test_damaged_progress_is_refused_and_kept(tmp_path):
   with pytest.raises(Stopped):
     learn(config, tmp_path / 'run', stop_after=4)
   kept, = (tmp_path / 'run/progress').iterdir()
-  tiny.rewrite(kept, lambda a: a.update({'state/step': np.int32(3)}))
+  tiny.rewrite(kept, lambda a: a.update({'state/step': np.array(3, np.int32)}))
   before = tiny.files(kept)
   with pytest.raises(checkpoint.CheckpointError,
                      match='000000002: leaf state/step was changed.*remove it'):

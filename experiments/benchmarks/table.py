@@ -32,10 +32,10 @@ def _comparison(line: dict) -> str:
     return ' | | | '
   target, met = '', ''
   if 'target' in line:
-    inverse = line['inverse']
-    reached = (line['ratio'] >= line['target'] if inverse
+    at_least = line['at_least']
+    reached = (line['ratio'] >= line['target'] if at_least
                else line['ratio'] <= line['target'])
-    target = f'{"at least" if inverse else "at most"} {line["target"]:g}x'
+    target = f'{"at least" if at_least else "at most"} {line["target"]:g}x'
     met = '' if reached else ' (missed)'
   return (f'{line["reference"]} | {line["ratio"]:.2f}x | '
           f'{line["ratio_of_min"]:.2f}x | {target}{met}')

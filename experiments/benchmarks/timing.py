@@ -20,9 +20,8 @@ class Case(NamedTuple):
     run: does the steps and returns when they are done.
     steps: how many steps one call does.
     reference: name of the case it is compared with; '' for none.
-    target: largest ratio to the reference that is wanted, `None` for none.
-    inverse: the ratio is reference / case (how many times faster it is), and
-      the target is the smallest one wanted.
+    target: the ratio case / reference that is wanted at most, or `None`.
+    at_least: the target is the smallest ratio wanted (the case is a rival).
     flops: of one step, if it is to be checked against the processor's peak.
   """
   name: str
@@ -30,7 +29,7 @@ class Case(NamedTuple):
   steps: int
   reference: str = ''
   target: float | None = None
-  inverse: bool = False
+  at_least: bool = False
   flops: float | None = None
 
 
@@ -67,10 +66,9 @@ def summarise(cases: Sequence[Case], times: dict[str, np.ndarray]) -> list:
            'steps_per_round': case.steps}
     if case.reference:
       other = times[case.reference]
-      sign = -1 if case.inverse else 1
-      row |= {'reference': case.reference, 'inverse': case.inverse,
-              'ratio': float(np.median((own / other) ** sign)),
-              'ratio_of_min': float((own.min() / other.min()) ** sign)}
+      row |= {'reference': case.reference, 'at_least': case.at_least,
+              'ratio': float(np.median(own / other)),
+              'ratio_of_min': float(own.min() / other.min())}
     if case.target is not None:
       row['target'] = case.target
     if case.flops:
