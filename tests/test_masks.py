@@ -375,18 +375,24 @@ class ForeignNNX(nnx.Module):
     return self.head(self.norm(nnx.relu(self.body(x))))
 
 
-X = np.random.RandomState(0).randn(5, 3).astype(np.float32)
+RANDOM = np.random.RandomState(0)
+X = RANDOM.randn(5, 3).astype(np.float32)
+
+
+def drawn(shapes):
+  return jax.tree.map(lambda s: RANDOM.randn(*s.shape).astype(s.dtype), shapes)
 
 
 def linen():
   module = Foreign()
-  params = module.init(jax.random.key(0), X)['params']
-  return params, lambda p, x: module.apply({'params': p}, x), ''
+  shapes = jax.eval_shape(module.init, jax.random.key(0), X)['params']
+  return drawn(shapes), lambda p, x: module.apply({'params': p}, x), ''
 
 
 def nnx_split():
-  graph, params, rest = nnx.split(ForeignNNX(nnx.Rngs(0)), nnx.Param, ...)
-  return params, lambda p, x: nnx.merge(graph, p, rest)(x), '/value'
+  shapes = nnx.eval_shape(lambda: ForeignNNX(nnx.Rngs(0)))
+  graph, params, rest = nnx.split(shapes, nnx.Param, ...)
+  return drawn(params), lambda p, x: nnx.merge(graph, p, rest)(x), '/value'
 
 
 @pytest.mark.parametrize('make', [linen, nnx_split])

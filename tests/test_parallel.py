@@ -4,6 +4,7 @@ The process has eight virtual devices (conftest). What it computes is compared
 with plain jit, and with two other processes that have one and two devices.
 """
 
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -27,6 +28,7 @@ CLASSES = 5
 STEPS = 4
 BATCH = 16
 AUGMENT = ('crop_flip', 2)
+TOLERANCE = 2e-5  # found: at most 5e-6, with batch norm
 
 
 class Small(nn.Module):
@@ -135,6 +137,14 @@ def write(path):
       for leaf, array in on_all_devices(name).items()})
 
 
+@contextlib.contextmanager
+def quick_compilation():
+  """Compiles the ResNet in half the time."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
 @pytest.fixture(scope='module')
 def others(tmp_path_factory):
   """Results of processes with one and with two devices."""
@@ -143,10 +153,12 @@ def others(tmp_path_factory):
     code = ('import sys; sys.path.insert(0, "tests"); import test_parallel; '
             f'test_parallel.write({str(folder / f"{count}.npz")!r})')
     flags = f'--xla_force_host_platform_device_count={count}'
-    started.append(subprocess.Popen(  # level 0 compiles in half the time
+    started.append(subprocess.Popen(
         [sys.executable, '-c', code], cwd=ROOT, env=os.environ | {
-            'XLA_FLAGS': f'{flags} --xla_backend_optimization_level=0'}))
-  here = {name: on_all_devices(name) for name in NAMES}
+            'XLA_FLAGS': flags, 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}))
+  here = {name: on_all_devices(name) for name in NAMES[:2]}
+  with quick_compilation():
+    here['norm'] = on_all_devices('norm')
   for process in started:
     assert process.wait() == 0
   return here, {count: np.load(folder / f'{count}.npz') for count in (1, 2)}
@@ -163,12 +175,11 @@ def test_one_and_two_devices_equal_eight(others, count, name):
   here, there = others
   assert int(there[count]['devices']) == count and jax.device_count() == 8
   for leaf, array in here[name].items():
-    close(there[count][f'{name}:{leaf}'], array, leaf,
-          1e-3 if name == 'norm' else 1e-5)
-  # The problem is not too easy: scores, statistics and losses have moved.
-  start = trees.flatten(problem(name).state.trainable)
-  assert all(np.max(np.abs(here[name][f'scores/{n}'] - s)) > 1e-3
-             for n, s in start.items())
+    close(there[count][f'{name}:{leaf}'], array, leaf, TOLERANCE)
+  # The problem is not too easy: all scores have moved by more than that.
+  for leaf, start in trees.flatten(problem(name).state.trainable).items():
+    moved = np.abs(here[name][f'scores/{leaf}'] - start)
+    assert np.max(moved) > 2 * TOLERANCE, leaf
 
 
 @pytest.mark.parametrize('name', ['plain', 'augmented'])
@@ -176,7 +187,7 @@ def test_pmap_equals_plain_jit(others, name):
   state, metrics = plain(problem(name))
   for leaf, array in trees.flatten(
       {'metrics': metrics._asdict(), 'scores': state.trainable}).items():
-    close(others[0][name][leaf], array, leaf, 1e-5)
+    close(others[0][name][leaf], array, leaf, TOLERANCE)
 
 
 # Tracing and donation.
@@ -229,8 +240,11 @@ def test_only_the_state_is_donated(many):
   for _ in range(2):
     given = state
     state, _ = mapped(p.route, held[0], held[2], held[1], task, given, index)
-    assert all(leaf.is_deleted() for leaf in leaves(given.trainable))
-  assert not any(leaf.is_deleted() for leaf in leaves((held, task, state)))
+    assert all(leaf.is_deleted() for leaf in leaves(given.trainable)
+               if isinstance(leaf, jax.Array))
+    assert isinstance(leaves(state.trainable)[0], jax.Array)
+  assert not any(leaf.is_deleted() for leaf in leaves((held, task, state))
+                 if isinstance(leaf, jax.Array))
   assert trees.fingerprint(held) == before
 
 
@@ -256,14 +270,15 @@ def test_tasks_at_once_equal_one_at_a_time():
   state, metrics = parallel.over_tasks(p.chunk)(
       p.route, p.backbone, p.shared, p.source, *many_tasks(0))
   state, metrics = parallel.join_tasks((state, metrics))
-  losses = []
+  losses, program = [], jax.jit(p.chunk, static_argnums=0)
   for i in range(16):
-    alone, measured = plain(problem('plain', i))
+    own = problem('plain', i)
+    alone, measured = program(*arguments(own), own.state, own.index)
     losses.append(np.asarray(measured.loss))
-    close(metrics.loss[i], measured.loss, f'loss of task {i}', 1e-5)
+    close(metrics.loss[i], measured.loss, f'loss of task {i}', TOLERANCE)
     np.testing.assert_array_equal(metrics.accuracy[i], measured.accuracy)
     for name, scores in trees.flatten(alone.trainable).items():
-      close(trees.flatten(state.trainable)[name][i], scores, name, 1e-5)
+      close(trees.flatten(state.trainable)[name][i], scores, name, TOLERANCE)
   assert np.std(losses, axis=0).min() > 1e-3  # the tasks do differ
 
 
@@ -321,5 +336,3 @@ def test_one_process_agrees_with_itself():
   assert parallel.is_primary() and parallel.device_count() == 8
   assert parallel.agree(True) is True and parallel.agree(False) is False
   parallel.barrier('alone')
-  tree = {'x': np.ones(2)}
-  assert parallel.gather(tree) is tree

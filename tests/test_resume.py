@@ -144,7 +144,7 @@ def kill_all(tmp_path, kills, config, warm):
 
 
 def test_three_kills_end_with_the_same_bits(tmp_path, warm):
-  config = 'tests/tiny.py:two'
+  config = 'tests/tiny.py:few'
   finish(tmp_path / 'whole', config, warm[0])
   kills = (Kill(r'os.rename progress/.*tmp$', 2),
            Kill(r'open metrics\.jsonl a', 2),
@@ -186,7 +186,7 @@ def _prepared(suite_config, backbone_config):
   """Suite, data and backbone; with them what was compiled is kept too."""
   suite = suites.make(suite_config.kind, **dict(suite_config.options))
   data = evaluate.Data()
-  config = tiny.make('two')
+  config = tiny.make('few')
   config = dataclasses.replace(config, suite=suite_config,
                                backbone=backbone_config)
   nowhere = workdir_lib.Workdir('/nowhere')

@@ -5,7 +5,7 @@
 Every kind of phase on permuted digits: supermasks, eight at once, with
 transfer, and ImpressLearn. `tests/tiny.py:norm` has batch norm instead, on an
 array source and a network of its own that compile in a second;
-`tests/tiny.py:two` is the first phase alone.
+`tests/tiny.py:few` are three tasks of two phases.
 """
 
 import functools
@@ -85,9 +85,10 @@ def get_config(kind='lenet'):
       dedicated=dict(common, tasks=(12, 13), control=True))
   config.schedule = ('basis', 'transfer', 'many', 'impress', 'dedicated')
   config.matrix = 'full'
-  if kind == 'two':
-    config.phases = dict(basis=config.phases.basis)
-    config.schedule = ('basis',)
+  if kind == 'few':
+    config.schedule = ('basis', 'impress')
+    config.phases = {name: config.phases[name] for name in config.schedule}
+    config.phases.impress.tasks = (12, 13)
   return config
 
 

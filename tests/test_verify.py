@@ -1,0 +1,248 @@
+"""`verify` re-derives every task and names what was changed."""
+
+import contextlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+
+from mtl_jax import checkpoint
+from mtl_jax import system as system_lib
+from mtl_jax import verify
+
+
+@pytest.fixture(name='run')
+def _run(tmp_path):
+  return tiny.learned(tmp_path / 'run', 'few')
+
+
+def faults(run):
+  return verify.check(system_lib.load(run)).faults
+
+
+@contextlib.contextmanager
+def nothing_else_changes(run, *but):
+  """All files stay as they are, but those below the given names."""
+  before = tiny.files(run)
+  yield
+  after = tiny.files(run)
+  for files in (before, after):
+    for name in [n for n in files if n.startswith(but or ('?',))]:
+      del files[name]
+  assert before == after
+
+
+def test_a_good_run_passes_and_is_not_touched(run):
+  with nothing_else_changes(run):
+    result = verify.check(system_lib.load(run))
+  assert result == verify.Result(tasks=3, faults=[], notes=[])
+
+
+@pytest.mark.parametrize('kind, tasks', [('lenet', 15), ('norm', 3)])
+def test_every_kind_of_task_passes(tmp_path, kind, tasks):
+  run = tiny.learned(tmp_path / 'run', kind)
+  assert verify.check(system_lib.load(run)) == verify.Result(tasks, [], [])
+
+
+def test_the_command_passes_on_a_good_run(run):
+  # Made on eight devices and checked on one.
+  done = tiny.verify(run)
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert '3 tasks verified' in done.stdout
+
+
+def flip(leaf):
+  def change(arrays):
+    arrays[leaf].view(np.uint8).reshape(-1)[0] ^= 1
+  return change
+
+
+def test_one_flipped_bit_fails_the_command_with_task_and_leaf(run):
+  tiny.rewrite(run / 'tasks/permuted-01', flip('masks/Dense_1/kernel'))
+  with nothing_else_changes(run):
+    done = tiny.verify(run)
+  assert done.returncode == 1
+  assert 'FAULT: task permuted-01: ' in done.stdout
+  assert 'leaf masks/Dense_1/kernel was changed' in done.stdout
+  assert 'task permuted-00' not in done.stdout
+  assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('task, leaf', [
+    ('permuted-12', 'coefficients/Dense_0/kernel'),
+    ('permuted-00', 'probe')])
+def test_one_flipped_bit_names_task_and_leaf(run, task, leaf):
+  tiny.rewrite(run / 'tasks' / task, flip(leaf))
+  fault, = faults(run)
+  assert task in fault and f'leaf {leaf} was changed' in fault
+
+
+def test_changed_basis_is_a_fault_of_all_that_use_it(run):
+  tiny.rewrite(run / 'tasks/permuted-01', flip('masks/Dense_0/kernel'))
+  found = faults(run)
+  assert [f.split(':')[0] for f in found] == [
+      'task permuted-01', 'task permuted-12']
+  assert all('permuted-01: leaf masks/Dense_0/kernel' in f for f in found)
+
+
+@pytest.mark.parametrize('task, leaf', [
+    ('permuted-00', 'masks/Dense_2/kernel'),
+    ('permuted-12', 'coefficients/Dense_2/kernel')])
+def test_forged_hashes_do_not_hide_a_change(run, task, leaf):
+  """With digests made anew the outputs still differ."""
+  path = run / 'tasks' / task
+  metadata = checkpoint.load_metadata(path)
+
+  def change(arrays):
+    if arrays[leaf].dtype == np.uint8:
+      arrays[leaf][:] ^= 255
+    else:
+      arrays[leaf] += 0.5
+  tiny.rewrite(path, change, metadata)
+  found = faults(run)
+  assert f'task {task}: its outputs on the probe images differ' in found[0]
+
+
+def test_changed_transform_is_a_fault(run):
+  path = run / 'tasks/permuted-01'
+  metadata = checkpoint.load_metadata(path)
+  metadata['transforms'] = [['permute', {'seed': 4}], *metadata['transforms'][1:]]
+  tiny.rewrite(path, lambda arrays: None, metadata)
+  fault, = faults(run)
+  assert fault.startswith('task permuted-01: its outputs')
+
+
+def data_files(path):
+  """The files of a checkpoint from large to small."""
+  return sorted((p for p in path.rglob('*') if p.is_file()),
+                key=lambda p: -p.stat().st_size)
+
+
+def test_one_raw_byte_on_the_disk(run):
+  file = data_files(run / 'tasks/permuted-01')[0]
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 16
+  file.write_bytes(content)
+  with nothing_else_changes(run):
+    done = tiny.verify(run)
+  assert done.returncode == 1
+  assert 'FAULT: task permuted-01: ' in done.stdout
+  assert ('leaf masks/' in done.stdout or file.name in done.stdout)
+  assert done.stdout.count('FAULT') == 1
+
+
+def test_truncated_file_fails_the_command_with_a_remedy(run):
+  file = data_files(run / 'tasks/permuted-00')[0]
+  file.write_bytes(file.read_bytes()[:100])
+  with nothing_else_changes(run):
+    done = tiny.verify(run)
+  assert done.returncode == 1
+  line, = [x for x in done.stdout.splitlines() if 'FAULT' in x]
+  assert 'task permuted-00: ' in line and 'cannot be read' in line
+  assert 'restore the folder from a copy, or remove it' in line
+  assert 'Traceback' not in done.stdout
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+@pytest.mark.parametrize('damage', ['truncated', 'empty', 'gone'])
+@pytest.mark.parametrize('which', [0, 1, 2])
+def test_every_large_file_is_watched(run, which, damage):
+  file = data_files(run / 'tasks/permuted-00')[which]
+  if damage == 'gone':
+    file.unlink()
+  else:
+    file.write_bytes(file.read_bytes()[:40 if damage == 'truncated' else 0])
+  with nothing_else_changes(run):
+    found = faults(run)
+  assert len(found) == 1 and found[0].startswith('task permuted-00: ')
+  assert 'remove it' in found[0] or 'trains it again' in found[0]
+
+
+@pytest.mark.parametrize('how', ['removed', 'emptied'])
+def test_lost_task_is_named(run, how):
+  path = run / 'tasks/permuted-01'
+  shutil.rmtree(path)
+  if how == 'emptied':
+    path.mkdir()
+  found = faults(run)
+  assert found[0].startswith('task permuted-01: ')
+  assert 'gone' in found[0] or 'remove it' in found[0]
+  # Its mask was in the basis.
+  assert [f.split(':')[0] for f in found[1:]] == [
+      'task permuted-12']
+  assert all('tasks/permuted-01' in f for f in found[1:])
+
+
+@pytest.mark.parametrize('name, value, text', [
+    ('seed', 1, "the backbone's fingerprint is "),
+    ('init', 'default', "the backbone's fingerprint is "),
+    ('outputs', 11, "the backbone's fingerprint is "),
+    ('model', 'lenet_300_10', 'unknown model .*did you mean: lenet_300_100'),
+    ('fingerprint', 'f' * 64, 'but fff.* was recorded')])
+def test_changed_backbone_is_refused(run, name, value, text):
+  recipe = json.loads((run / 'backbone.json').read_text())
+  (run / 'backbone.json').write_text(json.dumps(recipe | {name: value}))
+  with nothing_else_changes(run):
+    with pytest.raises(ValueError, match=text):
+      system_lib.load(run)
+
+
+@pytest.mark.parametrize('text', ['', '{"model": ', '{}', '[]', 'null'])
+def test_malformed_backbone_is_named(run, text):
+  (run / 'backbone.json').write_text(text)
+  with pytest.raises(ValueError, match='backbone.json'):
+    system_lib.load(run)
+
+
+def test_changed_backbone_fails_the_command(run):
+  recipe = json.loads((run / 'backbone.json').read_text())
+  (run / 'backbone.json').write_text(json.dumps(recipe | {'seed': 1}))
+  done = tiny.verify(run)
+  assert done.returncode == 1 and 'Traceback' not in done.stderr
+  assert "error: the backbone's fingerprint is" in done.stderr
+
+
+def test_task_of_another_backbone_is_refused(run, tmp_path):
+  other = tmp_path / 'other'
+  tiny.learn(tiny.only('basis', seed=7), other)
+  shutil.copytree(other / 'tasks/permuted-00', run / 'tasks/permuted-99')
+  with pytest.raises(checkpoint.CheckpointError,
+                     match='permuted-99 was made on the backbone'):
+    system_lib.load(run).task('permuted-99')
+  fault, = faults(run)
+  assert 'permuted-99 was made on the backbone' in fault
+
+
+def test_lost_or_changed_probe_is_a_fault(run):
+  tiny.rewrite(run / 'probe/digits', flip('images'))
+  found = faults(run)
+  assert len(found) == 3
+  assert all('probe/digits: leaf images was changed' in f for f in found)
+  shutil.rmtree(run / 'probe')
+  assert 'no checkpoint at ' in faults(run)[0]
+
+
+def test_half_written_task_is_not_counted(run):
+  shutil.copytree(run / 'tasks/permuted-00',
+                  run / 'tasks/permuted-99.orbax-checkpoint-tmp')
+  assert verify.check(system_lib.load(run)) == verify.Result(3, [], [])
+
+
+@pytest.mark.parametrize('what', ['missing', 'empty'])
+def test_no_workdir(tmp_path, what):
+  folder = tmp_path / what
+  if what == 'empty':
+    folder.mkdir()
+  done = tiny.verify(folder)
+  assert done.returncode == 1 and 'Traceback' not in done.stderr
+  assert f'error: {folder}/backbone.json is missing' in done.stderr
+  assert folder.exists() == (what == 'empty')
+
+
+def test_no_finished_task_is_no_proof(run):
+  shutil.rmtree(run / 'tasks')
+  (run / 'metrics.jsonl').unlink()
+  done = tiny.verify(run)
+  assert done.returncode == 1 and 'no finished task' in done.stderr
