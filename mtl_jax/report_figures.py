@@ -141,9 +141,10 @@ def _curves(records, summary):
     ax.set_ylabel('loss' if key == 'loss' else 'accuracy (%)')
   drawing.legend(canvas, axes[0][0])
   many = any(len(members) > drawing.FAINT for members in found.values())
+  single = ('bands go from the lowest to the highest task.' if many
+            else 'faint lines are single tasks.')
   return canvas, ('Means over training batches. Thick lines are means over '
-                  'tasks; ' + ('bands go from the lowest to the highest task.' if many
-                     else 'faint lines are single tasks.'))
+                  f'tasks; {single}')
 
 
 def _basis(records, summary):
