@@ -36,6 +36,11 @@ def make(recipe: dict) -> Backbone:
   Raises:
     ValueError: the weights are not those of the recipe's fingerprint.
   """
+  missing = sorted({'model', 'outputs', 'options', 'init', 'seed',
+                    'image_shape'} - set(recipe or ()))
+  if missing:
+    raise ValueError(f'the recipe of the backbone lacks {missing}; restore '
+                     'its file from a copy')
   network = models.make(recipe['model'], recipe['outputs'],
                         **dict(recipe['options']))
   key = jax.random.key(recipe['seed'], impl='threefry2x32')

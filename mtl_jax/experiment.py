@@ -9,6 +9,7 @@ from rich import console as console_lib
 from rich import progress as progress_lib
 
 from mtl_jax import backbone as backbone_lib
+from mtl_jax import checkpoint
 from mtl_jax import commit
 from mtl_jax import config as config_lib
 from mtl_jax import evaluate
@@ -59,6 +60,8 @@ def run(config: config_lib.Config, workdir, command: str = '',
     rows = {}
     for phase in config.phases:
       train.learn_phase(running, phase)
+    # Of groups that were killed right after their last commit.
+    checkpoint.remove_all(work.progress, '*')
     if config.matrix == 'full':
       rows = matrix_rows(running)
   records = collect(running)
@@ -104,7 +107,7 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
   recipe = backbone_lib.recipe_of(config, next(iter(shapes)))
   if work.backbone.exists():
     kept = workdir_lib.read_json(work.backbone)
-    recipe['fingerprint'] = kept['fingerprint']
+    recipe['fingerprint'] = dict(kept or {}).get('fingerprint', 'missing')
   made = backbone_lib.make(recipe)
   return made._replace(params=parallel.put(made.params),
                        stats=parallel.put(made.stats))

@@ -54,8 +54,6 @@ class System:
                backbone: backbone_lib.Backbone):
     self.workdir = workdir
     self.backbone = backbone
-    self._forward = jax.jit(functools.partial(_forward, backbone.network),
-                            static_argnums=0)
     self.task = functools.lru_cache(maxsize=64)(self._load_task)
     self._basis = functools.lru_cache(maxsize=2)(self._load_basis)
 
@@ -82,9 +80,9 @@ class System:
     if task is None:
       raise ValueError('predict needs the task that the images belong to; '
                        f'known tasks: {_some(self.tasks)}')
-    if not checkpoint.exists(self.workdir.task(task)):
+    if task not in self.tasks:
       raise ValueError(f'unknown task {task!r}'
-                       f'{trees.nearest(task, self.tasks)}; known: '
+                       f'{trees.nearest(str(task), self.tasks)}; known: '
                        f'{_some(self.tasks)}')
     stored = self.task(task)
     check_images(x, tuple(stored.metadata['source_shape']), task)
@@ -95,9 +93,9 @@ class System:
     params = impressions.materialise(self.backbone.params, stored.impression,
                                      stored.basis)
     stats = stored.impression.stats or self.backbone.stats
-    return self._forward(transforms.kinds(stored.transforms), params, stats,
-                         stored.parameters, jnp.asarray(x)
-                         )[:, :stored.classes]
+    kinds = transforms.kinds(stored.transforms)
+    return _forward(self.backbone.network, kinds, params, stats,
+                    stored.parameters, jnp.asarray(x))[:, :stored.classes]
 
   def _load_task(self, name: str) -> StoredTask:
     arrays, metadata = checkpoint.load(self.workdir.task(name))
@@ -145,6 +143,7 @@ def describe_basis(basis, members: list[str], seed: int) -> dict:
           'seed': seed}
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _forward(network, kinds, params, stats, parameters, images):
   x = transforms.apply(kinds, parameters, images)
   return network.apply(params, stats, x, train=False)[0]
@@ -152,10 +151,12 @@ def _forward(network, kinds, params, stats, parameters, images):
 
 def check_images(x, shape: tuple[int, ...], task: str) -> None:
   """Refuses images that aren't uint8 [n, *shape]."""
-  if np.ndim(x) != 4 or np.shape(x)[1:] != shape or x.dtype != np.uint8:
+  if (getattr(x, 'dtype', None) != np.uint8 or np.ndim(x) != 4
+      or np.shape(x)[1:] != shape):
     raise ValueError(
         f'task {task} takes raw images uint8 [n, {", ".join(map(str, shape))}]'
-        f'; got {getattr(x, "dtype", type(x).__name__)} {np.shape(x)}')
+        f'; got {getattr(x, "dtype", type(x).__name__)} '
+        f'{getattr(x, "shape", "")}')
 
 
 def _some(names: list[str]) -> str:

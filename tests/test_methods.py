@@ -199,7 +199,7 @@ def test_transfer_starts_at_the_mean_of_all_earlier_scores():
     ({'sampler': 'topk', 'density': .5}, "unknown sampler 'topk'; known: "),
     ({'sampler': 'top_k'}, 'exactly one of density and eps'),
     ({'sampler': 'top_k', 'density': .5, 'eps': 1.}, 'exactly one of'),
-    ({'densty': .5}, 'method supsup: .*densty')])
+    ({'densty': .5}, 'method supsup.*densty')])
 def test_supsup_refuses(options, message):
   with pytest.raises(ValueError, match=message):
     methods.make('supsup', **options)

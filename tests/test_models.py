@@ -118,5 +118,5 @@ def test_unknown_models_and_options_are_refused():
       r"unknown model 'lenet_300' \(did you mean: lenet_300_100\?\); known: "
       'fc1024, gem_resnet18, lenet_300_100')):
     models.make('lenet_300', 10)
-  with pytest.raises(ValueError, match='model gem_resnet18: .*widht'):
+  with pytest.raises(ValueError, match='model gem_resnet18.*widht'):
     models.make('gem_resnet18', 10, widht=4)

@@ -44,7 +44,7 @@ class Norm(nn.Module):
     x = nn.relu(nn.BatchNorm(
         use_running_average=not train, momentum=0.9, use_scale=False,
         use_bias=False, axis_name=self.axis_name if train else None)(x))
-    return nn.Dense(self.outputs, use_bias=False)(x.reshape(len(x), -1))
+    return nn.Dense(self.outputs, use_bias=False)(x.reshape(len(x), 64))
 
 
 def blobs():
@@ -89,6 +89,7 @@ def get_config(kind='lenet'):
     config.schedule = ('basis', 'impress')
     config.phases = {name: config.phases[name] for name in config.schedule}
     config.phases.impress.tasks = (12, 13)
+    config.phases.impress.basis.size = 1
   return config
 
 

@@ -86,6 +86,12 @@ def make(name: str, outputs: int, **options) -> Network:
     raise ValueError(f'unknown model {name!r}{trees.nearest(name, MODELS)}; '
                      f'known: {", ".join(sorted(MODELS))}')
   try:
-    return MODELS[name](outputs=outputs, **options)
+    return _make(name, outputs, tuple(sorted(options.items())))
   except TypeError as error:
     raise ValueError(f'model {name}: {error}') from error
+
+
+@functools.lru_cache(maxsize=None)
+def _make(name, outputs, options):
+  """Equal arguments give the same network, so that nothing compiles twice."""
+  return MODELS[name](outputs=outputs, **dict(options))

@@ -1,5 +1,7 @@
 """Dense networks without biases: LeNet-300-100 and FC1024 of SupSup."""
 
+import math
+
 import flax.linen as nn
 
 
@@ -14,7 +16,7 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x, train: bool = False):
     del train
-    x = x.reshape((x.shape[0], -1))
+    x = x.reshape((x.shape[0], math.prod(x.shape[1:])))
     for i, width in enumerate(self.widths):
       if i:
         x = nn.relu(x)

@@ -1,0 +1,140 @@
+"""A whole run, end to end, and the same command once more."""
+
+import shutil
+
+import pytest
+import tiny
+
+from mtl_jax import checkpoint
+from mtl_jax import experiment
+from mtl_jax import train
+from mtl_jax import workdir as workdir_lib
+
+NAMES = [f'permuted-{i:02d}' for i in range(14)]
+
+
+@pytest.fixture(name='folder', scope='module')
+def _folder(tmp_path_factory):
+  return tiny.learned(tmp_path_factory.mktemp('experiment') / 'run')
+
+
+def lines(folder, kind):
+  return [line for line in map(tiny.parse, (
+      folder / 'metrics.jsonl').read_text().splitlines())
+          if line['kind'] == kind]
+
+
+def test_what_lies_in_the_workdir(folder):
+  assert sorted(p.name for p in folder.iterdir()) == [
+      'backbone.json', 'config.json', 'metrics.jsonl', 'probe', 'progress',
+      'report.html', 'shared', 'tasks']
+  assert sorted(p.name for p in (folder / 'tasks').iterdir()) == sorted(
+      NAMES + ['permuted-12@dedicated'])
+  assert list((folder / 'progress').iterdir()) == []
+  page = (folder / 'report.html').read_text()
+  assert 'permuted-12@dedicated' in page and '</html>' in page
+
+
+def test_summary(folder):
+  summary = tiny.summary()
+  assert summary['names'] == NAMES  # the control is no part of the matrix
+  assert summary['verified'] == {'ok': True, 'tasks': 15, 'faults': []}
+  assert summary['matrix_measured'] == 'full'
+  assert summary['overlap']['names'] == NAMES[:12]
+  last, = lines(folder, 'summary')
+  assert last == {'kind': 'summary'} | summary
+
+
+def test_nothing_is_forgotten(folder):
+  matrix = tiny.summary()['matrix']
+  rows = {line['entry']: line['accuracy'] for line in lines(folder, 'row')}
+  tests = {line['entry']: line['accuracy']['test']
+           for line in lines(folder, 'task')}
+  assert list(rows) == NAMES
+  for i, name in enumerate(NAMES):
+    assert sorted(rows[name]) == NAMES[:i + 1]
+    for j in range(i + 1):
+      assert matrix[i][j] == matrix[j][j] == tests[NAMES[j]]
+    assert all(v is None for v in matrix[i][i + 2:])
+  found = {row['name']: row['value'] for row in tiny.summary()['metrics']}
+  forgetting = [v for name, v in found.items() if 'forgetting' in name]
+  assert forgetting and set(forgetting) == {0.}
+
+
+def test_every_task_was_learned(folder):
+  # Ten classes: coefficients over two strange masks are hardly above chance.
+  for line in lines(folder, 'task'):
+    if line['method'] == 'supsup':
+      assert line['accuracy']['test'] > line['accuracy']['before'] + 0.1
+    assert line['steps'] == 6 and line['curve']['step'][-1] == 6
+    path = folder / 'tasks' / line['entry']
+    assert line['bytes']['stored'] == checkpoint.stored_bytes(path)
+
+
+def test_same_command_again_changes_nothing(folder, tmp_path, monkeypatch):
+  again = shutil.copytree(folder, tmp_path / 'again')
+  monkeypatch.setattr(train, 'learn_group', None)  # nothing is trained
+  before = tiny.files(again)
+  summary = tiny.learn(tiny.make(), again)
+  after = tiny.files(again)
+  changed = {name for name in before.keys() | after.keys()
+             if before.get(name) != after.get(name)}
+  assert changed == {'metrics.jsonl', 'report.html'}
+  assert summary['matrix'] == tiny.summary()['matrix']
+  kinds = [line['kind'] for line in workdir_lib.read_lines(
+      again / 'metrics.jsonl')]
+  assert kinds.count('task') == 15 and kinds.count('run') == 2
+
+
+def test_final_matrix_measures_the_last_row_alone(tmp_path):
+  run = tiny.learned(tmp_path / 'run', 'norm')
+  assert lines(run, 'row') == []
+  matrix = tiny.summary('norm')['matrix']
+  assert [[v is None for v in row] for row in matrix] == [
+      [False, False, True], [True, False, False], [False, False, False]]
+
+
+def test_stored_tasks_are_proved_from_the_disk(tmp_path):
+  """A fault that appears while a run finishes is found."""
+  run = tiny.learned(tmp_path / 'run', 'few')
+
+  def flip(arrays):
+    arrays['masks/Dense_0/kernel'][0] ^= 1
+  tiny.rewrite(run / 'tasks/permuted-01', flip)
+  with pytest.raises(checkpoint.CheckpointError,
+                     match='permuted-01: leaf masks/Dense_0/kernel was chang'):
+    tiny.learn(tiny.make('few'), run)
+
+
+def test_run_line_has_what_a_number_needs(folder):
+  line, = lines(folder, 'run')
+  assert line['seed'] == 0 and line['backbone']['weights'] == 50200
+  assert {'jax', 'flax', 'numpy', 'mtl_jax'} <= set(line['versions'])
+  assert line['hardware']['platform'] == 'cpu'
+  assert line['config'] == workdir_lib.read_json(folder / 'config.json')
+
+
+def test_control_is_paired_with_its_task(tmp_path):
+  """Same first scores and batches: a control of the same recipe is equal."""
+  config = tiny.only('basis', 'dedicated', phases__dedicated__tasks=(0, 1))
+  tiny.learn(config, tmp_path / 'run')
+  bits = tiny.bits(tmp_path / 'run')
+  assert bits['permuted-00@dedicated'] == bits['permuted-00']
+  assert bits['permuted-01'] != bits['permuted-00']
+
+
+def test_repeats_have_seeds_of_their_own(tmp_path):
+  config = tiny.only('dedicated', phases__dedicated__repeats=2)
+  tiny.learn(config, tmp_path / 'run')
+  bits = tiny.bits(tmp_path / 'run')
+  assert sorted(bits) == ['permuted-12@dedicated~0', 'permuted-12@dedicated~1']
+  assert len({str(v) for v in bits.values()}) == 2
+
+
+def test_images_of_different_shapes_are_refused(tmp_path):
+  tiny.make('norm')  # registers the source
+  config = tiny.make('few', suite=dict(
+      kind='datasets', sources=('digits', 'blobs'), image_shape=None))
+  with pytest.raises(ValueError, match='digits and blobs have images of diff'):
+    experiment.run(config, tmp_path / 'run', quiet=True)
+  assert not (tmp_path / 'run').exists()
