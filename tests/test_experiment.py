@@ -133,7 +133,7 @@ def test_repeats_have_seeds_of_their_own(tmp_path):
 
 def test_images_of_different_shapes_are_refused(tmp_path):
   tiny.make('norm')  # registers the source
-  config = tiny.make('few', suite=dict(
+  config = tiny.only('basis', suite=dict(
       kind='datasets', sources=('digits', 'blobs'), image_shape=None))
   with pytest.raises(ValueError, match='digits and blobs have images of diff'):
     experiment.run(config, tmp_path / 'run', quiet=True)

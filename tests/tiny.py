@@ -165,10 +165,10 @@ def command(folder, *flags, config='tests/tiny.py'):
           f'--workdir={folder}', *flags]
 
 
-def call(words, **extra):
+def call(words, cwd=ROOT, **extra):
   """Runs a command; its code and output are in the result."""
   return subprocess.run(words, env=environment(**extra), text=True,
-                        capture_output=True, check=False, cwd=ROOT)
+                        capture_output=True, check=False, cwd=cwd)
 
 
 def verify(folder):
