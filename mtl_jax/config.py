@@ -176,6 +176,10 @@ class Config:
   def __post_init__(self):
     if not self.phases:
       raise ValueError('the config has no phases: nothing would be learned')
+    for name in ('chunk_steps', 'eval_batch_size'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name} is {getattr(self, name)}; it must be at '
+                         'least 1')
     if self.matrix not in ('full', 'final'):
       raise ValueError(f"matrix is {self.matrix!r}; known: 'full', 'final'")
     if self.backbone.model not in models.MODELS:

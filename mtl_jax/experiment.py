@@ -2,9 +2,12 @@
 
 import contextlib
 import datetime
+import functools
 import json
 import time
 
+import jax
+import numpy as np
 from rich import console as console_lib
 from rich import progress as progress_lib
 
@@ -13,10 +16,12 @@ from mtl_jax import checkpoint
 from mtl_jax import commit
 from mtl_jax import config as config_lib
 from mtl_jax import evaluate
+from mtl_jax import methods
 from mtl_jax import parallel
 from mtl_jax import plan
 from mtl_jax import provenance
 from mtl_jax import report
+from mtl_jax import steps
 from mtl_jax import system as system_lib
 from mtl_jax import tensorboard
 from mtl_jax import train
@@ -52,6 +57,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
   data = evaluate.Data()
   check_config(work, config)
   backbone = make_backbone(config, suite, data, work)
+  check_fit(config, suite, data, backbone)
   work.prepare()
   claim(work, config, backbone, command)
   system = system_lib.System(work, backbone)
@@ -91,6 +97,24 @@ def check_config(work: workdir_lib.Workdir, config) -> None:
         f'{old.get(name)!r} there and {new.get(name)!r} now'
         f'{f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""}; '
         'choose another --workdir, or the old value. Nothing was changed')
+
+
+def check_fit(config, suite, data, backbone) -> None:
+  """Refuses, before anything is written, what would fail in a later phase."""
+  for phase in config.phases:
+    for group in plan.groups(phase, suite):
+      if len(group) > 1:
+        parallel.split_tasks(np.zeros(len(group)))
+      else:
+        parallel.split_batch(np.zeros(phase.batch_size))
+      for entry in group:
+        steps.check_batch(len(data.view(entry.task).train), phase.batch_size)
+    if phase.basis is None:
+      jax.eval_shape(functools.partial(
+          phase.make_method().init, backbone=backbone.params, shared={},
+          route=group[0].route), group[0].key(config.seed))
+    elif phase.basis.kind == 'random':
+      methods.base.masked_part(backbone.params, phase.basis.masked)
 
 
 def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:

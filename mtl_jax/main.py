@@ -30,6 +30,8 @@ _PROCESS = flags.DEFINE_integer('process_id', None, 'Number of this one.')
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
+  if not _WORKDIR.value:
+    sys.exit('error: --workdir is empty; name a folder')
   logging.set_verbosity(logging.WARNING)
   std_logging.getLogger('orbax').setLevel(std_logging.WARNING)
   try:
@@ -48,7 +50,7 @@ def parse(argv):
     return app.parse_flags_with_usage(argv)
   except (AttributeError, KeyError, TypeError, ValueError, OSError,
           ImportError, SyntaxError) as error:
-    return sys.exit(f'error: --config: {str(error).splitlines()[0]}')
+    return sys.exit(f'error: --config: {" ".join(str(error).split())}')
 
 
 if __name__ == '__main__':

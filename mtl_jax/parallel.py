@@ -31,8 +31,8 @@ def initialize(coordinator: str | None, processes: int | None,
   if processes is None or process is None:
     raise ValueError('a coordinator needs the number of processes and the '
                      'number of this one (--num_processes, --process_id)')
-  if jax.config.read('jax_platforms') == 'cpu':
-    jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  # For runs on CPU; other platforms don't read it.
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   jax.distributed.initialize(coordinator, processes, process)
 
 

@@ -221,6 +221,13 @@ def make_evaluate(network):
   return evaluate
 
 
+def check_batch(images: int, batch_size: int) -> None:
+  """Refuses a batch larger than a task's training images."""
+  if images < batch_size:
+    raise ValueError(f'batch_size is {batch_size} but the task has only '
+                     f'{images} training images; choose a smaller batch')
+
+
 def epoch_indices(rows, steps: int, batch_size: int, seed: tuple[int, ...],
                   start: int = 0) -> np.ndarray:
   """Row numbers for `steps` batches: reshuffled epochs, the rest dropped.
@@ -238,10 +245,8 @@ def epoch_indices(rows, steps: int, batch_size: int, seed: tuple[int, ...],
   Returns:
     int32 [steps, batch_size].
   """
+  check_batch(len(rows), batch_size)
   per_epoch = len(rows) // batch_size
-  if not per_epoch:
-    raise ValueError(f'batch_size is {batch_size} but the task has only '
-                     f'{len(rows)} training images; choose a smaller batch')
   batches, shuffled, epoch = [], rows, -1
   for number in range(start, start + steps):
     if number // per_epoch != epoch:
