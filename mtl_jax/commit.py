@@ -8,6 +8,7 @@ import numpy as np
 from mtl_jax import checkpoint
 from mtl_jax import evaluate
 from mtl_jax import impressions
+from mtl_jax import parallel
 from mtl_jax import plan
 from mtl_jax import provenance
 from mtl_jax import steps
@@ -41,7 +42,8 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
     curve: float32 [steps] each.
     trained: see `Trained`.
   """
-  backbone = run.backbone
+  backbone = run.system.backbone
+  given, (state, shared) = shared, parallel.local((state, shared))
   impression, shared_after = method.commit(
       backbone.params, state.trainable, shared, entry.route)
   if backbone.stats:
@@ -78,7 +80,8 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
   workdir_lib.append_line(run.workdir.metrics, line)
   if run.config.tensorboard:
     tensorboard.write(run.workdir.root / 'tensorboard' / entry.name, line)
-  return shared_after
+  return (given if shared_after is shared
+          else parallel.everywhere(shared_after))
 
 
 def _require_finite(entry, impression):
@@ -95,7 +98,7 @@ def _measure(run, entry, method, impression, shared) -> dict:
     return evaluate.score(run.backbone.network, params, stats, run.data,
                           entry.task, split, run.config.eval_batch_size)
 
-  backbone = run.backbone
+  backbone = run.system.backbone
   start = method.init(entry.key(run.config.seed), backbone.params, shared,
                       entry.route)
   unlearned = method.bind(backbone.params, start, shared, entry.route)

@@ -74,6 +74,7 @@ def score(network: models.Network, params: Any, stats: Any, data: Data,
   index = steps.padded_batches(rows, per_device, devices)
   # The phase is left out: all phases share one executable.
   route = plan.route_of('', task)
+  params, stats = parallel.everywhere((params, stats))
   loss, right = _program(network)(
       route, params, stats, data.split(task, split),
       data.task_arrays(task), parallel.split_evaluation(index))

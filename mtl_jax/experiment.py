@@ -60,7 +60,9 @@ def run(config: config_lib.Config, workdir, command: str = '',
   check_fit(config, suite, data, backbone)
   work.prepare()
   claim(work, config, backbone, command)
-  system = system_lib.System(work, backbone)
+  system = system_lib.System(work, backbone._replace(
+      params=parallel.local(backbone.params),
+      stats=parallel.local(backbone.stats)))
   with _bar(config, suite, data, quiet) as advance:
     running = train.Run(config, suite, backbone, data, work, system, advance)
     rows = {}

@@ -186,6 +186,22 @@ def to_host(tree: Any) -> Any:
   return jax.tree.map(leaf, tree)
 
 
+def local(tree: Any) -> Any:
+  """Replicated arrays as this process's own, for work outside of maps."""
+  def leaf(x):
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+      return x
+    if _is_key(x):
+      return _like_key(x, leaf(jax.random.key_data(x)))
+    return x.addressable_data(0)
+  return jax.tree.map(leaf, tree)
+
+
+def everywhere(tree: Any) -> Any:
+  """Inverse of `local`: equal arrays of all processes as one."""
+  return tree if jax.process_count() == 1 else put(tree)
+
+
 def agree(decision: bool) -> bool:
   """The first process's decision, in every process."""
   if jax.process_count() == 1:

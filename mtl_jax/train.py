@@ -151,8 +151,8 @@ def train_group(run: Run, group, recipe, shared):
   functions = program(group[0].phase, recipe, run.backbone.network)
   states = [steps.init_state(
       functions.method, functions.optimizer, entry.key(run.config.seed),
-      run.backbone.params, shared, run.backbone.stats, entry.route)
-      for entry in group]
+      run.system.backbone.params, parallel.local(shared),
+      run.system.backbone.stats, entry.route) for entry in group]
   many = len(group) > 1
   state = parallel.stack(states) if many else states[0]
   curve = {name: np.zeros((len(group), 0), np.float32)

@@ -56,6 +56,10 @@ class Workdir:
                    self.shared):
       folder.mkdir(parents=True, exist_ok=True)
       checkpoint.remove_unfinished(folder)
+    if parallel.is_primary():
+      for path in (self.config, self.backbone, self.metrics, self.report):
+        for left in self.root.glob(f'.{path.name}.*'):
+          left.unlink(missing_ok=True)
 
 
 def write_atomic(path: pathlib.Path, text: str) -> None:

@@ -255,8 +255,8 @@ def test_a_mask_that_covers_nothing_is_refused():
 
 
 def test_stack_is_in_order():
-  equal(masks.stack([A, B, A]),
-        {'w': np.stack([A['w'], B['w'], A['w']]), 'b': None})
+  equal(masks.stack([A, B, B]),
+        {'w': np.stack([A['w'], B['w'], B['w']]), 'b': None})
   equal(masks.stack(iter([A])), {'w': A['w'][None], 'b': None})
   with pytest.raises(ValueError, match='a basis needs at least one mask'):
     masks.stack([])

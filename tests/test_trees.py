@@ -40,6 +40,8 @@ def test_select_takes_the_first_rule_that_matches_the_whole_name():
   assert trees.flatten(only) == {'body/Dense_0/bias': None,
                                  'body/Dense_0/kernel': None,
                                  'head/bias': None, 'head/kernel': 0}
+  assert trees.select({'kernel': 1, 'kernel_2': 2}, [('kernel', 0)]) == {
+      'kernel': 0, 'kernel_2': None}
 
 
 @pytest.mark.parametrize('pattern, hint', [
