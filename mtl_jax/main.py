@@ -4,6 +4,8 @@
 """
 
 import logging as std_logging
+import pathlib
+import re
 import sys
 
 import jax
@@ -30,6 +32,10 @@ _PROCESS = flags.DEFINE_integer('process_id', None, 'Number of this one.')
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}')
+  file = config_flags.get_config_filename(flags.FLAGS['config'])
+  file = re.sub(r'(\.py):.*', r'\1', file)
+  if not pathlib.Path(file).is_file():
+    sys.exit(f'error: --config: there is no file {file}')
   if not _WORKDIR.value:
     sys.exit('error: --workdir is empty; name a folder')
   logging.set_verbosity(logging.WARNING)

@@ -173,8 +173,8 @@ def test_workdir_with_tasks_but_no_config(tmp_path):
     ('config.json', '[]', 'run holds a run of another config'),
     ('config.json', '{}', 'run holds a run of another config'),
     ('backbone.json', '{"model": ', 'backbone.json is malformed'),
-    ('backbone.json', '[]', 'backbone.json'),
-    ('backbone.json', '{}', 'backbone.json')])
+    ('backbone.json', '[]', "the backbone's fingerprint is"),
+    ('backbone.json', '{}', "the backbone's fingerprint is")])
 def test_damaged_json(tmp_path, name, content, text):
   run = tiny.learned(tmp_path / 'run', 'few')
   (run / name).write_text(content)

@@ -87,7 +87,7 @@ def test_pmap_and_meshes_stand_in_parallel_alone():
 
 # A layer may import those below it (and its own, unless it is flat).
 LAYERS = (
-    ('mtl_jax/trees.py',),
+    ('mtl_jax/trees.py', 'mtl_jax/exact_top_k.py'),
     ('mtl_jax/masks.py',),
     ('mtl_jax/impressions.py',),
     ('mtl_jax/methods', 'mtl_jax/models', 'mtl_jax/data'),

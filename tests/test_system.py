@@ -152,7 +152,7 @@ def test_unknown_task(system, task, text):
     (IMAGES[0], r'got uint8 \(8, 8, 1\)'),
     (IMAGES[:2, :, :, 0], r'got uint8 \(2, 8, 8\)'),
     (np.zeros((2, 28, 28, 1), np.uint8), r'got uint8 \(2, 28, 28, 1\)'),
-    (IMAGES[:2].tolist(), r'got list \(2, 8, 8, 1\)'),
+    (IMAGES[:2].tolist(), 'got list'),
     (None, 'got NoneType')])
 def test_wrong_images(system, x, text):
   with pytest.raises(ValueError, match=f'task permuted-00 takes .*{text}'):
