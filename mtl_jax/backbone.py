@@ -1,5 +1,6 @@
 """The immutable backbone: regenerated from its seed recipe, bit for bit."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -44,9 +45,13 @@ def make(recipe: dict) -> Backbone:
   network = models.make(recipe['model'], recipe['outputs'],
                         **dict(recipe['options']))
   key = jax.random.key(recipe['seed'], impl='threefry2x32')
-  params, stats = network.init(key, tuple(recipe['image_shape']))
+  init = functools.partial(network.init, key, tuple(recipe['image_shape']))
   if recipe['init'] == 'signed_constant':
-    params = masks.signed_constant(jax.random.fold_in(key, 1), params)
+    rest, stats = jax.jit(lambda: _without_kernels(*init()))()
+    like = trees.combine(rest, jax.eval_shape(init)[0])
+    params = masks.signed_constant(jax.random.fold_in(key, 1), like)
+  else:
+    params, stats = init()
   found = trees.fingerprint(params)
   if recipe.get('fingerprint', found) != found:
     raise ValueError(
@@ -54,6 +59,11 @@ def make(recipe: dict) -> Backbone:
         'was recorded: impressions fit only the backbone on which they were '
         'made. Was the seed, the model or the version of jax changed?')
   return Backbone(network, params, stats, dict(recipe, fingerprint=found))
+
+
+def _without_kernels(params, stats):
+  """So that XLA draws none of the kernels that are replaced anyway."""
+  return trees.map_leaves(lambda x: None if x.ndim > 1 else x, params), stats
 
 
 def recipe_of(config: config_lib.Config, image_shape) -> dict:

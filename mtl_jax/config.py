@@ -46,6 +46,9 @@ class Backbone:
     if self.init not in ('signed_constant', 'default'):
       raise ValueError(f'unknown backbone init {self.init!r}; known: '
                        "'signed_constant', 'default'")
+    if self.outputs < 1:
+      raise ValueError(f'outputs is {self.outputs}; it must be at least 1')
+    models.make(self.model, self.outputs, **dict(self.options))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +122,8 @@ class Phase:
     if bool(self.steps) == bool(self.epochs):
       raise ValueError(f'phase {self.name}: give either steps or epochs; got '
                        f'steps={self.steps}, epochs={self.epochs}')
-    first, stop = self.tasks
-    if not 0 <= first < stop:
+    if not (isinstance(self.tasks, tuple) and len(self.tasks) == 2
+            and 0 <= self.tasks[0] < self.tasks[1]):
       raise ValueError(f'phase {self.name}: tasks {self.tasks} is not a range '
                        '(first, last + 1)')
     if self.tasks_at_once < 1 or self.repeats < 1:
@@ -176,14 +179,13 @@ class Config:
   def __post_init__(self):
     if not self.phases:
       raise ValueError('the config has no phases: nothing would be learned')
-    for name in ('chunk_steps', 'eval_batch_size'):
-      if getattr(self, name) < 1:
+    for name, least in (('seed', 0), ('chunk_steps', 1),
+                        ('eval_batch_size', 1)):
+      if getattr(self, name) < least:
         raise ValueError(f'{name} is {getattr(self, name)}; it must be at '
-                         'least 1')
+                         f'least {least}')
     if self.matrix not in ('full', 'final'):
       raise ValueError(f"matrix is {self.matrix!r}; known: 'full', 'final'")
-    if self.backbone.model not in models.MODELS:
-      models.make(self.backbone.model, 1)
     seen: list[str] = []
     for phase in self.phases:
       self._check_basis(phase, seen)

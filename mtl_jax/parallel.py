@@ -55,6 +55,13 @@ def _replicated():
   return jax.sharding.NamedSharding(_mesh(), jax.sharding.PartitionSpec())
 
 
+@functools.lru_cache(maxsize=1)
+def _per_device():
+  """How a mapped function returns its state: so it isn't traced again."""
+  mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
+  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
+
 def put(tree: Any) -> Any:
   """A copy of `tree` on every device, never an alias of the caller's arrays.
 
@@ -99,9 +106,9 @@ def split_tasks(tree: Any) -> Any:
     if _is_key(x):
       return _like_key(x, leaf(jax.random.key_data(x)))
     # Through the host: arrays that were put everywhere can't be split as is.
-    host = np.asarray(x)
-    return _local(host.reshape(devices, host.shape[0] // devices,
-                               *host.shape[1:]))
+    host = np.array(x)  # a copy: the state is donated
+    return jax.device_put(_local(host.reshape(
+        devices, host.shape[0] // devices, *host.shape[1:])), _per_device())
   return jax.tree.map(leaf, tree)
 
 

@@ -6,6 +6,7 @@ stands for "nothing here" (not masked, not trained, not owned).
 
 import difflib
 import hashlib
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -114,6 +115,23 @@ def nearest(name: str, known) -> str:
   """A hint such as ' (did you mean: kernel?)', or '' if nothing is near."""
   matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
   return f' (did you mean: {", ".join(matches)}?)' if matches else ''
+
+
+def call(what: str, f: Callable, options: dict) -> Any:
+  """`f(**options)`, or an error that names an unknown option.
+
+  Raises:
+    ValueError: `f` doesn't take an option; names the known and nearest ones.
+
+  >>> call('method f', lambda density: density, {'density': 0.5})
+  0.5
+  """
+  known = list(inspect.signature(f).parameters)
+  for name in options:
+    if name not in known:
+      raise ValueError(f'{what} has no option {name}{nearest(name, known)}; '
+                       f'known: {", ".join(sorted(known))}')
+  return f(**options)
 
 
 def select(tree: Tree, rules: Sequence[tuple[str, Any]]) -> Tree:

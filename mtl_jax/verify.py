@@ -8,6 +8,7 @@ the task was committed. Exits non-zero and names what changed.
 """
 
 import argparse
+import json
 import sys
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ class Result(NamedTuple):
 def check(system: system_lib.System) -> Result:
   """Checks every finished task of a system."""
   faults, notes, probes = [], [], {}
-  names = system.tasks
+  names = sorted(system.tasks, key=lambda name: _basis_of(system, name))
   for name in system.workdir.lost_tasks():
     faults.append(f'task {name}: it was finished once, but its folder is gone '
                   'or no longer a checkpoint; the same command trains it again')
@@ -53,6 +54,15 @@ def check(system: system_lib.System) -> Result:
     faults += fault
     notes += note
   return Result(len(names), faults, sorted(set(notes)))
+
+
+def _basis_of(system, name) -> str:
+  """Tasks of one basis stand together, so that it is read once."""
+  try:
+    metadata = checkpoint.load_metadata(system.workdir.task(name))
+    return json.dumps(metadata['basis'])
+  except ValueError:
+    return ''  # found again, and reported, when the task is read
 
 
 def _compare(name, found, stored) -> tuple[list[str], list[str]]:

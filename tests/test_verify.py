@@ -108,7 +108,8 @@ def test_forged_hashes_do_not_hide_a_change(run, task, leaf):
 def test_changed_transform_is_a_fault(run):
   path = run / 'tasks/permuted-01'
   metadata = checkpoint.load_metadata(path)
-  metadata['transforms'] = [['permute', {'seed': 4}], *metadata['transforms'][1:]]
+  rest = metadata['transforms'][1:]
+  metadata['transforms'] = [['permute', {'seed': 4}], *rest]
   tiny.rewrite(path, lambda arrays: None, metadata)
   fault, = faults(run)
   assert fault.startswith('task permuted-01: its outputs')

@@ -42,7 +42,4 @@ def make(name: str, **options) -> Method:
   if name not in METHODS:
     raise ValueError(f'unknown method {name!r}{trees.nearest(name, METHODS)}; '
                      f'known: {", ".join(sorted(METHODS))}')
-  try:
-    return METHODS[name](**options)
-  except TypeError as error:
-    raise ValueError(f'method {name}: {error}') from error
+  return trees.call(f'method {name}', METHODS[name], options)

@@ -82,6 +82,6 @@ def kaiming_uniform(key, like: Tree) -> Tree:
     if x is None:
       return None
     bound = float(1. / np.sqrt(np.prod(x.shape[:-1])))
-    return jax.random.uniform(masks.leaf_key(key, name), x.shape, jnp.float32,
-                              -bound, bound)
+    return masks.draw(key, name, x.shape, lambda k, shape: jax.random.uniform(
+        k, shape, jnp.float32, -bound, bound))
   return trees.map_named(leaf, like)

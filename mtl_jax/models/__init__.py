@@ -85,13 +85,11 @@ def make(name: str, outputs: int, **options) -> Network:
   if name not in MODELS:
     raise ValueError(f'unknown model {name!r}{trees.nearest(name, MODELS)}; '
                      f'known: {", ".join(sorted(MODELS))}')
-  try:
-    return _make(name, outputs, tuple(sorted(options.items())))
-  except TypeError as error:
-    raise ValueError(f'model {name}: {error}') from error
+  return _make(name, outputs, tuple(sorted(options.items())))
 
 
 @functools.lru_cache(maxsize=None)
 def _make(name, outputs, options):
   """Equal arguments give the same network, so that nothing compiles twice."""
-  return MODELS[name](outputs=outputs, **dict(options))
+  return trees.call(f'model {name}', MODELS[name],
+                    dict(options) | {'outputs': outputs})
