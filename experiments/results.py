@@ -157,7 +157,7 @@ def impresslearn_table(suite: str) -> str:
       spread([_seconds(r, k) for r in found], 1) for k in SIZES])
   command = re.sub(r' --config.seed=\d+', '', found[0]['run']['command'])
   return markdown(['basis'] + [f'K = {k}' for k in SIZES], rows) + (
-      f'\n\n{len(found)} seeds: mean ± standard deviation over seeds of the '
+      f'\n\nSeeds: {len(found)}. Mean (± standard deviation over seeds) of the '
       f'mean over 10 unseen tasks. `{command}` on {where(found)}, commit '
       f'{commits(found)}.')
 
@@ -169,7 +169,27 @@ def _seconds(run: dict, size: int) -> float:
   return times[len(times) // 2]
 
 
+def headline() -> str:
+  """The main README's table: one line per result that is there."""
+  rows = []
+  for name, title, _ in SUPSUP:
+    found = runs(HERE / 'supsup', name)
+    if found:
+      accuracy = [phase_accuracy(r)['supermasks'] for r in found]
+      rows.append(['SupSup', title, spread(accuracy), str(len(found))])
+  for suite, title in (('permuted', 'PermutedMNIST'),
+                       ('rotated', 'RotatedMNIST')):
+    found = runs(HERE / 'impresslearn', suite)
+    for size in (20, 40, 100) if found else ():
+      accuracy = [phase_accuracy(r)[f'heterogeneous_{size}'] for r in found]
+      rows.append(['ImpressLearn', f'{title}, 10 unseen tasks, {3 * size} '
+                   f'numbers each over {size} masks', spread(accuracy),
+                   str(len(found))])
+  return markdown(['system', 'experiment', 'test accuracy, %', 'seeds'], rows)
+
+
 def tables() -> None:
+  replace_table(HERE.parent / 'README.md', 'headline', headline())
   replace_table(HERE / 'supsup' / 'README.md', 'results', supsup_table())
   for suite in ('permuted', 'rotated'):
     if runs(HERE / 'impresslearn', suite):

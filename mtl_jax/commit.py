@@ -18,7 +18,7 @@ from mtl_jax import trees
 from mtl_jax import workdir as workdir_lib
 from mtl_jax.data import transforms
 
-CURVE_POINTS = 20
+CURVE_POINTS = 10
 
 
 class Trained(NamedTuple):
@@ -56,7 +56,7 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
   started = time.perf_counter()
   record = _measure(run, entry, method, impression, shared)
   record |= _facts(run, entry, impression, shared, curve, trained)
-  record['seconds']['evaluate'] = time.perf_counter() - started
+  record['seconds']['evaluate'] = round(time.perf_counter() - started, 4)
   arrays = checkpoint.impression_to_arrays(impression)
   described = entry.phase.basis and system_lib.describe_basis(
       entry.phase.basis, members, run.config.seed)
@@ -110,14 +110,14 @@ def _measure(run, entry, method, impression, shared) -> dict:
           'backbone': on(backbone.params, backbone.stats, 'test').accuracy,
           'before': on(unlearned, backbone.stats, 'test').accuracy,
           'valid': valid.accuracy, 'test': test.accuracy},
-      'loss': {'valid': valid.loss, 'test': test.loss}}
+      'loss': {'valid': round(valid.loss, 6), 'test': round(test.loss, 6)}}
 
 
 def _facts(run, entry, impression, shared, curve, trained) -> dict:
   """What the record says besides accuracy."""
   parts = impressions.bytes_by_part(impression)
   density = {} if impression.masks is None else {
-      name: float(np.mean(np.asarray(leaf)))
+      name: round(float(np.mean(np.asarray(leaf))), 6)
       for name, leaf in trees.flatten(impression.masks).items()
       if leaf is not None}
   phase, basis = entry.phase, entry.phase.basis
@@ -130,13 +130,13 @@ def _facts(run, entry, impression, shared, curve, trained) -> dict:
       'seed': run.config.seed, 'curve': thin(curve), 'density': density,
       'bytes': parts | {'total': sum(parts.values()),
                         'dedicated': trees.nbytes(run.backbone.params)},
-      'seconds': {'train': trained.seconds / group},
+      'seconds': {'train': round(trained.seconds / group, 4)},
       'basis': None if basis is None else {'kind': basis.kind,
                                            'size': basis.size}}
 
 
 def thin(curve: dict) -> dict:
-  """At most 20 means over consecutive steps of each curve, rounded."""
+  """At most 10 means over consecutive steps of each curve, rounded."""
   steps_ = len(curve['loss'])
   parts = np.array_split(np.arange(steps_), min(CURVE_POINTS, steps_))
   result: dict[str, list] = {'step': [int(part[-1]) + 1 for part in parts]}
