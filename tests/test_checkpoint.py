@@ -190,10 +190,15 @@ def test_impression_of_another_network_is_refused():
 
 def test_a_task_takes_its_bits_and_little_more(tmp_path):
   work = workdir.Workdir(tiny.learned(tmp_path / 'run'))
-  weights = 64 * 300 + 300 * 100 + 100 * 10
-  for name in ('permuted-00', 'permuted-03', 'permuted-11'):
-    assert checkpoint.stored_bytes(work.task(name)) <= weights / 8 + 8192
-  assert checkpoint.stored_bytes(work.task('permuted-12')) <= 8192
+  bits = (64 * 300 + 300 * 100 + 100 * 10) / 8
+  more = {}
+  for name in work.task_names():
+    parts = checkpoint.load_metadata(work.task(name))['record']['bytes']
+    assert parts['total'] == bits or parts['masks'] == 0
+    more[name] = checkpoint.stored_bytes(work.task(name)) - parts['total']
+  # Orbax at times writes one more index node, of up to 1,100 bytes.
+  assert sorted(more.values())[len(more) // 2] <= 7500, more
+  assert max(more.values()) <= 8192, more
 
 
 def test_lines_that_were_cut_are_passed_over(tmp_path):
