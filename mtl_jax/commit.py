@@ -1,8 +1,10 @@
 """Turns a trained state into a stored impression, measured once."""
 
+import functools
 import time
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from mtl_jax import checkpoint
@@ -70,7 +72,7 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
       stored, probe_images(run, entry.task.source)))
   started = time.perf_counter()
   checkpoint.save(run.workdir.task(entry.name), arrays, metadata)
-  line = finished_record(run.workdir, entry.name)
+  line = finished_record(run.workdir, entry.name, record)
   line['seconds']['save'] = time.perf_counter() - started
   line['peak_memory_bytes'] = evaluate.memory_bytes()
   names = [e.name for phase in run.config.phases
@@ -92,6 +94,13 @@ def _require_finite(entry, impression):
           'nothing was stored. Lower the learning rate')
 
 
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _unlearned(method, key, backbone, shared, route):
+  """Effective parameters before the first step."""
+  return method.bind(backbone, method.init(key, backbone, shared, route),
+                     shared, route)
+
+
 def _measure(run, entry, method, impression, shared) -> dict:
   """Accuracy before and after learning, and losses."""
   def on(params, stats, split):
@@ -99,9 +108,8 @@ def _measure(run, entry, method, impression, shared) -> dict:
                           entry.task, split, run.config.eval_batch_size)
 
   backbone = run.system.backbone
-  start = method.init(entry.key(run.config.seed), backbone.params, shared,
-                      entry.route)
-  unlearned = method.bind(backbone.params, start, shared, entry.route)
+  unlearned = _unlearned(method, entry.key(run.config.seed), backbone.params,
+                         shared, entry.route)
   params = method.materialise(backbone.params, impression, shared)
   stats = impression.stats or backbone.stats
   valid, test = on(params, stats, 'valid'), on(params, stats, 'test')
@@ -156,18 +164,25 @@ def _metadata(run, entry, described, record) -> dict:
       'basis': described, 'versions': provenance.versions()}
 
 
-def finished_record(work: workdir_lib.Workdir, name: str) -> dict:
-  """The record of a finished entry with the bytes that its files take."""
+def finished_record(work: workdir_lib.Workdir, name: str,
+                    record: dict | None = None) -> dict:
+  """The record of a finished entry with the bytes that its files take.
+
+  Args:
+    work: where it lies.
+    name: of the entry.
+    record: as it was stored; `None` reads it.
+  """
   path = work.task(name)
-  record = checkpoint.load_metadata(path)['record']
-  record['bytes']['stored'] = checkpoint.stored_bytes(path)
-  return {'kind': 'task'} | record
+  record = record or checkpoint.load_metadata(path)['record']
+  sizes = record['bytes'] | {'stored': checkpoint.stored_bytes(path)}
+  return {'kind': 'task'} | record | {'bytes': sizes}
 
 
 def probe_images(run, source: str) -> np.ndarray:
   """Raw images on which the outputs of the source's tasks are kept."""
-  path = run.workdir.probe / source.replace('/', '-')
+  path = run.workdir.probe_of(source)
   if not checkpoint.exists(path):
     images = run.data.source(source).valid.images[:16]
     checkpoint.save(path, {'images': images}, {'source': source})
-  return checkpoint.load(path)[0]['images']
+  return run.system.probe(source)

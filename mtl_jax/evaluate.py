@@ -19,6 +19,7 @@ from mtl_jax.data import suites
 from mtl_jax.data import transforms
 
 OVERLAP_LIMIT = 60
+MATRIX_LIMIT = 100  # tasks; a larger matrix is kept if it was measured whole
 
 
 class Score(NamedTuple):
@@ -119,11 +120,12 @@ def summarise(config: config_lib.Config, records: list[dict],
   for j, name in enumerate(names):
     if name in final and len(names):
       matrix[-1, j] = final[name]
+  keep = len(names) <= MATRIX_LIMIT or config.matrix == 'full'
   before = [r['accuracy']['backbone'] for r in main]
   return {
       'names': names,
       'matrix': [[None if np.isnan(v) else float(v) for v in row]
-                 for row in matrix],
+                 for row in matrix] if keep else None,
       'before': before,
       'metrics': metrics.summarise(matrix, np.array(before)) if names else [],
       'overlap': overlap,

@@ -213,12 +213,17 @@ def collect(running: train.Run) -> list[dict]:
 
 def finish(running: train.Run, records, rows) -> dict:
   """Measures every task from the disk, proves it, and summarises."""
-  entries = main_entries(running)
-  final = evaluate.row(running.system, entries, running.data,
-                       running.config.eval_batch_size)
-  overlap = evaluate.mask_overlap(running.system, [e.name for e in entries])
+  entries = {entry.name: entry for entry in main_entries(running)}
+  final = {}
+
+  def measure(name):
+    if name in entries:
+      final.update(evaluate.row(running.system, [entries[name]], running.data,
+                                running.config.eval_batch_size))
+
+  proof = verify.check(running.system, measure)
+  overlap = evaluate.mask_overlap(running.system, list(entries))
   summary = evaluate.summarise(running.config, records, rows, final, overlap)
-  proof = verify.check(running.system)
   summary['verified'] = {'ok': not proof.faults, 'tasks': proof.tasks,
                          'faults': proof.faults}
   return summary

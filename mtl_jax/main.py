@@ -27,6 +27,9 @@ _COORDINATOR = flags.DEFINE_string(
     "hosts, or 'auto' on Cloud TPU.")
 _PROCESSES = flags.DEFINE_integer('num_processes', None, 'Processes in all.')
 _PROCESS = flags.DEFINE_integer('process_id', None, 'Number of this one.')
+_CPU_DEVICES = flags.DEFINE_integer(
+    'cpu_devices', None, 'Devices to make of this CPU; as many as '
+    'tasks_at_once train on separate cores.')
 
 
 def main(argv):
@@ -42,6 +45,8 @@ def main(argv):
   std_logging.getLogger('orbax').setLevel(std_logging.WARNING)
   try:
     config = config_lib.from_dict(_CONFIG.value.to_dict())
+    if _CPU_DEVICES.value:
+      jax.config.update('jax_num_cpu_devices', _CPU_DEVICES.value)
     parallel.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     summary = experiment.run(config, _WORKDIR.value, provenance.command())
   except (ValueError, FloatingPointError, OSError, ImportError) as error:

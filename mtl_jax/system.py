@@ -56,6 +56,7 @@ class System:
     self.backbone = backbone
     self.task = functools.lru_cache(maxsize=64)(self._load_task)
     self._basis = functools.lru_cache(maxsize=2)(self._load_basis)
+    self.probe = functools.lru_cache(maxsize=None)(self._load_probe)
 
   @property
   def tasks(self) -> list[str]:
@@ -112,6 +113,10 @@ class System:
         name, impression, basis and self.basis(basis), chosen,
         transforms.parameters(chosen, tuple(metadata['source_shape'])),
         metadata['classes'], metadata, arrays['probe'])
+
+  def _load_probe(self, source: str) -> np.ndarray:
+    """Raw images of a source on which its tasks' outputs were kept."""
+    return checkpoint.load(self.workdir.probe_of(source))[0]['images']
 
   def basis(self, described: dict) -> trees.Tree:
     """The basis of a description as `describe_basis` makes it."""

@@ -16,7 +16,6 @@ from mtl_jax import checkpoint
 from mtl_jax import commit
 from mtl_jax import config as config_lib
 from mtl_jax import evaluate
-from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import parallel
 from mtl_jax import plan
@@ -49,8 +48,7 @@ class Run(NamedTuple):
 
 class Program(NamedTuple):
   """A phase's compiled functions; tasks of equal recipes share one."""
-  method: methods.Method
-  optimizer: Any
+  init: Any
   chunk: Any
   chunk_many: Any
 
@@ -62,7 +60,8 @@ def program(phase: config_lib.Phase, recipe: steps.Recipe,
   method = phase.make_method()
   optimizer = steps.make_optimizer(recipe)
   chunk = steps.make_chunk(steps.make_step(method, network, optimizer))
-  return Program(method, optimizer, parallel.over_batches(chunk),
+  init = functools.partial(steps.init_state, method, optimizer)
+  return Program(jax.jit(init, static_argnums=4), parallel.over_batches(chunk),
                  parallel.over_tasks(chunk))
 
 
@@ -149,10 +148,10 @@ def train_group(run: Run, group, recipe, shared):
     before this start).
   """
   functions = program(group[0].phase, recipe, run.backbone.network)
-  states = [steps.init_state(
-      functions.method, functions.optimizer, entry.key(run.config.seed),
-      run.system.backbone.params, parallel.local(shared),
-      run.system.backbone.stats, entry.route) for entry in group]
+  states = [functions.init(
+      entry.key(run.config.seed), run.system.backbone.params,
+      parallel.local(shared), run.system.backbone.stats, entry.route)
+            for entry in group]
   many = len(group) > 1
   state = parallel.stack(states) if many else states[0]
   curve = {name: np.zeros((len(group), 0), np.float32)

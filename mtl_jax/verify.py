@@ -10,6 +10,7 @@ the task was committed. Exits non-zero and names what changed.
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -32,9 +33,16 @@ class Result(NamedTuple):
   notes: list[str]
 
 
-def check(system: system_lib.System) -> Result:
-  """Checks every finished task of a system."""
-  faults, notes, probes = [], [], {}
+def check(system: system_lib.System,
+          visit: Callable[[str], None] = lambda name: None) -> Result:
+  """Checks every finished task of a system.
+
+  Args:
+    system: as `mtl_jax.load` gives it.
+    visit: called with the name of every task that could be read, while it
+      is in memory: a large system is then read once for several purposes.
+  """
+  faults, notes = [], []
   names = sorted(system.tasks, key=lambda name: _basis_of(system, name))
   for name in system.workdir.lost_tasks():
     faults.append(f'task {name}: it was finished once, but its folder is gone '
@@ -42,11 +50,9 @@ def check(system: system_lib.System) -> Result:
   for name in names:
     try:
       stored = system.task(name)
-      source = stored.metadata['source']
-      if source not in probes:
-        probes[source] = checkpoint.load(
-            system.workdir.probe / source.replace('/', '-'))[0]['images']
-      found = np.asarray(system.outputs(stored, probes[source]))
+      probe = system.probe(stored.metadata['source'])
+      found = np.asarray(system.outputs(stored, probe))
+      visit(name)
     except ValueError as error:
       faults.append(f'task {name}: {error}')
       continue

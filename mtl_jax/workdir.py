@@ -35,6 +35,9 @@ class Workdir:
   def task(self, name: str) -> pathlib.Path:
     return self.tasks / name
 
+  def probe_of(self, source: str) -> pathlib.Path:
+    return self.probe / source.replace('/', '-')
+
   def task_names(self) -> list[str]:
     """Names of all finished tasks, sorted."""
     if not self.tasks.is_dir():
