@@ -77,8 +77,9 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
   line['peak_memory_bytes'] = evaluate.memory_bytes()
   names = [e.name for phase in run.config.phases
            for e in plan.entries(phase, run.suite)]
-  checkpoint.remove_all(run.workdir.shared, '*',
-                        keep=names[names.index(entry.name):])
+  if entry.name in names:
+    checkpoint.remove_all(run.workdir.shared, '*',
+                          keep=names[names.index(entry.name):])
   workdir_lib.append_line(run.workdir.metrics, line)
   if run.config.tensorboard:
     tensorboard.write(run.workdir.root / 'tensorboard' / entry.name, line)
@@ -129,7 +130,8 @@ def _facts(run, entry, impression, shared, curve, trained) -> dict:
       for name, leaf in trees.flatten(impression.masks).items()
       if leaf is not None}
   phase, basis = entry.phase, entry.phase.basis
-  group = min(phase.tasks_at_once, len(plan.entries(phase, run.suite)))
+  group = min(phase.tasks_at_once,
+              len(plan.entries(phase, run.suite)) or 1)
   return {
       'entry': entry.name, 'task': entry.task.name, 'phase': phase.name,
       'method': phase.method, 'control': phase.control,

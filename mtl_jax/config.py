@@ -7,6 +7,7 @@ anything is trained or written.
 import dataclasses
 from typing import Any
 
+from mtl_jax import identify
 from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import steps as steps_lib
@@ -85,6 +86,35 @@ class Basis:
 
 
 @dataclasses.dataclass(frozen=True)
+class Stream:
+  """Tasks in a row without names (SupSup's NNs); see `mtl_jax.stream`.
+
+  Attributes:
+    every: batches between two decisions.
+    tolerance: a mask is new if k max softmax(-gradient) < 1 + tolerance.
+    at_least: so many masks take part in a decision, fresh ones included.
+    budget: no more masks than this; 0 for no limit.
+    passes: how often the whole row of tasks comes.
+    objective: 'entropy' or 'superfluous'.
+  """
+  every: int = 100
+  tolerance: float = 0.125
+  at_least: int = 5
+  budget: int = 0
+  passes: int = 1
+  objective: str = 'entropy'
+
+  def __post_init__(self):
+    identify.Rule(objective=self.objective)
+    if min(self.every, self.passes) < 1 or self.at_least < 2:
+      raise ValueError('stream: every and passes must be at least 1 and '
+                       f'at_least at least 2; got {self}')
+    if self.tolerance <= 0 or self.budget < 0:
+      raise ValueError('stream: tolerance must be above 0 and budget not '
+                       f'negative; got {self}')
+
+
+@dataclasses.dataclass(frozen=True)
 class Phase:
   """One method on a range of the suite's tasks.
 
@@ -98,6 +128,7 @@ class Phase:
     control: kept for comparison beside another phase on the same tasks.
     tasks_at_once: tasks trained together in one compiled call.
     basis: ImpressLearn's masks.
+    stream: if given, the tasks' names and borders are kept from the learner.
     options: of the method, as (name, value) pairs.
     Others: as in `steps_lib.Recipe`.
   """
@@ -116,6 +147,7 @@ class Phase:
   control: bool = False
   tasks_at_once: int = 1
   basis: Basis | None = None
+  stream: Stream | None = None
   options: tuple = ()
 
   def __post_init__(self):
@@ -135,6 +167,11 @@ class Phase:
     if dict(self.options).get('transfer') and self.tasks_at_once > 1:
       raise ValueError(f'phase {self.name}: transfer starts a task at the mean '
                        'of the earlier ones; it needs tasks_at_once=1')
+    if self.stream is not None and (
+        self.method != 'supsup' or self.tasks_at_once > 1 or self.repeats > 1
+        or dict(self.options).get('transfer')):
+      raise ValueError(f'phase {self.name}: a stream is learned by supsup, one '
+                       'mask at a time: no tasks_at_once, repeats or transfer')
     steps_lib.make_optimizer(self.recipe(1))
     self.make_method()
 
@@ -151,6 +188,41 @@ class Phase:
 
 
 @dataclasses.dataclass(frozen=True)
+class Scenario:
+  """One evaluation without task names.
+
+  Attributes:
+    name: of its lines in the results.
+    rule, objective, normalise: as in `identify.Rule`.
+    images: of each test batch, how many the inference sees.
+    batch_size: images per test batch; one inference each.
+    batches: of every task, the first so many; 0 takes all.
+    at: numbers of tasks; candidates and test data are the first so many
+      tasks. Empty takes all.
+  """
+  name: str
+  rule: str = 'one_shot'
+  objective: str = 'entropy'
+  normalise: bool = False
+  images: int = 1
+  batch_size: int = 128
+  batches: int = 0
+  at: tuple[int, ...] = ()
+
+  def __post_init__(self):
+    self.make_rule()
+    if not 1 <= self.images <= self.batch_size:
+      raise ValueError(f'identify.{self.name}: images is {self.images}; it '
+                       f'must lie between 1 and batch_size, {self.batch_size}')
+    if self.batches < 0 or any(count < 2 for count in self.at):
+      raise ValueError(f'identify.{self.name}: batches must not be negative '
+                       'and every number of tasks in at must be at least 2')
+
+  def make_rule(self) -> identify.Rule:
+    return identify.Rule(self.rule, self.objective, self.normalise)
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
   """A whole run.
 
@@ -164,6 +236,7 @@ class Config:
     eval_batch_size: images per evaluation batch.
     matrix: 'full' measures every task again after each one; 'final' measures
       each when it is learned and all at the end.
+    identify: evaluations in which the task is inferred.
     tensorboard: write scalars for TensorBoard (extra `tensorboard`).
   """
   seed: int
@@ -174,6 +247,7 @@ class Config:
   progress_seconds: float = 30.
   eval_batch_size: int = 1000
   matrix: str = 'final'
+  identify: tuple[Scenario, ...] = ()
   tensorboard: bool = False
 
   def __post_init__(self):
@@ -261,10 +335,16 @@ def from_dict(fields: dict) -> Config:
     if phase.get('basis') is not None:
       phase['basis'] = _build(Basis, dict(phase['basis']),
                               f'phases.{name}.basis.')
+    if phase.get('stream') is not None:
+      phase['stream'] = _build(Stream, dict(phase['stream']),
+                               f'phases.{name}.stream.')
     phases.append(_build(Phase, phase, f'phases.{name}.'))
   fields['suite'] = _build(Suite, dict(fields['suite']), 'suite.', True)
   fields['backbone'] = _build(Backbone, dict(fields['backbone']), 'backbone.')
   fields['phases'] = tuple(phases)
+  fields['identify'] = tuple(
+      _build(Scenario, dict(value) | {'name': name}, f'identify.{name}.')
+      for name, value in sorted(dict(fields.get('identify') or {}).items()))
   return _build(Config, fields, '')
 
 
@@ -279,7 +359,7 @@ def to_dict(config: Config) -> dict:
     return {f.name: plain(getattr(part, f.name))
             for f in dataclasses.fields(part) if f.name not in skip}
 
-  result = fields(config, skip=('suite', 'backbone', 'phases'))
+  result = fields(config, skip=('suite', 'backbone', 'phases', 'identify'))
   result['suite'] = {'kind': config.suite.kind} | {
       k: plain(v) for k, v in config.suite.options}
   result['backbone'] = fields(config.backbone) | {
@@ -287,8 +367,12 @@ def to_dict(config: Config) -> dict:
   result['schedule'] = [phase.name for phase in config.phases]
   result['phases'] = {}
   for phase in config.phases:
-    entry = fields(phase, skip=('options', 'name', 'basis'))
+    entry = fields(phase, skip=('options', 'name', 'basis', 'stream'))
     entry['options'] = {k: plain(v) for k, v in phase.options}
     entry['basis'] = fields(phase.basis) if phase.basis else None
+    if phase.stream:
+      entry['stream'] = fields(phase.stream)
     result['phases'][phase.name] = entry
+  result['identify'] = {scenario.name: fields(scenario, skip=('name',))
+                        for scenario in config.identify}
   return result

@@ -1,6 +1,7 @@
 """A whole run: train, evaluate, report; resumes by itself."""
 
 import contextlib
+import dataclasses
 import datetime
 import functools
 import json
@@ -21,7 +22,9 @@ from mtl_jax import parallel
 from mtl_jax import plan
 from mtl_jax import provenance
 from mtl_jax import report
+from mtl_jax import scenarios
 from mtl_jax import steps
+from mtl_jax import stream
 from mtl_jax import system as system_lib
 from mtl_jax import tensorboard
 from mtl_jax import train
@@ -67,13 +70,18 @@ def run(config: config_lib.Config, workdir, command: str = '',
     running = train.Run(config, suite, backbone, data, work, system, advance)
     rows = {}
     for phase in config.phases:
-      train.learn_phase(running, phase)
+      if phase.stream:
+        stream.learn(running, phase)
+      else:
+        train.learn_phase(running, phase)
     # Of groups that were killed right after their last commit.
     checkpoint.remove_all(work.progress, '*')
     if config.matrix == 'full':
       rows = matrix_rows(running)
+    known = infer_tasks(running)
   records = collect(running)
   summary = finish(running, records, rows)
+  summary['identity'] = known
   summary['seconds'] = time.perf_counter() - started
   summary['peak_memory_bytes'] = evaluate.memory_bytes()
   workdir_lib.append_line(work.metrics, {'kind': 'summary'} | summary)
@@ -88,8 +96,11 @@ def check_config(work: workdir_lib.Workdir, config) -> None:
       raise ValueError(f'{work.root} has tasks but no config.json; choose '
                        'another workdir')
     return
-  old = trees.flatten(workdir_lib.read_json(work.config))
-  new = trees.flatten(json.loads(json.dumps(config_lib.to_dict(config))))
+  kept = workdir_lib.read_json(work.config)
+  given = json.loads(json.dumps(config_lib.to_dict(config)))
+  # How tasks are inferred changes nothing that is learned.
+  old, new = (trees.flatten({k: v for k, v in c.items() if k != 'identify'})
+              for c in (kept, given))
   changed = sorted(name for name in old.keys() | new.keys()
                    if old.get(name) != new.get(name))
   if changed:
@@ -104,7 +115,8 @@ def check_config(work: workdir_lib.Workdir, config) -> None:
 def check_fit(config, suite, data, backbone) -> None:
   """Refuses, before anything is written, what would fail in a later phase."""
   for phase in config.phases:
-    for group in plan.groups(phase, suite):
+    for group in plan.groups(
+        dataclasses.replace(phase, stream=None), suite):
       if len(group) > 1:
         parallel.split_tasks(np.zeros(len(group)))
       else:
@@ -144,9 +156,9 @@ def claim(work, config, backbone, command) -> None:
   if not work.backbone.exists():
     workdir_lib.write_atomic(work.backbone,
                              json.dumps(backbone.recipe, indent=2) + '\n')
-  if not work.config.exists():
-    workdir_lib.write_atomic(
-        work.config, json.dumps(config_lib.to_dict(config), indent=2) + '\n')
+  text = json.dumps(config_lib.to_dict(config), indent=2) + '\n'
+  if not work.config.exists() or work.config.read_text() != text:
+    workdir_lib.write_atomic(work.config, text)
   finished = set(work.task_names())
   lines = [line for line in workdir_lib.read_lines(work.metrics)
            if line['kind'] not in ('task', 'row')
@@ -176,8 +188,14 @@ def run_line(config, backbone, command: str) -> dict:
 def main_entries(running: train.Run) -> list[plan.Entry]:
   """Entries of the accuracy matrix, in learning order."""
   return [entry for phase in running.config.phases if not phase.control
-          for entry in plan.entries(phase, running.suite)
-          if entry.repeat == 0]
+          for entry in entries(running, phase) if entry.repeat == 0]
+
+
+def entries(running: train.Run, phase) -> list[plan.Entry]:
+  """What a learned phase has left."""
+  if phase.stream:
+    return stream.entries(running.workdir, phase, running.suite)
+  return plan.entries(phase, running.suite)
 
 
 def matrix_rows(running: train.Run) -> dict[str, dict]:
@@ -189,15 +207,36 @@ def matrix_rows(running: train.Run) -> dict[str, dict]:
   known = {line['entry']: line['accuracy'] for line in
            workdir_lib.read_lines(running.workdir.metrics)
            if line['kind'] == 'row'}
-  entries = main_entries(running)
-  for i, entry in enumerate(entries):
+  measured = main_entries(running)
+  for i, entry in enumerate(measured):
     if entry.name not in known:
       known[entry.name] = evaluate.row(
-          running.system, entries[:i + 1], running.data,
+          running.system, measured[:i + 1], running.data,
           running.config.eval_batch_size)
       workdir_lib.append_line(running.workdir.metrics, {
           'kind': 'row', 'entry': entry.name, 'accuracy': known[entry.name]})
   return known
+
+
+def infer_tasks(running: train.Run) -> list[dict]:
+  """Accuracy without task names; what is measured already is kept."""
+  if not running.config.identify:
+    return []
+  work = running.workdir
+  found = [line for line in workdir_lib.read_lines(work.metrics)
+           if line['kind'] == 'identity']
+  learned = main_entries(running)
+  tested = list({e.task.name: e for e in learned}.values()) + [
+      plan.Entry(task.name, task, phase)
+      for phase in running.config.phases if phase.stream
+      for task in running.suite.tasks[slice(*phase.tasks)]
+      if task.name not in {e.task.name for e in learned}]
+  for scenario in running.config.identify:
+    for line in scenarios.measure(running.system, learned, tested,
+                                  running.data, scenario, found):
+      workdir_lib.append_line(work.metrics, line)
+      found.append(line)
+  return found
 
 
 def collect(running: train.Run) -> list[dict]:
@@ -208,21 +247,21 @@ def collect(running: train.Run) -> list[dict]:
             if line['kind'] == 'task'}
   return [logged[entry.name]
           for phase in running.config.phases
-          for entry in plan.entries(phase, running.suite)]
+          for entry in entries(running, phase)]
 
 
 def finish(running: train.Run, records, rows) -> dict:
   """Measures every task from the disk, proves it, and summarises."""
-  entries = {entry.name: entry for entry in main_entries(running)}
+  measured = {entry.name: entry for entry in main_entries(running)}
   final = {}
 
   def measure(name):
-    if name in entries:
-      final.update(evaluate.row(running.system, [entries[name]], running.data,
+    if name in measured:
+      final.update(evaluate.row(running.system, [measured[name]], running.data,
                                 running.config.eval_batch_size))
 
   proof = verify.check(running.system, measure)
-  overlap = evaluate.mask_overlap(running.system, list(entries))
+  overlap = evaluate.mask_overlap(running.system, list(measured))
   summary = evaluate.summarise(running.config, records, rows, final, overlap)
   summary['verified'] = {'ok': not proof.faults, 'tasks': proof.tasks,
                          'faults': proof.faults}
@@ -246,7 +285,9 @@ def _bar(config, suite, data, quiet):
   """A progress bar over all steps, with speed and time left."""
   total = sum(
       entry.phase.recipe(len(data.view(entry.task).train)).steps
-      for phase in config.phases for entry in plan.entries(phase, suite))
+      * (phase.stream.passes if phase.stream else 1)
+      for phase in config.phases for entry in plan.entries(
+          dataclasses.replace(phase, stream=None), suite))
   columns = (progress_lib.TextColumn('{task.description}'),
              progress_lib.BarColumn(), progress_lib.MofNCompleteColumn(),
              progress_lib.TextColumn('{task.fields[speed]}'),

@@ -37,8 +37,13 @@ class Entry:
 
   def key(self, run_seed: int):
     """Key of its initial scores and augmentation; equal in paired phases."""
-    root = jax.random.key(run_seed, impl='threefry2x32')
-    return jax.random.fold_in(root, self.seed(run_seed)[1])
+    return named_key(run_seed, f'{self.task.name}/{self.repeat}')
+
+
+def named_key(run_seed: int, name: str):
+  """A key of its own for everything that has a name."""
+  root = jax.random.key(run_seed, impl='threefry2x32')
+  return jax.random.fold_in(root, zlib.crc32(name.encode()))
 
 
 def once(chain: tuple) -> tuple:
@@ -57,6 +62,8 @@ def route_of(phase: str, task: suites.Task) -> methods.Route:
 
 def entries(phase: config_lib.Phase, suite: suites.Suite) -> list[Entry]:
   """The phase's entries in order: repeats of a task stand together."""
+  if phase.stream is not None:
+    return []  # its masks are known once it is learned: see `stream.entries`
   first, stop = phase.tasks
   if stop > len(suite.tasks):
     raise ValueError(f'phase {phase.name}: tasks {phase.tasks}, but the suite '

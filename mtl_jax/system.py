@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import backbone as backbone_lib
+from mtl_jax import candidates
 from mtl_jax import checkpoint
+from mtl_jax import identify
 from mtl_jax import impressions
 from mtl_jax import masks
 from mtl_jax import trees
@@ -42,6 +44,20 @@ class StoredTask(NamedTuple):
   probe: np.ndarray
 
 
+class Identified(NamedTuple):
+  """The task that an inference found.
+
+  Attributes:
+    task: its name.
+    gradient: by candidate, d objective / d belief at the last step; the
+      lowest wins (of 'brute_force', the objective).
+    passes: backward passes that were made.
+  """
+  task: str
+  gradient: dict[str, float]
+  passes: int
+
+
 class System:
   """Tasks that share one backbone; made by `load`.
 
@@ -56,6 +72,8 @@ class System:
     self.backbone = backbone
     self.task = functools.lru_cache(maxsize=64)(self._load_task)
     self._basis = functools.lru_cache(maxsize=2)(self._load_basis)
+    self._candidates = functools.lru_cache(maxsize=1)(self._gather)
+    self._record = functools.lru_cache(maxsize=None)(self._load_record)
     self.probe = functools.lru_cache(maxsize=None)(self._load_probe)
 
   @property
@@ -64,47 +82,119 @@ class System:
     return self.workdir.task_names()
 
   def predict(self, x, task: str | None = None) -> jax.Array:
-    """Logits of a task for raw images.
+    """Logits of a task for images, all of the same task.
 
     Args:
-      x: uint8 [n, H, W, C], as the task's source gives them: the task's own
-        transform is part of its impression.
+      x: uint8 [n, H, W, C]. With `task`, as the task's source gives them: the
+        task's own transform is part of its impression. Without, as the task
+        shows them (see `observe`); `identify` then finds the task.
       task: a name in `tasks`.
 
     Returns:
       float32 [n, classes of the task].
 
     Raises:
-      ValueError: no task or an unknown one (lists the nearest), or images of
-        another dtype or shape.
+      ValueError: an unknown task (lists the nearest), images of another dtype
+        or shape, or no task and candidates that can't be told apart.
     """
     if task is None:
-      raise ValueError('predict needs the task that the images belong to; '
-                       f'known tasks: {_some(self.tasks)}')
+      found = self.identify(x)
+      stored = self.task(found.task)
+      return self._network_outputs(
+          stored, x, transforms.common(stored.transforms))
+    stored = self._known(task)
+    check_images(x, tuple(stored.metadata['source_shape']), task)
+    return self.outputs(stored, x)
+
+  def _known(self, task: str) -> StoredTask:
     if task not in self.tasks:
       raise ValueError(f'unknown task {task!r}'
                        f'{trees.nearest(str(task), self.tasks)}; known: '
                        f'{_some(self.tasks)}')
-    stored = self.task(task)
+    return self.task(task)
+
+  def observe(self, x, task: str) -> jax.Array:
+    """Raw images as a task shows them: permuted or rotated, if it does that.
+
+    Args:
+      x: uint8 [n, H, W, C] as the task's source gives them.
+      task: a name in `tasks`.
+
+    Returns:
+      uint8 [n, H', W', C'], what `identify` and `predict(x)` take.
+    """
+    stored = self._known(task)
     check_images(x, tuple(stored.metadata['source_shape']), task)
-    return self.outputs(stored, x)
+    return transforms.observed(transforms.kinds(stored.transforms),
+                               stored.parameters, jnp.asarray(x))
+
+  def identify(self, x, rule: str = 'one_shot', objective: str = 'entropy',
+               names=None) -> Identified:
+    """The task of images that come without one, by SupSup's inference.
+
+    Args:
+      x: uint8 [n, H, W, C], n >= 1 images of one task, as `observe` gives
+        them (raw images, unless tasks permute or rotate them).
+      rule: 'one_shot', 'binary' or 'brute_force' (see `mtl_jax.identify`).
+      objective: 'entropy' (H), or 'superfluous' (G; needs more outputs than
+        classes).
+      names: the candidates; `None` takes every task but controls and
+        repeats.
+
+    Raises:
+      ValueError: no candidate, candidates that can't be superposed or that
+        prepare images differently, or images of another dtype or shape.
+    """
+    found = self._candidates(tuple(self._nameless() if names is None
+                                   else names))
+    check_images(x, found.image_shape, 'inference')
+    if not len(x):
+      raise ValueError('there is no image to infer the task from')
+    inferred = jax.device_get(candidates.infer(
+        identify.Rule(rule, objective), self.backbone.network,
+        transforms.kinds(found.transforms), found.classes,
+        self.backbone.params, self.backbone.stats, found.bank,
+        transforms.parameters(found.transforms, found.image_shape),
+        jnp.asarray(x)[None], np.ones((1, len(x)), bool)))
+    values = inferred.gradient[0]
+    if np.isnan(values).any():
+      raise FloatingPointError('task inference met NaN: an impression is not '
+                               'finite; run mtl_jax.verify')
+    return Identified(found.names[int(inferred.task[0])],
+                      dict(zip(found.names, values.tolist())),
+                      int(inferred.passes[0]))
+
+  def _nameless(self) -> list[str]:
+    """Tasks among which `identify` chooses unless told otherwise."""
+    chosen = []
+    for name in self.tasks:
+      record = self._record(name)
+      if not record['control'] and record['repeat'] == 0:
+        chosen.append(name)
+    return chosen
+
+  def _load_record(self, name: str) -> dict:
+    return checkpoint.load_metadata(self.workdir.task(name))['record']
+
+  def _gather(self, names):
+    return candidates.gather(self, names)
 
   def outputs(self, stored: StoredTask, x) -> jax.Array:
     """`predict` for a task that is loaded already."""
+    return self._network_outputs(stored, x, stored.transforms)
+
+  def _network_outputs(self, stored, x, chain) -> jax.Array:
     params = impressions.materialise(self.backbone.params, stored.impression,
                                      stored.basis)
     stats = stored.impression.stats or self.backbone.stats
-    kinds = transforms.kinds(stored.transforms)
-    return _forward(self.backbone.network, kinds, params, stats,
-                    stored.parameters, jnp.asarray(x))[:, :stored.classes]
+    parameters = (stored.parameters if chain == stored.transforms else
+                  transforms.parameters(chain, np.shape(x)[1:]))
+    return _forward(self.backbone.network, transforms.kinds(chain), params,
+                    stats, parameters, jnp.asarray(x))[:, :stored.classes]
 
   def _load_task(self, name: str) -> StoredTask:
     arrays, metadata = checkpoint.load(self.workdir.task(name))
-    if metadata['backbone'] != self.backbone.recipe['fingerprint']:
-      raise checkpoint.CheckpointError(
-          f'task {name} was made on the backbone {metadata["backbone"]}, not '
-          f'on {self.backbone.recipe["fingerprint"]}: its impression does not '
-          'fit this one')
+    self.require_own(name, metadata)
     impression = checkpoint.arrays_to_impression(
         arrays, self.backbone.params, self.backbone.stats)
     chosen = transforms.from_json(metadata['transforms'])
@@ -113,6 +203,14 @@ class System:
         name, impression, basis and self.basis(basis), chosen,
         transforms.parameters(chosen, tuple(metadata['source_shape'])),
         metadata['classes'], metadata, arrays['probe'])
+
+  def require_own(self, name: str, metadata: dict) -> None:
+    """Refuses a task that was made on another backbone."""
+    own = self.backbone.recipe['fingerprint']
+    if metadata['backbone'] != own:
+      raise checkpoint.CheckpointError(
+          f'task {name} was made on the backbone {metadata["backbone"]}, not '
+          f'on {own}: its impression does not fit this one')
 
   def _load_probe(self, source: str) -> np.ndarray:
     """Raw images of a source on which its tasks' outputs were kept."""

@@ -165,7 +165,7 @@ def train_group(run: Run, group, recipe, shared):
     state = parallel.split_tasks(state)
   else:
     task, state = arrays[0], parallel.put(state)
-  clock = _Clock(run.config.progress_seconds)
+  clock = Clock(run.config.progress_seconds)
   while start < recipe.steps:
     count = min(run.config.chunk_steps, recipe.steps - start)
     index = np.stack([steps.epoch_indices(
@@ -193,7 +193,7 @@ def train_group(run: Run, group, recipe, shared):
           curve, seconds)
 
 
-class _Clock:
+class Clock:
   """When to save progress; every process follows the first one's clock."""
 
   def __init__(self, every: float):

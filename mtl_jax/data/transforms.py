@@ -18,7 +18,6 @@ whether compiled alone, in a scan, or vmapped over tasks.
 """
 
 import dataclasses
-import functools
 import json
 
 import jax
@@ -282,6 +281,30 @@ def apply(kinds, parameters, images, key=None, train=False):
   return (result - mean) / std
 
 
+def observed(kinds, parameters, images):
+  """The images as a task shows them: everything but the normalisation.
+
+  Args:
+    As of `apply`.
+
+  Returns:
+    uint8 [n, H', W', C'].
+  """
+  return _pixels(kinds, parameters, images)[0]
+
+
+def common(transforms):
+  """The part that prepares any image, without what makes the task another.
+
+  An image that comes without its task's name is one that the world has
+  permuted or rotated already; what is left to do is this.
+
+  >>> [t.kind for t in common((fit(2, 2, 1), permute(3), normalise(0., 1.)))]
+  ['fit', 'normalise']
+  """
+  return tuple(t for t in transforms if t.kind not in ('permute', 'rotate'))
+
+
 def prepare(transforms, images, every=False):
   """Does once what need not be done at every step: the leading `fit`s.
 
@@ -309,7 +332,7 @@ def prepare(transforms, images, every=False):
   if not first:
     return np.asarray(images), rest
   values = parameters(first, images.shape[1:])
-  chunks = [np.asarray(_pixels_jit(kinds(first), values, images[i:i + 4096]))
+  chunks = [np.asarray(_observed_jit(kinds(first), values, images[i:i + 4096]))
             for i in range(0, max(len(images), 1), 4096)]
   return np.concatenate(chunks), rest
 
@@ -340,6 +363,4 @@ def _pixels(kinds, parameters, images, key=None, train=False):
   return images, normalisation
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _pixels_jit(kinds, parameters, images):
-  return _pixels(kinds, parameters, images)[0]
+_observed_jit = jax.jit(observed, static_argnums=0)

@@ -1,0 +1,233 @@
+"""Accuracy when nobody names the task: GG, GNs and GNu side by side.
+
+The scenarios of SupSup (https://arxiv.org/abs/2006.14769, Table 1): GG, the
+task is given; GNs, it is inferred and tasks share their labels; GNu, it is
+inferred and labels aren't shared, so that task and class must both be right.
+As in its code, the task is inferred once per test batch, and in GNu a batch
+that is taken for another task's counts as wrong altogether.
+"""
+
+import collections
+import functools
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtl_jax import candidates as candidates_lib
+from mtl_jax import config as config_lib
+from mtl_jax import evaluate
+from mtl_jax import impressions
+from mtl_jax import methods
+from mtl_jax import parallel
+from mtl_jax import plan
+from mtl_jax import steps
+from mtl_jax import trees
+from mtl_jax.data import transforms
+
+CONFUSION_LIMIT = 60
+GRADIENT_WEIGHTS = 2 ** 26  # of all inferences of a call: 256 MiB of float32
+
+
+def measure(system: Any, entries: list[plan.Entry],
+            tested: list[plan.Entry], data: evaluate.Data,
+            scenario: config_lib.Scenario,
+            known: Iterable[dict] = ()) -> Iterator[dict]:
+  """All three scenarios, for every number of tasks in `scenario.at`.
+
+  Args:
+    system: `system.System` in which the entries are stored.
+    entries: the candidates, in learning order.
+    tested: whose test data is to be recognised, in learning order; a task for
+      which there is no candidate counts as wrong.
+    data: sources.
+    scenario: how.
+    known: earlier results, which are not measured again.
+
+  Yields:
+    JSON values: name, tasks, inferences, identified (fraction), accuracy {GG,
+    GNs, GNu} (fractions), passes (mean backward passes), mistaken (the most
+    frequent [true, inferred, times]), confusion (names and counts, if tasks
+    are few), seconds.
+  """
+  counts = sorted({min(n, len(tested))
+                   for n in scenario.at or (len(tested),)})
+  done = {(r['name'], r['tasks']) for r in known}
+  counts = [n for n in counts if (scenario.name, n) not in done]
+  if not counts:
+    return
+  largest = _of_tasks(entries, tested[:counts[-1]])
+  everything = candidates_lib.gather(system, [e.name for e in largest])
+  networks = _Networks(system, data)
+  for count in counts:
+    chosen = {e.name: e for e in _of_tasks(entries, tested[:count])}
+    found = candidates_lib.subset(everything, list(chosen))
+    yield _measure(found, [chosen[n] for n in found.names], tested[:count],
+                   networks, scenario)
+
+
+def _of_tasks(entries, tested):
+  names = {e.task.name for e in tested}
+  return [e for e in entries if e.task.name in names]
+
+
+def _measure(found, entries, tested, networks, scenario) -> dict:
+  started = time.perf_counter()
+  batches = [_test_batches(e, networks.data, scenario) for e in tested]
+  task = np.repeat(np.arange(len(tested)), [len(b) for b in batches])
+  rows = np.concatenate(batches)
+  inferred, passes = _infer(found, tested, networks, scenario, task, rows)
+  inferring = time.perf_counter() - started
+  given, shared = np.zeros(len(rows)), np.zeros(len(rows))
+  for t, entry in enumerate(tested):
+    mine = task == t
+    own = [e for e in entries if e.task.name == entry.task.name]
+    if own:
+      given[mine] = networks.right(entry, own[0], batches[t])
+    for other in np.unique(inferred[mine]):
+      taken = mine & (inferred == other)
+      shared[taken] = networks.right(entry, entries[other], batches[t])[
+          inferred[mine] == other]
+  images = int(np.sum(rows >= 0))
+  position = {e.task.name: t for t, e in enumerate(tested)}
+  taken_for = np.array([position[e.task.name] for e in entries])[inferred]
+  same = taken_for == task
+  return {
+      'kind': 'identity', 'name': scenario.name, 'tasks': len(tested),
+      'candidates': len(entries),
+      'rule': scenario.rule, 'objective': scenario.objective,
+      'images': scenario.images, 'batch_size': scenario.batch_size,
+      'inferences': len(rows), 'test_images': images,
+      'identified': float(np.mean(same)),
+      'accuracy': {'GG': given.sum() / images, 'GNs': shared.sum() / images,
+                   'GNu': shared[same].sum() / images},
+      'passes': float(np.mean(passes)),
+      **_confusion(tested, task, taken_for),
+      'seconds': {'infer': round(inferring, 3),
+                  'all': round(time.perf_counter() - started, 3)},
+      'peak_memory_bytes': evaluate.memory_bytes()}
+
+
+def _test_batches(entry, data, scenario) -> np.ndarray:
+  """int32 [batches, batch_size], rows of the test split, padded with -1."""
+  batches = steps.padded_batches(data.view(entry.task).test,
+                                 scenario.batch_size)
+  return batches[:scenario.batches or None]
+
+
+def _infer(found, tested, networks, scenario, task, rows):
+  """The inferred candidate of every batch; many inferences in one call."""
+  backbone = networks.system.backbone
+  at_once = int(np.clip(GRADIENT_WEIGHTS // trees.size(backbone.params), 1,
+                        len(rows)))
+  kinds = transforms.kinds(found.transforms)
+  parameters = transforms.parameters(found.transforms, found.image_shape)
+  inferred = np.zeros(len(rows), int)
+  passes = np.zeros(len(rows), int)
+  for start in range(0, len(rows), at_once):
+    # The last call repeats some, so that nothing compiles again.
+    part = slice(min(start, len(rows) - at_once), start + at_once)
+    seen = rows[part, :scenario.images]
+    images = networks.observed([tested[t] for t in task[part]], seen)
+    result = jax.device_get(candidates_lib.infer(
+        scenario.make_rule(), backbone.network, kinds, found.classes,
+        backbone.params, backbone.stats, found.bank, parameters, images,
+        seen >= 0))
+    _require_finite(result, tested, task[part])
+    inferred[part], passes[part] = result.task, result.passes
+  return inferred, passes
+
+
+def _require_finite(result, entries, task):
+  bad = np.isnan(result.gradient).any(axis=-1)
+  if bad.any():
+    name = entries[task[np.argmax(bad)]].name
+    raise FloatingPointError(
+        f'task inference on test images of {name} met NaN: a candidate\'s '
+        'impression or the images are not finite; run mtl_jax.verify')
+
+
+def _confusion(entries, task, inferred) -> dict:
+  """Every count if tasks are few, else the most frequent mistakes."""
+  names = [e.task.name for e in entries]
+  pairs = collections.Counter(zip(task.tolist(), inferred.tolist()))
+  mistaken = [[names[t], names[p], n] for (t, p), n in pairs.most_common()
+              if t != p][:20]
+  if len(names) > CONFUSION_LIMIT:
+    return {'mistaken': mistaken, 'confusion': None}
+  counts = np.zeros((len(names), len(names)), int)
+  for (t, p), n in pairs.items():
+    counts[t, p] = n
+  return {'mistaken': mistaken,
+          'confusion': {'names': names, 'counts': counts.tolist()}}
+
+
+class _Networks:
+  """Right answers of any task's network on any task's batches, kept."""
+
+  def __init__(self, system, data):
+    self.system, self.data = system, data
+    self._known: dict[tuple[str, str], np.ndarray] = {}
+    self._images: dict[tuple, np.ndarray] = {}
+    self._parameters: dict[str, Any] = {}
+
+  def right(self, of, by, batches) -> np.ndarray:
+    """int [batches], images of task `of` that `by`'s network gets right."""
+    if (of.name, by.name) not in self._known:
+      stored = self.system.task(by.name)
+      params = impressions.materialise(
+          self.system.backbone.params, stored.impression, stored.basis)
+      source, task = parallel.local((self.data.split(of.task, 'test'),
+                                     self.data.task_arrays(of.task)))
+      self._known[of.name, by.name] = np.asarray(_right_per_batch(
+          self.system.backbone.network, of.route.transforms, stored.classes,
+          params, stored.impression.stats or self.system.backbone.stats,
+          source, task, batches))
+    return self._known[of.name, by.name]
+
+  def observed(self, entries, rows) -> Any:
+    """uint8 [N, n, H, W, C], test images as their tasks show them."""
+    for entry in {e.name: e for e in entries}.values():
+      self._prepare(entry)
+    kinds = {e.route.transforms for e in entries}
+    if len(kinds) > 1:
+      raise ValueError('the tasks transform images in different ways; infer '
+                       'among tasks of one kind')
+    images = np.stack([self._images[e.task.source, plan.once(
+        e.task.transforms)][np.maximum(r, 0)] for e, r in zip(entries, rows)])
+    parameters = jax.tree.map(lambda *leaves: np.stack(leaves), *[
+        self._parameters[e.name] for e in entries])
+    return _observe(kinds.pop(), parameters, images)
+
+  def _prepare(self, entry):
+    fits = plan.once(entry.task.transforms)
+    if (entry.task.source, fits) not in self._images:
+      self._images[entry.task.source, fits] = parallel.to_host(
+          self.data.split(entry.task, 'test').images)
+    if entry.name not in self._parameters:
+      shape = self._images[entry.task.source, fits].shape[1:]
+      self._parameters[entry.name] = transforms.parameters(
+          entry.task.transforms[len(fits):], shape)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _observe(kinds, parameters, images):
+  return jax.vmap(lambda p, x: transforms.observed(kinds, p, x))(
+      parameters, images)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _right_per_batch(network, kinds, classes, params, stats, source, task,
+                     batches):
+  route = methods.Route('', classes, kinds)
+
+  def one(rows):
+    images, labels = steps.make_batch(route, source, task, None,
+                                      jnp.maximum(rows, 0), False)
+    logits, _ = network.apply(params, stats, images, train=False)
+    right = jnp.argmax(logits[:, :classes], -1) == labels
+    return jnp.sum(right & (rows >= 0))
+  return jax.lax.map(one, batches)
