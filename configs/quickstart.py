@@ -13,7 +13,8 @@ def get_config():
   config = ml_collections.ConfigDict()
   config.seed = 0  # of scores, batches and the backbone
   config.suite = dict(kind='permuted', source='digits', num_tasks=20)
-  config.backbone = dict(model='lenet_300_100', outputs=10)
+  # More outputs than classes: what tells tasks apart without their names.
+  config.backbone = dict(model='lenet_300_100', outputs=100)
   supermask = dict(
       method='supsup', steps=1000, batch_size=64, optimizer='adam',
       learning_rate=3e-3, schedule='cosine', weight_decay=1e-3)
@@ -26,4 +27,6 @@ def get_config():
       dedicated=dict(supermask, tasks=(10, 20), control=True))
   config.schedule = ('basis', 'impress', 'dedicated')
   config.matrix = 'full'  # twenty small tasks: measure every entry
+  config.identify = dict(nameless=dict(  # from 4 of every 128 test images
+      phases=('basis',), objective='superfluous', images=4))
   return config

@@ -105,8 +105,9 @@ def _unlearned(method, key, backbone, shared, route):
 def _measure(run, entry, method, impression, shared) -> dict:
   """Accuracy before and after learning, and losses."""
   def on(params, stats, split):
-    return evaluate.score(run.backbone.network, params, stats, run.data,
-                          entry.task, split, run.config.eval_batch_size)
+    return evaluate.score_entry(
+        run.backbone.network, params, stats, run.data, entry, split,
+        run.config.eval_batch_size)
 
   backbone = run.system.backbone
   unlearned = _unlearned(method, entry.key(run.config.seed), backbone.params,
@@ -135,7 +136,8 @@ def _facts(run, entry, impression, shared, curve, trained) -> dict:
   return {
       'entry': entry.name, 'task': entry.task.name, 'phase': phase.name,
       'method': phase.method, 'control': phase.control,
-      'repeat': entry.repeat, 'classes': entry.task.classes,
+      'repeat': entry.repeat, 'pooled': len(entry.pooled),
+      'classes': entry.task.classes,
       'steps': trained.recipe.steps, 'batch_size': trained.recipe.batch_size,
       'seed': run.config.seed, 'curve': thin(curve), 'density': density,
       'bytes': parts | {'total': sum(parts.values()),

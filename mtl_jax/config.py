@@ -128,6 +128,8 @@ class Phase:
     control: kept for comparison beside another phase on the same tasks.
     tasks_at_once: tasks trained together in one compiled call.
     basis: ImpressLearn's masks.
+    pool: one impression for all the phase's tasks together, trained on their
+      pooled images; at test no task need be named.
     stream: if given, the tasks' names and borders are kept from the learner.
     options: of the method, as (name, value) pairs.
     Others: as in `steps_lib.Recipe`.
@@ -148,6 +150,7 @@ class Phase:
   tasks_at_once: int = 1
   basis: Basis | None = None
   stream: Stream | None = None
+  pool: bool = False
   options: tuple = ()
 
   def __post_init__(self):
@@ -167,6 +170,9 @@ class Phase:
     if dict(self.options).get('transfer') and self.tasks_at_once > 1:
       raise ValueError(f'phase {self.name}: transfer starts a task at the mean '
                        'of the earlier ones; it needs tasks_at_once=1')
+    if self.pool and (self.stream is not None or self.tasks_at_once > 1):
+      raise ValueError(f'phase {self.name}: a pool leaves one impression; it '
+                       'takes neither stream nor tasks_at_once')
     if self.stream is not None and (
         self.method != 'supsup' or self.tasks_at_once > 1 or self.repeats > 1
         or dict(self.options).get('transfer')):
@@ -193,6 +199,7 @@ class Scenario:
 
   Attributes:
     name: of its lines in the results.
+    phases: whose tasks take part; empty takes all but controls.
     rule, objective, normalise: as in `identify.Rule`.
     images: of each test batch, how many the inference sees.
     batch_size: images per test batch; one inference each.
@@ -201,6 +208,7 @@ class Scenario:
       tasks. Empty takes all.
   """
   name: str
+  phases: tuple[str, ...] = ()
   rule: str = 'one_shot'
   objective: str = 'entropy'
   normalise: bool = False
@@ -264,6 +272,12 @@ class Config:
     for phase in self.phases:
       self._check_basis(phase, seen)
       seen.append(phase.name)
+    for scenario in self.identify:
+      for name in scenario.phases:
+        if name not in seen:
+          raise ValueError(f'identify.{scenario.name}: there is no phase '
+                           f'{name!r}{trees.nearest(name, seen)}; phases: '
+                           f'{", ".join(seen)}')
 
   def _check_basis(self, phase, seen):
     if phase.basis is None or phase.basis.phase is None:
@@ -372,6 +386,8 @@ def to_dict(config: Config) -> dict:
     entry['basis'] = fields(phase.basis) if phase.basis else None
     if phase.stream:
       entry['stream'] = fields(phase.stream)
+    if not phase.pool:
+      del entry['pool']  # as in the workdirs of earlier versions
     result['phases'][phase.name] = entry
   result['identify'] = {scenario.name: fields(scenario, skip=('name',))
                         for scenario in config.identify}

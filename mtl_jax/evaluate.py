@@ -43,6 +43,21 @@ class Data:
   def view(self, task: suites.Task) -> suites.View:
     return suites.view(task, self.source(task.source))
 
+  def rows(self, entry: plan.Entry, split: str = 'train') -> np.ndarray:
+    """Rows of the source; of a pool, task number x images + row."""
+    found = [getattr(self.view(task), split) for task in entry.tasks]
+    if not entry.pooled:
+      return found[0]
+    images = len(getattr(self.source(entry.task.source), split).images)
+    return np.concatenate([i * images + rows for i, rows in enumerate(found)])
+
+  def entry_arrays(self, entry: plan.Entry) -> steps.TaskArrays:
+    """Of its task; of a pool, those of all its tasks, stacked."""
+    if not entry.pooled:
+      return self.task_arrays(entry.task)
+    return parallel.put(parallel.stack(
+        [parallel.local(self._task_arrays(task)) for task in entry.pooled]))
+
   def split(self, task: suites.Task, split: str) -> steps.Source:
     """A whole split of the task's source, on the devices."""
     return self._on_device(task.source, plan.once(task.transforms), split)
@@ -83,15 +98,23 @@ def score(network: models.Network, params: Any, stats: Any, data: Data,
                int(parallel.to_host(right)) / len(rows))
 
 
-def stored_accuracy(system: system_lib.System, name: str, data: Data,
-                    task: suites.Task, batch_size: int) -> float:
+def score_entry(network: models.Network, params: Any, stats: Any, data: Data,
+                entry: plan.Entry, split: str, batch_size: int) -> Score:
+  """`score`, and of a pool the mean over its tasks."""
+  found = [score(network, params, stats, data, task, split, batch_size)
+           for task in entry.tasks]
+  return Score(*(float(np.mean(values)) for values in zip(*found)))
+
+
+def stored_accuracy(system: system_lib.System, entry: plan.Entry, data: Data,
+                    batch_size: int) -> float:
   """Test accuracy of a task as it lies on the disk."""
-  stored = system.task(name)
+  stored = system.task(entry.name)
   params = impressions.materialise(system.backbone.params, stored.impression,
                                    stored.basis)
   stats = stored.impression.stats or system.backbone.stats
-  return score(system.backbone.network, params, stats, data, task, 'test',
-               batch_size).accuracy
+  return score_entry(system.backbone.network, params, stats, data, entry,
+                     'test', batch_size).accuracy
 
 
 def summarise(config: config_lib.Config, records: list[dict],
@@ -159,7 +182,7 @@ def mask_overlap(system: system_lib.System, names: list[str]) -> dict | None:
 def row(system: system_lib.System, earlier: list, data: Data,
         batch_size: int) -> dict[str, float]:
   """Test accuracy of the given entries, measured now from the disk."""
-  return {e.name: stored_accuracy(system, e.name, data, e.task, batch_size)
+  return {e.name: stored_accuracy(system, e, data, batch_size)
           for e in earlier}
 
 

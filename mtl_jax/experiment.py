@@ -82,6 +82,8 @@ def run(config: config_lib.Config, workdir, command: str = '',
   records = collect(running)
   summary = finish(running, records, rows)
   summary['identity'] = known
+  summary['streams'] = [line for line in workdir_lib.read_lines(work.metrics)
+                        if line['kind'] == 'stream']
   summary['seconds'] = time.perf_counter() - started
   summary['peak_memory_bytes'] = evaluate.memory_bytes()
   workdir_lib.append_line(work.metrics, {'kind': 'summary'} | summary)
@@ -122,7 +124,7 @@ def check_fit(config, suite, data, backbone) -> None:
       else:
         parallel.split_batch(np.zeros(phase.batch_size))
       for entry in group:
-        steps.check_batch(len(data.view(entry.task).train), phase.batch_size)
+        steps.check_batch(len(data.rows(entry)), phase.batch_size)
     if phase.basis is None:
       jax.eval_shape(functools.partial(
           phase.make_method().init, backbone=backbone.params, shared={},
@@ -225,13 +227,15 @@ def infer_tasks(running: train.Run) -> list[dict]:
   work = running.workdir
   found = [line for line in workdir_lib.read_lines(work.metrics)
            if line['kind'] == 'identity']
-  learned = main_entries(running)
-  tested = list({e.task.name: e for e in learned}.values()) + [
-      plan.Entry(task.name, task, phase)
-      for phase in running.config.phases if phase.stream
-      for task in running.suite.tasks[slice(*phase.tasks)]
-      if task.name not in {e.task.name for e in learned}]
   for scenario in running.config.identify:
+    phases = [p for p in running.config.phases if not p.pool and (
+        p.name in scenario.phases or not (scenario.phases or p.control))]
+    learned = [e for phase in phases for e in entries(running, phase)
+               if e.repeat == 0]
+    tested = list({task.name: plan.Entry(task.name, task, phase)
+                   for phase in phases
+                   for task in running.suite.tasks[slice(*phase.tasks)]
+                   }.values())
     for line in scenarios.measure(running.system, learned, tested,
                                   running.data, scenario, found):
       workdir_lib.append_line(work.metrics, line)
@@ -284,7 +288,7 @@ def _report(work, records, summary, quiet) -> None:
 def _bar(config, suite, data, quiet):
   """A progress bar over all steps, with speed and time left."""
   total = sum(
-      entry.phase.recipe(len(data.view(entry.task).train)).steps
+      entry.phase.recipe(len(data.rows(entry))).steps
       * (phase.stream.passes if phase.stream else 1)
       for phase in config.phases for entry in plan.entries(
           dataclasses.replace(phase, stream=None), suite))

@@ -21,15 +21,23 @@ class Entry:
     task: what is learned.
     phase: how it is learned.
     repeat: number of the repetition.
+    pooled: the tasks of a pool, which `task` then stands for.
   """
   name: str
   task: suites.Task
   phase: config_lib.Phase
   repeat: int = 0
+  pooled: tuple[suites.Task, ...] = ()
+
+  @property
+  def tasks(self) -> tuple[suites.Task, ...]:
+    """The suite's tasks that it learns: one, unless it is a pool."""
+    return self.pooled or (self.task,)
 
   @property
   def route(self) -> methods.Route:
-    return route_of(self.phase.name, self.task)
+    route = route_of(self.phase.name, self.tasks[0])
+    return dataclasses.replace(route, pooled=bool(self.pooled))
 
   def seed(self, run_seed: int) -> tuple[int, int]:
     """Integers for the order of batches; equal in paired phases."""
@@ -69,15 +77,35 @@ def entries(phase: config_lib.Phase, suite: suites.Suite) -> list[Entry]:
     raise ValueError(f'phase {phase.name}: tasks {phase.tasks}, but the suite '
                      f'{suite.name} has {len(suite.tasks)}')
   result = []
-  for task in suite.tasks[first:stop]:
+  for task in suite.tasks[first:stop] if not phase.pool else (
+      pool_task(phase, suite.tasks[first:stop]),):
     for repeat in range(phase.repeats):
       name = task.name
-      if phase.control or phase.repeats > 1:
+      if phase.control or phase.repeats > 1 or phase.pool:
         name += f'@{phase.name}'
       if phase.repeats > 1:
         name += f'~{repeat:0{len(str(phase.repeats - 1))}d}'
-      result.append(Entry(name, task, phase, repeat))
+      result.append(Entry(name, task, phase, repeat,
+                          suite.tasks[first:stop] if phase.pool else ()))
   return result
+
+
+def pool_task(phase: config_lib.Phase,
+              tasks: tuple[suites.Task, ...]) -> suites.Task:
+  """What stands for all tasks of a pool: images as the tasks show them.
+
+  Raises:
+    ValueError: the tasks don't share source, classes and kinds of transforms.
+  """
+  first = tasks[0]
+  for task in tasks:
+    if (task.source != first.source or task.classes != first.classes
+        or route_of('', task) != route_of('', first)):
+      raise ValueError(
+          f'phase {phase.name}: a pool needs tasks of one source and one kind; '
+          f'{first.name} and {task.name} differ')
+  return suites.Task('pool', 0, first.source,
+                     transforms.common(first.transforms), None, first.classes)
 
 
 def groups(phase: config_lib.Phase, suite: suites.Suite) -> list[list[Entry]]:

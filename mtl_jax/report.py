@@ -13,7 +13,8 @@ What the functions read (all of it JSON; accuracies are fractions):
            bytes {masks, coefficients, values, stats, total, stored,
            dedicated}, seconds {train, evaluate, save}, basis {kind, size}
   summary  names, matrix, before, metrics (see `metrics.summarise`),
-           overlap {names, matrix}, seconds, verified {ok, tasks}
+           overlap {names, matrix}, seconds, verified {ok, tasks},
+           identity, streams, mixed (see `report_identity`)
 
 `entry`, `task`, `phase`, `method` and `control` of a record must be there;
 whatever else is missing or `None` is left out of the page.
@@ -26,6 +27,7 @@ import pathlib
 from mtl_jax import metrics as metrics_lib
 from mtl_jax import report_drawing
 from mtl_jax import report_figures
+from mtl_jax import report_identity
 
 _TEMPLATES = pathlib.Path(__file__).parent / 'templates'
 _LONG = 40  # a terminal table of more tasks than this has one row per phase
@@ -47,6 +49,8 @@ def render(run: dict, records: list[dict], summary: dict) -> str:
       title=_title(run, records, summary), run=run, facts=_facts(run),
       config=json.dumps(run.get('config') or {}, indent=2, default=str),
       cards=_cards(records, summary), verified=summary.get('verified'),
+      identity=report_identity.rows(summary),
+      sentences=report_identity.sentences(summary),
       phases=phases(records), figures=figures, metrics=metrics,
       tasks=_task_rows(records), fold=len(records) > _FOLD)
 
@@ -73,6 +77,7 @@ def table(records: list[dict], summary: dict):
            if row['name'] in ('average_accuracy', 'forgetting')]
   if summary.get('seconds') is not None:
     lines.append(f'{readable_seconds(summary["seconds"])} in all')
+  lines += report_identity.sentences(summary)
   lines.append('“of own”: compared with a network of its own')
   result = rich.table.Table(box=rich.box.SIMPLE_HEAD,
                             collapse_padding=True, pad_edge=False,

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mtl_jax import report_drawing as drawing
+from mtl_jax import report_identity
 
 
 class Figure(NamedTuple):
@@ -293,6 +294,8 @@ _FIGURES = {
     'accuracy': ('Accuracy of every task', True, _accuracy),
     'matrix': ('Accuracy while learning', False, _matrix),
     'overlap': ('Overlap of masks', False, _overlap),
+    'confusion': ('Which task is it?', False, report_identity.confusion),
+    'identity': ('Accuracy without task names', True, report_identity.curves),
     'curves': ('Learning curves', True, _curves),
     'basis': ('Accuracy against the size of the basis', True, _basis),
     'density': ('Density of masks', True, _density),

@@ -163,22 +163,44 @@ def make_step(method, network, optimizer):
 def make_batch(route, source, task, key, index, train, axis_name=None):
   """The images and labels at `index`, transformed on the device.
 
+  If the route is pooled, `task` holds several tasks' arrays, stacked, and
+  `index` is (number of the task) x (images in the source) + row.
+
   Random transforms draw from a key per position in the global batch, so that
   the same batch comes out of any number of devices.
   """
+  which = index // source.images.shape[0]  # of the pooled tasks
+  index = index % source.images.shape[0]
   images = jnp.take(source.images, index, axis=0, mode='clip')
+  if route.pooled:
+    task = jax.tree.map(lambda leaf: leaf[which], task)
+    labels = jax.vmap(lambda table, label: table[label])(
+        task.label_map, source.labels[index])
+    keys = None if key is None else _keys(key, index.shape[0], axis_name)
+    return _image_by_image(route, task.transforms, 0, images, keys,
+                           train), labels
   labels = jnp.take(task.label_map, source.labels[index], mode='clip')
   random = train and any(kind[0] == 'crop_flip' for kind in route.transforms)
   if not random:
     return transforms.apply(route.transforms, task.transforms, images), labels
-  offset = 0 if axis_name is None else (
-      lax.axis_index(axis_name) * index.shape[0])
-  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(
-      offset + jnp.arange(index.shape[0]))
-  augmented = jax.vmap(lambda image, k: transforms.apply(
-      route.transforms, task.transforms, image[None], k, train=True)[0])(
-          images, keys)
-  return augmented, labels
+  keys = _keys(key, index.shape[0], axis_name)
+  return _image_by_image(route, task.transforms, None, images, keys,
+                         True), labels
+
+
+def _keys(key, count, axis_name):
+  """A key for every image of the batch, by its place in the global batch."""
+  offset = 0 if axis_name is None else lax.axis_index(axis_name) * count
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(
+      offset + jnp.arange(count))
+
+
+def _image_by_image(route, parameters, axis, images, keys, train):
+  """Transforms every image with a key, or even parameters, of its own."""
+  return jax.vmap(
+      lambda image, own, k: transforms.apply(route.transforms, own,
+                                             image[None], k, train)[0],
+      in_axes=(0, axis, None if keys is None else 0))(images, parameters, keys)
 
 
 def make_chunk(step):

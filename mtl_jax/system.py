@@ -169,7 +169,8 @@ class System:
     chosen = []
     for name in self.tasks:
       record = self._record(name)
-      if not record['control'] and record['repeat'] == 0:
+      if not (record['control'] or record['repeat']
+              or record.get('pooled')):
         chosen.append(name)
     return chosen
 

@@ -118,7 +118,7 @@ def restore_shared(run: Run, entry: plan.Entry, method, current: dict) -> dict:
 
 
 def _recipe(run: Run, group: list[plan.Entry]) -> steps.Recipe:
-  rows = run.data.view(group[0].task).train
+  rows = run.data.rows(group[0])
   return group[0].phase.recipe(len(rows))
 
 
@@ -158,7 +158,7 @@ def train_group(run: Run, group, recipe, shared):
            for name in ('loss', 'accuracy')}
   state, curve, start, seconds = restore(run, group[0].name, state, curve)
   run.advance(start * len(group), group[0].name)
-  arrays = [run.data.task_arrays(entry.task) for entry in group]
+  arrays = [run.data.entry_arrays(entry) for entry in group]
   source = run.data.split(group[0].task, 'train')
   if many:
     task = parallel.split_tasks(parallel.stack(arrays))
@@ -169,7 +169,7 @@ def train_group(run: Run, group, recipe, shared):
   while start < recipe.steps:
     count = min(run.config.chunk_steps, recipe.steps - start)
     index = np.stack([steps.epoch_indices(
-        run.data.view(entry.task).train, count, recipe.batch_size,
+        run.data.rows(entry), count, recipe.batch_size,
         entry.seed(run.config.seed), start) for entry in group])
     if many:
       state, measured = functions.chunk_many(

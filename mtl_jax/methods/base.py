@@ -35,10 +35,12 @@ class Route:
     phase: the phase whose method and recipe train it.
     classes: how many of the network's outputs are the task's classes.
     transforms: static part of the task's transforms.
+    pooled: one impression for several tasks, whose images come mixed.
   """
   phase: str
   classes: int
   transforms: tuple = ()
+  pooled: bool = False
 
 
 def no_penalty(trainable: Tree) -> Any:
