@@ -1,0 +1,29 @@
+"""SupSup's NNs on PermutedMNIST: 100 tasks in a row, and none has a name.
+
+    python -m mtl_jax.main \\
+        --config=configs/supsup_nameless_permuted_mnist.py --workdir=DIR
+
+Every 100 batches one gradient decides whether a known mask fits or a new one
+is needed (arXiv 2006.14769, section 3.4 and its code). LeNet-300-100 with 500
+outputs, RMSProp 1e-4, 1000 batches of 128 per task. The row of tasks comes
+twice: on its return every task should be recognised, and nothing is trained.
+
+Hardware, time and accuracy: see experiments/identity/README.md.
+"""
+
+import ml_collections
+
+
+def get_config():
+  config = ml_collections.ConfigDict()
+  config.seed = 0  # of scores, batches and the backbone
+  config.suite = dict(kind='permuted', source='mnist', num_tasks=100)
+  config.backbone = dict(model='lenet_300_100', outputs=500)
+  config.phases = dict(stream=dict(
+      method='supsup', tasks=(0, 100), steps=1000, batch_size=128,
+      optimizer='rmsprop', learning_rate=1e-4,
+      stream=dict(every=100, tolerance=0.125, at_least=5, passes=2)))
+  config.schedule = ('stream',)
+  config.identify = dict(one_shot=dict(rule='one_shot', objective='entropy',
+                                       images=1))
+  return config
