@@ -183,7 +183,7 @@ def of_coefficients(coefficients: Tree, basis: Tree) -> Superposition:
 
   def agree(cotangent):
     def leaf(a, m, c):
-      return a @ lax.map(lambda mask: jnp.sum(jnp.where(mask, c, 0.)), m)
+      return a @ lax.map(lambda mask: jnp.vdot(mask.astype(c.dtype), c), m)
     return _total(_leafwise(leaf, coefficients, basis, cotangent))
 
   def one(index):
