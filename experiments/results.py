@@ -33,9 +33,14 @@ def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
     summary.pop(name, None)
   tasks = [{k: v for k, v in line.items() if k not in DROPPED}
            for line in lines if line['kind'] == 'task']
+  latest = {(line['kind'], line.get('name'), line.get('tasks')): line
+            for line in lines if line['kind'] in ('identity', 'stream')}
+  for name in ('identity', 'streams'):
+    summary.pop(name, None)
   target.parent.mkdir(parents=True, exist_ok=True)
   target.write_text(''.join(json.dumps(line) + '\n'
-                            for line in (run, *tasks, summary)))
+                            for line in (run, *tasks, *latest.values(),
+                                         summary)))
 
 
 def read(path: pathlib.Path) -> list[dict]:
