@@ -36,6 +36,8 @@ KINDS = {
     'normalise': ('mean', 'std'),
 }
 STATIC = ('fit', 'crop_flip')
+# What makes one task of a suite differ from another.
+DEFINING = ('permute', 'rotate')
 
 
 @dataclasses.dataclass(frozen=True)
