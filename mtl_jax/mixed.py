@@ -136,12 +136,12 @@ def predict(backbone: backbone_lib.Backbone, shelves: shelves_lib.Shelves,
   x = np.asarray(x)
   used = shelves.of_shape(x.shape[1:])
   number = {id(shelf): i for i, shelf in enumerate(used)}
-  places, classes = {}, 0
-  for name in set(names):
-    shelf = shelves.find(name, x.shape[1:])
-    places[name] = number[id(shelf)], shelf.slot(name)
-    classes = max(classes, shelf.classes(name))
-  of_row = np.array([places[name] for name in names], np.int32)
+  index = {name: i for i, name in enumerate(dict.fromkeys(names))}
+  homes = [shelves.find(name, x.shape[1:]) for name in index]
+  places = np.array([(number[id(home)], home.slot(name))
+                     for name, home in zip(index, homes)], np.int32)
+  classes = max(home.classes(name) for name, home in zip(index, homes))
+  of_row = places[[index[name] for name in names]]
   width = WIDTH.get(jax.default_backend(), WIDTH_ELSEWHERE)
   chosen = plan(of_row[:, 0], of_row[:, 1], width)
   logits = np.asarray(_forward(

@@ -106,7 +106,9 @@ def cases(system: system_lib.System, tasks: int,
           at_once(together, arrays, every_image)), 1, name, None, True)]
   floats = trees.nbytes(system.backbone.params)
   unpacked = trees.nbytes(stored[0].impression)
-  packed = impressions.size_in_bytes(stored[0].impression)
+  system.predict_mixed(x, mixed_names)
+  shelf, = system.shelves.of_shape(SHAPE)
+  packed = trees.nbytes(shelf.stack.impression) // shelf.capacity
   return found, {found[0].name: packed, found[1].name: unpacked,
                  found[2].name: floats, found[3].name: floats}
 
