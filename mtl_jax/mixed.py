@@ -4,6 +4,11 @@ The host sorts the rows by task and cuts them into blocks of rows of one task.
 Inside the call a loop goes over the blocks: it takes the task's impression
 from its shelf, materialises the network, transforms the rows and applies it.
 So no more than one task's weights (or one group's) exist as floats at a time.
+
+All but the network's products is exact, so a row has the bits of the task's
+own call if the backend multiplies blocks of that size in the same order. On
+an x86 CPU, LeNet-300-100 has equal bits for 2 to 16 rows, but others for one
+row, from 17 and again from about 50 on; they differ by some 1e-6.
 """
 
 import functools
