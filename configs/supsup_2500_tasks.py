@@ -5,7 +5,7 @@
 
 500 outputs, threshold masks, RMSProp 1e-4, 1000 batches of 128 per task (code
 of arXiv 2006.14769). The task is inferred from one image of a test batch and
-one gradient; of every task the first 4 test batches take part, because every
+one gradient; of every task the first 2 test batches take part, because every
 inference is compared with every task. Two tasks train at once, one on each
 device. On CPU `--cpu_devices=2` makes two; elsewhere tasks_at_once must be a
 multiple of the number of devices.
@@ -27,7 +27,7 @@ def get_config():
       method='supsup', tasks=(0, TASKS), steps=1000, batch_size=128,
       optimizer='rmsprop', learning_rate=1e-4, tasks_at_once=2))
   config.schedule = ('supermasks',)
-  one_shot = dict(rule='one_shot', images=1, batches=4,
+  one_shot = dict(rule='one_shot', images=1, batches=2,
                   at=(10, 100, 500, 1000, 1500, 2000, 2500))
   config.identify = dict(
       entropy=dict(one_shot, objective='entropy'),

@@ -1,7 +1,9 @@
 """A trained system, as it lies in a workdir: its tasks and their outputs."""
 
 import functools
+import pathlib
 import zlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +16,8 @@ from mtl_jax import checkpoint
 from mtl_jax import identify
 from mtl_jax import impressions
 from mtl_jax import masks
+from mtl_jax import mixed
+from mtl_jax import shelves
 from mtl_jax import trees
 from mtl_jax import workdir as workdir_lib
 from mtl_jax.data import transforms
@@ -25,7 +29,7 @@ class StoredTask(NamedTuple):
   """One task as its checkpoint has it.
 
   Attributes:
-    name: of its folder.
+    name: of its folder; `None` is the bare backbone.
     impression: its arrays.
     basis: bool leaves [K, ...] that its coefficients combine, or `None`.
     transforms: the task's transforms.
@@ -34,7 +38,7 @@ class StoredTask(NamedTuple):
     metadata: everything else (record, hashes, versions, ...).
     probe: float32 [n, classes], its outputs on the probe when it committed.
   """
-  name: str
+  name: str | None
   impression: impressions.Impression
   basis: Any
   transforms: tuple
@@ -71,10 +75,12 @@ class System:
     self.workdir = workdir
     self.backbone = backbone
     self.task = functools.lru_cache(maxsize=64)(self._load_task)
+    self.shelves = shelves.Shelves()
     self._basis = functools.lru_cache(maxsize=2)(self._load_basis)
     self._candidates = functools.lru_cache(maxsize=1)(self._gather)
     self._record = functools.lru_cache(maxsize=None)(self._load_record)
     self.probe = functools.lru_cache(maxsize=None)(self._load_probe)
+    self._known: set[str] = set()
 
   @property
   def tasks(self) -> list[str]:
@@ -102,16 +108,10 @@ class System:
       stored = self.task(found.task)
       return self._network_outputs(
           stored, x, transforms.common(stored.transforms))
-    stored = self._known(task)
+    self._require(task)
+    stored = self.task(task)
     check_images(x, tuple(stored.metadata['source_shape']), task)
     return self.outputs(stored, x)
-
-  def _known(self, task: str) -> StoredTask:
-    if task not in self.tasks:
-      raise ValueError(f'unknown task {task!r}'
-                       f'{trees.nearest(str(task), self.tasks)}; known: '
-                       f'{_some(self.tasks)}')
-    return self.task(task)
 
   def observe(self, x, task: str) -> jax.Array:
     """Raw images as a task shows them: permuted or rotated, if it does that.
@@ -123,7 +123,8 @@ class System:
     Returns:
       uint8 [n, H', W', C'], what `identify` and `predict(x)` take.
     """
-    stored = self._known(task)
+    self._require(task)
+    stored = self.task(task)
     check_images(x, tuple(stored.metadata['source_shape']), task)
     return transforms.observed(transforms.kinds(stored.transforms),
                                stored.parameters, jnp.asarray(x))
@@ -185,13 +186,87 @@ class System:
     return self._network_outputs(stored, x, stored.transforms)
 
   def _network_outputs(self, stored, x, chain) -> jax.Array:
-    params = impressions.materialise(self.backbone.params, stored.impression,
-                                     stored.basis)
+    params = _materialise(self.backbone.params, stored.impression,
+                          stored.basis)
     stats = stored.impression.stats or self.backbone.stats
     parameters = (stored.parameters if chain == stored.transforms else
                   transforms.parameters(chain, np.shape(x)[1:]))
     return _forward(self.backbone.network, transforms.kinds(chain), params,
                     stats, parameters, jnp.asarray(x))[:, :stored.classes]
+
+  def predict_mixed(self, x, tasks: Sequence[str | None]) -> jax.Array:
+    """Logits of a batch whose rows belong to different tasks, in one call.
+
+    The tasks named are kept in `shelves`, one bit per weight for a supermask;
+    the call compiles again only when a shelf grows (its capacity doubles) or
+    the rows need more or other blocks than before (powers of two).
+
+    Args:
+      x: uint8 [n, H, W, C], as the tasks' sources give them; one shape.
+      tasks: n names; `None` stands for the bare backbone behind the
+        transforms that all tasks have in common, without permute and rotate.
+
+    Returns:
+      float32 [n, m], m the most classes of any row's task (the backbone's
+      outputs for `None`); -inf beyond a row's own classes. Row by row what
+      `predict` gives: the same bits where the backend's products don't
+      depend on the number of rows, else within a few units in the last place.
+
+    Raises:
+      ValueError: another number of names than rows, an unknown name (lists
+        the nearest), images of another dtype or shape than a task's, or
+        `None` where the tasks disagree on what they have in common.
+    """
+    names = mixed.check(x, tasks)
+    shape = tuple(np.shape(x)[1:])
+    missing = [name for name in dict.fromkeys(names)
+               if not self.shelves.has(name, shape)]
+    new = []
+    for name in missing:
+      if name is None:
+        new.append(self._bare(shape))
+        continue
+      self._require(name)
+      new.append(self.task(name))
+      check_images(x, tuple(new[-1].metadata['source_shape']), name)
+    self.shelves.add(new)
+    return jnp.asarray(mixed.predict(self.backbone, self.shelves, x, names))
+
+  def _require(self, name) -> None:
+    """Raises ValueError if there is no such task."""
+    plain = (isinstance(name, str) and name
+             and pathlib.PurePath(name).name == name)
+    if plain and name in self._known:
+      return
+    # Not `name in self.tasks`, which looks at every folder: 1 ms each.
+    if not plain or not checkpoint.exists(self.workdir.task(name)):
+      raise ValueError(f'unknown task {name!r}'
+                       f'{trees.nearest(str(name), self.tasks)}; known: '
+                       f'{_some(self.tasks)}')
+    self._known.add(name)
+
+  def _bare(self, shape: tuple[int, ...]) -> StoredTask:
+    """The backbone without an impression, for raw images of a shape."""
+    found: dict[tuple, str] = {}
+    for name in self.tasks:
+      metadata = checkpoint.load_metadata(self.workdir.task(name))
+      if tuple(metadata['source_shape']) == shape:
+        found.setdefault(transforms.common(
+            transforms.from_json(metadata['transforms'])), name)
+    if not found:
+      raise ValueError(f'no task takes images {list(shape)}, so it is not '
+                       'known how the backbone takes them')
+    if len(found) > 1:
+      (one, a), (other, b) = list(found.items())[:2]
+      raise ValueError(
+          f'None is the backbone behind what all tasks have in common, but '
+          f'{a} has {transforms.to_json(one)} and {b} '
+          f'{transforms.to_json(other)}; name a task for every row')
+    common, = found
+    return StoredTask(
+        None, impressions.Impression(), None, common,
+        transforms.parameters(common, shape), self.backbone.recipe['outputs'],
+        {'source_shape': list(shape), 'basis': None}, np.zeros(0))
 
   def _load_task(self, name: str) -> StoredTask:
     arrays, metadata = checkpoint.load(self.workdir.task(name))
@@ -245,6 +320,10 @@ def describe_basis(basis, members: list[str], seed: int) -> dict:
   return {'kind': basis.kind, 'size': basis.size, 'members': members,
           'density': basis.density, 'masked': list(basis.masked),
           'seed': seed}
+
+
+# Apart from `_forward`, whose bits would depend on what is fused into it.
+_materialise = jax.jit(impressions.materialise)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

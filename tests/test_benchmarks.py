@@ -12,6 +12,7 @@ FOLDER = pathlib.Path(__file__).parent.parent / 'experiments' / 'benchmarks'
 sys.path.insert(0, str(FOLDER))
 
 import jax_cases  # noqa: E402 pylint: disable=wrong-import-position
+import mixed_batch  # noqa: E402 pylint: disable=wrong-import-position
 import supermask_step  # noqa: E402 pylint: disable=wrong-import-position
 import table  # noqa: E402 pylint: disable=wrong-import-position
 import timing  # noqa: E402 pylint: disable=wrong-import-position
@@ -91,3 +92,26 @@ def test_timing_and_table():
                        table.render(lines))
   assert 'old' not in text and 'at most 1.3x (missed)' in text
   assert 'at least 3x (missed)' in text
+
+
+def test_mixed_batch_compares_equal_outputs(tmp_path):
+  system = mixed_batch.make_system(tmp_path, 4)
+  members, _ = mixed_batch.cases(system, 4, 8)
+  mixed, calls, dense, at_once = (case.run() for case in members)
+  calls, dense = np.stack(calls), np.stack(dense)
+  np.testing.assert_allclose(dense, calls, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(at_once, calls, rtol=1e-5, atol=1e-5)
+  order = np.lexsort(calls.reshape(8, 10).T)
+  mixed = np.asarray(mixed)
+  np.testing.assert_allclose(mixed[np.lexsort(mixed.T)],
+                             calls.reshape(8, 10)[order], rtol=1e-5, atol=1e-5)
+
+
+def test_mixed_batch_lines_and_table(tmp_path):
+  system = mixed_batch.make_system(tmp_path, 2)
+  lines = [line | timing.origin()
+           for line in mixed_batch.measure(system, (1, 2), 4, rounds=1)]
+  assert [line['tasks'] for line in lines] == [1] * 4 + [2] * 4
+  text = table.render_mixed(lines)
+  assert '| *kB a task* | 33 | 266 | 1065 | 1065 |' in text
+  assert len([row for row in text.splitlines() if row.startswith('|')]) == 5

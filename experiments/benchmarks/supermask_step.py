@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import pathlib
-import shlex
 import sys
 
 import rich.console
@@ -18,7 +17,6 @@ import rich.table
 
 import jax_cases
 import timing
-from mtl_jax import provenance
 from mtl_jax.methods import supsup
 
 
@@ -76,16 +74,14 @@ def measure(setup, rounds: int, report=lambda rows: None) -> list[dict]:
 
 
 def origin() -> dict:
-  """Versions, hardware, command and commit, for every line."""
-  versions = provenance.versions()
+  """As `timing.origin`, with PyTorch's version."""
+  where = timing.origin()
   try:
     import torch_step  # pylint: disable=import-outside-toplevel
-    versions['torch'] = torch_step.torch.__version__
+    where['versions']['torch'] = torch_step.torch.__version__
   except ImportError:
-    versions['torch'] = 'not installed'
-  return {'versions': versions, 'hardware': provenance.hardware(),
-          'command': shlex.join(['python', *sys.argv]),
-          'commit': provenance.commit()}
+    where['versions']['torch'] = 'not installed'
+  return where
 
 
 def print_table(rows: list[dict]) -> None:

@@ -8,6 +8,7 @@ import pathlib
 
 HERE = pathlib.Path(__file__).parent
 BEGIN, END = '<!-- results -->', '<!-- end of results -->'
+BEGIN_MIXED, END_MIXED = '<!-- mixed batch -->', '<!-- end of mixed batch -->'
 
 
 def render(lines: list[dict]) -> str:
@@ -44,25 +45,64 @@ def _comparison(line: dict) -> str:
 def _origin(lines: list[dict]) -> str:
   first, loads = lines[0], [x for line in lines for x in line.get('load', [])]
   hardware = first['hardware']
-  versions = ', '.join(f'{name} {first["versions"][name]}' for name in
-                       ('python', 'jax', 'jaxlib', 'optax', 'torch'))
+  versions = ', '.join(
+      f'{name} {first["versions"][name]}'
+      for name in ('python', 'jax', 'jaxlib', 'optax', 'torch')
+      if name in first['versions'])
   return (f'`{first["command"]}` at {first["commit"]}, on {hardware["cores"]} '
           f'cores of {hardware["cpu"]}; {versions}. Load average of the '
           f'machine in the meantime: {min(loads):.1f} to {max(loads):.1f}.')
 
 
-def rewrite(readme: str, table: str) -> str:
+def render_mixed(lines: list[dict]) -> str:
+  """The Markdown table of `mixed_batch.py`: a row for each number of tasks."""
+  rows: dict[int, dict[str, dict]] = {}
+  for line in lines:
+    rows.setdefault(line['tasks'], {})[line['name']] = line
+  first = next(iter(rows.values()))
+  rivals = [name for name in first if name != 'predict_mixed']
+  out = ['| tasks | predict_mixed, ms | ' + ' | '.join(
+      f'{name} / predict_mixed' for name in rivals) + ' |',
+         '| --- ' * (2 + len(rivals)) + '|',
+         f'| *kB a task* | {_kilobytes(first["predict_mixed"])} | '
+         + ' | '.join(_kilobytes(first[name]) for name in rivals) + ' |']
+  for tasks, row in rows.items():
+    cells = [f'{row["predict_mixed"]["ms_median"]:.1f}']
+    cells += [_against(row[name]) for name in rivals]
+    out.append(f'| {tasks} | ' + ' | '.join(cells) + ' |')
+  return '\n'.join(out + ['', _origin(lines)])
+
+
+def _kilobytes(line: dict) -> str:
+  return f'{line["bytes_per_task"] / 1000:.0f}'
+
+
+def _against(line: dict) -> str:
+  text = f'{line["ratio"]:.2f}x ({line["ratio_of_min"]:.2f}x)'
+  if 'target' not in line:
+    return text
+  missed = '' if line['ratio'] >= line['target'] else ', missed'
+  return f'{text}, target {line["target"]:g}x{missed}'
+
+
+def rewrite(readme: str, table: str, begin: str = BEGIN,
+            end: str = END) -> str:
   """The text with the table between its two markers."""
-  before, rest = readme.split(BEGIN, 1)
-  after = rest.split(END, 1)[1]
-  return f'{before}{BEGIN}\n{table}\n{END}{after}'
+  before, rest = readme.split(begin, 1)
+  after = rest.split(end, 1)[1]
+  return f'{before}{begin}\n{table}\n{end}{after}'
+
+
+def _lines(name: str) -> list[dict]:
+  text = (HERE / 'results' / name).read_text()
+  return [json.loads(line) for line in text.splitlines()]
 
 
 def main():
-  text = (HERE / 'results' / 'supermask_step.jsonl').read_text()
-  lines = [json.loads(line) for line in text.splitlines()]
-  readme = HERE / 'README.md'
-  readme.write_text(rewrite(readme.read_text(), render(lines)))
+  path = HERE / 'README.md'
+  readme = rewrite(path.read_text(), render(_lines('supermask_step.jsonl')))
+  path.write_text(rewrite(readme, render_mixed(_lines('mixed_batch.jsonl')),
+                          BEGIN_MIXED, END_MIXED))
 
 
 if __name__ == '__main__':

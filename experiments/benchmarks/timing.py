@@ -5,11 +5,15 @@ alternate; it does not when one is timed after the other.
 """
 
 import gc
+import shlex
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from mtl_jax import provenance
 
 
 class Case(NamedTuple):
@@ -75,3 +79,11 @@ def summarise(cases: Sequence[Case], times: dict[str, np.ndarray]) -> list:
       row['gflops_best'] = case.flops / own.min() / 1e6
     rows.append(row)
   return rows
+
+
+def origin() -> dict:
+  """Versions, hardware, command and commit, for every line."""
+  return {'versions': provenance.versions(),
+          'hardware': provenance.hardware(),
+          'command': shlex.join(['python', *sys.argv]),
+          'commit': provenance.commit()}

@@ -35,6 +35,8 @@ KINDS = {
     'normalise': ('mean', 'std'),
 }
 STATIC = ('fit', 'crop_flip')
+# What makes one task of a suite differ from another.
+DEFINING = ('permute', 'rotate')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,7 +304,7 @@ def common(transforms):
   >>> [t.kind for t in common((fit(2, 2, 1), permute(3), normalise(0., 1.)))]
   ['fit', 'normalise']
   """
-  return tuple(t for t in transforms if t.kind not in ('permute', 'rotate'))
+  return tuple(t for t in transforms if t.kind not in DEFINING)
 
 
 def prepare(transforms, images, every=False):

@@ -1,0 +1,231 @@
+"""Shelves: many tasks' impressions stacked in memory, masks as packed bits.
+
+A shelf holds impressions of one structure with a leading axis of capacity, so
+a compiled function takes a task as a traced index. The capacity is a power of
+two that doubles when it is full: until then a new task changes no shape and
+compiles nothing.
+
+On a shelf the bits of a mask lie in eight *planes*, not in the order of
+`masks.pack`: bit j (the highest is 0) of byte i is weight j B + i of a leaf
+with B bytes. Neighbouring weights then lie in neighbouring bytes, and a CPU
+expands them with vector instructions: five times faster, measured on 784 x
+300 weights. A plane is whole rows of a kernel (its last axis), which costs at
+most seven rows of bits and is faster again where they divide unevenly.
+"""
+
+import functools
+import json
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtl_jax import impressions
+from mtl_jax import trees
+from mtl_jax.data import transforms
+
+Tree = trees.Tree
+SMALLEST = 8
+
+
+class Slot(NamedTuple):
+  """What a shelf keeps of one task; with a leading axis, of all its tasks.
+
+  Attributes:
+    impression: with its masks packed in planes, uint8 leaves [bytes].
+    parameters: arrays of the task's transforms.
+    classes: int32 scalar, number of classes.
+  """
+  impression: impressions.Impression
+  parameters: Any
+  classes: Any
+
+
+def plane_bytes(shape: tuple[int, ...]) -> int:
+  """Bytes that a mask of a shape takes on a shelf.
+
+  >>> plane_bytes((300, 100)), plane_bytes((5,))
+  (3800, 1)
+  """
+  row = shape[-1] if len(shape) > 1 else 1
+  return -(-math.prod(shape) // max(1, 8 * row)) * row
+
+
+def pack(mask: Tree) -> Tree:
+  """The bits of a mask in planes, flat uint8 NumPy leaves.
+
+  >>> mask = {'w': np.array([[True, False], [False, False], [True, True]])}
+  >>> pack(mask)['w']  # a plane is one row: weights 0, 2 and 4 in byte 0
+  array([160,  32], dtype=uint8)
+  """
+  def leaf(m):
+    flat = np.asarray(m, bool).reshape(-1)
+    planes = np.zeros((8, plane_bytes(m.shape)), bool)
+    planes.reshape(-1)[:flat.size] = flat
+    return np.packbits(planes, axis=0).reshape(-1)
+  return jax.tree.map(leaf, mask)
+
+
+def unpack(packed: Tree, like: Tree) -> Tree:
+  """Inverse of `pack`, under jit and vmap.
+
+  Args:
+    packed: tree of uint8 leaves [bytes]; `None` leaves stay `None`.
+    like: tree with the shapes, for example the backbone's parameters.
+
+  Raises:
+    ValueError: the number of bytes doesn't fit the shape; names the leaf.
+
+  >>> mask = {'w': np.array([[True, False, True]])}
+  >>> unpack(pack(mask), like={'w': np.zeros((1, 3))})
+  {'w': Array([[ True, False,  True]], dtype=bool)}
+  """
+  bit = jnp.asarray(128 >> np.arange(8), jnp.uint8)[:, None]
+
+  def leaf(name, bits, x):
+    if bits is None:
+      return None
+    needed = plane_bytes(x.shape)
+    if bits.shape != (needed,):
+      raise ValueError(f'packed mask has {bits.shape[0]} bytes but {name} of '
+                       f'shape {x.shape} needs {needed}')
+    planes = (bits[None, :] & bit) != 0
+    return planes.reshape(-1)[:math.prod(x.shape)].reshape(x.shape)
+  return trees.map_named(leaf, packed, like)
+
+
+class Shelf:
+  """Impressions of one structure, by task name.
+
+  Attributes:
+    kinds: static part of the tasks' transforms.
+    basis: bool leaves [K, ...] that their coefficients combine, or `None`.
+    names: of the tasks, in the order of their slots.
+    stack: a `Slot` whose leaves have a leading axis [capacity]; those from
+      `len(shelf)` on are zeros. Adding a task gives up its buffers, so read
+      it anew after each `add`.
+  """
+
+  def __init__(self, kinds: tuple, basis: Tree, slot: Slot):
+    self.kinds = kinds
+    self.basis = basis
+    self.names: list[str | None] = []
+    self._slots: dict[str | None, int] = {}
+    self._classes: list[int] = []
+    self.stack = _zeros(slot, SMALLEST)
+
+  def __len__(self) -> int:
+    return len(self.names)
+
+  def __contains__(self, name) -> bool:
+    return name in self._slots
+
+  @property
+  def capacity(self) -> int:
+    """Tasks that fit before the arrays grow."""
+    return self.stack.classes.shape[0]
+
+  def slot(self, name: str | None) -> int:
+    """The index of a task on this shelf."""
+    return self._slots[name]
+
+  def classes(self, name: str | None) -> int:
+    """A task's number of classes."""
+    return self._classes[self._slots[name]]
+
+  def reserve(self, count: int) -> None:
+    """Makes room for `count` tasks in all."""
+    capacity = self.capacity
+    while capacity < count:
+      capacity *= 2
+    if capacity > self.capacity:
+      self.stack = _grow(self.stack, capacity)
+
+  def add(self, name: str | None, slot: Slot) -> int:
+    """Puts a task in the next free slot and returns its index.
+
+    Raises:
+      ValueError: the name is on the shelf already.
+    """
+    if name in self:
+      raise ValueError(f'{name} is on the shelf already')
+    self.reserve(len(self) + 1)
+    index = len(self)
+    self.stack = _write(self.stack, slot, np.int32(index))
+    self.names.append(name)
+    self._slots[name] = index
+    self._classes.append(int(slot.classes))
+    return index
+
+
+def _zeros(slot, capacity):
+  return jax.tree.map(
+      lambda x: jnp.zeros((capacity, *np.shape(x)), x.dtype), slot)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _grow(stack, capacity):
+  return jax.tree.map(
+      lambda x: jnp.zeros((capacity, *x.shape[1:]), x.dtype).at[
+          :x.shape[0]].set(x), stack)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _write(stack, slot, index):
+  return jax.tree.map(lambda x, new: x.at[index].set(new), stack, slot)
+
+
+class Shelves:
+  """Every structure's shelf, for tasks as `system.StoredTask` has them."""
+
+  def __init__(self) -> None:
+    self._shelves: dict[tuple, Shelf] = {}
+    self._places: dict[tuple, Shelf] = {}
+
+  def of_shape(self, shape: tuple[int, ...]) -> list[Shelf]:
+    """The shelves whose tasks take raw images of a shape, oldest first."""
+    return [shelf for key, shelf in self._shelves.items() if key[0] == shape]
+
+  def has(self, name: str | None, shape: tuple[int, ...]) -> bool:
+    """Whether a task that takes images of `shape` is on a shelf."""
+    return (name, shape) in self._places
+
+  def find(self, name: str | None, shape: tuple[int, ...]) -> Shelf:
+    """The shelf of such a task; KeyError if it is on none."""
+    return self._places[name, shape]
+
+  def add(self, stored: list) -> None:
+    """Shelves tasks that aren't yet; grows each shelf at most once."""
+    groups: dict[tuple, list] = {}
+    for task in stored:
+      slot = _slot(task)
+      groups.setdefault(_structure(task, slot), []).append((task, slot))
+    for key, members in groups.items():
+      if key not in self._shelves:
+        first, slot = members[0]
+        self._shelves[key] = Shelf(transforms.kinds(first.transforms),
+                                   first.basis, slot)
+      shelf = self._shelves[key]
+      shelf.reserve(len(shelf) + len(members))
+      for task, slot in members:
+        shelf.add(task.name, slot)
+        self._places[task.name, key[0]] = shelf
+
+
+def _slot(task) -> Slot:
+  impression = task.impression
+  if impression.masks is not None:
+    impression = impression._replace(masks=pack(impression.masks))
+  return Slot(impression, task.parameters, np.int32(task.classes))
+
+
+def _structure(task, slot) -> tuple:
+  """Equal for tasks that can lie on one shelf; the images' shape first."""
+  leaves = tuple((np.shape(x), np.dtype(x.dtype).str)
+                 for x in jax.tree.leaves(slot))
+  return (tuple(task.metadata['source_shape']),
+          transforms.kinds(task.transforms),
+          json.dumps(task.metadata['basis'], sort_keys=True),
+          jax.tree.structure(slot), leaves)
