@@ -275,7 +275,7 @@ def evaluate(program, monkeypatch, workdir, out, *flags):
 def test_the_experiment_compares_bank_and_memory(program, workdir, tmp_path,
                                                  monkeypatch):
   lines = evaluate(program, monkeypatch, workdir, tmp_path / 'o.jsonl',
-                   '--split=test')
+                   '--split=test', '--orders=2')
   assert [line['kind'] for line in lines] == ['run', *['task'] * 3, 'summary']
   run, *tasks, summary = lines
   assert str(tmp_path) not in json.dumps(lines)
@@ -287,6 +287,10 @@ def test_the_experiment_compares_bank_and_memory(program, workdir, tmp_path,
     at, path = found['steps_to_converge'], found['hamming_by_step']
     if at is not None:
       assert not any(path[at - 1:]) and (at == 1 or path[at - 2])
+  orders = summary['orders']
+  assert orders['streams'] == len(orders['steps']) == 6
+  assert orders['steps'][:3] == [
+      line['hopfield']['steps_to_converge'] for line in tasks]
   assert set(summary['accuracy']) == set(program.METHODS)
   assert summary['bytes']['bank'] == 3 * 24
   assert summary['bytes']['memory'] == 2 * 4 * (96 * 96 + 96) + 4
