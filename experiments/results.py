@@ -174,6 +174,96 @@ def _seconds(run: dict, size: int) -> float:
   return times[len(times) // 2]
 
 
+HOPSUPSUP = (
+    ('known_stored', 'task known: its mask, its stored statistics'),
+    ('known', "task known: its mask, the batch's statistics"),
+    ('bank_stream', 'list of masks, least entropy on 30 batches'),
+    ('bank_batch', 'list of masks, least entropy on each batch'),
+    ('one_shot', 'list of masks, one gradient on each batch'),
+)
+
+
+def hopsupsup_table() -> str:
+  """Mean over tasks; Hopfield's rows are means over orders of the streams."""
+  folder = HERE / 'hopsupsup'
+  found = runs(folder, 'test')
+  rows = []
+  for name, title in HOPSUPSUP:
+    shares = [r['summary']['task_found'].get(name) for r in found]
+    rows.append([title, spread([100 * r['summary']['accuracy'][name]
+                                for r in found]),
+                 '' if None in shares else
+                 spread([100 * s for s in shares], 1), '', ''])
+  for prefix in ('test', 'chosen'):
+    rows += [_hopfield_row(prefix, runs(folder, prefix))]
+  sizes = found[0]['summary']['bytes']
+  return markdown(
+      ['how the mask is found', 'test accuracy, %', 'right mask, %',
+       'lowest seed', 'steps to the exact mask'],
+      [row for row in rows if row]) + (
+          f"\n\nSeeds: {len(found)}, mean ± standard deviation. Bytes kept: "
+          f"{sizes['bank']:,} for the list of {len(found[0]['tasks'])} masks "
+          f"({sizes['mask']} each), {sizes['memory']:,} for the matrices "
+          'whatever their number, so that they would pay from '
+          f"{sizes['break_even_tasks']:,} tasks on. Stored norm statistics: "
+          f"{sizes['stats_per_task']:,} bytes per task, used in the first row "
+          f"alone. {where(found)}; {_command(found[0])}, commit "
+          f'{commits(found)}.')
+
+
+def _hopfield_row(prefix: str, found: list[dict]) -> list[str]:
+  if not found:
+    return []
+  orders = [r['summary']['orders'] for r in found]
+  recipe = found[0]['summary']['recipe']
+  steps = sorted(s for o in orders for s in o['steps'] if s is not None)
+  accuracy = [100 * o['accuracy'] for o in orders]
+  title = {'test': 'published', 'chosen': 'chosen on validation'}[prefix]
+  return [f"Hopfield, {title}: lr {recipe['learning_rate']:g}, gamma "
+          f"{recipe['gamma']:g} ({found[0]['run']['orders']} orders of every "
+          'stream)', spread(accuracy),
+          spread([100 * o['exact'] for o in orders], 1),
+          f'{min(accuracy):.2f}',
+          f'median {steps[len(steps) // 2]}, at most {steps[-1]}']
+
+
+def _command(run: dict) -> str:
+  return f"`{re.sub(r'_s[0-9]+[.]', '_sSEED.', run['run']['command'])}`"
+
+
+def hopsupsup_grid() -> str:
+  """How many of the validation streams gave the very mask."""
+  counts: dict = collections.defaultdict(lambda: [0, 0])
+  for path in sorted((HERE / 'hopsupsup' / 'results').glob('grid_s*.jsonl')):
+    for line in read(path):
+      if line['kind'] == 'grid':
+        recipe = line['recipe']['learning_rate'], line['recipe']['gamma']
+        counts[recipe][0] += sum(s is not None for s in line['steps'])
+        counts[recipe][1] += line['streams']
+  gammas = sorted({gamma for _, gamma in counts})
+  return markdown(
+      ['learning rate'] + [f'gamma {g:g}' for g in gammas],
+      [[f'{rate:g}'] + ['{} of {}'.format(*counts[rate, g]) for g in gammas]
+       for rate in sorted({rate for rate, _ in counts})])
+
+
+def hopsupsup_load() -> str:
+  """Recovery beside masks that belong to no task."""
+  rows = []
+  for name, rule, decoys in (
+      ('valid', 'Storkey', 0), ('hebb', 'Hebb', 0),
+      *((f'decoys_{n}', 'Storkey', n) for n in (2, 5, 10, 20, 50))):
+    for found in runs(HERE / 'hopsupsup', name)[:1]:
+      steps = [t['hopfield']['steps_to_converge'] for t in found['tasks']]
+      rows.append([rule, str(decoys), ', '.join(
+          'never' if s is None else str(s) for s in steps), ', '.join(
+              str(sum(t['hopfield']['hamming'].values()))
+              for t in found['tasks']),
+          f"{100 * found['summary']['accuracy']['hopfield']:.2f}"])
+  return markdown(['rule', 'random masks beside the 5', 'steps, by task',
+                   'wrong bits of 4,096, by task', 'accuracy, %'], rows)
+
+
 def headline() -> str:
   """The main README's table: one line per result that is there."""
   rows = []
@@ -196,6 +286,9 @@ def headline() -> str:
 def tables() -> None:
   replace_table(HERE.parent / 'README.md', 'headline', headline())
   replace_table(HERE / 'supsup' / 'README.md', 'results', supsup_table())
+  for name, table in (('results', hopsupsup_table), ('grid', hopsupsup_grid),
+                      ('load', hopsupsup_load)):
+    replace_table(HERE / 'hopsupsup' / 'README.md', name, table())
   for suite in ('permuted', 'rotated'):
     if runs(HERE / 'impresslearn', suite):
       replace_table(HERE / 'impresslearn' / 'README.md', suite,

@@ -122,7 +122,7 @@ WRONG = [
     ({'phases__a__method': 'supsub'},
      r"unknown method 'supsub' \(did you mean: supsup\?\); known: dedicated"),
     ({'backbone__model': 'lenet'},
-     r"unknown model 'lenet'.*known: fc1024, gem_resnet18, lenet_300_100"),
+     r"unknown model 'lenet'.*known: bnnet, fc1024, gem_resnet18"),
     ({'phases__a__optimizer': 'adamm'},
      r"unknown 'adamm' \(did you mean: adam\?\); known: adam, rmsprop, sgd"),
     ({'phases__a__schedule': 'linear'}, "unknown 'linear'.*constant, cosine"),

@@ -66,6 +66,28 @@ def test_split_is_consecutive_or_numpys_partition():
                   num_tasks=1).tasks) == 1
 
 
+def test_split_without_shared_outputs_gives_each_class_its_own():
+  suite = make('split', source='toy', classes_per_task=2, seed=3,
+               shared_outputs=False)
+  a, b, c, d, e, f = np.random.RandomState(3).permutation(6).tolist()
+  no = -1
+  assert [t.labels for t in suite.tasks] == [
+      (a, b, no, no, no, no), (no, no, c, d, no, no), (no, no, no, no, e, f)]
+  assert {t.classes for t in suite.tasks} == {6}
+  shared = make('split', source='toy', classes_per_task=2, seed=3)
+  for own, other in zip(suite.tasks, shared.tasks):
+    view, same = suites.view(own, TOY), suites.view(other, TOY)
+    np.testing.assert_array_equal(view.train, same.train)
+    first = 2 * own.index
+    np.testing.assert_array_equal(
+        view.label_map, np.where(same.label_map < 0, -1,
+                                 same.label_map + first))
+  consecutive = make('split', source='toy', classes_per_task=2,
+                     shared_outputs=False).tasks[1]
+  assert suites.view(consecutive, TOY).label_map.tolist() == [
+      -1, -1, 2, 3, -1, -1]
+
+
 def test_split_views_are_disjoint_and_cover():
   suite = make('split', source='toy', classes_per_task=2, seed=1)
   views = [suites.view(task, TOY) for task in suite.tasks]
@@ -144,6 +166,7 @@ def test_normalisation_is_the_source_s_unless_given(name, options, expected):
                   normalise=((0, 0), (1, 1))), 'normalise: mean has 2'),
     (lambda: suites.Task('a/b', 0, 'toy', (), None, 6), "'a/b'"),
     (lambda: suites.Task('a', 0, 'toy', (), (1, 1), 2), 'different'),
+    (lambda: suites.Task('a', 0, 'toy', (), (-1, -1), 2), 'different'),
     (lambda: suites.Suite('s', (suites.Task('a', 0, 'toy', (), None, 6),
                                 suites.Task('a', 1, 'toy', (), None, 6))),
      "two tasks 'a'"),

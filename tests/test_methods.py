@@ -35,6 +35,7 @@ CASES = {
                                 'absolute': False}, {}, KERNELS),
     'erdos_renyi': ('supsup', {'sampler': 'top_k', 'eps': 1}, {}, KERNELS),
     'transfer': ('supsup', {'transfer': True}, {}, KERNELS),
+    'vector': ('supsup', {'masked': ['body/bias']}, {}, {'body/bias'}),
     'head_mask': ('supsup', {'masked': ['head/.*']}, {}, {'head/kernel'}),
     'impresslearn': ('impresslearn', {}, {'basis': BASIS}, KERNELS),
     'hybrid': ('impresslearn', {'head': 'head/.*', 'penalty': .1},
@@ -140,7 +141,7 @@ class TestContract:
     make = lambda seed: trees.fingerprint(method.init(
         jax.random.key(seed), backbone, shared, ROUTE))
     assert make(3) == make(3)
-    constant = case in ('impresslearn', 'dedicated', 'probe')
+    constant = case in ('impresslearn', 'dedicated', 'probe', 'vector')
     assert (make(3) == make(4)) == constant
 
 
@@ -153,6 +154,22 @@ def test_scores_start_within_kaimings_bound():
       {}, ROUTE)['a']['kernel']
   assert np.max(np.abs(scores)) <= .1  # 1 / sqrt(100)
   np.testing.assert_allclose(np.std(scores), .1 / np.sqrt(3), rtol=.05)
+
+
+def test_scores_of_vectors_start_at_zero_and_keep_everything():
+  backbone = {'norm': {'scale': np.ones(5, np.float32)},
+              'kernel': np.ones((4, 5), np.float32)}
+  method = methods.make('supsup', masked=['.*scale', 'kernel'])
+  scores = method.init(jax.random.key(0), backbone, {}, ROUTE)
+  np.testing.assert_array_equal(scores['norm']['scale'], np.zeros(5))
+  assert np.all(scores['kernel'] != 0)
+  impression, _ = method.commit(backbone, scores, {}, ROUTE)
+  assert impression.masks['norm']['scale'].all()
+  assert not impression.masks['kernel'].all()
+  # What a kernel draws does not depend on the vectors beside it.
+  alone = methods.make('supsup', masked=['kernel']).init(
+      jax.random.key(0), backbone, {}, ROUTE)
+  assert trees.digest(alone['kernel']) == trees.digest(scores['kernel'])
 
 
 SCORES = {'w': np.array([[-4., 3.], [-2., 1.]], np.float32)}

@@ -42,6 +42,54 @@ def test_resnet_keeps_3000_floats_of_statistics():
   assert len(trees.flatten(stats)) == 2 * convolutions
 
 
+def test_bnnet_has_two_scales_to_mask():
+  params, stats = shapes('bnnet', 10, (28, 28, 1))
+  assert {name: leaf.shape for name, leaf in trees.flatten(params).items()} == {
+      'hidden1/kernel': (784, 2048), 'hidden1_norm/scale': (2048,),
+      'hidden2/kernel': (2048, 2048), 'hidden2_norm/scale': (2048,),
+      'classifier/kernel': (2048, 10)}
+  assert trees.size(stats) == 2 * 2 * 2048
+  like = trees.select(params, [('.*/scale', True)])
+  assert trees.size(trees.partition(params, like)[0]) == 4096
+  made, _ = models.make('bnnet', 2, width=3).init(SEED, (2, 2, 1))
+  np.testing.assert_array_equal(made['hidden1_norm']['scale'], np.ones(3))
+
+
+def swish(x):
+  return x / (1 + np.exp(-x))
+
+
+@pytest.mark.parametrize('train', [True, False])
+def test_bnnet_by_hand(train):
+  network = models.make('bnnet', 2, width=3)
+  random = np.random.RandomState(0)
+  draw = lambda *shape: random.randn(*shape).astype(np.float32)
+  params = {'hidden1': {'kernel': draw(4, 3)},
+            'hidden1_norm': {'scale': np.array([1., 0., 1.], np.float32)},
+            'hidden2': {'kernel': draw(3, 3)},
+            'hidden2_norm': {'scale': np.array([0., 1., 1.], np.float32)},
+            'classifier': {'kernel': draw(3, 2)}}
+  stats = {f'{layer}_norm': {'mean': draw(3), 'var': draw(3) ** 2}
+           for layer in ('hidden1', 'hidden2')}
+  images = draw(5, 2, 2, 1)
+  x, means = images.reshape(5, 4), {}
+  for layer in ('hidden1', 'hidden2'):
+    x = x @ params[layer]['kernel']
+    norm = stats[f'{layer}_norm']
+    mean, var = norm['mean'], norm['var']
+    if train:
+      mean, var = x.mean(0), x.var(0)
+    means[layer] = .9 * norm['mean'] + .1 * mean if train else mean
+    x = swish((x - mean) / np.sqrt(var + 1e-5)
+              * params[f'{layer}_norm']['scale'])
+  logits, after = network.apply(params, stats, images, train=train)
+  np.testing.assert_allclose(logits, x @ params['classifier']['kernel'],
+                             rtol=1e-4, atol=1e-5)
+  for layer, mean in means.items():
+    np.testing.assert_allclose(after[f'{layer}_norm']['mean'], mean,
+                               rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize('name', ['lenet_300_100', 'fc1024'])
 def test_dense_networks_have_no_statistics(name):
   assert shapes(name, 3, (4, 4, 1))[1] == {}
@@ -116,7 +164,7 @@ def test_every_norm_of_the_resnet_reads_the_tasks_statistics():
 def test_unknown_models_and_options_are_refused():
   with pytest.raises(ValueError, match=(
       r"unknown model 'lenet_300' \(did you mean: lenet_300_100\?\); known: "
-      'fc1024, gem_resnet18, lenet_300_100')):
+      'bnnet, fc1024, gem_resnet18, lenet_300_100')):
     models.make('lenet_300', 10)
   with pytest.raises(ValueError, match='model gem_resnet18.*widht'):
     models.make('gem_resnet18', 10, widht=4)

@@ -3,6 +3,7 @@
     make('permuted', source='mnist', num_tasks=10)
     make('rotated', source='mnist', num_tasks=36)
     make('split', source='cifar100', classes_per_task=5, seed=0)
+    make('split', source='mnist', classes_per_task=2, shared_outputs=False)
     make('datasets', sources=('mnist', 'kmnist'), image_shape=(28, 28, 1))
 
 Every kind also takes
@@ -52,8 +53,9 @@ class Task:
     source: name for `sources.load`.
     transforms: tuple of `transforms.Transform`.
     labels: the source's classes that are kept, which become 0, 1, ... in
-      this order; None keeps all as they are.
-    classes: how many classes the task has.
+      this order; None keeps all as they are. -1 stands in the place of an
+      output that only other tasks' classes have.
+    classes: among how many outputs its answer is chosen.
   """
 
   name: str
@@ -67,8 +69,9 @@ class Task:
     if not re.fullmatch(r'\w[\w.-]*', self.name):
       raise ValueError(f'task name {self.name!r} may hold only letters, '
                        'digits, "_", "-" and "."')
+    kept = [label for label in self.labels or () if label != -1]
     if self.labels is not None and (
-        len(set(self.labels)) != len(self.labels)
+        len(set(kept)) != len(kept) or not kept
         or len(self.labels) != self.classes):
       raise ValueError(f'task {self.name!r}: labels {self.labels} must be '
                        f'{self.classes} different classes')
@@ -123,12 +126,14 @@ def view(task, source):
                      f'{source.name!r}')
   kept = range(source.classes) if task.labels is None else task.labels
   if len(kept) != task.classes or not all(
-      0 <= label < source.classes for label in kept):
+      -1 <= label < source.classes for label in kept):
     raise ValueError(f'task {task.name!r} has {task.classes} classes '
                      f'{list(kept)[:20]}, but source {source.name!r} has '
                      f'{source.classes}')
   label_map = np.full(source.classes, -1, np.int32)
-  label_map[list(kept)] = np.arange(len(kept))
+  for output, label in enumerate(kept):
+    if label != -1:
+      label_map[label] = output
   rows = {}
   for split in ('train', 'valid', 'test'):
     found = np.flatnonzero(label_map[getattr(source, split).labels] >= 0)
@@ -210,9 +215,14 @@ def _rotated(source, num_tasks, order_seed=None, image_shape=None,
 
 
 def _split(source, classes_per_task, num_tasks=None, seed=None,
-           image_shape=None, normalise=None, augment=0,
+           shared_outputs=True, image_shape=None, normalise=None, augment=0,
            load=sources_lib.load):
-  """Disjoint groups of classes: consecutive, or drawn by NumPy's seed."""
+  """Disjoint groups of classes: consecutive, or drawn by NumPy's seed.
+
+  Every task's classes are 0, 1, ...: they share the first outputs. Without
+  `shared_outputs` each class of the suite has an output of its own, and every
+  task's answer is chosen among all of them (SupSup's scenario GNu).
+  """
   _positive('classes_per_task', classes_per_task)
   found = load(source)
   if num_tasks is None:
@@ -231,10 +241,13 @@ def _split(source, classes_per_task, num_tasks=None, seed=None,
   groups = order[:num_tasks * classes_per_task].reshape(num_tasks, -1)
   width = _width(num_tasks)
   pipeline = _pipeline(found, image_shape, augment, normalise)
+  labels = groups if shared_outputs else np.where(
+      np.repeat(np.eye(num_tasks, dtype=bool), classes_per_task, axis=1),
+      groups.ravel()[None], -1)
   return Suite(f'split-{_slug(source)}', tuple(
       Task(f'split-{i:0{width}d}', i, source, pipeline,
-           tuple(group.tolist()), classes_per_task)
-      for i, group in enumerate(groups)))
+           tuple(own.tolist()), len(own))
+      for i, own in enumerate(labels)))
 
 
 def _datasets(sources, image_shape=(28, 28, 1), normalise=None, augment=0,

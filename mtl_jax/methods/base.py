@@ -79,10 +79,18 @@ def masked_part(backbone: Tree, patterns) -> Tree:
 
 
 def kaiming_uniform(key, like: Tree) -> Tree:
-  """Initial scores: uniform in +-1/sqrt(fan_in) (a = sqrt 5 in PyTorch)."""
+  """Initial scores: uniform in +-1/sqrt(fan_in) (a = sqrt 5 in PyTorch).
+
+  A leaf with fewer than two dimensions (a norm's scale) has no fan-in: its
+  scores start at 0, as in HopSupSup's official code. A threshold mask keeps
+  all of such a leaf at first, so that the first forward pass is the
+  backbone's own, and training takes units away.
+  """
   def leaf(name, x):
     if x is None:
       return None
+    if len(x.shape) < 2:
+      return jnp.zeros(x.shape, jnp.float32)
     bound = float(1. / np.sqrt(np.prod(x.shape[:-1])))
     return masks.draw(key, name, x.shape, lambda k, shape: jax.random.uniform(
         k, shape, jnp.float32, -bound, bound))

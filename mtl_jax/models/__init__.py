@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mtl_jax import trees
+from mtl_jax.models import bnnet
 from mtl_jax.models import mlp
 from mtl_jax.models import resnet
 
@@ -69,7 +70,13 @@ def _gem_resnet18(outputs, width=20):
       outputs, width, axis_name))
 
 
+def _bnnet(outputs, width=2048):
+  return from_linen(lambda axis_name=None: bnnet.BNNet(
+      outputs, width, axis_name))
+
+
 MODELS = {
+    'bnnet': _bnnet,
     'fc1024': _dense((1024, 1024)),
     'gem_resnet18': _gem_resnet18,
     'lenet_300_100': _dense((300, 100)),

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Makes every result of README.md (MNIST must be prepared; see the main
+# README) and rewrites its tables. Each training run resumes by itself.
+# Usage: run.sh [FOLDER FOR WORKDIRS]      (default: runs)
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+runs=${1:-runs}
+results=experiments/hopsupsup/results
+try() {
+  name=$1
+  seed=$2
+  shift 2
+  python experiments/hopsupsup/evaluate.py \
+    --workdir="$runs/hopsupsup_s$seed" --out="$results/${name}_s$seed.jsonl" \
+    "$@"
+}
+for seed in 0 1 2; do
+  python -m mtl_jax.main --workdir="$runs/hopsupsup_s$seed" \
+    --config=configs/hopsupsup_split_mnist.py --config.seed=$seed
+  python experiments/results.py collect "$runs/hopsupsup_s$seed" \
+    "$results/train_s$seed.jsonl"
+  try grid $seed --grid --orders=2
+  try valid $seed --split=valid
+done
+for count in 2 5 10 20 50; do
+  try "decoys_$count" 0 --split=valid --decoys=$count
+done
+try hebb 0 --split=valid --rule=hebb
+for seed in 0 1 2; do
+  try test $seed --split=test --orders=5
+  try chosen $seed --split=test --orders=5 --learning_rate=5000 \
+    --gamma=0.015
+done
+python experiments/results.py tables
