@@ -11,6 +11,7 @@ import tiny
 import mtl_jax
 from mtl_jax import checkpoint
 from mtl_jax import evaluate
+from mtl_jax import plan
 from mtl_jax import impressions
 from mtl_jax import system as system_lib
 from mtl_jax.data import sources
@@ -50,8 +51,8 @@ def test_predict_has_the_recorded_accuracy(system, folder, name):
 
 def test_predict_has_the_accuracy_of_evaluate(system):
   suite = suites.make('permuted', source='digits', num_tasks=14)
-  found = evaluate.stored_accuracy(system, 'permuted-02', evaluate.Data(),
-                                   suite.tasks[2], 50)
+  entry = plan.Entry('permuted-02', suite.tasks[2], None)
+  found = evaluate.stored_accuracy(system, entry, evaluate.Data(), 50)
   right = (np.argmax(np.asarray(system.predict(IMAGES, task='permuted-02')), 1)
            == sources.load('digits').test.labels)
   assert found == pytest.approx(right.mean(), abs=1e-9)
