@@ -1,0 +1,50 @@
+"""ImpressLearn when nobody names the task: RotatedMNIST, LeNet-300-100.
+
+    python -m mtl_jax.main \\
+        --config=configs/impresslearn_nameless_rotated_mnist.py --workdir=DIR
+
+The published text says that ImpressLearn works unchanged without task names
+but not how. Two readings of ours: (a) one set of coefficients for the pooled
+images of ten unseen tasks, so that nothing need be inferred; (b) coefficients
+for each task, and SupSup's inference with the gradient with respect to the
+coefficients. Beside them the same with masks: one pooled, and one per task.
+100 outputs, for inference needs superfluous ones.
+
+Hardware, time and accuracy: see experiments/identity/README.md.
+"""
+
+import ml_collections
+
+
+def get_config():
+  config = ml_collections.ConfigDict()
+  config.seed = 0  # of scores, batches and the backbone
+  config.suite = dict(kind='rotated', source='mnist', num_tasks=60,
+                      order_seed=0)
+  config.backbone = dict(model='lenet_300_100', outputs=100)
+  supermask = dict(method='supsup', steps=1000, batch_size=128,
+                   optimizer='rmsprop', learning_rate=1e-4)
+  unseen = dict(tasks=(40, 50), control=True)
+  impress = dict(
+      unseen, method='impresslearn', steps=1000, batch_size=128,
+      optimizer='adam', learning_rate=0.1, schedule='cosine',
+      basis=dict(kind='heterogeneous', size=40, phase='supermasks'))
+  config.phases = dict(
+      supermasks=dict(supermask, tasks=(0, 40)),
+      coefficients=impress,
+      dedicated=dict(supermask, **unseen),
+      pooled=dict(impress, pool=True),
+      pooled_mask=dict(supermask, **unseen, pool=True))
+  config.schedule = ('supermasks', 'coefficients', 'dedicated', 'pooled',
+                     'pooled_mask')
+  whole = dict(images=128, batches=20)  # of every task's 79 test batches
+  own = dict(whole, phases=('coefficients',))
+  config.identify = dict(
+      one_shot=dict(own, rule='one_shot'),
+      normalised=dict(own, rule='one_shot', normalise=True),
+      superfluous=dict(own, rule='one_shot', objective='superfluous'),
+      binary=dict(own, rule='binary'),
+      brute_force=dict(own, rule='brute_force'),
+      masks_one_shot=dict(whole, phases=('dedicated',), rule='one_shot'),
+      masks_binary=dict(whole, phases=('dedicated',), rule='binary'))
+  return config

@@ -1,0 +1,93 @@
+"""Tables of HopSupSup."""
+
+import collections
+
+import collected
+
+HOPSUPSUP = (
+    ('known_stored', 'task known: its mask, its stored statistics'),
+    ('known', "task known: its mask, the batch's statistics"),
+    ('bank_stream', 'list of masks, least entropy on 30 batches'),
+    ('bank_batch', 'list of masks, least entropy on each batch'),
+    ('one_shot', 'list of masks, one gradient on each batch'),
+)
+
+
+def hopsupsup_table() -> str:
+  """Mean over tasks; Hopfield's rows are means over orders of the streams."""
+  folder = collected.HERE / 'hopsupsup'
+  found = collected.runs(folder, 'test')
+  rows = []
+  for name, title in HOPSUPSUP:
+    shares = [r['summary']['task_found'].get(name) for r in found]
+    rows.append([title, collected.spread([100 * r['summary']['accuracy'][name]
+                                for r in found]),
+                 '' if None in shares else
+                 collected.spread([100 * s for s in shares], 1), '', ''])
+  for prefix in ('test', 'chosen'):
+    rows += [_hopfield_row(prefix, collected.runs(folder, prefix))]
+  sizes = found[0]['summary']['bytes']
+  return collected.markdown(
+      ['how the mask is found', 'test accuracy, %', 'right mask, %',
+       'lowest seed', 'steps to the exact mask'],
+      [row for row in rows if row]) + (
+          f"\n\nSeeds: {len(found)}, mean ± standard deviation. Bytes kept: "
+          f"{sizes['bank']:,} for the list of {len(found[0]['tasks'])} masks "
+          f"({sizes['mask']} each), {sizes['memory']:,} for the matrices "
+          'whatever their number, so that they would pay from '
+          f"{sizes['break_even_tasks']:,} tasks on. Stored norm statistics: "
+          f"{sizes['stats_per_task']:,} bytes per task, used in the first row "
+          f"alone. {collected.where(found)}; {collected.command(found[0])}, "
+          'commit '
+          f'{collected.commits(found)}.')
+
+
+def _hopfield_row(prefix: str, found: list[dict]) -> list[str]:
+  if not found:
+    return []
+  orders = [r['summary']['orders'] for r in found]
+  recipe = found[0]['summary']['recipe']
+  steps = sorted(s for o in orders for s in o['steps'] if s is not None)
+  accuracy = [100 * o['accuracy'] for o in orders]
+  title = {'test': 'published', 'chosen': 'chosen on validation'}[prefix]
+  return [f"Hopfield, {title}: lr {recipe['learning_rate']:g}, gamma "
+          f"{recipe['gamma']:g} ({found[0]['run']['orders']} orders of every "
+          'stream)', collected.spread(accuracy),
+          collected.spread([100 * o['exact'] for o in orders], 1),
+          f'{min(accuracy):.2f}',
+          f'median {steps[len(steps) // 2]}, at most {steps[-1]}']
+
+
+def hopsupsup_grid() -> str:
+  """How many of the validation streams gave the very mask."""
+  counts: dict = collections.defaultdict(lambda: [0, 0])
+  for path in sorted((collected.HERE / 'hopsupsup' / 'results').glob(
+      'grid_s*.jsonl')):
+    for line in collected.read(path):
+      if line['kind'] == 'grid':
+        recipe = line['recipe']['learning_rate'], line['recipe']['gamma']
+        counts[recipe][0] += sum(s is not None for s in line['steps'])
+        counts[recipe][1] += line['streams']
+  gammas = sorted({gamma for _, gamma in counts})
+  return collected.markdown(
+      ['learning rate'] + [f'gamma {g:g}' for g in gammas],
+      [[f'{rate:g}'] + ['{} of {}'.format(*counts[rate, g]) for g in gammas]
+       for rate in sorted({rate for rate, _ in counts})])
+
+
+def hopsupsup_load() -> str:
+  """Recovery beside masks that belong to no task."""
+  rows = []
+  for name, rule, decoys in (
+      ('valid', 'Storkey', 0), ('hebb', 'Hebb', 0),
+      *((f'decoys_{n}', 'Storkey', n) for n in (2, 5, 10, 20, 50))):
+    for found in collected.runs(collected.HERE / 'hopsupsup', name)[:1]:
+      steps = [t['hopfield']['steps_to_converge'] for t in found['tasks']]
+      rows.append([rule, str(decoys), ', '.join(
+          'never' if s is None else str(s) for s in steps), ', '.join(
+              str(sum(t['hopfield']['hamming'].values()))
+              for t in found['tasks']),
+          f"{100 * found['summary']['accuracy']['hopfield']:.2f}"])
+  return collected.markdown(
+      ['rule', 'random masks beside the 5', 'steps, by task',
+       'wrong bits of 4,096, by task', 'accuracy, %'], rows)

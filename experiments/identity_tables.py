@@ -1,0 +1,151 @@
+"""Tables and curves of runs in which nobody names the task."""
+
+import collected
+
+# results folder, prefix, what was run, what the paper has
+RUNS = (
+    ('supsup', 'permuted_lenet', 'PermutedMNIST, LeNet-300-100, s = 100',
+     'plot only (Fig. 4)'),
+    ('supsup', 'permuted_fc1024', 'PermutedMNIST, FC1024, s = 500',
+     '94.91 after 250 tasks (appendix Table 7)'),
+    ('identity', 'supsup_2500', 'PermutedMNIST, LeNet-300-100, s = 500',
+     'plot only (Fig. 4, 2,500 tasks)'),
+    ('supsup', 'rotated_fc1024', 'RotatedMNIST, FC1024, s = 200',
+     'plot only (Fig. 5)'),
+    ('identity', 'nameless', 'NNs: PermutedMNIST without names in training, '
+     'LeNet-300-100, s = 500', 'plot only (Fig. 4)'),
+    ('identity', 'impresslearn_rotated', 'ImpressLearn, RotatedMNIST, 10 '
+     'unseen tasks over 40 masks, LeNet-300-100, s = 100', 'none'),
+)
+SCENARIOS = ('GG', 'GNs', 'GNu')
+
+
+def lines(folder: str, prefix: str) -> dict[tuple, list[dict]]:
+  """Evaluations of all seeds by (name, number of tasks)."""
+  found: dict[tuple, list[dict]] = {}
+  for path in sorted((collected.HERE / folder / 'results').glob(
+      f'{prefix}_s*.jsonl')):
+    for line in collected.read(path):
+      if line['kind'] == 'identity':
+        found.setdefault((line['name'], line['tasks']), []).append(line)
+  return found
+
+
+def scenarios() -> str:
+  """The last point of every curve: all tasks of a run."""
+  rows = []
+  for folder, prefix, title, reference in RUNS:
+    found = lines(folder, prefix)
+    for name in dict.fromkeys(name for name, _ in found):
+      tasks = max(t for n, t in found if n == name)
+      rows.append([title, reference, *_row(found[name, tasks])])
+  return collected.markdown(
+      ['experiment', "paper's GNu", 'inference', 'images', 'tasks',
+       'identified, %', 'GG', 'GNs', 'GNu', 'seeds'], rows)
+
+
+def _row(seeds: list[dict]) -> list[str]:
+  first = seeds[0]
+  objective = {'entropy': 'H', 'superfluous': 'G'}[first['objective']]
+  rule = f"{first['rule'].replace('_', '-')}, {objective}"
+  if first.get('normalise'):
+    rule += ', normalised'
+  spread = lambda values: collected.spread([100 * v for v in values])
+  return [rule, f"{first['images']} of {first['batch_size']}",
+          f"{first['tasks']:,}", spread([s['identified'] for s in seeds]),
+          *[spread([s['accuracy'][k] for s in seeds]) for k in SCENARIOS],
+          str(len(seeds))]
+
+
+def curves() -> str:
+  """Every point of the runs that were measured at several sizes."""
+  rows = []
+  for folder, prefix, title, _ in RUNS:
+    found = lines(folder, prefix)
+    if len({tasks for _, tasks in found}) > 1:
+      rows += [[title, *_row(found[key])] for key in sorted(found)]
+  return collected.markdown(
+      ['experiment', 'inference', 'images', 'tasks', 'identified, %', 'GG',
+       'GNs', 'GNu', 'seeds'], rows)
+
+
+def streams() -> str:
+  """What runs without any name did with their tasks."""
+  rows = []
+  for path in sorted((collected.HERE / 'identity' / 'results').glob(
+      'nameless_s*.jsonl')):
+    for line in collected.read(path):
+      if line['kind'] == 'stream':
+        returned = line['right_on_return']
+        rows.append([path.stem.rsplit('_s')[-1], str(line['tasks']),
+                     str(line['masks']), f"{100 * line['right_at_first']:.2f}",
+                     '' if returned is None else f'{100 * returned:.2f}'])
+  return collected.markdown(
+      ['seed', 'tasks', 'masks made', 'decisions right at first, %',
+       'recognised on return, %'], rows)
+
+
+def pools() -> str:
+  """One set of coefficients, or one mask, for ten tasks together."""
+  rows = []
+  for path in sorted((collected.HERE / 'identity' / 'results').glob(
+      'impresslearn_rotated_s*.jsonl')):
+    run = {'tasks': [x for x in collected.read(path) if x['kind'] == 'task']}
+    accuracy = collected.phase_accuracy(run)
+    rows.append([path.stem.rsplit('_s')[-1]] + [
+        f'{accuracy[phase]:.2f}' for phase in (
+            'pooled', 'pooled_mask', 'coefficients', 'dedicated')])
+  return collected.markdown(
+      ['seed', 'one set of coefficients for ten tasks (GNs)',
+       'one mask for ten tasks (GNs)', 'coefficients of its own (GG)',
+       'a mask of its own (GG)'], rows)
+
+
+def costs() -> str:
+  """Time, memory and disk of the largest runs."""
+  rows = []
+  for folder, prefix, title, _ in RUNS:
+    for run in collected.runs(collected.HERE / folder, prefix):
+      summary = run['summary']
+      disk = sum(t['bytes']['stored'] for t in run['tasks'])
+      if folder == 'identity':
+        rows.append([title, str(run['run']['seed']), str(len(run['tasks'])),
+                     f"{summary['seconds'] / 60:.1f}",
+                     str(run['run']['starts']),
+                     f"{summary['peak_memory_bytes'] / 1e9:.2f}",
+                     f'{disk / 1e6:.1f}', collected.command(run),
+                     collected.where([run]), collected.commits([run])])
+  return collected.markdown(
+      ['experiment', 'seed', 'impressions', 'minutes of the last start',
+       'starts', 'peak memory, GB', 'tasks on disk, MB', 'command', 'hardware',
+       'commit'], rows)
+
+
+def draw(target) -> None:
+  """The curves as one figure: accuracy and identity against tasks."""
+  import matplotlib.pyplot as plt
+  shown = [(title, found) for folder, prefix, title, _ in RUNS
+           for found in [lines(folder, prefix)]
+           if len({tasks for _, tasks in found}) > 1]
+  if not shown:
+    return
+  figure, axes = plt.subplots(1, len(shown), squeeze=False,
+                              figsize=(4.6 * len(shown), 3.6))
+  for ax, (title, found) in zip(axes[0], shown):
+    for name in dict.fromkeys(name for name, _ in found):
+      tasks = sorted(t for n, t in found if n == name)
+      mean = lambda get: [100 * sum(map(get, found[name, t]))
+                          / len(found[name, t]) for t in tasks]
+      label = name.replace('_', '-')
+      line, = ax.plot(tasks, mean(lambda s: s['accuracy']['GNu']), 'o-', ms=4,
+                      label=f'{label}: GNu')
+      ax.plot(tasks, mean(lambda s: s['identified']), ':', marker='o', ms=3,
+              color=line.get_color(), label=f'{label}: identified')
+    ax.plot(tasks, mean(lambda s: s['accuracy']['GG']), '--', color='0.3',
+            label='GG, task given')
+    ax.set(title=title, xlabel='tasks learned', ylabel='%')
+    ax.title.set_fontsize(9)
+    ax.legend(fontsize=7)
+  figure.tight_layout()
+  figure.savefig(target, metadata={'Date': None})
+  plt.close(figure)

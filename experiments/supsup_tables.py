@@ -1,0 +1,72 @@
+"""Tables of SupSup and ImpressLearn, with the tasks named."""
+
+import re
+
+import collected
+
+# name of the results, network and tasks, reference with source and status
+SUPSUP = (
+    ('permuted_lenet', 'PermutedMNIST, 250 tasks, LeNet-300-100, s = 100',
+     'plot only (Figs. 3, 4 of 2006.14769); the official notebook prints '
+     '92.37 for 5 tasks on 784-300-300-100'),
+    ('permuted_fc1024', 'PermutedMNIST, 50 tasks, FC1024, s = 500',
+     '94.91 after 250 tasks with the task inferred (2006.14769, appendix '
+     'Table 7)'),
+    ('rotated_fc1024', 'RotatedMNIST, 36 tasks, FC1024, s = 200',
+     'plot only (Fig. 5 of 2006.14769)'),
+)
+
+
+def supsup_table() -> str:
+  rows = []
+  for name, title, reference in SUPSUP:
+    found = collected.runs(collected.HERE / 'supsup', name)
+    if not found:
+      continue
+    accuracy = [collected.phase_accuracy(r)['supermasks'] for r in found]
+    lowest = min(100 * t['accuracy']['test'] for r in found
+                 for t in r['tasks'])
+    seconds = [r['summary']['seconds'] / 60 for r in found]
+    stored = max(t['bytes']['stored'] for r in found for t in r['tasks'])
+    command = re.sub(r' --config.seed=\d+', '', found[0]['run']['command'])
+    verified = all(r['summary']['verified']['ok'] for r in found)
+    rows.append([
+        title, reference, collected.spread(accuracy), f'{lowest:.2f}',
+        str(len(found)), '0, bit for bit' if verified else 'NOT VERIFIED',
+        f'{stored:,}', f'`{command}`',
+        f'{collected.where(found)}; {collected.spread(seconds, 1)} min',
+        collected.commits(found)])
+  return collected.markdown(
+      ['experiment', 'reference, test accuracy %', 'ours, %', 'lowest task',
+       'seeds', 'forgetting', 'bytes per task on disk', 'command',
+       'hardware, time', 'commit'], rows)
+
+
+SIZES = (3, 5, 10, 20, 40, 100)
+
+
+def impresslearn_table(suite: str) -> str:
+  found = collected.runs(collected.HERE / 'impresslearn', suite)
+  accuracy = [collected.phase_accuracy(r) for r in found]
+  rows = []
+  for kind in ('heterogeneous', 'homogeneous', 'random'):
+    rows.append([kind] + [
+        collected.spread([a[f'{kind}_{k}'] for a in accuracy], 1)
+        for k in SIZES])
+  rows.append(['a mask of its own (SupSup)']
+              + [collected.spread([a['dedicated'] for a in accuracy], 1)]
+              + [''] * (len(SIZES) - 1))
+  rows.append(['coefficients per task'] + [str(3 * k) for k in SIZES])
+  rows.append(['seconds of training per task'] + [
+      collected.spread([_seconds(r, k) for r in found], 1) for k in SIZES])
+  return collected.markdown(['basis'] + [f'K = {k}' for k in SIZES], rows) + (
+      f'\n\nSeeds: {len(found)}. Mean (± standard deviation over seeds) of the '
+      f'mean over 10 unseen tasks. {collected.command(found[0])} on '
+      f'{collected.where(found)}, commit {collected.commits(found)}.')
+
+
+def _seconds(run: dict, size: int) -> float:
+  """Median training time of a task with `size` basis masks."""
+  times = sorted(t['seconds']['train'] for t in run['tasks']
+                 if t['basis'] and t['basis']['size'] == size)
+  return times[len(times) // 2]
