@@ -29,4 +29,5 @@ def get_config():
   config.matrix = 'full'  # twenty small tasks: measure every entry
   config.identify = dict(nameless=dict(  # from 4 of every 128 test images
       phases=('basis',), objective='superfluous', images=4))
+  config.mixed_rows = 160  # of all twenty tasks, in one call
   return config

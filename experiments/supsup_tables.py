@@ -1,7 +1,5 @@
 """Tables of SupSup and ImpressLearn, with the tasks named."""
 
-import re
-
 import collected
 
 # name of the results, network and tasks, reference with source and status
@@ -28,12 +26,11 @@ def supsup_table() -> str:
                  for t in r['tasks'])
     seconds = [r['summary']['seconds'] / 60 for r in found]
     stored = max(t['bytes']['stored'] for r in found for t in r['tasks'])
-    command = re.sub(r' --config.seed=\d+', '', found[0]['run']['command'])
     verified = all(r['summary']['verified']['ok'] for r in found)
     rows.append([
         title, reference, collected.spread(accuracy), f'{lowest:.2f}',
         str(len(found)), '0, bit for bit' if verified else 'NOT VERIFIED',
-        f'{stored:,}', f'`{command}`',
+        f'{stored:,}', collected.command(found[0]),
         f'{collected.where(found)}; {collected.spread(seconds, 1)} min',
         collected.commits(found)])
   return collected.markdown(

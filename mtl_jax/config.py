@@ -245,6 +245,8 @@ class Config:
     matrix: 'full' measures every task again after each one; 'final' measures
       each when it is learned and all at the end.
     identify: evaluations in which the task is inferred.
+    mixed_rows: rows of one batch of all tasks, predicted in one call at the
+      end and compared with calls task by task; 0 for none.
     tensorboard: write scalars for TensorBoard (extra `tensorboard`).
   """
   seed: int
@@ -256,13 +258,14 @@ class Config:
   eval_batch_size: int = 1000
   matrix: str = 'final'
   identify: tuple[Scenario, ...] = ()
+  mixed_rows: int = 0
   tensorboard: bool = False
 
   def __post_init__(self):
     if not self.phases:
       raise ValueError('the config has no phases: nothing would be learned')
     for name, least in (('seed', 0), ('chunk_steps', 1),
-                        ('eval_batch_size', 1)):
+                        ('eval_batch_size', 1), ('mixed_rows', 0)):
       if getattr(self, name) < least:
         raise ValueError(f'{name} is {getattr(self, name)}; it must be at '
                          f'least {least}')

@@ -82,6 +82,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
   records = collect(running)
   summary = finish(running, records, rows)
   summary['identity'] = known
+  summary['mixed'] = mixed_batch(running)
   summary['streams'] = [line for line in workdir_lib.read_lines(work.metrics)
                         if line['kind'] == 'stream']
   summary['seconds'] = time.perf_counter() - started
@@ -100,8 +101,9 @@ def check_config(work: workdir_lib.Workdir, config) -> None:
     return
   kept = workdir_lib.read_json(work.config)
   given = json.loads(json.dumps(config_lib.to_dict(config)))
-  # How tasks are inferred changes nothing that is learned.
-  old, new = (trees.flatten({k: v for k, v in c.items() if k != 'identify'})
+  # What is measured at the end changes nothing that is learned.
+  old, new = (trees.flatten({k: v for k, v in c.items()
+                             if k not in ('identify', 'mixed_rows')})
               for c in (kept, given))
   changed = sorted(name for name in old.keys() | new.keys()
                    if old.get(name) != new.get(name))
@@ -241,6 +243,42 @@ def infer_tasks(running: train.Run) -> list[dict]:
       workdir_lib.append_line(work.metrics, line)
       found.append(line)
   return found
+
+
+def mixed_batch(running: train.Run) -> dict | None:
+  """One batch of all tasks in one call, beside calls task by task."""
+  learned = [e for e in main_entries(running) if not e.pooled]
+  each = running.config.mixed_rows // max(1, len(learned))
+  if not each:
+    return None
+  images, labels, names = [], [], []
+  for entry in learned:
+    view = running.data.view(entry.task)
+    test = running.data.source(entry.task.source).test
+    rows = view.test[:each]
+    images.append(test.images[rows])
+    labels.append(view.label_map[test.labels[rows]])
+    names += [entry.name] * len(rows)
+  x = np.concatenate(images)
+  order = np.random.RandomState(0).permutation(len(x))
+  shuffled = [names[i] for i in order]
+  one_call = lambda: np.asarray(running.system.predict_mixed(x[order],
+                                                             shuffled))
+  calls = lambda: [np.asarray(running.system.predict(part, task=entry.name))
+                   for part, entry in zip(images, learned)]
+  mixed, single = one_call()[np.argsort(order)], calls()  # and compiles
+  seconds = []
+  for call in (one_call, calls):
+    started = time.perf_counter()
+    call()
+    seconds.append(time.perf_counter() - started)
+  difference = max(
+      float(np.max(np.abs(part[:, :own.shape[1]] - own))) for part, own in
+      zip(np.split(mixed, np.cumsum([len(p) for p in images])[:-1]), single))
+  right = np.argmax(mixed, 1) == np.concatenate(labels)
+  return {'rows': len(x), 'tasks': len(learned),
+          'accuracy': float(np.mean(right)), 'difference': difference,
+          'times_faster': seconds[1] / seconds[0]}
 
 
 def collect(running: train.Run) -> list[dict]:

@@ -73,6 +73,26 @@ def render_mixed(lines: list[dict]) -> str:
   return '\n'.join(out + ['', _origin(lines)])
 
 
+def render_identify(lines: list[dict]) -> str:
+  """The Markdown table of `identify_cost.py`: a row per number of tasks."""
+  rows = {}
+  for line in lines:
+    rows.setdefault(line['name'].split(',')[0], {})[line['at_once']] = line
+  out = ['| tasks | one alone, ms | a task, us | of 64 at once, ms | a task, '
+         'us | memory of one, MB | of 64, MB |', '| --- ' * 7 + '|']
+  for name, row in rows.items():
+    cells = []
+    for at_once in (1, 64):
+      per_task = (1e3 * row[at_once]['ms_median'] / int(name)
+                  if name.isdigit() else None)
+      cells += [f'{row[at_once]["ms_median"]:.2f}',
+                '' if per_task is None else f'{per_task:.0f}']
+    cells += ['' if row[n]['bytes'] is None else
+              f'{row[n]["bytes"] / 1e6:.0f}' for n in (1, 64)]
+    out.append(f'| {name} | ' + ' | '.join(cells) + ' |')
+  return '\n'.join(out + ['', _origin(lines)])
+
+
 def _kilobytes(line: dict) -> str:
   return f'{line["bytes_per_task"] / 1000:.0f}'
 
@@ -101,8 +121,11 @@ def _lines(name: str) -> list[dict]:
 def main():
   path = HERE / 'README.md'
   readme = rewrite(path.read_text(), render(_lines('supermask_step.jsonl')))
-  path.write_text(rewrite(readme, render_mixed(_lines('mixed_batch.jsonl')),
-                          BEGIN_MIXED, END_MIXED))
+  readme = rewrite(readme, render_mixed(_lines('mixed_batch.jsonl')),
+                   BEGIN_MIXED, END_MIXED)
+  path.write_text(rewrite(
+      readme, render_identify(_lines('identify_cost.jsonl')),
+      '<!-- identify -->', '<!-- end of identify -->'))
 
 
 if __name__ == '__main__':
