@@ -274,6 +274,10 @@ class Config:
           f'{phase.basis.phase!r}, which must be an earlier one; earlier '
           f'phases: {", ".join(seen) or "none"}')
     made_by = next(p for p in self.phases if p.name == phase.basis.phase)
+    if made_by.stream is not None:
+      raise ValueError(f'phase {phase.name}: its basis cannot come from phase '
+                       f'{made_by.name}: how many masks a stream leaves is not '
+                       'known before it is learned')
     tasks = made_by.tasks[1] - made_by.tasks[0]
     found = made_by.repeats if phase.basis.kind == 'homogeneous' else tasks
     if found < phase.basis.size:

@@ -57,6 +57,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
   work = workdir_lib.Workdir(workdir)
   suite = suites.make(config.suite.kind, **dict(config.suite.options))
   plan.check(config, suite)
+  scenarios.check(config, suite)
   data = evaluate.Data()
   check_config(work, config)
   backbone = make_backbone(config, suite, data, work)
@@ -224,11 +225,13 @@ def infer_tasks(running: train.Run) -> list[dict]:
     return []
   work = running.workdir
   found = [line for line in workdir_lib.read_lines(work.metrics)
-           if line['kind'] == 'identity']
+           if line['kind'] == 'identity'
+           and any(scenarios.is_of(line, s) for s in running.config.identify)]
   learned = main_entries(running)
   tested = list({e.task.name: e for e in learned}.values()) + [
       plan.Entry(task.name, task, phase)
-      for phase in running.config.phases if phase.stream
+      for phase in running.config.phases
+      if phase.stream and not phase.control
       for task in running.suite.tasks[slice(*phase.tasks)]
       if task.name not in {e.task.name for e in learned}]
   for scenario in running.config.identify:

@@ -333,6 +333,9 @@ class Rule:
         raise ValueError(f'unknown {name} {value!r}'
                          f'{trees.nearest(str(value), table)}; known: '
                          f'{", ".join(table)}')
+    if (self.rule, self.objective) == ('brute_force', 'superfluous'):
+      raise ValueError('brute_force compares values, but only the gradient of '
+                       'superfluous says anything; take the objective entropy')
 
 
 def fits_no_task(gradient, used, tolerance: float = 0.125):

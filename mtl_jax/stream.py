@@ -225,14 +225,13 @@ def _decide(phase, bank, learner, task, index) -> int:
         f'phase {phase.name}: the gradient of segment {learner.position} is '
         'NaN. What was saved is kept; lower the learning rate, or look at the '
         f'images of task {task.name}')
-  best = int(np.argmin(gradient))
   new = learner.mask + 1
-  full = settings(phase).budget and new >= settings(phase).budget
-  unknown = bool(identify.fits_no_task(gradient, used,
-                                       settings(phase).tolerance))
-  if (unknown or best >= new) and not full:
-    return new
-  return min(best, learner.mask)
+  known = int(np.argmin(gradient[:new]))
+  if settings(phase).budget and new >= settings(phase).budget:
+    return known
+  unknown = np.argmin(gradient) >= new or identify.fits_no_task(
+      gradient, used, settings(phase).tolerance)
+  return new if unknown else known
 
 
 def _allocate(run, phase, learner, mask) -> Learner:
@@ -295,6 +294,9 @@ def _restore(run, phase) -> Learner:
   if not found:
     return Learner()
   arrays, metadata = checkpoint.load(found[-1])
+  if not all(checkpoint.exists(run.workdir.task(_name(phase, mask)))
+             for mask in range(metadata['mask'])):
+    return Learner()  # a mask was lost: only the stream can make it again
   curve = {name: np.zeros(metadata['steps'], np.float32)
            for name in ('loss', 'accuracy')}
   restored = checkpoint.arrays_to_tree(arrays, {
