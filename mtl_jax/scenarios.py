@@ -47,8 +47,8 @@ def check(config: config_lib.Config, suite: suites.Suite) -> None:
       continue
     if phase.method not in ('supsup', 'impresslearn'):
       raise ValueError(
-          f'identify: phase {phase.name} leaves weights of its own '
-          f'({phase.method}), which cannot be superposed; mark it control=True')
+          f'identify: phase {phase.name} leaves weights of its own, which '
+          f'cannot be superposed ({phase.method}); mark it control=True')
     tasks += suite.tasks[slice(*phase.tasks)]
   for task in tasks:
     if transforms.common(task.transforms) != transforms.common(
@@ -143,7 +143,8 @@ def _measure(found, entries, tested, networks, scenario) -> dict:
   same = taken_for == task
   return {
       'kind': 'identity', **_definition(scenario), 'tasks': len(tested),
-      'candidates': len(entries), 'inferences': len(rows), 'test_images': images,
+      'candidates': len(entries), 'inferences': len(rows),
+      'test_images': images,
       'identified': float(np.mean(same)),
       'accuracy': {'GG': given.sum() / images, 'GNs': shared.sum() / images,
                    'GNu': shared[same].sum() / images},

@@ -312,7 +312,12 @@ def _line(phase, learner, segments) -> dict:
             for mask in range(learner.mask + 1)]
   first = len(segments) // settings(phase).passes
   right = [owners[chosen] == segments[at][0] for at, chosen in learner.log]
-  returned = right[first:]
+  began: dict[int, int] = {}
+  for at, chosen in learner.log:
+    began.setdefault(chosen, at)
+  # A task that comes again is recognised only by a mask of an earlier pass.
+  returned = [ok and began[chosen] < at // first * first
+              for ok, (at, chosen) in zip(right, learner.log)][first:]
   return {'kind': 'stream', 'phase': phase.name, 'masks': learner.mask + 1,
           'tasks': phase.tasks[1] - phase.tasks[0], 'owners': owners,
           'segments': len(segments), 'decisions': [d for _, d in learner.log],
