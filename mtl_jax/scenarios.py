@@ -41,7 +41,7 @@ def check(config: config_lib.Config, suite: suites.Suite) -> None:
     ValueError: tasks that can't be superposed or that prepare their images
       differently, or no superfluous output; names phase or task.
   """
-  tasks = []
+  tasks: list[suites.Task] = []
   for phase in config.phases:
     if phase.control or not config.identify:
       continue

@@ -179,11 +179,12 @@ def test_a_subset_is_what_gather_gives(system, chosen):
 
 
 def test_a_subset_of_hybrids_keeps_their_heads(system):
-  part = candidates.subset(candidates.gather(system, MASKED + HYBRID),
-                           HYBRID[1:])
-  tasks = candidates.superposition(part.bank, system.backbone.params)
-  jax.tree.map(np.testing.assert_allclose, tasks.mix(np.ones(1, np.float32)),
-               effective(system, HYBRID[1]))
+  for names in (MASKED + HYBRID, HYBRID):
+    part = candidates.subset(candidates.gather(system, names), HYBRID[1:])
+    assert part.names == (HYBRID[1],)
+    tasks = candidates.superposition(part.bank, system.backbone.params)
+    jax.tree.map(np.testing.assert_allclose, tasks.mix(
+        np.ones(1, np.float32)), effective(system, HYBRID[1]))
 
 
 def test_normalised_coefficients_have_magnitudes_of_one(system):

@@ -153,6 +153,23 @@ def test_many_calls_are_one(system, monkeypatch):
     assert parts[key] == whole[key]
 
 
+def test_an_inference_sees_its_batchs_images_and_no_padding(system,
+                                                           monkeypatch):
+  calls, infer = [], candidates.infer
+  monkeypatch.setattr(candidates, 'infer', lambda *a: calls.append(
+      a[8:]) or infer(*a))
+  measure(system, config_lib.Scenario('x', images=110, at=(2,)))
+  (short, real), (full, all_real) = calls
+  assert short.shape[:2] == (2, 103) and full.shape[:2] == (4, 110)
+  assert real.all() and all_real.all()
+  images = sources.load('digits').test.images
+  for i, name in enumerate(['permuted-00', 'permuted-01']):
+    shown = system.observe(images, name)
+    np.testing.assert_array_equal(short[i], shown[256:])
+    np.testing.assert_array_equal(full[2 * i], shown[:110])
+    np.testing.assert_array_equal(full[2 * i + 1], shown[128:238])
+
+
 def test_a_confusion_of_many_tasks_is_not_kept(system, monkeypatch):
   monkeypatch.setattr(scenarios, 'CONFUSION_LIMIT', 2)
   scenario = config_lib.Scenario('x', batches=1, at=(2, 3))

@@ -230,6 +230,16 @@ def test_stopped_after_any_segment(whole, tmp_path, after):
   same(folder, whole)
 
 
+def test_what_was_committed_is_recognised_after_a_stop(clear, tmp_path):
+  config = dataclasses.replace(CLEAR, progress_seconds=0.)
+  with pytest.raises(Stopped):
+    learn(config, tmp_path / 'run', 7)
+  kept, = (tmp_path / 'run/progress').iterdir()
+  assert kept.name == 'stream.000000006'  # before the first task returns
+  learn(config, tmp_path / 'run')
+  same(tmp_path / 'run', clear)
+
+
 def test_stopped_without_saved_progress(whole, tmp_path):
   config = short(progress_seconds=1000.)
   folder = tmp_path / 'run'
