@@ -112,7 +112,7 @@ WRONG = [
     ({'backbone__modle': 1},
      r'unknown key backbone\.modle \(did you mean: model\?\)'),
     ({'phases__a__step': 1},
-     r'unknown key phases\.a\.step \(did you mean: steps\?\)'),
+     r'unknown key phases\.a\.step \(did you mean: steps, '),
     ({'phases__b__basis__sise': 1},
      r'unknown key phases\.b\.basis\.sise \(did you mean: size\?\)'),
     ({'phases__a__options__densty': .5}, r'densty.*did you mean: density'),

@@ -268,8 +268,8 @@ def killed_at(monkeypatch, nth):
     monkeypatch.setattr(module, name, around)
 
 
-@pytest.mark.parametrize('stride', [5, pytest.param(
-    7, marks=pytest.mark.slow), pytest.param(9, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('stride', [5, 7, 9])
 def test_killed_again_and_again(whole, tmp_path, monkeypatch, stride):
   folder, kills = tmp_path / 'run', 0
   while True:
