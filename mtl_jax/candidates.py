@@ -42,13 +42,14 @@ class Candidates(NamedTuple):
     names: in the order of the bank.
     bank: their arrays.
     transforms: what is done to every image.
-    image_shape: (H, W, C) of the images that are given.
+    image_shapes: (H, W, C) that are taken: first as the tasks show images,
+      then as their sources give them, unless all permute or rotate them.
     classes: the largest number of classes of a candidate.
   """
   names: tuple[str, ...]
   bank: Bank
   transforms: tuple
-  image_shape: tuple[int, int, int]
+  image_shapes: tuple[tuple[int, int, int], ...]
   classes: int
 
 
@@ -70,7 +71,7 @@ def gather(system: Any, names) -> Candidates:
   loaded = [(name, *_load(system, name)) for name in names]
   own = [x for x in loaded if not _part(x[1], 'coefficients')]
   mixed = [x for x in loaded if _part(x[1], 'coefficients')]
-  chain, shape = _common_chain(loaded)
+  chain, shapes = _common_chain(loaded)
   like = system.backbone.params
   basis = None
   if mixed:
@@ -84,7 +85,7 @@ def gather(system: Any, names) -> Candidates:
                                                      like),
               _stacked(mixed, 'masks', like), basis)
   _require_same_leaves(bank, own, mixed)
-  return Candidates(tuple(x[0] for x in own + mixed), bank, chain, shape,
+  return Candidates(tuple(x[0] for x in own + mixed), bank, chain, shapes,
                     max(x[2]['classes'] for x in loaded))
 
 
@@ -104,20 +105,22 @@ def _part(arrays, part):
 
 
 def _common_chain(loaded):
-  found = {}
+  found, raw = {}, {}
   for name, _, metadata in loaded:
     chain = transforms.from_json(metadata['transforms'])
     shape = tuple(metadata['source_shape'])
-    if chain != transforms.common(chain):
-      shape = transforms.output_shape(transforms.kinds(chain), shape)
-    found.setdefault((transforms.common(chain), shape), name)
+    if chain == transforms.common(chain):
+      raw[shape] = name
+    shown = transforms.output_shape(transforms.kinds(chain), shape)
+    found.setdefault((transforms.common(chain), shown), name)
   if len(found) > 1:
     a, b = list(found.values())[:2]
     raise ValueError(
         f'tasks {a} and {b} prepare their images differently, so that an '
         'image alone does not say how to prepare it; train them with one '
         'normalisation and image_shape (options of the suite)')
-  return next(iter(found))
+  chain, shown = next(iter(found))
+  return chain, tuple(dict.fromkeys([shown, *raw]))
 
 
 def _stacked(loaded, part, like) -> Tree:

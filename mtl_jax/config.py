@@ -7,111 +7,10 @@ anything is trained or written.
 import dataclasses
 from typing import Any
 
-from mtl_jax import identify
+from mtl_jax import config_parts
 from mtl_jax import methods
-from mtl_jax import models
 from mtl_jax import steps as steps_lib
 from mtl_jax import trees
-
-
-@dataclasses.dataclass(frozen=True)
-class Suite:
-  """Which tasks; see `mtl_jax.data.suites.make`.
-
-  Attributes:
-    kind: name of the suite.
-    options: its options, as sorted (name, value) pairs.
-  """
-  kind: str
-  options: tuple = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Backbone:
-  """The network and how its immutable weights are drawn.
-
-  Attributes:
-    model: name in `mtl_jax.models.MODELS`.
-    outputs: logits; at least the classes of every task.
-    init: 'signed_constant' (SupSup), or 'default' (the module's own).
-    seed: of the weights; `None` takes the run's seed.
-    options: further options of the model, as (name, value) pairs.
-  """
-  model: str
-  outputs: int
-  init: str = 'signed_constant'
-  seed: int | None = None
-  options: tuple = ()
-
-  def __post_init__(self):
-    if self.init not in ('signed_constant', 'default'):
-      raise ValueError(f'unknown backbone init {self.init!r}; known: '
-                       "'signed_constant', 'default'")
-    if self.outputs < 1:
-      raise ValueError(f'outputs is {self.outputs}; it must be at least 1')
-    models.make(self.model, self.outputs, **dict(self.options))
-
-
-@dataclasses.dataclass(frozen=True)
-class Basis:
-  """The masks that ImpressLearn combines.
-
-  Attributes:
-    kind: 'heterogeneous' (one mask of each of `size` tasks), 'homogeneous'
-      (masks of one task, trained with different seeds) or 'random'.
-    size: number of masks K.
-    phase: phase that trained them, its first `size` impressions.
-    density: 'random' only: fraction of ones in every leaf.
-    masked: 'random' only: patterns of the leaves that the masks cover.
-  """
-  kind: str
-  size: int
-  phase: str | None = None
-  density: float | None = None
-  masked: tuple[str, ...] = ('.*kernel',)
-
-  def __post_init__(self):
-    kinds = ('heterogeneous', 'homogeneous', 'random')
-    if self.kind not in kinds:
-      raise ValueError(f'unknown basis kind {self.kind!r}'
-                       f'{trees.nearest(self.kind, kinds)}; known: {kinds}')
-    if self.size < 1:
-      raise ValueError(f'basis size is {self.size}; it must be at least 1')
-    if (self.kind == 'random') != (self.density is not None):
-      raise ValueError('a random basis needs a density, and only a random one '
-                       f'takes it; got {self.kind} with {self.density}')
-    if (self.kind == 'random') != (self.phase is None):
-      raise ValueError('a basis of trained masks needs the phase that trains '
-                       f'them, and only it; got {self.kind}, {self.phase}')
-
-
-@dataclasses.dataclass(frozen=True)
-class Stream:
-  """Tasks in a row without names (SupSup's NNs); see `mtl_jax.stream`.
-
-  Attributes:
-    every: batches between two decisions.
-    tolerance: a mask is new if k max softmax(-gradient) < 1 + tolerance.
-    at_least: so many masks take part in a decision, fresh ones included.
-    budget: no more masks than this; 0 for no limit.
-    passes: how often the whole row of tasks comes.
-    objective: 'entropy' or 'superfluous'.
-  """
-  every: int = 100
-  tolerance: float = 0.125
-  at_least: int = 5
-  budget: int = 0
-  passes: int = 1
-  objective: str = 'entropy'
-
-  def __post_init__(self):
-    identify.Rule(objective=self.objective)
-    if min(self.every, self.passes) < 1 or self.at_least < 2:
-      raise ValueError('stream: every and passes must be at least 1 and '
-                       f'at_least at least 2; got {self}')
-    if self.tolerance <= 0 or self.budget < 0:
-      raise ValueError('stream: tolerance must be above 0 and budget not '
-                       f'negative; got {self}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +47,8 @@ class Phase:
   repeats: int = 1
   control: bool = False
   tasks_at_once: int = 1
-  basis: Basis | None = None
-  stream: Stream | None = None
+  basis: config_parts.Basis | None = None
+  stream: config_parts.Stream | None = None
   pool: bool = False
   options: tuple = ()
 
@@ -194,43 +93,6 @@ class Phase:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scenario:
-  """One evaluation without task names.
-
-  Attributes:
-    name: of its lines in the results.
-    phases: whose tasks take part; empty takes all but controls.
-    rule, objective, normalise: as in `identify.Rule`.
-    images: of each test batch, how many the inference sees.
-    batch_size: images per test batch; one inference each.
-    batches: of every task, the first so many; 0 takes all.
-    at: numbers of tasks; candidates and test data are the first so many
-      tasks. Empty takes all.
-  """
-  name: str
-  phases: tuple[str, ...] = ()
-  rule: str = 'one_shot'
-  objective: str = 'entropy'
-  normalise: bool = False
-  images: int = 1
-  batch_size: int = 128
-  batches: int = 0
-  at: tuple[int, ...] = ()
-
-  def __post_init__(self):
-    self.make_rule()
-    if not 1 <= self.images <= self.batch_size:
-      raise ValueError(f'identify.{self.name}: images is {self.images}; it '
-                       f'must lie between 1 and batch_size, {self.batch_size}')
-    if self.batches < 0 or any(count < 2 for count in self.at):
-      raise ValueError(f'identify.{self.name}: batches must not be negative '
-                       'and every number of tasks in at must be at least 2')
-
-  def make_rule(self) -> identify.Rule:
-    return identify.Rule(self.rule, self.objective, self.normalise)
-
-
-@dataclasses.dataclass(frozen=True)
 class Config:
   """A whole run.
 
@@ -250,14 +112,14 @@ class Config:
     tensorboard: write scalars for TensorBoard (extra `tensorboard`).
   """
   seed: int
-  suite: Suite
-  backbone: Backbone
+  suite: config_parts.Suite
+  backbone: config_parts.Backbone
   phases: tuple[Phase, ...]
   chunk_steps: int = 250
   progress_seconds: float = 30.
   eval_batch_size: int = 1000
   matrix: str = 'final'
-  identify: tuple[Scenario, ...] = ()
+  identify: tuple[config_parts.Scenario, ...] = ()
   mixed_rows: int = 0
   tensorboard: bool = False
 
@@ -291,6 +153,10 @@ class Config:
           f'{phase.basis.phase!r}, which must be an earlier one; earlier '
           f'phases: {", ".join(seen) or "none"}')
     made_by = next(p for p in self.phases if p.name == phase.basis.phase)
+    if made_by.stream is not None:
+      raise ValueError(f'phase {phase.name}: its basis cannot come from phase '
+                       f'{made_by.name}: how many masks a stream leaves is not '
+                       'known before it is learned')
     tasks = made_by.tasks[1] - made_by.tasks[0]
     found = made_by.repeats if phase.basis.kind == 'homogeneous' else tasks
     if found < phase.basis.size:
@@ -350,17 +216,20 @@ def from_dict(fields: dict) -> Config:
   for name in schedule:
     phase = dict(by_name[name]) | {'name': name}
     if phase.get('basis') is not None:
-      phase['basis'] = _build(Basis, dict(phase['basis']),
+      phase['basis'] = _build(config_parts.Basis, dict(phase['basis']),
                               f'phases.{name}.basis.')
     if phase.get('stream') is not None:
-      phase['stream'] = _build(Stream, dict(phase['stream']),
+      phase['stream'] = _build(config_parts.Stream, dict(phase['stream']),
                                f'phases.{name}.stream.')
     phases.append(_build(Phase, phase, f'phases.{name}.'))
-  fields['suite'] = _build(Suite, dict(fields['suite']), 'suite.', True)
-  fields['backbone'] = _build(Backbone, dict(fields['backbone']), 'backbone.')
+  fields['suite'] = _build(config_parts.Suite, dict(fields['suite']), 'suite.',
+                           True)
+  fields['backbone'] = _build(config_parts.Backbone, dict(fields['backbone']),
+                              'backbone.')
   fields['phases'] = tuple(phases)
   fields['identify'] = tuple(
-      _build(Scenario, dict(value) | {'name': name}, f'identify.{name}.')
+      _build(config_parts.Scenario, dict(value) | {'name': name},
+             f'identify.{name}.')
       for name, value in sorted(dict(fields.get('identify') or {}).items()))
   return _build(Config, fields, '')
 

@@ -13,6 +13,7 @@ Everything is pure and can be jitted and vmapped.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -74,7 +75,8 @@ def of_masks(packed: Tree, like: Tree) -> Superposition:
   leaves = jax.tree.leaves(packed)
   if not leaves:
     raise ValueError('the bank is empty: no leaf holds packed masks')
-  trees.map_named(_require_fit, packed, like)
+  size = leaves[0].shape[0]
+  trees.map_named(functools.partial(_require_fit, size), packed, like)
 
   def mix(beliefs):
     return _leafwise(lambda bits, x: _mix_leaf(bits, x, beliefs), packed, like)
@@ -83,11 +85,11 @@ def of_masks(packed: Tree, like: Tree) -> Superposition:
     return _total(_leafwise(_agree_leaf, packed, like, cotangent))
 
   def one(index):
-    own = jax.tree.map(lambda bits: bits[index], packed)
+    own = jax.tree.map(lambda bits: jnp.asarray(bits)[index], packed)
     return jax.tree.map(lambda m: m.astype(jnp.float32),
                         masks.unpack(own, like))
 
-  return Superposition(mix, agree, one, leaves[0].shape[0])
+  return Superposition(mix, agree, one, size)
 
 
 def _leafwise(f, tree, *rest):
@@ -100,13 +102,13 @@ def _total(tree):
   return sum(jax.tree.leaves(tree))
 
 
-def _require_fit(name, bits, x):
+def _require_fit(size, name, bits, x):
   if bits is None:
     return
   needed = -(-int(np.prod(x.shape)) // 8)
-  if bits.ndim != 2 or bits.shape[1] != needed:
+  if bits.shape != (size, needed):
     raise ValueError(f'packed masks have shape {bits.shape} but {name} of '
-                     f'shape {x.shape} needs [tasks, {needed}] bytes')
+                     f'shape {x.shape} needs [{size}, {needed}] bytes')
 
 
 def _blocks(bits, x):
@@ -218,8 +220,8 @@ def of_coefficients(coefficients: Tree, basis: Tree) -> Superposition:
     return _total(_leafwise(leaf, coefficients, basis, cotangent))
 
   def one(index):
-    return impressions.combine(jax.tree.map(lambda a: a[index], coefficients),
-                               basis)
+    return impressions.combine(
+        jax.tree.map(lambda a: jnp.asarray(a)[index], coefficients), basis)
 
   return Superposition(mix, agree, one, size)
 
@@ -362,6 +364,9 @@ class Rule:
         raise ValueError(f'unknown {name} {value!r}'
                          f'{trees.nearest(str(value), table)}; known: '
                          f'{", ".join(table)}')
+    if (self.rule, self.objective) == ('brute_force', 'superfluous'):
+      raise ValueError('brute_force compares values, but only the gradient of '
+                       'superfluous says anything; take the objective entropy')
 
 
 def fits_no_task(gradient, used, tolerance: float = 0.125):

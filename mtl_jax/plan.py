@@ -125,12 +125,14 @@ def check(config: config_lib.Config, suite: suites.Suite) -> None:
   """Refuses a plan in which two phases leave one name, or a head too small."""
   owner: dict[str, str] = {}
   for phase in config.phases:
-    for entry in entries(phase, suite):
-      if entry.name in owner:
+    # A stream's masks have names of their own; its tasks must fit all the same.
+    for entry in entries(dataclasses.replace(phase, stream=None), suite):
+      if entry.name in owner and phase.stream is None:
         raise ValueError(
             f'phases {owner[entry.name]} and {phase.name} both leave an '
             f'impression named {entry.name}; mark one of them control=True')
-      owner[entry.name] = phase.name
+      if phase.stream is None:
+        owner[entry.name] = phase.name
       if entry.task.classes > config.backbone.outputs:
         raise ValueError(
             f'task {entry.task.name} has {entry.task.classes} classes but the '

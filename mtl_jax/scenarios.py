@@ -8,6 +8,7 @@ that is taken for another task's counts as wrong altogether.
 """
 
 import collections
+import dataclasses
 import functools
 import time
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ import numpy as np
 
 from mtl_jax import candidates as candidates_lib
 from mtl_jax import config as config_lib
+from mtl_jax import config_parts
 from mtl_jax import evaluate
 from mtl_jax import impressions
 from mtl_jax import methods
@@ -26,15 +28,59 @@ from mtl_jax import parallel
 from mtl_jax import plan
 from mtl_jax import steps
 from mtl_jax import trees
+from mtl_jax.data import suites
 from mtl_jax.data import transforms
 
 CONFUSION_LIMIT = 60
 GRADIENT_WEIGHTS = 2 ** 26  # of all inferences of a call: 256 MiB of float32
 
 
+def check(config: config_lib.Config, suite: suites.Suite) -> None:
+  """Refuses, before anything is learned, what could not be inferred then.
+
+  Raises:
+    ValueError: tasks that can't be superposed or that prepare their images
+      differently, or no superfluous output; names phase or task.
+  """
+  for scenario in config.identify:
+    tasks: list[suites.Task] = []
+    for phase in phases(config, scenario):
+      if phase.method not in ('supsup', 'impresslearn'):
+        raise ValueError(
+            f'identify.{scenario.name}: phase {phase.name} leaves weights of '
+            f'its own, which cannot be superposed ({phase.method}); name the '
+            'phases that take part, or mark it control=True')
+      tasks += suite.tasks[slice(*phase.tasks)]
+    if not tasks:
+      raise ValueError(f'identify.{scenario.name}: no phase takes part; pools '
+                       'never do, controls only by name')
+    for task in tasks:
+      if transforms.common(task.transforms) != transforms.common(
+          tasks[0].transforms):
+        raise ValueError(
+            f'identify.{scenario.name}: tasks {tasks[0].name} and {task.name} '
+            'prepare their images differently; give the suite one normalise '
+            'and image_shape')
+  asking = [s.name for s in config.identify if s.objective == 'superfluous']
+  asking += [p.name for p in config.phases
+             if p.stream and p.stream.objective == 'superfluous']
+  classes = max(task.classes for task in suite.tasks)
+  if asking and config.backbone.outputs <= classes:
+    raise ValueError(
+        f'{asking[0]}: the objective superfluous needs more outputs than the '
+        f'{classes} classes; backbone.outputs is {config.backbone.outputs}')
+
+
+def phases(config: config_lib.Config,
+           scenario: config_parts.Scenario) -> list[config_lib.Phase]:
+  """The phases whose tasks take part in a scenario."""
+  return [p for p in config.phases if not p.pool and (
+      p.name in scenario.phases or not (scenario.phases or p.control))]
+
+
 def measure(system: Any, entries: list[plan.Entry],
             tested: list[plan.Entry], data: evaluate.Data,
-            scenario: config_lib.Scenario,
+            scenario: config_parts.Scenario,
             known: Iterable[dict] = ()) -> Iterator[dict]:
   """All three scenarios, for every number of tasks in `scenario.at`.
 
@@ -45,18 +91,19 @@ def measure(system: Any, entries: list[plan.Entry],
       which there is no candidate counts as wrong.
     data: sources.
     scenario: how.
-    known: earlier results, which are not measured again.
+    known: earlier results, which are not measured again if `is_of` holds.
 
   Yields:
     JSON values: name, tasks, inferences, identified (fraction), accuracy {GG,
-    GNs, GNu} (fractions), passes (mean backward passes), mistaken (the most
+    GNs, GNu} (fractions), passes (mean backward passes), the scenario's own
+    fields, mistaken (the most
     frequent [true, inferred, times]), confusion (names and counts, if tasks
     are few), seconds.
   """
   counts = sorted({min(n, len(tested))
                    for n in scenario.at or (len(tested),)})
-  done = {(r['name'], r['tasks']) for r in known}
-  counts = [n for n in counts if (scenario.name, n) not in done]
+  done = {r['tasks'] for r in known if is_of(r, scenario)}
+  counts = [n for n in counts if n not in done]
   if not counts:
     return
   largest = _of_tasks(entries, tested[:counts[-1]])
@@ -67,6 +114,17 @@ def measure(system: Any, entries: list[plan.Entry],
     found = candidates_lib.subset(everything, list(chosen))
     yield _measure(found, [chosen[n] for n in found.names], tested[:count],
                    networks, scenario)
+
+
+def is_of(line: dict, scenario: config_parts.Scenario) -> bool:
+  """Whether an earlier result was measured in exactly this way."""
+  return all(line.get(k) == v for k, v in _definition(scenario).items())
+
+
+def _definition(scenario) -> dict:
+  fields = dataclasses.asdict(scenario)
+  del fields['at']
+  return fields | {'phases': list(scenario.phases)}
 
 
 def _of_tasks(entries, tested):
@@ -96,11 +154,9 @@ def _measure(found, entries, tested, networks, scenario) -> dict:
   taken_for = np.array([position[e.task.name] for e in entries])[inferred]
   same = taken_for == task
   return {
-      'kind': 'identity', 'name': scenario.name, 'tasks': len(tested),
-      'candidates': len(entries),
-      'rule': scenario.rule, 'objective': scenario.objective,
-      'images': scenario.images, 'batch_size': scenario.batch_size,
-      'inferences': len(rows), 'test_images': images,
+      'kind': 'identity', **_definition(scenario), 'tasks': len(tested),
+      'candidates': len(entries), 'inferences': len(rows),
+      'test_images': images,
       'identified': float(np.mean(same)),
       'accuracy': {'GG': given.sum() / images, 'GNs': shared.sum() / images,
                    'GNu': shared[same].sum() / images},
@@ -120,25 +176,37 @@ def _test_batches(entry, data, scenario) -> np.ndarray:
 
 def _infer(found, tested, networks, scenario, task, rows):
   """The inferred candidate of every batch; many inferences in one call."""
-  backbone = networks.system.backbone
-  at_once = int(np.clip(GRADIENT_WEIGHTS // trees.size(backbone.params), 1,
-                        len(rows)))
-  kinds = transforms.kinds(found.transforms)
-  parameters = transforms.parameters(found.transforms, found.image_shape)
   inferred = np.zeros(len(rows), int)
   passes = np.zeros(len(rows), int)
-  for start in range(0, len(rows), at_once):
-    # The last call repeats some, so that nothing compiles again.
-    part = slice(min(start, len(rows) - at_once), start + at_once)
-    seen = rows[part, :scenario.images]
-    images = networks.observed([tested[t] for t in task[part]], seen)
-    result = jax.device_get(candidates_lib.infer(
-        scenario.make_rule(), backbone.network, kinds, found.classes,
-        backbone.params, backbone.stats, found.bank, parameters, images,
-        seen >= 0))
-    _require_finite(result, tested, task[part])
-    inferred[part], passes[part] = result.task, result.passes
+  seen = rows[:, :scenario.images]
+  counts = np.sum(seen >= 0, axis=1)
+  most = max(1, GRADIENT_WEIGHTS // trees.size(
+      networks.system.backbone.params))
+  # Short batches in calls of their own, not padded: norm statistics are those
+  # of all images of an inference.
+  for count in np.unique(counts):
+    which = np.flatnonzero(counts == count)
+    at_once = min(most, len(which))
+    for start in range(0, len(which), at_once):
+      # The last call repeats some, so that nothing compiles again.
+      part = which[min(start, len(which) - at_once):start + at_once]
+      images = networks.observed([tested[t] for t in task[part]],
+                                 seen[part, :count])
+      result = _infer_images(found, scenario, networks.system, images)
+      _require_finite(result, tested, task[part])
+      inferred[part], passes[part] = result.task, result.passes
   return inferred, passes
+
+
+def _infer_images(found, scenario, system, images):
+  """`candidates.infer` on uint8 [N, n, H, W, C] that all count."""
+  backbone = system.backbone
+  return jax.device_get(candidates_lib.infer(
+      scenario.make_rule(), backbone.network,
+      transforms.kinds(found.transforms), found.classes, backbone.params,
+      backbone.stats, found.bank,
+      transforms.parameters(found.transforms, images.shape[2:]), images,
+      np.ones(images.shape[:2], bool)))
 
 
 def _require_finite(result, entries, task):
@@ -189,7 +257,7 @@ class _Networks:
     return self._known[of.name, by.name]
 
   def observed(self, entries, rows) -> Any:
-    """uint8 [N, n, H, W, C], test images as their tasks show them."""
+    """uint8 [N, n, H, W, C]: the test rows [N, n] as their tasks show them."""
     for entry in {e.name: e for e in entries}.values():
       self._prepare(entry)
     kinds = {e.route.transforms for e in entries}
@@ -197,7 +265,7 @@ class _Networks:
       raise ValueError('the tasks transform images in different ways; infer '
                        'among tasks of one kind')
     images = np.stack([self._images[e.task.source, plan.once(
-        e.task.transforms)][np.maximum(r, 0)] for e, r in zip(entries, rows)])
+        e.task.transforms)][r] for e, r in zip(entries, rows)])
     parameters = jax.tree.map(lambda *leaves: np.stack(leaves), *[
         self._parameters[e.name] for e in entries])
     return _observe(kinds.pop(), parameters, images)

@@ -22,6 +22,7 @@ import numpy as np
 from mtl_jax import checkpoint
 from mtl_jax import commit
 from mtl_jax import config as config_lib
+from mtl_jax import config_parts
 from mtl_jax import identify
 from mtl_jax import masks
 from mtl_jax import parallel
@@ -53,9 +54,9 @@ class Learner:
   seconds: float = 0.
 
 
-def settings(phase: config_lib.Phase) -> config_lib.Stream:
+def settings(phase: config_lib.Phase) -> config_parts.Stream:
   """A stream phase's own options."""
-  return phase.stream or config_lib.Stream()
+  return phase.stream or config_parts.Stream()
 
 
 def visits(phase: config_lib.Phase) -> list[int]:
@@ -225,14 +226,13 @@ def _decide(phase, bank, learner, task, index) -> int:
         f'phase {phase.name}: the gradient of segment {learner.position} is '
         'NaN. What was saved is kept; lower the learning rate, or look at the '
         f'images of task {task.name}')
-  best = int(np.argmin(gradient))
   new = learner.mask + 1
-  full = settings(phase).budget and new >= settings(phase).budget
-  unknown = bool(identify.fits_no_task(gradient, used,
-                                       settings(phase).tolerance))
-  if (unknown or best >= new) and not full:
-    return new
-  return min(best, learner.mask)
+  known = int(np.argmin(gradient[:new]))
+  if settings(phase).budget and new >= settings(phase).budget:
+    return known
+  unknown = np.argmin(gradient) >= new or identify.fits_no_task(
+      gradient, used, settings(phase).tolerance)
+  return new if unknown else known
 
 
 def _allocate(run, phase, learner, mask) -> Learner:
@@ -295,6 +295,9 @@ def _restore(run, phase) -> Learner:
   if not found:
     return Learner()
   arrays, metadata = checkpoint.load(found[-1])
+  if not all(checkpoint.exists(run.workdir.task(_name(phase, mask)))
+             for mask in range(metadata['mask'])):
+    return Learner()  # a mask was lost: only the stream can make it again
   curve = {name: np.zeros(metadata['steps'], np.float32)
            for name in ('loss', 'accuracy')}
   restored = checkpoint.arrays_to_tree(arrays, {
@@ -310,7 +313,12 @@ def _line(phase, learner, segments) -> dict:
             for mask in range(learner.mask + 1)]
   first = len(segments) // settings(phase).passes
   right = [owners[chosen] == segments[at][0] for at, chosen in learner.log]
-  returned = right[first:]
+  began: dict[int, int] = {}
+  for at, chosen in learner.log:
+    began.setdefault(chosen, at)
+  # A task that comes again is recognised only by a mask of an earlier pass.
+  returned = [ok and began[chosen] < at // first * first
+              for ok, (at, chosen) in zip(right, learner.log)][first:]
   return {'kind': 'stream', 'phase': phase.name, 'masks': learner.mask + 1,
           'tasks': phase.tasks[1] - phase.tasks[0], 'owners': owners,
           'segments': len(segments), 'decisions': [d for _, d in learner.log],

@@ -146,16 +146,20 @@ class System:
       ValueError: no candidate, candidates that can't be superposed or that
         prepare images differently, or images of another dtype or shape.
     """
-    found = self._candidates(tuple(self._nameless() if names is None
-                                   else names))
-    check_images(x, found.image_shape, 'inference')
+    if names is None:
+      names = self._nameless()
+    for name in names:
+      self._require(name)
+    found = self._candidates(tuple(names))
+    shapes, shape = found.image_shapes, tuple(np.shape(x)[1:])
+    check_images(x, shape if shape in shapes else shapes[0], 'inference')
     if not len(x):
       raise ValueError('there is no image to infer the task from')
     inferred = jax.device_get(candidates.infer(
         identify.Rule(rule, objective), self.backbone.network,
         transforms.kinds(found.transforms), found.classes,
         self.backbone.params, self.backbone.stats, found.bank,
-        transforms.parameters(found.transforms, found.image_shape),
+        transforms.parameters(found.transforms, shape),
         jnp.asarray(x)[None], np.ones((1, len(x)), bool)))
     values = inferred.gradient[0]
     if np.isnan(values).any():

@@ -90,7 +90,8 @@ LAYERS = (
     ('mtl_jax/trees.py', 'mtl_jax/exact_top_k.py'),
     ('mtl_jax/masks.py',),
     ('mtl_jax/impressions.py', 'mtl_jax/hopfield.py'),
-    ('mtl_jax/methods', 'mtl_jax/models', 'mtl_jax/data'),
+    ('mtl_jax/methods', 'mtl_jax/models', 'mtl_jax/data',
+     'mtl_jax/identify.py'),
 )
 
 
@@ -121,6 +122,12 @@ def test_imports_point_down_only(number):
     ('mtl_jax/methods', 'mtl_jax.data'),
     ('mtl_jax/data', 'mtl_jax.methods'),
     ('mtl_jax/methods', 'flax'),
+    ('mtl_jax/identify.py', 'mtl_jax.methods'),
+    ('mtl_jax/identify.py', 'mtl_jax.models'),
+    ('mtl_jax/identify.py', 'mtl_jax.data'),
+    ('mtl_jax/identify.py', 'flax'),
+    ('mtl_jax/identify.py', 'optax'),
+    ('mtl_jax/candidates.py', 'mtl_jax.system'),
     ('mtl_jax/steps.py', 'mtl_jax.models'),
     ('mtl_jax/steps.py', 'mtl_jax.methods'),
     ('mtl_jax/steps.py', 'mtl_jax.parallel'),
@@ -135,7 +142,7 @@ def test_what_must_not_know_of_each_other(path, never):
 
 def test_programs_are_imported_by_programs_alone():
   programs = {'main', 'train', 'experiment', 'evaluate', 'report', 'verify',
-              'scenarios', 'stream'}
+              'scenarios', 'stream', 'final'}
   allowed = {f'mtl_jax/{p}.py' for p in programs} | {'mtl_jax/commit.py'}
   for program in programs:
     assert importers(f'mtl_jax.{program}') <= allowed, program

@@ -130,11 +130,6 @@ print(len(system.tasks))
   assert (done.returncode, done.stdout) == (0, '15\n'), done.stderr
 
 
-def test_task_must_be_given(system):
-  with pytest.raises(ValueError, match='needs the task .*: permuted-00, perm'):
-    system.predict(IMAGES)
-
-
 @pytest.mark.parametrize('task, text', [
     ('permuted-1', r"unknown task 'permuted-1' \(did you mean: permuted-1"),
     ('permuted-12@dedicate', 'did you mean: permuted-12@dedicated'),

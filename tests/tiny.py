@@ -5,7 +5,9 @@
 Every kind of phase on permuted digits: supermasks, eight at once, with
 transfer, and ImpressLearn. `tests/tiny.py:norm` has batch norm instead, on an
 array source and a network of its own that compile in a second;
-`tests/tiny.py:few` are three tasks of two phases.
+`tests/tiny.py:few` are three tasks of two phases; `tests/tiny.py:infer` has
+three supermasks that are told apart clearly, and coefficients over them;
+`tests/tiny.py:stream` shows the three tasks twice, without their names.
 """
 
 import functools
@@ -29,6 +31,7 @@ from mtl_jax import experiment
 from mtl_jax import models
 from mtl_jax import workdir as workdir_lib
 from mtl_jax.data import sources
+from mtl_jax.models import mlp
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -74,6 +77,25 @@ def get_config(kind='lenet'):
     config.phases = dict(basis=dict(common, tasks=(0, 2)),
                          impress=dict(impress, tasks=(2, 3)))
     config.schedule = ('basis', 'impress')
+    return config
+  if kind in ('infer', 'stream'):
+    models.MODELS['small'] = lambda outputs: models.from_linen(
+        lambda **_: mlp.MLP((64, outputs)))
+    config.chunk_steps, config.progress_seconds = 60, 1000.
+    config.suite = dict(kind='permuted', source='digits', num_tasks=7)
+    config.backbone = dict(model='small', outputs=30)
+    common.update(steps=60, batch_size=64, learning_rate=3e-2)
+    impress.update(batch_size=64, learning_rate=3e-2, steps=20)
+    impress['basis']['size'] = 3
+    config.phases = dict(
+        basis=dict(common, tasks=(0, 3)), impress=dict(impress, tasks=(3, 5)),
+        hybrid=dict(impress, tasks=(4, 6), options=dict(head='Dense_1/.*'),
+                    control=True))
+    config.schedule = ('basis', 'impress', 'hybrid')
+    if kind == 'stream':
+      config.phases = dict(stream=dict(common, tasks=(0, 3), stream=dict(
+          every=30, tolerance=0.57, passes=2)))
+      config.schedule = ('stream',)
     return config
   config.suite = dict(kind='permuted', source='digits', num_tasks=14)
   config.backbone = dict(model='lenet_300_100', outputs=10)

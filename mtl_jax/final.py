@@ -1,0 +1,136 @@
+"""What is measured once everything is learned: of the whole system, from disk.
+"""
+
+import time
+
+import numpy as np
+
+from mtl_jax import evaluate
+from mtl_jax import parallel
+from mtl_jax import plan
+from mtl_jax import scenarios
+from mtl_jax import stream
+from mtl_jax import train
+from mtl_jax import verify
+from mtl_jax import workdir as workdir_lib
+
+
+def main_entries(running: train.Run) -> list[plan.Entry]:
+  """Entries of the accuracy matrix, in learning order."""
+  return [entry for phase in running.config.phases if not phase.control
+          for entry in entries(running, phase) if entry.repeat == 0]
+
+
+def entries(running: train.Run, phase) -> list[plan.Entry]:
+  """What a learned phase has left."""
+  if phase.stream:
+    return stream.entries(running.workdir, phase, running.suite)
+  return plan.entries(phase, running.suite)
+
+
+def matrix_rows(running: train.Run) -> dict[str, dict]:
+  """Every task's accuracy after each one, measured from the disk.
+
+  A finished task's folder never changes, so a row may be measured after later
+  tasks were learned: what it reads is what was there.
+  """
+  known = {line['entry']: line['accuracy'] for line in
+           workdir_lib.read_lines(running.workdir.metrics)
+           if line['kind'] == 'row'}
+  measured = main_entries(running)
+  for i, entry in enumerate(measured):
+    if entry.name not in known:
+      known[entry.name] = evaluate.row(
+          running.system, measured[:i + 1], running.data,
+          running.config.eval_batch_size)
+      workdir_lib.append_line(running.workdir.metrics, {
+          'kind': 'row', 'entry': entry.name, 'accuracy': known[entry.name]})
+  return known
+
+
+def infer_tasks(running: train.Run) -> list[dict]:
+  """Accuracy without task names; what is measured already is kept."""
+  if not running.config.identify:
+    return []
+  work = running.workdir
+  found = [line for line in workdir_lib.read_lines(work.metrics)
+           if line['kind'] == 'identity'
+           and any(scenarios.is_of(line, s) for s in running.config.identify)]
+  for scenario in running.config.identify:
+    phases = scenarios.phases(running.config, scenario)
+    learned = [e for phase in phases for e in entries(running, phase)
+               if e.repeat == 0]
+    tested = list({task.name: plan.Entry(task.name, task, phase)
+                   for phase in phases
+                   for task in running.suite.tasks[slice(*phase.tasks)]
+                   }.values())
+    for line in scenarios.measure(running.system, learned, tested,
+                                  running.data, scenario, found):
+      workdir_lib.append_line(work.metrics, line)
+      found.append(line)
+  return found
+
+
+def mixed_batch(running: train.Run) -> dict | None:
+  """One batch of all tasks in one call, beside calls task by task."""
+  learned = [e for e in main_entries(running) if not e.pooled]
+  each = running.config.mixed_rows // max(1, len(learned))
+  if not each:
+    return None
+  images, labels, names = [], [], []
+  for entry in learned:
+    view = running.data.view(entry.task)
+    test = running.data.source(entry.task.source).test
+    rows = view.test[:each]
+    images.append(test.images[rows])
+    labels.append(view.label_map[test.labels[rows]])
+    names += [entry.name] * len(rows)
+  x = np.concatenate(images)
+  order = np.random.RandomState(0).permutation(len(x))
+  shuffled = [names[i] for i in order]
+  one_call = lambda: np.asarray(running.system.predict_mixed(x[order],
+                                                             shuffled))
+  calls = lambda: [np.asarray(running.system.predict(part, task=entry.name))
+                   for part, entry in zip(images, learned)]
+  mixed, single = one_call()[np.argsort(order)], calls()  # and compiles
+  seconds = []
+  for call in (one_call, calls):
+    started = time.perf_counter()
+    call()
+    seconds.append(time.perf_counter() - started)
+  difference = max(
+      float(np.max(np.abs(part[:, :own.shape[1]] - own))) for part, own in
+      zip(np.split(mixed, np.cumsum([len(p) for p in images])[:-1]), single))
+  right = np.argmax(mixed, 1) == np.concatenate(labels)
+  return {'rows': len(x), 'tasks': len(learned),
+          'accuracy': float(np.mean(right)), 'difference': difference,
+          'times_faster': seconds[1] / seconds[0]}
+
+
+def collect(running: train.Run) -> list[dict]:
+  """The records of all entries in learning order."""
+  parallel.barrier('all records are written')
+  logged = {line['entry']: line for line in
+            workdir_lib.read_lines(running.workdir.metrics)
+            if line['kind'] == 'task'}
+  return [logged[entry.name]
+          for phase in running.config.phases
+          for entry in entries(running, phase)]
+
+
+def summarise(running: train.Run, records, rows) -> dict:
+  """Measures every task from the disk, proves it, and summarises."""
+  measured = {entry.name: entry for entry in main_entries(running)}
+  final = {}
+
+  def measure(name):
+    if name in measured:
+      final.update(evaluate.row(running.system, [measured[name]], running.data,
+                                running.config.eval_batch_size))
+
+  proof = verify.check(running.system, measure)
+  overlap = evaluate.mask_overlap(running.system, list(measured))
+  summary = evaluate.summarise(running.config, records, rows, final, overlap)
+  summary['verified'] = {'ok': not proof.faults, 'tasks': proof.tasks,
+                         'faults': proof.faults}
+  return summary
