@@ -56,6 +56,7 @@ def infer_tasks(running: train.Run) -> list[dict]:
   found = [line for line in workdir_lib.read_lines(work.metrics)
            if line['kind'] == 'identity'
            and any(scenarios.is_of(line, s) for s in running.config.identify)]
+  networks = scenarios.Networks(running.system, running.data)
   for scenario in running.config.identify:
     phases = scenarios.phases(running.config, scenario)
     learned = [e for phase in phases for e in entries(running, phase)
@@ -65,7 +66,7 @@ def infer_tasks(running: train.Run) -> list[dict]:
                    for task in running.suite.tasks[slice(*phase.tasks)]
                    }.values())
     for line in scenarios.measure(running.system, learned, tested,
-                                  running.data, scenario, found):
+                                  running.data, scenario, found, networks):
       workdir_lib.append_line(work.metrics, line)
       found.append(line)
   return found

@@ -80,8 +80,8 @@ def phases(config: config_lib.Config,
 
 def measure(system: Any, entries: list[plan.Entry],
             tested: list[plan.Entry], data: evaluate.Data,
-            scenario: config_parts.Scenario,
-            known: Iterable[dict] = ()) -> Iterator[dict]:
+            scenario: config_parts.Scenario, known: Iterable[dict] = (),
+            networks: 'Networks | None' = None) -> Iterator[dict]:
   """All three scenarios, for every number of tasks in `scenario.at`.
 
   Args:
@@ -92,6 +92,7 @@ def measure(system: Any, entries: list[plan.Entry],
     data: sources.
     scenario: how.
     known: earlier results, which are not measured again if `is_of` holds.
+    networks: what earlier scenarios found out already; `None` starts anew.
 
   Yields:
     JSON values: name, tasks, inferences, identified (fraction), accuracy {GG,
@@ -107,8 +108,8 @@ def measure(system: Any, entries: list[plan.Entry],
   if not counts:
     return
   largest = _of_tasks(entries, tested[:counts[-1]])
-  everything = candidates_lib.gather(system, [e.name for e in largest])
-  networks = _Networks(system, data)
+  everything = system.candidates(tuple(e.name for e in largest))
+  networks = networks or Networks(system, data)
   for count in counts:
     chosen = {e.name: e for e in _of_tasks(entries, tested[:count])}
     found = candidates_lib.subset(everything, list(chosen))
@@ -233,28 +234,29 @@ def _confusion(entries, task, inferred) -> dict:
           'confusion': {'names': names, 'counts': counts.tolist()}}
 
 
-class _Networks:
+class Networks:
   """Right answers of any task's network on any task's batches, kept."""
 
   def __init__(self, system, data):
     self.system, self.data = system, data
-    self._known: dict[tuple[str, str], np.ndarray] = {}
+    self._known: dict[tuple, np.ndarray] = {}
     self._images: dict[tuple, np.ndarray] = {}
     self._parameters: dict[str, Any] = {}
 
   def right(self, of, by, batches) -> np.ndarray:
     """int [batches], images of task `of` that `by`'s network gets right."""
-    if (of.name, by.name) not in self._known:
+    key = (of.name, by.name, batches.shape)
+    if key not in self._known:
       stored = self.system.task(by.name)
       params = impressions.materialise(
           self.system.backbone.params, stored.impression, stored.basis)
       source, task = parallel.local((self.data.split(of.task, 'test'),
                                      self.data.task_arrays(of.task)))
-      self._known[of.name, by.name] = np.asarray(_right_per_batch(
+      self._known[key] = np.asarray(_right_per_batch(
           self.system.backbone.network, of.route.transforms, stored.classes,
           params, stored.impression.stats or self.system.backbone.stats,
           source, task, batches))
-    return self._known[of.name, by.name]
+    return self._known[key]
 
   def observed(self, entries, rows) -> Any:
     """uint8 [N, n, H, W, C]: the test rows [N, n] as their tasks show them."""

@@ -77,7 +77,7 @@ class System:
     self.task = functools.lru_cache(maxsize=64)(self._load_task)
     self.shelves = shelves.Shelves()
     self._basis = functools.lru_cache(maxsize=2)(self._load_basis)
-    self._candidates = functools.lru_cache(maxsize=1)(self._gather)
+    self.candidates = functools.lru_cache(maxsize=1)(self._gather)
     self._record = functools.lru_cache(maxsize=None)(self._load_record)
     self.probe = functools.lru_cache(maxsize=None)(self._load_probe)
     self._known: set[str] = set()
@@ -150,7 +150,7 @@ class System:
       names = self._nameless()
     for name in names:
       self._require(name)
-    found = self._candidates(tuple(names))
+    found = self.candidates(tuple(names))
     shapes, shape = found.image_shapes, tuple(np.shape(x)[1:])
     check_images(x, shape if shape in shapes else shapes[0], 'inference')
     if not len(x):

@@ -16,6 +16,7 @@ from mtl_jax import config as config_lib
 from mtl_jax import config_parts
 from mtl_jax import evaluate
 from mtl_jax import experiment
+from mtl_jax import final
 from mtl_jax import impressions
 from mtl_jax import plan
 from mtl_jax import scenarios
@@ -225,7 +226,7 @@ def again(folder, **identify):
   experiment.check_config(work, config)
   experiment.claim(work, config, system.backbone, '')
   suite = suites.make(config.suite.kind, **dict(config.suite.options))
-  return experiment.infer_tasks(train.Run(
+  return final.infer_tasks(train.Run(
       config, suite, system.backbone, DATA, work, system, None))
 
 
