@@ -56,7 +56,9 @@ def where(found: list[dict]) -> str:
 
 
 def commits(found: list[dict]) -> str:
-  return ', '.join(sorted({f"`{r['run']['commit'][:8]}`" for r in found}))
+  return ', '.join(sorted({
+      f'`{commit[:8]}`' for r in found
+      for commit in r['run'].get('commits', [r['run']['commit']])}))
 
 
 def replace_table(path: pathlib.Path, name: str, table: str) -> None:

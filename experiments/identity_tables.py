@@ -116,7 +116,7 @@ def costs() -> str:
                      f'{disk / 1e6:.1f}', collected.command(run),
                      collected.where([run]), collected.commits([run])])
   return collected.markdown(
-      ['experiment', 'seed', 'impressions', 'minutes of the last start',
+      ['experiment', 'seed', 'impressions', 'minutes',
        'starts', 'peak memory, GB', 'tasks on disk, MB', 'command', 'hardware',
        'commit'], rows)
 

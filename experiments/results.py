@@ -31,7 +31,10 @@ def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
     raise SystemExit(f'{workdir} has no summary: the run is not finished')
   run, summary = last['run'], last['summary']
   run['command'] = re.sub(r'--workdir[= ]\S+', '--workdir=DIR', run['command'])
-  run['starts'] = sum(line['kind'] == 'run' for line in lines)
+  starts = [line for line in lines if line['kind'] == 'run']
+  run['starts'] = len(starts)
+  run['commits'] = list(dict.fromkeys(line['commit'] for line in starts))
+  summary['seconds'] = total_seconds(lines)
   for name in ('matrix', 'before', 'overlap', 'names'):
     summary.pop(name, None)
   tasks = [{k: v for k, v in line.items() if k not in DROPPED}
@@ -45,6 +48,15 @@ def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
   target.write_text(''.join(json.dumps(line) + '\n'
                             for line in (run, *tasks, *latest.values(),
                                          summary)))
+
+
+def total_seconds(lines: list[dict]) -> float:
+  """Of all starts; a killed start counts with the tasks that it finished."""
+  ended = sum(x['seconds'] for x in lines if x['kind'] == 'summary')
+  tasks = sum(sum(x['seconds'].values()) for x in lines if x['kind'] == 'task')
+  killed = (sum(x['kind'] == 'run' for x in lines)
+            > sum(x['kind'] == 'summary' for x in lines))
+  return max(ended, tasks) if killed else ended
 
 
 def headline() -> str:
