@@ -75,9 +75,9 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
   line = finished_record(run.workdir, entry.name, record)
   line['seconds']['save'] = time.perf_counter() - started
   line['peak_memory_bytes'] = evaluate.memory_bytes()
-  names = [e.name for phase in run.config.phases
-           for e in plan.entries(phase, run.suite)]
-  if entry.name in names:
+  if shared_after is not shared:
+    names = [e.name for phase in run.config.phases
+             for e in plan.entries(phase, run.suite)]
     checkpoint.remove_all(run.workdir.shared, '*',
                           keep=names[names.index(entry.name):])
   workdir_lib.append_line(run.workdir.metrics, line)
