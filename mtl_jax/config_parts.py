@@ -64,6 +64,8 @@ class Basis:
   masked: tuple[str, ...] = ('.*kernel',)
 
   def __post_init__(self):
+    if isinstance(self.masked, str):
+      object.__setattr__(self, 'masked', (self.masked,))
     kinds = ('heterogeneous', 'homogeneous', 'random')
     if self.kind not in kinds:
       raise ValueError(f'unknown basis kind {self.kind!r}'

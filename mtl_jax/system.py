@@ -130,7 +130,7 @@ class System:
                                stored.parameters, jnp.asarray(x))
 
   def identify(self, x, rule: str = 'one_shot', objective: str = 'entropy',
-               names=None) -> Identified:
+               names=None, normalise: bool = False) -> Identified:
     """The task of images that come without one, by SupSup's inference.
 
     Args:
@@ -139,8 +139,10 @@ class System:
       rule: 'one_shot', 'binary' or 'brute_force' (see `mtl_jax.identify`).
       objective: 'entropy' (H), or 'superfluous' (G; needs more outputs than
         classes).
-      names: the candidates; `None` takes every task but controls and
-        repeats.
+      names: the candidates; `None` takes every task but controls, repeats
+        and pools.
+      normalise: divide ImpressLearn's coefficients by the sum of their
+        magnitudes first.
 
     Raises:
       ValueError: no candidate, candidates that can't be superposed or that
@@ -155,12 +157,17 @@ class System:
     check_images(x, shape if shape in shapes else shapes[0], 'inference')
     if not len(x):
       raise ValueError('there is no image to infer the task from')
+    # Padded to a power of two, so that few sizes compile; not where norm
+    # statistics are those of all rows.
+    rows = len(x) if self.backbone.stats else 1 << (len(x) - 1).bit_length()
+    padded = np.zeros((1, rows, *shape), np.uint8)
+    padded[0, :len(x)] = x
     inferred = jax.device_get(candidates.infer(
-        identify.Rule(rule, objective), self.backbone.network,
+        identify.Rule(rule, objective, normalise), self.backbone.network,
         transforms.kinds(found.transforms), found.classes,
         self.backbone.params, self.backbone.stats, found.bank,
         transforms.parameters(found.transforms, shape),
-        jnp.asarray(x)[None], np.ones((1, len(x)), bool)))
+        padded, np.arange(rows)[None] < len(x)))
     values = inferred.gradient[0]
     if np.isnan(values).any():
       raise FloatingPointError('task inference met NaN: an impression is not '

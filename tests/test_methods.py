@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mtl_jax import config_parts
 from mtl_jax import impressions
 from mtl_jax import masks
 from mtl_jax import methods
@@ -333,3 +334,11 @@ def test_soft_and_hard_masks_agree():
     np.testing.assert_array_equal(
         np.asarray(sampling.soft(SCORES)['w']).astype(bool),
         sampling.hard(SCORES)['w'])
+
+
+def test_one_pattern_may_stand_without_a_tuple():
+  params = {'a': {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}}
+  chosen = methods.base.masked_part(params, '.*kernel')
+  assert chosen['a']['bias'] is None and chosen['a']['kernel'] is not None
+  basis = config_parts.Basis('random', 2, density=.5, masked='.*kernel')
+  assert basis.masked == ('.*kernel',)

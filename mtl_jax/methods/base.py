@@ -68,9 +68,15 @@ class Method(NamedTuple):
 def masked_part(backbone: Tree, patterns) -> Tree:
   """The backbone's leaves that the patterns name, `None` elsewhere.
 
+  Args:
+    backbone: parameter tree.
+    patterns: one pattern, or several (see `trees.select`).
+
   Raises:
     ValueError: no patterns, or a pattern that matches no leaf.
   """
+  if isinstance(patterns, str):
+    patterns = (patterns,)
   if not patterns:
     raise ValueError('the mask covers nothing: no leaf pattern was given; the '
                      f'leaves are: {", ".join(trees.flatten(backbone))}')
