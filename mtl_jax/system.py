@@ -87,7 +87,7 @@ class System:
     """Names of the tasks that can be predicted, sorted."""
     return self.workdir.task_names()
 
-  def predict(self, x, task: str | None = None) -> jax.Array:
+  def predict(self, x, task: str | None = None, names=None) -> jax.Array:
     """Logits of a task for images, all of the same task.
 
     Args:
@@ -95,6 +95,7 @@ class System:
         task's own transform is part of its impression. Without, as the task
         shows them (see `observe`); `identify` then finds the task.
       task: a name in `tasks`.
+      names: without `task`, the candidates; as in `identify`.
 
     Returns:
       float32 [n, classes of the task].
@@ -104,7 +105,7 @@ class System:
         or shape, or no task and candidates that can't be told apart.
     """
     if task is None:
-      found = self.identify(x)
+      found = self.identify(x, names=names)
       stored = self.task(found.task)
       return self._network_outputs(
           stored, x, transforms.common(stored.transforms))
@@ -129,7 +130,7 @@ class System:
     return transforms.observed(transforms.kinds(stored.transforms),
                                stored.parameters, jnp.asarray(x))
 
-  def identify(self, x, rule: str = 'one_shot', objective: str = 'entropy',
+  def identify(self, x, rule: str = 'one_shot', objective: str | None = None,
                names=None, normalise: bool = False) -> Identified:
     """The task of images that come without one, by SupSup's inference.
 
@@ -137,10 +138,11 @@ class System:
       x: uint8 [n, H, W, C], n >= 1 images of one task, as `observe` gives
         them (raw images, unless tasks permute or rotate them).
       rule: 'one_shot', 'binary' or 'brute_force' (see `mtl_jax.identify`).
-      objective: 'entropy' (H), or 'superfluous' (G; needs more outputs than
-        classes).
+      objective: 'entropy' (H) or 'superfluous' (G); `None` takes G where
+        there are more outputs than classes, else H (which then often fails:
+        train with more outputs).
       names: the candidates; `None` takes every task but controls, repeats
-        and pools.
+        and pools, if all left masks or all coefficients.
       normalise: divide ImpressLearn's coefficients by the sum of their
         magnitudes first.
 
@@ -153,6 +155,10 @@ class System:
     for name in names:
       self._require(name)
     found = self.candidates(tuple(names))
+    if objective is None:
+      spare = self.backbone.recipe['outputs'] > found.classes
+      objective = ('superfluous' if spare and rule != 'brute_force'
+                   else 'entropy')
     shapes, shape = found.image_shapes, tuple(np.shape(x)[1:])
     check_images(x, shape if shape in shapes else shapes[0], 'inference')
     if not len(x):
@@ -179,11 +185,18 @@ class System:
   def _nameless(self) -> list[str]:
     """Tasks among which `identify` chooses unless told otherwise."""
     chosen = []
+    kinds: dict[bool, str] = {}
     for name in self.tasks:
       record = self._record(name)
       if not (record['control'] or record['repeat']
               or record.get('pooled')):
         chosen.append(name)
+        kinds.setdefault(bool(record['bytes']['coefficients']), name)
+    if len(kinds) > 1:
+      raise ValueError(
+          f'{kinds[False]} left masks and {kinds[True]} coefficients: tasks of '
+          'both kinds together are not told apart reliably; choose the '
+          'candidates (names=)')
     return chosen
 
   def _load_record(self, name: str) -> dict:

@@ -19,6 +19,7 @@ from mtl_jax.data import transforms
 
 MASKED = ['permuted-00', 'permuted-01', 'permuted-02']
 COMBINED = ['permuted-03', 'permuted-04']
+EVERY = MASKED + COMBINED
 HYBRID = ['permuted-04@hybrid', 'permuted-05@hybrid']
 IMAGES = sources.load('digits').test.images[:32]
 
@@ -87,7 +88,7 @@ def test_clearly_trained_tasks_are_recognised(system, rule, objective):
 def test_brute_force_is_the_entropy_of_every_tasks_outputs(system):
   for name in MASKED + COMBINED:
     shown = system.observe(IMAGES, name)
-    found = system.identify(shown, 'brute_force')
+    found = system.identify(shown, 'brute_force', names=EVERY)
     assert list(found.gradient) == MASKED + COMBINED  # no control
     for other, value in found.gradient.items():
       stored = system.task(other)
@@ -106,18 +107,20 @@ def test_predict_without_a_task_is_predict_of_the_task(system):
     shown = system.observe(IMAGES, name)
     assert shown.dtype == np.uint8 and shown.shape == IMAGES.shape
     assert not np.array_equal(shown, IMAGES)
-    inferred = system.identify(shown).task
-    found = np.asarray(system.predict(shown))
+    inferred = system.identify(shown, names=EVERY).task
+    found = np.asarray(system.predict(shown, names=EVERY))
     if inferred == name:
       np.testing.assert_array_equal(found, system.predict(IMAGES, task=name))
     else:
       assert not np.array_equal(found, system.predict(IMAGES, task=name))
-  assert system.identify(system.observe(IMAGES, 'permuted-01')
+  assert system.identify(system.observe(IMAGES, 'permuted-01'),
+                         names=EVERY
                          ).task == 'permuted-01'
 
 
 def test_one_image_is_enough_to_ask(system):
-  found = system.identify(system.observe(IMAGES[:1], 'permuted-01'))
+  found = system.identify(system.observe(IMAGES[:1], 'permuted-01'),
+                          names=EVERY)
   assert set(found.gradient) == set(MASKED + COMBINED)
 
 
@@ -127,7 +130,7 @@ def test_norm_statistics_of_the_images_infer_and_the_tasks_predict(tmp_path):
   images = sources.load('blobs').test.images
   for name in system.tasks:
     shown = system.observe(images, name)
-    found = system.identify(shown)
+    found = system.identify(shown, names=system.tasks)
     expected = reference(system, list(found.gradient), shown, 'entropy', True)
     np.testing.assert_allclose(list(found.gradient.values()), expected,
                                rtol=1e-3, atol=1e-5)
@@ -137,10 +140,10 @@ def test_norm_statistics_of_the_images_infer_and_the_tasks_predict(tmp_path):
     x = transforms.apply((('normalise',),), stored.parameters[-1:], shown)
     logits, _ = system.backbone.network.apply(params, stored.impression.stats,
                                               x)
-    np.testing.assert_allclose(system.predict(shown), logits, rtol=1e-4,
-                               atol=1e-4)
+    np.testing.assert_allclose(system.predict(shown, names=system.tasks),
+                               logits, rtol=1e-4, atol=1e-4)
   with pytest.raises(ValueError, match='2 outputs, of which 2 are classes'):
-    system.identify(images, objective='superfluous')
+    system.identify(images, objective='superfluous', names=system.tasks)
 
 
 # The bank.
@@ -246,7 +249,7 @@ def test_tasks_that_cannot_be_superposed(folder, system, tmp_path, name,
   shown = system.observe(IMAGES, 'permuted-00')
   for ask in (other.identify, other.predict):
     with pytest.raises(ValueError, match=text):
-      ask(shown)
+      ask(shown, names=EVERY)
 
 
 def test_masks_and_coefficients_of_other_leaves(folder, tmp_path):
@@ -261,7 +264,7 @@ def test_coefficients_that_are_not_finite(folder, system, tmp_path):
   shown = system.observe(IMAGES, 'permuted-00')
   for rule in identify.RULES:
     with pytest.raises(FloatingPointError, match='met NaN'):
-      other.identify(shown, rule)
+      other.identify(shown, rule, names=EVERY)
   assert other.identify(shown, names=MASKED).task == 'permuted-00'
 
 
@@ -282,14 +285,17 @@ def test_no_candidate_and_unknown_ones(folder, system, tmp_path):
 
 def test_questions_that_make_no_sense(system):
   with pytest.raises(ValueError, match='no image to infer'):
-    system.identify(IMAGES[:0])
+    system.identify(IMAGES[:0], names=EVERY)
   for wrong in (IMAGES.astype(np.float32), IMAGES[0], IMAGES[:, :4], None):
     with pytest.raises(ValueError, match=r'uint8 \[n, 8, 8, 1\]'):
-      system.identify(wrong)
+      system.identify(wrong, names=EVERY)
+  with pytest.raises(ValueError, match='permuted-00 left masks and permuted-'
+                                       '03 coefficients.*choose the candid'):
+    system.predict(IMAGES)
   with pytest.raises(ValueError, match='unknown rule'):
-    system.identify(IMAGES, rule='best')
+    system.identify(IMAGES, rule='best', names=EVERY)
   with pytest.raises(ValueError, match='only the gradient of superfluous'):
-    system.identify(IMAGES, 'brute_force', 'superfluous')
+    system.identify(IMAGES, 'brute_force', 'superfluous', EVERY)
   with pytest.raises(ValueError, match="unknown task 'permuted-9'"):
     system.observe(IMAGES, 'permuted-9')
 
