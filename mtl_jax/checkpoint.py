@@ -23,6 +23,10 @@ from mtl_jax import parallel
 from mtl_jax import trees
 
 FORMAT = 1
+# One file per array instead of a key-value store: for arrays as small as these
+# it takes 2 to 3 kB less, and (nearly) always the same number of bytes.
+_PLAIN = ocp.options.ArrayOptions(
+    saving=ocp.options.ArrayOptions.Saving(use_ocdbt=False, use_zarr3=False))
 
 
 class CheckpointError(ValueError):
@@ -52,7 +56,8 @@ def save(path: pathlib.Path, arrays: dict[str, Any], metadata: dict) -> None:
             if a is not None}
   full = dict(metadata, format=FORMAT, hashes=trees.digests(arrays))
   full['digest'] = _json_digest(full)
-  ocp.save(path.absolute(), arrays, custom_metadata=full)
+  with ocp.Context(array_options=_PLAIN):
+    ocp.save(path.absolute(), arrays, custom_metadata=full)
 
 
 def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:

@@ -105,7 +105,7 @@ def check_config(work: workdir_lib.Workdir, config) -> None:
   # What is measured at the end changes nothing that is learned.
   old, new = (trees.flatten({k: v for k, v in c.items()
                              if k not in ('identify', 'mixed_rows')})
-              for c in (kept, given))
+              for c in (dict(kept or {}), given))
   changed = sorted(name for name in old.keys() | new.keys()
                    if old.get(name) != new.get(name))
   if changed:
