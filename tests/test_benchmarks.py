@@ -12,6 +12,7 @@ FOLDER = pathlib.Path(__file__).parent.parent / 'experiments' / 'benchmarks'
 sys.path.insert(0, str(FOLDER))
 
 import jax_cases  # noqa: E402 pylint: disable=wrong-import-position
+import identify_cost  # noqa: E402 pylint: disable=wrong-import-position
 import mixed_batch  # noqa: E402 pylint: disable=wrong-import-position
 import supermask_step  # noqa: E402 pylint: disable=wrong-import-position
 import table  # noqa: E402 pylint: disable=wrong-import-position
@@ -115,3 +116,14 @@ def test_mixed_batch_lines_and_table(tmp_path):
   text = table.render_mixed(lines)
   assert '| *kB a task* | 33 | 266 | 1065 | 1065 |' in text
   assert len([row for row in text.splitlines() if row.startswith('|')]) == 5
+
+
+def test_inference_is_measured_against_the_gradient_alone():
+  lines = identify_cost.measure(tasks=(3, 5), rounds=1)
+  assert [line['name'] for line in lines] == [
+      'gradient alone, 1 at once', '3', '5',
+      'gradient alone, 64 at once', '3', '5']
+  packed = 3 * (784 * 300 + 300 * 100 + 100 * 500) // 8
+  assert lines[1]['bytes'] > packed and lines[0]['bytes'] is None
+  rendered = table.render_identify([line | timing.origin() for line in lines])
+  assert '| 5 |' in rendered
