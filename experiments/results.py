@@ -27,8 +27,10 @@ def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
   """Writes a run's last start, its tasks and its summary as JSON lines."""
   lines = collected.read(workdir / 'metrics.jsonl')
   last = {line['kind']: line for line in lines}
-  if 'summary' not in last:
-    raise SystemExit(f'{workdir} has no summary: the run is not finished')
+  kinds = [line['kind'] for line in lines if line['kind'] in ('run', 'summary')]
+  if kinds[-1:] != ['summary']:
+    raise SystemExit(f'{workdir}: the last start has no summary, so its '
+                     'results are not whole; run the same command again')
   run, summary = last['run'], last['summary']
   run['command'] = re.sub(r'--workdir[= ]\S+', '--workdir=DIR', run['command'])
   starts = [line for line in lines if line['kind'] == 'run']

@@ -1,0 +1,38 @@
+"""Only whole runs become committed results."""
+
+import json
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'experiments'))
+
+import results  # noqa: E402 pylint: disable=wrong-import-position
+
+RUN = {'kind': 'run', 'command': 'main --workdir=/here', 'commit': 'c'}
+SUMMARY = {'kind': 'summary', 'seconds': 2.}
+IDENTITY = {'kind': 'identity', 'name': 'a', 'tasks': 2}
+
+
+def workdir(tmp_path, *lines):
+  (tmp_path / 'metrics.jsonl').write_text(
+      ''.join(json.dumps(line) + '\n' for line in lines))
+  return tmp_path
+
+
+@pytest.mark.parametrize('lines', [(), (RUN,), (RUN, SUMMARY, RUN, IDENTITY)])
+def test_a_killed_start_is_not_collected(tmp_path, lines):
+  target = tmp_path / 'out.jsonl'
+  with pytest.raises(SystemExit, match='run the same command again'):
+    results.collect(workdir(tmp_path, *lines), target)
+  assert not target.exists()
+
+
+def test_a_finished_start_is_collected_with_all_its_seconds(tmp_path):
+  target = tmp_path / 'out.jsonl'
+  results.collect(workdir(tmp_path, RUN, SUMMARY, RUN, IDENTITY, SUMMARY),
+                  target)
+  run, identity, summary = map(json.loads, target.read_text().splitlines())
+  assert run['command'] == 'main --workdir=DIR' and run['starts'] == 2
+  assert identity == IDENTITY and summary['seconds'] == 4.
