@@ -8,7 +8,6 @@ inference: alone, and 64 inferences in one call. Some three minutes.
 """
 
 import argparse
-import json
 import os
 import pathlib
 
@@ -96,10 +95,7 @@ def main():
   options = parser.parse_args()
   lines = measure(rounds=options.rounds)
   if options.out:
-    where = timing.origin()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(
-        ''.join(json.dumps(line | where) + '\n' for line in lines))
+    timing.write(options.out, lines)
 
 
 if __name__ == '__main__':

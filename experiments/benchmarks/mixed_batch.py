@@ -9,7 +9,6 @@ task; 1 to 128 tasks in the batch. Some two minutes. See README.md.
 
 import argparse
 import functools
-import json
 import os
 import pathlib
 import tempfile
@@ -140,10 +139,7 @@ def main():
     system = make_system(folder, counts[-1])
     lines = measure(system, counts, 512, options.rounds)
   if options.out:
-    where = timing.origin()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(
-        ''.join(json.dumps(line | where) + '\n' for line in lines))
+    timing.write(options.out, lines)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,6 @@ LeNet-300-100, batch 128, RMSProp 1e-4. See README.md for what each row is.
 """
 
 import argparse
-import json
 import os
 import pathlib
 import sys
@@ -109,10 +108,7 @@ def main():
     if 'failed' in row:
       print(f'{row["name"]} failed: {row["failed"]}')
   if options.out:
-    where = origin()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(
-        ''.join(json.dumps(row | where) + '\n' for row in rows))
+    timing.write(options.out, rows, origin())
 
 
 if __name__ == '__main__':

@@ -5,6 +5,8 @@ alternate; it does not when one is timed after the other.
 """
 
 import gc
+import json
+import pathlib
 import shlex
 import sys
 import time
@@ -87,3 +89,17 @@ def origin() -> dict:
           'hardware': provenance.hardware(),
           'command': shlex.join(['python', *sys.argv]),
           'commit': provenance.commit()}
+
+
+def write(path: pathlib.Path, lines: list[dict],
+          where: dict | None = None) -> None:
+  """Replaces a file of JSON lines, each with where it comes from.
+
+  Args:
+    path: of the file.
+    lines: JSON values.
+    where: `None` takes `origin()`.
+  """
+  where = where or origin()
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(''.join(json.dumps(line | where) + '\n' for line in lines))
