@@ -70,8 +70,13 @@ def save(path: pathlib.Path, arrays: dict[str, Any], metadata: dict) -> None:
     ocp.save(path.absolute(), arrays, custom_metadata=full)
 
 
-def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
+def load(path: pathlib.Path, names: Sequence[str] | None = None
+         ) -> tuple[dict[str, np.ndarray], dict]:
   """The arrays and metadata of a checkpoint, checked against its hashes.
+
+  Args:
+    path: its folder.
+    names: the arrays to read; `None` reads all.
 
   Raises:
     CheckpointError: missing, unfinished, unreadable, of another format, or an
@@ -79,13 +84,14 @@ def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
   """
   metadata = load_metadata(path)
   try:
-    arrays = ocp.load(path.absolute())
+    arrays = _read(path, names)
   except Exception as error:  # Orbax and TensorStore raise many kinds.
     raise CheckpointError(f'{path} cannot be read: {_brief(error)}'
                           f'{_REMEDY}') from error
   arrays = {name: np.asarray(a) for name, a in (arrays or {}).items()}
   hashes = metadata['hashes']
-  for name in sorted(set(hashes) | set(arrays)):
+  wanted = set(hashes) if names is None else set(names)
+  for name in sorted(wanted | set(arrays)):
     if name not in arrays or name not in hashes:
       raise CheckpointError(f'{path}: leaf {name} is missing or was added'
                             f'{_REMEDY}')
@@ -93,6 +99,18 @@ def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
       raise CheckpointError(f'{path}: leaf {name} was changed since it was '
                             f'written (its SHA-256 differs){_REMEDY}')
   return arrays, metadata
+
+
+def _read(path: pathlib.Path, names: Sequence[str] | None):
+  if names is None:
+    return ocp.load(path.absolute())
+  found = ocp.metadata(path.absolute()).metadata
+  context = ocp.Context()
+  context.pytree.loading.partial_load = True
+  with context:
+    return ocp.load(path.absolute(), {
+        name: np.empty(found[name].shape, found[name].dtype)
+        for name in names if name in found})
 
 
 _REMEDY = ('; restore the folder from a copy, or remove it to have it made '
@@ -193,10 +211,20 @@ def arrays_to_tree(arrays: dict[str, Any], like: Any) -> Any:
 
 
 def impression_to_arrays(impression: impressions.Impression) -> dict:
-  """Named arrays with packed masks, for `save`."""
+  """Named arrays with packed masks, for `save`.
+
+  Of a leaf that has both a mask and a value only the values under the mask
+  are kept, in the order of their indices: what a subnetwork owns.
+  """
   packed = (None if impression.masks is None
             else masks.pack(impression.masks))
-  return tree_to_arrays(impression._replace(masks=packed)._asdict())
+  arrays = tree_to_arrays(impression._replace(masks=packed)._asdict())
+  kept = {} if impression.masks is None else trees.flatten(
+      parallel.to_host(impression.masks))
+  for name, mask in kept.items():
+    if mask is not None and arrays.get(f'values/{name}') is not None:
+      arrays[f'values/{name}'] = arrays[f'values/{name}'][mask]
+  return arrays
 
 
 def arrays_to_impression(arrays: dict, backbone: Any,
@@ -221,4 +249,21 @@ def arrays_to_impression(arrays: dict, backbone: Any,
         lambda name, _, found=found: found.get(name), like) if found else None
   if parts['masks'] is not None:
     parts['masks'] = masks.unpack(parts['masks'], backbone)
+    if parts['values'] is not None:
+      parts['values'] = trees.map_named(_scatter, parts['values'],
+                                        parts['masks'])
   return impressions.Impression(**parts)
+
+
+def _scatter(name, value, mask):
+  """The dense leaf of values that lie under a mask, 0 elsewhere."""
+  if value is None or mask is None:
+    return value
+  mask = np.asarray(mask)
+  if value.shape != (np.count_nonzero(mask),):
+    raise CheckpointError(f'leaf values/{name} has shape {value.shape}, but '
+                          f'its mask keeps {np.count_nonzero(mask)} weights'
+                          f'{_REMEDY}')
+  dense = np.zeros(mask.shape, value.dtype)
+  dense[mask] = value
+  return dense

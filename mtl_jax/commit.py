@@ -59,10 +59,14 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
   record = _measure(run, entry, method, impression, shared)
   record |= _facts(run, entry, impression, shared, curve, trained)
   record['seconds']['evaluate'] = round(time.perf_counter() - started, 4)
-  arrays = checkpoint.impression_to_arrays(impression)
+  arrays, references = run.system.index.split(
+      checkpoint.impression_to_arrays(impression))
+  record['bytes'] |= _stored_values(record['bytes'], arrays)
   described = entry.phase.basis and system_lib.describe_basis(
       entry.phase.basis, members, run.config.seed)
   metadata = _metadata(run, entry, described, record)
+  if references:
+    metadata['references'] = references
   stored = system_lib.StoredTask(
       entry.name, impression, shared.get('basis'), entry.task.transforms,
       transforms.parameters(entry.task.transforms,
@@ -155,6 +159,14 @@ def thin(curve: dict) -> dict:
   for name, values in curve.items():
     result[name] = [round(float(values[part].mean()), 4) for part in parts]
   return result
+
+
+def _stored_values(sizes: dict, arrays: dict) -> dict:
+  """Bytes of values that the task stores itself, and of those it refers to."""
+  own = sum(np.asarray(a).nbytes for name, a in arrays.items()
+            if name.startswith('values/') and a is not None)
+  return {'values': own, 'referenced': sizes['values'] - own,
+          'total': sizes['total'] - sizes['values'] + own}
 
 
 def _metadata(run, entry, described, record) -> dict:

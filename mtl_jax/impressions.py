@@ -121,7 +121,10 @@ def materialise(backbone: Tree, impression: Impression,
 
 
 def bytes_by_part(impression: Impression) -> dict[str, int]:
-  """Bytes of each part: masks at one bit per weight, the rest as it lies."""
+  """Bytes of each part: masks at one bit per weight, the rest as it lies.
+
+  A value under a mask counts as many weights as the mask keeps.
+  """
   sizes = {}
   for part, tree in impression._asdict().items():
     if tree is None:
@@ -130,6 +133,12 @@ def bytes_by_part(impression: Impression) -> dict[str, int]:
       sizes[part] = sum(-(-leaf.size // 8) for leaf in jax.tree.leaves(tree))
     else:
       sizes[part] = trees.nbytes(tree)
+  if impression.masks is not None and impression.values is not None:
+    sizes['values'] -= sum(
+        int(m.size - m.sum()) * value.dtype.itemsize for m, value in zip(
+            *(jax.tree.leaves(t, is_leaf=trees.is_none)
+              for t in (impression.masks, impression.values)))
+        if m is not None and value is not None)
   return sizes
 
 

@@ -17,6 +17,7 @@ from mtl_jax import identify
 from mtl_jax import impressions
 from mtl_jax import masks
 from mtl_jax import mixed
+from mtl_jax import references
 from mtl_jax import shelves
 from mtl_jax import trees
 from mtl_jax import workdir as workdir_lib
@@ -76,6 +77,7 @@ class System:
     self.backbone = backbone
     self.task = functools.lru_cache(maxsize=64)(self._load_task)
     self.shelves = shelves.Shelves()
+    self.index = references.Index(workdir, backbone.params)
     self._basis = functools.lru_cache(maxsize=2)(self._load_basis)
     self.candidates = functools.lru_cache(maxsize=1)(self._gather)
     self._record = functools.lru_cache(maxsize=None)(self._load_record)
@@ -296,7 +298,8 @@ class System:
     arrays, metadata = checkpoint.load(self.workdir.task(name))
     self.require_own(name, metadata)
     impression = checkpoint.arrays_to_impression(
-        arrays, self.backbone.params, self.backbone.stats)
+        references.resolve(self.workdir, arrays, metadata),
+        self.backbone.params, self.backbone.stats)
     chosen = transforms.from_json(metadata['transforms'])
     basis = metadata['basis']
     return StoredTask(
