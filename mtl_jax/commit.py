@@ -99,10 +99,10 @@ def _require_finite(entry, impression):
           'nothing was stored. Lower the learning rate')
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _unlearned(method, key, backbone, shared, route):
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def _unlearned(method, key, backbone, shared, route, init_route):
   """Effective parameters before the first step."""
-  return method.bind(backbone, method.init(key, backbone, shared, route),
+  return method.bind(backbone, method.init(key, backbone, shared, init_route),
                      shared, route)
 
 
@@ -114,8 +114,10 @@ def _measure(run, entry, method, impression, shared) -> dict:
         run.config.eval_batch_size)
 
   backbone = run.system.backbone
-  unlearned = _unlearned(method, entry.key(run.config.seed), backbone.params,
-                         shared, entry.route)
+  group = plan.group_of(entry, run.suite)
+  unlearned = _unlearned(method, group[0].key(run.config.seed),
+                         backbone.params, shared, entry.route,
+                         plan.init_route(group))
   params = method.materialise(backbone.params, impression, shared)
   stats = impression.stats or backbone.stats
   valid, test = on(params, stats, 'valid'), on(params, stats, 'test')
@@ -135,8 +137,9 @@ def _facts(run, entry, impression, shared, curve, trained) -> dict:
       for name, leaf in trees.flatten(impression.masks).items()
       if leaf is not None}
   phase, basis = entry.phase, entry.phase.basis
-  group = min(phase.tasks_at_once,
-              len(plan.entries(phase, run.suite)) or 1)
+  group = len(plan.entries(phase, run.suite)) or 1
+  if not phase.together:
+    group = min(phase.tasks_at_once, group)
   return {
       'entry': entry.name, 'task': entry.task.name, 'phase': phase.name,
       'method': phase.method, 'control': phase.control,
@@ -157,7 +160,9 @@ def thin(curve: dict) -> dict:
   parts = np.array_split(np.arange(steps_), min(CURVE_POINTS, steps_))
   result: dict[str, list] = {'step': [int(part[-1]) + 1 for part in parts]}
   for name, values in curve.items():
-    result[name] = [round(float(values[part].mean()), 4) for part in parts]
+    means = [round(float(values[part].mean()), 4) for part in parts]
+    # A regression has no accuracy.
+    result[name] = [None if np.isnan(mean) else mean for mean in means]
   return result
 
 

@@ -29,6 +29,10 @@ class Phase:
     basis: ImpressLearn's masks.
     pool: one impression for all the phase's tasks together, trained on their
       pooled images; at test no task need be named.
+    together: 'joint' trains all the phase's tasks in one state: a step takes
+      a batch of each and sums their losses. `None` trains them apart.
+    loss: of classifications: 'softmax' over all outputs of the network, or
+      'classes' over the task's own alone.
     stream: if given, the tasks' names and borders are kept from the learner.
     options: of the method, as (name, value) pairs.
     Others: as in `steps_lib.Recipe`.
@@ -50,6 +54,8 @@ class Phase:
   basis: config_parts.Basis | None = None
   stream: config_parts.Stream | None = None
   pool: bool = False
+  together: str | None = None
+  loss: str = 'softmax'
   options: tuple = ()
 
   def __post_init__(self):
@@ -72,6 +78,15 @@ class Phase:
     if self.pool and (self.stream is not None or self.tasks_at_once > 1):
       raise ValueError(f'phase {self.name}: a pool leaves one impression; it '
                        'takes neither stream nor tasks_at_once')
+    for name, known in (('together', (None, 'joint')),
+                        ('loss', ('softmax', 'classes'))):
+      if getattr(self, name) not in known:
+        raise ValueError(f'phase {self.name}: {name} is '
+                         f'{getattr(self, name)!r}; known: {known}')
+    if self.together and (self.pool or self.stream is not None
+                          or self.tasks_at_once > 1):
+      raise ValueError(f'phase {self.name}: tasks that are trained together '
+                       'take neither pool, stream nor tasks_at_once')
     if self.stream is not None and (
         self.method != 'supsup' or self.tasks_at_once > 1 or self.repeats > 1
         or dict(self.options).get('transfer')):
@@ -163,6 +178,9 @@ class Config:
       raise ValueError(
           f'phase {phase.name}: a {phase.basis.kind} basis of '
           f'{phase.basis.size} masks, but phase {made_by.name} trains {found}')
+
+
+_DEFAULTS = {f.name: f.default for f in dataclasses.fields(Phase)}
 
 
 def _frozen(value: Any) -> Any:
@@ -258,8 +276,9 @@ def to_dict(config: Config) -> dict:
     entry['basis'] = fields(phase.basis) if phase.basis else None
     if phase.stream:
       entry['stream'] = fields(phase.stream)
-    if not phase.pool:
-      del entry['pool']  # as in the workdirs of earlier versions
+    for name in ('pool', 'together', 'loss'):
+      if entry[name] == _DEFAULTS[name]:
+        del entry[name]  # as in the workdirs of earlier versions
     result['phases'][phase.name] = entry
   result['identify'] = {scenario.name: fields(scenario, skip=('name',))
                         for scenario in config.identify}

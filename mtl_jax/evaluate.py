@@ -23,9 +23,13 @@ MATRIX_LIMIT = 100  # tasks; a larger matrix is kept if it was measured whole
 
 
 class Score(NamedTuple):
-  """Mean cross-entropy (nats) and accuracy (fraction) on a split."""
+  """Mean loss and accuracy (fraction) on a split.
+
+  The loss is cross-entropy in nats, or the mean squared error of a
+  regression, which has no accuracy.
+  """
   loss: float
-  accuracy: float
+  accuracy: float | None
 
 
 class Data:
@@ -82,28 +86,31 @@ def _program(network: models.Network):
 
 
 def score(network: models.Network, params: Any, stats: Any, data: Data,
-          task: suites.Task, split: str, batch_size: int) -> Score:
-  """Loss and accuracy of one network on a split of a task."""
+          task: suites.Task, split: str, batch_size: int,
+          kind: str = 'softmax') -> Score:
+  """Loss (of a `kind` as in `Route`) and accuracy on a split of a task."""
   rows = getattr(data.view(task), split)
   devices = parallel.device_count()
   per_device = max(1, min(batch_size, -(-len(rows) // devices)))
   index = steps.padded_batches(rows, per_device, devices)
   # The phase is left out: all phases share one executable.
-  route = plan.route_of('', task)
+  route = plan.route_of('', task, kind)
   params, stats = parallel.everywhere((params, stats))
   loss, right = _program(network)(
       route, params, stats, data.split(task, split),
       data.task_arrays(task), parallel.split_evaluation(index))
   return Score(float(parallel.to_host(loss)) / len(rows),
+               None if task.regression else
                int(parallel.to_host(right)) / len(rows))
 
 
 def score_entry(network: models.Network, params: Any, stats: Any, data: Data,
                 entry: plan.Entry, split: str, batch_size: int) -> Score:
   """`score`, and of a pool the mean over its tasks."""
-  found = [score(network, params, stats, data, task, split, batch_size)
-           for task in entry.tasks]
-  return Score(*(float(np.mean(values)) for values in zip(*found)))
+  found = [score(network, params, stats, data, task, split, batch_size,
+                 entry.phase.loss) for task in entry.tasks]
+  return found[0] if len(found) == 1 else Score(
+      *(float(np.mean(values)) for values in zip(*found)))
 
 
 def stored_accuracy(system: system_lib.System, entry: plan.Entry, data: Data,
@@ -129,7 +136,8 @@ def summarise(config: config_lib.Config, records: list[dict],
     final: test accuracies measured at the end of the run.
     overlap: as `mask_overlap` gives it.
   """
-  main = [r for r in records if not r['control'] and r['repeat'] == 0]
+  main = [r for r in records if not r['control'] and r['repeat'] == 0
+          and r['accuracy']['test'] is not None]
   names = [r['entry'] for r in main]
   matrix = np.full((len(names), len(names)), np.nan)
   for i, record in enumerate(main):

@@ -122,7 +122,7 @@ def check_fit(config, suite, data, backbone) -> None:
   for phase in config.phases:
     for group in plan.groups(
         dataclasses.replace(phase, stream=None), suite):
-      if len(group) > 1:
+      if len(group) > 1 and not phase.together:
         parallel.split_tasks(np.zeros(len(group)))
       else:
         parallel.split_batch(np.zeros(phase.batch_size))
@@ -131,7 +131,7 @@ def check_fit(config, suite, data, backbone) -> None:
     if phase.basis is None:
       jax.eval_shape(functools.partial(
           phase.make_method().init, backbone=backbone.params, shared={},
-          route=group[0].route), group[0].key(config.seed))
+          route=plan.init_route(group)), group[0].key(config.seed))
     elif phase.basis.kind == 'random':
       methods.base.masked_part(backbone.params, phase.basis.masked)
 

@@ -22,12 +22,14 @@ class Entry:
     phase: how it is learned.
     repeat: number of the repetition.
     pooled: the tasks of a pool, which `task` then stands for.
+    member: its place in a group of tasks that are trained together.
   """
   name: str
   task: suites.Task
   phase: config_lib.Phase
   repeat: int = 0
   pooled: tuple[suites.Task, ...] = ()
+  member: int = 0
 
   @property
   def tasks(self) -> tuple[suites.Task, ...]:
@@ -36,8 +38,9 @@ class Entry:
 
   @property
   def route(self) -> methods.Route:
-    route = route_of(self.phase.name, self.tasks[0])
-    return dataclasses.replace(route, pooled=bool(self.pooled))
+    route = route_of(self.phase.name, self.tasks[0], self.phase.loss)
+    return dataclasses.replace(route, pooled=bool(self.pooled),
+                               member=self.member)
 
   def seed(self, run_seed: int) -> tuple[int, int]:
     """Integers for the order of batches; equal in paired phases."""
@@ -62,10 +65,18 @@ def once(chain: tuple) -> tuple:
   return chain[:count]
 
 
-def route_of(phase: str, task: suites.Task) -> methods.Route:
-  """The structural facts of a task whose images were fitted already."""
+def route_of(phase: str, task: suites.Task,
+             loss: str = 'softmax') -> methods.Route:
+  """The structural facts of a task whose images were fitted already.
+
+  Args:
+    phase: its name, or '' where phases make no difference.
+    task: what is learned.
+    loss: of a classification; a regression has its own.
+  """
   rest = task.transforms[len(once(task.transforms)):]
-  return methods.Route(phase, task.classes, transforms.kinds(rest))
+  return methods.Route(phase, task.classes, transforms.kinds(rest),
+                       loss='mse' if task.regression else loss)
 
 
 def entries(phase: config_lib.Phase, suite: suites.Suite) -> list[Entry]:
@@ -86,7 +97,8 @@ def entries(phase: config_lib.Phase, suite: suites.Suite) -> list[Entry]:
       if phase.repeats > 1:
         name += f'~{repeat:0{len(str(phase.repeats - 1))}d}'
       result.append(Entry(name, task, phase, repeat,
-                          suite.tasks[first:stop] if phase.pool else ()))
+                          suite.tasks[first:stop] if phase.pool else (),
+                          len(result) if phase.together else 0))
   return result
 
 
@@ -109,7 +121,9 @@ def pool_task(phase: config_lib.Phase,
 
 
 def groups(phase: config_lib.Phase, suite: suites.Suite) -> list[list[Entry]]:
-  """Entries that train together: neighbours of one route."""
+  """Entries of one compiled call: neighbours of one route, or all together."""
+  if phase.together:
+    return [entries(phase, suite)]
   result: list[list[Entry]] = []
   for entry in entries(phase, suite):
     if (result and len(result[-1]) < phase.tasks_at_once
@@ -119,6 +133,17 @@ def groups(phase: config_lib.Phase, suite: suites.Suite) -> list[list[Entry]]:
     else:
       result.append([entry])
   return result
+
+
+def group_of(entry: Entry, suite: suites.Suite) -> list[Entry]:
+  """The entries that share an entry's trainable: itself, unless together."""
+  return entries(entry.phase, suite) if entry.phase.together else [entry]
+
+
+def init_route(group: list[Entry]):
+  """The route that `init` takes: of a group trained together, all of them."""
+  routes = tuple(entry.route for entry in group)
+  return routes if group[0].phase.together else routes[0]
 
 
 def check(config: config_lib.Config, suite: suites.Suite) -> None:

@@ -55,7 +55,8 @@ class Source(NamedTuple):
 
   Attributes:
     images: uint8 [n, H, W, C].
-    labels: int32 [n], the source's own classes.
+    labels: int32 [n], the source's own classes; of a regression, float32
+      [n, targets].
   """
   images: Any
   labels: Any
@@ -90,7 +91,10 @@ class State(NamedTuple):
 
 
 class Metrics(NamedTuple):
-  """Scalars of one step: mean cross-entropy and accuracy of the batch."""
+  """Scalars of one step: mean loss and accuracy of the batch.
+
+  The accuracy of a regression is NaN.
+  """
   loss: Any
   accuracy: Any
 
@@ -132,20 +136,49 @@ def init_state(method, optimizer, key, backbone, shared, stats,
                key=jax.random.fold_in(key, 1))
 
 
+def losses(route, logits, labels):
+  """The loss of every example, float32 [n], by the route's kind of loss."""
+  if route.loss == 'mse':
+    return jnp.mean((logits[:, :route.classes] - labels) ** 2, -1)
+  if route.loss == 'classes':
+    logits = logits[:, :route.classes]
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def correct(route, logits, labels):
+  """Which answers are right, bool [n]; of a regression NaN [n]."""
+  if route.loss == 'mse':
+    return jnp.full(len(logits), jnp.nan)
+  return jnp.argmax(logits[:, :route.classes], -1) == labels
+
+
+def make_forward(method, network):
+  """A task's loss in training.
+
+  Returns:
+    forward(route, backbone, shared, trainable, stats, batch, axis_name),
+    giving (mean loss of the batch, norm statistics, Metrics).
+  """
+  def forward(route, backbone, shared, trainable, stats, batch, axis_name):
+    images, labels = batch
+    params = method.bind(backbone, trainable, shared, route)
+    logits, stats = network.apply(params, stats, images, train=True,
+                                  axis_name=axis_name)
+    loss = losses(route, logits, labels).mean()
+    right = correct(route, logits, labels)
+    return loss, stats, Metrics(loss, jnp.mean(right, dtype=jnp.float32))
+  return forward
+
+
 def make_step(method, network, optimizer):
   """A pure step closed over functions only; see the module docstring."""
-  def step(route, backbone, shared, state, batch, axis_name=None):
-    images, labels = batch
+  forward = make_forward(method, network)
 
+  def step(route, backbone, shared, state, batch, axis_name=None):
     def loss_fn(trainable):
-      params = method.bind(backbone, trainable, shared, route)
-      logits, stats = network.apply(params, state.stats, images, train=True,
-                                    axis_name=axis_name)
-      loss = optax.softmax_cross_entropy_with_integer_labels(
-          logits, labels).mean()
-      correct = jnp.argmax(logits[:, :route.classes], -1) == labels
-      return loss + method.penalty(trainable), (
-          stats, Metrics(loss, jnp.mean(correct, dtype=jnp.float32)))
+      loss, stats, metrics = forward(route, backbone, shared, trainable,
+                                     state.stats, batch, axis_name)
+      return loss + method.penalty(trainable), (stats, metrics)
 
     gradients, (stats, metrics) = jax.grad(loss_fn, has_aux=True)(
         state.trainable)
@@ -179,7 +212,8 @@ def make_batch(route, source, task, key, index, train, axis_name=None):
     keys = None if key is None else _keys(key, index.shape[0], axis_name)
     return _image_by_image(route, task.transforms, 0, images, keys,
                            train), labels
-  labels = jnp.take(task.label_map, source.labels[index], mode='clip')
+  labels = (source.labels[index] if route.loss == 'mse' else
+            jnp.take(task.label_map, source.labels[index], mode='clip'))
   random = train and any(kind[0] == 'crop_flip' for kind in route.transforms)
   if not random:
     return transforms.apply(route.transforms, task.transforms, images), labels
@@ -221,7 +255,8 @@ def make_chunk(step):
 
 
 def make_evaluate(network):
-  """Sums over a split, in batches under one scan.
+  """Sums over a split, in batches under one scan; no number right (NaN) of a
+  regression.
 
   Returns:
     evaluate(route, params, stats, source, task, index) with index int32
@@ -233,10 +268,11 @@ def make_evaluate(network):
       images, labels = make_batch(route, source, task, None,
                                   jnp.maximum(rows, 0), False)
       logits, _ = network.apply(params, stats, images, train=False)
-      loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-      right = jnp.argmax(logits[:, :route.classes], -1) == labels
+      loss = losses(route, logits, labels)
+      right = correct(route, logits, labels)
       counted = rows >= 0
-      return None, (jnp.sum(loss * counted), jnp.sum(right & counted))
+      return None, (jnp.sum(loss * counted),
+                    jnp.sum(jnp.where(counted, right, False)))
     _, (loss, right) = lax.scan(body, None, index)
     sums = jnp.sum(loss), jnp.sum(right)
     return sums if axis_name is None else lax.psum(sums, axis_name)

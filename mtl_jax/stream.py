@@ -23,6 +23,7 @@ from mtl_jax import checkpoint
 from mtl_jax import commit
 from mtl_jax import config as config_lib
 from mtl_jax import config_parts
+from mtl_jax import groups
 from mtl_jax import identify
 from mtl_jax import masks
 from mtl_jax import parallel
@@ -208,9 +209,9 @@ def _hard(phase, scores):
 def _start(run, phase, mask: int) -> steps.State:
   """A mask's state before its first step; the same for all tasks."""
   first = run.suite.tasks[phase.tasks[0]]
-  functions = train.program(phase, phase.recipe(len(run.data.view(first).train
-                                                    )),
-                            run.backbone.network)
+  functions = groups.program(
+      phase, phase.recipe(len(run.data.view(first).train)),
+      run.backbone.network)
   key = plan.named_key(run.config.seed, _name(phase, mask))
   return functions.init(key, run.system.backbone.params, {},
                         run.system.backbone.stats, _route(phase, first))
@@ -244,7 +245,7 @@ def _allocate(run, phase, learner, mask) -> Learner:
 
 def _train(run, phase, learner, task, index) -> None:
   recipe = phase.recipe(len(run.data.view(task).train))
-  chunk = train.program(phase, recipe, run.backbone.network).chunk
+  chunk = groups.program(phase, recipe, run.backbone.network).chunk
   learner.state, measured = chunk(
       _route(phase, task), run.backbone.params, {},
       run.data.split(task, 'train'), run.data.task_arrays(task),

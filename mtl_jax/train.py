@@ -4,7 +4,7 @@ Kill the process at any instant: the next start of the same command goes on
 and ends with the same bits. A task exists once its folder has its final name.
 """
 
-import functools
+import dataclasses
 import time
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from mtl_jax import checkpoint
 from mtl_jax import commit
 from mtl_jax import config as config_lib
 from mtl_jax import evaluate
-from mtl_jax import models
+from mtl_jax import groups as groups_lib
 from mtl_jax import parallel
 from mtl_jax import plan
 from mtl_jax import steps
@@ -44,25 +44,6 @@ class Run(NamedTuple):
   workdir: workdir_lib.Workdir
   system: system_lib.System
   advance: Any
-
-
-class Program(NamedTuple):
-  """A phase's compiled functions; tasks of equal recipes share one."""
-  init: Any
-  chunk: Any
-  chunk_many: Any
-
-
-@functools.lru_cache(maxsize=None)
-def program(phase: config_lib.Phase, recipe: steps.Recipe,
-            network: models.Network) -> Program:
-  """Builds (and keeps) the functions of one phase and recipe."""
-  method = phase.make_method()
-  optimizer = steps.make_optimizer(recipe)
-  chunk = steps.make_chunk(steps.make_step(method, network, optimizer))
-  init = functools.partial(steps.init_state, method, optimizer)
-  return Program(jax.jit(init, static_argnums=4), parallel.over_batches(chunk),
-                 parallel.over_tasks(chunk))
 
 
 def learn_phase(run: Run, phase: config_lib.Phase) -> None:
@@ -101,7 +82,8 @@ def restore_shared(run: Run, entry: plan.Entry, method, current: dict) -> dict:
     CheckpointError: the method keeps some, but this one is gone.
   """
   def after_one_task(key):
-    trainable = method.init(key, run.backbone.params, {}, entry.route)
+    trainable = method.init(key, run.backbone.params, {}, plan.init_route(
+        plan.group_of(entry, run.suite)))
     return method.commit(run.backbone.params, trainable, {}, entry.route)[1]
 
   like = jax.eval_shape(after_one_task, entry.key(run.config.seed))
@@ -126,71 +108,48 @@ def learn_group(run: Run, group, unfinished, method, shared, members) -> dict:
   """Trains a group (or finishes its training) and commits its entries."""
   started = time.perf_counter()
   recipe = _recipe(run, group)
-  state, curve, seconds = train_group(run, group, recipe, shared)
+  driver = groups_lib.make(run, group, recipe)
+  state, curve, seconds = train_group(run, group, recipe, driver, shared)
+  recipe = dataclasses.replace(recipe, steps=curve['loss'].shape[1])
   trained = commit.Trained(recipe, seconds + time.perf_counter() - started)
   for i, entry in enumerate(group):
     if entry not in unfinished:
       continue
-    own = state if len(group) == 1 else jax.tree.map(lambda x: x[i], state)
-    shared = commit.commit(run, entry, method, own, shared, members,
-                           {name: value[i] for name, value in curve.items()},
+    shared = commit.commit(run, entry, method, driver.member(state, i), shared,
+                           members, {name: value[i]
+                                     for name, value in curve.items()},
                            trained)
   checkpoint.remove_all(run.workdir.progress, saved(group[0].name))
   return shared
 
 
-def train_group(run: Run, group, recipe, shared):
+def train_group(run: Run, group, recipe, driver, shared):
   """Runs the steps that are left.
 
   Returns:
-    (state on the host's devices, with a leading task axis if the group has
-    several tasks; {'loss', 'accuracy'} float32 [tasks, steps]; seconds spent
-    before this start).
+    (state as `driver.member` takes it; {'loss', 'accuracy'} float32 [entries,
+    steps]; seconds spent before this start).
   """
-  functions = program(group[0].phase, recipe, run.backbone.network)
-  states = [functions.init(
-      entry.key(run.config.seed), run.system.backbone.params,
-      parallel.local(shared), run.system.backbone.stats, entry.route)
-            for entry in group]
-  many = len(group) > 1
-  state = parallel.stack(states) if many else states[0]
-  curve = {name: np.zeros((len(group), 0), np.float32)
-           for name in ('loss', 'accuracy')}
-  state, curve, start, seconds = restore(run, group[0].name, state, curve)
-  run.advance(start * len(group), group[0].name)
-  arrays = [run.data.entry_arrays(entry) for entry in group]
-  source = run.data.split(group[0].task, 'train')
-  if many:
-    task = parallel.split_tasks(parallel.stack(arrays))
-    state = parallel.split_tasks(state)
-  else:
-    task, state = arrays[0], parallel.put(state)
+  name = group[0].name
+  curve = {key: np.zeros((len(group), 0), np.float32)
+           for key in ('loss', 'accuracy')}
+  state, curve, start, seconds = restore(run, name, driver.start(shared),
+                                         curve)
+  run.advance(start * len(group), name)
+  state = driver.place(state)
   clock = Clock(run.config.progress_seconds)
   while start < recipe.steps:
     count = min(run.config.chunk_steps, recipe.steps - start)
-    index = np.stack([steps.epoch_indices(
-        run.data.rows(entry), count, recipe.batch_size,
-        entry.seed(run.config.seed), start) for entry in group])
-    if many:
-      state, measured = functions.chunk_many(
-          group[0].route, run.backbone.params, shared, source, task, state,
-          parallel.split_tasks(index))
-      measured = parallel.to_host(parallel.join_tasks(measured))
-    else:
-      state, measured = functions.chunk(
-          group[0].route, run.backbone.params, shared, source, task, state,
-          parallel.split_batch(index[0]))
-      measured = jax.tree.map(lambda x: x[None], parallel.to_host(measured))
+    state, measured = driver.advance(shared, state, start, count)
     check_finite(group, measured.loss, start)
-    curve = {name: np.concatenate([curve[name], getattr(measured, name)], 1)
-             for name in curve}
+    curve = {key: np.concatenate([curve[key], getattr(measured, key)], 1)
+             for key in curve}
     start += count
-    run.advance(count * len(group), group[0].name)
+    run.advance(count * len(group), name)
     if start < recipe.steps and clock.due():
-      save(run, group[0].name, parallel.join_tasks(state) if many else state,
-           curve, start, seconds + clock.total())
-  return (parallel.join_tasks(state) if many else state,
-          curve, seconds)
+      save(run, name, driver.whole(state), curve, start,
+           seconds + clock.total())
+  return driver.whole(state), curve, seconds
 
 
 class Clock:

@@ -45,6 +45,7 @@ CASES = {
                                       'density': .5},
                      {'basis': BASIS}, KERNELS),
     'dedicated': ('dedicated', {}, {}, KERNELS | {'body/bias'}),
+    'joint': ('joint', {'own': 'head/.*'}, {}, KERNELS | {'body/bias'}),
     'probe': ('dedicated', {'trained': ['head/.*']}, {}, {'head/kernel'}),
 }
 
@@ -142,7 +143,8 @@ class TestContract:
     make = lambda seed: trees.fingerprint(method.init(
         jax.random.key(seed), backbone, shared, ROUTE))
     assert make(3) == make(3)
-    constant = case in ('impresslearn', 'dedicated', 'probe', 'vector')
+    constant = case in ('impresslearn', 'dedicated', 'joint', 'probe',
+                         'vector')
     assert (make(3) == make(4)) == constant
 
 
@@ -235,7 +237,7 @@ def test_patterns_that_cover_nothing_are_refused(masked, message):
 def test_unknown_methods_are_refused():
   with pytest.raises(ValueError, match=(
       r"unknown method 'supsub' \(did you mean: supsup\?\); known: dedicated, "
-      'impresslearn, supsup')):
+      'impresslearn, .*supsup')):
     methods.make('supsub')
 
 

@@ -55,7 +55,9 @@ class Task:
     labels: the source's classes that are kept, which become 0, 1, ... in
       this order; None keeps all as they are. -1 stands in the place of an
       output that only other tasks' classes have.
-    classes: among how many outputs its answer is chosen.
+    classes: among how many outputs its answer is chosen; of a regression,
+      the number of its targets.
+    regression: whether the answer is a number (or several) and not a class.
   """
 
   name: str
@@ -64,6 +66,7 @@ class Task:
   transforms: tuple[transforms_lib.Transform, ...]
   labels: tuple[int, ...] | None
   classes: int
+  regression: bool = False
 
   def __post_init__(self):
     if not re.fullmatch(r'\w[\w.-]*', self.name):

@@ -4,6 +4,7 @@ from mtl_jax import trees
 from mtl_jax.methods import base
 from mtl_jax.methods import dedicated
 from mtl_jax.methods import impresslearn
+from mtl_jax.methods import joint
 from mtl_jax.methods import supsup
 
 Method = base.Method
@@ -13,7 +14,7 @@ Route = base.Route
 def _supsup(sampler='threshold', density=None, eps=None, absolute=True,
             masked=('.*kernel',), transfer=False):
   return supsup.supsup(supsup.sampler(sampler, density, eps, absolute),
-                       tuple(masked), transfer)
+                       base.as_patterns(masked), transfer)
 
 
 def _impresslearn(penalty=0., head=None, sampler='threshold', density=None,
@@ -23,12 +24,17 @@ def _impresslearn(penalty=0., head=None, sampler='threshold', density=None,
 
 
 def _dedicated(trained=('.*',)):
-  return dedicated.dedicated(tuple(trained))
+  return dedicated.dedicated(base.as_patterns(trained))
+
+
+def _joint(own=()):
+  return joint.joint(base.as_patterns(own))
 
 
 METHODS = {
     'dedicated': _dedicated,
     'impresslearn': _impresslearn,
+    'joint': _joint,
     'supsup': _supsup,
 }
 

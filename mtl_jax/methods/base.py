@@ -5,6 +5,10 @@
     commit(backbone, trainable, shared, route)  -> (impression, shared)
     materialise(backbone, impression, shared)   -> params
 
+A group of tasks that are trained together has one `trainable`: `init` then gets
+the tuple of its members' routes, and `route.member` tells the other functions
+whose parameters are meant. `commit` is called for each member in order.
+
 `trainable` alone receives gradients. `shared` is the bookkeeping between
 tasks (a basis, an owner map); it can be rebuilt from stored impressions.
 `materialise` of what `commit` returns equals `bind` at that point.
@@ -36,11 +40,16 @@ class Route:
     classes: how many of the network's outputs are the task's classes.
     transforms: static part of the task's transforms.
     pooled: one impression for several tasks, whose images come mixed.
+    loss: 'softmax' over all outputs of the network, 'classes' over the
+      task's own outputs alone, or 'mse' (regression).
+    member: its place in a group of tasks that are trained together.
   """
   phase: str
   classes: int
   transforms: tuple = ()
   pooled: bool = False
+  loss: str = 'softmax'
+  member: int = 0
 
 
 def no_penalty(trainable: Tree) -> Any:
@@ -65,6 +74,16 @@ class Method(NamedTuple):
   penalty: Callable[[Tree], Any] = no_penalty
 
 
+def members(route) -> tuple[Route, ...]:
+  """The routes that `init` was given: a group's, or the only one."""
+  return route if isinstance(route, tuple) else (route,)
+
+
+def as_patterns(given) -> tuple[str, ...]:
+  """One leaf pattern, or several, as a tuple."""
+  return (given,) if isinstance(given, str) else tuple(given)
+
+
 def masked_part(backbone: Tree, patterns) -> Tree:
   """The backbone's leaves that the patterns name, `None` elsewhere.
 
@@ -75,8 +94,7 @@ def masked_part(backbone: Tree, patterns) -> Tree:
   Raises:
     ValueError: no patterns, or a pattern that matches no leaf.
   """
-  if isinstance(patterns, str):
-    patterns = (patterns,)
+  patterns = as_patterns(patterns)
   if not patterns:
     raise ValueError('the mask covers nothing: no leaf pattern was given; the '
                      f'leaves are: {", ".join(trees.flatten(backbone))}')

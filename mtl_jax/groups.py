@@ -1,0 +1,152 @@
+"""How the entries of a group train: one, many at once, or all together.
+
+A `Driver` makes the three look alike to the loop in `train`: it starts a
+state, runs a chunk of steps, and hands out each entry's own state at the end.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mtl_jax import config as config_lib
+from mtl_jax import models
+from mtl_jax import parallel
+from mtl_jax import plan
+from mtl_jax import steps
+from mtl_jax import together
+
+
+class Driver(NamedTuple):
+  """A group's training as functions of a state.
+
+  Attributes:
+    start: (shared) -> the state before the first step.
+    place: (state) -> the same state on the devices.
+    advance: (shared, state, first step, count) -> (state, Metrics of
+      [entries, count] on the host).
+    whole: (state) -> what is saved; `place` takes it.
+    member: (whole state, i) -> the `steps.State` of entry i.
+  """
+  start: Callable[..., Any]
+  place: Callable[..., Any]
+  advance: Callable[..., Any]
+  whole: Callable[..., Any]
+  member: Callable[..., Any]
+
+
+class Program(NamedTuple):
+  """A phase's compiled functions; tasks of equal recipes share one."""
+  init: Any
+  chunk: Any
+  chunk_many: Any
+  init_together: Any
+  chunk_together: Any
+
+
+@functools.lru_cache(maxsize=None)
+def program(phase: config_lib.Phase, recipe: steps.Recipe,
+            network: models.Network) -> Program:
+  """Builds (and keeps) the functions of one phase and recipe."""
+  method = phase.make_method()
+  optimizer = steps.make_optimizer(recipe)
+  chunk = steps.make_chunk(steps.make_step(method, network, optimizer))
+  joint = together.make_chunk(together.make_step(method, network, optimizer))
+  init = functools.partial(steps.init_state, method, optimizer)
+  init_joint = functools.partial(together.init_state, method, optimizer)
+  return Program(jax.jit(init, static_argnums=4), parallel.over_batches(chunk),
+                 parallel.over_tasks(chunk),
+                 jax.jit(init_joint, static_argnums=4),
+                 parallel.over_batches(joint))
+
+
+def make(run: Any, group: list[plan.Entry], recipe: steps.Recipe) -> Driver:
+  """The driver of a group.
+
+  Args:
+    run: `train.Run`.
+    group: entries of one phase, as `plan.groups` has them.
+    recipe: of its training.
+  """
+  if group[0].phase.together:
+    return _together(run, group, recipe)
+  return _many(run, group, recipe) if len(group) > 1 else _one(
+      run, group, recipe)
+
+
+def _index(run, group, recipe, first, count) -> np.ndarray:
+  """Rows of every entry's batches, int32 [entries, count, batch]."""
+  return np.stack([steps.epoch_indices(
+      run.data.rows(entry), count, recipe.batch_size,
+      entry.seed(run.config.seed), first) for entry in group])
+
+
+def _initial(run, functions, entry, shared) -> steps.State:
+  return functions.init(
+      entry.key(run.config.seed), run.system.backbone.params,
+      parallel.local(shared), run.system.backbone.stats, entry.route)
+
+
+def _one(run, group, recipe) -> Driver:
+  functions = program(group[0].phase, recipe, run.backbone.network)
+  entry, = group
+  task = run.data.entry_arrays(entry)
+  source = run.data.split(entry.task, 'train')
+
+  def advance(shared, state, first, count):
+    index = _index(run, group, recipe, first, count)
+    state, measured = functions.chunk(
+        entry.route, run.backbone.params, shared, source, task, state,
+        parallel.split_batch(index[0]))
+    return state, jax.tree.map(lambda x: x[None], parallel.to_host(measured))
+
+  return Driver(
+      functools.partial(_initial, run, functions, entry), parallel.put,
+      advance, lambda state: state, lambda state, i: state)
+
+
+def _many(run, group, recipe) -> Driver:
+  """Entries of one route under vmap, divided over the devices."""
+  functions = program(group[0].phase, recipe, run.backbone.network)
+  tasks = parallel.split_tasks(parallel.stack(
+      [run.data.entry_arrays(entry) for entry in group]))
+  source = run.data.split(group[0].task, 'train')
+
+  def advance(shared, state, first, count):
+    index = _index(run, group, recipe, first, count)
+    state, measured = functions.chunk_many(
+        group[0].route, run.backbone.params, shared, source, tasks, state,
+        parallel.split_tasks(index))
+    return state, parallel.to_host(parallel.join_tasks(measured))
+
+  return Driver(
+      lambda shared: parallel.stack([_initial(run, functions, entry, shared)
+                                     for entry in group]),
+      parallel.split_tasks, advance, parallel.join_tasks,
+      lambda state, i: jax.tree.map(lambda x: x[i], state))
+
+
+def _together(run, group, recipe) -> Driver:
+  """Entries whose losses are summed; each has a batch in every step."""
+  functions = program(group[0].phase, recipe, run.backbone.network)
+  routes = tuple(entry.route for entry in group)
+  tasks = tuple(run.data.entry_arrays(entry) for entry in group)
+  sources = tuple(run.data.split(entry.task, 'train') for entry in group)
+  keys = tuple(entry.key(run.config.seed) for entry in group)
+
+  def start(shared):
+    return functions.init_together(
+        keys, run.system.backbone.params, parallel.local(shared),
+        run.system.backbone.stats, routes)
+
+  def advance(shared, state, first, count):
+    index = _index(run, group, recipe, first, count).swapaxes(0, 1)
+    state, measured = functions.chunk_together(
+        routes, run.backbone.params, shared, sources, tasks, state,
+        parallel.split_batch(index))
+    return state, jax.tree.map(np.transpose, parallel.to_host(measured))
+
+  return Driver(start, parallel.put, advance, lambda state: state,
+                together.of_member)
