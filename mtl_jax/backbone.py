@@ -66,10 +66,11 @@ def _without_kernels(params, stats):
   return trees.map_leaves(lambda x: None if x.ndim > 1 else x, params), stats
 
 
-def recipe_of(config: config_lib.Config, image_shape) -> dict:
-  """The recipe that a config asks for on images of one shape."""
+def recipe_of(config: config_lib.Config, shapes: list) -> dict:
+  """The recipe that a config asks for on inputs of one shape, or several."""
   part = config.backbone
   return {'model': part.model, 'outputs': part.outputs,
           'options': dict(part.options), 'init': part.init,
           'seed': config.seed if part.seed is None else part.seed,
-          'image_shape': list(image_shape)}
+          'image_shape': [list(s) for s in shapes] if len(shapes) > 1
+                         else list(shapes[0])}

@@ -10,9 +10,11 @@ import numpy as np
 from mtl_jax import checkpoint
 from mtl_jax import evaluate
 from mtl_jax import impressions
+from mtl_jax import ownership
 from mtl_jax import parallel
 from mtl_jax import plan
 from mtl_jax import provenance
+from mtl_jax import references
 from mtl_jax import steps
 from mtl_jax import system as system_lib
 from mtl_jax import tensorboard
@@ -51,6 +53,7 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
   if backbone.stats:
     impression = impression._replace(stats=state.stats)
   _require_finite(entry, impression)
+  uses = ownership.uses(run.config, run.suite, entry)
   if shared_after is not shared and not checkpoint.exists(
       run.workdir.shared / entry.name):
     checkpoint.save(run.workdir.shared / entry.name,
@@ -59,14 +62,15 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
   record = _measure(run, entry, method, impression, shared)
   record |= _facts(run, entry, impression, shared, curve, trained)
   record['seconds']['evaluate'] = round(time.perf_counter() - started, 4)
-  arrays, references = run.system.index.split(
-      checkpoint.impression_to_arrays(impression))
-  record['bytes'] |= _stored_values(record['bytes'], arrays)
+  own = references.without(impression, [run.system.own_part(name)
+                                        for name in uses])
+  arrays, found = run.system.index.split(checkpoint.impression_to_arrays(own))
+  record['bytes'] |= _stored(own, arrays)
   described = entry.phase.basis and system_lib.describe_basis(
       entry.phase.basis, members, run.config.seed)
   metadata = _metadata(run, entry, described, record)
-  if references:
-    metadata['references'] = references
+  metadata |= {'references': found} if found else {}
+  metadata |= {'uses': uses} if uses else {}
   stored = system_lib.StoredTask(
       entry.name, impression, shared.get('basis'), entry.task.transforms,
       transforms.parameters(entry.task.transforms,
@@ -166,12 +170,14 @@ def thin(curve: dict) -> dict:
   return result
 
 
-def _stored_values(sizes: dict, arrays: dict) -> dict:
-  """Bytes of values that the task stores itself, and of those it refers to."""
-  own = sum(np.asarray(a).nbytes for name, a in arrays.items()
-            if name.startswith('values/') and a is not None)
-  return {'values': own, 'referenced': sizes['values'] - own,
-          'total': sizes['total'] - sizes['values'] + own}
+def _stored(own: impressions.Impression, arrays: dict) -> dict:
+  """Bytes of what the task stores itself, and of the values it refers to."""
+  sizes = impressions.bytes_by_part(own)
+  values = sum(np.asarray(a).nbytes for name, a in arrays.items()
+               if name.startswith('values/') and a is not None)
+  referenced = sizes['values'] - values
+  sizes['values'] = values
+  return sizes | {'referenced': referenced, 'total': sum(sizes.values())}
 
 
 def _metadata(run, entry, described, record) -> dict:
@@ -182,6 +188,7 @@ def _metadata(run, entry, described, record) -> dict:
       'source': task.source, 'classes': task.classes,
       'labels': None if task.labels is None else list(task.labels),
       'source_shape': list(run.data.source(task.source).image_shape),
+      'source_dtype': str(run.data.source(task.source).train.images.dtype),
       'basis': described, 'versions': provenance.versions()}
 
 

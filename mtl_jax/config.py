@@ -33,6 +33,9 @@ class Phase:
       a batch of each and sums their losses. `None` trains them apart.
     loss: of classifications: 'softmax' over all outputs of the network, or
       'classes' over the task's own alone.
+    allocation: which weights each task owns; of the method `subnetworks`.
+    early_stop: ends a task's training; `epochs` are then the most it gets.
+    sparsify: prunes a subnetwork during training; needs `early_stop`.
     stream: if given, the tasks' names and borders are kept from the learner.
     options: of the method, as (name, value) pairs.
     Others: as in `steps_lib.Recipe`.
@@ -56,6 +59,9 @@ class Phase:
   pool: bool = False
   together: str | None = None
   loss: str = 'softmax'
+  allocation: config_parts.Allocation | None = None
+  early_stop: config_parts.EarlyStop | None = None
+  sparsify: config_parts.Sparsify | None = None
   options: tuple = ()
 
   def __post_init__(self):
@@ -72,6 +78,24 @@ class Phase:
     if (self.method == 'impresslearn') != (self.basis is not None):
       raise ValueError(f'phase {self.name}: impresslearn, and it alone, needs '
                        'a basis (kind, size, phase)')
+    if (self.method == 'subnetworks') != (self.allocation is not None):
+      raise ValueError(f'phase {self.name}: subnetworks, and they alone, need '
+                       'an allocation (density, ...)')
+    if self.early_stop is not None and (
+        not self.epochs or self.tasks_at_once > 1 or self.stream is not None):
+      raise ValueError(f'phase {self.name}: early_stop counts epochs of one '
+                       'state: give epochs, and no tasks_at_once or stream')
+    if self.sparsify is not None and (
+        self.method != 'subnetworks' or self.early_stop is None
+        or self.together or self.allocation is None
+        or self.sparsify.start != self.allocation.density):
+      raise ValueError(f'phase {self.name}: sparsify prunes one subnetwork at '
+                       'a time, from the density of its allocation; it needs '
+                       'early_stop')
+    if dict(self.options).get('carry') and (
+        self.together or self.tasks_at_once > 1):
+      raise ValueError(f'phase {self.name}: carry goes from task to task; it '
+                       'takes neither together nor tasks_at_once')
     if dict(self.options).get('transfer') and self.tasks_at_once > 1:
       raise ValueError(f'phase {self.name}: transfer starts a task at the mean '
                        'of the earlier ones; it needs tasks_at_once=1')
@@ -180,6 +204,10 @@ class Config:
           f'{phase.basis.size} masks, but phase {made_by.name} trains {found}')
 
 
+PARTS = {'basis': config_parts.Basis, 'stream': config_parts.Stream,
+         'allocation': config_parts.Allocation,
+         'early_stop': config_parts.EarlyStop,
+         'sparsify': config_parts.Sparsify}
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(Phase)}
 
 
@@ -233,12 +261,9 @@ def from_dict(fields: dict) -> Config:
   phases = []
   for name in schedule:
     phase = dict(by_name[name]) | {'name': name}
-    if phase.get('basis') is not None:
-      phase['basis'] = _build(config_parts.Basis, dict(phase['basis']),
-                              f'phases.{name}.basis.')
-    if phase.get('stream') is not None:
-      phase['stream'] = _build(config_parts.Stream, dict(phase['stream']),
-                               f'phases.{name}.stream.')
+    for part, cls in PARTS.items():
+      if phase.get(part) is not None:
+        phase[part] = _build(cls, dict(phase[part]), f'phases.{name}.{part}.')
     phases.append(_build(Phase, phase, f'phases.{name}.'))
   fields['suite'] = _build(config_parts.Suite, dict(fields['suite']), 'suite.',
                            True)
@@ -271,11 +296,12 @@ def to_dict(config: Config) -> dict:
   result['schedule'] = [phase.name for phase in config.phases]
   result['phases'] = {}
   for phase in config.phases:
-    entry = fields(phase, skip=('options', 'name', 'basis', 'stream'))
+    entry = fields(phase, skip=('options', 'name', *PARTS))
     entry['options'] = {k: plain(v) for k, v in phase.options}
     entry['basis'] = fields(phase.basis) if phase.basis else None
-    if phase.stream:
-      entry['stream'] = fields(phase.stream)
+    for part in PARTS:
+      if getattr(phase, part) is not None:
+        entry[part] = fields(getattr(phase, part))
     for name in ('pool', 'together', 'loss'):
       if entry[name] == _DEFAULTS[name]:
         del entry[name]  # as in the workdirs of earlier versions

@@ -110,6 +110,85 @@ class Stream:
 
 
 @dataclasses.dataclass(frozen=True)
+class Allocation:
+  """How a task's subnetwork is chosen; see `mtl_jax.allocation`.
+
+  Scores are taken at the backbone's weights, before any training: masks made
+  for all tasks up front and masks made task by task are then the same.
+
+  Attributes:
+    density: fraction of the weights that each task owns.
+    score: 'gradient' (|d loss / d weight| on training images of the task) or
+      'magnitude' (|weight|).
+    sample: of how many training images; 0 takes all.
+    scope: 'leaf' (the fraction of every leaf) or 'global'.
+    tree: phases of the same name fold into one tree, in the order of the
+      schedule. `None`: every task has a tree to itself (pruned alone).
+  """
+  density: float
+  score: str = 'gradient'
+  sample: int = 10000
+  scope: str = 'leaf'
+  tree: str | None = 'main'
+
+  def __post_init__(self):
+    for name, known in (('score', ('gradient', 'magnitude')),
+                        ('scope', ('leaf', 'global'))):
+      if getattr(self, name) not in known:
+        raise ValueError(f'allocation.{name} is {getattr(self, name)!r}; '
+                         f'known: {known}')
+    if not 0 < self.density <= 1 or self.sample < 0:
+      raise ValueError(f'allocation: density must lie in (0, 1] and sample '
+                       f'not be negative; got {self}')
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStop:
+  """Ends training when the validation loss no longer falls.
+
+  Attributes:
+    min_delta: a loss is better if it is lower by more than this.
+    patience: epochs in a row that aren't better before it ends.
+  """
+  min_delta: float = 0.01
+  patience: int = 3
+
+  def __post_init__(self):
+    if self.min_delta < 0 or self.patience < 1:
+      raise ValueError('early_stop: min_delta must not be negative and '
+                       f'patience at least 1; got {self}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Sparsify:
+  """Prunes a subnetwork further while validation holds.
+
+  Attributes:
+    start: density at the start; the allocation's.
+    rate: of all weights, the fraction that one step of pruning frees.
+    least: density at which pruning ends.
+    cutoff: validation accuracy that must be reached; `None` takes the loss of
+      the task's own first training + `tolerance` instead.
+    tolerance: see `cutoff`.
+    patience: epochs below the cutoff before the last good one comes back.
+  """
+  start: float
+  rate: float = 0.05
+  least: float = 0.01
+  cutoff: float | None = None
+  tolerance: float = 0.01
+  patience: int = 10
+
+  def __post_init__(self):
+    if not 0 < self.least <= self.start <= 1 or not 0 < self.rate < 1:
+      raise ValueError('sparsify: 0 < least <= start <= 1 and 0 < rate < 1; '
+                       f'got {self}')
+    if self.patience < 1 or self.tolerance < 0:
+      raise ValueError('sparsify: patience must be at least 1 and tolerance '
+                       f'not negative; got {self}')
+
+
+@dataclasses.dataclass(frozen=True)
 class Scenario:
   """One evaluation without task names.
 

@@ -114,8 +114,8 @@ def score_entry(network: models.Network, params: Any, stats: Any, data: Data,
 
 
 def stored_accuracy(system: system_lib.System, entry: plan.Entry, data: Data,
-                    batch_size: int) -> float:
-  """Test accuracy of a task as it lies on the disk."""
+                    batch_size: int) -> float | None:
+  """Test accuracy of a task as it lies on the disk; none of a regression."""
   stored = system.task(entry.name)
   params = impressions.materialise(system.backbone.params, stored.impression,
                                    stored.basis)

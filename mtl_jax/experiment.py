@@ -13,11 +13,15 @@ from rich import console as console_lib
 from rich import progress as progress_lib
 
 from mtl_jax import backbone as backbone_lib
+from mtl_jax import capacity
 from mtl_jax import checkpoint
+from mtl_jax import combined
 from mtl_jax import commit
 from mtl_jax import config as config_lib
 from mtl_jax import evaluate
 from mtl_jax import methods
+from mtl_jax import models
+from mtl_jax import ownership
 from mtl_jax import parallel
 from mtl_jax import final
 from mtl_jax import plan
@@ -62,6 +66,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
   check_config(work, config)
   backbone = make_backbone(config, suite, data, work)
   check_fit(config, suite, data, backbone)
+  ownership.check(config, suite, backbone.params)
   work.prepare()
   claim(work, config, backbone, command)
   system = system_lib.System(work, backbone._replace(
@@ -84,6 +89,9 @@ def run(config: config_lib.Config, workdir, command: str = '',
   summary = final.summarise(running, records, rows)
   summary['identity'] = known
   summary['mixed'] = final.mixed_batch(running)
+  summary['capacity'] = capacity.measure(running)
+  summary['ensembles'] = combined.ensembles(running)
+  summary['carried'] = combined.carried(running)
   summary['streams'] = [line for line in workdir_lib.read_lines(work.metrics)
                         if line['kind'] == 'stream']
   summary['seconds'] = time.perf_counter() - started
@@ -128,11 +136,11 @@ def check_fit(config, suite, data, backbone) -> None:
         parallel.split_batch(np.zeros(phase.batch_size))
       for entry in group:
         steps.check_batch(len(data.rows(entry)), phase.batch_size)
-    if phase.basis is None:
+    if phase.basis is None and phase.allocation is None:
       jax.eval_shape(functools.partial(
           phase.make_method().init, backbone=backbone.params, shared={},
           route=plan.init_route(group)), group[0].key(config.seed))
-    elif phase.basis.kind == 'random':
+    elif phase.basis is not None and phase.basis.kind == 'random':
       methods.base.masked_part(backbone.params, phase.basis.masked)
 
 
@@ -140,14 +148,18 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
   """The backbone on the devices, the same as before if there was one."""
   shapes: dict[tuple, str] = {}
   for task in suite.tasks:
-    shape = data.source(task.source).image_shape
-    shapes.setdefault(transforms.output_shape(
-        transforms.kinds(task.transforms), shape), task.name)
-  if len(shapes) > 1:
+    source = data.source(task.source)
+    shape = transforms.output_shape(transforms.kinds(task.transforms),
+                                    source.image_shape)
+    if source.tokens:
+      shape = ('int32', *shape)
+    shapes.setdefault(shape, task.name)
+  if len(shapes) > 1 and config.backbone.model not in models.STEMS:
     raise ValueError(
-        f'tasks {" and ".join(shapes.values())} have images of different '
-        f'shapes {list(shapes)}; give the suite an image_shape')
-  recipe = backbone_lib.recipe_of(config, next(iter(shapes)))
+        f'tasks {" and ".join(shapes.values())} have inputs of different '
+        f'shapes {list(shapes)}; give the suite an image_shape, or take a '
+        f'model with stems: {", ".join(models.STEMS)}')
+  recipe = backbone_lib.recipe_of(config, list(shapes))
   if work.backbone.exists():
     kept = workdir_lib.read_json(work.backbone)
     recipe['fingerprint'] = dict(kept or {}).get('fingerprint', 'missing')

@@ -87,7 +87,7 @@ def entries(phase: config_lib.Phase, suite: suites.Suite) -> list[Entry]:
   if stop > len(suite.tasks):
     raise ValueError(f'phase {phase.name}: tasks {phase.tasks}, but the suite '
                      f'{suite.name} has {len(suite.tasks)}')
-  result = []
+  result: list[Entry] = []
   for task in suite.tasks[first:stop] if not phase.pool else (
       pool_task(phase, suite.tasks[first:stop]),):
     for repeat in range(phase.repeats):

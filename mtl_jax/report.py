@@ -25,6 +25,7 @@ import os
 import pathlib
 
 from mtl_jax import metrics as metrics_lib
+from mtl_jax import report_capacity
 from mtl_jax import report_drawing
 from mtl_jax import report_figures
 from mtl_jax import report_identity
@@ -51,6 +52,7 @@ def render(run: dict, records: list[dict], summary: dict) -> str:
       cards=_cards(records, summary), verified=summary.get('verified'),
       identity=report_identity.rows(summary),
       sentences=report_identity.sentences(summary),
+      capacity=report_capacity.sentences(summary),
       phases=phases(records), figures=figures, metrics=metrics,
       tasks=_task_rows(records), fold=len(records) > _FOLD)
 
@@ -78,6 +80,7 @@ def table(records: list[dict], summary: dict):
   if summary.get('seconds') is not None:
     lines.append(f'{readable_seconds(summary["seconds"])} in all')
   lines += report_identity.sentences(summary)
+  lines += report_capacity.sentences(summary)
   lines.append('“of own”: compared with a network of its own')
   result = rich.table.Table(box=rich.box.SIMPLE_HEAD,
                             collapse_padding=True, pad_edge=False,
@@ -118,7 +121,9 @@ def phases(records: list[dict]) -> list[dict]:
     own = _mean(_values(members, 'bytes', 'dedicated'))
     rows.append({
         'phase': phase, 'method': method, 'control': control,
-        'tasks': len(members), 'accuracy': _spread(tests),
+        'tasks': len(members),
+        'accuracy': _spread(tests) if tests else answer(members[0], 'test')
+                    if len(members) == 1 else '–',
         'before': percent(_mean(_values(members, 'accuracy', 'before'))),
         'lowest': percent(min(tests, default=None)),
         'memory': _size(size), 'disk': _size(disk), 'own': _size(own),
@@ -136,6 +141,19 @@ def percent(fraction: float | None, digits: int = 1) -> str:
   if fraction is None or fraction != fraction:
     return '–'
   return f'{round(100 * fraction, digits) + 0.:.{digits}f} %'
+
+
+def answer(record: dict, split: str) -> str:
+  """A task's accuracy, or the mean squared error of a regression.
+
+  >>> answer({'accuracy': {'test': None}, 'loss': {'test': .0123}}, 'test')
+  'MSE 0.0123'
+  """
+  accuracy = (record.get('accuracy') or {}).get(split)
+  loss = (record.get('loss') or {}).get(split)
+  if accuracy is None and split in (record.get('accuracy') or {}) and loss:
+    return f'MSE {loss:.4f}'
+  return percent(accuracy, 2)
 
 
 def readable_seconds(seconds: float | None) -> str:
@@ -229,8 +247,7 @@ def _task_rows(records):
         'basis': f'{basis["size"]} {basis["kind"]}' if basis else '–',
         'classes': r.get('classes', '–'), 'steps': r.get('steps', '–'),
         'before': percent(accuracy.get('before')),
-        'valid': percent(accuracy.get('valid'), 2),
-        'test': percent(accuracy.get('test'), 2),
+        'valid': answer(r, 'valid'), 'test': answer(r, 'test'),
         'density': percent(_mean(list((r.get('density') or {}).values()))),
         'memory': _size(size.get('total')), 'disk': _size(size.get('stored')),
         'own': _size(size.get('dedicated')),

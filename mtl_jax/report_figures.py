@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mtl_jax import report_capacity
 from mtl_jax import report_drawing as drawing
 from mtl_jax import report_identity
 
@@ -299,6 +300,9 @@ _FIGURES = {
     'curves': ('Learning curves', True, _curves),
     'basis': ('Accuracy against the size of the basis', True, _basis),
     'density': ('Density of masks', True, _density),
+    'owners': ('Who owns the weights', True, report_capacity.owners),
+    'forgotten': ('What fine-tuning forgets', False,
+                  report_capacity.forgotten),
     'bytes': ('Size of a task', True, _bytes),
     'seconds': ('Time', True, _seconds),
 }

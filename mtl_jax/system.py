@@ -113,7 +113,8 @@ class System:
           stored, x, transforms.common(stored.transforms))
     self._require(task)
     stored = self.task(task)
-    check_images(x, tuple(stored.metadata['source_shape']), task)
+    check_images(x, tuple(stored.metadata['source_shape']), task,
+                 stored.metadata.get('source_dtype', 'uint8'))
     return self.outputs(stored, x)
 
   def observe(self, x, task: str) -> jax.Array:
@@ -297,15 +298,26 @@ class System:
   def _load_task(self, name: str) -> StoredTask:
     arrays, metadata = checkpoint.load(self.workdir.task(name))
     self.require_own(name, metadata)
-    impression = checkpoint.arrays_to_impression(
-        references.resolve(self.workdir, arrays, metadata),
-        self.backbone.params, self.backbone.stats)
+    impression = references.together(
+        self._impression(arrays, metadata),
+        [self.own_part(used) for used in metadata.get('uses') or ()])
     chosen = transforms.from_json(metadata['transforms'])
     basis = metadata['basis']
     return StoredTask(
         name, impression, basis and self.basis(basis), chosen,
         transforms.parameters(chosen, tuple(metadata['source_shape'])),
         metadata['classes'], metadata, arrays['probe'])
+
+  def _impression(self, arrays, metadata) -> impressions.Impression:
+    return checkpoint.arrays_to_impression(
+        references.resolve(self.workdir, arrays, metadata),
+        self.backbone.params, self.backbone.stats)
+
+  def own_part(self, name: str) -> impressions.Impression:
+    """What a task stored, without the weights of others that it uses."""
+    arrays, metadata = checkpoint.load(self.workdir.task(name))
+    self.require_own(name, metadata)
+    return self._impression(arrays, metadata)
 
   def require_own(self, name: str, metadata: dict) -> None:
     """Refuses a task that was made on another backbone."""
@@ -359,12 +371,14 @@ def _forward(network, kinds, params, stats, parameters, images):
   return network.apply(params, stats, x, train=False)[0]
 
 
-def check_images(x, shape: tuple[int, ...], task: str) -> None:
-  """Refuses images that aren't uint8 [n, *shape]."""
-  if (getattr(x, 'dtype', None) != np.uint8 or np.ndim(x) != 4
-      or np.shape(x)[1:] != shape):
+def check_images(x, shape: tuple[int, ...], task: str,
+                 dtype: str = 'uint8') -> None:
+  """Refuses images (or other inputs) that aren't of a dtype, [n, *shape]."""
+  if (getattr(x, 'dtype', None) != np.dtype(dtype)
+      or np.ndim(x) != 1 + len(shape) or np.shape(x)[1:] != shape):
+    what = 'raw images' if dtype == 'uint8' else 'inputs'
     raise ValueError(
-        f'task {task} takes raw images uint8 [n, {", ".join(map(str, shape))}]'
+        f'task {task} takes {what} {dtype} [n, {", ".join(map(str, shape))}]'
         f'; got {getattr(x, "dtype", type(x).__name__)} '
         f'{getattr(x, "shape", "")}')
 

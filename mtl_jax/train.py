@@ -5,6 +5,7 @@ and ends with the same bits. A task exists once its folder has its final name.
 """
 
 import dataclasses
+import functools
 import time
 from typing import Any, NamedTuple
 
@@ -17,10 +18,12 @@ from mtl_jax import commit
 from mtl_jax import config as config_lib
 from mtl_jax import evaluate
 from mtl_jax import groups as groups_lib
+from mtl_jax import ownership
 from mtl_jax import parallel
 from mtl_jax import plan
 from mtl_jax import steps
 from mtl_jax import system as system_lib
+from mtl_jax import watch
 from mtl_jax import workdir as workdir_lib
 from mtl_jax.data import suites
 
@@ -65,7 +68,9 @@ def learn_phase(run: Run, phase: config_lib.Phase) -> None:
     unfinished = [entry for entry in group if not checkpoint.exists(
         run.workdir.task(entry.name))]
     if unfinished:
-      if done_before is not None and phase.basis is None:
+      if phase.allocation is not None:
+        shared = parallel.put(ownership.shared_of(run, group))
+      elif done_before is not None and phase.basis is None:
         shared = restore_shared(run, done_before, method, shared)
       shared = learn_group(run, group, unfinished, method, shared, members)
     else:
@@ -109,7 +114,8 @@ def learn_group(run: Run, group, unfinished, method, shared, members) -> dict:
   started = time.perf_counter()
   recipe = _recipe(run, group)
   driver = groups_lib.make(run, group, recipe)
-  state, curve, seconds = train_group(run, group, recipe, driver, shared)
+  state, shared, curve, seconds = train_group(run, group, recipe, driver,
+                                              shared)
   recipe = dataclasses.replace(recipe, steps=curve['loss'].shape[1])
   trained = commit.Trained(recipe, seconds + time.perf_counter() - started)
   for i, entry in enumerate(group):
@@ -124,32 +130,72 @@ def learn_group(run: Run, group, unfinished, method, shared, members) -> dict:
 
 
 def train_group(run: Run, group, recipe, driver, shared):
-  """Runs the steps that are left.
+  """Runs the steps that are left, or fewer if a watch ends the training.
 
   Returns:
-    (state as `driver.member` takes it; {'loss', 'accuracy'} float32 [entries,
-    steps]; seconds spent before this start).
+    (state as `driver.member` takes it; `shared`, in which a watch may have
+    pruned; {'loss', 'accuracy'} float32 [entries, steps]; seconds spent before
+    this start).
   """
-  name = group[0].name
+  name, phase = group[0].name, group[0].phase
   curve = {key: np.zeros((len(group), 0), np.float32)
            for key in ('loss', 'accuracy')}
-  state, curve, start, seconds = restore(run, name, driver.start(shared),
-                                         curve)
+  state, watched = driver.start(shared), watch.make(phase)
+  noted = watched and {'memory': watched.start(state, shared),
+                       'shared': shared}
+  state, noted, curve, start, seconds = restore(run, name, state, noted, curve)
   run.advance(start * len(group), name)
   state = driver.place(state)
+  shared = parallel.put(noted['shared']) if watched else shared
+  memory = noted['memory'] if watched else {'stop': False}
+  epoch = recipe.steps // phase.epochs if watched else recipe.steps
   clock = Clock(run.config.progress_seconds)
-  while start < recipe.steps:
-    count = min(run.config.chunk_steps, recipe.steps - start)
+  while start < recipe.steps and not memory['stop']:
+    count = min(run.config.chunk_steps, epoch - start % epoch)
     state, measured = driver.advance(shared, state, start, count)
     check_finite(group, measured.loss, start)
     curve = {key: np.concatenate([curve[key], getattr(measured, key)], 1)
              for key in curve}
     start += count
     run.advance(count * len(group), name)
-    if start < recipe.steps and clock.due():
-      save(run, name, driver.whole(state), curve, start,
+    if watched and start % epoch == 0:
+      memory, state, shared = look(run, group, driver, watched, memory, state,
+                                   shared)
+    if start < recipe.steps and not memory['stop'] and clock.due():
+      save(run, name, driver.whole(state), watched and {
+          'memory': memory, 'shared': shared}, curve, start,
            seconds + clock.total())
-  return driver.whole(state), curve, seconds
+  run.advance((recipe.steps - start) * len(group), name)
+  state = driver.whole(state)
+  if watched:
+    state, shared = watched.finish(memory, state, shared)
+  return state, parallel.put(shared) if watched else shared, curve, seconds
+
+
+def look(run: Run, group, driver, watched: watch.Watch, memory, state,
+         shared) -> tuple:
+  """Measures the validation splits after an epoch and asks the watch."""
+  whole, method = driver.whole(state), group[0].phase.make_method()
+  backbone, given = run.system.backbone, parallel.local(shared)
+  scores = []
+  for i, entry in enumerate(group):
+    own = parallel.local(driver.member(whole, i))
+    params = _bound(method, backbone.params, own.trainable, given, entry.route)
+    scores.append(evaluate.score_entry(
+        backbone.network, params, own.stats, run.data, entry, 'valid',
+        run.config.eval_batch_size))
+  rated = [s.accuracy for s in scores if s.accuracy is not None]
+  memory, after, pruned = watched.after_epoch(
+      memory, whole, shared, sum(s.loss for s in scores),
+      float(np.mean(rated)) if rated else None)
+  if after is not whole:
+    state = driver.place(after)
+  return memory, state, shared if pruned is shared else parallel.put(pruned)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _bound(method, backbone, trainable, shared, route):
+  return method.bind(backbone, trainable, shared, route)
 
 
 class Clock:
@@ -185,25 +231,29 @@ def saved(name: str) -> str:
   return f'{name}.{"[0-9]" * 9}'
 
 
-def save(run: Run, name: str, state, curve, start: int, seconds: float):
+def save(run: Run, name: str, state, noted, curve, start: int,
+         seconds: float):
   """Saves mid-task progress under its step, then drops the older one."""
   new = f'{name}.{start:09d}'
-  arrays = checkpoint.tree_to_arrays({'state': state, 'curve': curve})
+  arrays = checkpoint.tree_to_arrays({'state': state, 'curve': curve}
+                                     | ({'noted': noted} if noted else {}))
   checkpoint.save(run.workdir.progress / new, arrays,
                   {'step': start, 'seconds': seconds,
                    'backbone': run.backbone.recipe['fingerprint']})
   checkpoint.remove_all(run.workdir.progress, saved(name), keep=[new])
 
 
-def restore(run: Run, name: str, state, curve):
+def restore(run: Run, name: str, state, noted, curve):
   """The newest saved progress of a group, or what was given."""
   found = sorted(run.workdir.progress.glob(saved(name)))
   if not found:
-    return state, curve, 0, 0.
+    return state, noted, curve, 0, 0.
   arrays, metadata = checkpoint.load(found[-1])
   start = metadata['step']
   curve = {key: np.zeros((value.shape[0], start), np.float32)
            for key, value in curve.items()}
-  restored = checkpoint.arrays_to_tree(arrays, {'state': state,
-                                                'curve': curve})
-  return (restored['state'], restored['curve'], start, metadata['seconds'])
+  restored = checkpoint.arrays_to_tree(
+      arrays, {'state': state, 'curve': curve}
+      | ({'noted': noted} if noted else {}))
+  return (restored['state'], restored.get('noted'), restored['curve'], start,
+          metadata['seconds'])

@@ -117,6 +117,17 @@ def nearest(name: str, known) -> str:
   return f' (did you mean: {", ".join(matches)}?)' if matches else ''
 
 
+def hashable(value: Any) -> Any:
+  """Lists as tuples, to any depth: JSON has no tuples.
+
+  >>> hashable([1, [2, 3]])
+  (1, (2, 3))
+  """
+  if isinstance(value, (list, tuple)):
+    return tuple(map(hashable, value))
+  return value
+
+
 def call(what: str, f: Callable, options: dict) -> Any:
   """`f(**options)`, or an error that names an unknown option.
 

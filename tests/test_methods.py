@@ -144,7 +144,7 @@ class TestContract:
         jax.random.key(seed), backbone, shared, ROUTE))
     assert make(3) == make(3)
     constant = case in ('impresslearn', 'dedicated', 'joint', 'probe',
-                         'vector')
+                        'vector')
     assert (make(3) == make(4)) == constant
 
 

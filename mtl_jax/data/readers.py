@@ -141,6 +141,24 @@ def tfds(name, base, size, cache_dir, tfds_dir, known):
   return version.name, classes, splits
 
 
+def texts(name, base, tfds_dir, known):
+  """A prepared TFDS set of texts: (version, {split: (texts, labels)})."""
+  version = _prepared(name, base, tfds_dir, known)
+  import tensorflow_datasets
+  builder = tensorflow_datasets.builder_from_directory(version)
+  for feature in ('text', 'label'):
+    if feature not in builder.info.features:
+      raise ValueError(f'source {name!r}: no {feature!r} among its features '
+                       f'{sorted(builder.info.features)}')
+  found = {}
+  for split in ('train', 'test'):
+    if split in builder.info.splits:
+      rows = list(builder.as_data_source(split=split))
+      found[split] = ([row['text'].decode() for row in rows],
+                      [int(row['label']) for row in rows])
+  return version.name, found
+
+
 def _decode(where, version, split, label, size):
   """Reads a split through `as_data_source`, without TensorFlow."""
   try:

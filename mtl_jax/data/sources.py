@@ -6,6 +6,11 @@
     load('omniglot:alphabet@28x28x1') ... resized while it is decoded
     load('digits')                    scikit-learn's UCI digits, 8 x 8
     load('folder:/path')              a folder of images, one folder a class
+    load('table:/path')               numbers; the last column is the target of
+                                      a regression
+    load('text:imdb_reviews')         a TFDS set of texts, as tokens: the 10,000
+                                      most frequent words, 128 of a text
+    load('text:imdb_reviews@5000x64') ... other numbers of words
     from_arrays('mine', images, labels)
 
 Splits, the same on every machine for ever:
@@ -38,13 +43,20 @@ import numpy as np
 
 from mtl_jax.data import cache
 from mtl_jax.data import readers
+from mtl_jax.data import tables
 
 
 class Arrays(NamedTuple):
-  """One split."""
+  """One split.
 
-  images: np.ndarray  # uint8 [n, H, W, C]
-  labels: np.ndarray  # int32 [n]
+  Attributes:
+    images: uint8 [n, H, W, C]; or float32 [n, features] of a table; or int32
+      [n, length], tokens of texts.
+    labels: int32 [n]; or float32 [n, targets] of a regression.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,7 +66,7 @@ class Source:
   Attributes:
     name: what `load` was given.
     version: of the original data.
-    classes: int; labels lie in [0, classes).
+    classes: int; labels lie in [0, classes). Of a regression, its targets.
     train, valid, test: `Arrays` of one image shape.
 
   Raises:
@@ -83,15 +95,32 @@ class Source:
 
   @property
   def image_shape(self):
-    """(H, W, C) of every image."""
+    """(H, W, C) of every image; (features,) or (length,) of others."""
     return tuple(self.train.images.shape[1:])
+
+  @property
+  def regression(self):
+    """Whether labels are numbers and not classes."""
+    return self.train.labels.dtype == np.float32
+
+  @property
+  def tokens(self):
+    """Whether inputs are tokens of texts."""
+    return self.train.images.dtype == np.int32
 
 
 def _check(where, images, labels, classes):
-  if images.dtype != np.uint8 or images.ndim != 4:
+  if images.dtype in (np.float32, np.int32) and images.ndim == 2:
+    if images.dtype == np.float32 and not np.isfinite(images).all():
+      raise ValueError(f'{where}: features are not finite')
+  elif images.dtype != np.uint8 or images.ndim != 4:
     raise ValueError(
         f'{where}: images must be uint8 [n, H, W, C], not {images.dtype} '
         f'{list(images.shape)}; scale to 0..255, then .astype(np.uint8)')
+  if labels.dtype == np.float32 and labels.shape == (len(images), classes):
+    if not len(labels) or not np.isfinite(labels).all():
+      raise ValueError(f'{where}: there are no targets, or not finite ones')
+    return
   if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
     raise ValueError(f'{where}: labels must be int32 [{len(images)}], one per '
                      f'image, not {labels.dtype} {list(labels.shape)}')
@@ -137,6 +166,13 @@ def _load(name, cache_dir, tfds_dir):
                       f'{type(source).__name__}, not a Source')
     return source
   base, size = readers.split_size(name)
+  if base.startswith('table:'):
+    return from_table(name, *tables.read(name, base[len('table:'):]))
+  if base.startswith('text:'):
+    version, found = readers.texts(name, base[len('text:'):], tfds_dir,
+                                   sorted(REGISTRY))
+    return from_texts(name, version=version, **found,
+                      **dict(zip(('words', 'length'), size or ())))
   if base.startswith('folder:'):
     return _folder(name, base[len('folder:'):], size, cache_dir)
   return _tfds(name, base, size, cache_dir, tfds_dir)
@@ -185,6 +221,49 @@ def from_arrays(name, images, labels, classes=None, test=None, valid=None,
     classes = 1 + max(int(np.max(pair.labels, initial=0))
                       for pair in splits.values())
   return _divide(name, version, classes, **splits)
+
+
+def from_table(name, features, targets, version='1'):
+  """A regression from your own numbers, columns scaled to [0, 1].
+
+  Args:
+    name: str.
+    features: float [n, f].
+    targets: float [n, t].
+    version: str.
+
+  Returns:
+    A `Source` whose splits are made as the module says; the training part's
+    smallest and largest values become 0 and 1 of every column, of the targets
+    too.
+  """
+  features, targets = (np.asarray(a, np.float32) for a in (features, targets))
+  raw = _divide(name, version, targets.shape[1], Arrays(features, targets))
+  parts = (raw.train, raw.valid, raw.test)
+  inputs = tables.scaled(*(part.images for part in parts))
+  answers = tables.scaled(*(part.labels for part in parts))
+  return Source(name, version, targets.shape[1],
+                *(Arrays(*pair) for pair in zip(inputs, answers)))
+
+
+def from_texts(name, train, test=None, words=tables.WORDS,
+               length=tables.LENGTH, version='1'):
+  """A classification of texts, as tokens.
+
+  Args:
+    name: str.
+    train: (texts, labels), of str and integers.
+    test: likewise, or `None` to split some off (see the module).
+    words: size of the vocabulary, made of `train` alone; 0 pads.
+    length: words of a text that are kept, the first.
+    version: str.
+  """
+  known = tables.vocabulary(train[0], words)
+  pairs = [pair and Arrays(tables.tokens(pair[0], known, length),
+                           np.asarray(pair[1], np.int32))
+           for pair in (train, test)]
+  classes = 1 + max(int(pair.labels.max()) for pair in pairs if pair)
+  return _divide(name, version, classes, pairs[0], test=pairs[1])
 
 
 def leaks(source):

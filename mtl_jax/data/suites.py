@@ -3,6 +3,7 @@
     make('permuted', source='mnist', num_tasks=10)
     make('rotated', source='mnist', num_tasks=36)
     make('split', source='cifar100', classes_per_task=5, seed=0)
+    make('split', source='mnist', groups=((0, 2, 4), (1, 3, 5)))
     make('split', source='mnist', classes_per_task=2, shared_outputs=False)
     make('datasets', sources=('mnist', 'kmnist'), image_shape=(28, 28, 1))
 
@@ -137,6 +138,13 @@ def view(task, source):
   for output, label in enumerate(kept):
     if label != -1:
       label_map[label] = output
+  if task.regression != source.regression:
+    raise ValueError(f'task {task.name!r} and source {source.name!r} disagree '
+                     'on whether this is a regression')
+  if source.regression:
+    return View(*(np.arange(len(getattr(source, split).labels), dtype=np.int32)
+                  for split in ('train', 'valid', 'test')),
+                label_map=np.zeros(0, np.int32))
   rows = {}
   for split in ('train', 'valid', 'test'):
     found = np.flatnonzero(label_map[getattr(source, split).labels] >= 0)
@@ -217,45 +225,70 @@ def _rotated(source, num_tasks, order_seed=None, image_shape=None,
       for i, angle in enumerate(degrees)))
 
 
-def _split(source, classes_per_task, num_tasks=None, seed=None,
-           shared_outputs=True, image_shape=None, normalise=None, augment=0,
-           load=sources_lib.load):
-  """Disjoint groups of classes: consecutive, or drawn by NumPy's seed.
+def _split(source, classes_per_task=None, num_tasks=None, seed=None,
+           groups=None, shared_outputs=True, image_shape=None,
+           normalise=None, augment=0, load=sources_lib.load):
+  """Disjoint groups of classes: consecutive, drawn by NumPy's seed, or given.
 
   Every task's classes are 0, 1, ...: they share the first outputs. Without
   `shared_outputs` each class of the suite has an output of its own, and every
   task's answer is chosen among all of them (SupSup's scenario GNu).
   """
-  _positive('classes_per_task', classes_per_task)
   found = load(source)
-  if num_tasks is None:
-    num_tasks, left = divmod(found.classes, classes_per_task)
-    if left:
-      raise ValueError(
-          f'split: {found.classes} classes of {source!r} do not divide into '
-          f'groups of {classes_per_task}; give num_tasks={num_tasks} to leave '
-          f'{left} out')
-  _positive('num_tasks', num_tasks)
-  if num_tasks * classes_per_task > found.classes:
-    raise ValueError(f'split: {num_tasks} tasks of {classes_per_task} classes '
-                     f'need more than the {found.classes} of {source!r}')
-  order = (np.arange(found.classes) if seed is None
-           else np.random.RandomState(seed).permutation(found.classes))
-  groups = order[:num_tasks * classes_per_task].reshape(num_tasks, -1)
+  chosen = (_drawn_groups(found, classes_per_task, num_tasks, seed)
+            if groups is None else _given_groups(
+                groups, classes_per_task, num_tasks, seed))
+  num_tasks, classes_per_task = chosen.shape
   width = _width(num_tasks)
   pipeline = _pipeline(found, image_shape, augment, normalise)
-  labels = groups if shared_outputs else np.where(
+  labels = chosen if shared_outputs else np.where(
       np.repeat(np.eye(num_tasks, dtype=bool), classes_per_task, axis=1),
-      groups.ravel()[None], -1)
+      chosen.ravel()[None], -1)
   return Suite(f'split-{_slug(source)}', tuple(
       Task(f'split-{i:0{width}d}', i, source, pipeline,
            tuple(own.tolist()), len(own))
       for i, own in enumerate(labels)))
 
 
+def _given_groups(groups, *others):
+  if any(other is not None for other in others):
+    raise ValueError('split: groups are the tasks; give no other way to make '
+                     'them')
+  flat = [label for group in groups for label in group]
+  if len(set(flat)) != len(flat) or len({len(g) for g in groups}) != 1:
+    raise ValueError(f'split: groups {groups} must be disjoint and of equal '
+                     'size')
+  return np.array(groups)
+
+
+def _drawn_groups(found, classes_per_task, num_tasks, seed):
+  """Classes of every task, int [num_tasks, classes_per_task]."""
+  if classes_per_task is None:
+    raise ValueError("suite 'split' needs classes_per_task, or groups")
+  _positive('classes_per_task', classes_per_task)
+  if num_tasks is None:
+    num_tasks, left = divmod(found.classes, classes_per_task)
+    if left:
+      raise ValueError(
+          f'split: {found.classes} classes of {found.name!r} do not divide '
+          f'into groups of {classes_per_task}; give num_tasks={num_tasks} to '
+          f'leave {left} out')
+  _positive('num_tasks', num_tasks)
+  if num_tasks * classes_per_task > found.classes:
+    raise ValueError(
+        f'split: {num_tasks} tasks of {classes_per_task} classes need more '
+        f'than the {found.classes} of {found.name!r}')
+  order = (np.arange(found.classes) if seed is None
+           else np.random.RandomState(seed).permutation(found.classes))
+  return order[:num_tasks * classes_per_task].reshape(num_tasks, -1)
+
+
 def _datasets(sources, image_shape=(28, 28, 1), normalise=None, augment=0,
               load=sources_lib.load):
-  """One task per data set, all fitted to one shape."""
+  """One task per data set, all images fitted to one shape.
+
+  Tables and texts stay as they are.
+  """
   if isinstance(sources, str) or not sources:
     raise ValueError('datasets: sources must be a sequence of names, not '
                      f'{sources!r}')
@@ -267,11 +300,15 @@ def _datasets(sources, image_shape=(28, 28, 1), normalise=None, augment=0,
   return Suite('datasets', tuple(
       Task(_slug(name), i, name,
            _pipeline(source, image_shape, augment, normalise), None,
-           source.classes)
+           source.classes, source.regression)
       for i, (name, source) in enumerate(zip(sources, found))))
 
 
 def _pipeline(source, image_shape, augment, normalise, *middle):
+  if len(source.image_shape) == 1:  # a table, or texts
+    if middle:
+      raise ValueError(f'source {source.name!r} has no pixels to move')
+    return ()
   shape = tuple(image_shape or source.image_shape)
   first = (transforms_lib.fit(*shape),) if image_shape else ()
   if augment:

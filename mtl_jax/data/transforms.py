@@ -255,7 +255,8 @@ def apply(kinds, parameters, images, key=None, train=False):
   Args:
     kinds: from `kinds(transforms)`; static.
     parameters: from `parameters(transforms, image_shape)`; traced.
-    images: uint8 [n, H, W, C].
+    images: uint8 [n, H, W, C]; without transforms also a table's float32
+      [n, f] or tokens int32 [n, length], which stay as they are.
     key: typed key; needed by crop_flip when training.
     train: static; whether random augmentation acts.
 
@@ -271,6 +272,8 @@ def apply(kinds, parameters, images, key=None, train=False):
   >>> apply(kinds(spec), parameters(spec, (1, 2, 1)), images).ravel().tolist()
   [-1.0, 1.0]
   """
+  if not kinds and images.dtype != jnp.uint8:
+    return images  # a table's features, or tokens
   images, normalisation = _pixels(kinds, parameters, images, key, train)
   result = images.astype(jnp.float32)
   if normalisation is None:

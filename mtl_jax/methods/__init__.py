@@ -5,6 +5,7 @@ from mtl_jax.methods import base
 from mtl_jax.methods import dedicated
 from mtl_jax.methods import impresslearn
 from mtl_jax.methods import joint
+from mtl_jax.methods import subnetworks
 from mtl_jax.methods import supsup
 
 Method = base.Method
@@ -27,14 +28,19 @@ def _dedicated(trained=('.*',)):
   return dedicated.dedicated(base.as_patterns(trained))
 
 
-def _joint(own=()):
-  return joint.joint(base.as_patterns(own))
+def _joint(own=(), carry=False):
+  return joint.joint(base.as_patterns(own), carry)
+
+
+def _subnetworks(own=subnetworks.OWN, sharing=False):
+  return subnetworks.subnetworks(base.as_patterns(own), sharing)
 
 
 METHODS = {
     'dedicated': _dedicated,
     'impresslearn': _impresslearn,
     'joint': _joint,
+    'subnetworks': _subnetworks,
     'supsup': _supsup,
 }
 

@@ -15,6 +15,7 @@ tasks (a basis, an owner map); it can be rebuilt from stored impressions.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -82,6 +83,11 @@ def members(route) -> tuple[Route, ...]:
 def as_patterns(given) -> tuple[str, ...]:
   """One leaf pattern, or several, as a tuple."""
   return (given,) if isinstance(given, str) else tuple(given)
+
+
+def matches(tree: Tree, pattern: str) -> bool:
+  """Whether a pattern matches any leaf."""
+  return any(re.fullmatch(pattern, name) for name in trees.flatten(tree))
 
 
 def masked_part(backbone: Tree, patterns) -> Tree:

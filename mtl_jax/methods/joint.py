@@ -1,7 +1,10 @@
-"""Hard sharing: tasks trained together in one dense network (Caruana 1997).
+"""Dense networks that tasks share: the controls of what keeps tasks apart.
 
-The controls of systems that keep tasks apart: all members of a group share
-every weight but their own leaves (heads, stems, biases if so chosen).
+Trained together, the members of a group share every weight but their own
+leaves (heads, stems): hard sharing (Caruana 1997). One after another with
+`carry`, each starts where the last one stopped: plain fine-tuning, which
+forgets. A stored impression never changes, so what is forgotten shows when a
+task's own leaves are put on a later task's network (`evaluate.carried`).
 """
 
 import jax
@@ -11,11 +14,20 @@ from mtl_jax import trees
 from mtl_jax.methods import base
 
 
-def joint(own: tuple[str, ...] = ()) -> base.Method:
-  """One network for a group; `own` are patterns of each task's own leaves."""
+def joint(own: tuple[str, ...] = (), carry: bool = False) -> base.Method:
+  """One network for a group.
+
+  Args:
+    own: patterns of each task's own leaves; those that match no leaf are
+      passed over.
+    carry: start the common leaves where the last task of the phase left
+      them. `shared` then holds them as 'common'.
+  """
   def init(key, backbone, shared, route):
-    del key, shared
-    mine, common = split(backbone, own)
+    del key
+    mine, common = split(backbone, [
+        p for p in own if base.matches(backbone, p)])
+    common = shared.get('common', common)
     return {'common': common, 'own': tuple(
         jax.tree.map(lambda x: x, mine) for _ in base.members(route))}
 
@@ -24,8 +36,10 @@ def joint(own: tuple[str, ...] = ()) -> base.Method:
     return trees.combine(trainable['own'][route.member], trainable['common'])
 
   def commit(backbone, trainable, shared, route):
-    return impressions.Impression(
-        values=bind(backbone, trainable, shared, route)), shared
+    values = bind(backbone, trainable, shared, route)
+    if carry:
+      shared = {'common': trainable['common']}
+    return impressions.Impression(values=values), shared
 
   def materialise(backbone, impression, shared):
     del shared

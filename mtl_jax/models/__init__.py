@@ -11,6 +11,7 @@ from mtl_jax import trees
 from mtl_jax.models import bnnet
 from mtl_jax.models import mlp
 from mtl_jax.models import resnet
+from mtl_jax.models import stems
 
 Tree = trees.Tree
 
@@ -19,7 +20,9 @@ class Network(NamedTuple):
   """A network as two pure functions.
 
   Attributes:
-    init: (key, image_shape (H, W, C)) -> (params, stats).
+    init: (key, input shape such as (H, W, C)) -> (params, stats). Of several
+      shapes, each a tuple, the parameters are those of all of them; tokens
+      are ('int32', length).
     apply: (params, stats, x [n, H, W, C], train, axis_name)
       -> (logits [n, outputs], stats). With `train`, batch statistics are used
       (over all devices of `axis_name`) and running ones updated.
@@ -39,10 +42,17 @@ def from_linen(module_class: Callable[..., Any]) -> Network:
   def init(key, image_shape):
     import jax
     import jax.numpy as jnp
-    shapes = jnp.zeros((1, *image_shape), jnp.float32)
-    variables = jax.jit(functools.partial(
-        module_class().init, train=False))(key, shapes)
-    return variables['params'], variables.get('batch_stats', {})
+    shapes = (image_shape if isinstance(image_shape[0], (tuple, list))
+              else (image_shape,))
+    params: dict = {}
+    for shape in shapes:
+      dtype = jnp.int32 if shape[0] == 'int32' else jnp.float32
+      numbers = [n for n in shape if n != 'int32']
+      variables = jax.jit(functools.partial(
+          module_class().init, train=False))(key, jnp.zeros((1, *numbers),
+                                                            dtype))
+      params = dict(variables['params']) | params  # the first shape's trunk
+    return params, variables.get('batch_stats', {})
 
   def apply(params, stats, x, train=False, axis_name=None):
     variables = {'params': params}
@@ -75,12 +85,30 @@ def _bnnet(outputs, width=2048):
       outputs, width, axis_name))
 
 
+def _fully_connected(outputs, widths=(1000,) * 6, inputs=784, words=10000,
+                     embedding=2, scale=None):
+  return from_linen(lambda **_: stems.FullyConnected(
+      outputs, tuple(widths), inputs, words, embedding, scale))
+
+
+def _convolutional(outputs, channels=(32, 64), widths=(256, 256), inputs=1,
+                   stride=1, scale=None):
+  return from_linen(lambda **_: stems.Convolutional(
+      outputs, tuple(channels), tuple(widths), inputs, stride, scale))
+
+
 MODELS = {
     'bnnet': _bnnet,
+    'convolutional': _convolutional,
     'fc1024': _dense((1024, 1024)),
+    'fully_connected': _fully_connected,
     'gem_resnet18': _gem_resnet18,
     'lenet_300_100': _dense((300, 100)),
 }
+
+
+# Models that take inputs of several shapes.
+STEMS = ('convolutional', 'fully_connected')
 
 
 def make(name: str, outputs: int, **options) -> Network:
@@ -92,7 +120,8 @@ def make(name: str, outputs: int, **options) -> Network:
   if name not in MODELS:
     raise ValueError(f'unknown model {name!r}{trees.nearest(name, MODELS)}; '
                      f'known: {", ".join(sorted(MODELS))}')
-  return _make(name, outputs, tuple(sorted(options.items())))
+  return _make(name, outputs, tuple(sorted(
+      (key, trees.hashable(value)) for key, value in options.items())))
 
 
 @functools.lru_cache(maxsize=None)

@@ -1,0 +1,31 @@
+"""How many permuted-MNIST tasks fit in 784-5x500-10?
+
+    python -m mtl_jax.main --config=configs/subnetworks_capacity.py:14 \\
+        --workdir=DIR
+
+T tasks in parallel, each with 1/T of every layer (p = 100 - int(100/T)), scores
+from 100 images, early stopping with patience 20: the study "How many tasks?" of
+the authors of arXiv 2207.08821, who count the largest T at which no task falls
+below 90 % (13 for this network, one run).
+
+Hardware, time and accuracy: see experiments/subnetworks/README.md.
+"""
+
+import ml_collections
+
+
+def get_config(tasks='14'):
+  tasks = int(tasks)
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+  config.suite = dict(kind='permuted', source='mnist', num_tasks=tasks,
+                      normalise=(0., 1.))
+  config.backbone = dict(model='fully_connected', outputs=10, init='default',
+                         options=dict(widths=(500,) * 5, scale=0.05))
+  config.phases = dict(subnetworks=dict(
+      method='subnetworks', tasks=(0, tasks), together='joint', epochs=100,
+      batch_size=512, optimizer='adam', learning_rate=1e-3,
+      allocation=dict(density=int(100 / tasks) / 100, sample=100),
+      early_stop=dict(min_delta=0.01, patience=20)))
+  config.schedule = ('subnetworks',)
+  return config

@@ -1,0 +1,90 @@
+"""The Multiple Subnetwork Hypothesis: tasks own disjoint weights of one tree.
+
+Renn et al. 2022, https://arxiv.org/abs/2207.08821. A task's network is the
+folded tree with everything that it doesn't own at 0; its biases, stem and head
+are leaves of its own. See `mtl_jax.allocation` for how weights are given out.
+
+With `sharing` (PackNet's rule, Mallya and Lazebnik 2018) a later task also uses
+the weights of earlier ones, as they are; it changes none of them.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from mtl_jax import allocation
+from mtl_jax import impressions
+from mtl_jax import trees
+from mtl_jax.methods import base
+from mtl_jax.methods import joint
+
+Tree = trees.Tree
+OWN = ('.*bias', 'stem.*', 'head.*')
+
+
+def subnetworks(own: tuple[str, ...] = OWN,
+                sharing: bool = False) -> base.Method:
+  """Trains the weights that a task, or every member of a group, owns.
+
+  Args:
+    own: patterns of the leaves that every task has for itself, whole.
+      Patterns that match no leaf are passed over. All other leaves are
+      folded.
+    sharing: also use, unchanged, the weights of tasks with lower numbers.
+
+  Returns:
+    A method with `shared` = {'owner': uint8 tree, 'number': of the group's
+    first member, 'weights': (if sharing) what earlier tasks left}.
+  """
+  def init(key, backbone, shared, route):
+    del key
+    require_owner(shared)
+    mine, folded = parts(backbone, own)
+    return {'weights': folded, 'own': tuple(
+        jax.tree.map(lambda x: x, mine) for _ in base.members(route))}
+
+  def effective(trainable, shared, route):
+    """The folded leaves as the task uses them, and those it may use."""
+    number = shared['number'] + route.member
+    weights = allocation.subnetwork(trainable['weights'], shared['owner'],
+                                    number)
+    used = jax.tree.map(lambda o: o == number, shared['owner'])
+    if not sharing:
+      return weights, used
+    earlier = jax.tree.map(lambda o: (o > 0) & (o < number), shared['owner'])
+    weights = jax.tree.map(
+        lambda w, e, before: jnp.where(e, jax.lax.stop_gradient(before), w),
+        weights, earlier, shared['weights'])
+    return weights, jax.tree.map(jnp.logical_or, used, earlier)
+
+  def bind(backbone, trainable, shared, route):
+    del backbone
+    weights, _ = effective(trainable, shared, route)
+    return trees.combine(trainable['own'][route.member], weights)
+
+  def commit(backbone, trainable, shared, route):
+    del backbone
+    weights, used = effective(trainable, shared, route)
+    mine = trainable['own'][route.member]
+    return impressions.Impression(
+        masks=trees.map_leaves(lambda m, u: u if m is None else None, mine,
+                               used),
+        values=trees.combine(mine, weights)), shared
+
+  def materialise(backbone, impression, shared):
+    del shared
+    return impressions.materialise(backbone, impression)
+
+  return base.Method(init, bind, commit, materialise)
+
+
+def parts(backbone: Tree, own) -> tuple[Tree, Tree]:
+  """(leaves that each task has for itself, folded ones); `None` elsewhere."""
+  return joint.split(backbone, [
+      p for p in base.as_patterns(own) if base.matches(backbone, p)])
+
+
+def require_owner(shared: dict) -> None:
+  if 'owner' not in shared or 'number' not in shared:
+    raise ValueError('subnetworks need to know who owns which weight: give '
+                     'the phase an allocation (density, ...), or pass shared='
+                     '{"owner": allocation.allocate(...), "number": 1}')

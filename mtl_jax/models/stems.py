@@ -1,0 +1,116 @@
+"""Networks that take inputs of several shapes: a stem for each, one trunk.
+
+The networks of arXiv 2207.08821: `layer1` ... of the trunk and a `head`, with
+biases. An input of the trunk's own shape goes straight in; any other has a
+stem named by its shape. Tokens (int32) are embedded.
+"""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+
+def stem_name(shape) -> str:
+  """'stem_13' for (13,), 'stem_28x28x1' for images."""
+  return 'stem_' + 'x'.join(map(str, shape))
+
+
+def _initializer(scale):
+  return (nn.initializers.lecun_normal() if scale is None
+          else nn.initializers.normal(scale))
+
+
+class Stem(nn.Module):
+  """An input of any shape as `features` numbers.
+
+  Attributes:
+    features: width of the result.
+    words, embedding: of tokens, size of the vocabulary and of a word's vector.
+    scale: standard deviation of the kernels; `None` takes LeCun's.
+  """
+  features: int
+  words: int
+  embedding: int
+  scale: float | None
+
+  @nn.compact
+  def __call__(self, x):
+    if jnp.issubdtype(x.dtype, jnp.integer):
+      x = nn.Embed(self.words, self.embedding, name='embedding')(x)
+    x = x.reshape((x.shape[0], math.prod(x.shape[1:])))
+    return nn.relu(nn.Dense(self.features, name='dense',
+                            kernel_init=_initializer(self.scale))(x))
+
+
+class FullyConnected(nn.Module):
+  """Dense layers with biases and ReLU.
+
+  Attributes:
+    outputs: number of logits.
+    widths: of the hidden layers.
+    inputs: numbers that the trunk takes: an input with as many is flattened
+      and goes straight in, any other through its stem.
+    words, embedding, scale: see `Stem`.
+  """
+  outputs: int
+  widths: tuple[int, ...] = (1000,) * 6
+  inputs: int = 784
+  words: int = 10000
+  embedding: int = 2
+  scale: float | None = None
+
+  @nn.compact
+  def __call__(self, x, train: bool = False):
+    del train
+    shape = x.shape[1:]
+    if math.prod(shape) == self.inputs:
+      x = x.reshape((x.shape[0], self.inputs))
+    else:
+      x = Stem(self.inputs, self.words, self.embedding, self.scale,
+               name=stem_name(shape))(x)
+    for i, width in enumerate(self.widths, 1):
+      x = nn.relu(nn.Dense(width, name=f'layer{i}',
+                           kernel_init=_initializer(self.scale))(x))
+    return nn.Dense(self.outputs, name='head',
+                    kernel_init=_initializer(self.scale))(x)
+
+
+class Convolutional(nn.Module):
+  """Pairs of 3 x 3 convolutions, each pair with a max pool of stride 1.
+
+  With the defaults and 28 x 28 x 1 images: 11,209,194 weights.
+
+  Attributes:
+    outputs: number of logits.
+    channels: of each pair of convolutions.
+    widths: of the dense layers.
+    inputs: channels of an image that goes straight in; another number has a
+      first convolution of its own.
+    stride: of the pools; the official code leaves it at 1.
+    scale: see `Stem`.
+  """
+  outputs: int
+  channels: tuple[int, ...] = (32, 64)
+  widths: tuple[int, ...] = (256, 256)
+  inputs: int = 1
+  stride: int = 1
+  scale: float | None = None
+
+  @nn.compact
+  def __call__(self, x, train: bool = False):
+    del train
+    layer, init = 0, _initializer(self.scale)
+    for channels in self.channels:
+      for _ in range(2):
+        layer += 1
+        name = f'layer{layer}'
+        if layer == 1 and x.shape[-1] != self.inputs:
+          name = stem_name(x.shape[1:])
+        x = nn.relu(nn.Conv(channels, (3, 3), name=name, kernel_init=init)(x))
+      x = nn.max_pool(x, (2, 2), (self.stride, self.stride))
+    x = x.reshape((x.shape[0], math.prod(x.shape[1:])))
+    for width in self.widths:
+      layer += 1
+      x = nn.relu(nn.Dense(width, name=f'layer{layer}', kernel_init=init)(x))
+    return nn.Dense(self.outputs, name='head', kernel_init=init)(x)

@@ -1,0 +1,308 @@
+"""Subnetworks of one weight tree, from a config to stored tasks."""
+
+import functools
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import mtl_jax
+from mtl_jax import allocation
+from mtl_jax import checkpoint
+from mtl_jax import config as config_lib
+from mtl_jax import impressions
+from mtl_jax import methods
+from mtl_jax import models
+from mtl_jax import ownership
+from mtl_jax import steps
+from mtl_jax import trees
+from mtl_jax import verify
+from mtl_jax import workdir
+from mtl_jax.data import sources
+from mtl_jax.methods import subnetworks
+
+TABLE = np.random.RandomState(0).rand(300, 6)
+TABLE[:, -1] = TABLE[:, 0] + TABLE[:, 1]
+
+
+def get_config(**phases):
+  """Three permuted-digits tasks in one small network; phases as given."""
+  sources.register('sums', lambda: sources.from_table(
+      'sums', TABLE[:, :-1], TABLE[:, -1:]))
+  config = tiny.get_config('few')
+  config.chunk_steps = 5
+  config.suite = dict(kind='permuted', source='digits', num_tasks=4)
+  config.backbone = dict(
+      model='fully_connected', outputs=10, init='default',
+      options=dict(widths=(32, 24), inputs=64, scale=.1))
+  common = dict(method='subnetworks', tasks=(0, 3), steps=12, batch_size=32,
+                optimizer='adam', learning_rate=1e-2,
+                allocation=dict(density=.3, sample=100))
+  config.phases = {name: common | changes for name, changes in phases.items()}
+  config.schedule = tuple(phases)
+  return config
+
+
+def make(config=None, **phases):
+  config = config or get_config(**phases)
+  return config_lib.from_dict(config.to_dict())
+
+
+@functools.lru_cache(maxsize=None)
+def learned(**phases):
+  folder = tiny.tempfile.mkdtemp(prefix='mtl_jax-subnetworks-')
+  summary = tiny.learn(make(**{k: dict(v) for k, v in phases.items()}), folder)
+  return folder, summary
+
+
+def system_of(**phases):
+  return mtl_jax.load(learned(**phases)[0])
+
+
+def own_masks(system, names):
+  return [system.own_part(name).masks for name in names]
+
+
+PARALLEL = dict(net=(('together', 'joint'),))
+SEQUENCE = dict(net=())
+
+
+def test_parallel_and_sequence_leave_the_same_weights():
+  first, second = system_of(**PARALLEL), system_of(**SEQUENCE)
+  assert first.tasks == second.tasks and len(first.tasks) == 3
+  for name in first.tasks:
+    a, b = (trees.flatten(s.task(name).impression._asdict())
+            for s in (first, second))
+    assert set(a) == set(b)
+    for leaf, value in a.items():
+      if value is None:
+        assert b[leaf] is None
+      elif leaf.startswith('masks'):
+        np.testing.assert_array_equal(value, b[leaf])
+      else:
+        np.testing.assert_allclose(value, b[leaf], atol=2e-6)
+
+
+def test_subnetworks_are_disjoint_and_of_exact_size():
+  system = system_of(**SEQUENCE)
+  bits = own_masks(system, system.tasks)
+  values = [system.own_part(name).values for name in system.tasks]
+  weights, owner = allocation.fold(values, bits)
+  for name, leaf in trees.flatten(owner).items():
+    if leaf is not None:
+      assert name.startswith('layer') and name.endswith('kernel')
+      assert [np.sum(leaf == n) for n in (1, 2, 3)] == [
+          round(.3 * leaf.size)] * 3
+  # The folded tree gives back every task's network bit for bit.
+  for number, name in enumerate(system.tasks, 1):
+    impression = system.own_part(name)
+    again = impressions.Impression(
+        values=trees.map_leaves(
+            lambda w, v: v if w is None else w,
+            allocation.subnetwork(weights, owner, number), impression.values))
+    params = system.backbone.params
+    assert trees.fingerprint(impressions.materialise(params, again)) == (
+        trees.fingerprint(impressions.materialise(params, impression)))
+
+
+def test_a_task_trains_its_own_weights_from_the_backbones():
+  system = system_of(**SEQUENCE)
+  backbone = trees.flatten(system.backbone.params)
+  for name in system.tasks:
+    impression = system.own_part(name)
+    masks = trees.flatten(impression.masks)
+    for leaf, value in trees.flatten(impression.values).items():
+      mask = masks[leaf]
+      value, start = np.asarray(value), np.asarray(backbone[leaf])
+      if mask is None:
+        assert value.shape == start.shape
+      else:
+        assert not value[~mask].any()
+        assert np.abs(value - start)[mask].max() > 1e-3
+        assert np.abs(value - start)[mask].max() < .3
+
+
+def test_stored_once_and_nothing_is_forgotten():
+  folder, summary = learned(**SEQUENCE)
+  work = workdir.Workdir(folder)
+  weights = (64 * 32 + 32 * 24)
+  own = 32 + 24 + 24 * 10 + 10
+  for name in work.task_names():
+    sizes = checkpoint.load_metadata(work.task(name))['record']['bytes']
+    kept = round(.3 * 64 * 32) + round(.3 * 32 * 24)
+    assert sizes['values'] == 4 * (kept + own)
+    assert sizes['masks'] == weights // 8
+  forgetting = {m['name']: m['value'] for m in summary['metrics']}
+  assert forgetting['forgetting'] == 0
+  assert summary['verified']['ok']
+
+
+def test_sharing_uses_earlier_weights_and_changes_none():
+  sharing = dict(net=(('options', (('sharing', True),)),))
+  system = system_of(**sharing)
+  alone = system_of(**SEQUENCE)
+  first, second, third = system.tasks
+  for name, count in ((first, 1), (second, 2), (third, 3)):
+    mask = system.task(name).impression.masks['layer1']['kernel']
+    assert np.sum(mask) == count * round(.3 * 64 * 32)
+    np.testing.assert_array_equal(
+        system.own_part(name).masks['layer1']['kernel'],
+        alone.own_part(name).masks['layer1']['kernel'])
+  whole = system.task(third).impression
+  for name in (first, second):
+    part = system.own_part(name)
+    mask = part.masks['layer2']['kernel']
+    np.testing.assert_array_equal(whole.values['layer2']['kernel'][mask],
+                                  part.values['layer2']['kernel'][mask])
+  sizes = [system.task(name).metadata['record']['bytes']['values']
+           for name in system.tasks]
+  assert len(set(sizes)) == 1  # what others own is not stored again
+  result = verify.check(system)
+  assert result.tasks == 3 and not result.faults
+  # Trained with the others' weights in place, so not the exclusive network.
+  assert (whole.values['layer1']['kernel'] !=
+          alone.task(third).impression.values['layer1']['kernel']).any()
+
+
+def test_sharing_needs_the_tasks_that_it_uses(tmp_path):
+  sharing = dict(net=(('options', (('sharing', True),)),))
+  shutil.copytree(learned(**sharing)[0], tmp_path / 'run')
+  system = mtl_jax.load(tmp_path / 'run')
+  first, _, third = system.tasks
+  shutil.rmtree(tmp_path / 'run' / 'tasks' / first)
+  with pytest.raises(checkpoint.CheckpointError, match=first):
+    system.task(third)
+
+
+def test_later_phases_fill_what_is_free_and_controls_have_their_own_tree():
+  config = get_config(
+      first=dict(tasks=(0, 2)), second=dict(tasks=(2, 4), allocation=dict(
+          density=.2, score='magnitude')),
+      alone=dict(tasks=(2, 4), control=True, allocation=dict(
+          density=.2, score='magnitude', tree=None)))
+  folder = tiny.tempfile.mkdtemp(prefix='mtl_jax-subnetworks-')
+  tiny.learn(make(config), folder)
+  system = mtl_jax.load(folder)
+  main = [name for name in system.tasks if '@' not in name]
+  allocation.fold([system.own_part(n).values for n in main],
+                  own_masks(system, main))  # refuses an overlap
+  alone = own_masks(system, ['permuted-02@alone', 'permuted-03@alone'])
+  np.testing.assert_array_equal(alone[0]['layer1']['kernel'],
+                                alone[1]['layer1']['kernel'])
+  kernel = np.abs(np.asarray(system.backbone.params['layer1']['kernel']))
+  smallest = kernel[alone[0]['layer1']['kernel']].min()
+  assert kernel[~alone[0]['layer1']['kernel']].max() <= smallest
+
+
+def test_what_does_not_fit_is_refused_before_training(tmp_path):
+  for phases, text in (
+      (dict(net=dict(tasks=(0, 4))),
+       r'phase net: 4 x 614 weights of layer1/kernel are needed, but only '
+       r'2048 of 2048 are free: at most 3'),
+      (dict(one=dict(tasks=(0, 3)), two=dict(tasks=(3, 4))),
+       r'phase two: 1 x 614 .* but only 206 of 2048 are free')):
+    with pytest.raises(ValueError, match=text):
+      tiny.learn(make(**phases), tmp_path / 'run')
+    assert not (tmp_path / 'run' / 'tasks').exists()
+
+
+def test_a_gradient_score_is_the_gradient_of_the_mean_loss():
+  """Of a linear regression: 2 X^T (X w - y) / (n targets), by hand."""
+  rng = np.random.RandomState(0)
+  x, y, w = (rng.randn(*shape).astype(np.float32)
+             for shape in ((7, 3), (7, 2), (3, 2)))
+  found = ownership.gradient(
+      models.Network(None, lambda p, s, x, **_: (x @ p['w'], s)),
+      methods.Route('', classes=2, loss='mse'), {'w': w, 'b': None},
+      {'w': 9 * w, 'b': w}, {}, steps.Source(x, y),
+      steps.TaskArrays((), np.zeros(0, np.int32)),
+      np.array([[0, 1, 2, 3], [4, 5, 6, -1]], np.int32))
+  np.testing.assert_allclose(found['w'], 2 * x.T @ (x @ w - y) / (7 * 2),
+                             rtol=1e-5)
+  assert found['b'] is None
+
+
+def watched(**changes):
+  return dict(net=dict(steps=0, epochs=30, tasks=(0, 2), early_stop=dict(
+      min_delta=.05, patience=2)) | changes)
+
+
+def test_early_stopping_ends_before_the_last_epoch(tmp_path):
+  summary = tiny.learn(make(**watched()), tmp_path)
+  lines = [line for line in workdir.read_lines(tmp_path / 'metrics.jsonl')
+           if line['kind'] == 'task']
+  per_epoch = len(sources.load('digits').train.labels) // 32
+  for line in lines:
+    assert line['steps'] % per_epoch == 0
+    assert 3 * per_epoch <= line['steps'] < 30 * per_epoch
+    assert line['accuracy']['test'] > .8
+  assert summary['verified']['ok']
+
+
+def test_sparsify_leaves_fewer_weights_and_the_next_task_more_room(tmp_path):
+  config = make(**watched(
+      epochs=12, allocation=dict(density=.6, sample=100),
+      sparsify=dict(start=.6, rate=.2, least=.2, cutoff=.3, patience=1)))
+  tiny.learn(config, tmp_path)
+  system = mtl_jax.load(tmp_path)
+  bits = own_masks(system, system.tasks)
+  allocation.fold([system.own_part(n).values for n in system.tasks], bits)
+  for mask in bits:
+    share = np.mean(mask['layer1']['kernel'])
+    assert .19 < share < .21  # both fit, though 0.6 + 0.6 would not
+
+
+def test_domains_with_stems_and_a_regression(tmp_path):
+  config = get_config(net=dict(tasks=(0, 2), steps=150, together='joint',
+                               loss='classes', allocation=dict(density=.4)))
+  config.suite = dict(kind='datasets', sources=('digits', 'sums'),
+                      image_shape=(8, 8, 1))
+  summary = tiny.learn(make(config), tmp_path)
+  system = mtl_jax.load(tmp_path)
+  digits, sums = (system.task(name) for name in ('digits', 'sums'))
+  # A stem that a task has no use for is the backbone's, and not stored.
+  assert digits.impression.values['stem_5']['dense']['kernel'] is None
+  assert sums.impression.values['stem_5']['dense']['kernel'] is not None
+  record = sums.metadata['record']
+  assert record['accuracy'] == dict(backbone=None, before=None, valid=None,
+                                    test=None)
+  assert record['loss']['test'] < .02
+  assert summary['names'] == ['digits']  # no regression in an average accuracy
+  test = sources.load('sums').test
+  found = np.asarray(system.predict(test.images, task='sums'))
+  assert found.shape == (len(test.labels), 1)
+  assert abs(np.mean((found - test.labels) ** 2) - record['loss']['test']) < (
+      1e-5)
+  with pytest.raises(ValueError, match=r'sums takes inputs float32 \[n, 5\]'):
+    system.predict(np.zeros((1, 8, 8, 1), np.uint8), task='sums')
+  report = (tmp_path / 'report.html').read_text()
+  assert 'sums' in report and 'NaN' not in report
+
+
+@pytest.mark.parametrize('changes, text', [
+    (dict(allocation=None), 'they alone, need an allocation'),
+    (dict(method='supsup'), 'they alone, need an allocation'),
+    (dict(early_stop=dict()), 'early_stop counts epochs'),
+    (dict(allocation=dict(density=0)), r'density must lie in \(0, 1\]'),
+    (dict(allocation=dict(density=.2, score='random')),
+     "score is 'random'"),
+    (dict(allocation=dict(density=.2, percentile=90)),
+     'unknown key phases.net.allocation.percentile'),
+    (dict(sparsify=dict(start=.3)), 'sparsify prunes one subnetwork')])
+def test_bad_phases_are_refused(changes, text):
+  with pytest.raises(ValueError, match=text):
+    make(net=changes)
+
+
+def test_every_leaf_of_its_own_is_refused(tmp_path):
+  with pytest.raises(ValueError, match='nothing is left to divide'):
+    tiny.learn(make(net=dict(options=dict(own=('.*',)))), tmp_path / 'run')
+
+
+def test_unknown_patterns_of_own_leaves_are_passed_over():
+  params = {'layer1': {'kernel': np.ones((2, 2)), 'bias': np.ones(2)}}
+  own, folded = subnetworks.parts(params, subnetworks.OWN)
+  assert own['layer1']['kernel'] is None and folded['layer1']['bias'] is None
+  assert len(jax.tree.leaves((own, folded))) == 2
