@@ -1,4 +1,4 @@
-"""Fashion-MNIST in one network: easy and hard classes (E6), or an ensemble (E7).
+"""Fashion-MNIST in one network: easy and hard classes, or an ensemble (E6, E7).
 
     python -m mtl_jax.main --config=configs/subnetworks_fashion.py:split \\
         --workdir=DIR

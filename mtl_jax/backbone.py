@@ -72,5 +72,5 @@ def recipe_of(config: config_lib.Config, shapes: list) -> dict:
   return {'model': part.model, 'outputs': part.outputs,
           'options': dict(part.options), 'init': part.init,
           'seed': config.seed if part.seed is None else part.seed,
-          'image_shape': [list(s) for s in shapes] if len(shapes) > 1
-                         else list(shapes[0])}
+          'image_shape': list(shapes[0]) if len(shapes) == 1 else [
+              list(shape) for shape in shapes]}

@@ -42,16 +42,16 @@ def _tree(running, name, entries) -> dict:
   names = [entry.name for entry in entries]
   used_by = {entry.name: ownership.uses(running.config, running.suite, entry)
              for entry in entries}
-  bits, own_bytes = [], 0
+  bits: list[dict[str, np.ndarray]] = []
+  own_bytes = 0
   for entry in entries:
     impression = system.own_part(entry.name)
     bits.append({leaf: np.asarray(m) for leaf, m in
                  trees.flatten(impression.masks).items() if m is not None})
-    folded = trees.flatten(impression.masks)
     own_bytes += sum(
         np.asarray(v).nbytes for leaf, v in trees.flatten(
-            impression.values).items() if v is not None
-        and folded[leaf] is None)
+            impression.values).items()
+        if v is not None and leaf not in bits[-1])
   leaves = {}
   for leaf, weights in trees.flatten(like).items():
     if weights is None:
@@ -60,7 +60,7 @@ def _tree(running, name, entries) -> dict:
     leaves[leaf] = {
         'size': int(np.size(weights)), 'owned': owned,
         'free': int(np.size(weights) - np.any(
-            [b[leaf] for b in bits], axis=0).sum()),
+            np.stack([b[leaf] for b in bits]), axis=0).sum()),
         'used': [own + sum(owned[names.index(other)]
                            for other in used_by[task])
                  for task, own in zip(names, owned)]}

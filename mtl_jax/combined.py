@@ -13,7 +13,7 @@ from mtl_jax import impressions
 from mtl_jax import parallel
 from mtl_jax import plan
 from mtl_jax import trees
-from mtl_jax.methods import joint
+from mtl_jax.methods import subnetworks
 
 
 def ensembles(running: Any) -> list[dict]:
@@ -40,7 +40,7 @@ def _ensemble(running, phase, members) -> dict:
   view = running.data.view(task)
   test = running.data.source(task.source).test
   labels = view.label_map[test.labels[view.test]]
-  total, alone = 0., []
+  total, alone = np.zeros((len(labels), task.classes)), []
   for entry in members:
     stored, answers = system.task(entry.name), []
     for rows in np.array_split(view.test, -(-len(view.test) // 1000)):
@@ -81,7 +81,7 @@ def _mixed(running, after, entry, own) -> float | None:
   backbone = system.backbone
   networks = [impressions.materialise(
       backbone.params, system.task(e.name).impression) for e in (after, entry)]
-  mine, _ = joint.parts(networks[1], own)
+  mine, _ = subnetworks.parts(networks[1], own)
   params = jax.tree.map(jnp.asarray, trees.combine(mine, networks[0]))
   stats = system.task(entry.name).impression.stats or backbone.stats
   return evaluate.score_entry(

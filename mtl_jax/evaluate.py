@@ -188,7 +188,7 @@ def mask_overlap(system: system_lib.System, names: list[str]) -> dict | None:
 
 
 def row(system: system_lib.System, earlier: list, data: Data,
-        batch_size: int) -> dict[str, float]:
+        batch_size: int) -> dict[str, float | None]:
   """Test accuracy of the given entries, measured now from the disk."""
   return {e.name: stored_accuracy(system, e, data, batch_size)
           for e in earlier}

@@ -10,6 +10,7 @@ from jax import lax
 
 from mtl_jax import allocation
 from mtl_jax import config as config_lib
+from mtl_jax import config_parts
 from mtl_jax import parallel
 from mtl_jax import plan
 from mtl_jax import steps
@@ -20,10 +21,17 @@ from mtl_jax.methods import subnetworks
 SAMPLE_BATCH = 500
 
 
+def settings(phase: config_lib.Phase) -> config_parts.Allocation:
+  """How a phase's subnetworks are chosen."""
+  if phase.allocation is None:
+    raise ValueError(f'phase {phase.name} has no allocation')
+  return phase.allocation
+
+
 def earlier(config: config_lib.Config, suite: suites.Suite,
             group: list[plan.Entry]) -> list[str]:
   """Names of the subnetworks folded before a group, in the tree's order."""
-  tree = group[0].phase.allocation.tree
+  tree = settings(group[0].phase).tree
   if tree is None:
     return []
   names = [entry.name for phase in config.phases
@@ -118,8 +126,8 @@ def shared_of(run: Any, group: list[plan.Entry]) -> dict:
     shared['weights'] = weights if before else like
   for number, entry in enumerate(group, len(before) + 1):
     owner = allocation.allocate(
-        scores(run, entry, like), owner, number, phase.allocation.density,
-        phase.allocation.scope)
+        scores(run, entry, like), owner, number, settings(phase).density,
+        settings(phase).scope)
   return shared | {'owner': owner}
 
 
@@ -135,7 +143,7 @@ def scores(run: Any, entry: plan.Entry, like: trees.Tree) -> trees.Tree:
     |d mean loss / d weight| on a sample of the task's training images, or
     |weight|; float32 leaves.
   """
-  given = entry.phase.allocation
+  given = settings(entry.phase)
   if given.score == 'magnitude':
     return jax.tree.map(lambda w: np.abs(np.asarray(w)), like)
   rows = run.data.rows(entry)

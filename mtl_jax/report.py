@@ -122,8 +122,8 @@ def phases(records: list[dict]) -> list[dict]:
     rows.append({
         'phase': phase, 'method': method, 'control': control,
         'tasks': len(members),
-        'accuracy': _spread(tests) if tests else answer(members[0], 'test')
-                    if len(members) == 1 else '–',
+        'accuracy': (answer(members[0], 'test') if len(members) == 1
+                     and not tests else _spread(tests)),
         'before': percent(_mean(_values(members, 'accuracy', 'before'))),
         'lowest': percent(min(tests, default=None)),
         'memory': _size(size), 'disk': _size(disk), 'own': _size(own),

@@ -14,7 +14,7 @@ watches it), `accuracy` the mean accuracy, or `None` if no task has one.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np

@@ -12,6 +12,7 @@ LIKE = {'a': np.zeros((10, 20)), 'b': None, 'c': np.zeros(30)}
 def random_scores(seed, zeros=0.):
   """Scores of which a fraction is exactly 0, as a dead unit's gradients."""
   rng = np.random.RandomState(seed)
+
   def leaf(x):
     scores = rng.rand(*x.shape)
     return np.where(rng.rand(*x.shape) < zeros, 0., scores)

@@ -281,6 +281,60 @@ def test_domains_with_stems_and_a_regression(tmp_path):
   assert 'sums' in report and 'NaN' not in report
 
 
+def test_an_ensemble_sums_the_members_softmax_outputs(tmp_path):
+  summary = tiny.learn(make(net=dict(
+      tasks=(0, 1), repeats=3, together='joint', steps=40)), tmp_path)
+  found, = summary['ensembles']
+  system = mtl_jax.load(tmp_path)
+  assert len(system.tasks) == 3
+  allocation.fold([system.own_part(n).values for n in system.tasks],
+                  own_masks(system, system.tasks))
+  test = sources.load('digits').test
+  answers = [np.asarray(jax.nn.softmax(system.predict(test.images, task=n)))
+             for n in system.tasks]
+  np.testing.assert_allclose(found['members'], [
+      np.mean(a.argmax(1) == test.labels) for a in answers], atol=1e-6)
+  assert found['accuracy'] == pytest.approx(
+      np.mean(sum(answers).argmax(1) == test.labels), abs=3e-3)
+  assert 'an ensemble of 3' in (tmp_path / 'report.html').read_text()
+
+
+def test_fine_tuning_in_sequence_forgets_and_the_report_shows_it(tmp_path):
+  summary = tiny.learn(make(net=dict(
+      method='joint', allocation=None, steps=60, control=True,
+      options=dict(own=('head.*',), carry=True))), tmp_path)
+  found, = summary['carried']
+  matrix = found['matrix']
+  assert [len(row) for row in matrix] == [1, 2, 3]
+  system = mtl_jax.load(tmp_path)
+  records = [system.task(name).metadata['record'] for name in system.tasks]
+  for i, record in enumerate(records):  # the diagonal is the task's own
+    assert matrix[i][i] == pytest.approx(record['accuracy']['test'], abs=1e-6)
+  assert matrix[2][0] < matrix[0][0] - .1  # permutations overwrite each other
+  # The second task started where the first had stopped.
+  first, second = (system.task(name).impression.values['layer1']['kernel']
+                   for name in system.tasks[:2])
+  start = np.asarray(system.backbone.params['layer1']['kernel'])
+  assert np.abs(second - first).mean() < np.abs(second - start).mean()
+  assert 'fine-tuned in sequence' in (tmp_path / 'report.html').read_text()
+
+
+def test_the_report_counts_free_and_owned_weights():
+  folder, summary = learned(**SEQUENCE)
+  tree, = summary['capacity']
+  leaf = tree['leaves']['layer1/kernel']
+  assert leaf == {'size': 2048, 'owned': [614] * 3, 'free': 2048 - 3 * 614,
+                  'used': [614] * 3}
+  assert [[n > 0 for n in row] for row in tree['overlap']] == (
+      np.eye(3, dtype=bool).tolist())
+  weights, own = 64 * 32 + 32 * 24, 32 + 24 + 24 * 10 + 10
+  # Biases that are still 0 are the backbone's and take nothing.
+  assert 5 * weights < tree['bytes']['folded'] <= 5 * weights + 3 * 4 * own
+  assert tree['bytes']['dedicated'] == 3 * 4 * (weights + own)
+  text = (tiny.pathlib.Path(folder) / 'report.html').read_text()
+  assert '3 subnetworks own' in text and 'Who owns the weights' in text
+
+
 @pytest.mark.parametrize('changes, text', [
     (dict(allocation=None), 'they alone, need an allocation'),
     (dict(method='supsup'), 'they alone, need an allocation'),
