@@ -52,7 +52,7 @@ def _tree(running, name, entries) -> dict:
         np.asarray(v).nbytes for leaf, v in trees.flatten(
             impression.values).items()
         if v is not None and leaf not in bits[-1])
-  leaves = {}
+  leaves: dict[str, dict[str, Any]] = {}
   for leaf, weights in trees.flatten(like).items():
     if weights is None:
       continue
