@@ -27,6 +27,10 @@ Y = RANDOM.randint(0, 3, 16)
 BASIS = {'body': {'kernel': RANDOM.rand(5, 4, 6) < .5, 'bias': None},
          'head': {'kernel': RANDOM.rand(5, 6, 3) < .5}}
 
+OWNED = {'owner': {'body': {
+    'kernel': RANDOM.randint(0, 3, (4, 6)).astype(np.uint8), 'bias': None},
+                   'head': {'kernel': None}}, 'number': np.uint8(2)}
+
 # Name, options, shared before the first task, leaves that follow training.
 KERNELS = {'body/kernel', 'head/kernel'}
 CASES = {
@@ -46,6 +50,12 @@ CASES = {
                      {'basis': BASIS}, KERNELS),
     'dedicated': ('dedicated', {}, {}, KERNELS | {'body/bias'}),
     'joint': ('joint', {'own': 'head/.*'}, {}, KERNELS | {'body/bias'}),
+    'subnetworks': ('subnetworks', {}, OWNED, KERNELS | {'body/bias'}),
+    'sharing': ('subnetworks', {'sharing': True}, OWNED | {'weights': {
+        'body': {'kernel': BACKBONE['body']['kernel'] + 1, 'bias': None},
+        'head': {'kernel': None}}}, KERNELS | {'body/bias'}),
+    'fine_tuning': ('joint', {'own': 'head/.*', 'carry': True}, {},
+                    KERNELS | {'body/bias'}),
     'probe': ('dedicated', {'trained': ['head/.*']}, {}, {'head/kernel'}),
 }
 
@@ -143,8 +153,8 @@ class TestContract:
     make = lambda seed: trees.fingerprint(method.init(
         jax.random.key(seed), backbone, shared, ROUTE))
     assert make(3) == make(3)
-    constant = case in ('impresslearn', 'dedicated', 'joint', 'probe',
-                        'vector')
+    constant = case in ('impresslearn', 'dedicated', 'joint', 'fine_tuning',
+                        'subnetworks', 'sharing', 'probe', 'vector')
     assert (make(3) == make(4)) == constant
 
 
@@ -344,3 +354,25 @@ def test_one_pattern_may_stand_without_a_tuple():
   assert chosen['a']['bias'] is None and chosen['a']['kernel'] is not None
   basis = config_parts.Basis('random', 2, density=.5, masked='.*kernel')
   assert basis.masked == ('.*kernel',)
+
+
+def test_subnetworks_need_to_know_who_owns_what():
+  method = methods.make('subnetworks')
+  with pytest.raises(ValueError, match='give the phase an allocation'):
+    method.init(jax.random.key(0), BACKBONE, {}, ROUTE)
+
+
+@pytest.mark.parametrize('case', ['subnetworks', 'sharing'])
+def test_a_subnetwork_reads_its_own_weights_and_those_it_may_share(case):
+  method, backbone, shared, trainable, _ = learned(case)
+  own, weights = trainable['weights']['body']['kernel'], shared.get('weights')
+  owner = OWNED['owner']['body']['kernel']
+  wanted = np.where(owner == 2, own, 0)
+  if weights:
+    wanted = np.where(owner == 1, weights['body']['kernel'], wanted)
+  params = method.bind(backbone, trainable, shared, ROUTE)
+  np.testing.assert_array_equal(params['body']['kernel'], wanted)
+  # What it doesn't own is never trained, whatever the optimizer sees.
+  start = BACKBONE['body']['kernel']
+  np.testing.assert_array_equal(own[owner != 2], start[owner != 2])
+  assert (own[owner == 2] != start[owner == 2]).any()
