@@ -35,7 +35,8 @@ def phase_accuracy(run: dict) -> dict[str, float]:
   """Mean test accuracy (last step) of every phase of a run, in percent."""
   found = collections.defaultdict(list)
   for task in run['tasks']:
-    found[task['phase']].append(100 * task['accuracy']['test'])
+    if task['accuracy']['test'] is not None:  # a regression has none
+      found[task['phase']].append(100 * task['accuracy']['test'])
   return {phase: sum(v) / len(v) for phase, v in found.items()}
 
 

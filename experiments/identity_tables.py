@@ -126,6 +126,7 @@ def costs() -> str:
 def draw(target) -> None:
   """The curves as one figure: accuracy and identity against tasks."""
   import matplotlib.pyplot as plt
+  plt.rcParams['svg.hashsalt'] = target.name  # the same bytes again
   shown = [(title, found) for folder, prefix, title, _ in RUNS
            for found in [lines(folder, prefix)]
            if len({tasks for _, tasks in found}) > 1]

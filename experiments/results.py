@@ -17,6 +17,7 @@ import sys
 import collected
 import hopsupsup_tables
 import identity_tables
+import subnetworks_tables
 import supsup_tables
 
 HERE = collected.HERE
@@ -39,7 +40,8 @@ def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
   summary['seconds'] = total_seconds(lines)
   for name in ('matrix', 'before', 'overlap', 'names'):
     summary.pop(name, None)
-  tasks = [{k: v for k, v in line.items() if k not in DROPPED}
+  tasks = [{k: v for k, v in line.items() if k not in DROPPED
+            or (k == 'loss' and line['accuracy']['test'] is None)}
            for line in lines if line['kind'] == 'task']
   # Of evaluations that were repeated, the last.
   latest = {(line['kind'], line.get('name'), line.get('tasks')): line
@@ -101,6 +103,11 @@ TABLES = {  # README: markers and what stands between them
     'identity/README.md': {
         name: getattr(identity_tables, name)
         for name in ('scenarios', 'curves', 'streams', 'pools', 'costs')},
+    'subnetworks/README.md': {
+        name: getattr(subnetworks_tables, f'{kind}_table')
+        for name, kind in (('accuracy', 'accuracy'), ('capacity', 'capacity'),
+                           ('ensembles', 'ensemble'),
+                           ('forgetting', 'forgetting'))},
     'hopsupsup/README.md': {'results': hopsupsup_tables.hopsupsup_table,
                             'grid': hopsupsup_tables.hopsupsup_grid,
                             'load': hopsupsup_tables.hopsupsup_load},

@@ -1,0 +1,111 @@
+"""Tables of the Multiple Subnetwork Hypothesis."""
+
+import collected
+
+FOLDER = collected.HERE / 'subnetworks'
+OFFICIAL = ('printed by the authors\' committed run (one seed, no spread), not '
+            'the paper\'s tables')
+# prefix of the results, title, {task: reference of the subnetwork, dense}
+RUNS = (
+    ('mnist_fashion', 'E1: 784-6x1000-10, p = 90, in parallel',
+     {'mnist': ('97.58', '97.24'), 'fashion_mnist': ('87.09', '88.11')}),
+    ('mnist_fashion_conv', 'E2: convolutions 32-32-64-64, p = 80, in parallel',
+     {'mnist': ('98.84', '98.74'), 'fashion_mnist': ('90.26', '91.59')}),
+    ('boston', 'E3: E1, then Boston housing (scaled MSE)',
+     {'mnist': ('97.46', '–'), 'fashion_mnist': ('87.04', '–'),
+      'table': ('MSE 0.0160', 'MSE 0.0175')}),
+    ('fashion_split', 'E6: Fashion-MNIST, easy and hard classes, p = 80',
+     {'split-00': ('97.76', '–'), 'split-01': ('84.42', '–')}),
+    ('controls', 'E1 one after another, and its controls', {}),
+    ('four_datasets', 'Four data sets in sequence, a fifth of 784-6x1000 each',
+     {}),
+)
+PHASES = {'subnetworks': 'subnetwork', 'images': 'subnetwork',
+          'table': 'subnetwork', 'sequence': 'subnetwork, in sequence',
+          'sharing': 'subnetwork that also uses earlier ones',
+          'alone': 'subnetwork pruned alone', 'dense': 'dense network of its '
+          'own', 'joint': 'one dense network for all',
+          'finetune': 'dense, fine-tuned in sequence (right after its task)'}
+
+
+def accuracy_table() -> str:
+  """One row per experiment, task and way of training it."""
+  rows = []
+  for prefix, title, references in RUNS:
+    found = collected.runs(FOLDER, prefix)
+    keys = dict.fromkeys((t['task'], t['phase']) for r in found
+                         for t in r['tasks'])
+    for task, phase in keys:
+      own = [t for r in found for t in r['tasks']
+             if (t['task'], t['phase']) == (task, phase)]
+      name = 'table' if task.startswith('table') else task
+      reference = references.get(name, ('–', '–'))
+      rows.append([
+          title, name, PHASES.get(phase, phase), _answer(own),
+          reference[0] if phase in ('subnetworks', 'images', 'table')
+          else reference[1] if phase == 'dense' else '–',
+          collected.spread([t['steps'] for t in own], 0), str(len(own)),
+          collected.command(found[0]), collected.where(found),
+          collected.commits(found)])
+      title = ''
+  return collected.markdown(
+      ['experiment', 'task', 'network', 'ours, test %', 'authors\' run',
+       'steps', 'seeds', 'command', 'hardware', 'commit'], rows) + (
+           f'\n\nAuthors\' numbers: {OFFICIAL}.')
+
+
+def _answer(tasks: list[dict]) -> str:
+  accuracy = [t['accuracy']['test'] for t in tasks]
+  if accuracy[0] is None:
+    return 'MSE ' + collected.spread([t['loss']['test'] for t in tasks], 4)
+  return collected.spread([100 * a for a in accuracy])
+
+
+def capacity_table() -> str:
+  """What the folded trees take, and whether any weight has two owners."""
+  rows = []
+  for prefix, title, _ in RUNS:
+    for run in collected.runs(FOLDER, prefix)[:1]:
+      for tree in run['summary'].get('capacity') or []:
+        leaves = tree['leaves'].values()
+        size, free = (sum(x[key] for x in leaves) for key in ('size', 'free'))
+        twice = max((n for i, row in enumerate(tree['overlap'])
+                     for j, n in enumerate(row) if i != j), default=0)
+        rows.append([
+            title, str(len(tree['tasks'])),
+            f'{100 * free / size:.1f}', str(twice),
+            *(f"{tree['bytes'][key] / 1e6:.1f}"
+              for key in ('folded', 'stored', 'dedicated'))])
+  return collected.markdown(
+      ['experiment', 'subnetworks', 'weights free, %', 'owned twice',
+       'folded in memory, MB', 'on disk, MB', 'a network each, MB'], rows)
+
+
+def ensemble_table() -> str:
+  """Self-ensembles: members and what they give together."""
+  rows = []
+  for run in collected.runs(FOLDER, 'fashion_ensemble'):
+    for line in run['summary'].get('ensembles') or []:
+      rows.append([
+          str(run['run']['seed']),
+          ' / '.join(f'{100 * a:.2f}' for a in line['members']),
+          f"{100 * line['accuracy']:.2f}", collected.command(run),
+          collected.where([run])])
+  return collected.markdown(['seed', 'members, %', 'together, %', 'command',
+                             'hardware'], rows)
+
+
+def forgetting_table() -> str:
+  """What a dense network forgets that is fine-tuned in sequence."""
+  rows = []
+  for prefix, title, _ in RUNS:
+    found = [line for run in collected.runs(FOLDER, prefix)
+             for line in run['summary'].get('carried') or []]
+    for j, task in enumerate(found[0]['names'] if found else ()):
+      rows.append([title, task.split('@')[0], *(
+          collected.spread([100 * line['matrix'][i][j] for line in found])
+          for i in (j, -1)), str(len(found))])
+      title = ''
+  return collected.markdown(
+      ['experiment', 'task', 'right after it, %', 'at the end, %', 'seeds'],
+      rows)
