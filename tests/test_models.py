@@ -168,3 +168,38 @@ def test_unknown_models_and_options_are_refused():
     models.make('lenet_300', 10)
   with pytest.raises(ValueError, match='model gem_resnet18.*widht'):
     models.make('gem_resnet18', 10, widht=4)
+
+
+@pytest.mark.parametrize('name, shape, weights, options', [
+    ('fully_connected', (28, 28, 1), 5_800_010, {}),
+    ('convolutional', (28, 28, 1), 11_209_194, {}),
+    # A stem of 13 x 784 weights and 784 biases for the Boston housing table.
+    ('fully_connected', ((28, 28, 1), (13,)), 5_800_010 + 14 * 784, {}),
+    # 10,000 words of 2 numbers, 128 in a row, 257 x 784 into the trunk.
+    ('fully_connected', ((28, 28, 1), ('int32', 128)),
+     5_800_010 + 20_000 + 257 * 784, {}),
+    ('convolutional', ((28, 28, 1), (28, 28, 3)), 11_209_194 + 9 * 3 * 32 + 32,
+     {})])
+def test_sizes_of_the_networks_with_stems(name, shape, weights, options):
+  params, stats = shapes(name, 10, shape, **options)
+  assert trees.size(params) == weights and not stats
+
+
+def test_an_input_goes_through_the_stem_of_its_shape():
+  network = models.make('fully_connected', 4, widths=[6], inputs=16)
+  params, _ = network.init(SEED, ((4, 4, 1), (5,), ('int32', 7)))
+  assert sorted(params) == ['head', 'layer1', 'stem_5', 'stem_7']
+  # The trunk is that of the first shape alone.
+  alone, _ = network.init(SEED, (4, 4, 1))
+  np.testing.assert_array_equal(params['layer1']['kernel'],
+                                alone['layer1']['kernel'])
+  for x, used in ((np.ones((2, 4, 4, 1), np.float32), None),
+                  (np.ones((2, 5), np.float32), 'stem_5'),
+                  (np.ones((2, 7), np.int32), 'stem_7')):
+    before, _ = network.apply(params, {}, x)
+    assert before.shape == (2, 4)
+    for stem in ('stem_5', 'stem_7'):
+      other = dict(params, **{stem: jax.tree.map(lambda w: w + 1,
+                                                 params[stem])})
+      changed = bool((network.apply(other, {}, x)[0] != before).any())
+      assert changed == (stem == used)
