@@ -17,6 +17,7 @@ from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import ownership
 from mtl_jax import steps
+from mtl_jax import train
 from mtl_jax import trees
 from mtl_jax import verify
 from mtl_jax import workdir
@@ -360,3 +361,37 @@ def test_unknown_patterns_of_own_leaves_are_passed_over():
   own, folded = subnetworks.parts(params, subnetworks.OWN)
   assert own['layer1']['kernel'] is None and folded['layer1']['bias'] is None
   assert len(jax.tree.leaves((own, folded))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('changes', [
+    dict(epochs=6), dict(epochs=6, allocation=dict(density=.4, sample=100),
+                         sparsify=dict(start=.4, rate=.1, least=.2,
+                                       cutoff=.3, patience=1))])
+def test_stopped_in_an_epoch_it_ends_with_the_same_bits(tmp_path, monkeypatch,
+                                                        changes):
+  config = make(**watched(tasks=(0, 1), **changes))
+  tiny.learn(config, tmp_path / 'whole')
+
+  class Killed(Exception):
+    """As if by a signal, right after progress was saved."""
+
+  saved, save = [], train.save
+
+  def stop_at_times(*arguments):
+    save(*arguments)
+    saved.append(arguments[5])
+    if len(saved) in (2, 13, 25):
+      raise Killed
+
+  monkeypatch.setattr(train, 'save', stop_at_times)
+  kills = 0
+  while True:
+    try:
+      tiny.learn(config, tmp_path / 'killed')
+      break
+    except Killed:
+      kills += 1
+  per_epoch = len(sources.load('digits').train.labels) // 32
+  assert kills == 3 and saved[24] > per_epoch  # one after the first look
+  assert tiny.bits(tmp_path / 'killed') == tiny.bits(tmp_path / 'whole')
