@@ -56,11 +56,15 @@ def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
 
 def total_seconds(lines: list[dict]) -> float:
   """Of all starts; a killed start counts with the tasks that it finished."""
-  ended = sum(x['seconds'] for x in lines if x['kind'] == 'summary')
-  tasks = sum(sum(x['seconds'].values()) for x in lines if x['kind'] == 'task')
-  killed = (sum(x['kind'] == 'run' for x in lines)
-            > sum(x['kind'] == 'summary' for x in lines))
-  return max(ended, tasks) if killed else ended
+  total = start = 0.
+  for line in lines:
+    if line['kind'] == 'run':  # what stands before it was killed
+      total, start = total + start, 0.
+    elif line['kind'] == 'task':
+      start += sum(line['seconds'].values())
+    elif line['kind'] == 'summary':
+      total, start = total + line['seconds'], 0.
+  return total
 
 
 def headline() -> str:

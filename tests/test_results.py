@@ -36,3 +36,9 @@ def test_a_finished_start_is_collected_with_all_its_seconds(tmp_path):
   run, identity, summary = map(json.loads, target.read_text().splitlines())
   assert run['command'] == 'main --workdir=DIR' and run['starts'] == 2
   assert identity == IDENTITY and summary['seconds'] == 4.
+
+
+def test_a_killed_start_counts_with_the_tasks_that_it_finished():
+  task = {'kind': 'task', 'seconds': {'train': 3., 'save': .5}}
+  assert results.total_seconds([RUN, task, task, RUN, task, SUMMARY]) == 9.
+  assert results.total_seconds([RUN, task, SUMMARY, RUN, SUMMARY]) == 4.
