@@ -267,3 +267,34 @@ def test_config_and_label_feature(cache_dir):
   assert sources.leaks(source) == 3
   with pytest.raises(ValueError, match="label 'lable'.*label"):
     sources.load('cmaterdb/bangla:lable', cache_dir)
+
+
+def test_division_within_groups_takes_a_tenth_of_each():
+  images, labels = numbered(60)
+  groups = np.repeat([7, 1, 3], [20, 30, 10])
+  whole = sources.Arrays(images, labels.astype(np.int32))
+  source = sources._divide_within('toy', '1', 3, whole, groups)
+  per_group = [np.bincount(groups[rows(split)], minlength=8)[[7, 1, 3]].tolist()
+               for split in (source.train, source.valid, source.test)]
+  assert per_group == [[16, 24, 8], [2, 3, 1], [2, 3, 1]]
+  everything = np.concatenate([rows(s) for s in (source.train, source.valid,
+                                                 source.test)])
+  assert sorted(everything) == list(range(60))
+  assert np.all(np.diff(rows(source.train)) > 0)
+  with pytest.raises(ValueError, match='group of 2 images is too small'):
+    sources._divide_within('toy', '1', 3, whole, np.arange(60) // 2)
+
+
+@pytest.mark.data
+@needs('omniglot')
+def test_omniglot_divides_within_each_character(cache_dir):
+  source = sources.load('omniglot:alphabet!label@32x32x1', cache_dir)
+  assert source.classes == 50 and source.image_shape == (32, 32, 1)
+  assert sizes(source) == (16 * 1623, 2 * 1623, 2 * 1623)
+  assert sources.leaks(source) == 0
+  letters = sources.load('omniglot:label!label@32x32x1', cache_dir)
+  assert letters.classes == 1623
+  for split, drawings in zip((letters.train, letters.valid, letters.test),
+                             (16, 2, 2)):
+    assert set(np.bincount(split.labels)) == {drawings}
+  np.testing.assert_array_equal(letters.test.images, source.test.images)

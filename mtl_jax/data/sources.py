@@ -3,6 +3,7 @@
     load('mnist')                     any TFDS image set prepared on disk
     load('cmaterdb/bangla')           ... with a config
     load('omniglot:alphabet')         ... with another feature as label
+    load('omniglot:alphabet!label')   ... divided within another feature
     load('omniglot:alphabet@28x28x1') ... resized while it is decoded
     load('digits')                    scikit-learn's UCI digits, 8 x 8
     load('folder:/path')              a folder of images, one folder a class
@@ -27,6 +28,10 @@ Splits, the same on every machine for ever:
     pooled, train first, and divided as if it had none.
   * TFDS sets with a validation but no labelled test split: validation is the
     test.
+  * '!FEATURE': all splits are pooled, train first, then validation and test,
+    and divided within each value of the feature: a tenth (at least one image)
+    is test, another validation. In Omniglot each of the 1,623 characters
+    ('label') has 20 drawings: 2 are test, 2 validation, 16 train.
 
 Within a split the original order stays. What stands twice in the original
 data stays too; `leaks` counts it.
@@ -309,6 +314,24 @@ def _divide(name, version, classes, train, valid=None, test=None):
   return Source(name, version, classes, train, valid, test)
 
 
+def _divide_within(name, version, classes, whole, groups):
+  """Divides each group of rows into train, validation and test alike."""
+  order = np.random.RandomState(0).permutation(len(groups))
+  order = order[np.argsort(groups[order], kind='stable')]
+  _, start, sizes = np.unique(groups[order], return_index=True,
+                              return_counts=True)
+  if sizes.min() < 3:
+    raise ValueError(f'source {name!r}: a group of {sizes.min()} images is too '
+                     'small for train, validation and test')
+  place = np.arange(len(order)) - np.repeat(start, sizes)
+  tenth = np.repeat(np.maximum(1, sizes // 10), sizes)
+  which = np.where(place < tenth, 'test',
+                   np.where(place < 2 * tenth, 'valid', 'train'))
+  rows = {s: np.sort(order[which == s]) for s in ('train', 'valid', 'test')}
+  return Source(name, version, classes, **{
+      s: Arrays(whole.images[r], whole.labels[r]) for s, r in rows.items()})
+
+
 def _digits():
   try:
     from sklearn import datasets
@@ -328,6 +351,8 @@ def _folder(name, root, size, cache_dir):
 
 def _tfds(name, base, size, cache_dir, tfds_dir):
   """A prepared TFDS set, its splits arranged as the module says."""
+  if '!' in base:
+    return _within(name, *base.split('!', 1), size, cache_dir, tfds_dir)
   version, classes, found = readers.tfds(name, base, size, cache_dir, tfds_dir,
                                          sorted(REGISTRY))
   splits = {k: Arrays(*v) for k, v in found.items()}
@@ -339,6 +364,21 @@ def _tfds(name, base, size, cache_dir, tfds_dir):
     pooled = zip(splits['train'], splits.pop('test'))
     splits['train'] = Arrays(*(np.concatenate(pair) for pair in pooled))
   return _divide(name, version, classes, **splits)
+
+
+def _within(name, base, feature, size, cache_dir, tfds_dir):
+  """A prepared TFDS set, divided within each value of a feature."""
+  def read(base):
+    own = base + ('@' + 'x'.join(map(str, size)) if size else '')
+    version, classes, found = readers.tfds(own, base, size, cache_dir,
+                                           tfds_dir, sorted(REGISTRY))
+    pairs = [found[s] for s in ('train', 'valid', 'test') if s in found]
+    images, labels = zip(*pairs)
+    return version, classes, Arrays(np.concatenate(images),
+                                    np.concatenate(labels))
+  version, classes, whole = read(base)
+  groups = read(f'{base.partition(":")[0]}:{feature}')[2].labels
+  return _divide_within(name, version, classes, whole, groups)
 
 
 # Name -> function of no arguments that returns a `Source`.
