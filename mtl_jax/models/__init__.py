@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mtl_jax import trees
 from mtl_jax.models import bnnet
 from mtl_jax.models import mlp
+from mtl_jax.models import part
 from mtl_jax.models import resnet
 from mtl_jax.models import stems
 
@@ -26,9 +27,12 @@ class Network(NamedTuple):
     apply: (params, stats, x [n, H, W, C], train, axis_name)
       -> (logits [n, outputs], stats). With `train`, batch statistics are used
       (over all devices of `axis_name`) and running ones updated.
+    trace: of networks of parallel modules, (params, stats, x) -> features
+      [n, channels] of each module and level by name; see `segments.trace`.
   """
   init: Callable[..., tuple[Tree, Tree]]
   apply: Callable[..., tuple[Any, Tree]]
+  trace: Callable[..., dict[str, Any]] | None = None
 
 
 def from_linen(module_class: Callable[..., Any]) -> Network:
@@ -85,6 +89,20 @@ def _bnnet(outputs, width=2048):
       outputs, width, axis_name))
 
 
+def _part_cifar(outputs, heads=None, modules=12, active=4, width=64,
+                form='auto'):
+  return Network(*part.graph(
+      lambda channels: part.cifar_levels(channels, width), modules, active,
+      heads or (outputs,), form))
+
+
+def _part_resnet(outputs, heads=None, modules=8, active=2, width=64,
+                 blocks=part.BLOCKS, form='auto', weights=None, noise=0.):
+  return Network(*part.graph(
+      lambda channels: part.resnet_levels(channels, width, tuple(blocks)),
+      modules, active, heads or (outputs,), form, weights, noise))
+
+
 def _fully_connected(outputs, widths=(1000,) * 6, inputs=784, words=10000,
                      embedding=2, scale=None):
   return from_linen(lambda **_: stems.FullyConnected(
@@ -104,6 +122,8 @@ MODELS = {
     'fully_connected': _fully_connected,
     'gem_resnet18': _gem_resnet18,
     'lenet_300_100': _dense((300, 100)),
+    'part_cifar': _part_cifar,
+    'part_resnet': _part_resnet,
 }
 
 
