@@ -224,6 +224,9 @@ def impression_to_arrays(impression: impressions.Impression) -> dict:
   for name, mask in kept.items():
     if mask is not None and arrays.get(f'values/{name}') is not None:
       arrays[f'values/{name}'] = arrays[f'values/{name}'][mask]
+  if impression.path is not None:
+    text = json.dumps(impression.path.parts, separators=(',', ':'))
+    arrays['path'] = np.frombuffer(text.encode(), np.uint8)
   return arrays
 
 
@@ -237,7 +240,10 @@ def arrays_to_impression(arrays: dict, backbone: Any,
     stats: tree that gives the structure of norm statistics.
   """
   parts: dict[str, Any] = {}
-  for part in impressions.Impression._fields:
+  if 'path' in arrays:
+    parts['path'] = impressions.Path(tuple(
+        (own, name) for own, name in json.loads(arrays['path'].tobytes())))
+  for part in ('masks', 'coefficients', 'values', 'stats'):
     like = stats if part == 'stats' else backbone
     found = {name.removeprefix(f'{part}/'): a for name, a in arrays.items()
              if name.startswith(f'{part}/')}

@@ -152,7 +152,9 @@ def _facts(run, entry, impression, shared, curve, trained) -> dict:
       'steps': trained.recipe.steps, 'batch_size': trained.recipe.batch_size,
       'seed': run.config.seed, 'curve': thin(curve), 'density': density,
       'bytes': parts | {'total': sum(parts.values()),
-                        'dedicated': trees.nbytes(run.backbone.params)},
+                        'dedicated': trees.nbytes(
+                            run.backbone.params if impression.path is None else
+                            impression.path.take(run.backbone.params))},
       'seconds': {'train': round(trained.seconds / group, 4)},
       'basis': None if basis is None else {'kind': basis.kind,
                                            'size': basis.size}}

@@ -30,7 +30,10 @@ class Phase:
     pool: one impression for all the phase's tasks together, trained on their
       pooled images; at test no task need be named.
     together: 'joint' trains all the phase's tasks in one state: a step takes
-      a batch of each and sums their losses. `None` trains them apart.
+      a batch of each and sums their losses. In 'rounds' they take turns.
+      `None` trains them apart.
+    rounds: of together='rounds'.
+    after: an earlier phase whose tasks' modules are reused, and frozen.
     loss: of classifications: 'softmax' over all outputs of the network, or
       'classes' over the task's own alone.
     allocation: which weights each task owns; of the method `subnetworks`.
@@ -51,6 +54,7 @@ class Phase:
   schedule: str = 'constant'
   weight_decay: float = 0.
   momentum: float = 0.
+  milestones: tuple[float, ...] = ()
   repeats: int = 1
   control: bool = False
   tasks_at_once: int = 1
@@ -58,6 +62,8 @@ class Phase:
   stream: config_parts.Stream | None = None
   pool: bool = False
   together: str | None = None
+  rounds: config_parts.Rounds | None = None
+  after: str | None = None
   loss: str = 'softmax'
   allocation: config_parts.Allocation | None = None
   early_stop: config_parts.EarlyStop | None = None
@@ -82,9 +88,11 @@ class Phase:
       raise ValueError(f'phase {self.name}: subnetworks, and they alone, need '
                        'an allocation (density, ...)')
     if self.early_stop is not None and (
-        not self.epochs or self.tasks_at_once > 1 or self.stream is not None):
+        not self.epochs or self.tasks_at_once > 1 or self.stream is not None
+        or self.rounds is not None):
       raise ValueError(f'phase {self.name}: early_stop counts epochs of one '
-                       'state: give epochs, and no tasks_at_once or stream')
+                       'state: give epochs, and no tasks_at_once, stream or '
+                       'rounds')
     if self.sparsify is not None and (
         self.method != 'subnetworks' or self.early_stop is None
         or self.together or self.allocation is None
@@ -102,7 +110,7 @@ class Phase:
     if self.pool and (self.stream is not None or self.tasks_at_once > 1):
       raise ValueError(f'phase {self.name}: a pool leaves one impression; it '
                        'takes neither stream nor tasks_at_once')
-    for name, known in (('together', (None, 'joint')),
+    for name, known in (('together', (None, 'joint', 'rounds')),
                         ('loss', ('softmax', 'classes'))):
       if getattr(self, name) not in known:
         raise ValueError(f'phase {self.name}: {name} is '
@@ -117,7 +125,25 @@ class Phase:
       raise ValueError(f'phase {self.name}: a stream is learned by supsup, one '
                        'mask at a time: no tasks_at_once, repeats or transfer')
     steps_lib.make_optimizer(self.recipe(1))
-    self.make_method()
+    method = self.make_method()
+    if (self.together == 'rounds') != (self.rounds is not None):
+      raise ValueError(f"phase {self.name}: together='rounds', and it alone, "
+                       'needs rounds (set_batches, order, moments)')
+    if self.after is not None and method.rebuild is None:
+      raise ValueError(f'phase {self.name}: the method {self.method} reuses '
+                       'nothing of an earlier phase; leave out after')
+    if self.rounds is not None and method.banks is None:
+      raise ValueError(f'phase {self.name}: the method {self.method} cannot '
+                       'train in rounds; part can')
+    if method.banks is not None and (self.weight_decay or self.together is None
+                                     or self.loss != 'classes'):
+      raise ValueError(f"phase {self.name}: {self.method} needs together="
+                       "'rounds' or 'joint', loss='classes' and no weight "
+                       'decay, which would change modules off the path')
+    if method.banks is not None and self.together == 'joint' and (
+        method.banks.shared_stats):
+      raise ValueError(f"phase {self.name}: norm='shared' depends on the order "
+                       "of the tasks; it needs together='rounds'")
 
   def recipe(self, images: int) -> steps_lib.Recipe:
     """How a task of `images` training images is trained."""
@@ -126,6 +152,11 @@ class Phase:
     fields['steps'] = self.steps or self.epochs * max(
         1, images // self.batch_size)
     return steps_lib.Recipe(**fields)
+
+  @property
+  def order_name(self) -> str:
+    """What names the order of batches: equal in phases on the same tasks."""
+    return f'rounds/{self.tasks}'
 
   def make_method(self) -> methods.Method:
     return methods.make(self.method, **dict(self.options))
@@ -148,6 +179,8 @@ class Config:
     identify: evaluations in which the task is inferred.
     mixed_rows: rows of one batch of all tasks, predicted in one call at the
       end and compared with calls task by task; 0 for none.
+    transparency: images of each task on which `laid_open` compares what tasks
+      on shared segments have in common; 0 leaves it out.
     tensorboard: write scalars for TensorBoard (extra `tensorboard`).
   """
   seed: int
@@ -160,13 +193,15 @@ class Config:
   matrix: str = 'final'
   identify: tuple[config_parts.Scenario, ...] = ()
   mixed_rows: int = 0
+  transparency: int = 0
   tensorboard: bool = False
 
   def __post_init__(self):
     if not self.phases:
       raise ValueError('the config has no phases: nothing would be learned')
     for name, least in (('seed', 0), ('chunk_steps', 1),
-                        ('eval_batch_size', 1), ('mixed_rows', 0)):
+                        ('eval_batch_size', 1), ('mixed_rows', 0),
+                        ('transparency', 0)):
       if getattr(self, name) < least:
         raise ValueError(f'{name} is {getattr(self, name)}; it must be at '
                          f'least {least}')
@@ -175,6 +210,10 @@ class Config:
     seen: list[str] = []
     for phase in self.phases:
       self._check_basis(phase, seen)
+      if phase.after is not None and phase.after not in seen:
+        raise ValueError(
+            f'phase {phase.name}: after is {phase.after!r}, which must be an '
+            f'earlier phase; earlier phases: {", ".join(seen) or "none"}')
       seen.append(phase.name)
     for scenario in self.identify:
       for name in scenario.phases:
@@ -205,6 +244,7 @@ class Config:
 
 
 PARTS = {'basis': config_parts.Basis, 'stream': config_parts.Stream,
+         'rounds': config_parts.Rounds,
          'allocation': config_parts.Allocation,
          'early_stop': config_parts.EarlyStop,
          'sparsify': config_parts.Sparsify}
@@ -302,8 +342,8 @@ def to_dict(config: Config) -> dict:
     for part in PARTS:
       if getattr(phase, part) is not None:
         entry[part] = fields(getattr(phase, part))
-    for name in ('pool', 'together', 'loss'):
-      if entry[name] == _DEFAULTS[name]:
+    for name in ('pool', 'together', 'loss', 'milestones', 'after'):
+      if entry[name] in (_DEFAULTS[name], []):
         del entry[name]  # as in the workdirs of earlier versions
     result['phases'][phase.name] = entry
   result['identify'] = {scenario.name: fields(scenario, skip=('name',))

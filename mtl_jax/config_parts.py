@@ -110,6 +110,31 @@ class Stream:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rounds:
+  """Tasks that take turns in one state (PaRT); see `mtl_jax.rounds`.
+
+  Attributes:
+    set_batches: consecutive batches of a task in a round; 0 for all of them,
+      so that the tasks follow one another.
+    order: of the tasks in a round: 'drawn' (from the seed) or 'sequence'.
+    moments: 'own' (an optimizer per task) or 'common' (one for all).
+  """
+  set_batches: int = 10
+  order: str = 'drawn'
+  moments: str = 'own'
+
+  def __post_init__(self):
+    if self.set_batches < 0:
+      raise ValueError(f'rounds: set_batches is {self.set_batches}; it must '
+                       'not be negative')
+    for name, known in (('order', ('drawn', 'sequence')),
+                        ('moments', ('own', 'common'))):
+      if getattr(self, name) not in known:
+        raise ValueError(f'rounds: {name} is {getattr(self, name)!r}; known: '
+                         f'{known}')
+
+
+@dataclasses.dataclass(frozen=True)
 class Allocation:
   """How a task's subnetwork is chosen; see `mtl_jax.allocation`.
 

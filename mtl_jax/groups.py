@@ -5,6 +5,7 @@ state, runs a chunk of steps, and hands out each entry's own state at the end.
 """
 
 import functools
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,9 +13,11 @@ import jax
 import numpy as np
 
 from mtl_jax import config as config_lib
+from mtl_jax import config_parts
 from mtl_jax import models
 from mtl_jax import parallel
 from mtl_jax import plan
+from mtl_jax import rounds
 from mtl_jax import steps
 from mtl_jax import together
 
@@ -29,12 +32,15 @@ class Driver(NamedTuple):
       [entries, count] on the host).
     whole: (state) -> what is saved; `place` takes it.
     member: (whole state, i) -> the `steps.State` of entry i.
+    curves: (values [entries, steps] as `advance` gave them) -> the same, a row
+      for each entry.
   """
   start: Callable[..., Any]
   place: Callable[..., Any]
   advance: Callable[..., Any]
   whole: Callable[..., Any]
   member: Callable[..., Any]
+  curves: Callable[..., Any] = lambda values: values
 
 
 class Program(NamedTuple):
@@ -70,6 +76,8 @@ def make(run: Any, group: list[plan.Entry], recipe: steps.Recipe) -> Driver:
     group: entries of one phase, as `plan.groups` has them.
     recipe: of its training.
   """
+  if group[0].phase.together == 'rounds':
+    return _rounds(run, group, recipe)
   if group[0].phase.together:
     return _together(run, group, recipe)
   return _many(run, group, recipe) if len(group) > 1 else _one(
@@ -150,3 +158,98 @@ def _together(run, group, recipe) -> Driver:
 
   return Driver(start, parallel.put, advance, lambda state: state,
                 together.of_member)
+
+
+@functools.lru_cache(maxsize=None)
+def round_program(phase: config_lib.Phase, recipe: steps.Recipe,
+                  network: models.Network):
+  """(init, chunk) of a phase that trains in rounds, compiled."""
+  method, turns = phase.make_method(), phase.rounds or config_parts.Rounds()
+  optimizer, rate = rounds.make_optimizer(recipe)
+  init = functools.partial(rounds.init_state, method, optimizer,
+                           turns.moments)
+  chunk = rounds.make_chunk(rounds.make_step(
+      method, network, optimizer, rate, turns.moments), method)
+  return jax.jit(init, static_argnums=4), parallel.over_batches(chunk)
+
+
+def _rounds(run, group, recipe) -> Driver:
+  """Entries that take turns; `count` steps of all are one run of the scan.
+
+  A chunk may end within a round: its metrics then stand in the order of the
+  sequence, and `curves` sorts them by entry.
+  """
+  phase = group[0].phase
+  init, chunk = round_program(phase, recipe, run.backbone.network)
+  method, tasks_ = phase.make_method(), len(group)
+  routes = plan.init_route(group)
+  order = rounds.sequence(
+      (run.config.seed, zlib.crc32(phase.order_name.encode())),
+      [recipe.steps] * tasks_, phase.rounds.set_batches or recipe.steps,
+      phase.rounds.order)
+  arrays = parallel.put(rounds.stack_tasks(
+      [parallel.local(run.data.entry_arrays(entry)) for entry in group],
+      [entry.task.classes for entry in group]))
+  source, offsets = _one_source(run, group)
+
+  def draw(task, first, count):
+    return offsets[task] + steps.epoch_indices(
+        run.data.rows(group[task]), count, recipe.batch_size,
+        group[task].seed(run.config.seed), first)
+
+  def start(shared):
+    keys = jax.numpy.stack([entry.key(run.config.seed) for entry in group])
+    return init(keys, run.system.backbone.params, parallel.local(shared),
+                run.system.backbone.stats, routes)
+
+  def advance(shared, state, first, count):
+    first, stop = first * tasks_, (first + count) * tasks_
+    index = parallel.split_batch(rounds.batches(order, first, stop, draw))
+    task = np.repeat(order[None, first:stop], len(index), 0)
+    state, measured = chunk(group[0].route, run.backbone.params, shared,
+                            source, arrays, state, (task, index))
+    measured = parallel.to_host(measured)
+    _require_finite_rounds(group, order[first:stop], measured.loss)
+    return state, jax.tree.map(lambda x: x.reshape(count, tasks_).T, measured)
+
+  def curves(values):
+    flat = values.T.reshape(-1)
+    now = order[:len(flat)]
+    return np.stack([flat[now == i] for i in range(tasks_)])
+
+  def member(state, i):
+    rows = {bank: r[i] for bank, r in
+            method.banks.rows(state.trainable).items()}
+    return steps.State(state.step[i], state.trainable, None, rounds.own_stats(
+        method.banks, state.stats, rows, i), state.key[i])
+
+  return Driver(start, parallel.put, advance, lambda state: state, member,
+                curves)
+
+
+def _one_source(run, group):
+  """The training images of all entries as one array.
+
+  Returns:
+    (`steps.Source`, the row at which each entry's own source starts).
+  """
+  found: dict[tuple, steps.Source] = {}
+  names = []
+  for entry in group:
+    name = entry.task.source, plan.once(entry.task.transforms)
+    names.append(name)
+    if name not in found:
+      found[name] = parallel.to_host(run.data.split(entry.task, 'train'))
+  starts = dict(zip(found, np.cumsum([0] + [
+      len(source.labels) for source in found.values()])))
+  whole = jax.tree.map(lambda *parts: np.concatenate(parts), *found.values())
+  return parallel.put(whole), [starts[name] for name in names]
+
+
+def _require_finite_rounds(group, tasks, losses) -> None:
+  bad = np.flatnonzero(~np.isfinite(losses))
+  if len(bad):
+    raise FloatingPointError(
+        f'the loss of task {group[tasks[bad[0]]].name} is {losses[bad[0]]}. '
+        'Finished tasks and the last saved state are kept; lower the learning '
+        'rate, or look at the images of this task')

@@ -4,6 +4,7 @@ A task's network is `materialise(backbone, impression)`: a pure function, so
 adding a task can't alter another.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -16,6 +17,41 @@ from mtl_jax import trees
 Tree = trees.Tree
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Path:
+  """The parts of the backbone that a task's network has, and no others.
+
+  It has no arrays: networks of one form under other names share one
+  executable.
+
+  Attributes:
+    parts: (name in the task's network, name in the backbone) of sub-trees,
+      such as ('level1/slot0', 'level1/module07').
+  """
+  parts: tuple[tuple[str, str], ...]
+
+  def take(self, params: Tree) -> Tree:
+    """The task's network: the parts under its own names.
+
+    Raises:
+      ValueError: the tree has no such part.
+
+    >>> Path((('head', 'heads/b'),)).take({'heads': {'a': 1, 'b': {'w': 2}}})
+    {'head': {'w': 2}}
+    """
+    flat: dict = {}
+    for own, name in self.parts:
+      node = params
+      for step in name.split('/'):
+        if not isinstance(node, dict) or step not in node:
+          raise ValueError(f'the path has {name}, which is no part of the '
+                           'backbone')
+        node = node[step]
+      flat[own] = node
+    return trees.unflatten(flat)
+
+
 class Impression(NamedTuple):
   """All the arrays that one task leaves. Each is a tree or `None`.
 
@@ -25,11 +61,13 @@ class Impression(NamedTuple):
       basis mask and masked leaf (ImpressLearn).
     values: leaves that replace the backbone's (owned weights, a head).
     stats: the task's own norm statistics.
+    path: which parts of the backbone its network has; `None` for all.
   """
   masks: Tree = None
   coefficients: Tree = None
   values: Tree = None
   stats: Tree = None
+  path: Path | None = None
 
 
 def combine(alphas: Tree, basis: Tree) -> Tree:
@@ -98,7 +136,8 @@ def materialise(backbone: Tree, impression: Impression,
     basis: bool leaves [K, ...]; needed if the impression has coefficients.
 
   Returns:
-    A tree of the backbone's structure, shapes and dtypes.
+    A tree of the backbone's structure, shapes and dtypes; if the impression
+    has a path, only the parts on it, under the path's names.
 
   >>> import jax.numpy as jnp
   >>> backbone = {'w': jnp.array([1., -1.]), 'b': jnp.array([0.])}
@@ -117,7 +156,7 @@ def materialise(backbone: Tree, impression: Impression,
     params = masks.apply(params, combine(impression.coefficients, basis))
   if impression.masks is not None:
     params = masks.apply(params, impression.masks)
-  return params
+  return params if impression.path is None else impression.path.take(params)
 
 
 def bytes_by_part(impression: Impression) -> dict[str, int]:

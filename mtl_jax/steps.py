@@ -31,9 +31,11 @@ class Recipe:
     optimizer: 'rmsprop' (PyTorch's defaults: decay 0.99, eps 1e-8 outside
       the root), 'adam' or 'sgd'.
     learning_rate: initial learning rate.
-    schedule: 'constant', or 'cosine' (to 0 over `steps`).
+    schedule: 'constant', 'cosine' (to 0 over `steps`), or 'halved' (at each
+      of the `milestones`).
     weight_decay: L2 term added to the gradient, as in PyTorch's Adam.
     momentum: 'sgd' only.
+    milestones: 'halved' only: fractions of `steps`.
   """
   steps: int
   batch_size: int = 128
@@ -42,6 +44,7 @@ class Recipe:
   schedule: str = 'constant'
   weight_decay: float = 0.
   momentum: float = 0.
+  milestones: tuple[float, ...] = ()
 
   def __post_init__(self):
     for name in ('steps', 'batch_size', 'learning_rate'):
@@ -99,32 +102,49 @@ class Metrics(NamedTuple):
   accuracy: Any
 
 
+def make_schedule(recipe: Recipe):
+  """The learning rate as a function of the step.
+
+  Raises:
+    ValueError: unknown schedule; lists the known ones.
+  """
+  schedules = {
+      'constant': lambda: optax.constant_schedule(recipe.learning_rate),
+      'cosine': lambda: optax.cosine_decay_schedule(recipe.learning_rate,
+                                                    recipe.steps),
+      'halved': lambda: optax.piecewise_constant_schedule(
+          recipe.learning_rate, {round(m * recipe.steps): .5
+                                 for m in recipe.milestones}),
+  }
+  return _choose(schedules, recipe.schedule)()
+
+
 def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
   """The optimizer of a recipe.
 
   Raises:
     ValueError: unknown optimizer or schedule; lists the known ones.
   """
-  schedules = {
-      'constant': lambda: recipe.learning_rate,
-      'cosine': lambda: optax.cosine_decay_schedule(recipe.learning_rate,
-                                                    recipe.steps),
-  }
   optimizers = {
       'adam': lambda rate: optax.adam(rate),
       'rmsprop': lambda rate: optax.rmsprop(rate, decay=0.99, eps=1e-8,
                                             eps_in_sqrt=False),
       'sgd': lambda rate: optax.sgd(rate, momentum=recipe.momentum or None),
   }
-  for name, table in ((recipe.schedule, schedules),
-                      (recipe.optimizer, optimizers)):
-    if name not in table:
-      raise ValueError(f'unknown {name!r}{trees.nearest(name, table)}; known: '
-                       f'{", ".join(sorted(table))}')
-  update = optimizers[recipe.optimizer](schedules[recipe.schedule]())
+  rate = make_schedule(recipe)
+  if recipe.schedule == 'constant':
+    rate = recipe.learning_rate  # keeps no count of steps
+  update = _choose(optimizers, recipe.optimizer)(rate)
   if not recipe.weight_decay:
     return update
   return optax.chain(optax.add_decayed_weights(recipe.weight_decay), update)
+
+
+def _choose(table: dict, name: str):
+  if name not in table:
+    raise ValueError(f'unknown {name!r}{trees.nearest(name, table)}; known: '
+                     f'{", ".join(sorted(table))}')
+  return table[name]
 
 
 def init_state(method, optimizer, key, backbone, shared, stats,

@@ -95,7 +95,9 @@ def alive(tree):
 
 
 def test_every_method_has_a_case():
-  assert {case[0] for case in CASES.values()} == set(methods.METHODS)
+  # PaRT's networks have only the parts on a path: tests/test_part.py.
+  assert {case[0] for case in CASES.values()} == (
+      set(methods.METHODS) - {'part'})
 
 
 @pytest.mark.parametrize('case', CASES)

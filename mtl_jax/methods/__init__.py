@@ -1,10 +1,13 @@
 """The methods by name. Each is a factory that returns a `base.Method`."""
 
+from collections.abc import Callable
+
 from mtl_jax import trees
 from mtl_jax.methods import base
 from mtl_jax.methods import dedicated
 from mtl_jax.methods import impresslearn
 from mtl_jax.methods import joint
+from mtl_jax.methods import part
 from mtl_jax.methods import subnetworks
 from mtl_jax.methods import supsup
 
@@ -36,10 +39,11 @@ def _subnetworks(own=subnetworks.OWN, sharing=False):
   return subnetworks.subnetworks(base.as_patterns(own), sharing)
 
 
-METHODS = {
+METHODS: dict[str, Callable[..., Method]] = {
     'dedicated': _dedicated,
     'impresslearn': _impresslearn,
     'joint': _joint,
+    'part': part.part,
     'subnetworks': _subnetworks,
     'supsup': _supsup,
 }

@@ -58,6 +58,24 @@ def no_penalty(trainable: Tree) -> Any:
   return 0.
 
 
+class Banks(NamedTuple):
+  """How the tasks of a group share what they train, for training in rounds.
+
+  `trainable` is then a dict of banks: trees whose leaves all have the bank's
+  rows as their first axis (parallel modules, or one row per task). A task
+  trains some rows of each bank and reads no others. Task and rows may be
+  traced, so that one executable serves the whole group.
+
+  Attributes:
+    rows: (trainable) -> {bank: int32 [tasks, n]}, the rows of each task.
+    bind: ({bank: its rows of one task}, shared, {bank: int [n]}) -> params.
+    shared_stats: the norm statistics of a module are those of all its tasks.
+  """
+  rows: Callable[[Tree], dict]
+  bind: Callable[..., Tree]
+  shared_stats: bool = False
+
+
 class Method(NamedTuple):
   """A way to leave an impression; see the module docstring.
 
@@ -67,12 +85,17 @@ class Method(NamedTuple):
     commit: the impression, when the task is done, and the new `shared`.
     materialise: effective parameters of a committed impression.
     penalty: regulariser added to the loss, from `trainable`.
+    banks: of a method whose tasks can be trained in rounds, else `None`.
+    rebuild: (backbone, impressions of earlier tasks) -> `shared`, for a phase
+      that reuses what an earlier phase left; `None` if it can't.
   """
   init: Callable[..., Tree]
   bind: Callable[..., Tree]
   commit: Callable[..., tuple]
   materialise: Callable[..., Tree]
   penalty: Callable[[Tree], Any] = no_penalty
+  banks: Banks | None = None
+  rebuild: Callable[..., dict] | None = None
 
 
 def members(route) -> tuple[Route, ...]:

@@ -1,0 +1,326 @@
+"""Tasks that take turns on shared segments: PaRT's schedule and a whole run."""
+
+import functools
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+import tiny
+
+import mtl_jax
+from mtl_jax import checkpoint
+from mtl_jax import config as config_lib
+from mtl_jax import methods
+from mtl_jax import models
+from mtl_jax import paths
+from mtl_jax import rounds
+from mtl_jax import steps
+from mtl_jax import train
+from mtl_jax import trees
+from mtl_jax import verify
+from mtl_jax import workdir
+from mtl_jax.data import sources
+from mtl_jax.data import transforms
+
+HEADS = (3, 2)
+RECIPE = steps.Recipe(steps=8, batch_size=4, optimizer='adam',
+                      learning_rate=1e-2)
+RANDOM = np.random.RandomState(0)
+SOURCE = steps.Source(RANDOM.randint(0, 255, (40, 8, 8, 1)).astype(np.uint8),
+                      RANDOM.randint(0, 2, 40).astype(np.int32))
+SPEC = (transforms.normalise(.5, .25),)
+KINDS = transforms.kinds(SPEC)
+
+
+def images_of(name, classes, count):
+  labels = np.arange(count) % classes
+  pixels = np.random.RandomState(classes).randint(0, 99, (count, 8, 8, 1))
+  pixels = pixels + 150 * labels[:, None, None, None] // classes
+  return sources.from_arrays(name, pixels.astype(np.uint8), labels)
+
+
+# The schedule.
+
+
+@pytest.mark.parametrize('batches, sets, last', [(313, 32, 3), (625, 63, 5)])
+def test_rounds_of_the_published_runs(batches, sets, last):
+  order = rounds.sequence((0, 1), [batches] * 10, 10)
+  assert len(order) == 10 * batches
+  for number in range(sets):
+    now = order[number * 100:(number + 1) * 100]
+    size = last if number == sets - 1 else 10
+    assert len(now) == 10 * size
+    firsts = now[::size]
+    assert sorted(firsts) == list(range(10))
+    np.testing.assert_array_equal(now, np.repeat(firsts, size))
+  drawn = order[:100:10], order[100:200:10]
+  assert not np.array_equal(*drawn)
+
+
+def test_tasks_of_different_length_run_out_and_a_sequence_is_one():
+  assert rounds.sequence((0,), [5, 1], 2, 'sequence').tolist() == [
+      0, 0, 1, 0, 0, 0]
+  assert rounds.sequence((0,), [3, 3], 3, 'sequence').tolist() == [
+      0, 0, 0, 1, 1, 1]
+  np.testing.assert_array_equal(rounds.sequence((4,), [9, 9], 2),
+                                rounds.sequence((4,), [9, 9], 2))
+  with pytest.raises(ValueError, match='sequence'):
+    rounds.sequence((0,), [1], 1, 'shuffled')
+
+
+def test_batches_do_not_depend_on_where_a_chunk_starts():
+  order = rounds.sequence((3,), [7, 7, 7], 2)
+  draw = lambda task, first, count: (
+      100 * task + first + np.arange(count))[:, None] * np.ones((1, 4), int)
+  whole = rounds.batches(order, 0, 21, draw)
+  parts = [rounds.batches(order, a, b, draw)
+           for a, b in ((0, 5), (5, 6), (6, 21))]
+  np.testing.assert_array_equal(np.concatenate(parts), whole)
+  for task in range(3):
+    assert whole[order == task, 0].tolist() == [
+        100 * task + i for i in range(7)]
+
+
+def test_the_rate_is_halved_at_the_milestones():
+  rate = steps.make_schedule(steps.Recipe(
+      steps=60 * 313, learning_rate=1e-3, schedule='halved',
+      milestones=(20 / 60, 30 / 60, 40 / 60)))
+  epochs = [float(rate(epoch * 313)) for epoch in (0, 19, 21, 31, 41, 59)]
+  np.testing.assert_allclose(
+      epochs, [1e-3, 1e-3, 5e-4, 2.5e-4, 1.25e-4, 1.25e-4], rtol=1e-6)
+
+
+# Steps.
+
+
+@functools.lru_cache(maxsize=None)
+def parts(moments, tasks=2, **options):
+  """What trains a group: (method, backbone, stats, start, chunk)."""
+  method = methods.make('part', active=2, **options)
+  network = models.make('part_resnet', 3, heads=HEADS, modules=4, active=2,
+                        width=2, blocks=(1,))
+  backbone, stats = network.init(jax.random.key(0), (8, 8, 1))
+  optimizer, rate = rounds.make_optimizer(RECIPE)
+  first = options.get('first', 0)
+  routes = tuple(methods.Route('p', HEADS[first + k], KINDS, loss='classes',
+                               member=k) for k in range(tasks))
+  keys = jax.numpy.stack([jax.random.key(first + k) for k in range(tasks)])
+  start = rounds.init_state(method, optimizer, moments, keys, backbone, {},
+                            stats, routes)
+  chunk = jax.jit(rounds.make_chunk(rounds.make_step(
+      method, network, optimizer, rate, moments), method), static_argnums=0)
+  normalise = transforms.parameters(SPEC, (8, 8, 1))
+  arrays = rounds.stack_tasks(
+      [steps.TaskArrays(normalise, np.arange(3, dtype=np.int32)[:2 + k])
+       for k in range(tasks)], HEADS[first:first + tasks])
+  run = functools.partial(chunk, routes[0], backbone, {}, SOURCE, arrays)
+  return method, backbone, stats, start, run
+
+
+def plan(order):
+  """Batches of both tasks, by the number of the task's own step."""
+  rows = rounds.batches(np.array(order), 0, len(order), lambda k, first, n: (
+      7 * k + 4 * np.arange(first, first + n)[:, None] + np.arange(4)) % 40)
+  return np.array(order, np.int32), rows.astype(np.int32)
+
+
+@pytest.mark.parametrize('moments', rounds.MOMENTS)
+def test_a_step_changes_nothing_off_its_path(moments):
+  method, _, _, start, run = parts(moments)
+  rows = method.banks.rows(start.trainable)
+  before, _ = run(start, plan([0, 1]))  # all moments are there
+  after, _ = run(before, plan([1, 1]))
+  assert after.step.tolist() == [1, 3]
+  for bank in rows:
+    for name, leaf in trees.flatten(after.trainable[bank]).items():
+      old = trees.flatten(before.trainable[bank])[name]
+      changed = {i for i in range(len(leaf))
+                 if trees.digest(leaf[i]) != trees.digest(old[i])}
+      assert changed == set(rows[bank][1].tolist()), (bank, name)
+  for new, old in zip(*(jax.tree.leaves(s.stats) for s in (after, before))):
+    assert trees.digest(new[0]) == trees.digest(old[0])
+    assert trees.digest(new[1]) != trees.digest(old[1])
+
+
+def test_shared_statistics_belong_to_modules():
+  method, _, stats, start, run = parts('own', norm='shared')
+  rows = method.banks.rows(start.trainable)
+  after, _ = run(start, plan([1, 1]))
+  for level in ('level1', 'level2'):
+    mean = jax.tree.leaves(after.stats[level])[0]
+    assert set(np.flatnonzero(np.any(mean, axis=1))) == set(rows[level][1])
+  own = rounds.own_stats(method.banks, after.stats,
+                         {bank: r[1] for bank, r in rows.items()}, 1)
+  trees.check_same_structure(own, stats)
+  np.testing.assert_array_equal(
+      own['level1']['slot1']['bn1']['mean'],
+      after.stats['level1']['bn1']['mean'][rows['level1'][1][1]])
+
+
+@pytest.mark.parametrize('options', [dict(paths='disjoint'),
+                                     dict(copies=True)])
+def test_tasks_without_common_modules_train_as_if_alone(options):
+  method, backbone, _, start, run = parts('own', **options)
+  order = [0, 1, 1, 0, 0, 1]
+  together, measured = run(start, plan(order))
+  for k in range(2):
+    alone_method, _, _, start, run = parts('own', 1, first=k, **options)
+    task, rows = plan(order)
+    mine = task == k
+    alone, losses = run(start, (np.zeros(3, np.int32), rows[mine]))
+    np.testing.assert_array_equal(measured.loss[mine], losses.loss)
+    route = methods.Route('p', HEADS[k], KINDS, loss='classes')
+    found = [m.bind(backbone, s.trainable, {}, r) for m, s, r in (
+        (method, together, methods.Route('p', HEADS[k], KINDS, loss='classes',
+                                         member=k)),
+        (alone_method, alone, route))]
+    assert trees.digests(found[0]) == trees.digests(found[1])
+
+
+def test_padded_outputs_are_never_chosen_or_trained():
+  _, _, _, start, run = parts('own')
+  after, _ = run(start, plan([1, 1]))
+  head = after.trainable['own']['head']
+  assert head['kernel'].shape == (2, 8, 3)
+  assert not np.any(head['kernel'][1, :, 2]) and not head['bias'][1, 2]
+
+
+def test_weight_decay_and_unknown_moments_are_refused():
+  with pytest.raises(ValueError, match='no weight decay'):
+    rounds.make_optimizer(steps.Recipe(steps=1, weight_decay=.1))
+  with pytest.raises(ValueError, match="'each'.*common, own"):
+    parts('each')
+
+
+# A whole run.
+
+
+def make(**changes):
+  for name, classes, count in (('three', 3, 90), ('two', 2, 60)):
+    sources.register(name, functools.partial(images_of, name, classes, count))
+  config = ml_collections.ConfigDict()
+  config.seed, config.chunk_steps, config.progress_seconds = 0, 3, 0.
+  config.suite = dict(kind='datasets', sources=('three', 'two'),
+                      image_shape=(8, 8, 1))
+  config.backbone = dict(
+      model='part_resnet', outputs=3, init='default', options=dict(
+          heads=HEADS, modules=4, active=2, width=8, blocks=(1,)))
+  config.phases = dict(part=dict(
+      method='part', tasks=(0, 2), steps=8, batch_size=8, optimizer='adam',
+      learning_rate=1e-2, together='rounds', loss='classes',
+      rounds=dict(set_batches=2),
+      options=dict(active=2, paths='overlapping', overlap=1)))
+  config.schedule = ('part',)
+  config.update_from_flattened_dict(
+      {name.replace('__', '.'): value for name, value in changes.items()})
+  return config_lib.from_dict(config.to_dict())
+
+
+@pytest.fixture(name='folder', scope='module')
+def _folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('rounds') / 'run'
+  tiny.learn(make(), folder)
+  return folder
+
+
+def test_a_run_stores_each_module_once(folder):
+  system = mtl_jax.load(folder)
+  assert system.tasks == ['three', 'two']
+  first, second = (system.task(name).impression for name in system.tasks)
+  drawn = paths.overlapping(456, 2, paths.Shape(2, 4, 2), 1)
+  assert paths.overlap(drawn)[0, 1] == 2
+  stored = {name: checkpoint.load(system.workdir.task(name))
+            for name in system.tasks}
+  references = stored['two'][1]['references']
+  large = 'conv1/kernel', 'block0_conv2/kernel'  # a reference pays for itself
+  for i in range(2):
+    common = set(drawn[0, i]) & set(drawn[1, i])
+    for m in range(4):
+      name = f'values/level{i + 1}/module{m:02d}/{large[i]}'
+      assert (name in references) == (m in common)
+      assert (name in stored['three'][0]) == (m in drawn[0, i])
+      assert (name in stored['two'][0]) == (m in drawn[1, i]
+                                            and m not in common)
+    for m in common:
+      for a, b in zip(*(jax.tree.leaves(x.values[f'level{i + 1}'][
+          f'module{m:02d}']) for x in (first, second))):
+        np.testing.assert_array_equal(a, b)
+  assert {r['task'] for r in references.values()} == {'three'}
+  result = verify.check(system)
+  assert result.tasks == 2 and not result.faults
+
+
+def test_curves_belong_to_their_tasks(folder):
+  lines = [line for line in workdir.read_lines(folder / 'metrics.jsonl')
+           if line['kind'] == 'task']
+  assert [line['steps'] for line in lines] == [8, 8]
+  # Cross-entropy over three classes starts higher than over two.
+  assert lines[0]['curve']['loss'][0] > lines[1]['curve']['loss'][0] > .4
+
+
+def test_killed_in_the_middle_it_ends_with_the_same_bits(
+    folder, tmp_path, monkeypatch):
+  saved, real = [], train.save
+
+  def save(*arguments):
+    real(*arguments)
+    saved.append(arguments)
+    if len(saved) == 2:
+      raise KeyboardInterrupt
+  monkeypatch.setattr(train, 'save', save)
+  with pytest.raises(KeyboardInterrupt):
+    tiny.learn(make(), tmp_path / 'killed')
+  assert not list((tmp_path / 'killed' / 'tasks').glob('t*'))
+  tiny.learn(make(), tmp_path / 'killed')
+  assert tiny.bits(tmp_path / 'killed') == tiny.bits(folder)
+
+
+def test_a_later_task_reuses_modules_and_changes_none(tmp_path):
+  fields = config_lib.to_dict(make())
+  part = fields['phases']['part']
+  options = dict(active=2, path_seed=96253)
+  fields['phases'] = {
+      'part': dict(part, tasks=(0, 1), options=options),
+      'later': dict(part, tasks=(1, 2), after='part',
+                    options=dict(options, first=1))}
+  fields['schedule'] = ['part', 'later']
+  config = config_lib.from_dict(fields)
+  tiny.learn(config, tmp_path / 'run')
+  system = mtl_jax.load(tmp_path / 'run')
+  first, second = (system.task(name).impression for name in system.tasks)
+  drawn = paths.official(96253, 2, paths.Shape(2, 4, 2))
+  assert 0 < paths.overlap(drawn)[0, 1] < 4
+  for i in range(2):
+    level = f'level{i + 1}'
+    for m in drawn[1, i].tolist():
+      new = second.values[level][f'module{m:02d}']
+      if m in drawn[0, i]:
+        old = first.values[level][f'module{m:02d}']
+      else:  # it was free, and was trained
+        old = system.backbone.params[level][f'module{m:02d}']
+      assert (trees.fingerprint(new) == trees.fingerprint(old)) == (
+          m in drawn[0, i])
+  assert not verify.check(system).faults
+  for wrong, text in (('other', "after is 'other'.*part"),
+                      ('later', "after is 'later'")):
+    fields['phases']['later']['after'] = wrong
+    with pytest.raises(ValueError, match=text):
+      config_lib.from_dict(fields)
+
+
+@pytest.mark.parametrize('changes, text', [
+    (dict(rounds=None), 'needs rounds'),
+    (dict(loss='softmax'), "loss='classes'"),
+    (dict(weight_decay=.1), 'no weight decay'),
+    (dict(method='dedicated', options={}), 'cannot train in rounds'),
+    (dict(rounds=dict(set_batches=-1)), 'must not be negative'),
+    (dict(rounds=dict(order='any')), "order is 'any'"),
+    (dict(rounds=dict(size=2)), 'rounds.size'),
+    (dict(together='joint', rounds=None,
+          options=dict(active=2, norm='shared')), 'depends on the order')])
+def test_bad_phases_are_refused(changes, text):
+  fields = config_lib.to_dict(make())
+  fields['phases']['part'] |= changes
+  with pytest.raises(ValueError, match=text):
+    config_lib.from_dict(fields)
