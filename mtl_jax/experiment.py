@@ -89,6 +89,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
   summary = final.summarise(running, records, rows)
   summary['identity'] = known
   summary['mixed'] = final.mixed_batch(running)
+  summary['segments'] = final.shared_segments(running)
   summary['capacity'] = capacity.measure(running)
   summary['ensembles'] = combined.ensembles(running)
   summary['carried'] = combined.carried(running)
@@ -111,8 +112,9 @@ def check_config(work: workdir_lib.Workdir, config) -> None:
   kept = workdir_lib.read_json(work.config)
   given = json.loads(json.dumps(config_lib.to_dict(config)))
   # What is measured at the end changes nothing that is learned.
-  old, new = (trees.flatten({k: v for k, v in c.items()
-                             if k not in ('identify', 'mixed_rows')})
+  old, new = (trees.flatten({
+      k: v for k, v in c.items()
+      if k not in ('identify', 'mixed_rows', 'transparency')})
               for c in (dict(kept or {}), given))
   changed = sorted(name for name in old.keys() | new.keys()
                    if old.get(name) != new.get(name))

@@ -6,6 +6,7 @@ import time
 import numpy as np
 
 from mtl_jax import evaluate
+from mtl_jax import laid_open
 from mtl_jax import parallel
 from mtl_jax import plan
 from mtl_jax import scenarios
@@ -106,6 +107,16 @@ def mixed_batch(running: train.Run) -> dict | None:
   return {'rows': len(x), 'tasks': len(learned),
           'accuracy': float(np.mean(right)), 'difference': difference,
           'times_faster': seconds[1] / seconds[0]}
+
+
+def shared_segments(running: train.Run) -> dict | None:
+  """What tasks with paths share; see `laid_open`."""
+  if not running.config.transparency:
+    return None
+  controls = [entry for phase in running.config.phases if phase.control
+              for entry in entries(running, phase) if entry.repeat == 0]
+  return laid_open.measure(running, main_entries(running), controls,
+                           running.config.transparency)
 
 
 def collect(running: train.Run) -> list[dict]:

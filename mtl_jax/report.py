@@ -14,7 +14,8 @@ What the functions read (all of it JSON; accuracies are fractions):
            dedicated}, seconds {train, evaluate, save}, basis {kind, size}
   summary  names, matrix, before, metrics (see `metrics.summarise`),
            overlap {names, matrix}, seconds, verified {ok, tasks},
-           identity, streams, mixed (see `report_identity`)
+           identity, streams, mixed (see `report_identity`), segments (see
+           `laid_open`)
 
 `entry`, `task`, `phase`, `method` and `control` of a record must be there;
 whatever else is missing or `None` is left out of the page.

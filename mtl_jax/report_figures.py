@@ -12,6 +12,7 @@ import numpy as np
 from mtl_jax import report_capacity
 from mtl_jax import report_drawing as drawing
 from mtl_jax import report_identity
+from mtl_jax import report_segments
 
 
 class Figure(NamedTuple):
@@ -295,6 +296,18 @@ _FIGURES = {
     'accuracy': ('Accuracy of every task', True, _accuracy),
     'matrix': ('Accuracy while learning', False, _matrix),
     'overlap': ('Overlap of masks', False, _overlap),
+    'segments': ('Which tasks use which modules', True,
+                 report_segments.graph),
+    'relation': ('Similar features, or a common path?', True,
+                 report_segments.relation),
+    'similarity': ('The same module, trained in another way', True,
+                   report_segments.similarity),
+    'ablation': ('A module that gives nothing', True,
+                 report_segments.ablation),
+    'probe': ('A task on the features of another', False,
+              report_segments.probe),
+    'robustness': ('Accuracy under corruptions', False,
+                   report_segments.robustness),
     'confusion': ('Which task is it?', False, report_identity.confusion),
     'identity': ('Accuracy without task names', True, report_identity.curves),
     'curves': ('Learning curves', True, _curves),

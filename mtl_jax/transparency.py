@@ -1,0 +1,97 @@
+"""What tasks share, laid open: similarity of representations and ablation.
+
+Linear CKA is that of Kornblith et al. 2019, https://arxiv.org/abs/1905.00414.
+The suite follows the claims of PaRT (Paknezhad et al. 2022,
+https://arxiv.org/abs/2201.09534), whose code has none of it.
+"""
+
+import jax
+import numpy as np
+
+from mtl_jax import trees
+
+Tree = trees.Tree
+
+
+def linear_cka(x, y) -> float:
+  """Similarity of two representations of the same n inputs, in 0 ... 1.
+
+  |Y^T X|_F^2 / (|X^T X|_F |Y^T Y|_F) of the column-centred features. Rotations
+  and a common factor change nothing; NaN if one representation is constant.
+
+  Args:
+    x: features [n, p].
+    y: features [n, q] of the same inputs.
+
+  Raises:
+    ValueError: other than two matrices of equally many rows.
+
+  >>> x = np.array([[1., 2.], [0., 1.], [4., 0.]])
+  >>> round(linear_cka(x, 3 * x[:, ::-1]), 6)
+  1.0
+  """
+  x, y = (np.asarray(a, np.float64) for a in (x, y))
+  if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+    raise ValueError('CKA compares features [n, p] and [n, q] of the same n '
+                     f'inputs; got {list(x.shape)} and {list(y.shape)}')
+  x, y = (a - a.mean(axis=0) for a in (x, y))
+  if len(x) < max(x.shape[1], y.shape[1]):  # the same from the Gram matrices
+    x, y = x @ x.T, y @ y.T
+    product, norms = np.sum(x * y), (np.linalg.norm(x), np.linalg.norm(y))
+  else:
+    product = np.sum(np.square(y.T @ x))
+    norms = np.linalg.norm(x.T @ x), np.linalg.norm(y.T @ y)
+  scale = norms[0] * norms[1]
+  return float(product / scale) if scale > 0 else float('nan')
+
+
+def relation(features) -> np.ndarray:
+  """Linear CKA of every pair of tasks on common images, [T, T].
+
+  Args:
+    features: [n, p] of each task's network on the same n images.
+  """
+  found = np.ones((len(features), len(features)))
+  for a, x in enumerate(features):
+    for b, y in enumerate(features[:a]):
+      found[a, b] = found[b, a] = linear_cka(x, y)
+  return found
+
+
+def without(params: Tree, part: str) -> Tree:
+  """A task's network in which one module gives 0: its leaves are all 0.
+
+  Args:
+    params: of a task's network.
+    part: name of the module, such as 'level3/slot1'.
+
+  Raises:
+    ValueError: no such module.
+
+  >>> without({'level1': {'slot0': {'w': 1.}, 'slot1': {}}}, 'level1/slot0')
+  {'level1': {'slot0': {'w': 0.0}, 'slot1': {}}}
+  """
+  level, _, slot = part.partition('/')
+  if slot not in params.get(level, {}):
+    raise ValueError(f'the network has no module {part}')
+  silent = jax.tree.map(lambda x: 0 * x, params[level][slot])
+  return params | {level: params[level] | {slot: silent}}
+
+
+def linear_probe(train, train_labels, test, test_labels) -> float:
+  """Accuracy of logistic regression on frozen features.
+
+  Args:
+    train: features [n, p]; scaled to mean 0 and variance 1.
+    train_labels: int [n].
+    test: features [m, p].
+    test_labels: int [m].
+  """
+  from sklearn import linear_model
+  from sklearn import pipeline
+  from sklearn import preprocessing
+  model = pipeline.make_pipeline(
+      preprocessing.StandardScaler(),
+      linear_model.LogisticRegression(max_iter=1000))
+  model.fit(np.asarray(train), np.asarray(train_labels))
+  return float(model.score(np.asarray(test), np.asarray(test_labels)))
