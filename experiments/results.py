@@ -17,6 +17,7 @@ import sys
 import collected
 import hopsupsup_tables
 import identity_tables
+import part_tables
 import subnetworks_tables
 import supsup_tables
 
@@ -94,6 +95,11 @@ def headline() -> str:
                    f'numbers each over {size} masks', collected.spread([
                        collected.phase_accuracy(r)[f'heterogeneous_{size}']
                        for r in found]), str(len(found))])
+  found = collected.runs(HERE / 'part', 'five_tasks')
+  for phase, title in part_tables.PHASES[:1] if found else ():
+    rows.append(['PaRT', f'five data sets, 1/16 of the width; {title}',
+                 collected.spread([collected.phase_accuracy(r)[phase]
+                                   for r in found]), str(len(found))])
   return collected.markdown(
       ['system', 'experiment', 'test accuracy, %', 'seeds'], rows)
 
@@ -107,6 +113,9 @@ TABLES = {  # README: markers and what stands between them
     'identity/README.md': {
         name: getattr(identity_tables, name)
         for name in ('scenarios', 'curves', 'streams', 'pools', 'costs')},
+    'part/README.md': {
+        name: getattr(part_tables, name)
+        for name in ('accuracy', 'sharing', 'segments', 'robustness')},
     'subnetworks/README.md': {
         name: getattr(subnetworks_tables, f'{kind}_table')
         for name, kind in (('accuracy', 'accuracy'), ('capacity', 'capacity'),

@@ -5,6 +5,7 @@
     make('split', source='cifar100', classes_per_task=5, seed=0)
     make('split', source='mnist', groups=((0, 2, 4), (1, 3, 5)))
     make('split', source='mnist', classes_per_task=2, shared_outputs=False)
+    make('groups', groups=(('cifar10', (1, 3)), ('cifar100', (24, 76, 67))))
     make('datasets', sources=('mnist', 'kmnist'), image_shape=(28, 28, 1))
 
 Every kind also takes
@@ -36,7 +37,7 @@ from mtl_jax.data import sources as sources_lib
 from mtl_jax.data import transforms as transforms_lib
 
 _CIFAR = ((0.491, 0.482, 0.447), (0.247, 0.243, 0.262))
-# Name without ':label' and '@size' -> (mean, std), as commonly used.
+# Name without ':label', '!feature', '@size' -> (mean, std), as commonly used.
 STATISTICS = {
     'mnist': ((0.1307,), (0.3081,)),
     'cifar10': _CIFAR,
@@ -250,6 +251,25 @@ def _split(source, classes_per_task=None, num_tasks=None, seed=None,
       for i, own in enumerate(labels)))
 
 
+def _groups(groups, image_shape=None, normalise=None, augment=0,
+            load=sources_lib.load):
+  """One task per (source, its classes, which become 0, 1, ...)."""
+  if isinstance(groups, str) or not groups or not all(
+      len(group) == 2 and isinstance(group[0], str) for group in groups):
+    raise ValueError('groups: groups must be pairs of a source and its '
+                     f'classes, not {groups!r}')
+  width = _width(len(groups))
+  tasks = []
+  for i, (source, classes) in enumerate(groups):
+    found, labels = load(source), tuple(int(label) for label in classes)
+    task = Task(f'{_slug(source)}-{i:0{width}d}', i, source,
+                _pipeline(found, image_shape, augment, normalise), labels,
+                len(labels))
+    view(task, found)  # refuses unknown classes now
+    tasks.append(task)
+  return Suite('groups', tuple(tasks))
+
+
 def _given_groups(groups, *others):
   if any(other is not None for other in others):
     raise ValueError('split: groups are the tasks; give no other way to make '
@@ -314,7 +334,7 @@ def _pipeline(source, image_shape, augment, normalise, *middle):
   if augment:
     first += (transforms_lib.crop_flip(augment),)
   if normalise is None:
-    name = re.split('[:@]', source.name)[0]
+    name = re.split('[:!@]', source.name)[0]
     mean, std = STATISTICS.get(name, ((0.5,), (0.5,)))
     if shape[-1] == 1:
       mean, std = (float(np.mean(v)) for v in (mean, std))
@@ -342,5 +362,6 @@ SUITES = {
     'permuted': _permuted,
     'rotated': _rotated,
     'split': _split,
+    'groups': _groups,
     'datasets': _datasets,
 }

@@ -1,0 +1,125 @@
+"""Tables of PaRT on five tasks: every row from the same batches and weights."""
+
+import collections
+
+import numpy as np
+
+import collected
+
+PHASES = (
+    ('part', 'PaRT, an Adam per task (published)'),
+    ('part_common', 'PaRT, one Adam'),
+    ('joint', 'joint step: gradients summed'),
+    ('single', 'each task alone on its path'),
+    ('hard_sharing', 'one path for all tasks'),
+    ('sequential', 'one after another, nothing frozen'),
+)
+NONE = 'No run is committed yet; `./run.sh` makes them.'
+
+
+def _runs() -> list[dict]:
+  return collected.runs(collected.HERE / 'part', 'five_tasks')
+
+
+def _by_task(run: dict, phase: str) -> dict[str, float]:
+  return {t['task']: 100 * t['accuracy']['test'] for t in run['tasks']
+          if t['phase'] == phase}
+
+
+def weights(run: dict, phase: str) -> int:
+  """Distinct weights that a phase's tasks have, shared ones counted once."""
+  return sum(t['bytes']['values'] for t in run['tasks']
+             if t['phase'] == phase) // 4
+
+
+def accuracy() -> str:
+  """Mean and per-task test accuracy of every row."""
+  found = _runs()
+  if not found:
+    return NONE
+  tasks = list(_by_task(found[0], 'part'))
+  rows = []
+  for phase, title in PHASES:
+    own = [_by_task(run, phase) for run in found]
+    share = [100 * weights(run, phase) / weights(run, 'single')
+             for run in found]
+    rows.append([title, collected.spread([np.mean(list(a.values()))
+                                          for a in own]),
+                 f'{np.mean(share):.0f}'] + [
+                     collected.spread([a[task] for a in own])
+                     for task in tasks])
+  return collected.markdown(
+      ['trained', 'mean, %', 'weights, % of single'] + tasks, rows) + (
+          f'\n\nSeeds (and path draws): {len(found)}, mean ± standard '
+          f'deviation. {collected.command(found[0])} on '
+          f'{collected.where(found)}, '
+          + collected.spread([r['summary']['seconds'] / 60 for r in found], 0)
+          + f' min a seed, commit {collected.commits(found)}.')
+
+
+def sharing() -> str:
+  """Where sharing helped and where it hurt: PaRT less single."""
+  found = _runs()
+  if not found:
+    return NONE
+  rows = []
+  for task in _by_task(found[0], 'part'):
+    other = [[_by_task(run, phase)[task] - _by_task(run, 'single')[task]
+              for run in found] for phase in ('part', 'joint', 'hard_sharing')]
+    rows.append([task] + [collected.spread(values) for values in other])
+  return collected.markdown(
+      ['task', 'PaRT less alone, points', 'joint step less alone',
+       'one path less alone'], rows)
+
+
+def segments() -> str:
+  """What the modules do, over all seeds."""
+  found = [run['summary']['segments'] for run in _runs()
+           if run['summary'].get('segments')]
+  if not found:
+    return NONE
+  rows = []
+  for title, chosen in (('one task', lambda n: n == 1),
+                        ('several tasks', lambda n: n > 1)):
+    lost = [100 * np.mean([x['lost'] for x in f['ablation']
+                           if chosen(x['users'])]) for f in found]
+    rows.append([f'accuracy lost without a module that {title} use'
+                 + ('s' if title == 'one task' else ''),
+                 collected.spread(lost)])
+  for phase in found[0]['similarity']:
+    rows.append([f'CKA of modules with those of {phase}, mean',
+                 collected.spread([float(np.nanmean(np.array(
+                     f['similarity'][phase], float))) for f in found])])
+  pairs = np.triu_indices(len(found[0]['names']), 1)
+  cka, common = (np.concatenate([np.array(f[name], float)[pairs]
+                                 for f in found])
+                 for name in ('relation', 'overlap'))
+  rows.append(['correlation of features\' CKA with common modules, over pairs '
+               'of tasks and seeds', f'{np.corrcoef(cka, common)[0, 1]:.2f}'])
+  probe = [np.array(f['probe'], float) for f in found]
+  own = [100 * float(np.mean(np.diag(p))) for p in probe]
+  others = [100 * float(np.mean(p[~np.eye(len(p), dtype=bool)]))
+            for p in probe]
+  rows += [['linear probe on a task\'s own features, %', collected.spread(own)],
+           ['linear probe on another task\'s features, %',
+            collected.spread(others)]]
+  return collected.markdown(['measured', 'mean over seeds'], rows)
+
+
+def robustness() -> str:
+  """Accuracy under corruptions at five strengths."""
+  found = [run['summary']['segments'] for run in _runs()
+           if run['summary'].get('segments')]
+  if not found:
+    return NONE
+  values: dict = collections.defaultdict(list)
+  for f in found:
+    for phase, name in (('', 'PaRT'), ('single', 'each task alone')):
+      own = f['robustness'].get(phase) or {}
+      for kind in sorted(set(own) - {'none'}):
+        values[kind, name].append([own['none'], *own[kind]])
+  return collected.markdown(
+      ['corruption', 'trained', 'none'] + [str(s) for s in range(1, 6)],
+      [[kind, name] + [collected.spread([100 * row[i] for row in rows], 1)
+                       for i in range(6)]
+       for (kind, name), rows in values.items()])

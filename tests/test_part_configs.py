@@ -1,0 +1,103 @@
+"""The configs of PaRT: their sizes, steps and label maps."""
+
+import functools
+import importlib.util
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from mtl_jax import config as config_lib
+from mtl_jax import models
+from mtl_jax import paths
+from mtl_jax import rounds
+from mtl_jax import trees
+from mtl_jax.data import sources
+from mtl_jax.data import suites
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def load(name, *arguments):
+  spec = importlib.util.spec_from_file_location(
+      name, ROOT / 'configs' / f'{name}.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return config_lib.from_dict(module.get_config(*arguments).to_dict())
+
+
+@functools.lru_cache(maxsize=None)
+def stand_in(name):
+  """As many classes as the data set of that name, one image each and split."""
+  classes = {'cifar10': 10, 'cifar100': 100}[name]
+  images = np.zeros((classes, 32, 32, 3), np.uint8)
+  labels = np.arange(classes)
+  return sources.from_arrays(name, images, labels, classes, (images, labels),
+                             (images, labels))
+
+
+@pytest.mark.parametrize('name, weights, classes, seed_shape', [
+    ('part_cifar100', 132_038_244, [10] * 10, paths.Shape(9, 12, 4)),
+    ('part_cifar10_100', 165_040_110, [20, 2, 2, 2, 20, 20, 2, 2, 20, 20],
+     paths.Shape(9, 15, 4))])
+def test_sizes_and_tasks_of_the_cifar_configs(name, weights, classes,
+                                              seed_shape):
+  config = load(name)
+  options = dict(config.backbone.options)
+  network = models.make(config.backbone.model, config.backbone.outputs,
+                        **options)
+  params, _ = jax.eval_shape(lambda k: network.init(k, (32, 32, 3)),
+                             jax.random.key(0))
+  assert trees.size(params) == weights
+  phase, = config.phases
+  assert dict(phase.options)['active'] == seed_shape.active
+  assert options['modules'] == seed_shape.modules
+  suite = suites.make('groups', load=stand_in,
+                      groups=dict(config.suite.options)['groups'])
+  assert [task.classes for task in suite.tasks] == classes == list(
+      options['heads'])
+  used = {'cifar10': [], 'cifar100': []}
+  for task in suite.tasks:
+    label_map = suites.view(task, stand_in(task.source)).label_map
+    # A bijection of the task's classes onto 0 ... n - 1, in their order.
+    assert [label_map[label] for label in task.labels] == list(
+        range(task.classes))
+    assert np.sum(label_map >= 0) == task.classes
+    used[task.source] += task.labels
+  for source, labels in used.items():
+    if labels:
+      assert sorted(labels) == list(range(stand_in(source).classes))
+
+
+@pytest.mark.parametrize('name, images, per_epoch', [
+    ('part_cifar100', 4_500, 281), ('part_cifar10_100', 9_000, 562)])
+def test_steps_of_the_cifar_configs(name, images, per_epoch):
+  phase, = load(name).phases
+  recipe = phase.recipe(images)
+  assert recipe.steps == 60 * per_epoch
+  _, rate = rounds.make_optimizer(recipe)
+  assert float(rate(39 * per_epoch)) == pytest.approx(2.5e-4)
+  assert float(rate(41 * per_epoch)) == pytest.approx(1.25e-4)
+
+
+def test_the_five_task_config_has_every_control_on_the_same_batches():
+  config = load('part_five_tasks', '3')
+  assert config.seed == 3
+  by_name = {phase.name: phase for phase in config.phases}
+  assert [name for name, phase in by_name.items() if not phase.control] == [
+      'part']
+  assert {phase.steps for phase in config.phases} == {1000}
+  assert len({phase.order_name for phase in config.phases}) == 1
+  assert {dict(phase.options)['path_seed'] for phase in config.phases} == {36}
+  assert by_name['joint'].together == 'joint'
+  assert dict(by_name['single'].options)['copies']
+  assert by_name['sequential'].rounds.set_batches == 0
+  assert by_name['part_common'].rounds.moments == 'common'
+
+
+def test_groups_refuse_what_is_no_group_and_unknown_classes():
+  with pytest.raises(ValueError, match='pairs of a source'):
+    suites.make('groups', groups=('cifar10',), load=stand_in)
+  with pytest.raises(ValueError, match='but source'):
+    suites.make('groups', groups=(('cifar10', (1, 10)),), load=stand_in)
