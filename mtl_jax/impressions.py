@@ -166,6 +166,8 @@ def bytes_by_part(impression: Impression) -> dict[str, int]:
   """
   sizes = {}
   for part, tree in impression._asdict().items():
+    if part == 'path':
+      continue  # it has no arrays
     if tree is None:
       sizes[part] = 0
     elif part == 'masks':

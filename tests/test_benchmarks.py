@@ -14,6 +14,7 @@ sys.path.insert(0, str(FOLDER))
 import jax_cases  # noqa: E402 pylint: disable=wrong-import-position
 import identify_cost  # noqa: E402 pylint: disable=wrong-import-position
 import mixed_batch  # noqa: E402 pylint: disable=wrong-import-position
+import segment_step  # noqa: E402 pylint: disable=wrong-import-position
 import supermask_step  # noqa: E402 pylint: disable=wrong-import-position
 import table  # noqa: E402 pylint: disable=wrong-import-position
 import timing  # noqa: E402 pylint: disable=wrong-import-position
@@ -127,3 +128,14 @@ def test_inference_is_measured_against_the_gradient_alone():
   assert lines[1]['bytes'] > packed and lines[0]['bytes'] is None
   rendered = table.render_identify([line | timing.origin() for line in lines])
   assert '| 5 |' in rendered
+
+
+def test_an_ordinary_network_has_the_multiply_adds_of_a_path():
+  def sizes(active, width):
+    network = segment_step.network('loop', active, active, width)
+    params, _ = jax.eval_shape(
+        lambda k: network.init(k, segment_step.SHAPE), jax.random.key(0))
+    # Behind the first level, which reads one channel whatever the width.
+    return [sum(x.size for x in jax.tree.leaves(params[f'level{i}'])
+                if x.ndim == 4) for i in range(2, 10)]
+  assert sizes(4, 4) == sizes(1, 8) and sizes(4, 4) != sizes(2, 8)

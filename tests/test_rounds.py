@@ -251,6 +251,16 @@ def test_a_run_stores_each_module_once(folder):
   assert result.tasks == 2 and not result.faults
 
 
+def test_one_batch_of_tasks_on_different_paths(folder):
+  system = mtl_jax.load(folder)
+  x, names = images_of('three', 3, 90).test.images[:6], ['three', 'two'] * 3
+  mixed = np.asarray(system.predict_mixed(x, names))
+  for row, image, name in zip(mixed, x, names):
+    own = np.asarray(system.predict(image[None], task=name))[0]
+    np.testing.assert_allclose(row[:len(own)], own, rtol=1e-3, atol=1e-4)
+  assert np.abs(mixed[0, :2] - mixed[1, :2]).max() > 1e-3
+
+
 def test_curves_belong_to_their_tasks(folder):
   lines = [line for line in workdir.read_lines(folder / 'metrics.jsonl')
            if line['kind'] == 'task']
