@@ -123,9 +123,12 @@ def main():
   readme = rewrite(path.read_text(), render(_lines('supermask_step.jsonl')))
   readme = rewrite(readme, render_mixed(_lines('mixed_batch.jsonl')),
                    BEGIN_MIXED, END_MIXED)
-  path.write_text(rewrite(
+  readme = rewrite(
       readme, render_identify(_lines('identify_cost.jsonl')),
-      '<!-- identify -->', '<!-- end of identify -->'))
+      '<!-- identify -->', '<!-- end of identify -->')
+  path.write_text(rewrite(
+      readme, render(_lines('segment_step.jsonl')),
+      '<!-- segments -->', '<!-- end of segments -->'))
 
 
 if __name__ == '__main__':
