@@ -89,7 +89,8 @@ def test_pmap_and_meshes_stand_in_parallel_alone():
 LAYERS = (
     ('mtl_jax/trees.py', 'mtl_jax/exact_top_k.py'),
     ('mtl_jax/masks.py',),
-    ('mtl_jax/impressions.py', 'mtl_jax/hopfield.py', 'mtl_jax/paths.py'),
+    ('mtl_jax/impressions.py', 'mtl_jax/hopfield.py', 'mtl_jax/paths.py',
+     'mtl_jax/allocation.py'),
     ('mtl_jax/methods', 'mtl_jax/models', 'mtl_jax/data',
      'mtl_jax/identify.py'),
 )
