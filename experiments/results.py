@@ -17,6 +17,7 @@ import sys
 import collected
 import hopsupsup_tables
 import identity_tables
+import munet_tables
 import part_tables
 import subnetworks_tables
 import supsup_tables
@@ -100,6 +101,7 @@ def headline() -> str:
     rows.append(['PaRT', f'five data sets, 1/16 of the width; {title}',
                  collected.spread([collected.phase_accuracy(r)[phase]
                                    for r in found]), str(len(found))])
+  rows += munet_tables.headline()
   return collected.markdown(
       ['system', 'experiment', 'test accuracy, %', 'seeds'], rows)
 
@@ -121,6 +123,9 @@ TABLES = {  # README: markers and what stands between them
         for name, kind in (('accuracy', 'accuracy'), ('capacity', 'capacity'),
                            ('ensembles', 'ensemble'),
                            ('forgetting', 'forgetting'))},
+    'munet/README.md': {
+        name: getattr(munet_tables, name)
+        for name in ('preliminary', 'characters', 'others')},
     'hopsupsup/README.md': {'results': hopsupsup_tables.hopsupsup_table,
                             'grid': hopsupsup_tables.hopsupsup_grid,
                             'load': hopsupsup_tables.hopsupsup_load},

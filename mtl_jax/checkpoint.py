@@ -230,15 +230,20 @@ def impression_to_arrays(impression: impressions.Impression) -> dict:
   return arrays
 
 
-def arrays_to_impression(arrays: dict, backbone: Any,
-                         stats: Any) -> impressions.Impression:
+def arrays_to_impression(
+    arrays: dict, backbone: Any, stats: Any,
+    structure: Sequence[str] | None = None) -> impressions.Impression:
   """The impression in a task's arrays.
 
   Args:
     arrays: as `load` gives them; names outside the impression are ignored.
     backbone: tree that gives the structure and the shapes of masks.
     stats: tree that gives the structure of norm statistics.
+    structure: of the task's network, if the metadata has one: values may then
+      have leaves that the backbone lacks.
   """
+  if structure is not None:
+    return _grown(arrays, structure)
   parts: dict[str, Any] = {}
   if 'path' in arrays:
     parts['path'] = impressions.Path(tuple(
@@ -259,6 +264,20 @@ def arrays_to_impression(arrays: dict, backbone: Any,
       parts['values'] = trees.map_named(_scatter, parts['values'],
                                         parts['masks'])
   return impressions.Impression(**parts)
+
+
+def _grown(arrays, structure) -> impressions.Impression:
+  """An impression whose network has a structure of its own."""
+  found = {name: a for name, a in arrays.items() if name.startswith('values/')}
+  other = sorted(name for name in arrays if name.startswith(
+      ('masks/', 'coefficients/', 'stats/')))
+  if other:
+    raise CheckpointError(f'leaf {other[0]} does not belong to a task with a '
+                          f'structure of its own{_REMEDY}')
+  values = trees.unflatten({name.removeprefix('values/'): a
+                            for name, a in found.items()})
+  return impressions.Impression(
+      values=values, structure=impressions.Structure(tuple(structure)))
 
 
 def _scatter(name, value, mask):

@@ -33,7 +33,7 @@ class Trained(NamedTuple):
 
 def commit(run: Any, entry: plan.Entry, method, state: steps.State,
            shared: dict, members: list[str], curve: dict,
-           trained: Trained) -> dict:
+           trained: Trained, extra: dict | None = None) -> dict:
   """Stores an entry's impression with its record; returns the new `shared`.
 
   Args:
@@ -45,6 +45,8 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
     members: names of the impressions that are its basis.
     curve: float32 [steps] each.
     trained: see `Trained`.
+    extra: what else the record says; accuracies that stand there are not
+      measured.
   """
   backbone = run.system.backbone
   given, (state, shared) = shared, parallel.local((state, shared))
@@ -59,8 +61,11 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
     checkpoint.save(run.workdir.shared / entry.name,
                     checkpoint.tree_to_arrays(shared_after), {})
   started = time.perf_counter()
-  record = _measure(run, entry, method, impression, shared)
+  extra = extra or {}
+  record = _measure(run, entry, method, impression, shared,
+                    extra.get('accuracy', {}))
   record |= _facts(run, entry, impression, shared, curve, trained)
+  record |= {k: v for k, v in extra.items() if k != 'accuracy'}
   record['seconds']['evaluate'] = round(time.perf_counter() - started, 4)
   own = references.without(impression, [run.system.own_part(name)
                                         for name in uses])
@@ -71,6 +76,8 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
   metadata = _metadata(run, entry, described, record)
   metadata |= {'references': found} if found else {}
   metadata |= {'uses': uses} if uses else {}
+  if impression.structure is not None:
+    metadata['structure'] = list(impression.structure.parts)
   stored = system_lib.StoredTask(
       entry.name, impression, shared.get('basis'), entry.task.transforms,
       transforms.parameters(entry.task.transforms,
@@ -110,26 +117,29 @@ def _unlearned(method, key, backbone, shared, route, init_route):
                      shared, route)
 
 
-def _measure(run, entry, method, impression, shared) -> dict:
-  """Accuracy before and after learning, and losses."""
+def _measure(run, entry, method, impression, shared, known) -> dict:
+  """Accuracy before and after learning (but for what is known), and losses.
+  """
   def on(params, stats, split):
     return evaluate.score_entry(
         run.backbone.network, params, stats, run.data, entry, split,
         run.config.eval_batch_size)
 
   backbone = run.system.backbone
-  group = plan.group_of(entry, run.suite)
-  unlearned = _unlearned(method, group[0].key(run.config.seed),
-                         backbone.params, shared, entry.route,
-                         plan.init_route(group))
   params = method.materialise(backbone.params, impression, shared)
   stats = impression.stats or backbone.stats
   valid, test = on(params, stats, 'valid'), on(params, stats, 'test')
+  accuracy = {'valid': valid.accuracy, 'test': test.accuracy} | known
+  if 'before' not in known:
+    group = plan.group_of(entry, run.suite)
+    unlearned = _unlearned(method, group[0].key(run.config.seed),
+                           backbone.params, shared, entry.route,
+                           plan.init_route(group))
+    accuracy |= {
+        'backbone': on(backbone.params, backbone.stats, 'test').accuracy,
+        'before': on(unlearned, backbone.stats, 'test').accuracy}
   return {
-      'accuracy': {
-          'backbone': on(backbone.params, backbone.stats, 'test').accuracy,
-          'before': on(unlearned, backbone.stats, 'test').accuracy,
-          'valid': valid.accuracy, 'test': test.accuracy},
+      'accuracy': accuracy,
       'loss': {'valid': round(valid.loss, 6), 'test': round(test.loss, 6)}}
 
 

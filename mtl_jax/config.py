@@ -40,6 +40,9 @@ class Phase:
     early_stop: ends a task's training; `epochs` are then the most it gets.
     sparsify: prunes a subnetwork during training; needs `early_stop`.
     stream: if given, the tasks' names and borders are kept from the learner.
+    search: if given (munet, and it alone), evolution finds each task's path;
+      `steps` are then those between two validations, and the search space
+      has what else the optimizer needs.
     options: of the method, as (name, value) pairs.
     Others: as in `steps_lib.Recipe`.
   """
@@ -60,6 +63,7 @@ class Phase:
   tasks_at_once: int = 1
   basis: config_parts.Basis | None = None
   stream: config_parts.Stream | None = None
+  search: config_parts.Search | None = None
   pool: bool = False
   together: str | None = None
   rounds: config_parts.Rounds | None = None
@@ -71,7 +75,8 @@ class Phase:
   options: tuple = ()
 
   def __post_init__(self):
-    if bool(self.steps) == bool(self.epochs):
+    self._check_search()
+    if self.search is None and bool(self.steps) == bool(self.epochs):
       raise ValueError(f'phase {self.name}: give either steps or epochs; got '
                        f'steps={self.steps}, epochs={self.epochs}')
     if not (isinstance(self.tasks, tuple) and len(self.tasks) == 2
@@ -145,10 +150,44 @@ class Phase:
       raise ValueError(f"phase {self.name}: norm='shared' depends on the order "
                        "of the tasks; it needs together='rounds'")
 
+  def _check_search(self):
+    if (self.method == 'munet') != (self.search is not None):
+      raise ValueError(f'phase {self.name}: munet, and it alone, needs a '
+                       'search (space, generations, children, ...)')
+    if self.search is None:
+      return
+    if bool(self.search.control) != self.control:
+      raise ValueError(f'phase {self.name}: a search with a control is a phase '
+                       'with control=True, and the other way round')
+    taken = [name for name in (
+        'epochs', 'optimizer', 'learning_rate', 'schedule', 'weight_decay',
+        'momentum', 'repeats', 'tasks_at_once', 'basis', 'stream', 'pool',
+        'together', 'rounds', 'after', 'loss', 'options')
+             if getattr(self, name) != _DEFAULTS[name]]
+    if taken:
+      raise ValueError(f'phase {self.name}: a search takes no {taken[0]}; the '
+                       'search space has the optimizer, and generations and '
+                       'children say how long it goes on')
+
+  def round_steps(self, images: int) -> int:
+    """Steps between two validations of a search's children."""
+    assert self.search is not None
+    return self.steps or -(-min(images, self.search.train_cap)
+                           // self.batch_size)
+
   def recipe(self, images: int) -> steps_lib.Recipe:
-    """How a task of `images` training images is trained."""
+    """How a task of `images` training images is trained.
+
+    Of a search: the steps of all children of one task iteration.
+    """
     fields = {f.name: getattr(self, f.name)
               for f in dataclasses.fields(steps_lib.Recipe)}
+    if self.search is not None:
+      found = self.search
+      fields |= {'optimizer': 'sgd', 'steps': (
+          found.generations * found.children * found.validations
+          * self.round_steps(images))}
+      return steps_lib.Recipe(**fields)
     fields['steps'] = self.steps or self.epochs * max(
         1, images // self.batch_size)
     return steps_lib.Recipe(**fields)
@@ -247,6 +286,7 @@ PARTS = {'basis': config_parts.Basis, 'stream': config_parts.Stream,
          'rounds': config_parts.Rounds,
          'allocation': config_parts.Allocation,
          'early_stop': config_parts.EarlyStop,
+         'search': config_parts.Search,
          'sparsify': config_parts.Sparsify}
 _DEFAULTS = {f.name: f.default for f in dataclasses.fields(Phase)}
 
@@ -342,6 +382,9 @@ def to_dict(config: Config) -> dict:
     for part in PARTS:
       if getattr(phase, part) is not None:
         entry[part] = fields(getattr(phase, part))
+    if phase.search:
+      entry['search']['fixed'] = {k: plain(v)
+                                  for k, v in phase.search.fixed}
     for name in ('pool', 'together', 'loss', 'milestones', 'after'):
       if entry[name] in (_DEFAULTS[name], []):
         del entry[name]  # as in the workdirs of earlier versions

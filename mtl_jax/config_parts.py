@@ -5,6 +5,9 @@ import dataclasses
 from mtl_jax import identify
 from mtl_jax import models
 from mtl_jax import trees
+from mtl_jax.evolution import mutations
+from mtl_jax.evolution import networks
+from mtl_jax.evolution import spaces
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +214,72 @@ class Sparsify:
     if self.patience < 1 or self.tolerance < 0:
       raise ValueError('sparsify: patience must be at least 1 and tolerance '
                        f'not negative; got {self}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+  """mu2Net's evolution of a path for every task; see `mtl_jax.search`.
+
+  Attributes:
+    space: name in `mtl_jax.evolution.spaces.SPACES`.
+    fixed: (hyper-parameter, value) pairs that take the place of its ranges.
+    iterations: how often the phase's tasks come in a row.
+    generations: per task and iteration.
+    children: per generation.
+    validations: of a child; its best one counts.
+    train_cap: images between two validations, at most a pass over the task's;
+      the phase's `steps`, if given, are used instead.
+    valid_cap: validation images, at most.
+    private: tasks whose paths are no other task's parents.
+    control: a fixed way to train from the root, for comparison: 'finetune',
+      'head' or 'adapters'. Generations are then repeats, the best of which
+      is kept.
+    scale_size, scale_weights, scale_compute, scale_flops: as in
+      `mtl_jax.evolution.networks.Scale`.
+    at_once: children that train together on a device; 0 takes one on a CPU
+      and a whole generation on an accelerator.
+  """
+  space: str = 'mu2net_ti0'
+  fixed: tuple = ()
+  iterations: int = 1
+  generations: int = 4
+  children: int = 8
+  validations: int = 4
+  train_cap: int = 51_200
+  valid_cap: int = 5_120
+  private: tuple[str, ...] = ()
+  control: str | None = None
+  scale_size: float = 1.
+  scale_weights: float = 1_484_162.
+  scale_compute: float = 1.
+  scale_flops: float = 15e6
+  at_once: int = 0
+
+  def __post_init__(self):
+    if isinstance(self.private, str):
+      object.__setattr__(self, 'private', (self.private,))
+    self.make_space()
+    self.make_scale()
+    for name in ('iterations', 'generations', 'children', 'validations',
+                 'train_cap', 'valid_cap'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'search: {name} is {getattr(self, name)}; it must be '
+                         'at least 1')
+    if self.at_once < 0:
+      raise ValueError(f'search: at_once is {self.at_once}; 0 chooses')
+    known = (None, *mutations.CONTROLS)
+    if self.control not in known:
+      raise ValueError(f'search: control is {self.control!r}; known: {known}')
+    if self.control and self.iterations > 1:
+      raise ValueError('search: a control starts from the root every time; its '
+                       'repeats are generations, and iterations is 1')
+
+  def make_space(self) -> spaces.Space:
+    return spaces.make(self.space, self.fixed)
+
+  def make_scale(self) -> networks.Scale:
+    return networks.Scale(self.scale_size, self.scale_weights,
+                          self.scale_compute, self.scale_flops)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,7 @@ from mtl_jax import plan
 from mtl_jax import provenance
 from mtl_jax import report
 from mtl_jax import scenarios
+from mtl_jax import search
 from mtl_jax import steps
 from mtl_jax import stream
 from mtl_jax import system as system_lib
@@ -78,6 +79,8 @@ def run(config: config_lib.Config, workdir, command: str = '',
     for phase in config.phases:
       if phase.stream:
         stream.learn(running, phase)
+      elif phase.search:
+        search.learn(running, phase)
       else:
         train.learn_phase(running, phase)
     # Of groups that were killed right after their last commit.
@@ -130,6 +133,9 @@ def check_config(work: workdir_lib.Workdir, config) -> None:
 def check_fit(config, suite, data, backbone) -> None:
   """Refuses, before anything is written, what would fail in a later phase."""
   for phase in config.phases:
+    if phase.search:
+      search.check(phase, suite, backbone)
+      continue
     for group in plan.groups(
         dataclasses.replace(phase, stream=None), suite):
       if len(group) > 1 and not phase.together:

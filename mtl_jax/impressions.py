@@ -52,6 +52,20 @@ class Path:
     return trees.unflatten(flat)
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Structure:
+  """Which entries at the top of the tree a task's network consists of.
+
+  It has no arrays: a jitted function sees it as a static fact.
+
+  Attributes:
+    parts: their names, sorted. An entry's leaves are the impression's values
+      and, where it has none, the backbone's.
+  """
+  parts: tuple[str, ...]
+
+
 class Impression(NamedTuple):
   """All the arrays that one task leaves. Each is a tree or `None`.
 
@@ -62,12 +76,17 @@ class Impression(NamedTuple):
     values: leaves that replace the backbone's (owned weights, a head).
     stats: the task's own norm statistics.
     path: which parts of the backbone its network has; `None` for all.
+    structure: `None` for a network of the backbone's structure. Else `values`
+      may hold leaves that the backbone lacks or has in another shape, and what
+      isn't named is left out of the network; there are then no masks and no
+      coefficients.
   """
   masks: Tree = None
   coefficients: Tree = None
   values: Tree = None
   stats: Tree = None
   path: Path | None = None
+  structure: Structure | None = None
 
 
 def combine(alphas: Tree, basis: Tree) -> Tree:
@@ -136,8 +155,13 @@ def materialise(backbone: Tree, impression: Impression,
     basis: bool leaves [K, ...]; needed if the impression has coefficients.
 
   Returns:
-    A tree of the backbone's structure, shapes and dtypes; if the impression
-    has a path, only the parts on it, under the path's names.
+    A tree of the backbone's structure, shapes and dtypes; or of the
+    impression's own structure, if it has one; if it has a path, only the parts
+    on it, under the path's names.
+
+  Raises:
+    ValueError: a leaf's shape differs from the backbone's, coefficients come
+      without their basis, or a part of the structure is nowhere.
 
   >>> import jax.numpy as jnp
   >>> backbone = {'w': jnp.array([1., -1.]), 'b': jnp.array([0.])}
@@ -145,6 +169,8 @@ def materialise(backbone: Tree, impression: Impression,
   >>> materialise(backbone, task)
   {'b': Array([0.], dtype=float32), 'w': Array([ 0., -1.], dtype=float32)}
   """
+  if impression.structure is not None:
+    return _assemble(backbone, impression)
   params = backbone
   if impression.values is not None:
     trees.check_shapes(impression.values, backbone, 'an owned value')
@@ -159,6 +185,29 @@ def materialise(backbone: Tree, impression: Impression,
   return params if impression.path is None else impression.path.take(params)
 
 
+def _assemble(backbone: Tree, impression: Impression) -> Tree:
+  """The network of a task that has a structure of its own."""
+  if impression.masks is not None or impression.coefficients is not None:
+    raise ValueError('an impression with a structure of its own takes neither '
+                     'masks nor coefficients')
+  assert impression.structure is not None
+  own = impression.values or {}
+  params: dict = {}
+  unused = sorted(set(own) - set(impression.structure.parts))
+  if unused:
+    raise ValueError(f'the impression holds values of {unused[0]}, which is '
+                     'not part of its structure')
+  for part in impression.structure.parts:
+    if part not in own and part not in backbone:
+      raise ValueError(f'neither the impression nor the backbone has {part}, '
+                       'which is part of the structure')
+    leaves = trees.flatten({part: backbone[part]} if part in backbone else {})
+    leaves |= {name: leaf for name, leaf in trees.flatten(
+        {part: own[part]} if part in own else {}).items() if leaf is not None}
+    params |= trees.unflatten(leaves)
+  return params
+
+
 def bytes_by_part(impression: Impression) -> dict[str, int]:
   """Bytes of each part: masks at one bit per weight, the rest as it lies.
 
@@ -166,8 +215,8 @@ def bytes_by_part(impression: Impression) -> dict[str, int]:
   """
   sizes = {}
   for part, tree in impression._asdict().items():
-    if part == 'path':
-      continue  # it has no arrays
+    if part in ('path', 'structure'):
+      continue  # they have no arrays
     if tree is None:
       sizes[part] = 0
     elif part == 'masks':

@@ -132,6 +132,16 @@ def join_tasks(tree: Any) -> Any:
   return jax.tree.map(leaf, tree)
 
 
+def gather_tasks(tree: Any) -> Any:
+  """`join_tasks` as NumPy arrays; on one process nothing is compiled for it."""
+  def leaf(x):
+    if jax.process_count() > 1:
+      x = multihost_utils.process_allgather(x, tiled=True)
+    x = np.asarray(x)
+    return x.reshape(-1, *x.shape[2:])
+  return jax.tree.map(leaf, tree)
+
+
 def _local(split):
   count = jax.local_device_count()
   first = jax.process_index() * count
@@ -164,6 +174,27 @@ def over_tasks(chunk):
     return jax.vmap(one)(task, state, index)
   return jax.pmap(many, AXIS, in_axes=(None,) * 4 + (0,) * 3,
                   static_broadcasted_argnums=0, donate_argnums=5)
+
+
+def over_children(train, together: bool):
+  """Trains the children of a generation in one program.
+
+  Args:
+    train: see `evolution.training.make_round`.
+    together: whether the children on a device advance side by side (vmap) or
+      one after another.
+
+  Returns:
+    The same function with learners of axes [devices, children per device,
+    ...] (`split_tasks`); the route is static, only the learners are donated.
+  """
+  def many(route, source, valid, task, learners, *rest):
+    one = lambda learner: train(route, source, valid, task, learner, *rest)
+    if together:
+      return jax.vmap(one)(learners)
+    return jax.lax.map(one, learners)
+  return jax.pmap(many, AXIS, in_axes=(None,) * 4 + (0,) + (None,) * 4,
+                  static_broadcasted_argnums=0, donate_argnums=4)
 
 
 def evaluate_over_batches(evaluate):

@@ -87,6 +87,8 @@ def entries(phase: config_lib.Phase, suite: suites.Suite) -> list[Entry]:
   if stop > len(suite.tasks):
     raise ValueError(f'phase {phase.name}: tasks {phase.tasks}, but the suite '
                      f'{suite.name} has {len(suite.tasks)}')
+  if phase.search is not None:
+    return _versions(phase, suite.tasks[first:stop])
   result: list[Entry] = []
   for task in suite.tasks[first:stop] if not phase.pool else (
       pool_task(phase, suite.tasks[first:stop]),):
@@ -99,6 +101,23 @@ def entries(phase: config_lib.Phase, suite: suites.Suite) -> list[Entry]:
       result.append(Entry(name, task, phase, repeat,
                           suite.tasks[first:stop] if phase.pool else (),
                           len(result) if phase.together else 0))
+  return result
+
+
+def _versions(phase: config_lib.Phase, tasks) -> list[Entry]:
+  """The paths of a search: all tasks in a row, iteration after iteration.
+
+  The last path of a task has the task's name, earlier ones '~1', '~2', ...
+  behind it; `repeat` says how many come after it.
+  """
+  assert phase.search is not None
+  result, iterations = [], phase.search.iterations
+  for iteration in range(1, iterations + 1):
+    for task in tasks:
+      name = f'{task.name}@{phase.name}' if phase.control else task.name
+      if iteration < iterations:
+        name += f'~{iteration:0{len(str(iterations))}d}'
+      result.append(Entry(name, task, phase, iterations - iteration))
   return result
 
 

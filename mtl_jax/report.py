@@ -11,7 +11,8 @@ What the functions read (all of it JSON; accuracies are fractions):
            classes, steps, batch_size, seed, accuracy {before, valid, test},
            loss {valid, test}, curve {step, loss, accuracy}, density {leaf: d},
            bytes {masks, coefficients, values, stats, total, stored,
-           dedicated}, seconds {train, evaluate, save}, basis {kind, size}
+           dedicated}, seconds {train, evaluate, save}, basis {kind, size},
+           search (of paths that evolved; see `report_search`)
   summary  names, matrix, before, metrics (see `metrics.summarise`),
            overlap {names, matrix}, seconds, verified {ok, tasks},
            identity, streams, mixed (see `report_identity`), segments (see

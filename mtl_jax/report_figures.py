@@ -12,6 +12,7 @@ import numpy as np
 from mtl_jax import report_capacity
 from mtl_jax import report_drawing as drawing
 from mtl_jax import report_identity
+from mtl_jax import report_search
 from mtl_jax import report_segments
 
 
@@ -310,6 +311,11 @@ _FIGURES = {
                    report_segments.robustness),
     'confusion': ('Which task is it?', False, report_identity.confusion),
     'identity': ('Accuracy without task names', True, report_identity.curves),
+    'network': ('The network that grew', True, report_search.network),
+    'quality': ('Quality while it grew', True, report_search.quality),
+    'costs': ('What a path costs', True, report_search.costs),
+    'inheritance': ('Who inherits from whom', True,
+                    report_search.inheritance),
     'curves': ('Learning curves', True, _curves),
     'basis': ('Accuracy against the size of the basis', True, _basis),
     'density': ('Density of masks', True, _density),

@@ -311,7 +311,7 @@ class System:
   def _impression(self, arrays, metadata) -> impressions.Impression:
     return checkpoint.arrays_to_impression(
         references.resolve(self.workdir, arrays, metadata),
-        self.backbone.params, self.backbone.stats)
+        self.backbone.params, self.backbone.stats, metadata.get('structure'))
 
   def own_part(self, name: str) -> impressions.Impression:
     """What a task stored, without the weights of others that it uses."""

@@ -91,7 +91,7 @@ def main():
   workdir = parser.parse_args().workdir
   try:
     result = check(system_lib.load(workdir))
-  except ValueError as error:
+  except (ValueError, OSError) as error:
     sys.exit(f'error: {error}')
   for note in result.notes:
     print(f'note: {note}')

@@ -11,6 +11,7 @@ import tiny
 
 from mtl_jax import checkpoint
 from mtl_jax import impressions
+from mtl_jax import trees
 from mtl_jax import workdir
 
 ARRAYS = {'masks/a': np.array([3, 255], np.uint8),
@@ -217,3 +218,20 @@ def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
   with pytest.raises(OSError, match='disk full'):
     workdir.write_atomic(file, 'new')
   assert file.read_text() == 'old'
+
+
+def test_a_structure_of_its_own_survives(tmp_path):
+  grown = impressions.Impression(
+      values={'cls': np.ones(3, np.float32), 'new': {'w': np.zeros((2, 2))}},
+      structure=impressions.Structure(('body', 'cls', 'new')))
+  checkpoint.save(tmp_path / 'x', checkpoint.impression_to_arrays(grown) | {
+      'probe': np.zeros(1)}, {'structure': list(grown.structure.parts)})
+  arrays, metadata = checkpoint.load(tmp_path / 'x')
+  found = checkpoint.arrays_to_impression(
+      arrays, {'body': np.zeros(2), 'cls': np.zeros(9)}, {},
+      metadata['structure'])
+  assert found.structure == grown.structure and found.masks is None
+  assert trees.fingerprint(found.values) == trees.fingerprint(grown.values)
+  with pytest.raises(checkpoint.CheckpointError, match='masks/body does not '
+                                                       'belong to a task'):
+    checkpoint.arrays_to_impression({'masks/body': np.zeros(1)}, {}, {}, ['a'])

@@ -151,3 +151,40 @@ def test_size_in_bytes_packs_every_leaf_of_the_masks():
   assert impressions.size_in_bytes(Impression()) == 0
   packed = masks.pack(task.masks)
   assert trees.nbytes(packed) == 4
+
+
+# Networks of a structure of their own.
+
+
+GROWN = impressions.Impression(
+    values={'head': {'w': np.ones((2, 5), np.float32)},
+            'new': np.full(3, 2., np.float32)},
+    structure=impressions.Structure(('body', 'head', 'new')))
+SMALL = {'body': {'a': np.zeros(2, np.float32), 'b': np.ones(2, np.float32)},
+         'dropped': np.zeros(1, np.float32),
+         'head': {'w': np.zeros((2, 3), np.float32)}}
+
+
+def test_a_structure_adds_drops_and_reshapes():
+  params = impressions.materialise(SMALL, GROWN)
+  assert sorted(trees.flatten(params)) == ['body/a', 'body/b', 'head/w', 'new']
+  assert params['head']['w'].shape == (2, 5) and params['new'][0] == 2
+  assert params['body']['b'] is SMALL['body']['b']  # not a copy
+  own = GROWN._replace(values=GROWN.values | {'body': {
+      'a': np.full(2, 7., np.float32), 'b': None}})
+  params = impressions.materialise(SMALL, own)
+  assert params['body']['a'][0] == 7 and params['body']['b'][0] == 1
+  compiled = jax.jit(impressions.materialise)(SMALL, own)
+  assert trees.fingerprint(compiled) == trees.fingerprint(params)
+  assert impressions.bytes_by_part(GROWN) == {
+      'masks': 0, 'coefficients': 0, 'values': 52, 'stats': 0}
+
+
+@pytest.mark.parametrize('changes, text', [
+    (dict(structure=impressions.Structure(('body', 'new', 'other'))),
+     'holds values of head, which is not part'),
+    (dict(values=None), 'neither the impression nor the backbone has new'),
+    (dict(masks={'body': None}), 'takes neither masks nor coefficients')])
+def test_structures_that_do_not_fit(changes, text):
+  with pytest.raises(ValueError, match=text):
+    impressions.materialise(SMALL, GROWN._replace(**changes))

@@ -56,6 +56,9 @@ CASES = {
         'head': {'kernel': None}}}, KERNELS | {'body/bias'}),
     'fine_tuning': ('joint', {'own': 'head/.*', 'carry': True}, {},
                     KERNELS | {'body/bias'}),
+    'munet': ('munet', {}, {
+        'path': BACKBONE, 'trained': impressions.Structure(('head',))},
+              {'head/kernel'}),
     'probe': ('dedicated', {'trained': ['head/.*']}, {}, {'head/kernel'}),
 }
 
@@ -156,7 +159,7 @@ class TestContract:
         jax.random.key(seed), backbone, shared, ROUTE))
     assert make(3) == make(3)
     constant = case in ('impresslearn', 'dedicated', 'joint', 'fine_tuning',
-                        'subnetworks', 'sharing', 'probe', 'vector')
+                        'munet', 'subnetworks', 'sharing', 'probe', 'vector')
     assert (make(3) == make(4)) == constant
 
 

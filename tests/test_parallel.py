@@ -291,6 +291,9 @@ def test_splits_by_hand():
   assert tasks['x'].shape == (8, 3, 1)
   np.testing.assert_array_equal(parallel.join_tasks(tasks)['x'].ravel(),
                                 np.arange(24))
+  gathered = parallel.gather_tasks(tasks)['x']
+  assert isinstance(gathered, np.ndarray) and gathered.shape == (24, 1)
+  np.testing.assert_array_equal(gathered.ravel(), np.arange(24))
   batches = parallel.split_evaluation(np.arange(48).reshape(16, 3))
   assert batches.shape == (8, 2, 3)
   np.testing.assert_array_equal(batches.reshape(16, 3).ravel(), np.arange(48))

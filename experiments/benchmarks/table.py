@@ -93,6 +93,29 @@ def render_identify(lines: list[dict]) -> str:
   return '\n'.join(out + ['', _origin(lines)])
 
 
+def render_generation(lines: list[dict]) -> str:
+  """The Markdown tables of `generation.py`."""
+  first = lines[0]
+  out = ['| what | measured | target |', '| --- ' * 3 + '|',
+         f'| programs compiled for a task iteration of {first["children"]} '
+         f'children | {first["programs"]} | at most '
+         f'{first["programs_target"]} |']
+  for name, words in (('times', 'seconds'),
+                      ('times_of_cpu', 'processor seconds')):
+    out.append(f'| the iteration against {first["children"]} times the steps '
+               f'of one child, {words} | {first[name]:.2f}x | at most '
+               f'{first["times_target"]:g}x |')
+  steps = (f'A child: {first["steps"]} steps of {first["batch"]} images and a '
+           'validation, four times.')
+  out += ['', f'{steps} {_origin(lines)}']
+  if len(lines) > 1:
+    out += ['', '| children at once | how | children a minute |',
+            '| --- ' * 3 + '|']
+    out += [f'| {line["children"]} | {line["how"]} | '
+            f'{line["children_per_minute"]:.1f} |' for line in lines[1:]]
+  return '\n'.join(out)
+
+
 def _kilobytes(line: dict) -> str:
   return f'{line["bytes_per_task"] / 1000:.0f}'
 
@@ -126,9 +149,14 @@ def main():
   readme = rewrite(
       readme, render_identify(_lines('identify_cost.jsonl')),
       '<!-- identify -->', '<!-- end of identify -->')
-  path.write_text(rewrite(
+  readme = rewrite(
       readme, render(_lines('segment_step.jsonl')),
-      '<!-- segments -->', '<!-- end of segments -->'))
+      '<!-- segments -->', '<!-- end of segments -->')
+  if (HERE / 'results' / 'generation.jsonl').exists():
+    readme = rewrite(
+        readme, render_generation(_lines('generation.jsonl')),
+        '<!-- generation -->', '<!-- end of generation -->')
+  path.write_text(readme)
 
 
 if __name__ == '__main__':

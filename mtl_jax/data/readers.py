@@ -14,6 +14,7 @@ import re
 import numpy as np
 
 from mtl_jax.data import cache
+from mtl_jax.data import label_makers
 
 _SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.pgm', '.ppm', '.tif',
              '.tiff', '.webp')
@@ -159,6 +160,36 @@ def texts(name, base, tfds_dir, known):
   return version.name, found
 
 
+def split(base, name, size, cache_dir, tfds_dir, known):
+  """One split of a prepared TFDS set, whatever its name.
+
+  Args:
+    base: TFDS name, with ':feature' to take another label, or ':=MAKER' for
+      one that `labels.MAKERS` derives.
+    name: of the split.
+    size, cache_dir, tfds_dir, known: as in `tfds`.
+
+  Returns:
+    (version, classes, images, labels).
+
+  Raises:
+    ValueError: there is no such split; names those that there are.
+  """
+  own = base + ('@' + 'x'.join(map(str, size)) if size else '')
+  plain, _, label = base.partition(':')
+  version = _prepared(own, plain, tfds_dir, known)
+  info = json.loads((version / 'dataset_info.json').read_text())
+  present = [found['name'] for found in info['splits']]
+  if name not in present:
+    raise ValueError(f'source {own!r} has no split {name!r}; its splits are '
+                     f'{present}')
+  images, found, classes = cache.fetch(
+      own, version.name, name, functools.partial(
+          _decode, f'source {own!r}, split {name!r}', version, name, label,
+          size), cache_dir)
+  return version.name, classes, images, found
+
+
 def _decode(where, version, split, label, size):
   """Reads a split through `as_data_source`, without TensorFlow."""
   try:
@@ -170,8 +201,9 @@ def _decode(where, version, split, label, size):
   features = builder.info.features
   keys = builder.info.supervised_keys or (None, None)
   pixels = 'image' if 'image' in features else keys[0]
+  made = label[1:] if label.startswith('=') else None
   label = label or ('label' if 'label' in features else keys[1])
-  if pixels not in features or label not in features:
+  if pixels not in features or made is None and label not in features:
     raise ValueError(f'{where}: no image {pixels!r} or label {label!r} among '
                      f'its features {sorted(features)}; name the label as in '
                      '"NAME:FEATURE"')
@@ -189,12 +221,15 @@ def _decode(where, version, split, label, size):
     for start in range(0, len(rows), 256):
       for row in rows.__getitems__(range(start, min(start + 256, len(rows)))):
         which = f'image {len(labels)}'
-        labels.append(row[label])
+        labels.append(row[label] if made is None
+                      else label_makers.MAKERS[made].make(row))
         yield which, _pixels(where, which, io.BytesIO(row[pixels]), mode)
   stacked = _stack(where, len(rows), images(), size)
   whole = np.array(labels)
   if not np.issubdtype(whole.dtype, np.integer):
     raise ValueError(f'{where}: labels must be integers, not {whole.dtype}')
+  if made is not None:
+    return stacked, whole.astype(np.int32), label_makers.MAKERS[made].classes
   classes = getattr(features[label], 'num_classes', None)
   return stacked, whole.astype(np.int32), classes or 1 + int(whole.max())
 

@@ -5,6 +5,7 @@
     load('omniglot:alphabet')         ... with another feature as label
     load('omniglot:alphabet!label')   ... divided within another feature
     load('omniglot:alphabet@28x28x1') ... resized while it is decoded
+    load('official:cmaterdb/bangla')  a task of mu2Net with its own splits
     load('digits')                    scikit-learn's UCI digits, 8 x 8
     load('folder:/path')              a folder of images, one folder a class
     load('table:/path')               numbers; the last column is the target of
@@ -47,6 +48,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mtl_jax.data import cache
+from mtl_jax.data import official
 from mtl_jax.data import readers
 from mtl_jax.data import tables
 
@@ -178,6 +180,8 @@ def _load(name, cache_dir, tfds_dir):
                                    sorted(REGISTRY))
     return from_texts(name, version=version, **found,
                       **dict(zip(('words', 'length'), size or ())))
+  if base.startswith('official:'):
+    return _official(name, base[len('official:'):], size, cache_dir, tfds_dir)
   if base.startswith('folder:'):
     return _folder(name, base[len('folder:'):], size, cache_dir)
   return _tfds(name, base, size, cache_dir, tfds_dir)
@@ -364,6 +368,22 @@ def _tfds(name, base, size, cache_dir, tfds_dir):
     pooled = zip(splits['train'], splits.pop('test'))
     splits['train'] = Arrays(*(np.concatenate(pair) for pair in pooled))
   return _divide(name, version, classes, **splits)
+
+
+def _official(name, task, size, cache_dir, tfds_dir):
+  """A task of mu2Net's benchmarks with exactly the splits of its code."""
+  found = official.task(task)
+  parts, versions, classes = {}, set(), 0
+  for split in ('train', 'valid', 'test'):
+    base, expression = getattr(found, split)
+    version, count, images, labels = readers.split(
+        base, expression.partition('[')[0], size, cache_dir, tfds_dir,
+        sorted(REGISTRY))
+    rows = official.rows(expression, len(labels))
+    parts[split] = Arrays(images[rows], labels[rows])
+    versions.add(version)
+    classes = max(classes, count)
+  return Source(name, '+'.join(sorted(versions)), classes, **parts)
 
 
 def _within(name, base, feature, size, cache_dir, tfds_dir):

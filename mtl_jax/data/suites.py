@@ -7,6 +7,7 @@
     make('split', source='mnist', classes_per_task=2, shared_outputs=False)
     make('groups', groups=(('cifar10', (1, 3)), ('cifar100', (24, 76, 67))))
     make('datasets', sources=('mnist', 'kmnist'), image_shape=(28, 28, 1))
+    make('official', benchmark='characters', image_shape=(32, 32, 3))
 
 Every kind also takes
 
@@ -33,6 +34,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mtl_jax.data import official
 from mtl_jax.data import sources as sources_lib
 from mtl_jax.data import transforms as transforms_lib
 
@@ -313,15 +315,46 @@ def _datasets(sources, image_shape=(28, 28, 1), normalise=None, augment=0,
     raise ValueError('datasets: sources must be a sequence of names, not '
                      f'{sources!r}')
   found = [load(name) for name in sources]
-  for a, b in itertools.combinations(found, 2):
-    if np.array_equal(a.test.images, b.test.images):
-      logging.warning('Sources %r and %r hold the same test images: their '
-                      'tasks are one task twice.', a.name, b.name)
+  _warn_of_copies(found)
   return Suite('datasets', tuple(
       Task(_slug(name), i, name,
            _pipeline(source, image_shape, augment, normalise), None,
            source.classes, source.regression)
       for i, (name, source) in enumerate(zip(sources, found))))
+
+
+def _warn_of_copies(found):
+  for a, b in itertools.combinations(found, 2):
+    if np.array_equal(a.test.images, b.test.images):
+      logging.warning('Sources %r and %r hold the same test images: their '
+                      'tasks are one task twice.', a.name, b.name)
+
+
+def _official(benchmark, image_shape=(32, 32, 3), only=None, more=(),
+              leaking=False, augment=0, normalise=(0.5, 0.5),
+              load=sources_lib.load):
+  """A benchmark of mu2Net: its tasks in its order, with its own splits.
+
+  Tasks that `official.LEAKING` lists hold their test images in their training
+  split as they are defined: unless `leaking`, another division takes their
+  place. `only` names the tasks that are wanted, in that order; `more` are
+  sources that come after them.
+  """
+  _known('benchmark', benchmark, official.BENCHMARKS)
+  names = official.BENCHMARKS[benchmark]
+  for name in only or ():
+    _known(f'task of benchmark {benchmark!r}', name, names)
+  size = tuple(image_shape[:2])
+  wanted = {name: official.source(name, size, leaking)
+            for name in only or names}
+  wanted |= {name: f'{name}@{size[0]}x{size[1]}' for name in more}
+  found = [load(source) for source in wanted.values()]
+  _warn_of_copies(found)
+  return Suite(f'official-{benchmark}', tuple(
+      Task(_slug(name), i, source.name,
+           _pipeline(source, image_shape, augment, normalise), None,
+           source.classes)
+      for i, (name, source) in enumerate(zip(wanted, found))))
 
 
 def _pipeline(source, image_shape, augment, normalise, *middle):
@@ -364,4 +397,5 @@ SUITES = {
     'split': _split,
     'groups': _groups,
     'datasets': _datasets,
+    'official': _official,
 }

@@ -7,6 +7,7 @@ from mtl_jax.methods import base
 from mtl_jax.methods import dedicated
 from mtl_jax.methods import impresslearn
 from mtl_jax.methods import joint
+from mtl_jax.methods import munet
 from mtl_jax.methods import part
 from mtl_jax.methods import subnetworks
 from mtl_jax.methods import supsup
@@ -43,6 +44,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     'dedicated': _dedicated,
     'impresslearn': _impresslearn,
     'joint': _joint,
+    'munet': munet.munet,
     'part': part.part,
     'subnetworks': _subnetworks,
     'supsup': _supsup,

@@ -7,14 +7,33 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from mtl_jax import trees
+from mtl_jax.models import augreg
 from mtl_jax.models import bnnet
 from mtl_jax.models import mlp
 from mtl_jax.models import part
 from mtl_jax.models import resnet
 from mtl_jax.models import stems
+from mtl_jax.models import vit
 
 Tree = trees.Tree
+
+
+class Parts(NamedTuple):
+  """A network that is made of components: the entries at the tree's top.
+
+  Attributes:
+    create: (name, outputs, adapter, key) -> a new component's sub-tree.
+    apply: (params, x [n, H, W, C], active) -> logits; blocks and adapters
+      whose entry in `active` is a traced False are passed over.
+    flops: (params, image_shape) -> operations of one image's forward pass.
+  """
+  create: Callable[..., Tree]
+  apply: Callable[..., Any]
+  flops: Callable[..., float]
 
 
 class Network(NamedTuple):
@@ -29,10 +48,13 @@ class Network(NamedTuple):
       (over all devices of `axis_name`) and running ones updated.
     trace: of networks of parallel modules, (params, stats, x) -> features
       [n, channels] of each module and level by name; see `segments.trace`.
+    parts: how to grow it, if its `apply` takes trees with other components
+      than the backbone's.
   """
   init: Callable[..., tuple[Tree, Tree]]
   apply: Callable[..., tuple[Any, Tree]]
   trace: Callable[..., dict[str, Any]] | None = None
+  parts: Parts | None = None
 
 
 def from_linen(module_class: Callable[..., Any]) -> Network:
@@ -44,8 +66,6 @@ def from_linen(module_class: Callable[..., Any]) -> Network:
       (x, train).
   """
   def init(key, image_shape):
-    import jax
-    import jax.numpy as jnp
     shapes = (image_shape if isinstance(image_shape[0], (tuple, list))
               else (image_shape,))
     params: dict = {}
@@ -115,6 +135,29 @@ def _convolutional(outputs, channels=(32, 64), widths=(256, 256), inputs=1,
       outputs, tuple(channels), tuple(widths), inputs, stride, scale))
 
 
+def _vit(preset):
+  def make(outputs, num_layers=None, patch=None, width=None, hidden=None,
+           heads=None, weights=None):
+    sizes = vit.sizes_of(preset, layers=num_layers, patch=patch, width=width,
+                         hidden=hidden, heads=heads)
+
+    def init(key, image_shape):
+      if weights is not None:
+        return augreg.load(weights, sizes.layers, outputs, image_shape), {}
+      return jax.jit(functools.partial(
+          vit.init, sizes, outputs, image_shape=image_shape))(key), {}
+
+    def apply(params, stats, x, train=False, axis_name=None):
+      del train, axis_name  # no dropout, no batch statistics
+      return vit.apply(params, x), stats
+
+    create = lambda name, outputs, adapter, key: vit.create(
+        name, sizes, outputs, adapter, key)
+    return Network(init, apply,
+                   parts=Parts(create, vit.apply, vit.flops))
+  return make
+
+
 MODELS = {
     'bnnet': _bnnet,
     'convolutional': _convolutional,
@@ -124,6 +167,7 @@ MODELS = {
     'lenet_300_100': _dense((300, 100)),
     'part_cifar': _part_cifar,
     'part_resnet': _part_resnet,
+    **{preset: _vit(preset) for preset in vit.PRESETS},
 }
 
 

@@ -1,0 +1,62 @@
+"""mu2Net on characters: six alphabets in a row, twice, then a stranger.
+
+    python -m mtl_jax.main --config=configs/munet_characters.py --workdir=DIR
+    python -m mtl_jax.main --config=configs/munet_characters.py:leaking ...
+
+ViT-Ti/16 of 3 layers at 32 x 32 pixels. The root is that of
+configs/munet_root.py (runs/munet_root.npz). MNIST, KMNIST, Omniglot and
+CMATERdb x 3 with mu2Net's splits, but Omniglot, whose official
+validation and test images are all in its training split, keeps 16, 2 and 2
+drawings of each character; `leaking` runs its official splits alone, for
+comparison. Fashion-MNIST comes afterwards as a task unlike all others.
+
+The space is that of the published ViT-L runs, but for mirroring (never: it
+makes other characters) and crops (at least half of the image), chosen before
+any run. A task and iteration get 4 generations of 4 children of 2 x 20 steps
+of 256: the controls get the same number of steps, of both iterations, as four
+repeats from the root, of which the best on validation counts.
+
+Hardware, time and accuracy: see experiments/munet/README.md.
+"""
+
+import ml_collections
+
+TASKS = ('mnist', 'kmnist', 'omniglot', 'cmaterdb/bangla',
+         'cmaterdb/devanagari', 'cmaterdb/telugu')
+FIXED = dict(flip=False, area_min=0.5)
+STEPS, VALIDATIONS, GENERATIONS, CHILDREN = 20, 2, 4, 4
+
+
+def search(**changes):
+  return dict(dict(
+      space='mu2net_large', fixed=FIXED, generations=GENERATIONS,
+      children=CHILDREN, validations=VALIDATIONS, valid_cap=2_560), **changes)
+
+
+def phase(first, last, found, control=False):
+  return dict(method='munet', tasks=(first, last), batch_size=256, steps=STEPS,
+              control=control, search=found)
+
+
+def get_config(which='all'):
+  leaking = which == 'leaking'
+  config = ml_collections.ConfigDict()
+  config.seed = 0  # of the search and the batches
+  config.suite = dict(
+      kind='official', benchmark='characters', image_shape=(32, 32, 3),
+      only=('omniglot',) if leaking else TASKS, leaking=leaking,
+      more=() if leaking else ('fashion_mnist',))
+  config.backbone = dict(
+      model='vit_ti', outputs=1623, init='default',
+      options=dict(num_layers=3, weights='runs/munet_root.npz'))
+  count = 1 if leaking else len(TASKS)
+  phases = dict(grow=phase(0, count, search(iterations=2)))
+  if not leaking:
+    phases['newcomer'] = phase(count, count + 1, search())
+    for control in ('finetune', 'head', 'adapters'):
+      phases[control] = phase(0, count, search(
+          control=control, generations=CHILDREN, children=1,
+          validations=2 * GENERATIONS * VALIDATIONS), True)
+  config.phases = phases
+  config.schedule = tuple(phases)
+  return config

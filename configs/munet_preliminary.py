@@ -1,0 +1,32 @@
+"""mu2Net's preliminary experiment, whole: three alphabets from a random root.
+
+    python -m mtl_jax.main --config=configs/munet_preliminary.py --workdir=DIR
+
+The configuration `ViT tiny 0 layers / Cmaterdb benchmark` of the official
+notebook (arXiv 2205.12755): CMATERdb's Bangla, Devanagari and Telugu digits,
+the last one private, so that no other task inherits from it. The root is a
+randomly initialised ViT-Ti/16 without any encoder block; up to three may grow.
+32 x 32 pixels, batch 512, two iterations of 4 generations of 8 children, each
+validated 4 times; score = validation accuracy. Official splits.
+
+Hardware, time and accuracy: see experiments/munet/README.md.
+"""
+
+import ml_collections
+
+
+def get_config():
+  config = ml_collections.ConfigDict()
+  config.seed = 0  # of the search, the batches and the root
+  config.suite = dict(kind='official', benchmark='preliminary',
+                      image_shape=(32, 32, 3))
+  config.backbone = dict(model='vit_ti', outputs=10, init='default',
+                         options=dict(num_layers=0))
+  config.phases = dict(grow=dict(
+      method='munet', tasks=(0, 3), batch_size=512, search=dict(
+          space='mu2net_ti0', iterations=2, generations=4, children=8,
+          validations=4, train_cap=51_200, valid_cap=5_120,
+          private=('cmaterdb-telugu',))))
+  config.schedule = ('grow',)
+  config.matrix = 'full'
+  return config

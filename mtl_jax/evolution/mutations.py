@@ -1,0 +1,265 @@
+"""What a child takes from its parent, and what it changes.
+
+The order is that of the official `Path.clone`: hyper-parameters, the mutation
+rate first, so that its new value governs the rest; then adapters; then, for
+every component that the child's network needs, whether to share it or clone it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mtl_jax.evolution import networks
+from mtl_jax.evolution import spaces
+
+Component = networks.Component
+Path = networks.Path
+ADAPTED = 'adapted'  # layers that have an adapter, as a hyper-parameter
+CONTROLS = ('finetune', 'head', 'adapters')
+_BLOCK, _ADAPTER = 'encoderblock_', 'residual_adapter_'
+
+
+class Child(NamedTuple):
+  """A path before it is trained.
+
+  Attributes:
+    parent: from which it was made.
+    hyper: its hyper-parameters.
+    shared: components that it only refers to.
+    cloned: components from whose values (and momentum) it starts to train.
+    new: names of components that are made anew.
+    changed: by hyper-parameter or component what the mutation did.
+  """
+  parent: Path
+  hyper: dict
+  shared: dict[str, Component]
+  cloned: dict[str, Component]
+  new: tuple[str, ...]
+  changed: dict
+
+  @property
+  def trained(self) -> list[str]:
+    return sorted([*self.cloned, *self.new])
+
+
+def step(rng: np.random.Generator, found: spaces.Range, value):
+  """One place up or down the list, each with probability 1/2.
+
+  At an end of the list half of the steps stay; a value that is not on the
+  list becomes the default.
+  """
+  if value not in found.values:
+    return found.default
+  at = found.values.index(value) + (1 if rng.random() < 0.5 else -1)
+  return found.values[min(max(at, 0), len(found.values) - 1)]
+
+
+def sample_images(rng: np.random.Generator, space: spaces.Space,
+                  best: Path | None) -> dict:
+  """A generation's augmentation: the best path's, or the default's, mutated.
+
+  The rate is the space's default one, not the evolved one, as officially.
+  mu2Net+ keeps the defaults as long as there is no path.
+  """
+  hyper = space.defaults(spaces.AUGMENT)
+  if best is None and space.rate_per_action:
+    return hyper
+  hyper |= {name: value for name, value in dict(
+      best.hyper if best else {}).items() if name in hyper
+            and value in space[name].values}
+  rate = space[spaces.RATE].default
+  for name in sorted(hyper):
+    if rng.random() < rate:
+      hyper[name] = step(rng, space[name], hyper[name])
+  return hyper
+
+
+class _Rates:
+  """The probability of each action: one for all, or one for each, evolving."""
+
+  def __init__(self, rng, space, hyper, control):
+    self.rng, self.space, self.hyper = rng, space, hyper
+    self.control = control
+
+  def __call__(self, action: str) -> bool:
+    """Whether an action is taken."""
+    if self.control is not None:
+      return self.control == 'finetune'
+    name = spaces.RATE
+    if self.space.rate_per_action:
+      rates = self.space[spaces.RATE]
+      name = f'{spaces.RATE}|{action}'
+      rate = self.hyper.get(name, rates.default)
+      if self.rng.random() < rate:
+        self.hyper[name] = step(self.rng, rates, rate)
+      return bool(self.rng.random() < self.hyper.get(name, rate))
+    return bool(self.rng.random() < self.hyper[name])
+
+
+def child(rng: np.random.Generator, space: spaces.Space,
+          lineage: Sequence[Path], images: dict, locked: set[str], classes: int,
+          control: str | None = None) -> Child:
+  """Samples a child of a path.
+
+  Args:
+    rng: of all decisions.
+    space: what may change.
+    lineage: the parent, its parent, and so on; ending with the root.
+    images: the generation's augmentation.
+    locked: ids of components that may not change (`networks.locked`).
+    classes: of the task; a head of another size is not taken over.
+    control: `None` for evolution. One of CONTROLS is a fixed network with the
+      default hyper-parameters: everything is trained; or the head and the
+      last norm alone; or adapters before all blocks beside these.
+
+  Raises:
+    ValueError: an unknown control.
+  """
+  if control not in (None, *CONTROLS):
+    raise ValueError(f'unknown control {control!r}; known: {CONTROLS}')
+  parent = lineage[0]
+  hyper, changed = _hyper(space, parent, images, control)
+  rates = _Rates(rng, space, hyper, control)
+  if control is None:
+    _mutate(rng, space, rates, hyper, changed)
+  layers = hyper.get('num_layers', count_blocks(parent.components))
+  _adapt(space, rates, hyper, changed, layers, control)
+  shared: dict[str, Component] = {}
+  cloned: dict[str, Component] = {}
+  new: list[str] = []
+  for name in needed(lineage[-1], layers, hyper[ADAPTED]):
+    found = _inherited(name, lineage, hyper, locked, classes)
+    if found is None:
+      new.append(name)
+      changed[name] = 'new'
+    elif (found.id not in locked or name in space.always
+          or rates(f'clone:{name}')):
+      cloned[name] = found
+      if found.id in locked:
+        changed[name] = 'cloned'
+    else:
+      shared[name] = found
+  return Child(parent, hyper, shared, cloned, tuple(new), changed)
+
+
+def _hyper(space, parent, images, control):
+  """The parent's hyper-parameters where the space has them, and what differs.
+  """
+  hyper = space.defaults() | {ADAPTED: []}
+  if control is None:
+    for name, value in parent.hyper.items():
+      if name == ADAPTED or name.split('|')[0] == spaces.RATE and (
+          '|' in name) or name in hyper and value in space[name].values:
+        hyper[name] = list(value) if name == ADAPTED else value
+  blocks = count_blocks(parent.components)
+  if 'num_layers' not in parent.hyper and 'num_layers' in hyper and (
+      blocks in space['num_layers'].values):
+    hyper['num_layers'] = blocks  # of the root
+  changed = {name: [hyper[name], value] for name, value in images.items()
+             if hyper[name] != value}
+  return hyper | images, changed
+
+
+def _mutate(rng, space, rates, hyper, changed):
+  """Steps of hyper-parameters, the rate of all actions first."""
+  names = [name for name, found in space.ranges if len(found.values) > 1
+           and name not in spaces.AUGMENT and name != spaces.RATE]
+  if not space.rate_per_action:
+    names = [spaces.RATE, *names]
+  for name in names:
+    if rates(f'hp:{name}'):
+      old, hyper[name] = hyper[name], step(rng, space[name], hyper[name])
+      if old != hyper[name]:
+        changed[name] = [old, hyper[name]]
+
+
+def _adapt(space, rates, hyper, changed, layers, control):
+  """Inserts adapters; those of layers that are gone go with them."""
+  kept = [layer for layer in hyper[ADAPTED] if layer < layers]
+  if control == 'adapters':
+    kept = list(range(layers))
+  elif control is None and space.insert_adapters:
+    for layer in range(layers):
+      if layer not in kept and rates(f'add:{_ADAPTER}{layer}'):
+        kept.append(layer)
+        changed[f'{_ADAPTER}{layer}'] = 'inserted'
+  hyper[ADAPTED] = sorted(kept)
+
+
+def count_blocks(components: Mapping) -> int:
+  """Encoder blocks among names of components."""
+  return sum(name.startswith(_BLOCK) for name in components)
+
+
+def needed(root: Path, layers: int, adapted: Sequence[int]) -> list[str]:
+  """Names of the components of a network, in the order of the signal.
+
+  Args:
+    root: has every component of which there is one only.
+    layers: encoder blocks.
+    adapted: layers with an adapter.
+  """
+  once = [name for name in root.components
+          if not name.startswith((_BLOCK, _ADAPTER))]
+  first = [name for name in ('embedding', 'cls', 'posembed_input')
+           if name in once]
+  middle = [name for layer in range(layers) for name in (
+      *([f'{_ADAPTER}{layer}'] if layer in adapted else []),
+      f'{_BLOCK}{layer}')]
+  return first + middle + [name for name in once if name not in first]
+
+
+def _inherited(name, lineage, hyper, locked, classes) -> Component | None:
+  """The nearest ancestor's component of a name and fitting shapes."""
+  fits: Callable = lambda part: True
+  if name == 'head':
+    fits = lambda part: (part.id not in locked
+                         and part.tree['bias'].shape == (classes,))
+  elif name.startswith(_ADAPTER):
+    fits = lambda part: adapter_width(part.tree) == hyper['adapter']
+  for path in lineage:
+    part = path.components.get(name)
+    if part is not None and fits(part):
+      return part
+  return None
+
+
+def adapter_width(tree) -> int:
+  """Hidden features of an adapter."""
+  return tree['Dense_0']['bias'].shape[0]
+
+
+def lineage(path: Path, known: Mapping[str, Path]) -> list[Path]:
+  """A path, its parent and so on as far as they are known, then the root.
+
+  Args:
+    path: the first.
+    known: all paths by name, the root among them.
+  """
+  found = [path]
+  while found[-1].name != networks.ROOT:
+    above = found[-1].parent or networks.ROOT
+    found.append(known[above if above in known else networks.ROOT])
+  return found
+
+
+def finished(made: Child, params: Mapping, traces: Mapping, **fields) -> Path:
+  """The path of a trained child.
+
+  Args:
+    made: the child.
+    params: by name, the trained components' leaves.
+    traces: by name, their momentum.
+    **fields: of the path: name, task, score, quality, record.
+  """
+  own = {name: networks.component(name, params[name], traces[name])
+         for name in made.trained}
+  return Path(parent=made.parent.name, hyper=made.hyper,
+              components=dict(made.shared) | own, **fields)
+
+
+def weights(made: Child, sizes: Mapping[str, int]) -> int:
+  """Weights that a child trains; `sizes` are those of new components."""
+  return (sum(part.weights for part in made.cloned.values())
+          + sum(sizes[name] for name in made.new))

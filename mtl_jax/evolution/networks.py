@@ -1,0 +1,158 @@
+"""Components, paths through them, and what a path costs.
+
+A component is one sub-tree at the top of a network's tree. It is immutable and
+addressed by its content: two tasks use the same component if and only if all
+its bits are the same. A path is a task's network: one component of each name.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mtl_jax import trees
+
+ROOT = 'root'
+_DIGITS = 16
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Component:
+  """One immutable part of a network.
+
+  Attributes:
+    name: its place, such as 'encoderblock_2'.
+    id: the first digits of the SHA-256 of its content.
+    tree: its leaves.
+    weights: their number.
+    trace: momentum that its training left, or `None`: zeros.
+  """
+  name: str
+  id: str
+  tree: Any
+  weights: int
+  trace: Any = None
+
+
+def component(name: str, tree: Any, trace: Any = None) -> Component:
+  """Names a sub-tree by its content.
+
+  >>> import numpy as np
+  >>> component('head', {'bias': np.zeros(2)}).weights
+  2
+  """
+  return Component(name, trees.fingerprint({name: tree})[:_DIGITS], tree,
+                   trees.size(tree), trace)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Path:
+  """One network of the population.
+
+  Attributes:
+    name: unique; ROOT is the root's.
+    task: that it solves; `None` for the root.
+    parent: name of the path from which it was made.
+    hyper: its hyper-parameters.
+    components: by name.
+    score: what selection compares.
+    quality: validation accuracy at its best validation.
+    record: JSON values that only reports read.
+  """
+  name: str
+  task: str | None
+  parent: str | None
+  hyper: Mapping[str, Any]
+  components: Mapping[str, Component]
+  score: float = 0.
+  quality: float = 0.
+  record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def params(self) -> dict:
+    """The network's parameters; leaves are the components' own."""
+    return {name: part.tree for name, part in self.components.items()}
+
+
+def path_of(params: Mapping, **fields) -> Path:
+  """A path of a parameter tree."""
+  return Path(components={name: component(name, tree)
+                          for name, tree in params.items()}, **fields)
+
+
+def users(paths: Iterable[Path]) -> dict[str, set[str]]:
+  """By component id the tasks that use it; the root is no task.
+
+  Args:
+    paths: the one that every task retains, with or without the root.
+  """
+  found: dict[str, set[str]] = {}
+  for path in paths:
+    for part in path.components.values():
+      if path.task is not None:
+        found.setdefault(part.id, set()).add(path.task)
+  return found
+
+
+def locked(task: str, retained: Iterable[Path]) -> set[str]:
+  """Ids of the components that may not change when a task is learned.
+
+  All that the root or another task uses. What only the task's own retained
+  path uses is trained on: its children clone it always. (Nothing is ever
+  changed in place; the stored path stays as it is.)
+  """
+  return {part.id for path in retained if path.task != task
+          for part in path.components.values()}
+
+
+def accounted(path: Path, retained: Iterable[Path]) -> float:
+  """Weights of a path, each component's divided by the tasks that use it.
+
+  The root is not counted as a user. Summed over the retained paths of all
+  tasks this is the number of weights in components that any task uses.
+  """
+  using = users(retained)
+  return sum(part.weights / len(using.get(part.id, set()) | {path.task})
+             for part in path.components.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+  """How cost lowers the score; the published mu2Net runs leave both at 1.
+
+  score = quality x size ** (accounted weights / weights)
+                  x compute ** (operations / flops)
+
+  Attributes:
+    size: base of the size factor (`Size scale:98` is 0.98).
+    weights: the number of weights that counts as 1.
+    compute: base of the factor of compute.
+    flops: of one image's forward pass, that count as 1.
+  """
+  size: float = 1.
+  weights: float = 1_484_162.
+  compute: float = 1.
+  flops: float = 15e6
+
+  def __post_init__(self):
+    if not (0 < self.size <= 1 and 0 < self.compute <= 1 and self.weights > 0
+            and self.flops > 0):
+      raise ValueError('scale: bases must lie in (0, 1] and weights and flops '
+                       f'above 0; got {self}')
+
+  def factor(self, weights: float, flops: float) -> float:
+    """By what quality is multiplied.
+
+    >>> Scale(size=.5, weights=10.).factor(20., 0.)
+    0.25
+    """
+    return (self.size ** (weights / self.weights)
+            * self.compute ** (flops / self.flops))
+
+
+def best(paths: list[Path]) -> Path | None:
+  """The path of the highest score; the most recent among equals.
+
+  Args:
+    paths: in the order in which they were made.
+  """
+  return max(reversed(paths), key=lambda path: path.score, default=None)

@@ -1,0 +1,57 @@
+"""Which path gets the next child (the official `PPDecay`).
+
+A path that has had k children for a task is accepted with probability 0.5 **
+k: first the task's own paths, best first, then the other tasks' (the seeds) in
+rotation, and if none was accepted any path at all.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mtl_jax.evolution import networks
+
+Path = networks.Path
+
+
+class Choice(NamedTuple):
+  """A parent, and the order of the seeds from now on."""
+  parent: Path
+  seeds: tuple[str, ...]
+
+
+def shuffled(rng: np.random.Generator, names: Sequence[str]) -> tuple:
+  """The seeds' order with which a task starts."""
+  return tuple(names[i] for i in rng.permutation(len(names)))
+
+
+def choose(rng: np.random.Generator, own: Sequence[Path],
+           others: Sequence[Path], seeds: Sequence[str],
+           children: dict[str, int], uniform: bool = False) -> Choice:
+  """Chooses a parent; see the module.
+
+  Args:
+    rng: from which acceptance is drawn.
+    own: the task's paths, in the order in which they were made.
+    others: the paths of other tasks that may be parents, and the root.
+    seeds: names of `others` in their current order.
+    children: by name of a path, how many it has had for this task.
+    uniform: mu2Net+: no rotation; where no own path is accepted, any path.
+
+  Raises:
+    ValueError: there is no path at all.
+  """
+  if not own and not others:
+    raise ValueError('there is no path from which to start')
+  accept = lambda name: rng.random() < 0.5 ** children.get(name, 0)
+  newest_first = reversed(own)
+  for path in sorted(newest_first, key=lambda path: -path.score):
+    if accept(path.name):
+      return Choice(path, tuple(seeds))
+  by_name = {path.name: path for path in others}
+  for at, name in enumerate(() if uniform else seeds):
+    if accept(name):
+      return Choice(by_name[name], (*seeds[at + 1:], *seeds[:at + 1]))
+  everyone = [*own, *others]
+  return Choice(everyone[rng.integers(len(everyone))], tuple(seeds))

@@ -1,0 +1,156 @@
+"""The published search spaces: which values a hyper-parameter may take.
+
+Each is the space of one configuration of the official notebooks
+(google-research/google-research, folder muNet): mu2Net's ViT-L runs and its
+preliminary experiment, muNet's characters and Visual Domain Decathlon, and
+mu2Net+'s small one.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+from mtl_jax import trees
+
+RATE = 'mutation_rate'
+COLOURS = ('brightness', 'contrast', 'saturation', 'hue')
+AUGMENT = ('area_min', 'crop', 'aspect_min', 'flip', *COLOURS)
+OPTIMIZER = ('learning_rate', 'warmup', 'momentum', 'nesterov', 'schedule')
+_LAYERS = 'num_layers'
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+  """A hyper-parameter's values in order, and where a search starts.
+
+  A mutation moves one place up or down the list.
+  """
+  values: tuple
+  default: Any
+
+  def __post_init__(self):
+    if self.default not in self.values:
+      raise ValueError(f'the default {self.default} is not among the values '
+                       f'{self.values}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+  """What a search may change.
+
+  Attributes:
+    ranges: by name, as sorted (name, `Range`) pairs; one value is fixed.
+      RATE: the probability of a mutation. AUGMENT: of images, shared by a
+      generation. OPTIMIZER: of the child. 'num_layers': encoder blocks, if
+      given (else as the root). 'adapter': hidden features of adapters.
+    insert_adapters: whether adapters are inserted.
+    rate_per_action: mu2Net+: every action has a rate of its own, which
+      evolves whenever the action is considered.
+    start_scale: the learning rate before warm-up, as a part of the peak.
+    always: components that are always cloned.
+  """
+  ranges: tuple[tuple[str, Range], ...]
+  insert_adapters: bool = False
+  rate_per_action: bool = False
+  start_scale: float = 0.01
+  always: tuple[str, ...] = ('encoder_norm',)
+
+  def __getitem__(self, name: str) -> Range:
+    return dict(self.ranges)[name]
+
+  def defaults(self, names=None) -> dict:
+    """The values with which a search starts."""
+    return {name: found.default for name, found in self.ranges
+            if names is None or name in names}
+
+  def replace(self, **fixed) -> 'Space':
+    """The space with some hyper-parameters fixed, each to one value.
+
+    Raises:
+      ValueError: an unknown name; lists the known and nearest ones.
+    """
+    known = dict(self.ranges)
+    for name in fixed:
+      if name not in known:
+        raise ValueError(f'the space has no {name}{trees.nearest(name, known)}'
+                         f'; known: {", ".join(known)}')
+    return dataclasses.replace(self, ranges=_ranges(known | {
+        name: (value,) for name, value in fixed.items()}))
+
+
+def _ranges(given: dict) -> tuple:
+  """Pairs of name and `Range`; the default of a bare tuple is its first."""
+  return tuple(sorted(
+      (name, value if isinstance(value, Range) else Range(value, value[0]))
+      for name, value in given.items()))
+
+
+_LR = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, .01, .02, .05, .1, .2, .5)
+_DELTA = (0., .01, .02, .05, .1, .2)
+_BOTH = (True, False)
+_IMAGES = {
+    'area_min': Range((.01, .02, .05, .1, .2, .5, 1.), .05),
+    'crop': Range(_BOTH, True),
+    'aspect_min': Range((.25, .5, .75, 1.), .75),
+    'flip': Range(_BOTH, True),
+    **{name: Range(_DELTA, 0.) for name in COLOURS}}
+_MU2NET = _IMAGES | {
+    RATE: Range(tuple(round(.1 + .02 * i, 2) for i in range(11)), .2),
+    'learning_rate': Range(_LR, .01),
+    'warmup': Range((.01, .02, .05, .1, .2, .3, .4), .05),
+    'momentum': Range((.5, .6, .7, .8, .85, .9, .95, .98, .99), .9),
+    'nesterov': Range(_BOTH, False),
+    'schedule': ('cosine',),
+    'adapter': (16,)}
+_MUNET = _IMAGES | {
+    RATE: (.1,),
+    'crop': (True,),
+    'learning_rate': Range(_LR, .01),
+    'warmup': Range((.01, .02, .05, .1, .2, .3, .4), .1),
+    # `None` in the official list is 0: there it ends in an error.
+    'momentum': Range((0., .2, .4, .5, .6, .7, .8, .85, .9, .95, .98, .99),
+                      .9),
+    'nesterov': Range(_BOTH, False),
+    'schedule': Range(('constant', 'cosine', 'restarts'), 'cosine'),
+    'adapter': Range((8, 16, 32, 64, 128), 32)}
+_PLUS = _MUNET | {
+    RATE: Range(tuple(round(.02 * i, 2) for i in range(1, 16)), .1),
+    'area_min': Range((.05, .5, .95, 1.), 1.),
+    'aspect_min': Range((.5, .75, 1.), 1.),
+    'flip': Range(_BOTH, False),
+    'warmup': Range((0., .01, .02, .05, .1, .2, .3), .1),
+    'momentum': Range((.5, .6, .7, .75, .8, .85, .9, .95, .98, .99), .9),
+    'schedule': Range(('constant', 'cosine', 'restarts', 'linear'), 'cosine'),
+    'num_layers': Range((0, 1, 2, 3), 3)}
+
+# ds_image_size, another value in muNet and mu2Net+, is that of the suite here:
+# all images lie on the device in one shape. mu2Net+'s JPEG quality is left out.
+SPACES: dict[str, Space] = {
+    'mu2net_large': Space(_ranges(_MU2NET)),
+    'mu2net_ti0': Space(_ranges(_MU2NET | {
+        'warmup': Range((.01, .02, .05, .1, .2, .3, .4), .1),
+        'num_layers': Range((0, 1, 2, 3), 0), 'adapter': (32,)})),
+    'munet_ti3': Space(_ranges(_MUNET), insert_adapters=True),
+    'munet_b': Space(_ranges(_MUNET), insert_adapters=True),
+    'mu2net_plus_ti3': Space(_ranges(_PLUS), True, True, .001),
+}
+
+
+@functools.lru_cache(maxsize=None)
+def make(name: str, fixed: tuple = ()) -> Space:
+  """The space `name` with some hyper-parameters fixed.
+
+  Args:
+    name: one of `SPACES`.
+    fixed: (hyper-parameter, value) pairs.
+
+  Raises:
+    ValueError: an unknown space or hyper-parameter; lists the known ones.
+
+  >>> make('mu2net_ti0', (('learning_rate', .02),))['learning_rate'].values
+  (0.02,)
+  """
+  if name not in SPACES:
+    raise ValueError(f'unknown space {name!r}{trees.nearest(name, SPACES)}; '
+                     f'known: {", ".join(sorted(SPACES))}')
+  return SPACES[name].replace(**dict(fixed))

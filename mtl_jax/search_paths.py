@@ -1,0 +1,104 @@
+"""Paths as impressions: what a search starts from, and what it leaves."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from mtl_jax import plan
+from mtl_jax import search_state
+from mtl_jax.evolution import networks
+from mtl_jax.methods import munet
+
+
+def root_of(run: Any) -> networks.Path:
+  """The path of the backbone itself; `run` is `train.Run`."""
+  return networks.path_of(
+      jax.tree.map(np.asarray, run.system.backbone.params),
+      name=networks.ROOT, task=None, parent=None, hyper={})
+
+
+def retained(run: Any, entry: plan.Entry) -> list[networks.Path]:
+  """The root and the newest path of every task before an entry.
+
+  A control starts from the root alone, and no control is a parent. Equal
+  components are one object.
+  """
+  root = root_of(run)
+  found: dict[str, networks.Path] = {}
+  if entry.phase.control:
+    return [root]
+  parts = {part.id: part for part in root.components.values()}
+  for phase in run.config.phases:
+    if phase.search is None or phase.control:
+      continue
+    for other in plan.entries(phase, run.suite):
+      if other.name == entry.name:
+        return [root, *found.values()]
+      found.pop(other.task.name, None)
+      path = stored_path(run, other, root)
+      parts = {part.id: part for part in path.components.values()} | parts
+      found[other.task.name] = search_state.with_components(path, parts)
+  raise AssertionError(f'{entry.name} is not in the plan')
+
+
+def stored_path(run: Any, entry: plan.Entry,
+                root: networks.Path) -> networks.Path:
+  """The path of a committed entry."""
+  stored = run.system.task(entry.name)
+  params = munet.munet().materialise(root.params, stored.impression, {})
+  found = stored.metadata['record']['search']
+  return networks.path_of(
+      jax.tree.map(np.asarray, params), name=entry.name, task=entry.task.name,
+      parent=found['parent'], hyper=found['hyper'], score=found['score'],
+      quality=found['quality'], record=found)
+
+
+def record(run: Any, entry: plan.Entry, known: list[networks.Path],
+           state: search_state.State, best: networks.Path,
+           flops: float) -> dict:
+  """What the record of a path says besides what every record says.
+
+  Args:
+    run: `train.Run`.
+    entry: whose path it is.
+    known: what the search started from, the root first.
+    state: its last state.
+    best: the path that is committed.
+    flops: of one image's forward pass.
+  """
+  view = run.data.view(entry.task)
+  labels = run.data.source(entry.task.source).test.labels
+  # A new head is all zeros: it answers with class 0.
+  first = float(np.mean(view.label_map[labels[view.test]] == 0))
+  before = {part.id for path in known for part in path.components.values()}
+  root = {part.id for part in known[0].components.values()}
+  parts = list(best.components.values())
+  others = [path for path in known if path.task != entry.task.name]
+  search = entry.phase.search
+  assert search is not None
+  found = {
+      'path': best.name, 'parent': best.parent,
+      'seed': _seed(state, best, known), 'hyper': dict(best.hyper),
+      'score': best.score, 'quality': best.quality,
+      'iteration': search.iterations - entry.repeat,
+      'private': entry.task.name in search.private,
+      'components': [[part.name, part.id, part.weights] for part in parts],
+      'from_root': [part.name for part in parts if part.id in root],
+      'weights': sum(part.weights for part in parts),
+      'new_weights': sum(part.weights for part in parts
+                         if part.id not in before),
+      'accounted': networks.accounted(best, [*others, best]), 'flops': flops}
+  found |= {name: best.record[name] for name in (
+      'generation', 'loss', 'evals', 'trained', 'changed')}
+  return {'accuracy': {'backbone': first, 'before': first},
+          'search': found | {'children': state.log}}
+
+
+def _seed(state: search_state.State, path: networks.Path, known) -> str:
+  """The stored path with which a path's line began."""
+  own = {p.name: p for p in state.paths}
+  stored = {p.name for p in known}
+  while path.name not in stored and path.parent in own:
+    path = own[path.parent]
+  return path.name if path.name in stored else path.parent or networks.ROOT

@@ -1,0 +1,477 @@
+"""A network that grows: nothing changes what is there, and a kill loses little.
+"""
+
+import functools
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import mtl_jax
+from mtl_jax import checkpoint
+from mtl_jax import config as config_lib
+from mtl_jax import evaluate
+from mtl_jax import experiment
+from mtl_jax import impressions
+from mtl_jax import report
+from mtl_jax import search
+from mtl_jax import search_paths
+from mtl_jax import search_state
+from mtl_jax import system as system_lib
+from mtl_jax import train
+from mtl_jax import trees
+from mtl_jax import verify
+from mtl_jax import workdir as workdir_lib
+from mtl_jax.data import sources
+from mtl_jax.data import suites
+from mtl_jax.data import transforms
+from mtl_jax.evolution import networks
+
+TASKS = ('split-00', 'split-01', 'split-02')
+NAMES = ['split-00', 'split-00~1', 'split-01', 'split-01~1', 'split-02',
+         'split-02~1']
+
+
+def fields(**changes):
+  """Three tasks, twice; the second one is private. Small enough for seconds."""
+  found = dict(
+      seed=0, eval_batch_size=100, progress_seconds=1000.,
+      suite=dict(kind='split', source='digits', classes_per_task=3,
+                 num_tasks=3, image_shape=(8, 8, 3), normalise=(.5, .5)),
+      backbone=dict(model='vit_ti', outputs=3, init='default', options=dict(
+          num_layers=1, patch=4, width=16, hidden=24, heads=2)),
+      phases=dict(grow=dict(
+          method='munet', tasks=(0, 3), batch_size=16, steps=3, search=dict(
+              space='mu2net_ti0', iterations=2, generations=2, children=3,
+              validations=2, valid_cap=32, private=('split-01',),
+              fixed=dict(learning_rate=.1)))),
+      schedule=('grow',))
+  for name, value in changes.items():
+    node, path = found, name.split('__')
+    for part in path[:-1]:
+      node = node.setdefault(part, {})
+    node[path[-1]] = value
+  return found
+
+
+def make(**changes):
+  return config_lib.from_dict(fields(**changes))
+
+
+class Stopped(Exception):
+  """Stands for a kill."""
+
+
+@functools.lru_cache(maxsize=None)
+def _prepared():
+  config = make()
+  suite = suites.make(config.suite.kind, **dict(config.suite.options))
+  data = evaluate.Data()
+  return suite, data, experiment.make_backbone(
+      config, suite, data, workdir_lib.Workdir('/nowhere'))
+
+
+def learn(config, folder, stop_after=None, seen=None):
+  """The searches of a config alone; stops after so many rounds."""
+  suite, data, backbone = _prepared()
+  work, seen = workdir_lib.Workdir(folder), [] if seen is None else seen
+
+  def advance(count, name):
+    seen.append((count, name))
+    if stop_after is not None and len(seen) == stop_after + 1:
+      raise Stopped
+  experiment.check_config(work, config)
+  work.prepare()
+  experiment.claim(work, config, backbone, '')
+  run = train.Run(config, suite, backbone, data, work,
+                  system_lib.System(work, backbone), advance)
+  for phase in config.phases:
+    search.learn(run, phase)
+  return run
+
+
+@pytest.fixture(name='whole', scope='module')
+def _whole(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('whole') / 'run'
+  seen = []
+  learn(make(), folder, seen=seen)
+  return folder, seen
+
+
+def records(folder):
+  return {line['entry']: line for line in
+          workdir_lib.read_lines(folder / 'metrics.jsonl')
+          if line['kind'] == 'task'}
+
+
+def path_ids(record):
+  return {name: identity for name, identity, _ in
+          record['search']['components']}
+
+
+def test_every_task_leaves_a_path_in_each_iteration(whole):
+  folder, _ = whole
+  assert system_lib.load(folder).tasks == NAMES
+  found = records(folder)
+  assert list(found) == [*(f'{name}~1' for name in TASKS), *TASKS]
+  for record in found.values():
+    assert len(record['search']['children']) == 6
+    assert record['accuracy']['test'] > record['accuracy']['before']
+    assert record['steps'] == 2 * 3 * 2 * 3
+
+
+def test_all_outputs_are_those_of_the_commit(whole):
+  result = verify.check(system_lib.load(whole[0]))
+  assert result.tasks == 6 and not result.faults and not result.notes
+
+
+def test_logits_of_a_task_are_bit_for_bit_the_same_after_later_ones(whole):
+  """Of the folder as it was when only the first tasks were there."""
+  folder, _ = whole
+  images = sources.load('digits').test.images[:9]
+  system = system_lib.load(folder)
+  for count in (1, 3):
+    early = folder.parent / f'early-{count}'
+    shutil.copytree(folder, early)
+    kept = [f'{name}~1' for name in TASKS][:count]
+    for path in (early / 'tasks').iterdir():
+      if path.name not in kept:
+        shutil.rmtree(path)
+    before = system_lib.load(early)
+    for name in kept:
+      np.testing.assert_array_equal(
+          np.asarray(before.predict(images, task=name)),
+          np.asarray(system.predict(images, task=name)))
+
+
+def test_a_task_writes_its_own_new_components_alone(whole):
+  folder, _ = whole
+  seen: set = set()
+  found = records(folder)
+  root = {trees.digest(leaf) for leaf in jax.tree.leaves(
+      _prepared()[2].params)}
+  for name, record in found.items():
+    arrays, metadata = checkpoint.load(folder / 'tasks' / name)
+    own = {digest for leaf, digest in metadata['hashes'].items()
+           if leaf.startswith('values/') and arrays[leaf].nbytes >= 1024}
+    assert not own & seen and not own & root
+    seen |= own
+    weights = sum(a.size for leaf, a in arrays.items()
+                  if leaf.startswith('values/'))
+    # Small leaves are written again where a reference would take as much.
+    assert weights <= record['search']['new_weights'] + 16 * 60
+    assert record['bytes']['values'] == 4 * weights
+  shared = [len(checkpoint.load_metadata(folder / 'tasks' / name).get(
+      'references', {})) for name in found]
+  assert any(shared)
+
+
+def test_components_of_other_tasks_are_shared_or_cloned_never_changed(whole):
+  found = list(records(whole[0]).values())
+  root = networks.path_of(
+      jax.tree.map(np.asarray, _prepared()[2].params), name='root', task=None,
+      parent=None, hyper={})
+  known = {part.id for part in root.components.values()}
+  for record in found:
+    trained = set(record['search']['trained'])
+    for name, identity in path_ids(record).items():
+      assert (identity in known) == (name not in trained) or (
+          record['search']['path'] in records(whole[0]))
+    known |= set(path_ids(record).values())
+
+
+def test_a_private_path_is_no_ones_parent(whole):
+  for record in records(whole[0]).values():
+    if record['task'] != 'split-01':
+      parents = {child['parent'] for child in record['search']['children']}
+      assert not any(parent.startswith('split-01') for parent in parents)
+      assert record['search']['seed'].split('~')[0] != 'split-01'
+    else:
+      assert record['search']['private']
+
+
+def test_the_first_generation_of_a_task_comes_from_seeds(whole):
+  for name, record in records(whole[0]).items():
+    if name.endswith('~1'):
+      first = record['search']['children'][:3]
+      assert all('#' not in child['parent'] for child in first)
+      assert all(child['improved'] for child in first)
+      assert len({str(child['changed']) for child in first}) > 1
+
+
+def test_the_best_validation_never_gets_worse(whole):
+  found = records(whole[0])
+  for name in TASKS:
+    assert found[name]['search']['score'] >= found[f'{name}~1']['search'][
+        'score']
+    best = found[name]['search']
+    assert best['quality'] == pytest.approx(max(best['evals']))
+    assert best['score'] == best['quality']
+  for record in found.values():
+    best = max(max(child['evals']) for child in record['search']['children']
+               if child['improved']) if any(
+                   child['improved'] for child in
+                   record['search']['children']) else -1
+    assert record['search']['score'] >= best - 1e-6
+
+
+def test_accounted_weights_are_those_in_use(whole):
+  """Over the last path of every task, as the library counts them."""
+  run = learn(make(), whole[0])
+  root = search_paths.root_of(run)
+  paths = [search_paths.stored_path(run, entry, root)
+           for entry in search.plan.entries(run.config.phases[0], run.suite)
+           if not entry.repeat]
+  used = {part.id: part.weights for path in paths
+          for part in path.components.values()}
+  assert sum(networks.accounted(path, paths) for path in paths
+             ) == pytest.approx(sum(used.values()))
+  last = records(whole[0])[TASKS[-1]]['search']
+  assert last['accounted'] == pytest.approx(networks.accounted(
+      paths[-1], paths))
+
+
+# Resuming.
+
+
+def same(folder, whole):
+  assert tiny.bits(folder) == tiny.bits(whole[0])
+  assert not list((folder / 'progress').iterdir())
+  a, b = ({name: dict(r['search']) for name, r in records(f).items()}
+          for f in (folder, whole[0]))
+  assert a == b
+
+
+@pytest.mark.parametrize('after', [
+    3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4, 9, 12, 17))])
+def test_stopped_after_any_round(whole, tmp_path, after):
+  config = make(progress_seconds=0.)
+  with pytest.raises(Stopped):
+    learn(config, tmp_path / 'run', after)
+  learn(config, tmp_path / 'run')
+  same(tmp_path / 'run', whole)
+
+
+def test_progress_holds_what_is_needed_and_no_more(whole, tmp_path):
+  folder = tmp_path / 'run'
+  with pytest.raises(Stopped):
+    learn(make(progress_seconds=0.), folder, 8)
+  kept, = (folder / 'progress').iterdir()
+  arrays, values = checkpoint.load(kept)
+  stored = {identity for record in records(folder).values()
+            for identity in path_ids(record).values()}
+  own = {name.split('/')[1] for name in arrays if name.startswith('part/')}
+  assert own and not own & stored
+  assert values['paths'] or values['rounds'] or values['trained']
+
+
+def test_a_finished_search_is_not_done_again(whole, monkeypatch):
+  monkeypatch.setattr(search, '_TaskIteration', None)
+  before = tiny.files(whole[0] / 'tasks')
+  learn(make(), whole[0])
+  assert tiny.files(whole[0] / 'tasks') == before
+
+
+def test_a_lost_path_is_found_again(whole, tmp_path):
+  """From what preceded it in the plan, not from what came after."""
+  folder = shutil.copytree(whole[0], tmp_path / 'run')
+  shutil.rmtree(folder / 'tasks/split-02~1')
+  learn(make(), folder)
+  assert tiny.bits(folder) == tiny.bits(whole[0])
+
+
+def test_a_state_survives_the_disk(tmp_path):
+  part = networks.component('head', {'bias': np.ones(3, np.float32)},
+                            {'bias': np.full(3, .5, np.float32)})
+  root = networks.path_of({'cls': np.zeros(2, np.float32)}, name='root',
+                          task=None, parent=None, hyper={})
+  path = networks.Path('a#0.1', 'a', 'root', {'adapted': [1], 'crop': True},
+                       dict(root.components, head=part), .5, .25, {'evals': []})
+  state = search_state.State(
+      2, [path], {'root': 3}, ('root',), [{'x': 1}], [None, path],
+      [[[.5], [.25]]], {'step': np.arange(3)}, 7.)
+  work = workdir_lib.Workdir(tmp_path)
+  work.prepare()
+  search_state.save(work, 'a', [root], state)
+  found = search_state.restore(work, 'a', [root], search_state.State())
+  assert found.position == state.position
+  assert (found.generation, found.children, found.seeds, found.log,
+          found.rounds, found.seconds) == (
+              2, {'root': 3}, ('root',), [{'x': 1}], [[[.5], [.25]]], 7.)
+  assert found.trained[0] is None
+  again = found.paths[0]
+  assert again.components['cls'] is root.components['cls']
+  assert again.components['head'].id == part.id
+  assert again.components['head'].trace['bias'][0] == .5
+  assert again.hyper == path.hyper and again.score == .5
+  assert list(found.learners['step']) == [0, 1, 2]
+  with pytest.raises(checkpoint.CheckpointError, match='needs component'):
+    search_state.restore(work, 'a', [], state)
+
+
+# Compilation.
+
+
+def test_a_task_iteration_of_32_children_compiles_six_programs_at_most(
+    tmp_path):
+  """Of a second task, with another number of classes than the first."""
+  for name, classes in (('munet-three', 3), ('munet-four', 4)):
+    random = np.random.RandomState(classes)
+    sources.register(name, functools.partial(
+        sources.from_arrays, name, random.randint(
+            0, 256, (60, 8, 8, 3)).astype(np.uint8), np.arange(60) % classes))
+  config = make(
+      suite=dict(kind='datasets', sources=('munet-three', 'munet-four'),
+                 image_shape=(8, 8, 3)), backbone__outputs=4,
+      phases__grow=dict(method='munet', tasks=(0, 2), batch_size=8, steps=1,
+                        search=dict(children=8, generations=4, validations=1,
+                                    space='mu2net_ti0')))
+  suite = suites.make(config.suite.kind, **dict(config.suite.options))
+  data, work = evaluate.Data(), workdir_lib.Workdir(tmp_path)
+  backbone = experiment.make_backbone(config, suite, data, work)
+  work.prepare()
+  experiment.claim(work, config, backbone, '')
+  run = train.Run(config, suite, backbone, data, work,
+                  system_lib.System(work, backbone), lambda *_: None)
+  first, second = search.plan.entries(config.phases[0], suite)
+  search._TaskIteration(run, first).run()
+  compiled: list[str] = []
+  counting = [True]  # a listener can't be taken away again
+
+  def listen(name, *_, **__):
+    if counting[0] and name == '/jax/core/compile/backend_compile_duration':
+      compiled.append(name)
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  search._TaskIteration(run, second).run()
+  counting[0] = False
+  assert 1 <= len(compiled) <= 6
+  children = records(tmp_path)['munet-four']['search']['children']
+  assert len(children) == 32
+  assert len({str(child['trained']) for child in children}) > 5
+
+
+# Controls, reports and refusals.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('control, trained', [
+    ('head', {'encoder_norm', 'head'}),
+    ('adapters', {'encoder_norm', 'head', 'residual_adapter_0'}),
+    ('finetune', None)])
+def test_controls_start_from_the_root(tmp_path, control, trained):
+  grow = fields()['phases']['grow'] | dict(tasks=(0, 2), control=True)
+  grow['search'] = dict(grow['search'], control=control, iterations=1,
+                        private=())
+  run = learn(make(phases={'c': grow}, schedule=('c',)), tmp_path / 'run')
+  found = records(tmp_path / 'run')
+  assert list(found) == ['split-00@c', 'split-01@c']
+  for record in found.values():
+    assert {child['parent'] for child in record['search']['children']} == {
+        'root'}
+    assert set(record['search']['trained']) == (trained or set(
+        run.backbone.params))
+    evals = [child['evals'] for child in record['search']['children']]
+    assert evals[0] != evals[-1]  # repeats see other batches
+  assert not verify.check(run.system).faults
+
+
+def test_a_whole_run_with_its_report(whole, tmp_path):
+  folder = shutil.copytree(whole[0], tmp_path / 'run')
+  summary = experiment.run(make(), folder, quiet=True)
+  assert summary['verified']['ok'] and summary['names'] == list(TASKS)
+  page = (folder / 'report.html').read_text()
+  for title in ('The network that grew', 'Quality while it grew',
+                'What a path costs', 'Who inherits from whom'):
+    assert title in page
+  assert 'encoderblock_0' in page and '(private)' in page
+  run_line = next(line for line in workdir_lib.read_lines(
+      folder / 'metrics.jsonl') if line['kind'] == 'run')
+  report.render(run_line, list(records(folder).values()), summary)
+  json.dumps(summary)
+  system = mtl_jax.load(folder)
+  digits = sources.load('digits').test
+  rows = np.flatnonzero(digits.labels < 3)
+  logits = system.predict(digits.images[rows], task='split-00')
+  assert logits.shape == (len(rows), 3)
+  right = np.mean(np.argmax(logits, 1) == digits.labels[rows])
+  assert right == pytest.approx(records(folder)['split-00']['accuracy']['test'])
+  with pytest.raises(ValueError, match='weights of its own, which cannot be'):
+    system.identify(digits.images[:4])
+
+
+def test_one_batch_of_tasks_with_different_networks(tmp_path):
+  """Other depths, and heads of other sizes."""
+  _, _, backbone = _prepared()
+  work = workdir_lib.Workdir(tmp_path)
+  work.prepare()
+  create = backbone.network.parts.create
+  chain = (transforms.fit(8, 8, 3), transforms.normalise(.5, .5))
+  for name, classes, blocks in (('a', 2, 0), ('b', 5, 1), ('c', 3, 2)):
+    random = np.random.RandomState(classes)
+    parts = dict(backbone.params) | {'head': create('head', classes, 0, None)}
+    parts.pop('encoderblock_0')
+    parts |= {f'encoderblock_{i}': create(f'encoderblock_{i}', 2, 0,
+                                          jax.random.key(i))
+              for i in range(blocks)}
+    values = jax.tree.map(lambda x: x + random.randn(*x.shape).astype(
+        np.float32), parts)
+    grown = impressions.Impression(
+        values=values, structure=impressions.Structure(tuple(sorted(values))))
+    checkpoint.save(work.task(name), checkpoint.impression_to_arrays(grown) | {
+        'probe': np.zeros(1)}, {
+            'backbone': backbone.recipe['fingerprint'], 'basis': None,
+            'transforms': transforms.to_json(chain), 'classes': classes,
+            'source_shape': [8, 8, 1],
+            'structure': list(grown.structure.parts)})
+  system = system_lib.System(work, backbone)
+  images = np.random.RandomState(0).randint(0, 256, (6, 8, 8, 1)).astype(
+      np.uint8)
+  names = ['a', 'c', 'b', 'b', 'a', 'c']
+  mixed = np.asarray(system.predict_mixed(images, names))
+  assert mixed.shape == (6, 5)
+  for i, name in enumerate(names):
+    own = np.asarray(system.predict(images[i:i + 1], task=name))[0]
+    np.testing.assert_allclose(mixed[i, :len(own)], own, rtol=1e-4, atol=1e-4)
+    assert np.all(mixed[i, len(own):] == -np.inf)
+
+
+def test_searches_survive_json():
+  config = make()
+  text = json.dumps(config_lib.to_dict(config))
+  assert config_lib.from_dict(json.loads(text)) == config
+  plain = config_lib.to_dict(tiny.make())
+  assert all('search' not in phase for phase in plain['phases'].values())
+
+
+@pytest.mark.parametrize('changes, text', [
+    ({'phases__grow__search': None}, 'munet, and it alone, needs a search'),
+    ({'phases__grow__method': 'dedicated'}, 'munet, and it alone'),
+    ({'phases__grow__learning_rate': .1}, 'takes no learning_rate'),
+    ({'phases__grow__epochs': 2}, 'takes no epochs'),
+    ({'phases__grow__repeats': 2}, 'takes no repeats'),
+    ({'phases__grow__control': True}, 'a search with a control is a phase'),
+    ({'phases__grow__search__control': 'head'}, 'starts from the root every'),
+    ({'phases__grow__search__space': 'mu2net'}, 'unknown space .mu2net.'),
+    ({'phases__grow__search__fixed': {'lr': 1}}, 'the space has no lr'),
+    ({'phases__grow__search__children': 0}, 'children is 0'),
+    ({'phases__grow__search__scale_size': 2.}, 'bases must lie in'),
+    ({'phases__grow__search__childs': 3},
+     'unknown key phases.grow.search.childs .did you mean: children')])
+def test_searches_that_are_refused(changes, text):
+  with pytest.raises(ValueError, match=text):
+    make(**changes)
+
+
+@pytest.mark.parametrize('changes, text', [
+    ({'backbone': dict(model='lenet_300_100', outputs=3)},
+     'munet needs a network of components .vit_ti'),
+    ({'phases__grow__search__private': ('split-07',)},
+     "private task 'split-07' is not one"),
+    ({'backbone__options__num_layers': 5}, 'the root has 5 blocks, but')])
+def test_searches_that_do_not_fit_are_refused_first(tmp_path, changes, text):
+  with pytest.raises(ValueError, match=text):
+    tiny.learn(make(**changes), tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
