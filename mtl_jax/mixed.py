@@ -190,6 +190,11 @@ def _forward(network: models.Network, kinds: tuple, params, stats,
 
   branches = [functools.partial(blocks, *shelf)
               for shelf in zip(kinds, parts, strict=True)]
+  # Tasks with heads of their own have as many outputs as classes.
+  widths = [jax.eval_shape(branch, slot[0], images[0]).shape[-1]
+            for branch in branches]
+  branches = [functools.partial(_widened, branch, max(widths))
+              for branch in branches]
 
   shapes = [jax.eval_shape(branch, slot[0], images[0]) for branch in branches]
   like = max(shapes, key=lambda shape: shape.shape[-1])
@@ -209,6 +214,16 @@ def _forward(network: models.Network, kinds: tuple, params, stats,
 
   return lax.fori_loop(0, groups, group,
                        jnp.zeros((len(shelf), *like.shape), like.dtype))
+
+
+def _widened(branch, outputs: int, slot, images):
+  """The logits of a branch, -inf behind them."""
+  logits = branch(slot, images)
+  missing = outputs - logits.shape[-1]
+  if not missing:
+    return logits
+  return jnp.pad(logits, [(0, 0)] * (logits.ndim - 1) + [(0, missing)],
+                 constant_values=-jnp.inf)
 
 
 def _block(network, kinds, params, stats, part, slot, images):

@@ -122,6 +122,7 @@ def learn_group(run: Run, group, unfinished, method, shared, members) -> dict:
   driver = groups_lib.make(run, group, recipe)
   state, shared, curve, seconds = train_group(run, group, recipe, driver,
                                               shared)
+  curve = {name: driver.curves(values) for name, values in curve.items()}
   recipe = dataclasses.replace(recipe, steps=curve['loss'].shape[1])
   trained = commit.Trained(recipe, seconds + time.perf_counter() - started)
   for i, entry in enumerate(group):
