@@ -190,6 +190,29 @@ def make_forward(method, network):
   return forward
 
 
+def descend(optimizer, state: State, loss_fn, axis_name):
+  """One update of `state.trainable`.
+
+  Args:
+    optimizer: optax's.
+    state: before the step.
+    loss_fn: trainable -> (loss, (norm statistics, Metrics)).
+    axis_name: over which gradients and metrics are averaged, or `None`.
+
+  Returns:
+    (state after the step, Metrics).
+  """
+  gradients, (stats, metrics) = jax.grad(loss_fn, has_aux=True)(
+      state.trainable)
+  if axis_name is not None:
+    gradients, metrics = lax.pmean((gradients, metrics), axis_name)
+  updates, optimizer_state = optimizer.update(
+      gradients, state.optimizer, state.trainable)
+  trainable = optax.apply_updates(state.trainable, updates)
+  return State(state.step + 1, trainable, optimizer_state, stats,
+               state.key), metrics
+
+
 def make_step(method, network, optimizer):
   """A pure step closed over functions only; see the module docstring."""
   forward = make_forward(method, network)
@@ -200,15 +223,7 @@ def make_step(method, network, optimizer):
                                      state.stats, batch, axis_name)
       return loss + method.penalty(trainable), (stats, metrics)
 
-    gradients, (stats, metrics) = jax.grad(loss_fn, has_aux=True)(
-        state.trainable)
-    if axis_name is not None:
-      gradients, metrics = lax.pmean((gradients, metrics), axis_name)
-    updates, optimizer_state = optimizer.update(
-        gradients, state.optimizer, state.trainable)
-    trainable = optax.apply_updates(state.trainable, updates)
-    return State(state.step + 1, trainable, optimizer_state, stats,
-                 state.key), metrics
+    return descend(optimizer, state, loss_fn, axis_name)
 
   return step
 

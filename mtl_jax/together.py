@@ -10,7 +10,6 @@ and have different shapes: members are unrolled, not stacked.
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
 from mtl_jax import steps
@@ -42,15 +41,7 @@ def make_step(method, network, optimizer):
       stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *metrics)
       return sum(losses) + method.penalty(trainable), (stats, stacked)
 
-    gradients, (stats, metrics) = jax.grad(loss_fn, has_aux=True)(
-        state.trainable)
-    if axis_name is not None:
-      gradients, metrics = lax.pmean((gradients, metrics), axis_name)
-    updates, optimizer_state = optimizer.update(
-        gradients, state.optimizer, state.trainable)
-    trainable = optax.apply_updates(state.trainable, updates)
-    return steps.State(state.step + 1, trainable, optimizer_state, stats,
-                       state.key), metrics
+    return steps.descend(optimizer, state, loss_fn, axis_name)
 
   return step
 

@@ -2,23 +2,20 @@
 # Makes every result of README.md (MNIST must be prepared; see the main
 # README) and rewrites its tables. Each training run resumes by itself.
 # Usage: run.sh [FOLDER FOR WORKDIRS]      (default: runs)
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-runs=${1:-runs}
+source "$(dirname "$0")/../run.bash"
 results=experiments/hopsupsup/results
 try() {
   name=$1
   seed=$2
   shift 2
   python experiments/hopsupsup/evaluate.py \
-    --workdir="$runs/hopsupsup_s$seed" --out="$results/${name}_s$seed.jsonl" \
+    --workdir="$runs/hopsupsup_train_s$seed" \
+    --out="$results/${name}_s$seed.jsonl" \
     "$@"
 }
 for seed in 0 1 2; do
-  python -m mtl_jax.main --workdir="$runs/hopsupsup_s$seed" \
-    --config=configs/hopsupsup_split_mnist.py --config.seed=$seed
-  python experiments/results.py collect "$runs/hopsupsup_s$seed" \
-    "$results/train_s$seed.jsonl"
+  go hopsupsup train_s$seed --config=configs/hopsupsup_split_mnist.py \
+    --config.seed=$seed
   try grid $seed --grid --orders=2
   try valid $seed --split=valid
 done

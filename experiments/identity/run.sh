@@ -3,21 +3,12 @@
 # must be prepared; see the main README), collects the results and rewrites
 # tables and figure. Each run resumes by itself.
 # Usage: run.sh [FOLDER FOR WORKDIRS]      (default: runs)
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-runs=${1:-runs}
-go() {
-  name=$1
-  shift
-  python -m mtl_jax.main --workdir="$runs/identity_$name" "$@"
-  python experiments/results.py collect "$runs/identity_$name" \
-    "experiments/identity/results/$name.jsonl"
-}
-go supsup_2500_s0 --config=configs/supsup_2500_tasks.py --cpu_devices=2
+source "$(dirname "$0")/../run.bash"
+go identity supsup_2500_s0 --config=configs/supsup_2500_tasks.py --cpu_devices=2
 for seed in 0 1 2; do
-  go "nameless_s$seed" --config=configs/supsup_nameless_permuted_mnist.py \
+  go identity "nameless_s$seed" --config=configs/supsup_nameless_permuted_mnist.py \
     --config.seed=$seed
-  go "impresslearn_rotated_s$seed" \
+  go identity "impresslearn_rotated_s$seed" \
     --config=configs/impresslearn_nameless_rotated_mnist.py \
     --config.seed=$seed
 done

@@ -3,13 +3,8 @@
 # and Omniglot must be prepared; see the main README), collects the results and
 # rewrites the tables. Each run resumes by itself.
 # Usage: run.sh [FOLDER FOR WORKDIRS]      (default: runs)
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-runs=${1:-runs}
+source "$(dirname "$0")/../run.bash"
 for case in 0 1 2; do
-  python -m mtl_jax.main --workdir="$runs/part_five_tasks_s$case" \
-    --config=configs/part_five_tasks.py:$case
-  python experiments/results.py collect "$runs/part_five_tasks_s$case" \
-    "experiments/part/results/five_tasks_s$case.jsonl"
+  go part five_tasks_s$case --config=configs/part_five_tasks.py:$case
 done
 python experiments/results.py tables

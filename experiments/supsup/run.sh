@@ -2,24 +2,15 @@
 # Makes every run of README.md (MNIST must be prepared; see the main README),
 # collects the results and rewrites the table. Each run resumes by itself.
 # Usage: run.sh [FOLDER FOR WORKDIRS]      (default: runs)
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-runs=${1:-runs}
-go() {
-  name=$1
-  shift
-  python -m mtl_jax.main --workdir="$runs/supsup_$name" "$@"
-  python experiments/results.py collect "$runs/supsup_$name" \
-    "experiments/supsup/results/$name.jsonl"
-}
+source "$(dirname "$0")/../run.bash"
 for seed in 0 1 2; do
-  go "permuted_lenet_s$seed" --config=configs/supsup_permuted_mnist.py \
+  go supsup "permuted_lenet_s$seed" --config=configs/supsup_permuted_mnist.py \
     --config.seed=$seed
-  go "permuted_fc1024_s$seed" --config=configs/supsup_permuted_mnist.py \
+  go supsup "permuted_fc1024_s$seed" --config=configs/supsup_permuted_mnist.py \
     --config.backbone.model=fc1024 --config.backbone.outputs=500 \
     --config.suite.num_tasks=50 --config.phases.supermasks.tasks="(0, 50)" \
     --config.seed=$seed
-  go "rotated_fc1024_s$seed" --config=configs/supsup_rotated_mnist.py \
+  go supsup "rotated_fc1024_s$seed" --config=configs/supsup_rotated_mnist.py \
     --config.seed=$seed
 done
 python experiments/results.py tables
