@@ -190,20 +190,19 @@ def make_forward(method, network):
   return forward
 
 
-def descend(optimizer, state: State, loss_fn, axis_name):
+def descend(optimizer, state: State, found, axis_name):
   """One update of `state.trainable`.
 
   Args:
     optimizer: optax's.
     state: before the step.
-    loss_fn: trainable -> (loss, (norm statistics, Metrics)).
+    found: (gradients, (norm statistics, Metrics)).
     axis_name: over which gradients and metrics are averaged, or `None`.
 
   Returns:
     (state after the step, Metrics).
   """
-  gradients, (stats, metrics) = jax.grad(loss_fn, has_aux=True)(
-      state.trainable)
+  gradients, (stats, metrics) = found
   if axis_name is not None:
     gradients, metrics = lax.pmean((gradients, metrics), axis_name)
   updates, optimizer_state = optimizer.update(
@@ -223,7 +222,8 @@ def make_step(method, network, optimizer):
                                      state.stats, batch, axis_name)
       return loss + method.penalty(trainable), (stats, metrics)
 
-    return descend(optimizer, state, loss_fn, axis_name)
+    found = jax.grad(loss_fn, has_aux=True)(state.trainable)
+    return descend(optimizer, state, found, axis_name)
 
   return step
 

@@ -5,8 +5,11 @@
 The group has one `trainable`; `method.bind` gives each member's parameters by
 `route.member`. Norm statistics and keys are a tuple with one per member, so
 that no task's statistics are another's. Images may come from different sources
-and have different shapes: members are unrolled, not stacked.
+and have different shapes.
 """
+
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -29,21 +32,67 @@ def init_state(method, optimizer, keys, backbone, shared, stats,
 
 
 def make_step(method, network, optimizer):
-  """One update from a batch of every member; metrics are [members]."""
+  """One update from a batch of every member; metrics are [members].
+
+  Members of one form run in a loop, if the method takes a traced member: the
+  effective parameters of one of them are in memory then, not those of all.
+  Others are unrolled.
+  """
   forward = steps.make_forward(method, network)
 
   def step(routes, backbone, shared, state, batches, axis_name=None):
-    def loss_fn(trainable):
-      found = [forward(route, backbone, shared, trainable, stats, batch,
-                       axis_name)
-               for route, stats, batch in zip(routes, state.stats, batches)]
-      losses, stats, metrics = zip(*found)
-      stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *metrics)
-      return sum(losses) + method.penalty(trainable), (stats, stacked)
+    def gradient(route, stats, batch):
+      def loss_fn(trainable):
+        loss, new_stats, metrics = forward(route, backbone, shared, trainable,
+                                           stats, batch, axis_name)
+        return loss, (new_stats, metrics)
+      return jax.grad(loss_fn, has_aux=True)(state.trainable)
 
-    return steps.descend(optimizer, state, loss_fn, axis_name)
+    run = (_looped if method.traced_member and _of_one_form(routes, batches)
+           else _unrolled)
+    total, measured = run(gradient, routes, state.stats, batches)
+    penalty = jax.grad(lambda t: jnp.float32(method.penalty(t)))(
+        state.trainable)
+    return steps.descend(optimizer, state, (
+        jax.tree.map(jnp.add, total, penalty), measured), axis_name)
 
   return step
+
+
+def _stack(trees_):
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees_)
+
+
+def _of_one_form(routes, batches) -> bool:
+  forms = {(dataclasses.replace(route, member=0), jax.tree.structure(batch),
+            tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(batch)))
+           for route, batch in zip(routes, batches)}
+  return len(forms) == 1 and len(routes) > 1
+
+
+def _unrolled(gradient, routes, stats, batches):
+  found = [gradient(*own) for own in zip(routes, stats, batches)]
+  gradients, measured = zip(*found)
+  total = jax.tree.map(lambda *leaves: sum(leaves), *gradients)
+  stats, metrics = zip(*measured)
+  return total, (stats, _stack(metrics))
+
+
+def _looped(gradient, routes, stats, batches):
+  def body(total, own):
+    member, stats, batch = own
+    found, measured = gradient(dataclasses.replace(routes[0], member=member),
+                               stats, batch)
+    return jax.tree.map(jnp.add, total, found), measured
+
+  members = jnp.arange(len(routes))
+  own = members, _stack(stats), _stack(batches)
+  like = jax.eval_shape(functools.partial(gradient, routes[0]), stats[0],
+                        batches[0])[0]
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+  total, (new_stats, metrics) = lax.scan(body, zeros, own)
+  return total, (tuple(jax.tree.map(lambda x, i=i: x[i], new_stats)
+                       for i in range(len(routes))), metrics)
 
 
 def make_chunk(step):

@@ -51,8 +51,9 @@ def together_run(network, backbone, routes, batches, shared):
   """(a function of no arguments that does one step; bytes of its temporaries).
   """
   method, optimizer = methods.make('subnetworks'), optax.adam(1e-3)
-  state = together.init_state(method, optimizer, [jax.random.key(0)] * len(
-      routes), backbone, shared, {}, routes)
+  state = jax.jit(lambda: together.init_state(
+      method, optimizer, [jax.random.key(0)] * len(routes), backbone, shared,
+      {}, routes))()
   step = jax.jit(functools.partial(
       together.make_step(method, network, optimizer), routes),
                  donate_argnums=2)

@@ -86,6 +86,7 @@ class Method(NamedTuple):
     materialise: effective parameters of a committed impression.
     penalty: regulariser added to the loss, from `trainable`.
     banks: of a method whose tasks can be trained in rounds, else `None`.
+    traced_member: `bind` takes a route whose member is traced.
     rebuild: (backbone, impressions of earlier tasks) -> `shared`, for a phase
       that reuses what an earlier phase left; `None` if it can't.
   """
@@ -96,11 +97,23 @@ class Method(NamedTuple):
   penalty: Callable[[Tree], Any] = no_penalty
   banks: Banks | None = None
   rebuild: Callable[..., dict] | None = None
+  traced_member: bool = False
 
 
 def members(route) -> tuple[Route, ...]:
   """The routes that `init` was given: a group's, or the only one."""
   return route if isinstance(route, tuple) else (route,)
+
+
+def per_member(own: Tree, route) -> Tree:
+  """Leaves that each member has for itself, with an axis [members] before."""
+  count = len(members(route))
+  return jax.tree.map(lambda x: jnp.stack([x] * count), own)
+
+
+def of_member(own: Tree, route: Route) -> Tree:
+  """A member's part of what `per_member` gave; it may be traced."""
+  return jax.tree.map(lambda x: x[route.member], own)
 
 
 def as_patterns(given) -> tuple[str, ...]:

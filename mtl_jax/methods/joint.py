@@ -28,12 +28,12 @@ def joint(own: tuple[str, ...] = (), carry: bool = False) -> base.Method:
     mine, common = split(backbone, [
         p for p in own if base.matches(backbone, p)])
     common = shared.get('common', common)
-    return {'common': common, 'own': tuple(
-        jax.tree.map(lambda x: x, mine) for _ in base.members(route))}
+    return {'common': common, 'own': base.per_member(mine, route)}
 
   def bind(backbone, trainable, shared, route):
     del backbone, shared
-    return trees.combine(trainable['own'][route.member], trainable['common'])
+    return trees.combine(base.of_member(trainable['own'], route),
+                         trainable['common'])
 
   def commit(backbone, trainable, shared, route):
     values = bind(backbone, trainable, shared, route)
@@ -45,7 +45,7 @@ def joint(own: tuple[str, ...] = (), carry: bool = False) -> base.Method:
     del shared
     return impressions.materialise(backbone, impression)
 
-  return base.Method(init, bind, commit, materialise)
+  return base.Method(init, bind, commit, materialise, traced_member=True)
 
 
 def split(backbone: trees.Tree, own) -> tuple[trees.Tree, trees.Tree]:

@@ -39,8 +39,7 @@ def subnetworks(own: tuple[str, ...] = OWN,
     del key
     require_owner(shared)
     mine, folded = parts(backbone, own)
-    return {'weights': folded, 'own': tuple(
-        jax.tree.map(lambda x: x, mine) for _ in base.members(route))}
+    return {'weights': folded, 'own': base.per_member(mine, route)}
 
   def effective(trainable, shared, route):
     """The folded leaves as the task uses them, and those it may use."""
@@ -59,12 +58,12 @@ def subnetworks(own: tuple[str, ...] = OWN,
   def bind(backbone, trainable, shared, route):
     del backbone
     weights, _ = effective(trainable, shared, route)
-    return trees.combine(trainable['own'][route.member], weights)
+    return trees.combine(base.of_member(trainable['own'], route), weights)
 
   def commit(backbone, trainable, shared, route):
     del backbone
     weights, used = effective(trainable, shared, route)
-    mine = trainable['own'][route.member]
+    mine = base.of_member(trainable['own'], route)
     return impressions.Impression(
         masks=trees.map_leaves(lambda m, u: u if m is None else None, mine,
                                used),
@@ -74,7 +73,7 @@ def subnetworks(own: tuple[str, ...] = OWN,
     del shared
     return impressions.materialise(backbone, impression)
 
-  return base.Method(init, bind, commit, materialise)
+  return base.Method(init, bind, commit, materialise, traced_member=True)
 
 
 def parts(backbone: Tree, own) -> tuple[Tree, Tree]:
