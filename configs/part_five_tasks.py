@@ -1,4 +1,4 @@
-"""PaRT and its controls on five real tasks, 32x32: three hours on 2 CPU cores.
+"""PaRT and its controls on five real tasks, 32x32; small enough for 2 cores.
 
     python -m mtl_jax.main --config=configs/part_five_tasks.py:0 \\
         --workdir=DIR
@@ -18,8 +18,9 @@ Every row sees the same batches from the same initial weights:
   sequential    the tasks one after another, nothing frozen
 
 Paknezhad et al. 2022, https://arxiv.org/abs/2201.09534; no accuracy of the
-paper is known to us, and these are not its tasks. Results and times: see
-experiments/part/README.md.
+paper is known to us, and these are not its tasks. A step takes about 0.7 s of
+one core (half of what experiments/benchmarks has for N = 4), so a seed should
+take one to two hours; that is not measured. Results: experiments/part.
 """
 
 import ml_collections
@@ -38,7 +39,7 @@ def get_config(case='0'):
       model='part_cifar', outputs=50, init='default', options=dict(
           heads=(10, 10, 10, 10, 50), modules=8, active=2, width=4))
   common = dict(
-      method='part', tasks=(0, 5), steps=1000, batch_size=32,
+      method='part', tasks=(0, 5), steps=300, batch_size=16,
       optimizer='adam', learning_rate=1e-3, schedule='halved',
       milestones=(1 / 3, 1 / 2, 2 / 3), together='rounds', loss='classes')
   rounds = dict(set_batches=10, order='drawn', moments='own')

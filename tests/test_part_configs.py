@@ -87,7 +87,7 @@ def test_the_five_task_config_has_every_control_on_the_same_batches():
   by_name = {phase.name: phase for phase in config.phases}
   assert [name for name, phase in by_name.items() if not phase.control] == [
       'part']
-  assert {phase.steps for phase in config.phases} == {1000}
+  assert {phase.steps for phase in config.phases} == {300}
   assert len({phase.order_name for phase in config.phases}) == 1
   assert {dict(phase.options)['path_seed'] for phase in config.phases} == {36}
   assert by_name['joint'].together == 'joint'
