@@ -36,6 +36,7 @@ def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
                      'results are not whole; run the same command again')
   run, summary = last['run'], last['summary']
   run['command'] = re.sub(r'--workdir[= ]\S+', '--workdir=DIR', run['command'])
+  run = json.loads(without_folders(json.dumps(run)))
   starts = [line for line in lines if line['kind'] == 'run']
   run['starts'] = len(starts)
   run['commits'] = list(dict.fromkeys(line['commit'] for line in starts))
@@ -54,6 +55,15 @@ def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
   target.write_text(''.join(json.dumps(line) + '\n'
                             for line in (run, *tasks, *latest.values(),
                                          summary)))
+
+
+def without_folders(text: str) -> str:
+  """Absolute paths without their folders: those are of one machine.
+
+  >>> without_folders('--config=a.py:/data/b.txt --c.weights=/root/runs/d.npz')
+  '--config=a.py:b.txt --c.weights=d.npz'
+  """
+  return re.sub(r'(?<![\w./-])/(?:[\w.-]+/)+(?=[\w.-])', '', text)
 
 
 def total_seconds(lines: list[dict]) -> float:

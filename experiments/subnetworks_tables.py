@@ -13,7 +13,7 @@ RUNS = (
      {'mnist': ('98.84', '98.74'), 'fashion_mnist': ('90.26', '91.59')}),
     ('boston', 'E3: E1, then Boston housing (scaled MSE)',
      {'mnist': ('97.46', '–'), 'fashion_mnist': ('87.04', '–'),
-      'table': ('MSE 0.0160', 'MSE 0.0175')}),
+      'boston_housing': ('MSE 0.0160', 'MSE 0.0175')}),
     ('fashion_split', 'E6: Fashion-MNIST, easy and hard classes, p = 80',
      {'split-00': ('97.76', '–'), 'split-01': ('84.42', '–')}),
     ('controls', 'E1 one after another, and its controls', {}),
@@ -38,10 +38,9 @@ def accuracy_table() -> str:
     for task, phase in keys:
       own = [t for r in found for t in r['tasks']
              if (t['task'], t['phase']) == (task, phase)]
-      name = 'table' if task.startswith('table') else task
-      reference = references.get(name, ('–', '–'))
+      reference = references.get(task, ('–', '–'))
       rows.append([
-          title, name, PHASES.get(phase, phase), _answer(own),
+          title, task, PHASES.get(phase, phase), _answer(own),
           reference[0] if phase in ('subnetworks', 'images', 'table')
           else reference[1] if phase == 'dense' else '–',
           collected.spread([t['steps'] for t in own], 0), str(len(own)),

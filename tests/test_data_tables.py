@@ -76,6 +76,13 @@ def test_tables_keep_their_values_on_the_way_to_the_network():
     transforms.apply((('permute',),), ({},), x)
 
 
+def test_a_task_of_a_file_has_the_files_name(tmp_path):
+  path = tmp_path / 'house prices.data'
+  np.savetxt(path, ROWS)
+  task, = suites.make('datasets', sources=(f'table:{path}',)).tasks
+  assert task.name == 'house-prices' and task.regression
+
+
 def test_pixels_of_a_table_cannot_be_moved():
   source = sources.from_table('plain', ROWS[:, :-1], ROWS[:, -1:])
   with pytest.raises(ValueError, match='has no pixels to move'):

@@ -38,6 +38,17 @@ def test_a_finished_start_is_collected_with_all_its_seconds(tmp_path):
   assert identity == IDENTITY and summary['seconds'] == 4.
 
 
+def test_folders_of_the_machine_are_left_out(tmp_path):
+  run = RUN | {'command': 'main --workdir=/here --config=a.py:/data/b.txt',
+               'config': {'sources': ['mnist', 'table:/data/x/b.txt'],
+                          'weights': '/root/w.npz', 'url': 'a/b'}}
+  results.collect(workdir(tmp_path, run, SUMMARY), tmp_path / 'out.jsonl')
+  found = json.loads((tmp_path / 'out.jsonl').read_text().splitlines()[0])
+  assert found['command'] == 'main --workdir=DIR --config=a.py:b.txt'
+  assert found['config'] == {'sources': ['mnist', 'table:b.txt'],
+                             'weights': 'w.npz', 'url': 'a/b'}
+
+
 def test_a_killed_start_counts_with_the_tasks_that_it_finished():
   task = {'kind': 'task', 'seconds': {'train': 3., 'save': .5}}
   assert results.total_seconds([RUN, task, task, RUN, task, SUMMARY]) == 9.

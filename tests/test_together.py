@@ -74,8 +74,32 @@ def test_losses_of_all_kinds_are_summed():
       body / (2 * eps), atol=2e-3)
   for i in range(3):
     np.testing.assert_allclose(
-        (after.trainable['own'][i]['head'] - BACKBONE['head']) / -.1,
+        (after.trainable['own']['head'][i] - BACKBONE['head']) / -.1,
         head[i] / (2 * eps), atol=2e-3)
+
+
+@pytest.mark.parametrize('loss', ['classes', 'mse'])
+def test_members_in_a_loop_are_members_unrolled(loss):
+  method = methods.make('joint', own='head')
+  assert method.traced_member
+  routes = tuple(methods.Route('p', classes=2, loss=loss, member=i)
+                 for i in range(3))
+  labels = LABELS[2] if loss == 'mse' else LABELS[0]
+  batches = tuple((x, labels) for x in X)
+  results = []
+  for traced in (True, False):
+    changed = method._replace(traced_member=traced,
+                              penalty=lambda t: jnp.sum(t['common']['body']))
+    state = together.init_state(changed, optax.sgd(.1), [jax.random.key(0)] * 3,
+                                BACKBONE, {}, {}, routes)
+    step = together.make_step(changed, NETWORK, optax.sgd(.1))
+    text = str(jax.make_jaxpr(lambda s, step=step: step(
+        routes, BACKBONE, {}, s, batches))(state))
+    assert ('scan' in text) == traced
+    results.append(step(routes, BACKBONE, {}, state, batches))
+  for a, b in zip(*map(jax.tree.leaves, ([r[0].trainable, r[1]]
+                                         for r in results))):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_an_unused_output_has_no_gradient_with_loss_classes():

@@ -29,6 +29,7 @@ import difflib
 import inspect
 import itertools
 import logging
+import pathlib
 import re
 from typing import NamedTuple
 
@@ -388,6 +389,10 @@ def _width(count):
 
 
 def _slug(name):
+  """A task's name from its source's; of a file or folder, its own name."""
+  kind, _, path = name.partition(':')
+  if kind in ('table', 'folder'):
+    name = pathlib.PurePath(path).stem
   return re.sub(r'[^\w.]+', '-', name).strip('-.')
 
 
