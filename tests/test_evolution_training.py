@@ -121,7 +121,7 @@ def test_updates_equal_optax(nesterov, scale):
     own = optax.apply_updates(own, moves)
     for name, leaf in trees.flatten(own).items():
       np.testing.assert_allclose(trees.flatten(state.params)[name], leaf,
-                                 rtol=1e-5, atol=1e-4)  # bfloat16 momentum
+                                 rtol=1e-5, atol=3e-4)  # bfloat16 momentum
   for name in made.shared:
     assert trees.digests(state.params[name]) == trees.digests(
         ROOT.components[name].tree)
