@@ -135,6 +135,6 @@ def test_images_of_different_shapes_are_refused(tmp_path):
   tiny.make('norm')  # registers the source
   config = tiny.only('basis', suite=dict(
       kind='datasets', sources=('digits', 'blobs'), image_shape=None))
-  with pytest.raises(ValueError, match='digits and blobs have images of diff'):
+  with pytest.raises(ValueError, match='digits and blobs have inputs of diff'):
     experiment.run(config, tmp_path / 'run', quiet=True)
   assert not (tmp_path / 'run').exists()

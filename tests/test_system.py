@@ -51,7 +51,7 @@ def test_predict_has_the_recorded_accuracy(system, folder, name):
 
 def test_predict_has_the_accuracy_of_evaluate(system):
   suite = suites.make('permuted', source='digits', num_tasks=14)
-  entry = plan.Entry('permuted-02', suite.tasks[2], None)
+  entry = plan.Entry('permuted-02', suite.tasks[2], tiny.make().phases[0])
   found = evaluate.stored_accuracy(system, entry, evaluate.Data(), 50)
   right = (np.argmax(np.asarray(system.predict(IMAGES, task='permuted-02')), 1)
            == sources.load('digits').test.labels)

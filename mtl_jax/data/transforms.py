@@ -272,7 +272,7 @@ def apply(kinds, parameters, images, key=None, train=False):
   >>> apply(kinds(spec), parameters(spec, (1, 2, 1)), images).ravel().tolist()
   [-1.0, 1.0]
   """
-  if not kinds and images.dtype != jnp.uint8:
+  if not kinds and images.dtype != jnp.uint8 and images.ndim == 2:
     return images  # a table's features, or tokens
   images, normalisation = _pixels(kinds, parameters, images, key, train)
   result = images.astype(jnp.float32)
