@@ -61,7 +61,9 @@ def parse(argv):
     return app.parse_flags_with_usage(argv)
   except (AttributeError, KeyError, TypeError, ValueError, OSError,
           ImportError, SyntaxError) as error:
-    return sys.exit(f'error: --config: {" ".join(str(error).split())}')
+    said = (f'the config has no field {error}' if isinstance(error, KeyError)
+            else ' '.join(str(error).split()))
+    return sys.exit(f'error: --config: {said}')
 
 
 if __name__ == '__main__':
