@@ -61,8 +61,9 @@ def parse(argv):
     return app.parse_flags_with_usage(argv)
   except (AttributeError, KeyError, TypeError, ValueError, OSError,
           ImportError, SyntaxError) as error:
-    said = (f'the config has no field {error}' if isinstance(error, KeyError)
-            else ' '.join(str(error).split()))
+    said = ' '.join(str(error).split())
+    if isinstance(error, KeyError):
+      said = 'the config has no field ' + said.strip('\'"')
     return sys.exit(f'error: --config: {said}')
 
 
