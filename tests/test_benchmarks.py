@@ -15,6 +15,7 @@ import jax_cases  # noqa: E402 pylint: disable=wrong-import-position
 import identify_cost  # noqa: E402 pylint: disable=wrong-import-position
 import mixed_batch  # noqa: E402 pylint: disable=wrong-import-position
 import segment_step  # noqa: E402 pylint: disable=wrong-import-position
+import subnetwork_step  # noqa: E402 pylint: disable=wrong-import-position
 import supermask_step  # noqa: E402 pylint: disable=wrong-import-position
 import table  # noqa: E402 pylint: disable=wrong-import-position
 import timing  # noqa: E402 pylint: disable=wrong-import-position
@@ -139,3 +140,16 @@ def test_an_ordinary_network_has_the_multiply_adds_of_a_path():
     return [sum(x.size for x in jax.tree.leaves(params[f'level{i}'])
                 if x.ndim == 4) for i in range(2, 10)]
   assert sizes(4, 4) == sizes(1, 8) and sizes(4, 4) != sizes(2, 8)
+
+
+def test_subnetwork_steps_are_timed_and_their_memory_counted():
+  lines = subnetwork_step.measure([2, 4], batch=8, width=16, rounds=1)
+  assert [line['name'] for line in lines] == [
+      f'{tasks} tasks: {step}' for tasks in (2, 4)
+      for step in ('a dense step each', 'one step of subnetworks')]
+  dense, folded = lines[2:]
+  assert dense['state_bytes'] == 4 * folded['state_bytes'] > 0
+  # Members run in a loop: four take hardly more than two.
+  assert folded['temporary_bytes'] < 1.5 * lines[1]['temporary_bytes']
+  assert 'one step of subnetworks' in table.render_subnetworks(
+      [line | timing.origin() for line in lines])

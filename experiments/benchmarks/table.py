@@ -54,6 +54,23 @@ def _origin(lines: list[dict]) -> str:
           f'machine in the meantime: {min(loads):.1f} to {max(loads):.1f}.')
 
 
+def render_subnetworks(lines: list[dict]) -> str:
+  """The Markdown table of `subnetwork_step.py`, with what each holds."""
+  out = ['| step | ms, median | min | ratio | target | state, MB | temporary, '
+         'MB |', '| --- ' * 7 + '|']
+  for line in lines:
+    ratio, target = ('', '')
+    if 'ratio' in line:
+      met = '' if line['ratio'] <= line['target'] else ' (missed)'
+      ratio, target = (f'{line["ratio"]:.2f}x',
+                       f'at most {line["target"]:g}x{met}')
+    out.append(f'| {line["name"]} | {line["ms_median"]:.0f} | '
+               f'{line["ms_min"]:.0f} | {ratio} | {target} | '
+               f'{line["state_bytes"] / 1e6:.0f} | '
+               f'{line["temporary_bytes"] / 1e6:.0f} |')
+  return '\n'.join(out + ['', _origin(lines)])
+
+
 def render_mixed(lines: list[dict]) -> str:
   """The Markdown table of `mixed_batch.py`: a row for each number of tasks."""
   rows: dict[int, dict[str, dict]] = {}
@@ -152,6 +169,9 @@ def main():
   readme = rewrite(
       readme, render(_lines('segment_step.jsonl')),
       '<!-- segments -->', '<!-- end of segments -->')
+  readme = rewrite(
+      readme, render_subnetworks(_lines('subnetwork_step.jsonl')),
+      '<!-- subnetworks -->', '<!-- end of subnetworks -->')
   if (HERE / 'results' / 'generation.jsonl').exists():
     readme = rewrite(
         readme, render_generation(_lines('generation.jsonl')),
