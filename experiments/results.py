@@ -111,6 +111,7 @@ def headline() -> str:
     rows.append(['PaRT', f'five data sets, 1/16 of the width; {title}',
                  collected.spread([collected.phase_accuracy(r)[phase]
                                    for r in found]), str(len(found))])
+  rows += subnetworks_tables.headline()
   rows += munet_tables.headline()
   return collected.markdown(
       ['system', 'experiment', 'test accuracy, %', 'seeds'], rows)

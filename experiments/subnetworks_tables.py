@@ -53,6 +53,26 @@ def accuracy_table() -> str:
            f'\n\nAuthors\' numbers: {OFFICIAL}.')
 
 
+def headline() -> list[list[str]]:
+  """Rows of the main README: every task's subnetwork, and its dense network."""
+  rows = []
+  for prefix, title, _ in RUNS:
+    found = collected.runs(FOLDER, prefix)
+    for task in dict.fromkeys(t['task'] for r in found for t in r['tasks']):
+      answers = {
+          phase: [100 * t['accuracy']['test'] for r in found
+                  for t in r['tasks'] if (t['task'], t['phase']) == (task, phase)
+                  and t['accuracy']['test'] is not None]
+          for phase in ('subnetworks', 'dense')}
+      if answers['subnetworks']:
+        dense = (f"; a dense network: {collected.spread(answers['dense'])}"
+                 if answers['dense'] else '')
+        rows.append(['Subnetworks', f'{title}: {task}{dense}',
+                     collected.spread(answers['subnetworks']),
+                     str(len(found))])
+  return rows
+
+
 def _answer(tasks: list[dict]) -> str:
   accuracy = [t['accuracy']['test'] for t in tasks]
   if accuracy[0] is None:
