@@ -61,8 +61,8 @@ def headline() -> list[list[str]]:
     for task in dict.fromkeys(t['task'] for r in found for t in r['tasks']):
       answers = {
           phase: [100 * t['accuracy']['test'] for r in found
-                  for t in r['tasks'] if (t['task'], t['phase']) == (task, phase)
-                  and t['accuracy']['test'] is not None]
+                  for t in r['tasks'] if t['accuracy']['test'] is not None
+                  and (t['task'], t['phase']) == (task, phase)]
           for phase in ('subnetworks', 'dense')}
       if answers['subnetworks']:
         dense = (f"; a dense network: {collected.spread(answers['dense'])}"
