@@ -60,7 +60,7 @@ def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
 def without_folders(text: str) -> str:
   """Absolute paths without their folders: those are of one machine.
 
-  >>> without_folders('--config=a.py:/data/b.txt --c.weights=/root/runs/d.npz')
+  >>> without_folders('--config=a.py:/data/b.txt --c.weights=/data/runs/d.npz')
   '--config=a.py:b.txt --c.weights=d.npz'
   """
   return re.sub(r'(?<![\w./-])/(?:[\w.-]+/)+(?=[\w.-])', '', text)

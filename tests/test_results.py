@@ -41,7 +41,7 @@ def test_a_finished_start_is_collected_with_all_its_seconds(tmp_path):
 def test_folders_of_the_machine_are_left_out(tmp_path):
   run = RUN | {'command': 'main --workdir=/here --config=a.py:/data/b.txt',
                'config': {'sources': ['mnist', 'table:/data/x/b.txt'],
-                          'weights': '/root/w.npz', 'url': 'a/b'}}
+                          'weights': '/data/w.npz', 'url': 'a/b'}}
   results.collect(workdir(tmp_path, run, SUMMARY), tmp_path / 'out.jsonl')
   found = json.loads((tmp_path / 'out.jsonl').read_text().splitlines()[0])
   assert found['command'] == 'main --workdir=DIR --config=a.py:b.txt'
