@@ -11,6 +11,11 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from mtl_jax.models import convolution
+
+Conv = functools.partial(nn.Conv, use_bias=False,
+                         conv_general_dilated=convolution.convolve)
+
 
 class BasicBlock(nn.Module):
   """Two 3x3 convolutions with a shortcut (1x1 where shapes change)."""
@@ -20,14 +25,13 @@ class BasicBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    conv = functools.partial(nn.Conv, use_bias=False)
     strides = (self.stride, self.stride)
-    y = conv(self.channels, (3, 3), strides, padding=1, name='conv1')(x)
+    y = Conv(self.channels, (3, 3), strides, padding=1, name='conv1')(x)
     y = nn.relu(self.norm(name='norm1')(y))
-    y = conv(self.channels, (3, 3), padding=1, name='conv2')(y)
+    y = Conv(self.channels, (3, 3), padding=1, name='conv2')(y)
     y = self.norm(name='norm2')(y)
     if x.shape[-1] != self.channels or self.stride != 1:
-      x = conv(self.channels, (1, 1), strides, name='shortcut')(x)
+      x = Conv(self.channels, (1, 1), strides, name='shortcut')(x)
       x = self.norm(name='shortcut_norm')(x)
     return nn.relu(x + y)
 
@@ -50,7 +54,7 @@ class GEMResNet18(nn.Module):
         nn.BatchNorm, use_running_average=not train, momentum=0.9,
         epsilon=1e-5, use_scale=False, use_bias=False,
         axis_name=self.axis_name if train else None)
-    x = nn.Conv(self.width, (3, 3), padding=1, use_bias=False, name='stem')(x)
+    x = Conv(self.width, (3, 3), padding=1, name='stem')(x)
     x = nn.relu(norm(name='stem_norm')(x))
     for stage in range(4):
       for block in range(2):

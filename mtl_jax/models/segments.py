@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mtl_jax import trees
+from mtl_jax.models import convolution
 
 Tree = trees.Tree
 MOMENTUM, EPSILON = 0.9, 1e-5
@@ -57,10 +58,10 @@ def convolve(x, layer: Tree, groups: int = 1, stride: int = 1,
 
   Without `padding` the image keeps its size (at stride 1).
   """
-  y = lax.conv_general_dilated(
+  y = convolution.convolve(
       x, layer['kernel'], (stride, stride),
       'SAME' if padding is None else [(padding, padding)] * 2,
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=groups)
+      feature_group_count=groups)
   return y + row(layer['bias']) if 'bias' in layer else y
 
 

@@ -10,6 +10,8 @@ import math
 import flax.linen as nn
 import jax.numpy as jnp
 
+from mtl_jax.models import convolution
+
 
 def stem_name(shape) -> str:
   """'stem_13' for (13,), 'stem_28x28x1' for images."""
@@ -107,7 +109,9 @@ class Convolutional(nn.Module):
         name = f'layer{layer}'
         if layer == 1 and x.shape[-1] != self.inputs:
           name = stem_name(x.shape[1:])
-        x = nn.relu(nn.Conv(channels, (3, 3), name=name, kernel_init=init)(x))
+        x = nn.relu(nn.Conv(
+            channels, (3, 3), name=name, kernel_init=init,
+            conv_general_dilated=convolution.convolve)(x))
       x = nn.max_pool(x, (2, 2), (self.stride, self.stride))
     x = x.reshape((x.shape[0], math.prod(x.shape[1:])))
     for width in self.widths:

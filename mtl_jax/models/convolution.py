@@ -1,0 +1,85 @@
+"""Convolutions whose gradients stay fast inside a loop on CPU.
+
+XLA's CPU backend brings a convolution into the layout of its fast kernels only
+outside loops; inside `lax.scan`, where all training here happens, the two
+gradients of a convolution are computed by plain nested loops
+(https://github.com/jax-ml/jax/issues/12868). Here both gradients are written
+as convolutions that have that layout already. On accelerators, and for
+grouped or dilated convolutions, this is `lax.conv_general_dilated`.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+
+
+def convolve(x, kernel, strides, padding, lhs_dilation=None, rhs_dilation=None,
+             dimension_numbers=LAYOUT, feature_group_count: int = 1,
+             precision=None):
+  """`lax.conv_general_dilated`; `flax.linen.Conv(conv_general_dilated=this)`.
+
+  Args:
+    x: [n, H, W, in].
+    kernel: [h, w, in, out].
+    strides: along H and W.
+    padding: 'SAME', 'VALID' or ((low, high), (low, high)).
+    lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count,
+      precision: as in `lax.conv_general_dilated`.
+
+  Returns:
+    [n, H', W', out].
+  """
+  numbers = lax.conv_dimension_numbers(x.shape, kernel.shape,
+                                       dimension_numbers)
+  plain = (feature_group_count == 1 and x.ndim == 4 and precision is None
+           and not _dilated(lhs_dilation) and not _dilated(rhs_dilation)
+           and numbers == lax.conv_dimension_numbers(x.shape, kernel.shape,
+                                                     LAYOUT))
+  if not plain or jax.default_backend() != 'cpu':
+    return lax.conv_general_dilated(
+        x, kernel, strides, padding, lhs_dilation, rhs_dilation,
+        dimension_numbers, feature_group_count, precision=precision)
+  if isinstance(padding, str):
+    padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides,
+                                  padding)
+  return _plain(tuple(strides), tuple(map(tuple, padding)), x, kernel)
+
+
+def _dilated(dilation) -> bool:
+  return dilation is not None and any(d != 1 for d in dilation)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _plain(strides, padding, x, kernel):
+  return lax.conv_general_dilated(x, kernel, strides, padding,
+                                  dimension_numbers=LAYOUT)
+
+
+def _forward(strides, padding, x, kernel):
+  return _plain(strides, padding, x, kernel), (x, kernel)
+
+
+def _backward(strides, padding, saved, dy):
+  x, kernel = saved
+  (height, width), stretched, around_x, around_dy = kernel.shape[:2], [], [], []
+  for size, window, stride, (low, _), out in zip(
+      x.shape[1:3], (height, width), strides, padding, dy.shape[1:3]):
+    length = (out - 1) * stride + 1  # of dy with zeros between its rows
+    around_dy.append((window - 1 - low, size - length + low))
+    around_x.append((low, window - 1 + length - size - low))
+    stretched.append(stride)
+  flipped = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
+  dx = lax.conv_general_dilated(dy, flipped, (1, 1), around_dy, stretched,
+                                dimension_numbers=LAYOUT)
+  # Channels in place of images, and dy as the kernel.
+  dkernel = lax.conv_general_dilated(
+      jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(dy, (1, 2, 0, 3)), (1, 1),
+      around_x, rhs_dilation=stretched, dimension_numbers=LAYOUT)
+  return dx, jnp.transpose(dkernel, (1, 2, 0, 3))
+
+
+_plain.defvjp(_forward, _backward)
