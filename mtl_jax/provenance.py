@@ -45,7 +45,9 @@ def _processor() -> str:
 
 def command() -> str:
   """The command line as it can be typed again."""
-  return shlex.join(['python', '-m', 'mtl_jax.main', *sys.argv[1:]])
+  spec = sys.modules['__main__'].__spec__
+  program = ['-m', spec.name] if spec else sys.argv[:1]
+  return shlex.join(['python', *program, *sys.argv[1:]])
 
 
 def commit() -> str | None:

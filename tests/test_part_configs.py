@@ -101,3 +101,20 @@ def test_groups_refuse_what_is_no_group_and_unknown_classes():
     suites.make('groups', groups=('cifar10',), load=stand_in)
   with pytest.raises(ValueError, match='but source'):
     suites.make('groups', groups=(('cifar10', (1, 10)),), load=stand_in)
+
+
+def test_stand_in_has_cifars_shapes_and_can_be_learned():
+  spec = importlib.util.spec_from_file_location(
+      'stand_in', ROOT / 'experiments' / 'part' / 'stand_in.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  source = module.make(10, (600, 100))
+  assert source.classes == 10 and source.version == 'drawn'
+  assert source.test.images.shape == (100, 32, 32, 3)
+  assert not sources.leaks(source)
+  flat = lambda split: split.images.reshape(-1, 3072).astype(np.float32)
+  means = np.stack([flat(source.train)[source.train.labels == c].mean(0)
+                    for c in range(10)])
+  distance = ((flat(source.test)[:, None] - means) ** 2).sum(-1)
+  right = np.mean(distance.argmin(1) == source.test.labels)
+  assert right > .5
