@@ -77,12 +77,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
     running = train.Run(config, suite, backbone, data, work, system, advance)
     rows = {}
     for phase in config.phases:
-      if phase.stream:
-        stream.learn(running, phase)
-      elif phase.search:
-        search.learn(running, phase)
-      else:
-        train.learn_phase(running, phase)
+      learn_phase(running, phase)
     # Of groups that were killed right after their last commit.
     checkpoint.remove_all(work.progress, '*')
     if config.matrix == 'full':
@@ -103,6 +98,16 @@ def run(config: config_lib.Config, workdir, command: str = '',
   workdir_lib.append_line(work.metrics, {'kind': 'summary'} | summary)
   _report(work, records, summary, quiet)
   return summary
+
+
+def learn_phase(running: train.Run, phase: config_lib.Phase) -> None:
+  """Whatever a phase does."""
+  if phase.stream:
+    stream.learn(running, phase)
+  elif phase.search:
+    search.learn(running, phase)
+  else:
+    train.learn_phase(running, phase)
 
 
 def check_config(work: workdir_lib.Workdir, config) -> None:

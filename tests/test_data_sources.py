@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mtl_jax.data import sources
+from mtl_jax.data import splits
 
 TFDS = pathlib.Path('~/tensorflow_datasets').expanduser()
 
@@ -273,7 +274,7 @@ def test_division_within_groups_takes_a_tenth_of_each():
   images, labels = numbered(60)
   groups = np.repeat([7, 1, 3], [20, 30, 10])
   whole = sources.Arrays(images, labels.astype(np.int32))
-  source = sources._divide_within('toy', '1', 3, whole, groups)
+  source = splits.divide_within('toy', '1', 3, whole, groups)
   per_group = [np.bincount(groups[rows(split)], minlength=8)[[7, 1, 3]].tolist()
                for split in (source.train, source.valid, source.test)]
   assert per_group == [[16, 24, 8], [2, 3, 1], [2, 3, 1]]
@@ -282,7 +283,7 @@ def test_division_within_groups_takes_a_tenth_of_each():
   assert sorted(everything) == list(range(60))
   assert np.all(np.diff(rows(source.train)) > 0)
   with pytest.raises(ValueError, match='group of 2 images is too small'):
-    sources._divide_within('toy', '1', 3, whole, np.arange(60) // 2)
+    splits.divide_within('toy', '1', 3, whole, np.arange(60) // 2)
 
 
 @pytest.mark.data

@@ -5,8 +5,6 @@ to do when it dies is matched by its text, such as "os.rename tasks/a". With
 a delay the kernel ends it that much later, in the middle of what follows.
 """
 
-import dataclasses
-import functools
 import random
 import shutil
 import signal
@@ -19,12 +17,7 @@ import pytest
 import tiny
 
 from mtl_jax import checkpoint
-from mtl_jax import evaluate
-from mtl_jax import experiment
-from mtl_jax import system as system_lib
-from mtl_jax import train
 from mtl_jax import workdir as workdir_lib
-from mtl_jax.data import suites
 
 # The audit hook stands before each operation; SIGALRM has no handler.
 _CHILD = """
@@ -183,40 +176,11 @@ def test_random_kills_end_with_the_same_bits(tmp_path, warm, whole):
   check(folder, whole)
 
 
-class Stopped(Exception):
-  """Stands for a kill, within this process."""
-
-
-@functools.lru_cache(maxsize=None)
-def _prepared(suite_config, backbone_config):
-  """Suite, data and backbone; with them what was compiled is kept too."""
-  suite = suites.make(suite_config.kind, **dict(suite_config.options))
-  data = evaluate.Data()
-  config = tiny.make('few')
-  config = dataclasses.replace(config, suite=suite_config,
-                               backbone=backbone_config)
-  nowhere = workdir_lib.Workdir('/nowhere')
-  return suite, data, experiment.make_backbone(config, suite, data, nowhere)
-
-
-def learn(config, folder, stop_after=None):
-  """`experiment.run` without the report; stops after so many task-steps."""
-  work, counted = workdir_lib.Workdir(folder), []
-  suite, data, backbone = _prepared(config.suite, config.backbone)
-
-  def advance(count, name):
-    counted.append((name, count))
-    if stop_after is not None and sum(c for _, c in counted) >= stop_after:
-      raise Stopped
-
-  experiment.check_config(work, config)
-  work.prepare()
-  experiment.claim(work, config, backbone, '')
-  run = train.Run(config, suite, backbone, data, work,
-                  system_lib.System(work, backbone), advance)
-  for phase in config.phases:
-    train.learn_phase(run, phase)
-  return counted
+def learn(config, folder, stop_after=np.inf):
+  """Stops after so many task-steps; returns those that were made."""
+  return tiny.train_alone(
+      config, folder,
+      lambda seen: sum(count for _, count in seen) >= stop_after)[1]
 
 
 @pytest.mark.parametrize('kind, phases, stops', [
@@ -230,7 +194,7 @@ def test_saved_progress_ends_with_the_same_bits(tmp_path, kind, phases, stops):
   learn(config, tmp_path / 'whole')
   for steps, saved in stops:
     folder = tmp_path / f'{steps}'
-    with pytest.raises(Stopped):
+    with pytest.raises(tiny.Stopped):
       learn(config, folder, steps)
     kept, = (folder / 'progress').iterdir()
     counted = learn(config, folder)
@@ -243,7 +207,7 @@ def test_saved_progress_ends_with_the_same_bits(tmp_path, kind, phases, stops):
 
 def test_progress_is_saved_every_so_many_seconds(tmp_path):
   config = tiny.only('basis', progress_seconds=1000.)
-  with pytest.raises(Stopped):
+  with pytest.raises(tiny.Stopped):
     learn(config, tmp_path / 'run', stop_after=6)
   assert list((tmp_path / 'run/progress').iterdir()) == []
 
@@ -258,10 +222,10 @@ def test_killed_between_two_commits_of_a_group(tmp_path, monkeypatch):
     if path.parent.name == 'tasks':
       left -= 1
       if left < 0:
-        raise Stopped
+        raise tiny.Stopped
     save(path, arrays, metadata)
   monkeypatch.setattr(checkpoint, 'save', stop)
-  with pytest.raises(Stopped):
+  with pytest.raises(tiny.Stopped):
     learn(config, tmp_path / 'run')
   monkeypatch.undo()
   before = tiny.bits(tmp_path / 'run')
@@ -304,7 +268,7 @@ def test_lost_bookkeeping_is_never_made_up(tmp_path, removed):
 def test_remade_first_task_leaves_the_mean_alone(tmp_path):
   config = tiny.only('transfer', phases__transfer__tasks=(2, 5))
   learn(config, tmp_path / 'whole')
-  with pytest.raises(Stopped):
+  with pytest.raises(tiny.Stopped):
     learn(config, tmp_path / 'run', 14)  # in the third
   shutil.rmtree(tmp_path / 'run/tasks/permuted-02')
   learn(config, tmp_path / 'run')
@@ -319,7 +283,7 @@ def test_transfer_of_many_at_once_is_refused():
 def test_progress_of_a_longer_name_is_not_taken(tmp_path):
   config = tiny.only('basis')
   learn(config, tmp_path / 'whole')
-  with pytest.raises(Stopped):
+  with pytest.raises(tiny.Stopped):
     learn(config, tmp_path / 'run', 10)  # in permuted-01
   kept, = (tmp_path / 'run/progress').iterdir()
   kept.rename(kept.with_name('permuted-00.v2.000000002'))
@@ -330,7 +294,7 @@ def test_progress_of_a_longer_name_is_not_taken(tmp_path):
 
 def test_progress_of_another_state_is_refused(tmp_path):
   config = tiny.only('basis')
-  with pytest.raises(Stopped):
+  with pytest.raises(tiny.Stopped):
     learn(config, tmp_path / 'run', stop_after=4)
   kept, = (tmp_path / 'run/progress').iterdir()
 
@@ -344,7 +308,7 @@ def test_progress_of_another_state_is_refused(tmp_path):
 
 def test_damaged_progress_is_refused_and_kept(tmp_path):
   config = tiny.only('basis')
-  with pytest.raises(Stopped):
+  with pytest.raises(tiny.Stopped):
     learn(config, tmp_path / 'run', stop_after=4)
   kept, = (tmp_path / 'run/progress').iterdir()
   tiny.rewrite(kept, lambda a: a.update({'state/step': np.array(3, np.int32)}))

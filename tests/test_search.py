@@ -61,44 +61,17 @@ def make(**changes):
   return config_lib.from_dict(fields(**changes))
 
 
-class Stopped(Exception):
-  """Stands for a kill."""
-
-
-@functools.lru_cache(maxsize=None)
-def _prepared():
-  config = make()
-  suite = suites.make(config.suite.kind, **dict(config.suite.options))
-  data = evaluate.Data()
-  return suite, data, experiment.make_backbone(
-      config, suite, data, workdir_lib.Workdir('/nowhere'))
-
-
-def learn(config, folder, stop_after=None, seen=None):
+def learn(config, folder, stop_after=np.inf):
   """The searches of a config alone; stops after so many rounds."""
-  suite, data, backbone = _prepared()
-  work, seen = workdir_lib.Workdir(folder), [] if seen is None else seen
-
-  def advance(count, name):
-    seen.append((count, name))
-    if stop_after is not None and len(seen) == stop_after + 1:
-      raise Stopped
-  experiment.check_config(work, config)
-  work.prepare()
-  experiment.claim(work, config, backbone, '')
-  run = train.Run(config, suite, backbone, data, work,
-                  system_lib.System(work, backbone), advance)
-  for phase in config.phases:
-    search.learn(run, phase)
-  return run
+  return tiny.train_alone(config, folder,
+                          lambda seen: len(seen) > stop_after)
 
 
 @pytest.fixture(name='whole', scope='module')
 def _whole(tmp_path_factory):
   folder = tmp_path_factory.mktemp('whole') / 'run'
-  seen = []
-  learn(make(), folder, seen=seen)
-  return folder, seen
+  learn(make(), folder)
+  return folder
 
 
 def records(folder):
@@ -113,9 +86,8 @@ def path_ids(record):
 
 
 def test_every_task_leaves_a_path_in_each_iteration(whole):
-  folder, _ = whole
-  assert system_lib.load(folder).tasks == NAMES
-  found = records(folder)
+  assert system_lib.load(whole).tasks == NAMES
+  found = records(whole)
   assert list(found) == [*(f'{name}~1' for name in TASKS), *TASKS]
   for record in found.values():
     assert len(record['search']['children']) == 6
@@ -124,18 +96,17 @@ def test_every_task_leaves_a_path_in_each_iteration(whole):
 
 
 def test_all_outputs_are_those_of_the_commit(whole):
-  result = verify.check(system_lib.load(whole[0]))
+  result = verify.check(system_lib.load(whole))
   assert result.tasks == 6 and not result.faults and not result.notes
 
 
 def test_logits_of_a_task_are_bit_for_bit_the_same_after_later_ones(whole):
-  """Of the folder as it was when only the first tasks were there."""
-  folder, _ = whole
+  """Of the whole as it was when only the first tasks were there."""
   images = sources.load('digits').test.images[:9]
-  system = system_lib.load(folder)
+  system = system_lib.load(whole)
   for count in (1, 3):
-    early = folder.parent / f'early-{count}'
-    shutil.copytree(folder, early)
+    early = whole.parent / f'early-{count}'
+    shutil.copytree(whole, early)
     kept = [f'{name}~1' for name in TASKS][:count]
     for path in (early / 'tasks').iterdir():
       if path.name not in kept:
@@ -148,13 +119,12 @@ def test_logits_of_a_task_are_bit_for_bit_the_same_after_later_ones(whole):
 
 
 def test_a_task_writes_its_own_new_components_alone(whole):
-  folder, _ = whole
   seen: set = set()
-  found = records(folder)
+  found = records(whole)
   root = {trees.digest(leaf) for leaf in jax.tree.leaves(
-      _prepared()[2].params)}
+      tiny.prepared(make())[2].params)}
   for name, record in found.items():
-    arrays, metadata = checkpoint.load(folder / 'tasks' / name)
+    arrays, metadata = checkpoint.load(whole / 'tasks' / name)
     own = {digest for leaf, digest in metadata['hashes'].items()
            if leaf.startswith('values/') and arrays[leaf].nbytes >= 1024}
     assert not own & seen and not own & root
@@ -164,27 +134,27 @@ def test_a_task_writes_its_own_new_components_alone(whole):
     # Small leaves are written again where a reference would take as much.
     assert weights <= record['search']['new_weights'] + 16 * 60
     assert record['bytes']['values'] == 4 * weights
-  shared = [len(checkpoint.load_metadata(folder / 'tasks' / name).get(
+  shared = [len(checkpoint.load_metadata(whole / 'tasks' / name).get(
       'references', {})) for name in found]
   assert any(shared)
 
 
 def test_components_of_other_tasks_are_shared_or_cloned_never_changed(whole):
-  found = list(records(whole[0]).values())
+  found = list(records(whole).values())
   root = networks.path_of(
-      jax.tree.map(np.asarray, _prepared()[2].params), name='root', task=None,
-      parent=None, hyper={})
+      jax.tree.map(np.asarray, tiny.prepared(make())[2].params), name='root',
+      task=None, parent=None, hyper={})
   known = {part.id for part in root.components.values()}
   for record in found:
     trained = set(record['search']['trained'])
     for name, identity in path_ids(record).items():
       assert (identity in known) == (name not in trained) or (
-          record['search']['path'] in records(whole[0]))
+          record['search']['path'] in records(whole))
     known |= set(path_ids(record).values())
 
 
 def test_a_private_path_is_no_ones_parent(whole):
-  for record in records(whole[0]).values():
+  for record in records(whole).values():
     if record['task'] != 'split-01':
       parents = {child['parent'] for child in record['search']['children']}
       assert not any(parent.startswith('split-01') for parent in parents)
@@ -194,7 +164,7 @@ def test_a_private_path_is_no_ones_parent(whole):
 
 
 def test_the_first_generation_of_a_task_comes_from_seeds(whole):
-  for name, record in records(whole[0]).items():
+  for name, record in records(whole).items():
     if name.endswith('~1'):
       first = record['search']['children'][:3]
       assert all('#' not in child['parent'] for child in first)
@@ -203,7 +173,7 @@ def test_the_first_generation_of_a_task_comes_from_seeds(whole):
 
 
 def test_the_best_validation_never_gets_worse(whole):
-  found = records(whole[0])
+  found = records(whole)
   for name in TASKS:
     assert found[name]['search']['score'] >= found[f'{name}~1']['search'][
         'score']
@@ -220,7 +190,7 @@ def test_the_best_validation_never_gets_worse(whole):
 
 def test_accounted_weights_are_those_in_use(whole):
   """Over the last path of every task, as the library counts them."""
-  run = learn(make(), whole[0])
+  run, _ = learn(make(), whole)
   root = search_paths.root_of(run)
   paths = [search_paths.stored_path(run, entry, root)
            for entry in search.plan.entries(run.config.phases[0], run.suite)
@@ -229,7 +199,7 @@ def test_accounted_weights_are_those_in_use(whole):
           for part in path.components.values()}
   assert sum(networks.accounted(path, paths) for path in paths
              ) == pytest.approx(sum(used.values()))
-  last = records(whole[0])[TASKS[-1]]['search']
+  last = records(whole)[TASKS[-1]]['search']
   assert last['accounted'] == pytest.approx(networks.accounted(
       paths[-1], paths))
 
@@ -238,10 +208,10 @@ def test_accounted_weights_are_those_in_use(whole):
 
 
 def same(folder, whole):
-  assert tiny.bits(folder) == tiny.bits(whole[0])
+  assert tiny.bits(folder) == tiny.bits(whole)
   assert not list((folder / 'progress').iterdir())
   a, b = ({name: dict(r['search']) for name, r in records(f).items()}
-          for f in (folder, whole[0]))
+          for f in (folder, whole))
   assert a == b
 
 
@@ -249,7 +219,7 @@ def same(folder, whole):
     3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4, 9, 12, 17))])
 def test_stopped_after_any_round(whole, tmp_path, after):
   config = make(progress_seconds=0.)
-  with pytest.raises(Stopped):
+  with pytest.raises(tiny.Stopped):
     learn(config, tmp_path / 'run', after)
   learn(config, tmp_path / 'run')
   same(tmp_path / 'run', whole)
@@ -257,7 +227,7 @@ def test_stopped_after_any_round(whole, tmp_path, after):
 
 def test_progress_holds_what_is_needed_and_no_more(whole, tmp_path):
   folder = tmp_path / 'run'
-  with pytest.raises(Stopped):
+  with pytest.raises(tiny.Stopped):
     learn(make(progress_seconds=0.), folder, 8)
   kept, = (folder / 'progress').iterdir()
   arrays, values = checkpoint.load(kept)
@@ -270,17 +240,17 @@ def test_progress_holds_what_is_needed_and_no_more(whole, tmp_path):
 
 def test_a_finished_search_is_not_done_again(whole, monkeypatch):
   monkeypatch.setattr(search, '_TaskIteration', None)
-  before = tiny.files(whole[0] / 'tasks')
-  learn(make(), whole[0])
-  assert tiny.files(whole[0] / 'tasks') == before
+  before = tiny.files(whole / 'tasks')
+  learn(make(), whole)
+  assert tiny.files(whole / 'tasks') == before
 
 
 def test_a_lost_path_is_found_again(whole, tmp_path):
   """From what preceded it in the plan, not from what came after."""
-  folder = shutil.copytree(whole[0], tmp_path / 'run')
+  folder = shutil.copytree(whole, tmp_path / 'run')
   shutil.rmtree(folder / 'tasks/split-02~1')
   learn(make(), folder)
-  assert tiny.bits(folder) == tiny.bits(whole[0])
+  assert tiny.bits(folder) == tiny.bits(whole)
 
 
 def test_a_state_survives_the_disk(tmp_path):
@@ -365,7 +335,7 @@ def test_controls_start_from_the_root(tmp_path, control, trained):
   grow = fields()['phases']['grow'] | dict(tasks=(0, 2), control=True)
   grow['search'] = dict(grow['search'], control=control, iterations=1,
                         private=())
-  run = learn(make(phases={'c': grow}, schedule=('c',)), tmp_path / 'run')
+  run, _ = learn(make(phases={'c': grow}, schedule=('c',)), tmp_path / 'run')
   found = records(tmp_path / 'run')
   assert list(found) == ['split-00@c', 'split-01@c']
   for record in found.values():
@@ -379,7 +349,7 @@ def test_controls_start_from_the_root(tmp_path, control, trained):
 
 
 def test_a_whole_run_with_its_report(whole, tmp_path):
-  folder = shutil.copytree(whole[0], tmp_path / 'run')
+  folder = shutil.copytree(whole, tmp_path / 'run')
   summary = experiment.run(make(), folder, quiet=True)
   assert summary['verified']['ok'] and summary['names'] == list(TASKS)
   page = (folder / 'report.html').read_text()
@@ -404,7 +374,7 @@ def test_a_whole_run_with_its_report(whole, tmp_path):
 
 def test_one_batch_of_tasks_with_different_networks(tmp_path):
   """Other depths, and heads of other sizes."""
-  _, _, backbone = _prepared()
+  _, _, backbone = tiny.prepared(make())
   work = workdir_lib.Workdir(tmp_path)
   work.prepare()
   create = backbone.network.parts.create

@@ -1,7 +1,6 @@
 """Tasks without names: masks are allocated, recognised and never changed."""
 
 import dataclasses
-import functools
 import shutil
 
 import numpy as np
@@ -13,12 +12,9 @@ from mtl_jax import checkpoint
 from mtl_jax import commit
 from mtl_jax import config as config_lib
 from mtl_jax import config_parts
-from mtl_jax import evaluate
-from mtl_jax import experiment
 from mtl_jax import plan
 from mtl_jax import stream
 from mtl_jax import system as system_lib
-from mtl_jax import train
 from mtl_jax import workdir as workdir_lib
 from mtl_jax.data import suites
 
@@ -36,34 +32,9 @@ def short(**changes):
       **dict(progress_seconds=0.) | changes)
 
 
-class Stopped(Exception):
-  """Stands for a kill."""
-
-
-@functools.lru_cache(maxsize=None)
-def _prepared():
-  """Suite, data and backbone; with them what was compiled is kept too."""
-  suite = suites.make(CLEAR.suite.kind, **dict(CLEAR.suite.options))
-  data = evaluate.Data()
-  return suite, data, experiment.make_backbone(
-      CLEAR, suite, data, workdir_lib.Workdir('/nowhere'))
-
-
-def learn(config, folder, stop_after=None, suite=None):
+def learn(config, folder, stop_after=np.inf, suite=None):
   """A stream alone; stops after so many segments. Returns its line."""
-  known, data, backbone = _prepared()
-  work, seen = workdir_lib.Workdir(folder), []
-
-  def advance(count, name):
-    seen.append(name)
-    if stop_after is not None and len(seen) == stop_after + 1:
-      raise Stopped
-  experiment.check_config(work, config)
-  work.prepare()
-  experiment.claim(work, config, backbone, '')
-  stream.learn(train.Run(config, suite or known, backbone, data, work,
-                         system_lib.System(work, backbone), advance),
-               config.phases[0])
+  tiny.train_alone(config, folder, lambda seen: len(seen) > stop_after, suite)
   return lines_of(folder)[-1]
 
 
@@ -120,7 +91,7 @@ def renamed(suite, names):
 
 def test_names_decide_nothing(tmp_path, monkeypatch):
   """Only the shuffling is seeded by names; without that they are no matter."""
-  suite = _prepared()[0]
+  suite = tiny.prepared(CLEAR)[0]
   names = [task.name for task in suite.tasks]
   monkeypatch.setattr(plan.Entry, 'seed', lambda entry, seed: (
       seed, entry.task.index, entry.repeat))
@@ -170,7 +141,7 @@ def test_decisions(newest, budget, gradient, decision):
   phase = dataclasses.replace(CLEAR.phases[0], stream=config_parts.Stream(
       budget=budget))
   learner = stream.Learner(position=7, mask=newest)
-  task = _prepared()[0].tasks[0]
+  task = tiny.prepared(CLEAR)[0].tasks[0]
   assert stream._decide(phase, Bank(*gradient), learner, task,
                         np.zeros((2, 4), int)) == decision
 
@@ -180,7 +151,7 @@ def test_nan_names_segment_and_task():
                                                'NaN.*task permuted-00'):
     stream._decide(CLEAR.phases[0], Bank(0., np.nan),
                    stream.Learner(position=7, mask=0),
-                   _prepared()[0].tasks[0], np.zeros((2, 4), int))
+                   tiny.prepared(CLEAR)[0].tasks[0], np.zeros((2, 4), int))
 
 
 def test_budget_bounds_the_masks_and_commits_never_change(tmp_path,
@@ -225,7 +196,7 @@ def same(folder, whole):
     4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 11))])
 def test_stopped_after_any_segment(whole, tmp_path, after):
   folder = tmp_path / 'run'
-  with pytest.raises(Stopped):
+  with pytest.raises(tiny.Stopped):
     learn(short(), folder, after)
   learn(short(), folder)
   same(folder, whole)
@@ -233,7 +204,7 @@ def test_stopped_after_any_segment(whole, tmp_path, after):
 
 def test_what_was_committed_is_recognised_after_a_stop(clear, tmp_path):
   config = dataclasses.replace(CLEAR, progress_seconds=0.)
-  with pytest.raises(Stopped):
+  with pytest.raises(tiny.Stopped):
     learn(config, tmp_path / 'run', 7)
   kept, = (tmp_path / 'run/progress').iterdir()
   assert kept.name == 'stream.000000006'  # before the first task returns
@@ -244,7 +215,7 @@ def test_what_was_committed_is_recognised_after_a_stop(clear, tmp_path):
 def test_stopped_without_saved_progress(whole, tmp_path):
   config = short(progress_seconds=1000.)
   folder = tmp_path / 'run'
-  with pytest.raises(Stopped):
+  with pytest.raises(tiny.Stopped):
     learn(config, folder, 8)
   assert not list((folder / 'progress').iterdir())
   assert len(tiny.bits(folder)) == 2
@@ -259,7 +230,7 @@ def killed_at(monkeypatch, nth):
   def tick():
     left[0] -= 1
     if not left[0]:
-      raise Stopped
+      raise tiny.Stopped
   for module, name in ((checkpoint, 'save'), (workdir_lib, 'append_line'),
                        (checkpoint, 'remove_all')):
     def around(*args, write=getattr(module, name), **kwargs):
@@ -280,7 +251,7 @@ def test_killed_again_and_again(whole, tmp_path, monkeypatch, stride):
       try:
         learn(short(), folder)
         break
-      except Stopped:
+      except tiny.Stopped:
         kills += 1
     assert before.items() <= tiny.bits(folder).items()
     assert kills < 50
@@ -309,7 +280,7 @@ def test_a_lost_mask_is_learned_again(whole, tmp_path):
 
 def test_a_mask_that_saved_progress_needs_is_learned_again(whole, tmp_path):
   folder = tmp_path / 'run'
-  with pytest.raises(Stopped):
+  with pytest.raises(tiny.Stopped):
     learn(short(), folder, 5)
   shutil.rmtree(folder / 'tasks' / name_of(0))
   learn(short(), folder)

@@ -10,6 +10,7 @@ three supermasks that are told apart clearly, and coefficients over them;
 `tests/tiny.py:stream` shows the three tasks twice, without their names.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -27,10 +28,14 @@ from orbax.checkpoint import v1 as ocp
 
 from mtl_jax import checkpoint
 from mtl_jax import config as config_lib
+from mtl_jax import evaluate
 from mtl_jax import experiment
 from mtl_jax import models
+from mtl_jax import system as system_lib
+from mtl_jax import train
 from mtl_jax import workdir as workdir_lib
 from mtl_jax.data import sources
+from mtl_jax.data import suites
 from mtl_jax.models import mlp
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -141,6 +146,54 @@ def only(*phases, kind='lenet', **changes):
 def learn(config, folder):
   """Runs a config in this process; returns its summary."""
   return experiment.run(config, folder, quiet=True)
+
+
+class Stopped(Exception):
+  """Stands for a kill, within this process."""
+
+
+def prepared(config):
+  """Suite, data and backbone; with them what was compiled is kept too."""
+  return _prepared(dataclasses.replace(
+      make('few'), suite=config.suite, backbone=config.backbone,
+      seed=config.seed))
+
+
+@functools.lru_cache(maxsize=None)
+def _prepared(config):
+  suite = suites.make(config.suite.kind, **dict(config.suite.options))
+  data = evaluate.Data()
+  return suite, data, experiment.make_backbone(
+      config, suite, data, workdir_lib.Workdir('/nowhere'))
+
+
+def train_alone(config, folder, stop=lambda seen: False, suite=None):
+  """`experiment.run` without all that follows training.
+
+  Args:
+    config: of the run.
+    folder: of the run.
+    stop: whether to raise `Stopped`, from all (task, steps) so far.
+    suite: in place of the config's.
+
+  Returns:
+    (train.Run, those (task, steps)).
+  """
+  known, data, backbone = prepared(config)
+  work, seen = workdir_lib.Workdir(folder), []
+
+  def advance(count, name):
+    seen.append((name, count))
+    if stop(seen):
+      raise Stopped
+  experiment.check_config(work, config)
+  work.prepare()
+  experiment.claim(work, config, backbone, '')
+  run = train.Run(config, suite or known, backbone, data, work,
+                  system_lib.System(work, backbone), advance)
+  for phase in config.phases:
+    experiment.learn_phase(run, phase)
+  return run, seen
 
 
 @functools.lru_cache(maxsize=None)

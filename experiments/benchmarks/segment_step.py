@@ -12,11 +12,13 @@ import functools
 import math
 import os
 import pathlib
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 
 import timing
 from mtl_jax import methods
@@ -24,6 +26,7 @@ from mtl_jax import models
 from mtl_jax import rounds
 from mtl_jax import steps
 from mtl_jax.data import transforms
+from mtl_jax.models import convolution
 
 SHAPE = (32, 32, 1)
 SPEC = (transforms.normalise(.5, .25),)
@@ -96,6 +99,15 @@ def round_step(form: str, active: int, width: int, count: int, batch: int,
       chunk(source, tasks, state, (order, index)))
 
 
+def with_lax_gradients(run):
+  """`run`, not called yet, with `lax`'s own gradients of convolutions."""
+  plain = functools.partial(lax.conv_general_dilated,
+                            dimension_numbers=convolution.LAYOUT)
+  with mock.patch.object(convolution, 'convolve', plain):
+    run()
+  return run
+
+
 def cases(active: int, width: int, count: int, batch: int) -> list:
   """All rows; the ordinary network has as many multiply-adds as a path."""
   steps_of = functools.partial(own_step, count=count, batch=batch)
@@ -105,6 +117,10 @@ def cases(active: int, width: int, count: int, batch: int) -> list:
   for form in ('loop', 'fused'):
     found.append(timing.Case(f'path, {form}', steps_of(form, active, width),
                              count, ordinary, 1.3))
+  found.append(timing.Case(
+      "path, loop, lax's gradients",
+      with_lax_gradients(steps_of('loop', active, width)), count,
+      'path, loop'))
   for form in ('loop', 'fused'):
     found.append(timing.Case(
         f'in rounds, {form}', round_step(form, active, width, count, batch),
@@ -124,7 +140,7 @@ def measure(active: int, width: int, count: int, batch: int,
                       group=f'N = {active}, width {width}, batch {batch}, '
                       f'{jax.default_backend()}',
                       load=[before, os.getloadavg()[0]]))
-    print(f'{row["name"]:20s} {row["ms_median"]:9.2f} ms '
+    print(f'{row["name"]:28s} {row["ms_median"]:9.2f} ms '
           + (f'{row["ratio"]:6.2f}x' if 'ratio' in row else ''), flush=True)
   return lines
 

@@ -15,128 +15,24 @@
     load('text:imdb_reviews@5000x64') ... other numbers of words
     from_arrays('mine', images, labels)
 
-Splits, the same on every machine for ever:
-
-  * Official train and test where they exist. Validation is the official one,
-    or else 10 % of train, at most 5,000: the first of
-    `np.random.RandomState(0).permutation(len(train))`. MNIST has 55,000 /
-    5,000 / 10,000.
-  * No test split (digits, arrays, folders): the first 20 % of
-    `np.random.RandomState(0).permutation(n)` are test, the next 10 % of the
-    rest (at most 5,000) validation.
-  * A set whose train and test have no class in common (Omniglot: other
-    characters, other alphabets) can't be classified as it is: its splits are
-    pooled, train first, and divided as if it had none.
-  * TFDS sets with a validation but no labelled test split: validation is the
-    test.
-  * '!FEATURE': all splits are pooled, train first, then validation and test,
-    and divided within each value of the feature: a tenth (at least one image)
-    is test, another validation. In Omniglot each of the 1,623 characters
-    ('label') has 20 drawings: 2 are test, 2 validation, 16 train.
-
-Within a split the original order stays. What stands twice in the original
-data stays too; `leaks` counts it.
+How they are divided into train, validation and test: see `splits`.
 """
 
-import dataclasses
 import functools
-import hashlib
 import logging
 import os
-from typing import NamedTuple
 
 import numpy as np
 
 from mtl_jax.data import cache
 from mtl_jax.data import official
 from mtl_jax.data import readers
+from mtl_jax.data import splits
 from mtl_jax.data import tables
 
-
-class Arrays(NamedTuple):
-  """One split.
-
-  Attributes:
-    images: uint8 [n, H, W, C]; or float32 [n, features] of a table; or int32
-      [n, length], tokens of texts.
-    labels: int32 [n]; or float32 [n, targets] of a regression.
-  """
-
-  images: np.ndarray
-  labels: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Source:
-  """A data set in memory; its arrays can't be written to.
-
-  Attributes:
-    name: what `load` was given.
-    version: of the original data.
-    classes: int; labels lie in [0, classes). Of a regression, its targets.
-    train, valid, test: `Arrays` of one image shape.
-
-  Raises:
-    ValueError: wrong type, rank, length or label, naming source and split.
-  """
-
-  name: str
-  version: str
-  classes: int
-  train: Arrays
-  valid: Arrays
-  test: Arrays
-
-  def __post_init__(self):
-    for split in ('train', 'valid', 'test'):
-      where = f'source {self.name!r}, split {split!r}'
-      images, labels = (np.asarray(a) for a in getattr(self, split))
-      _check(where, images, labels, self.classes)
-      if images.shape[1:] != np.shape(self.train[0])[1:]:
-        raise ValueError(f'{where}: images are {images.shape[1:]} but those '
-                         f'of train are {np.shape(self.train[0])[1:]}')
-      views = images.view(), labels.view()
-      for view in views:
-        view.flags.writeable = False
-      object.__setattr__(self, split, Arrays(*views))
-
-  @property
-  def image_shape(self):
-    """(H, W, C) of every image; (features,) or (length,) of others."""
-    return tuple(self.train.images.shape[1:])
-
-  @property
-  def regression(self):
-    """Whether labels are numbers and not classes."""
-    return self.train.labels.dtype == np.float32
-
-  @property
-  def tokens(self):
-    """Whether inputs are tokens of texts."""
-    return self.train.images.dtype == np.int32
-
-
-def _check(where, images, labels, classes):
-  if images.dtype in (np.float32, np.int32) and images.ndim == 2:
-    if images.dtype == np.float32 and not np.isfinite(images).all():
-      raise ValueError(f'{where}: features are not finite')
-  elif images.dtype != np.uint8 or images.ndim != 4:
-    raise ValueError(
-        f'{where}: images must be uint8 [n, H, W, C], not {images.dtype} '
-        f'{list(images.shape)}; scale to 0..255, then .astype(np.uint8)')
-  if labels.dtype == np.float32 and labels.shape == (len(images), classes):
-    if not len(labels) or not np.isfinite(labels).all():
-      raise ValueError(f'{where}: there are no targets, or not finite ones')
-    return
-  if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
-    raise ValueError(f'{where}: labels must be int32 [{len(images)}], one per '
-                     f'image, not {labels.dtype} {list(labels.shape)}')
-  if not len(images):
-    raise ValueError(f'{where}: there are no images')
-  wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-  if len(wrong):
-    raise ValueError(f'{where}: label {labels[wrong[0]]} in row {wrong[0]} is '
-                     f'not in [0, {classes}); {len(wrong)} such rows')
+Arrays = splits.Arrays
+Source = splits.Source
+leaks = splits.leaks
 
 
 def load(name, cache_dir=None, tfds_dir=None):
@@ -223,13 +119,13 @@ def from_arrays(name, images, labels, classes=None, test=None, valid=None,
   >>> [len(split.labels) for split in (source.train, source.valid, source.test)]
   [72, 8, 20]
   """
-  splits = {'train': (images, labels), 'test': test, 'valid': valid}
-  splits = {split: _arrays(f'source {name!r}, split {split!r}', *pair)
-            for split, pair in splits.items() if pair is not None}
+  parts = {'train': (images, labels), 'test': test, 'valid': valid}
+  parts = {split: _arrays(f'source {name!r}, split {split!r}', *pair)
+           for split, pair in parts.items() if pair is not None}
   if classes is None:
     classes = 1 + max(int(np.max(pair.labels, initial=0))
-                      for pair in splits.values())
-  return _divide(name, version, classes, **splits)
+                      for pair in parts.values())
+  return splits.divide(name, version, classes, **parts)
 
 
 def from_table(name, features, targets, version='1'):
@@ -247,7 +143,8 @@ def from_table(name, features, targets, version='1'):
     too.
   """
   features, targets = (np.asarray(a, np.float32) for a in (features, targets))
-  raw = _divide(name, version, targets.shape[1], Arrays(features, targets))
+  raw = splits.divide(name, version, targets.shape[1],
+                      Arrays(features, targets))
   parts = (raw.train, raw.valid, raw.test)
   inputs = tables.scaled(*(part.images for part in parts))
   answers = tables.scaled(*(part.labels for part in parts))
@@ -272,20 +169,7 @@ def from_texts(name, train, test=None, words=tables.WORDS,
                            np.asarray(pair[1], np.int32))
            for pair in (train, test)]
   classes = 1 + max(int(pair.labels.max()) for pair in pairs if pair)
-  return _divide(name, version, classes, pairs[0], test=pairs[1])
-
-
-def leaks(source):
-  """How many test images also stand in train or validation, pixel by pixel.
-
-  >>> leaks(from_arrays('same', np.zeros((10, 2, 2), np.uint8), np.arange(10)))
-  2
-  """
-  def digests(images):
-    return [hashlib.blake2b(i.tobytes(), digest_size=16).digest()
-            for i in images]
-  known = set(digests(source.train.images)) | set(digests(source.valid.images))
-  return sum(digest in known for digest in digests(source.test.images))
+  return splits.divide(name, version, classes, pairs[0], test=pairs[1])
 
 
 def _arrays(where, images, labels):
@@ -297,43 +181,6 @@ def _arrays(where, images, labels):
   if np.any(narrow != labels):
     raise ValueError(f'{where}: a label does not fit int32')
   return Arrays(images[..., None] if images.ndim == 3 else images, narrow)
-
-
-def _divide(name, version, classes, train, valid=None, test=None):
-  """Splits off what is missing, as the module says."""
-  order = np.random.RandomState(0).permutation(len(train.labels))
-  tests = 0 if test else max(1, len(order) // 5)
-  valids = 0 if valid else max(1, min(5000, (len(order) - tests) // 10))
-  if 0 < tests + valids >= len(order):
-    raise ValueError(f'source {name!r}: {len(order)} images are too few to '
-                     'split off validation and test')
-
-  def part(rows):
-    rows = np.sort(rows)
-    return Arrays(train.images[rows], train.labels[rows])
-  test = test or part(order[:tests])
-  valid = valid or part(order[tests:tests + valids])
-  if tests or valids:
-    train = part(order[tests + valids:])
-  return Source(name, version, classes, train, valid, test)
-
-
-def _divide_within(name, version, classes, whole, groups):
-  """Divides each group of rows into train, validation and test alike."""
-  order = np.random.RandomState(0).permutation(len(groups))
-  order = order[np.argsort(groups[order], kind='stable')]
-  _, start, sizes = np.unique(groups[order], return_index=True,
-                              return_counts=True)
-  if sizes.min() < 3:
-    raise ValueError(f'source {name!r}: a group of {sizes.min()} images is too '
-                     'small for train, validation and test')
-  place = np.arange(len(order)) - np.repeat(start, sizes)
-  tenth = np.repeat(np.maximum(1, sizes // 10), sizes)
-  which = np.where(place < tenth, 'test',
-                   np.where(place < 2 * tenth, 'valid', 'train'))
-  rows = {s: np.sort(order[which == s]) for s in ('train', 'valid', 'test')}
-  return Source(name, version, classes, **{
-      s: Arrays(whole.images[r], whole.labels[r]) for s, r in rows.items()})
 
 
 def _digits():
@@ -348,9 +195,9 @@ def _digits():
 
 
 def _folder(name, root, size, cache_dir):
-  version, classes, splits = readers.folder(name, root, size, cache_dir)
-  return _divide(name, version, classes,
-                 **{k: Arrays(*v) for k, v in splits.items()})
+  version, classes, parts = readers.folder(name, root, size, cache_dir)
+  return splits.divide(name, version, classes,
+                       **{k: Arrays(*v) for k, v in parts.items()})
 
 
 def _tfds(name, base, size, cache_dir, tfds_dir):
@@ -359,15 +206,15 @@ def _tfds(name, base, size, cache_dir, tfds_dir):
     return _within(name, *base.split('!', 1), size, cache_dir, tfds_dir)
   version, classes, found = readers.tfds(name, base, size, cache_dir, tfds_dir,
                                          sorted(REGISTRY))
-  splits = {k: Arrays(*v) for k, v in found.items()}
-  if 'test' not in splits and 'valid' in splits:
-    splits['test'] = splits.pop('valid')
-  if 'test' in splits and not np.isin(splits['test'].labels,
-                                      splits['train'].labels).any():
+  parts = {k: Arrays(*v) for k, v in found.items()}
+  if 'test' not in parts and 'valid' in parts:
+    parts['test'] = parts.pop('valid')
+  if 'test' in parts and not np.isin(parts['test'].labels,
+                                     parts['train'].labels).any():
     logging.info('%s: train and test have no class in common; pooled.', name)
-    pooled = zip(splits['train'], splits.pop('test'))
-    splits['train'] = Arrays(*(np.concatenate(pair) for pair in pooled))
-  return _divide(name, version, classes, **splits)
+    pooled = zip(parts['train'], parts.pop('test'))
+    parts['train'] = Arrays(*(np.concatenate(pair) for pair in pooled))
+  return splits.divide(name, version, classes, **parts)
 
 
 def _official(name, task, size, cache_dir, tfds_dir):
@@ -398,7 +245,7 @@ def _within(name, base, feature, size, cache_dir, tfds_dir):
                                     np.concatenate(labels))
   version, classes, whole = read(base)
   groups = read(f'{base.partition(":")[0]}:{feature}')[2].labels
-  return _divide_within(name, version, classes, whole, groups)
+  return splits.divide_within(name, version, classes, whole, groups)
 
 
 # Name -> function of no arguments that returns a `Source`.

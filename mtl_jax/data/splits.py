@@ -1,0 +1,191 @@
+"""Train, validation and test: what a `Source` is, and how it is divided.
+
+Splits, the same on every machine for ever:
+
+  * Official train and test where they exist. Validation is the official one,
+    or else 10 % of train, at most 5,000: the first of
+    `np.random.RandomState(0).permutation(len(train))`. MNIST has 55,000 /
+    5,000 / 10,000.
+  * No test split (digits, arrays, folders): the first 20 % of
+    `np.random.RandomState(0).permutation(n)` are test, the next 10 % of the
+    rest (at most 5,000) validation.
+  * A set whose train and test have no class in common (Omniglot: other
+    characters, other alphabets) can't be classified as it is: its splits are
+    pooled, train first, and divided as if it had none.
+  * TFDS sets with a validation but no labelled test split: validation is the
+    test.
+  * '!FEATURE': all splits are pooled, train first, then validation and test,
+    and divided within each value of the feature: a tenth (at least one image)
+    is test, another validation. In Omniglot each of the 1,623 characters
+    ('label') has 20 drawings: 2 are test, 2 validation, 16 train.
+
+Within a split the original order stays. What stands twice in the original
+data stays too; `leaks` counts it.
+"""
+
+import dataclasses
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Arrays(NamedTuple):
+  """One split.
+
+  Attributes:
+    images: uint8 [n, H, W, C]; or float32 [n, features] of a table; or int32
+      [n, length], tokens of texts.
+    labels: int32 [n]; or float32 [n, targets] of a regression.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+  """A data set in memory; its arrays can't be written to.
+
+  Attributes:
+    name: what `load` was given.
+    version: of the original data.
+    classes: int; labels lie in [0, classes). Of a regression, its targets.
+    train, valid, test: `Arrays` of one image shape.
+
+  Raises:
+    ValueError: wrong type, rank, length or label, naming source and split.
+  """
+
+  name: str
+  version: str
+  classes: int
+  train: Arrays
+  valid: Arrays
+  test: Arrays
+
+  def __post_init__(self):
+    for split in ('train', 'valid', 'test'):
+      where = f'source {self.name!r}, split {split!r}'
+      images, labels = (np.asarray(a) for a in getattr(self, split))
+      _check(where, images, labels, self.classes)
+      if images.shape[1:] != np.shape(self.train[0])[1:]:
+        raise ValueError(f'{where}: images are {images.shape[1:]} but those '
+                         f'of train are {np.shape(self.train[0])[1:]}')
+      views = images.view(), labels.view()
+      for view in views:
+        view.flags.writeable = False
+      object.__setattr__(self, split, Arrays(*views))
+
+  @property
+  def image_shape(self):
+    """(H, W, C) of every image; (features,) or (length,) of others."""
+    return tuple(self.train.images.shape[1:])
+
+  @property
+  def regression(self):
+    """Whether labels are numbers and not classes."""
+    return self.train.labels.dtype == np.float32
+
+  @property
+  def tokens(self):
+    """Whether inputs are tokens of texts."""
+    return self.train.images.dtype == np.int32
+
+
+def _check(where, images, labels, classes):
+  if images.dtype in (np.float32, np.int32) and images.ndim == 2:
+    if images.dtype == np.float32 and not np.isfinite(images).all():
+      raise ValueError(f'{where}: features are not finite')
+  elif images.dtype != np.uint8 or images.ndim != 4:
+    raise ValueError(
+        f'{where}: images must be uint8 [n, H, W, C], not {images.dtype} '
+        f'{list(images.shape)}; scale to 0..255, then .astype(np.uint8)')
+  if labels.dtype == np.float32 and labels.shape == (len(images), classes):
+    if not len(labels) or not np.isfinite(labels).all():
+      raise ValueError(f'{where}: there are no targets, or not finite ones')
+    return
+  if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
+    raise ValueError(f'{where}: labels must be int32 [{len(images)}], one per '
+                     f'image, not {labels.dtype} {list(labels.shape)}')
+  if not len(images):
+    raise ValueError(f'{where}: there are no images')
+  wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+  if len(wrong):
+    raise ValueError(f'{where}: label {labels[wrong[0]]} in row {wrong[0]} is '
+                     f'not in [0, {classes}); {len(wrong)} such rows')
+
+
+def leaks(source):
+  """How many test images also stand in train or validation, pixel by pixel.
+
+  >>> same = Arrays(np.zeros((10, 2, 2, 1), np.uint8), np.zeros(10, np.int32))
+  >>> leaks(divide('same', '1', 1, same))
+  2
+  """
+  def digests(images):
+    return [hashlib.blake2b(i.tobytes(), digest_size=16).digest()
+            for i in images]
+  known = set(digests(source.train.images)) | set(digests(source.valid.images))
+  return sum(digest in known for digest in digests(source.test.images))
+
+
+def divide(name, version, classes, train, valid=None, test=None):
+  """Splits off what is missing, as the module says.
+
+  Args:
+    name, version, classes: of the `Source`.
+    train: `Arrays`; what is missing is taken from it.
+    valid, test: `Arrays`, or `None`.
+
+  Returns:
+    A `Source`.
+
+  Raises:
+    ValueError: too few images.
+  """
+  order = np.random.RandomState(0).permutation(len(train.labels))
+  tests = 0 if test else max(1, len(order) // 5)
+  valids = 0 if valid else max(1, min(5000, (len(order) - tests) // 10))
+  if 0 < tests + valids >= len(order):
+    raise ValueError(f'source {name!r}: {len(order)} images are too few to '
+                     'split off validation and test')
+
+  def part(rows):
+    rows = np.sort(rows)
+    return Arrays(train.images[rows], train.labels[rows])
+  test = test or part(order[:tests])
+  valid = valid or part(order[tests:tests + valids])
+  if tests or valids:
+    train = part(order[tests + valids:])
+  return Source(name, version, classes, train, valid, test)
+
+
+def divide_within(name, version, classes, whole, groups):
+  """Divides each group of rows into train, validation and test alike.
+
+  Args:
+    name, version, classes: of the `Source`.
+    whole: `Arrays` of n images.
+    groups: integers [n].
+
+  Returns:
+    A `Source`.
+
+  Raises:
+    ValueError: a group of fewer than three images.
+  """
+  order = np.random.RandomState(0).permutation(len(groups))
+  order = order[np.argsort(groups[order], kind='stable')]
+  _, start, sizes = np.unique(groups[order], return_index=True,
+                              return_counts=True)
+  if sizes.min() < 3:
+    raise ValueError(f'source {name!r}: a group of {sizes.min()} images is too '
+                     'small for train, validation and test')
+  place = np.arange(len(order)) - np.repeat(start, sizes)
+  tenth = np.repeat(np.maximum(1, sizes // 10), sizes)
+  which = np.where(place < tenth, 'test',
+                   np.where(place < 2 * tenth, 'valid', 'train'))
+  rows = {s: np.sort(order[which == s]) for s in ('train', 'valid', 'test')}
+  return Source(name, version, classes, **{
+      s: Arrays(whole.images[r], whole.labels[r]) for s, r in rows.items()})

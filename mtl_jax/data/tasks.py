@@ -1,0 +1,121 @@
+"""Tasks of a suite, and where their images lie in a source."""
+
+import dataclasses
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from mtl_jax.data import transforms
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """One task: which images, what is done to them, and its labels.
+
+  Attributes:
+    name: unique in its suite; fit for a folder's name.
+    index: place in its suite.
+    source: name for `sources.load`.
+    transforms: tuple of `transforms.Transform`.
+    labels: the source's classes that are kept, which become 0, 1, ... in
+      this order; None keeps all as they are. -1 stands in the place of an
+      output that only other tasks' classes have.
+    classes: among how many outputs its answer is chosen; of a regression,
+      the number of its targets.
+    regression: whether the answer is a number (or several) and not a class.
+  """
+
+  name: str
+  index: int
+  source: str
+  transforms: tuple[transforms.Transform, ...]
+  labels: tuple[int, ...] | None
+  classes: int
+  regression: bool = False
+
+  def __post_init__(self):
+    if not re.fullmatch(r'\w[\w.-]*', self.name):
+      raise ValueError(f'task name {self.name!r} may hold only letters, '
+                       'digits, "_", "-" and "."')
+    kept = [label for label in self.labels or () if label != -1]
+    if self.labels is not None and (
+        len(set(kept)) != len(kept) or not kept
+        or len(self.labels) != self.classes):
+      raise ValueError(f'task {self.name!r}: labels {self.labels} must be '
+                       f'{self.classes} different classes')
+
+
+class View(NamedTuple):
+  """Where a task's images lie in its source."""
+
+  train: np.ndarray  # int32 [n], rows of source.train
+  valid: np.ndarray  # int32 [n], rows of source.valid
+  test: np.ndarray  # int32 [n], rows of source.test
+  label_map: np.ndarray  # int32 [source.classes], -1 for others' classes
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+  """Tasks in the order in which they arrive."""
+
+  name: str
+  tasks: tuple[Task, ...]
+
+  def __post_init__(self):
+    seen = set()
+    for i, task in enumerate(self.tasks):
+      if task.name in seen:
+        raise ValueError(f'suite {self.name!r} has two tasks {task.name!r}')
+      if task.index != i:
+        raise ValueError(f'suite {self.name!r}: task {task.name!r} stands at '
+                         f'{i} but says {task.index}')
+      seen.add(task.name)
+
+
+def view(task, source):
+  """The rows of the source that belong to a task, and its label map.
+
+  Args:
+    task: `Task`.
+    source: the `sources.Source` that `task.source` names.
+
+  Returns:
+    A `View`; a row's label in the task is `label_map[labels[row]]`.
+
+  Raises:
+    ValueError: another source, unknown classes, or a split without images.
+
+  >>> from mtl_jax.data import sources
+  >>> task = Task('pair', 0, 'digits', (), (3, 2), 2)
+  >>> view(task, sources.load('digits')).label_map.tolist()
+  [-1, -1, 1, 0, -1, -1, -1, -1, -1, -1]
+  """
+  if task.source != source.name:
+    raise ValueError(f'task {task.name!r} is of source {task.source!r}, not '
+                     f'{source.name!r}')
+  kept = range(source.classes) if task.labels is None else task.labels
+  if len(kept) != task.classes or not all(
+      -1 <= label < source.classes for label in kept):
+    raise ValueError(f'task {task.name!r} has {task.classes} classes '
+                     f'{list(kept)[:20]}, but source {source.name!r} has '
+                     f'{source.classes}')
+  label_map = np.full(source.classes, -1, np.int32)
+  for output, label in enumerate(kept):
+    if label != -1:
+      label_map[label] = output
+  if task.regression != source.regression:
+    raise ValueError(f'task {task.name!r} and source {source.name!r} disagree '
+                     'on whether this is a regression')
+  if source.regression:
+    return View(*(np.arange(len(getattr(source, split).labels), dtype=np.int32)
+                  for split in ('train', 'valid', 'test')),
+                label_map=np.zeros(0, np.int32))
+  rows = {}
+  for split in ('train', 'valid', 'test'):
+    found = np.flatnonzero(label_map[getattr(source, split).labels] >= 0)
+    if not len(found):
+      raise ValueError(f'task {task.name!r} has no images in split {split!r} '
+                       f'of source {source.name!r}')
+    rows[split] = found.astype(np.int32)
+  return View(**rows, label_map=label_map)
