@@ -123,3 +123,26 @@ def robustness() -> str:
       [[kind, name] + [collected.spread([100 * row[i] for row in rows], 1)
                        for i in range(6)]
        for (kind, name), rows in values.items()])
+
+
+def stand_in() -> str:
+  """One epoch of the CIFAR-100 config on drawn images of CIFAR's shapes."""
+  found = collected.runs(collected.HERE / 'part', 'stand_in_cifar100')
+  if not found:
+    return NONE
+  run = found[0]
+  own = [t for t in run['tasks'] if t['phase'] == 'part']
+  steps = sum(t['steps'] for t in own)
+  stored = sum(t['bytes']['values'] for t in own)
+  seconds = max(t['seconds'] for t in own)
+  rows = [['steps of the epoch, all ten tasks', f'{steps:,}'],
+          ['seconds of the epoch', f'{seconds:,.0f}'],
+          ['weights of all modules and heads on a path, x 4 bytes',
+           f'{stored:,}'],
+          ['bytes on disk of all ten tasks',
+           f'{sum(t["bytes"]["stored"] for t in own):,}'],
+          ['test accuracy on the drawn classes, mean %', '{:.2f}'.format(
+              collected.phase_accuracy(run)['part'])]]
+  return collected.markdown(['measured', ''], rows) + (
+      f'\n\nOne run. {collected.command(run)} on {collected.where(found)}, '
+      f'commit {collected.commits(found)}.')

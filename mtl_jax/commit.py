@@ -135,9 +135,11 @@ def _measure(run, entry, method, impression, shared, known) -> dict:
     unlearned = _unlearned(method, group[0].key(run.config.seed),
                            backbone.params, shared, entry.route,
                            plan.init_route(group))
-    accuracy |= {
-        'backbone': on(backbone.params, backbone.stats, 'test').accuracy,
-        'before': on(unlearned, backbone.stats, 'test').accuracy}
+    same, accuracies = (entry.tasks, entry.phase.loss), run.data.unlearned
+    if same not in accuracies:
+      accuracies[same] = on(backbone.params, backbone.stats, 'test').accuracy
+    accuracy |= {'backbone': accuracies[same],
+                 'before': on(unlearned, backbone.stats, 'test').accuracy}
   return {
       'accuracy': accuracy,
       'loss': {'valid': round(valid.loss, 6), 'test': round(test.loss, 6)}}

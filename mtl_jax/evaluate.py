@@ -37,12 +37,17 @@ class Data:
 
   Images are fitted to the suite's shape once, when they are put there; what
   is left of a task's transforms runs with every batch.
+
+  Attributes:
+    unlearned: the backbone's own accuracy by (tasks, loss), which is the same
+      in all phases.
   """
 
   def __init__(self):
     self.source = functools.lru_cache(maxsize=None)(sources.load)
     self.task_arrays = functools.lru_cache(maxsize=4)(self._task_arrays)
     self._on_device = functools.lru_cache(maxsize=None)(self._put)
+    self.unlearned: dict[tuple, float | None] = {}
 
   def view(self, task: suites.Task) -> suites.View:
     return suites.view(task, self.source(task.source))

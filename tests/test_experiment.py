@@ -6,6 +6,7 @@ import pytest
 import tiny
 
 from mtl_jax import checkpoint
+from mtl_jax import evaluate
 from mtl_jax import experiment
 from mtl_jax import train
 from mtl_jax import workdir as workdir_lib
@@ -138,3 +139,24 @@ def test_images_of_different_shapes_are_refused(tmp_path):
   with pytest.raises(ValueError, match='digits and blobs have inputs of diff'):
     experiment.run(config, tmp_path / 'run', quiet=True)
   assert not (tmp_path / 'run').exists()
+
+
+def test_the_backbone_is_measured_once_for_all_phases(tmp_path, monkeypatch):
+  tiny.make('norm')  # registers its network
+  basis = tiny.get_config('norm').phases.basis.to_dict()
+  config = tiny.only('basis', kind='norm', seed=5, phases=dict(
+      basis=basis, again=dict(basis, control=True)),
+                     schedule=('basis', 'again'))
+  measured, score = [], evaluate.score_entry
+  backbone = tiny.prepared(config)[2]
+
+  def watch(network, params, stats, data, entry, split, batch_size):
+    measured.append((entry.name, split, params is backbone.params))
+    return score(network, params, stats, data, entry, split, batch_size)
+  monkeypatch.setattr(evaluate, 'score_entry', watch)
+  tiny.train_alone(config, tmp_path / 'run')
+  own = [name for name, split, untouched in measured if untouched]
+  assert own == ['permuted-00', 'permuted-01']
+  known = [line['accuracy']['backbone'] for line in lines(tmp_path / 'run',
+                                                          'task')]
+  assert len(known) == 4 and known[:2] == known[2:]
