@@ -115,6 +115,10 @@ def others() -> str:
   if found:
     rows.append(['Fashion-MNIST, after six alphabets',
                  _tested(found, 'newcomer', 'fashion_mnist'), ''])
+  root = collected.runs(FOLDER, 'root')
+  if root:
+    rows.append(['Omniglot, our splits: the root itself',
+                 _tested(root, 'root', 'omniglot'), ''])
   leaking = collected.runs(FOLDER, 'leaking')
   if leaking:
     rows.append(['Omniglot, official splits: **every test image is a training '
