@@ -3,10 +3,12 @@
 import collected
 
 from mtl_jax import metrics
+from mtl_jax import report_search
 
 FOLDER = collected.HERE / 'munet'
 # Test accuracy in the sample output of the official analysis notebook
-# (ViT-Ti, characters); its root was pretrained on ImageNet-21k.
+# (ViT-Ti, characters); which configuration made it is not known, presumably
+# one whose root was pretrained on ImageNet-21k.
 NOTEBOOK = {'mnist': 96.81, 'kmnist': 82.05, 'cmaterdb-bangla': 85.5,
             'cmaterdb-devanagari': 82.4, 'cmaterdb-telugu': 86.2}
 NOT_YET = 'No run has been collected yet: `./run.sh` makes them.'
@@ -18,6 +20,10 @@ def _final(run: dict, phase: str) -> dict[str, dict]:
           if t['phase'] == phase and not t['repeat']}
 
 
+def _paths(run: dict, phase: str) -> list[dict]:
+  return [t for t in run['tasks'] if t['phase'] == phase]
+
+
 def _tested(found: list[dict], phase: str, task: str) -> str:
   return collected.spread([
       100 * _final(r, phase)[task]['accuracy']['test'] for r in found])
@@ -27,8 +33,8 @@ def headline() -> list[list[str]]:
   """Rows of the main README's table."""
   rows = []
   for prefix, title in (
-      ('preliminary', 'three alphabets of CMATERdb from a random root'),
-      ('characters', 'six alphabets in a row, twice')):
+      ('preliminary', 'one set of digits under three names, random root'),
+      ('characters', 'four sets of characters in a row, twice')):
     found = collected.runs(FOLDER, prefix)
     if found:
       rows.append(['mu2Net', title, collected.spread([
@@ -49,7 +55,11 @@ def preliminary() -> str:
         task + (' (private)' if own[0]['search']['private'] else ''),
         _tested(found, 'grow', task), collected.spread([
             100 * t['search']['quality'] for t in own]),
-        *_cost_cells(own)])
+        *_cost_cells(
+            own, [report_search.introduced(_paths(r, 'grow'))[task]
+                  for r in found],
+            [sum(t['bytes']['stored'] for t in _paths(r, 'grow')
+                 if t['task'] == task) for r in found])])
   return collected.markdown(
       ['task', 'test accuracy, %', 'validation, %', *_COSTS], rows
   ) + _origin(found)
@@ -59,14 +69,15 @@ _COSTS = ('weights of the path', 'introduced by the task', 'blocks',
           'bytes written at its commits')
 
 
-def _cost_cells(own: list[dict]) -> list[str]:
+def _cost_cells(own: list[dict], new: list[int],
+                stored: list[int]) -> list[str]:
   mean = lambda values: f'{metrics.mean_and_std(values)[0]:,.0f}'
   return [mean([t['search']['weights'] for t in own]),
-          mean([t['search']['new_weights'] for t in own]),
+          mean(new),
           ', '.join(str(sum(c[0].startswith('encoderblock')
                             for c in t['search']['components']))
                     for t in own),
-          mean([t['bytes']['stored'] for t in own])]
+          mean(stored)]
 
 
 def characters() -> str:
@@ -85,27 +96,13 @@ def characters() -> str:
                                                 for r in found])
                               for phase in columns])
   rows.append(['weights added per task', ''] + [collected.spread(
-      [metrics.mean_and_std([_added(r, phase, task)
-                             for task in _final(r, phase)])[0]
-       for r in found], 0) for phase in columns])
+      [metrics.mean_and_std(list(report_search.introduced(
+          _paths(r, phase)).values()))[0] for r in found], 0)
+                                                for phase in columns])
   return collected.markdown(
       ['task', 'official notebook, %', *(f'{title}, %'
                                          for title in columns.values())], rows
   ) + _origin(found)
-
-
-def _added(run: dict, phase: str, task: str) -> int:
-  """Weights that a task's last path uses and that it trained itself."""
-  owner: dict[str, str] = {}
-  for record in run['tasks']:
-    if record['phase'] == phase or not record['control'] and (
-        phase in ('grow', 'newcomer')):
-      roots = set(record['search']['from_root'])
-      for name, identity, _ in record['search']['components']:
-        owner.setdefault(identity, '' if name in roots else record['task'])
-  return sum(weights for _, identity, weights in
-             _final(run, phase)[task]['search']['components']
-             if owner[identity] == task)
 
 
 def others() -> str:
@@ -113,7 +110,7 @@ def others() -> str:
   rows = []
   found = collected.runs(FOLDER, 'characters')
   if found:
-    rows.append(['Fashion-MNIST, after six alphabets',
+    rows.append(['Fashion-MNIST, after all of them',
                  _tested(found, 'newcomer', 'fashion_mnist'), ''])
   root = collected.runs(FOLDER, 'root')
   if root:

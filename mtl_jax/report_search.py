@@ -116,12 +116,15 @@ def quality(records, summary):
   colours, at = _colours(records), 0
   canvas, ax = drawing.axes(9.4, 3.6)
   named: set[str] = set()
+  quality_of: dict[str, float] = {}
   for record in paths:
     children = record['search']['children']
     best = [100 * max([0., *child['evals']]) for child in children]
-    kept = np.maximum.accumulate([
+    before = 100 * quality_of.get(record['task'], 0.)
+    kept = np.maximum.accumulate([before, *(
         value if child['improved'] else 0.
-        for value, child in zip(best, children)])
+        for value, child in zip(best, children))])[1:]
+    quality_of[record['task']] = record['search']['quality']
     x = at + np.arange(len(best))
     colour, task = colours[record['task']], record['task']
     ax.plot(x, best, 'o', color=colour, ms=3, alpha=.35)
@@ -144,7 +147,7 @@ def costs(records, summary):
   paths = _last(records)
   if not paths:
     return None
-  new = _introduced(records)
+  new = introduced(_grown(records))
   canvas, (left, right) = drawing.axes(9.4, 3.2, columns=2)
   x = np.arange(len(paths))
   total = np.array([r['search']['weights'] for r in paths]) / 1e6
@@ -166,15 +169,30 @@ def costs(records, summary):
                   'shares, the less it adds.')
 
 
-def _introduced(records) -> dict[str, int]:
-  """By task the weights in components of its last path that it trained."""
+def introduced(records) -> dict[str, int]:
+  """By task the weights that it brought into the tasks' last paths.
+
+  A component belongs to the task that trained it, or, where its last path has
+  it no more, to the first task that still uses it: the sum is the number of
+  weights that the last paths have and the root has not.
+
+  Args:
+    records: of the paths of one network in the order of their commits.
+  """
   owner: dict[str, str] = {}
-  for record in _grown(records):
+  for record in records:
     roots = set(record['search']['from_root'])
     for name, identity, _ in record['search']['components']:
       owner.setdefault(identity, '' if name in roots else record['task'])
-  return {r['task']: sum(c[2] for c in r['search']['components']
-                         if owner[c[1]] == r['task']) for r in _last(records)}
+  last = {r['task']: {c[1]: c[2] for c in r['search']['components']}
+          for r in records}
+  found = dict.fromkeys(last, 0)
+  for identity, task in owner.items():
+    users = [t for t, own in last.items() if identity in own]
+    if task and users:
+      user = task if task in users else users[0]
+      found[user] += last[user][identity]
+  return found
 
 
 def inheritance(records, summary):

@@ -1,5 +1,7 @@
 """Paths as impressions: what a search starts from, and what it leaves."""
 
+import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -28,18 +30,60 @@ def retained(run: Any, entry: plan.Entry) -> list[networks.Path]:
   found: dict[str, networks.Path] = {}
   if entry.phase.control:
     return [root]
+  seeds: list[tuple[str, str, str]] = []
   parts = {part.id: part for part in root.components.values()}
   for phase in run.config.phases:
     if phase.search is None or phase.control:
       continue
     for other in plan.entries(phase, run.suite):
       if other.name == entry.name:
-        return [root, *found.values()]
+        return [root, *reparented(list(found.values()), lines(seeds))]
       found.pop(other.task.name, None)
       path = stored_path(run, other, root)
+      seeds.append((path.name, path.parent or networks.ROOT,
+                    path.record['path']))
       parts = {part.id: part for part in path.components.values()} | parts
       found[other.task.name] = search_state.with_components(path, parts)
   raise AssertionError(f'{entry.name} is not in the plan')
+
+
+def lines(stored: Iterable[tuple[str, str, str]]) -> dict[str, str]:
+  """Of every stored path the one with which its line began.
+
+  Of one that its task kept, as no child was better, the name under which it
+  was stored again.
+
+  Args:
+    stored: (name, seed, name in its search) in the order of their commits.
+
+  >>> lines([('a~1', 'root', 'a~1#0.1'), ('b', 'a~1', 'b#0.0'),
+  ...        ('a', 'a~1', 'a~1')])
+  {'a~1': 'a', 'b': 'a~1', 'a': 'root'}
+  """
+  above: dict[str, str] = {}
+  for name, seed, path in stored:
+    above[name] = seed
+    if path in above:
+      above[name], above[path] = above[path], name
+  return above
+
+
+def reparented(paths: list[networks.Path],
+               above: dict[str, str]) -> list[networks.Path]:
+  """Paths whose parents are the nearest ones that are still there.
+
+  Args:
+    paths: the newest of every task.
+    above: see `lines`.
+  """
+  there = {networks.ROOT, *(path.name for path in paths)}
+
+  def parent(path):
+    name = above[path.name]
+    while name not in there:
+      name = above[name]
+    return name
+  return [dataclasses.replace(path, parent=parent(path)) for path in paths]
 
 
 def stored_path(run: Any, entry: plan.Entry,
@@ -50,7 +94,7 @@ def stored_path(run: Any, entry: plan.Entry,
   found = stored.metadata['record']['search']
   return networks.path_of(
       jax.tree.map(np.asarray, params), name=entry.name, task=entry.task.name,
-      parent=found['parent'], hyper=found['hyper'], score=found['score'],
+      parent=found['seed'], hyper=found['hyper'], score=found['score'],
       quality=found['quality'], record=found)
 
 
@@ -71,7 +115,6 @@ def record(run: Any, entry: plan.Entry, known: list[networks.Path],
   labels = run.data.source(entry.task.source).test.labels
   # A new head is all zeros: it answers with class 0.
   first = float(np.mean(view.label_map[labels[view.test]] == 0))
-  before = {part.id for path in known for part in path.components.values()}
   root = {part.id for part in known[0].components.values()}
   parts = list(best.components.values())
   others = [path for path in known if path.task != entry.task.name]
@@ -86,8 +129,6 @@ def record(run: Any, entry: plan.Entry, known: list[networks.Path],
       'components': [[part.name, part.id, part.weights] for part in parts],
       'from_root': [part.name for part in parts if part.id in root],
       'weights': sum(part.weights for part in parts),
-      'new_weights': sum(part.weights for part in parts
-                         if part.id not in before),
       'accounted': networks.accounted(best, [*others, best]), 'flops': flops}
   found |= {name: best.record[name] for name in (
       'generation', 'loss', 'evals', 'trained', 'changed')}

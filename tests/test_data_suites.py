@@ -1,5 +1,7 @@
 """Suites: which images, which labels, which transform; nothing shared."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -125,11 +127,14 @@ def test_datasets_end_in_one_shape_and_one_executable():
   assert shapes == {(5, 5, 1)}
 
 
-def test_datasets_reports_one_set_under_two_names(caplog):
+def test_datasets_refuses_one_set_under_two_names():
   twin = sources.Source('twin', '1', 6, TOY.train, TOY.valid, TOY.test)
-  suites.make('datasets', sources=('toy', 'twin'),
-              load={'toy': TOY, 'twin': twin}.get)
-  assert "'toy' and 'twin' hold the same test images" in caplog.text
+  make = functools.partial(suites.make, 'datasets', sources=('toy', 'twin'),
+                           load={'toy': TOY, 'twin': twin}.get)
+  with pytest.raises(ValueError, match="'toy' and 'twin' hold the same test "
+                     'images.*suite.copies=True'):
+    make()
+  assert len(make(copies=True).tasks) == 2
 
 
 def test_order_of_transforms():

@@ -95,6 +95,14 @@ def test_spaces_can_be_narrowed_and_unknown_names_are_refused():
   with pytest.raises(ValueError, match='has no learningrate .did you mean: '
                                        'learning_rate'):
     TI0.replace(learningrate=1)
+  for name, value, words in (
+      ('schedule', 'exponential', 'schedule is .exponential.*known: cosine'),
+      ('learning_rate', -1., 'learning_rate is -1.0; it must be above 0'),
+      ('warmup', 3, 'warmup is 3; it must lie between 0 and 1'),
+      ('adapter', 0, 'adapter is 0; it must be a whole number of at least 1'),
+      (spaces.RATE, 7, 'mutation_rate is 7; it must lie between')):
+    with pytest.raises(ValueError, match=words):
+      TI0.replace(**{name: value})
   with pytest.raises(ValueError, match='unknown space .mu3net.*known: mu2net_'):
     spaces.make('mu3net')
   with pytest.raises(ValueError, match='the default 3 is not among'):

@@ -109,7 +109,8 @@ def test_updates_equal_optax(nesterov, scale):
   own = {name: state.params[name] for name in made.trained}
   optimizer = optax.chain(
       optax.clip_by_global_norm(1.),
-      optax.sgd(lambda step: training.rate(state.hyper, step), .9, nesterov))
+      optax.sgd(lambda step: training.rate(state.hyper, step), .9, nesterov,
+                accumulator_dtype=jnp.bfloat16))
   reference, random = optimizer.init(own), np.random.RandomState(0)
   for _ in range(3):
     gradients = jax.tree.map(
@@ -121,7 +122,10 @@ def test_updates_equal_optax(nesterov, scale):
     own = optax.apply_updates(own, moves)
     for name, leaf in trees.flatten(own).items():
       np.testing.assert_allclose(trees.flatten(state.params)[name], leaf,
-                                 rtol=1e-5, atol=3e-4)  # bfloat16 momentum
+                                 rtol=1e-5, atol=3e-4)
+    for leaf in jax.tree.leaves(state.trace):
+      np.testing.assert_array_equal(  # bfloat16 holds it
+          leaf, np.asarray(leaf, jnp.bfloat16).astype(np.float32))
   for name in made.shared:
     assert trees.digests(state.params[name]) == trees.digests(
         ROOT.components[name].tree)

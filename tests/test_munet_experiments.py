@@ -12,6 +12,7 @@ import pytest
 import test_search
 
 from mtl_jax import config as config_lib
+from mtl_jax import report_search
 from mtl_jax.models import augreg
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -57,6 +58,10 @@ def test_controls_have_the_budget_of_the_search():
     assert phases[control].search.control == control
     assert steps(phases[control]) == steps(phases['grow'])
   assert phases['newcomer'].tasks == (6, 7)
+  four = config_of('munet_characters', 'four')
+  assert dict(four.suite.options)['only'] == (
+      'mnist', 'kmnist', 'omniglot', 'cmaterdb/telugu')
+  assert four.phases[1].tasks == (4, 5)
   leaking = config_of('munet_characters', 'leaking')
   assert dict(leaking.suite.options)['leaking'] is True
   assert [phase.name for phase in leaking.phases] == ['grow']
@@ -85,7 +90,7 @@ def record(task, phase, components, test, control=False, repeat=0):
       'control': control, 'accuracy': {'test': test},
       'bytes': {'stored': 1000}, 'search': {
           'components': components, 'from_root': ['a'], 'private': task == 'y',
-          'quality': test, 'weights': 30, 'new_weights': 5}}
+          'quality': test, 'weights': 30}}
 
 
 @pytest.fixture(name='folder')
@@ -112,7 +117,7 @@ def _folder(tmp_path, monkeypatch):
 
 def test_tables_take_the_last_path_of_every_task(folder):
   text = munet_tables.preliminary()
-  assert '| x | 75.00 | 75.00 | 30 | 5 | 0 | 1,000 |' in text
+  assert '| x | 75.00 | 75.00 | 30 | 6 | 0 | 2,000 |' in text
   assert 'y (private)' in text and 'verified bit for bit' in text
   text = munet_tables.characters()
   assert '| x |  | 75.00 | 12.50 | 12.50 | 12.50 |' in text
@@ -120,12 +125,22 @@ def test_tables_take_the_last_path_of_every_task(folder):
   # x trained its head (6), y an `a` and a head (17); a control all 10.
   assert '| weights added per task |  | 12 | 10 | 10 | 10 |' in text
   assert munet_tables.headline() == [
-      ['mu2Net', 'three alphabets of CMATERdb from a random root', '50.00',
+      ['mu2Net', 'one set of digits under three names, random root', '50.00',
        '1'],
-      ['mu2Net', 'six alphabets in a row, twice', '50.00', '1']]
+      ['mu2Net', 'four sets of characters in a row, twice', '50.00', '1']]
   shutil.rmtree(folder / 'results')
   for name in ('preliminary', 'characters', 'others'):
     assert getattr(munet_tables, name)() == munet_tables.NOT_YET
+
+
+def test_weights_that_only_another_task_still_uses_are_counted():
+  """x made 'a', y took it over, then x dropped it."""
+  found = [record('x', 'grow', [['a', '1', 10], ['head', '2', 3]], 0.),
+           record('y', 'grow', [['a', '1', 10], ['head', '3', 4]], 0.),
+           record('x', 'grow', [['a', '0', 10], ['head', '4', 5]], 0.)]
+  for line in found[:2]:
+    line['search']['from_root'] = []
+  assert report_search.introduced(found) == {'x': 5, 'y': 14}
 
 
 def test_the_readme_has_the_markers_of_its_tables():

@@ -120,6 +120,7 @@ def test_logits_of_a_task_are_bit_for_bit_the_same_after_later_ones(whole):
 
 def test_a_task_writes_its_own_new_components_alone(whole):
   seen: set = set()
+  known: set = set()
   found = records(whole)
   root = {trees.digest(leaf) for leaf in jax.tree.leaves(
       tiny.prepared(make())[2].params)}
@@ -132,7 +133,11 @@ def test_a_task_writes_its_own_new_components_alone(whole):
     weights = sum(a.size for leaf, a in arrays.items()
                   if leaf.startswith('values/'))
     # Small leaves are written again where a reference would take as much.
-    assert weights <= record['search']['new_weights'] + 16 * 60
+    parts, roots = (record['search'][k] for k in ('components', 'from_root'))
+    new = sum(part[2] for part in parts
+              if part[0] not in roots and part[1] not in known)
+    known |= {part[1] for part in parts}
+    assert weights <= new + 16 * 60
     assert record['bytes']['values'] == 4 * weights
   shared = [len(checkpoint.load_metadata(whole / 'tasks' / name).get(
       'references', {})) for name in found]
@@ -186,6 +191,29 @@ def test_the_best_validation_never_gets_worse(whole):
                    child['improved'] for child in
                    record['search']['children']) else -1
     assert record['search']['score'] >= best - 1e-6
+
+
+def test_parents_are_the_nearest_paths_that_are_still_there(whole):
+  """As stored: (entry, seed of its line, path). Officially the same: what a
+  better path replaces is taken out of all lines."""
+  template = next(iter(records(whole).values()))['search']
+  stored = (('a~1', 'root', 'a~1#1.0'), ('b~1', 'a~1', 'b~1#0.2'),
+            ('c~1', 'b~1', 'c~1#0.1'), ('a', 'a~1', 'a~1'),  # kept
+            ('b', 'c~1', 'b#1.1'), ('c', 'c~1', 'c#0.0'))
+  wanted = {3: {'a~1': 'root', 'b~1': 'a~1', 'c~1': 'b~1'},
+            4: {'a': 'root', 'b~1': 'a', 'c~1': 'b~1'},
+            # b's line began with c~1, and that with the old b.
+            5: {'a': 'root', 'b': 'c~1', 'c~1': 'a'},
+            6: {'a': 'root', 'b': 'a', 'c': 'a'}}
+  for count, parents in wanted.items():
+    found = {}
+    for entry, seed, path in stored[:count]:
+      found[entry.partition('~')[0]] = networks.Path(
+          entry, 'x', seed, {}, {}, record=template | {'path': path})
+    above = search_paths.lines(
+        (entry, seed, path) for entry, seed, path in stored[:count])
+    assert {path.name: path.parent for path in search_paths.reparented(
+        list(found.values()), above)} == parents
 
 
 def test_accounted_weights_are_those_in_use(whole):

@@ -4,14 +4,15 @@
 # itself. Usage: run.sh [FOLDER FOR WORKDIRS]      (default: runs)
 source "$(dirname "$0")/../run.bash"
 for seed in 0 1 2; do
-  go munet preliminary_s$seed --config=configs/munet_preliminary.py --config.seed=$seed
+  go munet preliminary_s$seed --config=configs/munet_preliminary.py --config.seed=$seed \
+    --config.suite.copies=True
 done
 go munet root_s0 --config=configs/munet_root.py
 root=$runs/munet_root.npz
 python experiments/munet/root.py "$runs/munet_root_s0" "$root"
 weights=--config.backbone.options.weights=$root
 for seed in 0 1 2; do
-  go munet characters_s$seed --config=configs/munet_characters.py --config.seed=$seed "$weights"
+  go munet characters_s$seed --config=configs/munet_characters.py:four --config.seed=$seed "$weights"
 done
 go munet leaking_s0 --config=configs/munet_characters.py:leaking "$weights"
 python experiments/results.py tables

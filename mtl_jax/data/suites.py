@@ -27,7 +27,6 @@ i * 360 / num_tasks degrees.
 import difflib
 import inspect
 import itertools
-import logging
 import pathlib
 import re
 
@@ -200,16 +199,17 @@ def _drawn_groups(found, classes_per_task, num_tasks, seed):
 
 
 def _datasets(sources, image_shape=(28, 28, 1), normalise=None, augment=0,
-              load=sources_lib.load):
+              copies=False, load=sources_lib.load):
   """One task per data set, all images fitted to one shape.
 
-  Tables and texts stay as they are.
+  Tables and texts stay as they are. Two sets of the same test images are
+  refused, unless `copies`.
   """
   if isinstance(sources, str) or not sources:
     raise ValueError('datasets: sources must be a sequence of names, not '
                      f'{sources!r}')
   found = [load(name) for name in sources]
-  _warn_of_copies(found)
+  _refuse_copies(found, copies)
   return Suite('datasets', tuple(
       Task(_slug(name), i, name,
            _pipeline(source, image_shape, augment, normalise), None,
@@ -217,22 +217,25 @@ def _datasets(sources, image_shape=(28, 28, 1), normalise=None, augment=0,
       for i, (name, source) in enumerate(zip(sources, found))))
 
 
-def _warn_of_copies(found):
+def _refuse_copies(found, copies):
   for a, b in itertools.combinations(found, 2):
-    if np.array_equal(a.test.images, b.test.images):
-      logging.warning('Sources %r and %r hold the same test images: their '
-                      'tasks are one task twice.', a.name, b.name)
+    if not copies and np.array_equal(a.test.images, b.test.images):
+      raise ValueError(
+          f'sources {a.name!r} and {b.name!r} hold the same test images: '
+          'their tasks would be one task twice. Prepare the data anew, leave '
+          'one out, or say suite.copies=True')
 
 
 def _official(benchmark, image_shape=(32, 32, 3), only=None, more=(),
-              leaking=False, augment=0, normalise=(0.5, 0.5),
+              leaking=False, copies=False, augment=0, normalise=(0.5, 0.5),
               load=sources_lib.load):
   """A benchmark of mu2Net: its tasks in its order, with its own splits.
 
   Tasks that `official.LEAKING` lists hold their test images in their training
   split as they are defined: unless `leaking`, another division takes their
   place. `only` names the tasks that are wanted, in that order; `more` are
-  sources that come after them.
+  sources that come after them. Two sets of the same test images are refused,
+  unless `copies`.
   """
   _known('benchmark', benchmark, official.BENCHMARKS)
   names = official.BENCHMARKS[benchmark]
@@ -243,7 +246,7 @@ def _official(benchmark, image_shape=(32, 32, 3), only=None, more=(),
             for name in only or names}
   wanted |= {name: f'{name}@{size[0]}x{size[1]}' for name in more}
   found = [load(source) for source in wanted.values()]
-  _warn_of_copies(found)
+  _refuse_copies(found, copies)
   return Suite(f'official-{benchmark}', tuple(
       Task(_slug(name), i, source.name,
            _pipeline(source, image_shape, augment, normalise), None,

@@ -16,7 +16,9 @@ RATE = 'mutation_rate'
 COLOURS = ('brightness', 'contrast', 'saturation', 'hue')
 AUGMENT = ('area_min', 'crop', 'aspect_min', 'flip', *COLOURS)
 OPTIMIZER = ('learning_rate', 'warmup', 'momentum', 'nesterov', 'schedule')
+SCHEDULES = ('cosine', 'restarts', 'linear', 'constant')
 _LAYERS = 'num_layers'
+_WHOLE = {'adapter': 1, _LAYERS: 0}  # the least of each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,15 +69,34 @@ class Space:
     """The space with some hyper-parameters fixed, each to one value.
 
     Raises:
-      ValueError: an unknown name; lists the known and nearest ones.
+      ValueError: an unknown name; lists the known and nearest ones. A value
+        that no search could train with.
     """
     known = dict(self.ranges)
     for name in fixed:
       if name not in known:
         raise ValueError(f'the space has no {name}{trees.nearest(name, known)}'
                          f'; known: {", ".join(known)}')
+      _check(name, fixed[name])
     return dataclasses.replace(self, ranges=_ranges(known | {
         name: (value,) for name, value in fixed.items()}))
+
+
+def _check(name, value) -> None:
+  if name == 'schedule':
+    if value not in SCHEDULES:
+      raise ValueError(f'schedule is {value!r}{trees.nearest(value, SCHEDULES)}'
+                       f'; known: {", ".join(SCHEDULES)}')
+  elif name in _WHOLE:
+    least = _WHOLE[name]
+    if value != int(value) or value < least:
+      raise ValueError(f'{name} is {value}; it must be a whole number of at '
+                       f'least {least}')
+  elif name == 'learning_rate':
+    if not 0 < value < float('inf'):
+      raise ValueError(f'learning_rate is {value}; it must be above 0')
+  elif not 0 <= value <= 1:
+    raise ValueError(f'{name} is {value}; it must lie between 0 and 1')
 
 
 def _ranges(given: dict) -> tuple:

@@ -24,9 +24,10 @@ from mtl_jax import steps
 from mtl_jax import trees
 from mtl_jax.evolution import augment
 from mtl_jax.evolution import mutations
+from mtl_jax.evolution import spaces
 
 Tree = trees.Tree
-SCHEDULES = ('cosine', 'restarts', 'linear', 'constant')
+SCHEDULES = spaces.SCHEDULES
 CLIP = 1.
 
 

@@ -130,7 +130,8 @@ def create(name: str, sizes: Sizes, outputs: int, adapter: int, key) -> Tree:
   key = jax.random.fold_in(key, 2 + 2 * number + (kind != 'encoderblock'))
   if kind == 'residual_adapter':
     return {'LayerNorm_0': _norm(width),
-            'Dense_0': _dense(key, (width, adapter)),
+            'Dense_0': {'kernel': jax.nn.initializers.lecun_normal()(
+                key, (width, adapter)), 'bias': jnp.zeros(adapter)},
             'Dense_1': {'kernel': jnp.zeros((adapter, width)),
                         'bias': jnp.zeros(width)}}
   keys = jax.random.split(key, 6)
