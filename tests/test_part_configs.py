@@ -15,6 +15,7 @@ from mtl_jax import rounds
 from mtl_jax import trees
 from mtl_jax.data import sources
 from mtl_jax.data import suites
+from mtl_jax.data import transforms
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -103,12 +104,37 @@ def test_groups_refuse_what_is_no_group_and_unknown_classes():
     suites.make('groups', groups=(('cifar10', (1, 10)),), load=stand_in)
 
 
-def test_stand_in_has_cifars_shapes_and_can_be_learned():
+@pytest.fixture(name='drawn')
+def _drawn():
+  """experiments/part/stand_in.py, with few images in CIFAR's places."""
   spec = importlib.util.spec_from_file_location(
       'stand_in', ROOT / 'experiments' / 'part' / 'stand_in.py')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  source = module.make(10, (600, 100))
+  before = dict(sources.REGISTRY)
+  module.register((2_000, 500))
+  yield module
+  sources.REGISTRY.clear()
+  sources.REGISTRY.update(before)
+  sources._load.cache_clear()
+
+
+@pytest.mark.parametrize('name', ['part_cifar100', 'part_cifar10_100'])
+def test_drawn_images_stand_in_for_cifars_in_its_suites(drawn, name):
+  del drawn
+  options = dict(load(name).suite.options)
+  made = suites.make('groups', **options)
+  for task, (source, classes) in zip(made.tasks, options['groups']):
+    found = sources.load(task.source)
+    assert found.name == task.source == source and found.version == 'drawn'
+    assert len(suites.view(task, found).test) == (
+        500 // found.classes * len(classes))
+    normalise = task.transforms[-1]
+    assert normalise == transforms.normalise(*suites.STATISTICS[source])
+
+
+def test_drawn_images_have_cifars_shapes_and_can_be_learned(drawn):
+  source = drawn.make('cifar10', 10, (600, 100))
   assert source.classes == 10 and source.version == 'drawn'
   assert source.test.images.shape == (100, 32, 32, 3)
   assert not sources.leaks(source)

@@ -8,6 +8,8 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'experiments'))
 
+import collected  # noqa: E402 pylint: disable=wrong-import-position
+import part_tables  # noqa: E402 pylint: disable=wrong-import-position
 import results  # noqa: E402 pylint: disable=wrong-import-position
 
 RUN = {'kind': 'run', 'command': 'main --workdir=/here', 'commit': 'c'}
@@ -53,3 +55,31 @@ def test_a_killed_start_counts_with_the_tasks_that_it_finished():
   task = {'kind': 'task', 'seconds': {'train': 3., 'save': .5}}
   assert results.total_seconds([RUN, task, task, RUN, task, SUMMARY]) == 9.
   assert results.total_seconds([RUN, task, SUMMARY, RUN, SUMMARY]) == 4.
+
+
+def test_every_table_has_its_place_in_a_readme():
+  for path, parts in results.TABLES.items():
+    text = (results.HERE / path).read_text()
+    for name in parts:
+      assert text.count(f'<!-- {name} -->') == 1, (path, name)
+      assert text.count(f'<!-- /{name} -->') == 1, (path, name)
+
+
+def part_task(name, phase='part', values=40, train=1.5, **fields):
+  """A line of a PaRT run's task, as `results.collect` leaves it."""
+  return {'kind': 'task', 'task': name, 'phase': phase, 'steps': 7,
+          'accuracy': {'test': .5}, 'bytes': {'values': values, 'stored': 60},
+          'seconds': {'train': train, 'evaluate': 9., 'save': 9.}} | fields
+
+
+def part_run(*tasks, **summary):
+  run = RUN | {'hardware': {'platform': 'cpu', 'cpu': 'C', 'cores': 1}}
+  return {'run': run, 'tasks': list(tasks), 'summary': SUMMARY | summary}
+
+
+def test_the_stand_ins_epoch_takes_the_training_of_all_tasks(monkeypatch):
+  run = part_run(part_task('a'), part_task('b'))
+  monkeypatch.setattr(collected, 'runs', lambda folder, prefix: [run])
+  table = part_tables.stand_in()
+  assert '| steps of the epoch, all ten tasks | 14 |' in table
+  assert '| seconds of training in the epoch | 3 |' in table
