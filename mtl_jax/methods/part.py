@@ -100,11 +100,11 @@ def part(active: int, paths: str = 'official', path_seed: int = 456,
     for level, modules in taken.items():
       if level == 'own':
         continue
-      modules = _merge(modules, own['norms'].get(level))
       if shared:
         frozen = jnp.asarray(shared['frozen'][level])[rows[level]]
         modules = jax.tree.map(lambda x, frozen=frozen: jnp.where(
             _along(frozen, x), jax.lax.stop_gradient(x), x), modules)
+      modules = _merge(modules, own['norms'].get(level))  # never frozen
       params[level] = {
           f'slot{n:0{len(str(active - 1))}d}': jax.tree.map(
               lambda x, n=n: x[n], modules) for n in range(active)}
