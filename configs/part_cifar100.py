@@ -9,9 +9,10 @@ of batches of 16, batch-sets of 10, an Adam of 1e-3 per task, halved at epochs
 
 What differs: labels are looked up in a table (the official code merges classes
 by accident), norm statistics belong to each task
-(--config.phases.part.options.norm=shared mixes them, as published), 4,500
-training images a task instead of 5,000 (the rest is validation), whole batches
-only, and no random perspective beside crop and flip.
+(--config.phases.part.options.norm=shared mixes them, as published), about
+4,500 training images a task instead of 5,000 (the rest is validation; an epoch
+is the first task's whole batches, for all), and no random perspective beside
+crop and flip.
 
 The real run waits for data and an accelerator: some 6 x 10^16 multiply-adds.
 """

@@ -22,7 +22,9 @@ class Phase:
     method: name in `mtl_jax.methods.METHODS`.
     tasks: (first, last + 1) of the suite's tasks.
     steps: batches per task; or give `epochs`.
-    epochs: passes over a task's training images; 0 takes `steps`.
+    epochs: passes over a task's training images; 0 takes `steps`. Of tasks
+      trained together the first one's count for all, and tasks with other
+      numbers of images are refused (`steps_lib.check_epochs`).
     repeats: impressions per task, each with a seed of its own.
     control: kept for comparison beside another phase on the same tasks.
     tasks_at_once: tasks trained together in one compiled call.

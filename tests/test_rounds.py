@@ -375,6 +375,17 @@ def test_a_phase_reuses_modules_of_its_own_method_alone():
     config_lib.from_dict(fields)
 
 
+def test_epochs_of_different_length_are_refused_before_training(tmp_path):
+  part = dict(phases__part__steps=0, phases__part__epochs=2)
+  with pytest.raises(ValueError, match='phase part: an epoch of task three '
+                     'has 8 batches but one of task two has 5.*give steps'):
+    tiny.learn(make(**part), tmp_path)
+  assert not (tmp_path / 'tasks').exists()
+  with pytest.raises(ValueError, match='three has 100 .* two has 96'):
+    steps.check_epochs({'three': 100, 'one': 103, 'two': 96})
+  steps.check_epochs({'three': 100, 'one': 103, 'two': 97})
+
+
 @pytest.mark.parametrize('changes, text', [
     (dict(rounds=None), 'needs rounds'),
     (dict(loss='softmax'), "loss='classes'"),
