@@ -103,6 +103,12 @@ def _images(running, task: Seen, split: str, count: int):
   return source.images[rows], view.label_map[source.labels[rows]]
 
 
+def _drawn(images, count: int) -> np.ndarray:
+  """Some of the images, always the same; sources may be sorted by class."""
+  order = np.random.RandomState(1).permutation(len(images))
+  return images[np.sort(order[:count])]
+
+
 def _prepare(task: Seen, images):
   chain = task.entry.task.transforms
   return transforms.apply(
@@ -129,7 +135,7 @@ def _features(network, task: Seen, x) -> np.ndarray:
 
 def _relation(network, tasks, look) -> dict:
   each = [look(task, 'test')[0] for task in tasks]
-  few = [images[:max(2, len(images) // len(tasks))] for images in each]
+  few = [_drawn(images, max(2, len(images) // len(tasks))) for images in each]
   features = [np.concatenate([_features(network, task, _prepare(task, images))
                               for images in few]) for task in tasks]
   overlap = [[int(sum(len(set(p) & set(q)) for p, q in zip(

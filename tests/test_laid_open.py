@@ -8,6 +8,7 @@ import test_rounds
 import tiny
 
 from mtl_jax import config as config_lib
+from mtl_jax import laid_open
 from mtl_jax import paths
 from mtl_jax import report_figures
 from mtl_jax.data import corruptions
@@ -42,6 +43,22 @@ def test_paths_and_what_they_share(summary):
            for line in found['ablation']}
   assert sorted(users.values()) == [1] * 4 + [2] * 2
   assert len(found['ablation']) == 8
+
+
+def test_the_common_images_of_a_sorted_source_are_of_many_classes(monkeypatch):
+  images = np.repeat(np.arange(25), 20)[:, None]  # a task's, class by class
+  seen = []
+
+  def features(network, task, x):
+    del network, task
+    seen.append(x)
+    return np.random.RandomState(len(seen)).normal(size=(len(x), 3))
+  monkeypatch.setattr(laid_open, '_features', features)
+  monkeypatch.setattr(laid_open, '_prepare', lambda task, x: x)
+  tasks = [laid_open.Seen(None, None, None, np.array([[k]])) for k in range(5)]
+  laid_open._relation(None, tasks, lambda task, split: (images, None))
+  assert [x.shape for x in seen] == [(100, 1)] * 25
+  assert len(np.unique(np.concatenate(seen[:5]))) > 20
 
 
 def test_controls_are_compared_on_the_same_paths_alone(summary):
