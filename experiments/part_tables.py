@@ -72,6 +72,21 @@ def sharing() -> str:
        'one path less alone'], rows)
 
 
+def level_means(ablation: list[dict]) -> tuple[float, float]:
+  """Accuracy lost without a module of one task, and of several.
+
+  Modules of one task stand mostly in other levels than modules of several, and
+  levels differ in what they are worth. So each level that has both kinds
+  counts once in both means.
+  """
+  by_level: dict = collections.defaultdict(lambda: ([], []))
+  for line in ablation:
+    by_level[line['level']][line['users'] > 1].append(line['lost'])
+  one, several = zip(*[(np.mean(a), np.mean(b))
+                       for a, b in by_level.values() if a and b])
+  return float(np.mean(one)), float(np.mean(several))
+
+
 def segments() -> str:
   """What the modules do, over all seeds."""
   found = [run['summary']['segments'] for run in _runs()
@@ -79,13 +94,12 @@ def segments() -> str:
   if not found:
     return NONE
   rows = []
-  for title, chosen in (('one task', lambda n: n == 1),
-                        ('several tasks', lambda n: n > 1)):
-    lost = [100 * np.mean([x['lost'] for x in f['ablation']
-                           if chosen(x['users'])]) for f in found]
-    rows.append([f'accuracy lost without a module that {title} use'
-                 + ('s' if title == 'one task' else ''),
-                 collected.spread(lost)])
+  lost = [level_means(f['ablation']) for f in found]
+  for i, title in enumerate(('one task uses', 'several tasks use')):
+    rows.append([
+        f'accuracy lost without a module that {title}, points: mean of level '
+        'means, over levels that have both kinds',
+        collected.spread([100 * pair[i] for pair in lost])])
   for phase in found[0]['similarity']:
     rows.append([f'CKA of modules with those of {phase}, mean',
                  collected.spread([float(np.nanmean(np.array(

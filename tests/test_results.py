@@ -83,3 +83,11 @@ def test_the_stand_ins_epoch_takes_the_training_of_all_tasks(monkeypatch):
   table = part_tables.stand_in()
   assert '| steps of the epoch, all ten tasks | 14 |' in table
   assert '| seconds of training in the epoch | 3 |' in table
+
+
+def test_lost_accuracy_is_averaged_within_levels_that_have_both_kinds():
+  line = lambda level, users, lost: dict(level=level, users=users, lost=lost)
+  found = part_tables.level_means([
+      line(1, 1, .8), line(1, 1, .6), line(1, 3, .5), line(2, 1, .1),
+      line(2, 2, .2), line(2, 2, .4), line(3, 2, 1.), line(4, 1, 0.)])
+  assert found == pytest.approx(((.7 + .1) / 2, (.5 + .3) / 2))
