@@ -2,9 +2,14 @@
 
 import collections
 
+import jax
 import numpy as np
 
 import collected
+from mtl_jax import config as config_lib
+from mtl_jax import methods
+from mtl_jax import models
+from mtl_jax import trees
 
 PHASES = (
     ('part', 'PaRT, an Adam per task (published)'),
@@ -27,9 +32,27 @@ def _by_task(run: dict, phase: str) -> dict[str, float]:
 
 
 def weights(run: dict, phase: str) -> int:
-  """Distinct weights that a phase's tasks have, shared ones counted once."""
-  return sum(t['bytes']['values'] for t in run['tasks']
-             if t['phase'] == phase) // 4
+  """Distinct weights on a phase's paths and of its heads, from its config."""
+  config = config_lib.from_dict(run['run']['config'])
+  chosen = next(p for p in config.phases if p.name == phase)
+  options = dict(config.backbone.options)
+  network = models.make(config.backbone.model, config.backbone.outputs,
+                        **options)
+  shape = dict(config.suite.options).get('image_shape') or (32, 32, 3)
+  backbone = jax.eval_shape(lambda key: network.init(key, shape)[0],
+                            jax.random.key(0))
+  method, heads = chosen.make_method(), options['heads'][slice(*chosen.tasks)]
+  routes = tuple(methods.Route(phase, classes, loss=chosen.loss, member=k)
+                 for k, classes in enumerate(heads))
+  trained = jax.eval_shape(
+      lambda params: method.init(None, params, {}, routes), backbone)
+  rows = method.banks.rows(trained)
+  # A bank's leaves have its rows in front; paths take some of them.
+  modules = sum(len(np.unique(own)) * trees.size(trained[bank])
+                // len(jax.tree.leaves(trained[bank])[0])
+                for bank, own in rows.items() if bank != 'own')
+  return (modules + trees.size(trained['own']['norms'])
+          + trees.size(list(backbone['head'].values())[slice(*chosen.tasks)]))
 
 
 def accuracy() -> str:
@@ -147,13 +170,12 @@ def stand_in() -> str:
   run = found[0]
   own = [t for t in run['tasks'] if t['phase'] == 'part']
   steps = sum(t['steps'] for t in own)
-  stored = sum(t['bytes']['values'] for t in own)
   # A group's seconds of training are divided among its tasks.
   seconds = sum(t['seconds']['train'] for t in own)
   rows = [['steps of the epoch, all ten tasks', f'{steps:,}'],
           ['seconds of training in the epoch', f'{seconds:,.0f}'],
-          ['weights of all modules and heads on a path, x 4 bytes',
-           f'{stored:,}'],
+          ['weights of all modules on a path and of the heads',
+           f'{weights(run, "part"):,}'],
           ['bytes on disk of all ten tasks',
            f'{sum(t["bytes"]["stored"] for t in own):,}'],
           ['test accuracy on the drawn classes, mean %', '{:.2f}'.format(
