@@ -88,11 +88,21 @@ def test_the_five_task_config_has_every_control_on_the_same_batches():
   by_name = {phase.name: phase for phase in config.phases}
   assert [name for name, phase in by_name.items() if not phase.control] == [
       'part']
-  assert {phase.steps for phase in config.phases} == {300}
+  # One recipe: optimizer, rates, batches; and one backbone and graph.
+  recipe, = {phase.recipe(55_000) for phase in config.phases}
+  assert (recipe.steps, recipe.batch_size, recipe.schedule) == (
+      300, 16, 'halved')
+  assert {(phase.tasks, phase.loss, phase.repeats)
+          for phase in config.phases} == {((0, 5), 'classes', 1)}
+  for name, common in (('active', 2), ('norm', 'statistics')):
+    assert {dict(phase.options)[name] for phase in config.phases} == {common}
+  assert [name for name, phase in by_name.items()
+          if dict(phase.options)['paths'] != 'official'] == ['hard_sharing']
+  assert [name for name, phase in by_name.items()
+          if dict(phase.options)['copies']] == ['single']
   assert len({phase.order_name for phase in config.phases}) == 1
   assert {dict(phase.options)['path_seed'] for phase in config.phases} == {36}
   assert by_name['joint'].together == 'joint'
-  assert dict(by_name['single'].options)['copies']
   assert by_name['sequential'].rounds.set_batches == 0
   assert by_name['part_common'].rounds.moments == 'common'
 
