@@ -53,15 +53,8 @@ def measure(running: Any, entries: list[plan.Entry],
            if seen is not None]
   if len(tasks) < 2 or running.backbone.network.trace is None:
     return None
-  beside: dict[str, list[Seen]] = {}
-  for entry in controls:
-    found = _load(running, entry)
-    if found is not None and any(
-        task.entry.task == entry.task
-        and np.array_equal(task.modules, found.modules) for task in tasks):
-      beside.setdefault(entry.phase.name, []).append(found)
-  beside = {phase: own for phase, own in beside.items()
-            if len(own) == len(tasks)}
+  beside = _beside(tasks, [seen for seen in map(
+      functools.partial(_load, running), controls) if seen is not None])
   look = functools.partial(_images, running, count=images)
   network = running.backbone.network
   return {
@@ -76,6 +69,18 @@ def measure(running: Any, entries: list[plan.Entry],
       'probe': _probe(network, tasks, look),
       'robustness': {phase: _robustness(network, own, look)
                      for phase, own in [('', tasks), *beside.items()]}}
+
+
+def _beside(tasks: list[Seen], controls: list[Seen]) -> dict[str, list[Seen]]:
+  """By phase, the controls on the tasks' own paths, in the tasks' order."""
+  names = [task.entry.task.name for task in tasks]
+  by_phase: dict[str, dict[str, Seen]] = {}
+  for seen in controls:
+    by_phase.setdefault(seen.entry.phase.name, {})[seen.entry.task.name] = seen
+  return {phase: [own[name] for name in names]
+          for phase, own in by_phase.items() if all(
+              name in own and np.array_equal(task.modules, own[name].modules)
+              for name, task in zip(names, tasks))}
 
 
 def _load(running, entry) -> Seen | None:

@@ -125,8 +125,11 @@ def heat_map(canvas, ax, matrix, names, label, form, limits=(None, None)):
   colours = matplotlib.colormaps['viridis'].with_extremes(bad='#e6e8eb')
   size = len(matrix)
   low, high = limits
-  low = np.nanmin(matrix) if low is None else low
-  high = np.nanmax(matrix) if high is None else high
+  finite = matrix[np.isfinite(matrix)]
+  low = np.min(finite, initial=np.inf) if low is None else low
+  high = np.max(finite, initial=-np.inf) if high is None else high
+  if not finite.size:
+    low = high = 0.
   if high - low < 1e-9:
     low, high = low - 1, high + 1
   # 'none' embeds one pixel per entry: small whatever the number of tasks.

@@ -82,7 +82,7 @@ def similarity(records, summary):
     return None
   canvas, axes = drawing.axes(9.4, 3.4, len(phases), squeeze=False)
   for ax, (phase, values) in zip(axes[0], phases.items()):
-    means = np.nanmean(np.array(values, float), axis=2)
+    means = np.ma.masked_invalid(np.array(values, float)).mean(axis=2)
     image = ax.imshow(means, vmin=0, vmax=1, cmap='viridis', aspect='auto')
     ax.set_title(drawing.short(f'and {phase}'), fontsize=9)
     ax.set_xticks(range(means.shape[1]), range(1, means.shape[1] + 1))

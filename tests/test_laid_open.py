@@ -2,6 +2,8 @@
 
 import functools
 import json
+import shutil
+import types
 
 import jax
 import numpy as np
@@ -97,6 +99,31 @@ def test_controls_are_compared_on_the_same_paths_alone(summary):
   similarity = np.array(found['similarity']['single'], float)
   assert similarity.shape == (2, 2, 2)
   assert np.nanmax(similarity) < 1 - 1e-6 and np.nanmin(similarity) >= 0
+
+
+def test_controls_are_paired_by_their_tasks():
+  def seen(phase, name, module):
+    entry = types.SimpleNamespace(phase=types.SimpleNamespace(name=phase),
+                                  task=types.SimpleNamespace(name=name))
+    return laid_open.Seen(entry, None, None, np.array([[module]]))
+  tasks = [seen('part', 'b', 1), seen('later', 'a', 0)]
+  found = laid_open._beside(tasks, [
+      seen('single', 'a', 0), seen('single', 'b', 1),  # in another order
+      seen('other', 'a', 0), seen('other', 'b', 0),  # on another path
+      seen('some', 'a', 0)])
+  assert {phase: [s.entry.task.name for s in own]
+          for phase, own in found.items()} == {'single': ['b', 'a']}
+
+
+def test_one_image_of_each_task_is_too_little_but_no_error(
+    folder, summary, tmp_path):
+  shutil.copytree(folder, tmp_path / 'run')
+  fields = workdir.read_json(folder / 'config.json') | {'transparency': 1}
+  again = tiny.learn(config_lib.from_dict(fields), tmp_path / 'run')
+  found = json.loads(json.dumps(again))['segments']
+  assert found['images'] == 1 and found['paths'] == summary['segments']['paths']
+  assert found['probe'] == [[None, None]] * 2
+  assert again['verified']['ok']
 
 
 def test_robustness_starts_at_the_accuracy_without_corruption(folder, summary):

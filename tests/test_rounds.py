@@ -1,6 +1,7 @@
 """Tasks that take turns on shared segments: PaRT's schedule and a whole run."""
 
 import functools
+import types
 import zlib
 
 import jax
@@ -12,6 +13,7 @@ import tiny
 import mtl_jax
 from mtl_jax import checkpoint
 from mtl_jax import config as config_lib
+from mtl_jax import groups
 from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import paths
@@ -384,6 +386,15 @@ def test_epochs_of_different_length_are_refused_before_training(tmp_path):
   with pytest.raises(ValueError, match='three has 100 .* two has 96'):
     steps.check_epochs({'three': 100, 'one': 103, 'two': 96})
   steps.check_epochs({'three': 100, 'one': 103, 'two': 97})
+
+
+def test_a_loss_that_is_no_number_names_the_task_and_its_step():
+  group = [types.SimpleNamespace(name=name) for name in ('three', 'two')]
+  order = np.array([1, 1, 0, 0, 1, 0, 0, 1])
+  groups._require_finite_rounds(group, order, 3, np.ones(5))
+  with pytest.raises(FloatingPointError, match='task two is nan at its step 2'):
+    groups._require_finite_rounds(group, order, 3, np.array(
+        [1., np.nan, np.inf]))
 
 
 @pytest.mark.parametrize('changes, text', [
