@@ -51,4 +51,5 @@ def get_config():
                    norm='statistics', copies=False)))
   config.schedule = ('part',)
   config.chunk_steps = 100
+  config.transparency = 500  # images of each task for the analyses
   return config

@@ -11,6 +11,7 @@ import numpy as np
 # Okabe and Ito's palette, safe for colour-blind readers; black is left out.
 PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9',
            '#8C6BB1', '#7F7F7F')
+COLOURS = 20  # that can be told apart, if with less ease
 CONTROL = '#444444'
 MARKERS = ('D', 's', '^', 'v', 'P', 'X')
 NAMED = 40  # up to so many tasks have their names on an axis
@@ -27,6 +28,14 @@ RC = {
     'xtick.color': '#57606a', 'ytick.color': '#57606a',
     'legend.frameon': False, 'lines.linewidth': 1.8,
 }
+
+
+def colours(count: int) -> list:
+  """The palette, or a longer one for up to `COLOURS` things."""
+  if count <= len(PALETTE):
+    return list(PALETTE[:count])
+  import matplotlib
+  return list(matplotlib.colormaps['tab20'].colors[:count])
 
 
 def groups(records: list[dict], keep=None) -> dict[str, list[dict]]:

@@ -6,6 +6,7 @@ import shutil
 import types
 
 import jax
+import matplotlib
 import numpy as np
 import pytest
 import test_rounds
@@ -18,6 +19,7 @@ from mtl_jax import impressions
 from mtl_jax import laid_open
 from mtl_jax import paths
 from mtl_jax import report_figures
+from mtl_jax import report_segments
 from mtl_jax import workdir
 from mtl_jax.data import corruptions
 from mtl_jax.data import sources
@@ -191,3 +193,18 @@ def test_every_figure_is_drawn_and_none_without_measurements(summary):
       drawn['segments'].caption)
   assert not names & {figure.name for figure in report_figures.draw(
       [], summary | {'segments': None})}
+
+
+@pytest.mark.parametrize('tasks', [8, 10, 20])
+def test_the_graph_has_a_colour_for_each_of_many_tasks(tasks):
+  drawn = paths.official(456, tasks, paths.Shape(9, 12, 4)).tolist()
+  canvas, _ = report_segments.graph([], {'segments': {
+      'names': [f'task{k}' for k in range(tasks)], 'paths': drawn,
+      'modules': 12}})
+  dots = [line for line in canvas.axes[0].lines if line.get_marker() == 'o']
+  assert len({matplotlib.colors.to_hex(line.get_color())
+              for line in dots}) == tasks
+  # A module's dots stay nearer to its level than to the next.
+  for line in dots:
+    assert sorted(np.round(line.get_xdata()).tolist()) == [
+        level + 1 for level in range(9) for _ in range(4)]

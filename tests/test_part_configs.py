@@ -52,6 +52,7 @@ def test_sizes_and_tasks_of_the_cifar_configs(name, weights, classes,
                              jax.random.key(0))
   assert trees.size(params) == weights
   phase, = config.phases
+  assert config.transparency > 0  # the analyses are part of the run
   assert dict(phase.options)['active'] == seed_shape.active
   assert options['modules'] == seed_shape.modules
   suite = suites.make('groups', load=stand_in,
