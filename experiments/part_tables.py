@@ -1,6 +1,7 @@
 """Tables of PaRT on five tasks: every row from the same batches and weights."""
 
 import collections
+import re
 
 import jax
 import numpy as np
@@ -29,6 +30,12 @@ def _runs() -> list[dict]:
 def _by_task(run: dict, phase: str) -> dict[str, float]:
   return {t['task']: 100 * t['accuracy']['test'] for t in run['tasks']
           if t['phase'] == phase}
+
+
+def _command(run: dict) -> str:
+  """The command for any seed, which stands behind the config's colon."""
+  return re.sub(r'(part_five_tasks[.]py:)\d+', r'\1SEED',
+                collected.command(run))
 
 
 def weights(run: dict, phase: str) -> int:
@@ -74,7 +81,7 @@ def accuracy() -> str:
   return collected.markdown(
       ['trained', 'mean, %', 'weights, % of single'] + tasks, rows) + (
           f'\n\nSeeds (and path draws): {len(found)}, mean ± standard '
-          f'deviation. {collected.command(found[0])} on '
+          f'deviation. {_command(found[0])} on '
           f'{collected.where(found)}, '
           + collected.spread([r['summary']['seconds'] / 60 for r in found], 0)
           + f' min a seed, commit {collected.commits(found)}.')

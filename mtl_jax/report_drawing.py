@@ -35,7 +35,7 @@ def colours(count: int) -> list:
   if count <= len(PALETTE):
     return list(PALETTE[:count])
   import matplotlib
-  return list(matplotlib.colormaps['tab20'].colors[:count])
+  return [matplotlib.colormaps['tab20'](i) for i in range(count)]
 
 
 def groups(records: list[dict], keep=None) -> dict[str, list[dict]]:

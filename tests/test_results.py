@@ -124,3 +124,11 @@ def test_weights_are_counted_from_the_paths():
     assert part_tables.weights(run, phase) == heads + sum(
         trees.size(params[f'level{level + 1}'][f'module{module:02d}'])
         for level, module in used)
+
+
+def test_the_command_of_all_seeds_names_none():
+  run = {'run': {'command': 'python -m mtl_jax.main --workdir=DIR '
+                 '--config=configs/part_five_tasks.py:2'}}
+  assert part_tables._command(run) == (
+      '`python -m mtl_jax.main --workdir=DIR '
+      '--config=configs/part_five_tasks.py:SEED`')

@@ -41,7 +41,8 @@ def part(active: int, paths: str = 'official', path_seed: int = 456,
     path_seed: of the paths. PaRT's five test cases have 456, 23743, 96253, 36
       and 2543.
     overlap: paths='overlapping' only: modules of each level for all tasks.
-    similarity: paths='guided' only: of the group's tasks, [T, T].
+    similarity: paths='guided' only: of all tasks up to the group's last, those
+      before `first` too: [first + T, first + T].
     norm: 'statistics' (each task has its own norm statistics), 'affine' (and
       its own scales and shifts) or 'shared' (tasks mix both, as the paper's
       CIFAR code does).
