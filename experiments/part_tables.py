@@ -1,10 +1,16 @@
 """Tables of PaRT on five tasks: every row from the same batches and weights."""
 
 import collections
+import re
 
+import jax
 import numpy as np
 
 import collected
+from mtl_jax import config as config_lib
+from mtl_jax import methods
+from mtl_jax import models
+from mtl_jax import trees
 
 PHASES = (
     ('part', 'PaRT, an Adam per task (published)'),
@@ -26,10 +32,34 @@ def _by_task(run: dict, phase: str) -> dict[str, float]:
           if t['phase'] == phase}
 
 
+def _command(run: dict) -> str:
+  """The command for any seed, which stands behind the config's colon."""
+  return re.sub(r'(part_five_tasks[.]py:)\d+', r'\1SEED',
+                collected.command(run))
+
+
 def weights(run: dict, phase: str) -> int:
-  """Distinct weights that a phase's tasks have, shared ones counted once."""
-  return sum(t['bytes']['values'] for t in run['tasks']
-             if t['phase'] == phase) // 4
+  """Distinct weights on a phase's paths and of its heads, from its config."""
+  config = config_lib.from_dict(run['run']['config'])
+  chosen = next(p for p in config.phases if p.name == phase)
+  options = dict(config.backbone.options)
+  network = models.make(config.backbone.model, config.backbone.outputs,
+                        **options)
+  shape = dict(config.suite.options).get('image_shape') or (32, 32, 3)
+  backbone = jax.eval_shape(lambda key: network.init(key, shape)[0],
+                            jax.random.key(0))
+  method, heads = chosen.make_method(), options['heads'][slice(*chosen.tasks)]
+  routes = tuple(methods.Route(phase, classes, loss=chosen.loss, member=k)
+                 for k, classes in enumerate(heads))
+  trained = jax.eval_shape(
+      lambda params: method.init(None, params, {}, routes), backbone)
+  rows = method.banks.rows(trained)
+  # A bank's leaves have its rows in front; paths take some of them.
+  modules = sum(len(np.unique(own)) * trees.size(trained[bank])
+                // len(jax.tree.leaves(trained[bank])[0])
+                for bank, own in rows.items() if bank != 'own')
+  return (modules + trees.size(trained['own']['norms'])
+          + trees.size(list(backbone['head'].values())[slice(*chosen.tasks)]))
 
 
 def accuracy() -> str:
@@ -51,7 +81,7 @@ def accuracy() -> str:
   return collected.markdown(
       ['trained', 'mean, %', 'weights, % of single'] + tasks, rows) + (
           f'\n\nSeeds (and path draws): {len(found)}, mean ± standard '
-          f'deviation. {collected.command(found[0])} on '
+          f'deviation. {_command(found[0])} on '
           f'{collected.where(found)}, '
           + collected.spread([r['summary']['seconds'] / 60 for r in found], 0)
           + f' min a seed, commit {collected.commits(found)}.')
@@ -72,6 +102,21 @@ def sharing() -> str:
        'one path less alone'], rows)
 
 
+def level_means(ablation: list[dict]) -> tuple[float, float]:
+  """Accuracy lost without a module of one task, and of several.
+
+  Modules of one task stand mostly in other levels than modules of several, and
+  levels differ in what they are worth. So each level that has both kinds
+  counts once in both means.
+  """
+  by_level: dict = collections.defaultdict(lambda: ([], []))
+  for line in ablation:
+    by_level[line['level']][line['users'] > 1].append(line['lost'])
+  one, several = zip(*[(np.mean(a), np.mean(b))
+                       for a, b in by_level.values() if a and b])
+  return float(np.mean(one)), float(np.mean(several))
+
+
 def segments() -> str:
   """What the modules do, over all seeds."""
   found = [run['summary']['segments'] for run in _runs()
@@ -79,13 +124,12 @@ def segments() -> str:
   if not found:
     return NONE
   rows = []
-  for title, chosen in (('one task', lambda n: n == 1),
-                        ('several tasks', lambda n: n > 1)):
-    lost = [100 * np.mean([x['lost'] for x in f['ablation']
-                           if chosen(x['users'])]) for f in found]
-    rows.append([f'accuracy lost without a module that {title} use'
-                 + ('s' if title == 'one task' else ''),
-                 collected.spread(lost)])
+  lost = [level_means(f['ablation']) for f in found]
+  for i, title in enumerate(('one task uses', 'several tasks use')):
+    rows.append([
+        f'accuracy lost without a module that {title}, points: mean of level '
+        'means, over levels that have both kinds',
+        collected.spread([100 * pair[i] for pair in lost])])
   for phase in found[0]['similarity']:
     rows.append([f'CKA of modules with those of {phase}, mean',
                  collected.spread([float(np.nanmean(np.array(
@@ -133,12 +177,12 @@ def stand_in() -> str:
   run = found[0]
   own = [t for t in run['tasks'] if t['phase'] == 'part']
   steps = sum(t['steps'] for t in own)
-  stored = sum(t['bytes']['values'] for t in own)
-  seconds = max(t['seconds'] for t in own)
+  # A group's seconds of training are divided among its tasks.
+  seconds = sum(t['seconds']['train'] for t in own)
   rows = [['steps of the epoch, all ten tasks', f'{steps:,}'],
-          ['seconds of the epoch', f'{seconds:,.0f}'],
-          ['weights of all modules and heads on a path, x 4 bytes',
-           f'{stored:,}'],
+          ['seconds of training in the epoch', f'{seconds:,.0f}'],
+          ['weights of all modules on a path and of the heads',
+           f'{weights(run, "part"):,}'],
           ['bytes on disk of all ten tasks',
            f'{sum(t["bytes"]["stored"] for t in own):,}'],
           ['test accuracy on the drawn classes, mean %', '{:.2f}'.format(

@@ -22,7 +22,9 @@ class Phase:
     method: name in `mtl_jax.methods.METHODS`.
     tasks: (first, last + 1) of the suite's tasks.
     steps: batches per task; or give `epochs`.
-    epochs: passes over a task's training images; 0 takes `steps`.
+    epochs: passes over a task's training images; 0 takes `steps`. Of tasks
+      trained together the first one's count for all, and tasks with other
+      numbers of images are refused (`steps_lib.check_epochs`).
     repeats: impressions per task, each with a seed of its own.
     control: kept for comparison beside another phase on the same tasks.
     tasks_at_once: tasks trained together in one compiled call.
@@ -33,7 +35,8 @@ class Phase:
       a batch of each and sums their losses. In 'rounds' they take turns.
       `None` trains them apart.
     rounds: of together='rounds'.
-    after: an earlier phase whose tasks' modules are reused, and frozen.
+    after: an earlier phase whose tasks' modules, and those of the phases that
+      it came after itself, are reused, and frozen.
     loss: of classifications: 'softmax' over all outputs of the network, or
       'classes' over the task's own alone.
     allocation: which weights each task owns; of the method `subnetworks`.
@@ -249,10 +252,7 @@ class Config:
     seen: list[str] = []
     for phase in self.phases:
       self._check_basis(phase, seen)
-      if phase.after is not None and phase.after not in seen:
-        raise ValueError(
-            f'phase {phase.name}: after is {phase.after!r}, which must be an '
-            f'earlier phase; earlier phases: {", ".join(seen) or "none"}')
+      self._check_after(phase, seen)
       seen.append(phase.name)
     for scenario in self.identify:
       for name in scenario.phases:
@@ -260,6 +260,33 @@ class Config:
           raise ValueError(f'identify.{scenario.name}: there is no phase '
                            f'{name!r}{trees.nearest(name, seen)}; phases: '
                            f'{", ".join(seen)}')
+
+  def chain(self, phase: Phase) -> list[Phase]:
+    """The phases whose modules one reuses, in the order of learning."""
+    if phase.after is None:
+      return []
+    before = next(p for p in self.phases if p.name == phase.after)
+    return [*self.chain(before), before]
+
+  def _check_after(self, phase, seen):
+    if phase.after is None:
+      return
+    if phase.after not in seen:
+      raise ValueError(
+          f'phase {phase.name}: after is {phase.after!r}, which must be an '
+          f'earlier phase; earlier phases: {", ".join(seen) or "none"}')
+    before = self.chain(phase)[-1]
+    if before.method != phase.method:
+      raise ValueError(
+          f'phase {phase.name}: after is {before.name!r}, a phase of the '
+          f'method {before.method}; it must be one of {phase.method}')
+    try:
+      methods.part.check_later(
+          dict(phase.options), dict(before.options),
+          (before.tasks[1] - before.tasks[0]) * before.repeats)
+    except ValueError as error:
+      raise ValueError(f'phase {phase.name}, after {before.name}: '
+                       f'{error}') from error
 
   def _check_basis(self, phase, seen):
     if phase.basis is None or phase.basis.phase is None:

@@ -149,6 +149,13 @@ def check_fit(config, suite, data, backbone) -> None:
         parallel.split_batch(np.zeros(phase.batch_size))
       for entry in group:
         steps.check_batch(len(data.rows(entry)), phase.batch_size)
+      if phase.together and phase.epochs:
+        try:
+          steps.check_epochs({
+              entry.task.name: len(data.rows(entry)) // phase.batch_size
+              for entry in group})
+        except ValueError as error:
+          raise ValueError(f'phase {phase.name}: {error}') from error
     if phase.basis is None and phase.allocation is None:
       jax.eval_shape(functools.partial(
           phase.make_method().init, backbone=backbone.params, shared={},

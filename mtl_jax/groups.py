@@ -209,7 +209,7 @@ def _rounds(run, group, recipe) -> Driver:
     state, measured = chunk(group[0].route, run.backbone.params, shared,
                             source, arrays, state, (task, index))
     measured = parallel.to_host(measured)
-    _require_finite_rounds(group, order[first:stop], measured.loss)
+    _require_finite_rounds(group, order, first, measured.loss)
     return state, jax.tree.map(lambda x: x.reshape(count, tasks_).T, measured)
 
   def curves(values):
@@ -246,10 +246,13 @@ def _one_source(run, group):
   return parallel.put(whole), [starts[name] for name in names]
 
 
-def _require_finite_rounds(group, tasks, losses) -> None:
+def _require_finite_rounds(group, order, first, losses) -> None:
+  """Names the task and its own step; `losses` start at step `first` of all."""
   bad = np.flatnonzero(~np.isfinite(losses))
   if len(bad):
+    at = first + bad[0]
+    step = np.sum(order[:at] == order[at])
     raise FloatingPointError(
-        f'the loss of task {group[tasks[bad[0]]].name} is {losses[bad[0]]}. '
-        'Finished tasks and the last saved state are kept; lower the learning '
-        'rate, or look at the images of this task')
+        f'the loss of task {group[order[at]].name} is {losses[bad[0]]} at its '
+        f'step {step}. Finished tasks and the last saved state are kept; lower '
+        'the learning rate, or look at the images of this task')

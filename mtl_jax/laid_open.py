@@ -53,15 +53,8 @@ def measure(running: Any, entries: list[plan.Entry],
            if seen is not None]
   if len(tasks) < 2 or running.backbone.network.trace is None:
     return None
-  beside: dict[str, list[Seen]] = {}
-  for entry in controls:
-    found = _load(running, entry)
-    if found is not None and any(
-        task.entry.task == entry.task
-        and np.array_equal(task.modules, found.modules) for task in tasks):
-      beside.setdefault(entry.phase.name, []).append(found)
-  beside = {phase: own for phase, own in beside.items()
-            if len(own) == len(tasks)}
+  beside = _beside(tasks, [seen for seen in map(
+      functools.partial(_load, running), controls) if seen is not None])
   look = functools.partial(_images, running, count=images)
   network = running.backbone.network
   return {
@@ -76,6 +69,18 @@ def measure(running: Any, entries: list[plan.Entry],
       'probe': _probe(network, tasks, look),
       'robustness': {phase: _robustness(network, own, look)
                      for phase, own in [('', tasks), *beside.items()]}}
+
+
+def _beside(tasks: list[Seen], controls: list[Seen]) -> dict[str, list[Seen]]:
+  """By phase, the controls on the tasks' own paths, in the tasks' order."""
+  names = [task.entry.task.name for task in tasks]
+  by_phase: dict[str, dict[str, Seen]] = {}
+  for seen in controls:
+    by_phase.setdefault(seen.entry.phase.name, {})[seen.entry.task.name] = seen
+  return {phase: [own[name] for name in names]
+          for phase, own in by_phase.items() if all(
+              name in own and np.array_equal(task.modules, own[name].modules)
+              for name, task in zip(names, tasks))}
 
 
 def _load(running, entry) -> Seen | None:
@@ -101,6 +106,12 @@ def _images(running, task: Seen, split: str, count: int):
   rows = np.sort(np.random.RandomState(0).permutation(rows)[:count])
   source = getattr(running.data.source(task.entry.task.source), split)
   return source.images[rows], view.label_map[source.labels[rows]]
+
+
+def _drawn(images, count: int) -> np.ndarray:
+  """Some of the images, always the same; sources may be sorted by class."""
+  order = np.random.RandomState(1).permutation(len(images))
+  return images[np.sort(order[:count])]
 
 
 def _prepare(task: Seen, images):
@@ -129,7 +140,7 @@ def _features(network, task: Seen, x) -> np.ndarray:
 
 def _relation(network, tasks, look) -> dict:
   each = [look(task, 'test')[0] for task in tasks]
-  few = [images[:max(2, len(images) // len(tasks))] for images in each]
+  few = [_drawn(images, max(2, len(images) // len(tasks))) for images in each]
   features = [np.concatenate([_features(network, task, _prepare(task, images))
                               for images in few]) for task in tasks]
   overlap = [[int(sum(len(set(p) & set(q)) for p, q in zip(

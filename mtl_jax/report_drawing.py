@@ -11,6 +11,7 @@ import numpy as np
 # Okabe and Ito's palette, safe for colour-blind readers; black is left out.
 PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9',
            '#8C6BB1', '#7F7F7F')
+COLOURS = 20  # that can be told apart, if with less ease
 CONTROL = '#444444'
 MARKERS = ('D', 's', '^', 'v', 'P', 'X')
 NAMED = 40  # up to so many tasks have their names on an axis
@@ -27,6 +28,14 @@ RC = {
     'xtick.color': '#57606a', 'ytick.color': '#57606a',
     'legend.frameon': False, 'lines.linewidth': 1.8,
 }
+
+
+def colours(count: int) -> list:
+  """The palette, or a longer one for up to `COLOURS` things."""
+  if count <= len(PALETTE):
+    return list(PALETTE[:count])
+  import matplotlib
+  return [matplotlib.colormaps['tab20'](i) for i in range(count)]
 
 
 def groups(records: list[dict], keep=None) -> dict[str, list[dict]]:
@@ -125,8 +134,11 @@ def heat_map(canvas, ax, matrix, names, label, form, limits=(None, None)):
   colours = matplotlib.colormaps['viridis'].with_extremes(bad='#e6e8eb')
   size = len(matrix)
   low, high = limits
-  low = np.nanmin(matrix) if low is None else low
-  high = np.nanmax(matrix) if high is None else high
+  finite = matrix[np.isfinite(matrix)]
+  low = np.min(finite, initial=np.inf) if low is None else low
+  high = np.max(finite, initial=-np.inf) if high is None else high
+  if not finite.size:
+    low = high = 0.
   if high - low < 1e-9:
     low, high = low - 1, high + 1
   # 'none' embeds one pixel per entry: small whatever the number of tasks.

@@ -14,11 +14,12 @@ def _segments(summary) -> dict:
 
 
 def graph(records, summary):
-  """Levels and modules; every task's path in its colour."""
+  """Levels and modules; the path of each of up to 20 tasks in its colour."""
   del records
   found = _segments(summary)
-  if not found or len(found['names']) > len(drawing.PALETTE):
+  if not found or len(found['names']) > drawing.COLOURS:
     return None
+  colours = drawing.colours(len(found['names']))
   levels, modules = len(found['paths'][0]), found['modules']
   canvas, ax = drawing.axes(9.4, .9 + .34 * modules)
   for m in range(modules):
@@ -29,10 +30,11 @@ def graph(records, summary):
     for level, row in enumerate(path):
       for m in row:
         users.setdefault((level, m), []).append(k)
+  apart = min(.16, .8 / max(len(own) for own in users.values()))
   for k, name in enumerate(found['names']):
-    spots = [(level + 1 + .16 * (own.index(k) - (len(own) - 1) / 2), m)
+    spots = [(level + 1 + apart * (own.index(k) - (len(own) - 1) / 2), m)
              for (level, m), own in users.items() if k in own]
-    ax.plot(*zip(*spots), 'o', ms=6, color=drawing.PALETTE[k],
+    ax.plot(*zip(*spots), 'o', ms=6, color=colours[k],
             label=drawing.short(name), zorder=2)
   ax.set_xticks(range(1, levels + 1))
   ax.set_yticks(range(modules))
@@ -82,7 +84,7 @@ def similarity(records, summary):
     return None
   canvas, axes = drawing.axes(9.4, 3.4, len(phases), squeeze=False)
   for ax, (phase, values) in zip(axes[0], phases.items()):
-    means = np.nanmean(np.array(values, float), axis=2)
+    means = np.ma.masked_invalid(np.array(values, float)).mean(axis=2)
     image = ax.imshow(means, vmin=0, vmax=1, cmap='viridis', aspect='auto')
     ax.set_title(drawing.short(f'and {phase}'), fontsize=9)
     ax.set_xticks(range(means.shape[1]), range(1, means.shape[1] + 1))

@@ -321,6 +321,30 @@ def check_batch(images: int, batch_size: int) -> None:
                      f'{images} training images; choose a smaller batch')
 
 
+def check_epochs(batches: dict[str, int]) -> None:
+  """Refuses epochs for tasks trained together whose epochs differ in length.
+
+  All of them take as many steps as the first one's epochs have. Tasks of
+  equally many images differ a little after validation is drawn: CIFAR-100's
+  groups of ten classes by about one batch in a hundred, rarely two.
+
+  Args:
+    batches: of an epoch of each task, by its name.
+
+  Raises:
+    ValueError: a task has over 3 % more or fewer than the first; names them.
+
+  >>> check_epochs({'one': 281, 'two': 278})
+  """
+  first, counted = next(iter(batches.items()))
+  for name, count in batches.items():
+    if abs(count - counted) > .03 * counted:
+      raise ValueError(
+          f'an epoch of task {first} has {counted} batches but one of task '
+          f'{name} has {count}, and tasks trained together take equally many '
+          'steps; give steps instead of epochs')
+
+
 def epoch_indices(rows, steps: int, batch_size: int, seed: tuple[int, ...],
                   start: int = 0) -> np.ndarray:
   """Row numbers for `steps` batches: reshuffled epochs, the rest dropped.

@@ -64,10 +64,10 @@ def learn_phase(run: Run, phase: config_lib.Phase) -> None:
                                           run.config.seed)
     shared = {'basis': parallel.put(run.system.basis(described))}
   if phase.after is not None and method.rebuild is not None:
-    before = next(p for p in run.config.phases if p.name == phase.after)
     shared = parallel.put(method.rebuild(
         run.system.backbone.params,
         [run.system.task(entry.name).impression
+         for before in run.config.chain(phase)
          for entry in plan.entries(before, run.suite)]))
   done_before: plan.Entry | None = None
   for group in groups:

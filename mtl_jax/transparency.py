@@ -81,12 +81,16 @@ def without(params: Tree, part: str) -> Tree:
 def linear_probe(train, train_labels, test, test_labels) -> float:
   """Accuracy of logistic regression on frozen features.
 
+  NaN if the training labels are all of one class, which leaves nothing to fit.
+
   Args:
     train: features [n, p]; scaled to mean 0 and variance 1.
     train_labels: int [n].
     test: features [m, p].
     test_labels: int [m].
   """
+  if len(np.unique(train_labels)) < 2:
+    return float('nan')
   from sklearn import linear_model
   from sklearn import pipeline
   from sklearn import preprocessing

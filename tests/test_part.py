@@ -110,19 +110,20 @@ def test_statistics_and_affine_differ_in_whose_norms_are_trained():
   assert own.shape == (3, 2, 2)  # tasks, slots, channels
 
 
-def test_a_later_group_freezes_what_earlier_ones_left():
-  method, _, moved = learned('statistics')
+@pytest.mark.parametrize('norm', ['statistics', 'affine'])
+def test_a_later_group_freezes_what_earlier_ones_left(norm):
+  method, _, moved = learned(norm)
   left = [method.commit(backbone(), moved, {}, r)[0] for r in ROUTES[:2]]
   shared = part.segments_of(backbone(), left)
   used = paths.users(paths.official(456, 2, SHAPE), 4) > 0
   assert [shared['frozen'][f'level{i + 1}'].tolist() for i in (0, 1)] == (
       used.tolist())
-  later = methods.make('part', active=2, first=2)
+  later = methods.make('part', active=2, first=2, norm=norm)
   route = methods.Route('p', 3, loss='classes')
   start = later.init(jax.random.key(0), backbone(), shared, route)
   path = paths.official(456, 3, SHAPE)[2]
   bound = later.bind(backbone(), start, shared, route)
-  grads = jax.grad(lambda t: sum(jnp.sum(jnp.square(x)) for x in (
+  grads = jax.grad(lambda t: sum(jnp.sum(x) for x in (
       jax.tree.leaves(later.bind(backbone(), t, shared, route)))))(start)
   for i, level in enumerate(path):
     name = f'level{i + 1}'
@@ -134,6 +135,10 @@ def test_a_later_group_freezes_what_earlier_ones_left():
     moves = [any(np.any(g[m]) for g in jax.tree.leaves(grads[name]))
              for m in range(4)]
     assert moves == [m in level and not used[i, m] for m in range(4)]
+    # Scales and shifts of its own are trained, also on frozen modules.
+    own = jax.tree.leaves(grads['own']['norms'].get(name, {}))
+    assert bool(own) == (norm == 'affine')
+    assert all(np.all(np.any(g, axis=2)) for g in own)
   assert 0 < sum(used[i, m] for i, row in enumerate(path) for m in row) < 4
   assert part.segments_of(backbone(), []) == {}
 

@@ -15,6 +15,7 @@ from mtl_jax import rounds
 from mtl_jax import trees
 from mtl_jax.data import sources
 from mtl_jax.data import suites
+from mtl_jax.data import transforms
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -51,6 +52,7 @@ def test_sizes_and_tasks_of_the_cifar_configs(name, weights, classes,
                              jax.random.key(0))
   assert trees.size(params) == weights
   phase, = config.phases
+  assert config.transparency > 0  # the analyses are part of the run
   assert dict(phase.options)['active'] == seed_shape.active
   assert options['modules'] == seed_shape.modules
   suite = suites.make('groups', load=stand_in,
@@ -87,11 +89,21 @@ def test_the_five_task_config_has_every_control_on_the_same_batches():
   by_name = {phase.name: phase for phase in config.phases}
   assert [name for name, phase in by_name.items() if not phase.control] == [
       'part']
-  assert {phase.steps for phase in config.phases} == {300}
+  # One recipe: optimizer, rates, batches; and one backbone and graph.
+  recipe, = {phase.recipe(55_000) for phase in config.phases}
+  assert (recipe.steps, recipe.batch_size, recipe.schedule) == (
+      300, 16, 'halved')
+  assert {(phase.tasks, phase.loss, phase.repeats)
+          for phase in config.phases} == {((0, 5), 'classes', 1)}
+  for name, common in (('active', 2), ('norm', 'statistics')):
+    assert {dict(phase.options)[name] for phase in config.phases} == {common}
+  assert [name for name, phase in by_name.items()
+          if dict(phase.options)['paths'] != 'official'] == ['hard_sharing']
+  assert [name for name, phase in by_name.items()
+          if dict(phase.options)['copies']] == ['single']
   assert len({phase.order_name for phase in config.phases}) == 1
   assert {dict(phase.options)['path_seed'] for phase in config.phases} == {36}
   assert by_name['joint'].together == 'joint'
-  assert dict(by_name['single'].options)['copies']
   assert by_name['sequential'].rounds.set_batches == 0
   assert by_name['part_common'].rounds.moments == 'common'
 
@@ -103,12 +115,37 @@ def test_groups_refuse_what_is_no_group_and_unknown_classes():
     suites.make('groups', groups=(('cifar10', (1, 10)),), load=stand_in)
 
 
-def test_stand_in_has_cifars_shapes_and_can_be_learned():
+@pytest.fixture(name='drawn')
+def _drawn():
+  """experiments/part/stand_in.py, with few images in CIFAR's places."""
   spec = importlib.util.spec_from_file_location(
       'stand_in', ROOT / 'experiments' / 'part' / 'stand_in.py')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  source = module.make(10, (600, 100))
+  before = dict(sources.REGISTRY)
+  module.register((2_000, 500))
+  yield module
+  sources.REGISTRY.clear()
+  sources.REGISTRY.update(before)
+  sources._load.cache_clear()
+
+
+@pytest.mark.parametrize('name', ['part_cifar100', 'part_cifar10_100'])
+def test_drawn_images_stand_in_for_cifars_in_its_suites(drawn, name):
+  del drawn
+  options = dict(load(name).suite.options)
+  made = suites.make('groups', **options)
+  for task, (source, classes) in zip(made.tasks, options['groups']):
+    found = sources.load(task.source)
+    assert found.name == task.source == source and found.version == 'drawn'
+    assert len(suites.view(task, found).test) == (
+        500 // found.classes * len(classes))
+    normalise = task.transforms[-1]
+    assert normalise == transforms.normalise(*suites.STATISTICS[source])
+
+
+def test_drawn_images_have_cifars_shapes_and_can_be_learned(drawn):
+  source = drawn.make('cifar10', 10, (600, 100))
   assert source.classes == 10 and source.version == 'drawn'
   assert source.test.images.shape == (100, 32, 32, 3)
   assert not sources.leaks(source)

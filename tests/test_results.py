@@ -2,12 +2,19 @@
 
 import json
 import pathlib
+import runpy
 import sys
 
+import jax
 import pytest
+
+from mtl_jax import models
+from mtl_jax import trees
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'experiments'))
 
+import collected  # noqa: E402 pylint: disable=wrong-import-position
+import part_tables  # noqa: E402 pylint: disable=wrong-import-position
 import results  # noqa: E402 pylint: disable=wrong-import-position
 
 RUN = {'kind': 'run', 'command': 'main --workdir=/here', 'commit': 'c'}
@@ -53,3 +60,75 @@ def test_a_killed_start_counts_with_the_tasks_that_it_finished():
   task = {'kind': 'task', 'seconds': {'train': 3., 'save': .5}}
   assert results.total_seconds([RUN, task, task, RUN, task, SUMMARY]) == 9.
   assert results.total_seconds([RUN, task, SUMMARY, RUN, SUMMARY]) == 4.
+
+
+def test_every_table_has_its_place_in_a_readme():
+  for path, parts in results.TABLES.items():
+    text = (results.HERE / path).read_text()
+    for name in parts:
+      assert text.count(f'<!-- {name} -->') == 1, (path, name)
+      assert text.count(f'<!-- /{name} -->') == 1, (path, name)
+
+
+def part_task(name, phase='part', values=40, train=1.5, **fields):
+  """A line of a PaRT run's task, as `results.collect` leaves it."""
+  return {'kind': 'task', 'task': name, 'phase': phase, 'steps': 7,
+          'accuracy': {'test': .5}, 'bytes': {'values': values, 'stored': 60},
+          'seconds': {'train': train, 'evaluate': 9., 'save': 9.}} | fields
+
+
+def part_run(*tasks, **summary):
+  run = RUN | {'hardware': {'platform': 'cpu', 'cpu': 'C', 'cores': 1}}
+  return {'run': run, 'tasks': list(tasks), 'summary': SUMMARY | summary}
+
+
+def test_the_stand_ins_epoch_takes_the_training_of_all_tasks(monkeypatch):
+  run = part_run(part_task('a'), part_task('b'))
+  config = runpy.run_path(
+      str(results.HERE.parent / 'configs' / 'part_cifar100.py'))['get_config']()
+  run['run']['config'] = config.to_dict()
+  monkeypatch.setattr(collected, 'runs', lambda folder, prefix: [run])
+  table = part_tables.stand_in()
+  assert '| steps of the epoch, all ten tasks | 14 |' in table
+  assert '| seconds of training in the epoch | 3 |' in table
+  # Ten paths take almost all modules of the network; see test_part_configs.
+  count = part_tables.weights(run, 'part')
+  assert .9 * 132_038_244 < count <= 132_038_244 and f' {count:,} |' in table
+
+
+def test_lost_accuracy_is_averaged_within_levels_that_have_both_kinds():
+  line = lambda level, users, lost: dict(level=level, users=users, lost=lost)
+  found = part_tables.level_means([
+      line(1, 1, .8), line(1, 1, .6), line(1, 3, .5), line(2, 1, .1),
+      line(2, 2, .2), line(2, 2, .4), line(3, 2, 1.), line(4, 1, 0.)])
+  assert found == pytest.approx(((.7 + .1) / 2, (.5 + .3) / 2))
+
+
+def test_weights_are_counted_from_the_paths():
+  run = part_tables._runs()[0]
+  own = {t['task']: t['bytes']['dedicated'] // 4 for t in run['tasks']
+         if t['phase'] == 'single'}  # a path and a head each
+  output, rest = divmod(own['omniglot-alphabet-label-32x32x1'] - own['mnist'],
+                        40)  # weights of an output; one head has 50, not 10
+  assert not rest
+  heads, path = 90 * output, own['mnist'] - 10 * output
+  assert part_tables.weights(run, 'single') == sum(own.values())
+  assert part_tables.weights(run, 'hard_sharing') == path + heads
+  backbone = run['run']['config']['backbone']
+  network = models.make(backbone['model'], 50, **backbone['options'])
+  params = jax.eval_shape(lambda key: network.init(key, (32, 32, 1))[0],
+                          jax.random.key(0))
+  used = {(level, module) for paths in run['summary']['segments']['paths']
+          for level, row in enumerate(paths) for module in row}
+  for phase in ('part', 'part_common', 'joint', 'sequential'):
+    assert part_tables.weights(run, phase) == heads + sum(
+        trees.size(params[f'level{level + 1}'][f'module{module:02d}'])
+        for level, module in used)
+
+
+def test_the_command_of_all_seeds_names_none():
+  run = {'run': {'command': 'python -m mtl_jax.main --workdir=DIR '
+                 '--config=configs/part_five_tasks.py:2'}}
+  assert part_tables._command(run) == (
+      '`python -m mtl_jax.main --workdir=DIR '
+      '--config=configs/part_five_tasks.py:SEED`')

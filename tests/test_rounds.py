@@ -1,6 +1,7 @@
 """Tasks that take turns on shared segments: PaRT's schedule and a whole run."""
 
 import functools
+import types
 import zlib
 
 import jax
@@ -12,6 +13,7 @@ import tiny
 import mtl_jax
 from mtl_jax import checkpoint
 from mtl_jax import config as config_lib
+from mtl_jax import groups
 from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import paths
@@ -313,37 +315,86 @@ def test_killed_in_the_middle_it_ends_with_the_same_bits(
   assert tiny.bits(tmp_path / 'killed') == tiny.bits(folder)
 
 
-def test_a_later_task_reuses_modules_and_changes_none(tmp_path):
+def in_a_row():
+  """Three tasks, each a phase after the one before it, as a config's dict."""
+  sources.register('more', functools.partial(images_of, 'more', 3, 90))
   fields = config_lib.to_dict(make())
-  part = fields['phases']['part']
-  options = dict(active=2, path_seed=96253)
+  part, options = fields['phases']['part'], dict(active=2, path_seed=456)
+  fields['suite']['sources'] = ('three', 'two', 'more')
+  fields['backbone']['options']['heads'] = (3, 2, 3)
   fields['phases'] = {
-      'part': dict(part, tasks=(0, 1), options=options),
-      'later': dict(part, tasks=(1, 2), after='part',
-                    options=dict(options, first=1))}
-  fields['schedule'] = ['part', 'later']
-  config = config_lib.from_dict(fields)
-  tiny.learn(config, tmp_path / 'run')
+      'a': dict(part, tasks=(0, 1), options=options),
+      'b': dict(part, tasks=(1, 2), after='a', options=options | {'first': 1}),
+      'c': dict(part, tasks=(2, 3), after='b', options=options | {'first': 2})}
+  fields['schedule'] = ['a', 'b', 'c']
+  return fields
+
+
+def test_later_tasks_reuse_modules_and_change_none(tmp_path):
+  tiny.learn(config_lib.from_dict(in_a_row()), tmp_path / 'run')
   system = mtl_jax.load(tmp_path / 'run')
-  first, second = (system.task(name).impression for name in system.tasks)
-  drawn = paths.official(96253, 2, paths.Shape(2, 4, 2))
-  assert 0 < paths.overlap(drawn)[0, 1] < 4
-  for i in range(2):
-    level = f'level{i + 1}'
-    for m in drawn[1, i].tolist():
-      new = second.values[level][f'module{m:02d}']
-      if m in drawn[0, i]:
-        old = first.values[level][f'module{m:02d}']
-      else:  # it was free, and was trained
-        old = system.backbone.params[level][f'module{m:02d}']
-      assert (trees.fingerprint(new) == trees.fingerprint(old)) == (
-          m in drawn[0, i])
+  values = [system.backbone.params] + [
+      system.task(name).impression.values for name in ('three', 'two', 'more')]
+  drawn = paths.official(456, 3, paths.Shape(2, 4, 2))
+  sources_of = []
+  for k, level, slot in np.ndindex(3, 2, 2):
+    m = int(drawn[k, level, slot])
+    # Who trained it last before task k: 0 is the backbone.
+    before = max([0] + [j + 1 for j in range(k) if m in drawn[j, level]])
+    old, new = (trees.fingerprint(values[i][f'level{level + 1}'][
+        f'module{m:02d}']) for i in (before, k + 1))
+    assert (old == new) == (before > 0), (k, level, m)
+    sources_of.append((k, before))
+  # The third task uses modules of the first alone, of the second and free ones.
+  assert {(2, 0), (2, 1)} <= set(sources_of) and (1, 1) in sources_of
   assert not verify.check(system).faults
-  for wrong, text in (('other', "after is 'other'.*part"),
-                      ('later', "after is 'later'")):
-    fields['phases']['later']['after'] = wrong
-    with pytest.raises(ValueError, match=text):
-      config_lib.from_dict(fields)
+
+
+@pytest.mark.parametrize('phase, changes, text', [
+    ('b', dict(after='other'), "after is 'other'.*earlier phases: a$"),
+    ('b', dict(after='b'), "after is 'b', which must be an earlier"),
+    ('b', dict(first=0), r'phase b, after a: first is 0.* before number 1'),
+    ('c', dict(first=1), r'phase c, after b: first is 1.* before number 2'),
+    ('b', dict(path_seed=36), 'path_seed is 36 but was 456'),
+    ('b', dict(active=1), 'active is 1 but was 2'),
+    ('b', dict(paths='identical'), "paths is 'identical' but was 'official'"),
+    ('b', dict(norm='shared'), 'statistics of frozen modules anew'),
+    ('b', dict(copies=True), 'the later group has copies=True'),
+    ('a', dict(copies=True), 'the earlier group has copies=True')])
+def test_a_phase_goes_on_where_the_one_before_it_ended(phase, changes, text):
+  fields = in_a_row()
+  for name, value in changes.items():
+    place = fields['phases'][phase]
+    (place if name == 'after' else place['options'])[name] = value
+  with pytest.raises(ValueError, match=text):
+    config_lib.from_dict(fields)
+
+
+def test_a_phase_reuses_modules_of_its_own_method_alone():
+  fields = in_a_row()
+  fields['phases']['a'] = dict(method='dedicated', tasks=(0, 1), steps=1)
+  with pytest.raises(ValueError, match="'a', a phase of the method dedicated"):
+    config_lib.from_dict(fields)
+
+
+def test_epochs_of_different_length_are_refused_before_training(tmp_path):
+  part = dict(phases__part__steps=0, phases__part__epochs=2)
+  with pytest.raises(ValueError, match='phase part: an epoch of task three '
+                     'has 8 batches but one of task two has 5.*give steps'):
+    tiny.learn(make(**part), tmp_path)
+  assert not (tmp_path / 'tasks').exists()
+  with pytest.raises(ValueError, match='three has 100 .* two has 96'):
+    steps.check_epochs({'three': 100, 'one': 103, 'two': 96})
+  steps.check_epochs({'three': 100, 'one': 103, 'two': 97})
+
+
+def test_a_loss_that_is_no_number_names_the_task_and_its_step():
+  group = [types.SimpleNamespace(name=name) for name in ('three', 'two')]
+  order = np.array([1, 1, 0, 0, 1, 0, 0, 1])
+  groups._require_finite_rounds(group, order, 3, np.ones(5))
+  with pytest.raises(FloatingPointError, match='task two is nan at its step 2'):
+    groups._require_finite_rounds(group, order, 3, np.array(
+        [1., np.nan, np.inf]))
 
 
 @pytest.mark.parametrize('changes, text', [

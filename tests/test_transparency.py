@@ -114,3 +114,9 @@ def test_what_each_corruption_does():
 def test_bad_corruptions_are_refused(arguments, message):
   with pytest.raises(ValueError, match=message):
     corruptions.corrupt(*arguments)
+
+
+def test_a_probe_of_one_class_is_not_a_number():
+  labels = np.full(50, 3)
+  assert np.isnan(transparency.linear_probe(X, labels, X, np.arange(50)))
+  assert np.isnan(transparency.linear_probe(X[:1], [0], X[:1], [0]))

@@ -9,6 +9,8 @@ shifted, under noise. Flags are those of `mtl_jax.main`. Accuracies say that
 the network learns, and nothing about CIFAR: time and bytes are what it is for.
 """
 
+import functools
+
 import jax
 import numpy as np
 from absl import app
@@ -20,8 +22,12 @@ from mtl_jax.data import sources
 IMAGES = (50_000, 10_000)  # of CIFAR's train and test splits
 
 
-def make(classes: int, counts=IMAGES) -> sources.Source:
-  """A source with the sizes of cifar10 or cifar100."""
+def make(name: str, classes: int, counts=IMAGES) -> sources.Source:
+  """A source that goes by the name of cifar10 or cifar100, of their sizes.
+
+  A suite finds a task's images and how they are normalised by that name; the
+  version, which a run records, says that they are drawn.
+  """
   random = np.random.RandomState(classes)
   fields = random.randint(0, 256, (classes, 4, 4, 3))
   patterns = fields.repeat(8, 1).repeat(8, 2)
@@ -38,13 +44,18 @@ def make(classes: int, counts=IMAGES) -> sources.Source:
       part += random.normal(0, 64, part.shape)
     return np.clip(images, 0, 255).astype(np.uint8), labels
   train, test = split(counts[0]), split(counts[1])
-  return sources.from_arrays(f'stand_in{classes}', *train, classes, test,
-                             version='drawn')
+  return sources.from_arrays(name, *train, classes, test, version='drawn')
+
+
+def register(counts=IMAGES) -> None:
+  """Puts drawn sources in the places of cifar10 and cifar100."""
+  for classes in (10, 100):
+    name = f'cifar{classes}'
+    sources.register(name, functools.partial(make, name, classes, counts))
 
 
 if __name__ == '__main__':
-  for number in (10, 100):
-    sources.register(f'cifar{number}', lambda n=number: make(n))
+  register()
   jax.config.config_with_absl()
   flags.mark_flags_as_required(['config', 'workdir'])
   app.run(main.main, flags_parser=main.parse)

@@ -43,7 +43,8 @@ Suite = tasks_lib.Suite
 view = tasks_lib.view
 
 _CIFAR = ((0.491, 0.482, 0.447), (0.247, 0.243, 0.262))
-# Name without ':label', '!feature', '@size' -> (mean, std), as commonly used.
+# Name without ':label', '!feature', '@size' -> (mean, std), as commonly used:
+# SupSup's SplitCIFAR-100 has CIFAR-10's constants.
 STATISTICS = {
     'mnist': ((0.1307,), (0.3081,)),
     'cifar10': _CIFAR,

@@ -12,6 +12,8 @@ The controls are the same code: 'identical' paths are hard sharing, and with
 the same path (single-task learning).
 """
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +41,8 @@ def part(active: int, paths: str = 'official', path_seed: int = 456,
     path_seed: of the paths. PaRT's five test cases have 456, 23743, 96253, 36
       and 2543.
     overlap: paths='overlapping' only: modules of each level for all tasks.
-    similarity: paths='guided' only: of the group's tasks, [T, T].
+    similarity: paths='guided' only: of all tasks up to the group's last, those
+      before `first` too: [first + T, first + T].
     norm: 'statistics' (each task has its own norm statistics), 'affine' (and
       its own scales and shifts) or 'shared' (tasks mix both, as the paper's
       CIFAR code does).
@@ -98,11 +101,11 @@ def part(active: int, paths: str = 'official', path_seed: int = 456,
     for level, modules in taken.items():
       if level == 'own':
         continue
-      modules = _merge(modules, own['norms'].get(level))
       if shared:
         frozen = jnp.asarray(shared['frozen'][level])[rows[level]]
         modules = jax.tree.map(lambda x, frozen=frozen: jnp.where(
             _along(frozen, x), jax.lax.stop_gradient(x), x), modules)
+      modules = _merge(modules, own['norms'].get(level))  # never frozen
       params[level] = {
           f'slot{n:0{len(str(active - 1))}d}': jax.tree.map(
               lambda x, n=n: x[n], modules) for n in range(active)}
@@ -221,6 +224,40 @@ def segments_of(backbone: Tree, found) -> dict:
       if level in frozen:
         frozen[level][sorted(backbone[level]).index(module)] = True
   return {'segments': stack_modules(params), 'frozen': frozen}
+
+
+def check_later(later: dict, earlier: dict, tasks: int) -> None:
+  """Refuses a later group that doesn't go on where an earlier one ended.
+
+  Args:
+    later: options of `part` for the later group.
+    earlier: likewise for the group before it.
+    tasks: how many the earlier group has.
+
+  Raises:
+    ValueError: names the option that doesn't fit, and what would.
+
+  >>> check_later({'active': 2, 'first': 3}, {'active': 2}, 3)
+  """
+  known = inspect.signature(part).parameters
+  now, before = ({name: given.get(name, known[name].default)
+                  for name in known} for given in (later, earlier))
+  for name in ('active', 'paths', 'path_seed', 'overlap'):
+    if now[name] != before[name]:
+      raise ValueError(f'{name} is {now[name]!r} but was {before[name]!r}; '
+                       'paths of both groups are drawn in one row, so that it '
+                       'must stay')
+  for where, group in (('the earlier', before), ('the later', now)):
+    if group['copies']:
+      raise ValueError(f'{where} group has copies=True: its modules are its '
+                       "tasks' own, and reused by nobody")
+  if now['first'] != before['first'] + tasks:
+    raise ValueError(f'first is {now["first"]}, but the earlier tasks have '
+                     'the heads and paths before number '
+                     f'{before["first"] + tasks}; give that')
+  if now['norm'] == 'shared':
+    raise ValueError("norm='shared' would start the norm statistics of frozen "
+                     "modules anew; take 'statistics' or 'affine'")
 
 
 def split_norms(bank: Tree, apart: bool) -> tuple[Tree, Tree]:
