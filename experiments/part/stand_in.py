@@ -2,7 +2,7 @@
 
     python experiments/part/stand_in.py --config=configs/part_cifar100.py \
         --workdir=DIR --config.backbone.options.width=8 \
-        --config.phases.part.epochs=1
+        --config.phases.part.epochs=1 --config.transparency=0
 
 Every class has a pattern of 4 x 4 coloured fields; an image is its pattern,
 shifted, under noise. Flags are those of `mtl_jax.main`. Accuracies say that
