@@ -87,7 +87,8 @@ def similarity(records, summary):
     means = np.ma.masked_invalid(np.array(values, float)).mean(axis=2)
     image = ax.imshow(means, vmin=0, vmax=1, cmap='viridis', aspect='auto')
     ax.set_title(drawing.short(f'and {phase}'), fontsize=9)
-    ax.set_xticks(range(means.shape[1]), range(1, means.shape[1] + 1))
+    ax.set_xticks(range(0, means.shape[1], 2),
+                  range(1, means.shape[1] + 1, 2))
     ax.set_yticks(range(len(found['names'])),
                   [drawing.short(n) for n in found['names']], fontsize=7.5)
     ax.set_xlabel('level')
