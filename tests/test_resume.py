@@ -185,9 +185,9 @@ def learn(config, folder, stop_after=np.inf):
 
 @pytest.mark.parametrize('kind, phases, stops', [
     ('lenet', ('basis',), [(4, 2), (10, 2)]),  # in the first and second task
-    ('lenet', ('transfer',), [(6, 4), (10, 2)]),
-    ('lenet', ('many',), [(32, 16), (48, 32)]),
-    ('lenet', ('basis', 'impress'), [(18, 4)]),
+    *(pytest.param('lenet', *rest, marks=pytest.mark.slow) for rest in (
+        (('transfer',), [(6, 4), (10, 2)]), (('many',), [(32, 16), (48, 32)]),
+        (('basis', 'impress'), [(18, 4)]))),
     ('norm', ('basis',), [(4, 2), (10, 2)])])  # batch statistics
 def test_saved_progress_ends_with_the_same_bits(tmp_path, kind, phases, stops):
   config = tiny.only(*phases, kind=kind)
@@ -265,6 +265,7 @@ def test_lost_bookkeeping_is_never_made_up(tmp_path, removed):
   assert bookkeeping.items() <= tiny.files(tmp_path / 'run/shared').items()
 
 
+@pytest.mark.slow
 def test_remade_first_task_leaves_the_mean_alone(tmp_path):
   config = tiny.only('transfer', phases__transfer__tasks=(2, 5))
   learn(config, tmp_path / 'whole')

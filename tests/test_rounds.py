@@ -331,6 +331,7 @@ def in_a_row():
   return fields
 
 
+@pytest.mark.slow
 def test_later_tasks_reuse_modules_and_change_none(tmp_path):
   tiny.learn(config_lib.from_dict(in_a_row()), tmp_path / 'run')
   system = mtl_jax.load(tmp_path / 'run')
