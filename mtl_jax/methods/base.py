@@ -89,6 +89,8 @@ class Method(NamedTuple):
     traced_member: `bind` takes a route whose member is traced.
     rebuild: (backbone, impressions of earlier tasks) -> `shared`, for a phase
       that reuses what an earlier phase left; `None` if it can't.
+    check_later: (the earlier phase's options, its number of entries); beside
+      `rebuild`, refuses a phase that doesn't go on where that one ended.
   """
   init: Callable[..., Tree]
   bind: Callable[..., Tree]
@@ -97,6 +99,7 @@ class Method(NamedTuple):
   penalty: Callable[[Tree], Any] = no_penalty
   banks: Banks | None = None
   rebuild: Callable[..., dict] | None = None
+  check_later: Callable[[dict, int], None] | None = None
   traced_member: bool = False
 
 

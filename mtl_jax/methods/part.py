@@ -12,6 +12,7 @@ The controls are the same code: 'identical' paths are hard sharing, and with
 the same path (single-task learning).
 """
 
+import functools
 import inspect
 
 import jax
@@ -139,8 +140,12 @@ def part(active: int, paths: str = 'official', path_seed: int = 456,
     del shared
     return impressions.materialise(backbone, impression)
 
-  return base.Method(init, bind, commit, materialise, banks=base.Banks(
-      rows_of, bind_rows, norm == 'shared'), rebuild=segments_of)
+  own = dict(active=active, paths=paths, path_seed=path_seed, overlap=overlap,
+             norm=norm, copies=copies, first=first)
+  return base.Method(
+      init, bind, commit, materialise,
+      banks=base.Banks(rows_of, bind_rows, norm == 'shared'),
+      rebuild=segments_of, check_later=functools.partial(check_later, own))
 
 
 def graph_shape(backbone: Tree, active: int) -> paths_lib.Shape:
