@@ -1,7 +1,6 @@
 """A network that grows: nothing changes what is there, and a kill loses little.
 """
 
-import functools
 import json
 import shutil
 
@@ -9,75 +8,33 @@ import jax
 import numpy as np
 import pytest
 import tiny
+import tiny_search as little
 
 import mtl_jax
 from mtl_jax import checkpoint
-from mtl_jax import config as config_lib
-from mtl_jax import evaluate
 from mtl_jax import experiment
-from mtl_jax import impressions
 from mtl_jax import report
 from mtl_jax import search
 from mtl_jax import search_paths
 from mtl_jax import search_state
 from mtl_jax import system as system_lib
-from mtl_jax import train
 from mtl_jax import trees
 from mtl_jax import verify
 from mtl_jax import workdir as workdir_lib
 from mtl_jax.data import sources
-from mtl_jax.data import suites
-from mtl_jax.data import transforms
 from mtl_jax.evolution import networks
+
 
 TASKS = ('split-00', 'split-01', 'split-02')
 NAMES = ['split-00', 'split-00~1', 'split-01', 'split-01~1', 'split-02',
          'split-02~1']
 
 
-def fields(**changes):
-  """Three tasks, twice; the second one is private. Small enough for seconds."""
-  found = dict(
-      seed=0, eval_batch_size=100, progress_seconds=1000.,
-      suite=dict(kind='split', source='digits', classes_per_task=3,
-                 num_tasks=3, image_shape=(8, 8, 3), normalise=(.5, .5)),
-      backbone=dict(model='vit_ti', outputs=3, init='default', options=dict(
-          num_layers=1, patch=4, width=16, hidden=24, heads=2)),
-      phases=dict(grow=dict(
-          method='munet', tasks=(0, 3), batch_size=16, steps=3, search=dict(
-              space='mu2net_ti0', iterations=2, generations=2, children=3,
-              validations=2, valid_cap=32, private=('split-01',),
-              fixed=dict(learning_rate=.1)))),
-      schedule=('grow',))
-  for name, value in changes.items():
-    node, path = found, name.split('__')
-    for part in path[:-1]:
-      node = node.setdefault(part, {})
-    node[path[-1]] = value
-  return found
-
-
-def make(**changes):
-  return config_lib.from_dict(fields(**changes))
-
-
-def learn(config, folder, stop_after=np.inf):
-  """The searches of a config alone; stops after so many rounds."""
-  return tiny.train_alone(config, folder,
-                          lambda seen: len(seen) > stop_after)
-
-
 @pytest.fixture(name='whole', scope='module')
 def _whole(tmp_path_factory):
   folder = tmp_path_factory.mktemp('whole') / 'run'
-  learn(make(), folder)
+  little.learn(little.make(), folder)
   return folder
-
-
-def records(folder):
-  return {line['entry']: line for line in
-          workdir_lib.read_lines(folder / 'metrics.jsonl')
-          if line['kind'] == 'task'}
 
 
 def path_ids(record):
@@ -87,7 +44,7 @@ def path_ids(record):
 
 def test_every_task_leaves_a_path_in_each_iteration(whole):
   assert system_lib.load(whole).tasks == NAMES
-  found = records(whole)
+  found = little.records(whole)
   assert list(found) == [*(f'{name}~1' for name in TASKS), *TASKS]
   for record in found.values():
     assert len(record['search']['children']) == 6
@@ -121,9 +78,9 @@ def test_logits_of_a_task_are_bit_for_bit_the_same_after_later_ones(whole):
 def test_a_task_writes_its_own_new_components_alone(whole):
   seen: set = set()
   known: set = set()
-  found = records(whole)
+  found = little.records(whole)
   root = {trees.digest(leaf) for leaf in jax.tree.leaves(
-      tiny.prepared(make())[2].params)}
+      tiny.prepared(little.make())[2].params)}
   for name, record in found.items():
     arrays, metadata = checkpoint.load(whole / 'tasks' / name)
     own = {digest for leaf, digest in metadata['hashes'].items()
@@ -145,21 +102,21 @@ def test_a_task_writes_its_own_new_components_alone(whole):
 
 
 def test_components_of_other_tasks_are_shared_or_cloned_never_changed(whole):
-  found = list(records(whole).values())
+  found = list(little.records(whole).values())
   root = networks.path_of(
-      jax.tree.map(np.asarray, tiny.prepared(make())[2].params), name='root',
-      task=None, parent=None, hyper={})
+      jax.tree.map(np.asarray, tiny.prepared(little.make())[2].params),
+      name='root', task=None, parent=None, hyper={})
   known = {part.id for part in root.components.values()}
   for record in found:
     trained = set(record['search']['trained'])
     for name, identity in path_ids(record).items():
       assert (identity in known) == (name not in trained) or (
-          record['search']['path'] in records(whole))
+          record['search']['path'] in little.records(whole))
     known |= set(path_ids(record).values())
 
 
 def test_a_private_path_is_no_ones_parent(whole):
-  for record in records(whole).values():
+  for record in little.records(whole).values():
     if record['task'] != 'split-01':
       parents = {child['parent'] for child in record['search']['children']}
       assert not any(parent.startswith('split-01') for parent in parents)
@@ -169,7 +126,7 @@ def test_a_private_path_is_no_ones_parent(whole):
 
 
 def test_the_first_generation_of_a_task_comes_from_seeds(whole):
-  for name, record in records(whole).items():
+  for name, record in little.records(whole).items():
     if name.endswith('~1'):
       first = record['search']['children'][:3]
       assert all('#' not in child['parent'] for child in first)
@@ -178,7 +135,7 @@ def test_the_first_generation_of_a_task_comes_from_seeds(whole):
 
 
 def test_the_best_validation_never_gets_worse(whole):
-  found = records(whole)
+  found = little.records(whole)
   for name in TASKS:
     assert found[name]['search']['score'] >= found[f'{name}~1']['search'][
         'score']
@@ -196,7 +153,7 @@ def test_the_best_validation_never_gets_worse(whole):
 def test_parents_are_the_nearest_paths_that_are_still_there(whole):
   """As stored: (entry, seed of its line, path). Officially the same: what a
   better path replaces is taken out of all lines."""
-  template = next(iter(records(whole).values()))['search']
+  template = next(iter(little.records(whole).values()))['search']
   stored = (('a~1', 'root', 'a~1#1.0'), ('b~1', 'a~1', 'b~1#0.2'),
             ('c~1', 'b~1', 'c~1#0.1'), ('a', 'a~1', 'a~1'),  # kept
             ('b', 'c~1', 'b#1.1'), ('c', 'c~1', 'c#0.0'))
@@ -218,7 +175,7 @@ def test_parents_are_the_nearest_paths_that_are_still_there(whole):
 
 def test_accounted_weights_are_those_in_use(whole):
   """Over the last path of every task, as the library counts them."""
-  run, _ = learn(make(), whole)
+  run, _ = little.learn(little.make(), whole)
   root = search_paths.root_of(run)
   paths = [search_paths.stored_path(run, entry, root)
            for entry in search.plan.entries(run.config.phases[0], run.suite)
@@ -227,7 +184,7 @@ def test_accounted_weights_are_those_in_use(whole):
           for part in path.components.values()}
   assert sum(networks.accounted(path, paths) for path in paths
              ) == pytest.approx(sum(used.values()))
-  last = records(whole)[TASKS[-1]]['search']
+  last = little.records(whole)[TASKS[-1]]['search']
   assert last['accounted'] == pytest.approx(networks.accounted(
       paths[-1], paths))
 
@@ -238,7 +195,7 @@ def test_accounted_weights_are_those_in_use(whole):
 def same(folder, whole):
   assert tiny.bits(folder) == tiny.bits(whole)
   assert not list((folder / 'progress').iterdir())
-  a, b = ({name: dict(r['search']) for name, r in records(f).items()}
+  a, b = ({name: dict(r['search']) for name, r in little.records(f).items()}
           for f in (folder, whole))
   assert a == b
 
@@ -246,20 +203,20 @@ def same(folder, whole):
 @pytest.mark.parametrize('after', [
     3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4, 9, 12, 17))])
 def test_stopped_after_any_round(whole, tmp_path, after):
-  config = make(progress_seconds=0.)
+  config = little.make(progress_seconds=0.)
   with pytest.raises(tiny.Stopped):
-    learn(config, tmp_path / 'run', after)
-  learn(config, tmp_path / 'run')
+    little.learn(config, tmp_path / 'run', after)
+  little.learn(config, tmp_path / 'run')
   same(tmp_path / 'run', whole)
 
 
 def test_progress_holds_what_is_needed_and_no_more(whole, tmp_path):
   folder = tmp_path / 'run'
   with pytest.raises(tiny.Stopped):
-    learn(make(progress_seconds=0.), folder, 8)
+    little.learn(little.make(progress_seconds=0.), folder, 8)
   kept, = (folder / 'progress').iterdir()
   arrays, values = checkpoint.load(kept)
-  stored = {identity for record in records(folder).values()
+  stored = {identity for record in little.records(folder).values()
             for identity in path_ids(record).values()}
   own = {name.split('/')[1] for name in arrays if name.startswith('part/')}
   assert own and not own & stored
@@ -269,7 +226,7 @@ def test_progress_holds_what_is_needed_and_no_more(whole, tmp_path):
 def test_a_finished_search_is_not_done_again(whole, monkeypatch):
   monkeypatch.setattr(search, '_TaskIteration', None)
   before = tiny.files(whole / 'tasks')
-  learn(make(), whole)
+  little.learn(little.make(), whole)
   assert tiny.files(whole / 'tasks') == before
 
 
@@ -277,7 +234,7 @@ def test_a_lost_path_is_found_again(whole, tmp_path):
   """From what preceded it in the plan, not from what came after."""
   folder = shutil.copytree(whole, tmp_path / 'run')
   shutil.rmtree(folder / 'tasks/split-02~1')
-  learn(make(), folder)
+  little.learn(little.make(), folder)
   assert tiny.bits(folder) == tiny.bits(whole)
 
 
@@ -310,75 +267,12 @@ def test_a_state_survives_the_disk(tmp_path):
     search_state.restore(work, 'a', [], state)
 
 
-# Compilation.
-
-
-def test_a_task_iteration_of_32_children_compiles_six_programs_at_most(
-    tmp_path):
-  """Of a second task, with another number of classes than the first."""
-  for name, classes in (('munet-three', 3), ('munet-four', 4)):
-    random = np.random.RandomState(classes)
-    sources.register(name, functools.partial(
-        sources.from_arrays, name, random.randint(
-            0, 256, (60, 8, 8, 3)).astype(np.uint8), np.arange(60) % classes))
-  config = make(
-      suite=dict(kind='datasets', sources=('munet-three', 'munet-four'),
-                 image_shape=(8, 8, 3)), backbone__outputs=4,
-      phases__grow=dict(method='munet', tasks=(0, 2), batch_size=8, steps=1,
-                        search=dict(children=8, generations=4, validations=1,
-                                    space='mu2net_ti0')))
-  suite = suites.make(config.suite.kind, **dict(config.suite.options))
-  data, work = evaluate.Data(), workdir_lib.Workdir(tmp_path)
-  backbone = experiment.make_backbone(config, suite, data, work)
-  work.prepare()
-  experiment.claim(work, config, backbone, '')
-  run = train.Run(config, suite, backbone, data, work,
-                  system_lib.System(work, backbone), lambda *_: None)
-  first, second = search.plan.entries(config.phases[0], suite)
-  search._TaskIteration(run, first).run()
-  compiled: list[str] = []
-  counting = [True]  # a listener can't be taken away again
-
-  def listen(name, *_, **__):
-    if counting[0] and name == '/jax/core/compile/backend_compile_duration':
-      compiled.append(name)
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  search._TaskIteration(run, second).run()
-  counting[0] = False
-  assert 1 <= len(compiled) <= 6
-  children = records(tmp_path)['munet-four']['search']['children']
-  assert len(children) == 32
-  assert len({str(child['trained']) for child in children}) > 5
-
-
-# Controls, reports and refusals.
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('control, trained', [
-    ('head', {'encoder_norm', 'head'}),
-    ('adapters', {'encoder_norm', 'head', 'residual_adapter_0'}),
-    ('finetune', None)])
-def test_controls_start_from_the_root(tmp_path, control, trained):
-  grow = fields()['phases']['grow'] | dict(tasks=(0, 2), control=True)
-  grow['search'] = dict(grow['search'], control=control, iterations=1,
-                        private=())
-  run, _ = learn(make(phases={'c': grow}, schedule=('c',)), tmp_path / 'run')
-  found = records(tmp_path / 'run')
-  assert list(found) == ['split-00@c', 'split-01@c']
-  for record in found.values():
-    assert {child['parent'] for child in record['search']['children']} == {
-        'root'}
-    assert set(record['search']['trained']) == (trained or set(
-        run.backbone.params))
-    evals = [child['evals'] for child in record['search']['children']]
-    assert evals[0] != evals[-1]  # repeats see other batches
-  assert not verify.check(run.system).faults
+# The report.
 
 
 def test_a_whole_run_with_its_report(whole, tmp_path):
   folder = shutil.copytree(whole, tmp_path / 'run')
-  summary = experiment.run(make(), folder, quiet=True)
+  summary = experiment.run(little.make(), folder, quiet=True)
   assert summary['verified']['ok'] and summary['names'] == list(TASKS)
   page = (folder / 'report.html').read_text()
   for title in ('The network that grew', 'Quality while it grew',
@@ -387,7 +281,7 @@ def test_a_whole_run_with_its_report(whole, tmp_path):
   assert 'encoderblock_0' in page and '(private)' in page
   run_line = next(line for line in workdir_lib.read_lines(
       folder / 'metrics.jsonl') if line['kind'] == 'run')
-  report.render(run_line, list(records(folder).values()), summary)
+  report.render(run_line, list(little.records(folder).values()), summary)
   json.dumps(summary)
   system = mtl_jax.load(folder)
   digits = sources.load('digits').test
@@ -395,81 +289,7 @@ def test_a_whole_run_with_its_report(whole, tmp_path):
   logits = system.predict(digits.images[rows], task='split-00')
   assert logits.shape == (len(rows), 3)
   right = np.mean(np.argmax(logits, 1) == digits.labels[rows])
-  assert right == pytest.approx(records(folder)['split-00']['accuracy']['test'])
+  found = little.records(folder)['split-00']
+  assert right == pytest.approx(found['accuracy']['test'])
   with pytest.raises(ValueError, match='weights of its own, which cannot be'):
     system.identify(digits.images[:4])
-
-
-def test_one_batch_of_tasks_with_different_networks(tmp_path):
-  """Other depths, and heads of other sizes."""
-  _, _, backbone = tiny.prepared(make())
-  work = workdir_lib.Workdir(tmp_path)
-  work.prepare()
-  create = backbone.network.parts.create
-  chain = (transforms.fit(8, 8, 3), transforms.normalise(.5, .5))
-  for name, classes, blocks in (('a', 2, 0), ('b', 5, 1), ('c', 3, 2)):
-    random = np.random.RandomState(classes)
-    parts = dict(backbone.params) | {'head': create('head', classes, 0, None)}
-    parts.pop('encoderblock_0')
-    parts |= {f'encoderblock_{i}': create(f'encoderblock_{i}', 2, 0,
-                                          jax.random.key(i))
-              for i in range(blocks)}
-    values = jax.tree.map(lambda x: x + random.randn(*x.shape).astype(
-        np.float32), parts)
-    grown = impressions.Impression(
-        values=values, structure=impressions.Structure(tuple(sorted(values))))
-    checkpoint.save(work.task(name), checkpoint.impression_to_arrays(grown) | {
-        'probe': np.zeros(1)}, {
-            'backbone': backbone.recipe['fingerprint'], 'basis': None,
-            'transforms': transforms.to_json(chain), 'classes': classes,
-            'source_shape': [8, 8, 1],
-            'structure': list(grown.structure.parts)})
-  system = system_lib.System(work, backbone)
-  images = np.random.RandomState(0).randint(0, 256, (6, 8, 8, 1)).astype(
-      np.uint8)
-  names = ['a', 'c', 'b', 'b', 'a', 'c']
-  mixed = np.asarray(system.predict_mixed(images, names))
-  assert mixed.shape == (6, 5)
-  for i, name in enumerate(names):
-    own = np.asarray(system.predict(images[i:i + 1], task=name))[0]
-    np.testing.assert_allclose(mixed[i, :len(own)], own, rtol=1e-4, atol=1e-4)
-    assert np.all(mixed[i, len(own):] == -np.inf)
-
-
-def test_searches_survive_json():
-  config = make()
-  text = json.dumps(config_lib.to_dict(config))
-  assert config_lib.from_dict(json.loads(text)) == config
-  plain = config_lib.to_dict(tiny.make())
-  assert all('search' not in phase for phase in plain['phases'].values())
-
-
-@pytest.mark.parametrize('changes, text', [
-    ({'phases__grow__search': None}, 'munet, and it alone, needs a search'),
-    ({'phases__grow__method': 'dedicated'}, 'munet, and it alone'),
-    ({'phases__grow__learning_rate': .1}, 'takes no learning_rate'),
-    ({'phases__grow__epochs': 2}, 'takes no epochs'),
-    ({'phases__grow__repeats': 2}, 'takes no repeats'),
-    ({'phases__grow__control': True}, 'a search with a control is a phase'),
-    ({'phases__grow__search__control': 'head'}, 'starts from the root every'),
-    ({'phases__grow__search__space': 'mu2net'}, 'unknown space .mu2net.'),
-    ({'phases__grow__search__fixed': {'lr': 1}}, 'the space has no lr'),
-    ({'phases__grow__search__children': 0}, 'children is 0'),
-    ({'phases__grow__search__scale_size': 2.}, 'bases must lie in'),
-    ({'phases__grow__search__childs': 3},
-     'unknown key phases.grow.search.childs .did you mean: children')])
-def test_searches_that_are_refused(changes, text):
-  with pytest.raises(ValueError, match=text):
-    make(**changes)
-
-
-@pytest.mark.parametrize('changes, text', [
-    ({'backbone': dict(model='lenet_300_100', outputs=3)},
-     'munet needs a network of components .vit_ti'),
-    ({'phases__grow__search__private': ('split-07',)},
-     "private task 'split-07' is not one"),
-    ({'backbone__options__num_layers': 5}, 'the root has 5 blocks, but')])
-def test_searches_that_do_not_fit_are_refused_first(tmp_path, changes, text):
-  with pytest.raises(ValueError, match=text):
-    tiny.learn(make(**changes), tmp_path / 'run')
-  assert not (tmp_path / 'run').exists()
