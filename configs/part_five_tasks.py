@@ -6,7 +6,9 @@
 MNIST, Fashion-MNIST, KMNIST, Bangla digits (CMATERdb) and Omniglot's 50
 alphabets (divided within each character: 16, 2 and 2 of its 20 drawings); nine
 levels of M = 8 modules, N = 2 on a path, at 1/16 of the published width. The
-number behind the colon is PaRT's test case (0 to 4): its path seed.
+number behind the colon is PaRT's test case (0 to 4): its path seed. With a
+second number (:0,4) levels have so many modules, more tasks share each of
+them, and `part` and `single` alone are made.
 
 Every row sees the same batches from the same initial weights:
 
@@ -28,7 +30,8 @@ import ml_collections
 SEEDS = (456, 23743, 96253, 36, 2543)  # of the official code's test cases
 
 
-def get_config(case='0'):
+def get_config(arguments='0'):
+  case, _, modules = arguments.partition(',')
   config = ml_collections.ConfigDict()
   config.seed = int(case)  # of batches and the backbone
   config.suite = dict(
@@ -37,7 +40,8 @@ def get_config(case='0'):
                'omniglot:alphabet!label@32x32x1'))
   config.backbone = dict(
       model='part_cifar', outputs=50, init='default', options=dict(
-          heads=(10, 10, 10, 10, 50), modules=8, active=2, width=4))
+          heads=(10, 10, 10, 10, 50), modules=int(modules or 8), active=2,
+          width=4))
   common = dict(
       method='part', tasks=(0, 5), steps=300, batch_size=16,
       optimizer='adam', learning_rate=1e-3, schedule='halved',
@@ -61,4 +65,6 @@ def get_config(case='0'):
                      'sequential')
   config.chunk_steps = 50
   config.transparency = 500  # images of each task for the analyses
+  if modules:
+    config.schedule, config.transparency = ('part', 'single'), 0
   return config

@@ -87,6 +87,31 @@ def accuracy() -> str:
           + f' min a seed, commit {collected.commits(found)}.')
 
 
+def modules() -> str:
+  """What fewer modules a level save and cost."""
+  rows, last = [], None
+  for found in (_runs(), collected.runs(collected.HERE / 'part', 'modules_4')):
+    if not found:
+      continue
+    means = [[np.mean(list(_by_task(run, phase).values())) for run in found]
+             for phase in ('part', 'single')]
+    share = [100 * weights(run, 'part') / weights(run, 'single')
+             for run in found]
+    options = found[0]['run']['config']['backbone']['options']
+    rows.append([str(dict(options)['modules']),
+                 *(collected.spread(values) for values in means),
+                 collected.spread(np.subtract(*means)),
+                 collected.spread(share, 0), str(len(found))])
+    last = found
+  if last is None:
+    return NONE
+  return collected.markdown(
+      ['modules a level', 'PaRT, mean %', 'each task alone', 'PaRT less alone, '
+       'points', 'weights, % of alone', 'seeds'], rows) + (
+          f'\n\nThe last row: {_command(last[0])} on {collected.where(last)}, '
+          f'commit {collected.commits(last)}.')
+
+
 def sharing() -> str:
   """Where sharing helped and where it hurt: PaRT less single."""
   found = _runs()

@@ -128,8 +128,8 @@ TABLES = {  # README: markers and what stands between them
         for name in ('scenarios', 'curves', 'streams', 'pools', 'costs')},
     'part/README.md': {
         name: getattr(part_tables, name)
-        for name in ('accuracy', 'sharing', 'segments', 'robustness',
-                     'stand_in')},
+        for name in ('accuracy', 'modules', 'sharing', 'segments',
+                     'robustness', 'stand_in')},
     'subnetworks/README.md': {
         name: getattr(subnetworks_tables, f'{kind}_table')
         for name, kind in (('accuracy', 'accuracy'), ('capacity', 'capacity'),

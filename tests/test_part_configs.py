@@ -108,6 +108,15 @@ def test_the_five_task_config_has_every_control_on_the_same_batches():
   assert by_name['part_common'].rounds.moments == 'common'
 
 
+def test_the_five_task_config_with_fewer_modules():
+  config, whole = load('part_five_tasks', '3,4'), load('part_five_tasks', '3')
+  assert dict(config.backbone.options) == dict(whole.backbone.options) | {
+      'modules': 4}
+  assert [phase.name for phase in config.phases] == ['part', 'single']
+  assert set(config.phases) < set(whole.phases)
+  assert (config.transparency, whole.transparency) == (0, 500)
+
+
 def test_groups_refuse_what_is_no_group_and_unknown_classes():
   with pytest.raises(ValueError, match='pairs of a source'):
     suites.make('groups', groups=('cifar10',), load=stand_in)
