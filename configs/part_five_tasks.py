@@ -67,4 +67,5 @@ def get_config(arguments='0'):
   config.transparency = 500  # images of each task for the analyses
   if modules:
     config.schedule, config.transparency = ('part', 'single'), 0
+    config.phases = {name: config.phases[name] for name in config.schedule}
   return config
