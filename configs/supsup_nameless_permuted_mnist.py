@@ -6,7 +6,8 @@
 Every 100 batches one gradient decides whether a known mask fits or a new one
 is needed (arXiv 2006.14769, section 3.4 and its code). LeNet-300-100 with 500
 outputs, RMSProp 1e-4, 1000 batches of 128 per task. The row of tasks comes
-twice: on its return every task should be recognised, and nothing is trained.
+twice: on its return every task should be recognised, and no mask is trained but
+the newest, which is committed last.
 
 Hardware, time and accuracy: see experiments/identity/README.md.
 """

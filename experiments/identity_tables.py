@@ -8,6 +8,8 @@ RUNS = (
      'plot only (Fig. 4)'),
     ('supsup', 'permuted_fc1024', 'PermutedMNIST, FC1024, s = 500',
      '94.91 after 250 tasks (appendix Table 7)'),
+    ('supsup', 'fc1024_250', 'PermutedMNIST, FC1024, s = 500',
+     '94.91 (appendix Table 7)'),
     ('identity', 'supsup_2500', 'PermutedMNIST, LeNet-300-100, s = 500',
      'plot only (Fig. 4, 2,500 tasks)'),
     ('supsup', 'rotated_fc1024', 'RotatedMNIST, FC1024, s = 200',
@@ -21,14 +23,29 @@ SCENARIOS = ('GG', 'GNs', 'GNu')
 
 
 def lines(folder: str, prefix: str) -> dict[tuple, list[dict]]:
-  """Evaluations of all seeds by (name, number of tasks)."""
+  """Evaluations of all seeds by (name, number of tasks).
+
+  Each with 'whole': the mean accuracy of its tasks on their whole test splits,
+  the task given.
+  """
   found: dict[tuple, list[dict]] = {}
   for path in sorted((collected.HERE / folder / 'results').glob(
       f'{prefix}_s*.jsonl')):
-    for line in collected.read(path):
+    read = collected.read(path)
+    for line in read:
       if line['kind'] == 'identity':
-        found.setdefault((line['name'], line['tasks']), []).append(line)
+        own = [t['accuracy']['test'] for t in read if t['kind'] == 'task'
+               and not t['repeat'] and (t['phase'] in line['phases']
+                                        or not (line['phases'] or t['control']))
+               ][:line['tasks']]
+        found.setdefault((line['name'], line['tasks']), []).append(
+            line | {'whole': sum(own) / len(own)})
   return found
+
+
+def images_of(line: dict) -> int:
+  """Test images of each task that an evaluation counts."""
+  return round(line['test_images'] / line['tasks'])
 
 
 def scenarios() -> str:
@@ -43,7 +60,8 @@ def scenarios() -> str:
       rows.append([shown, reference, *_row(found[name, tasks])])
   return collected.markdown(
       ['experiment', "paper's GNu", 'inference', 'images', 'tasks',
-       'identified, %', 'GG', 'GNs', 'GNu', 'seeds'], rows)
+       'identified, %', 'test images a task', 'GG', 'GNs', 'GNu',
+       'GG, all test images', 'seeds'], rows)
 
 
 def _row(seeds: list[dict]) -> list[str]:
@@ -55,8 +73,9 @@ def _row(seeds: list[dict]) -> list[str]:
   spread = lambda values: collected.spread([100 * v for v in values])
   return [rule, f"{first['images']} of {first['batch_size']}",
           f"{first['tasks']:,}", spread([s['identified'] for s in seeds]),
+          f'{images_of(first):,}',
           *[spread([s['accuracy'][k] for s in seeds]) for k in SCENARIOS],
-          str(len(seeds))]
+          spread([s['whole'] for s in seeds]), str(len(seeds))]
 
 
 def curves() -> str:
@@ -67,8 +86,9 @@ def curves() -> str:
     if len({tasks for _, tasks in found}) > 1:
       rows += [[title, *_row(found[key])] for key in sorted(found)]
   return collected.markdown(
-      ['experiment', 'inference', 'images', 'tasks', 'identified, %', 'GG',
-       'GNs', 'GNu', 'seeds'], rows)
+      ['experiment', 'inference', 'images', 'tasks', 'identified, %',
+       'test images a task', 'GG', 'GNs', 'GNu', 'GG, all test images',
+       'seeds'], rows)
 
 
 def streams() -> str:
@@ -119,7 +139,8 @@ def costs() -> str:
                      collected.where([run]), collected.commits([run])])
   return collected.markdown(
       ['experiment', 'seed', 'impressions', 'minutes',
-       'starts', 'peak memory, GB', 'tasks on disk, MB', 'command', 'hardware',
+       'starts', 'peak memory, GB', 'files of all tasks, MB', 'command',
+       'hardware',
        'commit'], rows)
 
 

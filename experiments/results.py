@@ -47,7 +47,8 @@ def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
             or (k == 'loss' and line['accuracy']['test'] is None)}
            for line in lines if line['kind'] == 'task']
   # Of evaluations that were repeated, the last.
-  latest = {(line['kind'], line.get('name'), line.get('tasks')): line
+  latest = {(line['kind'], line.get('name', line.get('phase')),
+             line.get('tasks')): line
             for line in lines if line['kind'] in ('identity', 'stream')}
   for name in ('identity', 'streams'):
     summary.pop(name, None)
@@ -95,7 +96,8 @@ def headline() -> str:
     for name in list(dict.fromkeys(name for name, _ in by_name))[:1]:
       seeds = by_name[name, max(t for n, t in by_name if n == name)]
       rows.append(['SupSup', f"{title}, {seeds[0]['tasks']:,} tasks, the task "
-                   'inferred (GNu)', collected.spread(
+                   f'inferred (GNu; {identity_tables.images_of(seeds[0]):,} '
+                   'test images a task)', collected.spread(
                        [100 * s['accuracy']['GNu'] for s in seeds]),
                    str(len(seeds))])
   for suite, title in (('permuted', 'PermutedMNIST'),
@@ -134,7 +136,7 @@ TABLES = {  # README: markers and what stands between them
         name: getattr(subnetworks_tables, f'{kind}_table')
         for name, kind in (('accuracy', 'accuracy'), ('capacity', 'capacity'),
                            ('ensembles', 'ensemble'),
-                           ('forgetting', 'forgetting'))},
+                           ('study', 'study'), ('forgetting', 'forgetting'))},
     'munet/README.md': {
         name: getattr(munet_tables, name)
         for name in ('preliminary', 'characters', 'others')},

@@ -67,6 +67,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
   check_config(work, config)
   backbone = make_backbone(config, suite, data, work)
   check_fit(config, suite, data, backbone)
+  final.check_mixed(config, suite, data)
   ownership.check(config, suite, backbone.params)
   work.prepare()
   claim(work, config, backbone, command)
@@ -91,8 +92,9 @@ def run(config: config_lib.Config, workdir, command: str = '',
   summary['capacity'] = capacity.measure(running)
   summary['ensembles'] = combined.ensembles(running)
   summary['carried'] = combined.carried(running)
-  summary['streams'] = [line for line in workdir_lib.read_lines(work.metrics)
-                        if line['kind'] == 'stream']
+  summary['streams'] = list({
+      line['phase']: line for line in workdir_lib.read_lines(work.metrics)
+      if line['kind'] == 'stream'}.values())  # the last of each
   summary['seconds'] = time.perf_counter() - started
   summary['peak_memory_bytes'] = evaluate.memory_bytes()
   workdir_lib.append_line(work.metrics, {'kind': 'summary'} | summary)
@@ -137,6 +139,7 @@ def check_config(work: workdir_lib.Workdir, config) -> None:
 
 def check_fit(config, suite, data, backbone) -> None:
   """Refuses, before anything is written, what would fail in a later phase."""
+  check_words(suite, data, backbone.params)
   for phase in config.phases:
     if phase.search:
       search.check(phase, suite, backbone)
@@ -162,6 +165,21 @@ def check_fit(config, suite, data, backbone) -> None:
           route=plan.init_route(group)), group[0].key(config.seed))
     elif phase.basis is not None and phase.basis.kind == 'random':
       methods.base.masked_part(backbone.params, phase.basis.masked)
+
+
+def check_words(suite, data, params) -> None:
+  """Refuses texts with more words than the network's embedding has vectors."""
+  rows = [np.shape(x)[0] for name, x in trees.flatten(params).items()
+          if x is not None and name.endswith('embedding/embedding')]
+  for task in suite.tasks if rows else ():
+    source = data.source(task.source)
+    largest = max(int(np.max(split.images)) for split in (
+        source.train, source.valid, source.test)) if source.tokens else 0
+    if largest >= min(rows):
+      raise ValueError(
+          f'task {task.name} has words up to number {largest}, but the '
+          f"embedding has {min(rows)}: give the backbone's option words="
+          f'{largest + 1} or the source fewer words')
 
 
 def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:

@@ -73,12 +73,42 @@ def infer_tasks(running: train.Run) -> list[dict]:
   return found
 
 
+def check_mixed(config, suite, data) -> None:
+  """Refuses, before anything is learned, a mixed batch that can't be made.
+
+  Raises:
+    ValueError: fewer rows than tasks, or tasks whose raw inputs are not images
+      of one shape; names two of them.
+  """
+  tasks = list(dict.fromkeys(
+      task for phase in config.phases if not (phase.control or phase.pool)
+      for task in suite.tasks[slice(*phase.tasks)]))
+  if not config.mixed_rows or not tasks:
+    return
+  if config.mixed_rows < len(tasks):
+    raise ValueError(f'mixed_rows is {config.mixed_rows} but there are '
+                     f'{len(tasks)} tasks: give at least a row for each, or 0')
+  shapes: dict[tuple, str] = {}
+  for task in tasks:
+    images = data.source(task.source).test.images
+    if images.dtype != np.uint8 or images.ndim != 4:
+      raise ValueError(f'mixed_rows: task {task.name} has {images.dtype} '
+                       f'inputs of shape {images.shape[1:]}, no images uint8 '
+                       '[H, W, C]; set mixed_rows to 0')
+    shapes.setdefault(images.shape[1:], task.name)
+  if len(shapes) > 1:
+    raise ValueError(
+        f'mixed_rows: the sources of tasks {" and ".join(shapes.values())} '
+        f'have images of different shapes {list(shapes)}; one call takes one '
+        'shape: set mixed_rows to 0')
+
+
 def mixed_batch(running: train.Run) -> dict | None:
   """One batch of all tasks in one call, beside calls task by task."""
   learned = [e for e in main_entries(running) if not e.pooled]
-  each = running.config.mixed_rows // max(1, len(learned))
-  if not each:
+  if not running.config.mixed_rows or not learned:
     return None
+  each = max(1, running.config.mixed_rows // len(learned))
   images, labels, names = [], [], []
   for entry in learned:
     view = running.data.view(entry.task)

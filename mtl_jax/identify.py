@@ -183,9 +183,18 @@ def beside(a: Superposition, b: Superposition) -> Superposition:
 
 
 def joined(a: Superposition, b: Superposition) -> Superposition:
-  """The tasks of `a`, then those of `b`; both must cover the same leaves."""
+  """The tasks of `a`, then those of `b`.
+
+  Raises:
+    ValueError: when mixed, if only one of them covers a leaf; names it.
+  """
   def mix(beliefs):
-    return _leafwise(jnp.add, a.mix(beliefs[:a.size]), b.mix(beliefs[a.size:]))
+    first, last = a.mix(beliefs[:a.size]), b.mix(beliefs[a.size:])
+    for name, leaf in trees.flatten(first).items():
+      if (leaf is None) != (trees.flatten(last)[name] is None):
+        raise ValueError(f'only some of the joined tasks cover {name}: they '
+                         'cannot be superposed')
+    return _leafwise(jnp.add, first, last)
 
   def agree(cotangent):
     return jnp.concatenate([a.agree(cotangent), b.agree(cotangent)])
@@ -367,6 +376,19 @@ class Rule:
     if (self.rule, self.objective) == ('brute_force', 'superfluous'):
       raise ValueError('brute_force compares values, but only the gradient of '
                        'superfluous says anything; take the objective entropy')
+
+
+def tied(gradient) -> bool:
+  """Whether no task in play is preferred to another: all values are equal.
+
+  Args:
+    gradient: float32 [T] of an `Inferred`; infinite where not in play.
+
+  >>> tied(np.array([.5, .5, np.inf])), tied(np.array([.5, np.inf]))
+  (True, False)
+  """
+  found = gradient[np.isfinite(gradient)]
+  return len(found) > 1 and bool(np.all(found == found[0]))
 
 
 def fits_no_task(gradient, used, tolerance: float = 0.125):

@@ -196,20 +196,10 @@ def _forward(network: models.Network, kinds: tuple, params, stats,
   branches = [functools.partial(_widened, branch, max(widths))
               for branch in branches]
 
-  shapes = [jax.eval_shape(branch, slot[0], images[0]) for branch in branches]
-  like = max(shapes, key=lambda shape: shape.shape[-1])
-
-  def padded(branch):  # heads of their own may have different sizes
-    def wide(slot, images):
-      logits = branch(slot, images)
-      missing = like.shape[-1] - logits.shape[-1]
-      return jnp.pad(logits, [(0, 0)] * (logits.ndim - 1) + [(0, missing)],
-                     constant_values=-jnp.inf) if missing else logits
-    return wide
+  like = jax.eval_shape(branches[0], slot[0], images[0])
 
   def group(i, out):
-    logits = lax.switch(shelf[i], list(map(padded, branches)), slot[i],
-                        images[i])
+    logits = lax.switch(shelf[i], branches, slot[i], images[i])
     return lax.dynamic_update_index_in_dim(out, logits, i, 0)
 
   return lax.fori_loop(0, groups, group,

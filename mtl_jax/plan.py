@@ -48,7 +48,9 @@ class Entry:
 
   def key(self, run_seed: int):
     """Key of its initial scores and augmentation; equal in paired phases."""
-    return named_key(run_seed, f'{self.task.name}/{self.repeat}')
+    # A stream's mask starts before it is known which task it will see.
+    return named_key(run_seed, self.name if self.phase.stream
+                     else f'{self.task.name}/{self.repeat}')
 
 
 def named_key(run_seed: int, name: str):

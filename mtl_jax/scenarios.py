@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import functools
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from mtl_jax import candidates as candidates_lib
 from mtl_jax import config as config_lib
 from mtl_jax import config_parts
 from mtl_jax import evaluate
+from mtl_jax import identify
 from mtl_jax import impressions
 from mtl_jax import methods
 from mtl_jax import parallel
@@ -44,7 +46,9 @@ def check(config: config_lib.Config, suite: suites.Suite) -> None:
   """
   for scenario in config.identify:
     tasks: list[suites.Task] = []
-    for phase in phases(config, scenario):
+    chosen = phases(config, scenario)
+    _check_phases(scenario, chosen)
+    for phase in chosen:
       if phase.method not in ('supsup', 'impresslearn'):
         raise ValueError(
             f'identify.{scenario.name}: phase {phase.name} leaves weights of '
@@ -69,6 +73,21 @@ def check(config: config_lib.Config, suite: suites.Suite) -> None:
     raise ValueError(
         f'{asking[0]}: the objective superfluous needs more outputs than the '
         f'{classes} classes; backbone.outputs is {config.backbone.outputs}')
+
+
+def _check_phases(scenario, chosen) -> None:
+  where, found = f'identify.{scenario.name}', [p.name for p in chosen]
+  left_out = sorted(set(scenario.phases) - set(found))
+  if left_out:
+    raise ValueError(f'{where}: {left_out[0]} is a pool, which leaves one '
+                     'impression for all its tasks: there is nothing to infer')
+  bases = {p.basis for p in chosen if p.basis is not None}
+  if len(bases) > 1:
+    raise ValueError(f'{where}: phases {", ".join(found)} combine different '
+                     'bases and cannot be superposed; name phases of one')
+  if scenario.normalise and chosen and not bases:
+    raise ValueError(f'{where}: normalise divides coefficients, but phases '
+                     f'{", ".join(found)} leave masks; leave it out')
 
 
 def phases(config: config_lib.Config,
@@ -125,7 +144,8 @@ def is_of(line: dict, scenario: config_parts.Scenario) -> bool:
 def _definition(scenario) -> dict:
   fields = dataclasses.asdict(scenario)
   del fields['at']
-  return fields | {'phases': list(scenario.phases)}
+  drawn = {'batches_drawn': 'per task'} if scenario.batches else {}
+  return fields | {'phases': list(scenario.phases)} | drawn
 
 
 def _of_tasks(entries, tested):
@@ -169,16 +189,24 @@ def _measure(found, entries, tested, networks, scenario) -> dict:
 
 
 def _test_batches(entry, data, scenario) -> np.ndarray:
-  """int32 [batches, batch_size], rows of the test split, padded with -1."""
-  batches = steps.padded_batches(data.view(entry.task).test,
-                                 scenario.batch_size)
-  return batches[:scenario.batches or None]
+  """int32 [batches, batch_size], rows of the test split, padded with -1.
+
+  Of a part of the split, each task draws its own: the same few images for all
+  tasks would say little about the others.
+  """
+  rows = data.view(entry.task).test
+  if scenario.batches:
+    drawn = np.random.default_rng(zlib.crc32(entry.task.name.encode()))
+    rows = drawn.permutation(rows)
+  return steps.padded_batches(rows, scenario.batch_size)[
+      :scenario.batches or None]
 
 
 def _infer(found, tested, networks, scenario, task, rows):
   """The inferred candidate of every batch; many inferences in one call."""
   inferred = np.zeros(len(rows), int)
   passes = np.zeros(len(rows), int)
+  tied = np.zeros(len(rows), bool)
   seen = rows[:, :scenario.images]
   counts = np.sum(seen >= 0, axis=1)
   most = max(1, GRADIENT_WEIGHTS // trees.size(
@@ -196,6 +224,13 @@ def _infer(found, tested, networks, scenario, task, rows):
       result = _infer_images(found, scenario, networks.system, images)
       _require_finite(result, tested, task[part])
       inferred[part], passes[part] = result.task, result.passes
+      tied[part] = [identify.tied(values) for values in result.gradient]
+  if tied.all():
+    raise ValueError(
+        f'identify.{scenario.name}: no batch tells the candidates apart, '
+        f'{scenario.rule} finds the same value for all of them. A network that '
+        'normalises by the statistics of the images needs several: set images '
+        f'above {scenario.images}. What was learned is kept')
   return inferred, passes
 
 

@@ -114,7 +114,9 @@ class Shelf:
     self.names: list[str | None] = []
     self._slots: dict[str | None, int] = {}
     self._classes: list[int] = []
-    self.stack = _zeros(slot, SMALLEST)
+    # A path or a structure of components is seldom another task's, too.
+    alone = slot.impression.path or slot.impression.structure
+    self.stack = _zeros(slot, 1 if alone else SMALLEST)
 
   def __len__(self) -> int:
     return len(self.names)

@@ -212,7 +212,7 @@ def _start(run, phase, mask: int) -> steps.State:
   functions = groups.program(
       phase, phase.recipe(len(run.data.view(first).train)),
       run.backbone.network)
-  key = plan.named_key(run.config.seed, _name(phase, mask))
+  key = plan.Entry(_name(phase, mask), first, phase).key(run.config.seed)
   return functions.init(key, run.system.backbone.params, {},
                         run.system.backbone.stats, _route(phase, first))
 

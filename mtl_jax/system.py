@@ -151,13 +151,18 @@ class System:
 
     Raises:
       ValueError: no candidate, candidates that can't be superposed or that
-        prepare images differently, or images of another dtype or shape.
+        prepare images differently, images of another dtype or shape, or
+        images that do not tell the candidates apart at all.
     """
     if names is None:
       names = self._nameless()
     for name in names:
       self._require(name)
     found = self.candidates(tuple(names))
+    if normalise and found.bank.coefficients is None:
+      raise ValueError('normalise divides coefficients by the sum of their '
+                       'magnitudes, but all candidates have masks; leave it '
+                       'out')
     if objective is None:
       spare = self.backbone.recipe['outputs'] > found.classes
       objective = ('superfluous' if spare and rule != 'brute_force'
@@ -181,6 +186,12 @@ class System:
     if np.isnan(values).any():
       raise FloatingPointError('task inference met NaN: an impression is not '
                                'finite; run mtl_jax.verify')
+    if identify.tied(values):
+      raise ValueError(
+          f'the {len(x)} image(s) do not tell the {len(names)} candidates '
+          f'apart: {rule} finds the same value for all. A network that '
+          'normalises by the statistics of the images needs several images '
+          'of one task; or name the task')
     return Identified(found.names[int(inferred.task[0])],
                       dict(zip(found.names, values.tolist())),
                       int(inferred.passes[0]))
@@ -225,8 +236,10 @@ class System:
     """Logits of a batch whose rows belong to different tasks, in one call.
 
     The tasks named are kept in `shelves`, one bit per weight for a supermask;
-    the call compiles again only when a shelf grows (its capacity doubles) or
-    the rows need more or other blocks than before (powers of two).
+    the call compiles again only when a shelf is new or grows (its capacity
+    doubles) or the rows need more or other blocks than before (powers of
+    two). A shelf holds impressions of one structure: one kind of masks, one
+    basis, or one path through segments or components.
 
     Args:
       x: uint8 [n, H, W, C], as the tasks' sources give them; one shape.

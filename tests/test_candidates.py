@@ -202,6 +202,11 @@ def test_normalised_coefficients_have_magnitudes_of_one(system):
                          scaled['Dense_0']['kernel'])
 
 
+def test_masks_have_no_coefficients_to_normalise(system):
+  with pytest.raises(ValueError, match='but all candidates have masks'):
+    system.identify(IMAGES[:3], names=MASKED, normalise=True)
+
+
 # Refusals.
 
 
@@ -213,6 +218,19 @@ def changed(folder, tmp_path, name, change=lambda arrays: None, **metadata):
   given['source_shape'] = list(given['source_shape'])
   tiny.rewrite(path, change, given)
   return mtl_jax.load(copy)
+
+
+@pytest.mark.parametrize('rule', ['one_shot', 'binary', 'brute_force'])
+def test_candidates_that_are_not_told_apart_are_refused(
+    folder, tmp_path, rule):
+  masks = checkpoint.load(folder / 'tasks' / MASKED[0])[0]
+  system = changed(folder, tmp_path, MASKED[1], lambda arrays: arrays.update({
+      name: a for name, a in masks.items() if name.startswith('masks/')}),
+      **checkpoint.load_metadata(folder / 'tasks' / MASKED[1]))
+  with pytest.raises(ValueError, match=r'the 3 image\(s\) do not tell the 2 '
+                     'candidates apart'):
+    system.identify(IMAGES[:3], rule, names=MASKED[:2])
+  assert system.identify(IMAGES[:3], rule, names=MASKED[:1]).task == MASKED[0]
 
 
 def own_value(arrays):

@@ -180,6 +180,14 @@ def test_joined_keeps_the_order_and_beside_the_leaves():
   close(mixed['body'], KINDS['coefficients']().mix(beliefs[:3])['body'])
 
 
+def test_joined_tasks_mask_the_same_leaves():
+  fewer = packed(draw(2))
+  fewer['body']['kernel'] = None
+  tasks = identify.joined(identify.of_masks(fewer, BACKBONE), bank_of(3))
+  with pytest.raises(ValueError, match='body/kernel'):
+    tasks.mix(np.ones(5, np.float32))
+
+
 def test_one_hot_coefficients_are_masks():
   """The specification's test: one-shot over one-hot alphas is SupSup's."""
   one_hot = jax.tree.map(lambda m: np.eye(4, dtype=np.float32), BASIS)

@@ -45,6 +45,17 @@ def test_a_finished_start_is_collected_with_all_its_seconds(tmp_path):
   assert identity == IDENTITY and summary['seconds'] == 4.
 
 
+def test_streams_are_told_apart_by_their_phase(tmp_path):
+  lines = [{'kind': 'stream', 'phase': phase, 'tasks': 3, 'masks': masks}
+           for phase, masks in (('a', 2), ('b', 3), ('a', 4))]
+  results.collect(workdir(tmp_path, RUN, *lines, SUMMARY),
+                  tmp_path / 'out.jsonl')
+  found = [json.loads(line) for line in
+           (tmp_path / 'out.jsonl').read_text().splitlines()]
+  assert [(x['phase'], x['masks']) for x in found if x['kind'] == 'stream'
+          ] == [('a', 4), ('b', 3)]
+
+
 def test_folders_of_the_machine_are_left_out(tmp_path):
   run = RUN | {'command': 'main --workdir=/here --config=a.py:/data/b.txt',
                'config': {'sources': ['mnist', 'table:/data/x/b.txt'],

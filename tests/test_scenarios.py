@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import zlib
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from mtl_jax import config_parts
 from mtl_jax import evaluate
 from mtl_jax import experiment
 from mtl_jax import final
+from mtl_jax import identify
 from mtl_jax import impressions
 from mtl_jax import plan
 from mtl_jax import scenarios
@@ -78,9 +80,13 @@ def by_hand(system, scenario, count, kind='infer'):
   total = 0
   for entry in tested:
     test = sources.load(entry.task.source).test
+    order = np.arange(len(test.labels))
+    if scenario.batches:
+      order = np.random.default_rng(zlib.crc32(
+          entry.task.name.encode())).permutation(order)
     starts = range(0, len(test.labels), scenario.batch_size)
     for start in list(starts)[:scenario.batches or None]:
-      part = slice(start, start + scenario.batch_size)
+      part = order[start:start + scenario.batch_size]
       shown = transforms.observed(
           transforms.kinds(entry.task.transforms), transforms.parameters(
               entry.task.transforms, test.images.shape[1:]),
@@ -215,6 +221,36 @@ def test_nan_is_an_error(folder, tmp_path):
     measure(mtl_jax.load(copy), scenario)
 
 
+def test_batches_that_tell_nothing_apart_are_no_result(folder, tmp_path):
+  copy = shutil.copytree(folder, tmp_path / 'copy')
+  masks = checkpoint.load(copy / 'tasks/permuted-00')[0]
+  path = copy / 'tasks/permuted-01'
+  tiny.rewrite(path, lambda a: a.update({
+      n: x for n, x in masks.items() if n.startswith('masks/')}),
+      checkpoint.load_metadata(path))
+  system = mtl_jax.load(copy)
+  for rule in identify.RULES:
+    scenario = config_parts.Scenario('x', rule=rule, batches=1, at=(2,))
+    with pytest.raises(ValueError, match='identify.x: no batch tells the '):
+      measure(system, scenario)
+  # Three: the third one is told from the others.
+  assert measure(system, config_parts.Scenario('x', batches=1, at=(3,)))
+
+
+def test_a_part_of_the_test_split_is_drawn_by_each_task():
+  entries = learned()[2]
+  scenario = config_parts.Scenario('x', batches=2, batch_size=60)
+  first, second = (scenarios._test_batches(e, DATA, scenario)
+                   for e in entries[:2])
+  assert first.shape == (2, 60) and len(np.unique(first)) == 120
+  assert set(first.flat) != set(second.flat) != set(range(120))
+  np.testing.assert_array_equal(
+      first, scenarios._test_batches(entries[0], DATA, scenario))
+  whole = scenarios._test_batches(
+      entries[0], DATA, dataclasses.replace(scenario, batches=0))
+  np.testing.assert_array_equal(whole[whole >= 0], np.arange(359))
+
+
 # Within a run.
 
 
@@ -308,6 +344,21 @@ def test_scenarios_survive_json():
 @pytest.mark.parametrize('changes, text', [
     ({'identify': {'x': {'objective': 'superfluous'}}},
      'x: the objective superfluous needs more outputs than the 10 classes'),
+    ({'identify': {'x': {'normalise': True, 'phases': ['a']}}},
+     'identify.x: normalise divides coefficients, but phases a leave masks'),
+    ({'identify': {'x': {'phases': ['a', 'b']}}, 'phases__b__pool': True},
+     'identify.x: b is a pool, which leaves one impression for all its tasks'),
+    ({'identify': {'x': {'phases': ['b', 'c']}}, 'phases__c': {
+        'method': 'impresslearn', 'tasks': (4, 6), 'epochs': 2,
+        'control': True, 'basis': {'kind': 'heterogeneous', 'size': 3,
+                                   'phase': 'a'}}, 'schedule': ('a', 'b', 'c')},
+     'identify.x: phases b, c combine different bases and cannot be'),
+    ({'mixed_rows': 5}, 'mixed_rows is 5 but there are 6 tasks'),
+    ({'mixed_rows': 9, 'schedule': ('a',), 'phases__b': test_config.REMOVED,
+      'phases__a__tasks': (0, 2), 'phases__a__batch_size': 8,
+      'suite': {'kind': 'datasets', 'sources': ('digits', 'blobs'),
+                'image_shape': (8, 8, 3)}, 'backbone__outputs': 20},
+     'sources of tasks digits and blobs have images of different shapes'),
     ({'identify': {'x': {}}, 'phases__a__method': 'dedicated',
       'phases__a__options': {}, 'schedule': ('a',),
       'phases__b': test_config.REMOVED},
