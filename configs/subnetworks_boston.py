@@ -3,7 +3,8 @@
     python -m mtl_jax.main --workdir=DIR \\
         --config=configs/subnetworks_boston.py:FILE
 
-FILE is the Boston housing table of the UCI repository (`housing.data`: 506
+FILE is the Boston housing table of the UCI repository (`housing.data` there,
+to be called `boston_housing.data` here, as the task is called after it: 506
 rows of 13 features and the median value). As in arXiv 2207.08821's code, MNIST
 and Fashion-MNIST are trained in parallel, then the regression in what is free:
 784-6x1000, p = 90, a stem 13-784 of its own, batch 32, mean squared error of
@@ -18,7 +19,7 @@ Hardware, time and error: see experiments/subnetworks/README.md.
 import ml_collections
 
 
-def get_config(table='housing.data'):
+def get_config(table='boston_housing.data'):
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.suite = dict(

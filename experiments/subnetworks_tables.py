@@ -20,6 +20,8 @@ RUNS = (
     ('four_datasets', 'Four data sets in sequence, a fifth of 784-6x1000 each',
      {}),
 )
+ENSEMBLE = ('fashion_ensemble', 'E7: five subnetworks of Fashion-MNIST, p = 80')
+PASSES = 90.  # percent that every task of the capacity study must reach
 PHASES = {'subnetworks': 'subnetwork', 'images': 'subnetwork',
           'table': 'subnetwork', 'sequence': 'subnetwork, in sequence',
           'sharing': 'subnetwork that also uses earlier ones',
@@ -83,7 +85,7 @@ def _answer(tasks: list[dict]) -> str:
 def capacity_table() -> str:
   """What the folded trees take, and whether any weight has two owners."""
   rows = []
-  for prefix, title, _ in RUNS:
+  for prefix, title in [*(x[:2] for x in RUNS), ENSEMBLE]:
     for run in collected.runs(FOLDER, prefix)[:1]:
       for tree in run['summary'].get('capacity') or []:
         leaves = tree['leaves'].values()
@@ -97,21 +99,52 @@ def capacity_table() -> str:
               for key in ('folded', 'stored', 'dedicated'))])
   return collected.markdown(
       ['experiment', 'subnetworks', 'weights free, %', 'owned twice',
-       'folded in memory, MB', 'on disk, MB', 'a network each, MB'], rows)
+       'folded (computed), MB', 'on disk, MB', 'a network each, MB'], rows)
 
 
 def ensemble_table() -> str:
   """Self-ensembles: members and what they give together."""
   rows = []
-  for run in collected.runs(FOLDER, 'fashion_ensemble'):
+  for run in collected.runs(FOLDER, ENSEMBLE[0]):
+    dense = collected.phase_accuracy(run).get('dense')
     for line in run['summary'].get('ensembles') or []:
+      owned = [sum(leaf['owned'][i] for leaf in tree['leaves'].values())
+               / sum(leaf['size'] for leaf in tree['leaves'].values())
+               for tree in run['summary']['capacity'][:1]
+               for i in range(len(line['members']))]
       rows.append([
           str(run['run']['seed']),
           ' / '.join(f'{100 * a:.2f}' for a in line['members']),
-          f"{100 * line['accuracy']:.2f}", collected.command(run),
+          ' / '.join(f'{100 * share:.1f}' for share in owned),
+          f"{100 * line['accuracy']:.2f}",
+          '–' if dense is None else f'{dense:.2f}', collected.command(run),
           collected.where([run])])
-  return collected.markdown(['seed', 'members, %', 'together, %', 'command',
-                             'hardware'], rows)
+  return collected.markdown(
+      ['seed', 'members, %', 'weights that each owns, %', 'together, %',
+       'one dense network, %', 'command', 'hardware'], rows)
+
+
+def study_table() -> str:
+  """How many tasks fit: the lowest accuracy of T tasks."""
+  rows = []
+  for path in sorted((FOLDER / 'results').glob('capacity_*_s*.jsonl')):
+    count = int(path.name.split('_')[1])
+    if any(row[0] == str(count) for row in rows):
+      continue
+    found = collected.runs(FOLDER, f'capacity_{count}')
+    each = [[100 * t['accuracy']['test'] for t in run['tasks']]
+            for run in found]
+    lowest = [min(a) for a in each]
+    rows.append([str(count), collected.spread([sum(a) / len(a) for a in each]),
+                 collected.spread(lowest),
+                 f'{sum(x >= PASSES for x in lowest)} of {len(lowest)}',
+                 collected.command(found[0]), collected.where(found),
+                 collected.commits(found)])
+  rows.sort(key=lambda row: int(row[0]))
+  return collected.markdown(
+      ['tasks', 'mean, %', 'lowest task, %',
+       f'runs with all above {PASSES:.0f} %', 'command', 'hardware',
+       'commit'], rows)
 
 
 def forgetting_table() -> str:

@@ -142,7 +142,7 @@ def require_free(owner: Tree, density: float, scope: str, tasks: int = 1,
 
 
 def allocate(scores: Tree, owner: Tree, number: int, density: float,
-             scope: str = 'leaf') -> Tree:
+             scope: str = 'leaf', fit: bool = False) -> Tree:
   """Gives a task exactly k = round(density x size) free weights.
 
   Args:
@@ -153,6 +153,8 @@ def allocate(scores: Tree, owner: Tree, number: int, density: float,
     density: fraction of all weights that it gets.
     scope: 'leaf' takes the fraction of every leaf, 'global' of all leaves
       together (scores must then be comparable).
+    fit: where fewer than k weights of a leaf are free, take those (at least
+      one); for the scope 'leaf'.
 
   Returns:
     The new owner tree.
@@ -170,10 +172,12 @@ def allocate(scores: Tree, owner: Tree, number: int, density: float,
   if not 1 <= number <= LARGEST:
     raise ValueError(f'task number {number} does not fit a byte: at most '
                      f'{LARGEST} subnetworks fold into one tree')
-  require_free(owner, density, scope, what=f'subnetwork {number}: ')
   ranked = trees.map_named(_rank, scores, owner)
+  if not fit:
+    require_free(owner, density, scope, what=f'subnetwork {number}: ')
   if scope == 'leaf':
-    chosen = masks.top_k(ranked, density)
+    chosen = masks.top_k(ranked, _at_most(owner, density, number) if fit
+                         else density)
   else:
     flat = jax.tree.leaves(ranked)
     joined = exact_top_k.select(
@@ -186,6 +190,19 @@ def allocate(scores: Tree, owner: Tree, number: int, density: float,
   return trees.map_leaves(
       lambda o, c: None if o is None else np.where(
           np.asarray(c), np.uint8(number), o), owner, chosen)
+
+
+def _at_most(owner, density, number):
+  """The density of each leaf, or what is free of it."""
+  def leaf(name, o):
+    if o is None:
+      return None
+    free = np.count_nonzero(np.asarray(o) == 0)
+    if not free:
+      raise ValueError(f'subnetwork {number}: none of the {np.size(o)} weights '
+                       f'of {name} is free')
+    return min(density, free / np.size(o))
+  return trees.map_named(leaf, owner)
 
 
 def _rank(name, scores, owner):

@@ -44,14 +44,8 @@ def make(recipe: dict) -> Backbone:
                      'its file from a copy')
   network = models.make(recipe['model'], recipe['outputs'],
                         **dict(recipe['options']))
-  key = jax.random.key(recipe['seed'], impl='threefry2x32')
-  init = functools.partial(network.init, key, tuple(recipe['image_shape']))
-  if recipe['init'] == 'signed_constant':
-    rest, stats = jax.jit(lambda: _without_kernels(*init()))()
-    like = trees.combine(rest, jax.eval_shape(init)[0])
-    params = masks.signed_constant(jax.random.fold_in(key, 1), like)
-  else:
-    params, stats = init()
+  params, stats = _draw(network, recipe, jax.random.key(
+      recipe['seed'], impl='threefry2x32'))
   found = trees.fingerprint(params)
   if recipe.get('fingerprint', found) != found:
     raise ValueError(
@@ -59,6 +53,27 @@ def make(recipe: dict) -> Backbone:
         'was recorded: impressions fit only the backbone on which they were '
         'made. Was the seed, the model or the version of jax changed?')
   return Backbone(network, params, stats, dict(recipe, fingerprint=found))
+
+
+def _draw(network, recipe, key):
+  init = functools.partial(network.init, key, tuple(recipe['image_shape']))
+  if recipe['init'] != 'signed_constant':
+    return init()
+  rest, stats = jax.jit(lambda: _without_kernels(*init()))()
+  like = trees.combine(rest, jax.eval_shape(init)[0])
+  return masks.signed_constant(jax.random.fold_in(key, 1), like), stats
+
+
+def another_draw(backbone: Backbone, number: int) -> trees.Tree:
+  """Parameters drawn as the backbone's were, with a key of their own.
+
+  Args:
+    backbone: whose recipe is used; weights from a file are the same again.
+    number: of the draw, from 1.
+  """
+  key = jax.random.key(backbone.recipe['seed'], impl='threefry2x32')
+  return _draw(backbone.network, backbone.recipe, jax.random.fold_in(
+      jax.random.fold_in(key, 2), number))[0]
 
 
 def _without_kernels(params, stats):

@@ -24,9 +24,9 @@ def measure(running: Any) -> list[dict]:
       leaves: {leaf: {'size', 'owned' (by task), 'free', 'used' (by task)}};
         a task with sharing uses more weights than it owns.
       overlap: [task][task] weights that two tasks both own.
-      bytes: 'folded' (one weight tree, one byte per weight for its owner, the
-        tasks' own leaves), 'stored' (the tasks' folders), 'dedicated' (a
-        dense network per task).
+      bytes: 'folded' (computed: one weight tree, one byte per weight for its
+        owner, the tasks' own leaves), 'stored' (the tasks' folders),
+        'dedicated' (a dense network per task).
   """
   trees_: dict[str, list[plan.Entry]] = {}
   for phase in running.config.phases:
@@ -66,6 +66,9 @@ def _tree(running, name, entries) -> dict:
                  for task, own in zip(names, owned)]}
   overlap = [[sum(int((a[leaf] & b[leaf]).sum()) for leaf in leaves)
               for b in bits] for a in bits]
+  for i, j in np.argwhere(np.triu(overlap, 1)):
+    raise RuntimeError(f'tree {name}: {overlap[i][j]} weights belong to both '
+                       f'{names[i]} and {names[j]}; run mtl_jax.verify')
   size = sum(leaf['size'] for leaf in leaves.values())
   itemsize = jax.tree.leaves(like)[0].dtype.itemsize
   return {

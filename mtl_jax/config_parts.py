@@ -141,8 +141,8 @@ class Rounds:
 class Allocation:
   """How a task's subnetwork is chosen; see `mtl_jax.allocation`.
 
-  Scores are taken at the backbone's weights, before any training: masks made
-  for all tasks up front and masks made task by task are then the same.
+  Scores are taken at the task's initial weights, before any training: masks
+  made for all tasks up front and masks made task by task are then the same.
 
   Attributes:
     density: fraction of the weights that each task owns.
@@ -150,6 +150,13 @@ class Allocation:
       'magnitude' (|weight|).
     sample: of how many training images; 0 takes all.
     scope: 'leaf' (the fraction of every leaf) or 'global'.
+    draws: initial weights, at which scores are taken too: 'own', drawn for
+      each task as the backbone was (the official code), or 'common', the
+      backbone's for all, so that tasks want much the same weights. Heads and
+      biases start as the backbone's.
+    fit: a task takes what is free of a leaf if that is less than `density`;
+      with `sparsify`, the first task starts dense and the others with what it
+      and they left. For the scope 'leaf'.
     tree: phases of the same name fold into one tree, in the order of the
       schedule. `None`: every task has a tree to itself (pruned alone).
   """
@@ -157,10 +164,16 @@ class Allocation:
   score: str = 'gradient'
   sample: int = 10000
   scope: str = 'leaf'
+  draws: str = 'own'
+  fit: bool = False
   tree: str | None = 'main'
 
   def __post_init__(self):
+    if self.fit and self.scope != 'leaf':
+      raise ValueError("allocation.fit takes what is free of every leaf; it "
+                       "needs scope='leaf'")
     for name, known in (('score', ('gradient', 'magnitude')),
+                        ('draws', ('own', 'common')),
                         ('scope', ('leaf', 'global'))):
       if getattr(self, name) not in known:
         raise ValueError(f'allocation.{name} is {getattr(self, name)!r}; '
@@ -211,6 +224,9 @@ class Sparsify:
     if not 0 < self.least <= self.start <= 1 or not 0 < self.rate < 1:
       raise ValueError('sparsify: 0 < least <= start <= 1 and 0 < rate < 1; '
                        f'got {self}')
+    if self.cutoff is not None and not 0 < self.cutoff <= 1:
+      raise ValueError('sparsify.cutoff is an accuracy and lies in (0, 1]; got '
+                       f'{self.cutoff}')
     if self.patience < 1 or self.tolerance < 0:
       raise ValueError('sparsify: patience must be at least 1 and tolerance '
                        f'not negative; got {self}')
@@ -292,7 +308,8 @@ class Scenario:
     rule, objective, normalise: as in `identify.Rule`.
     images: of each test batch, how many the inference sees.
     batch_size: images per test batch; one inference each.
-    batches: of every task, the first so many; 0 takes all.
+    batches: so many of every task, of test images that it draws for itself;
+      0 takes all.
     at: numbers of tasks; candidates and test data are the first so many
       tasks. Empty takes all.
   """

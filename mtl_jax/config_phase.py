@@ -86,22 +86,13 @@ class Phase:
     if (self.method == 'impresslearn') != (self.basis is not None):
       raise ValueError(f'phase {self.name}: impresslearn, and it alone, needs '
                        'a basis (kind, size, phase)')
-    if (self.method == 'subnetworks') != (self.allocation is not None):
-      raise ValueError(f'phase {self.name}: subnetworks, and they alone, need '
-                       'an allocation (density, ...)')
+    self._check_subnetworks()
     if self.early_stop is not None and (
         not self.epochs or self.tasks_at_once > 1 or self.stream is not None
         or self.rounds is not None):
       raise ValueError(f'phase {self.name}: early_stop counts epochs of one '
                        'state: give epochs, and no tasks_at_once, stream or '
                        'rounds')
-    if self.sparsify is not None and (
-        self.method != 'subnetworks' or self.early_stop is None
-        or self.together or self.allocation is None
-        or self.sparsify.start != self.allocation.density):
-      raise ValueError(f'phase {self.name}: sparsify prunes one subnetwork at '
-                       'a time, from the density of its allocation; it needs '
-                       'early_stop')
     if dict(self.options).get('carry') and (
         self.together or self.tasks_at_once > 1):
       raise ValueError(f'phase {self.name}: carry goes from task to task; it '
@@ -146,6 +137,32 @@ class Phase:
         method.banks.shared_stats):
       raise ValueError(f"phase {self.name}: norm='shared' depends on the order "
                        "of the tasks; it needs together='rounds'")
+
+  def _check_subnetworks(self):
+    given = self.allocation
+    if (self.method == 'subnetworks') != (given is not None):
+      raise ValueError(f'phase {self.name}: subnetworks, and they alone, need '
+                       'an allocation (density, ...)')
+    if self.sparsify is not None and (
+        given is None or self.early_stop is None or self.together
+        or given.scope != 'leaf' or self.sparsify.start != given.density):
+      raise ValueError(f'phase {self.name}: sparsify prunes one subnetwork at '
+                       'a time, every leaf alike, from the density of its '
+                       "allocation; it needs early_stop and scope='leaf'")
+    if given is None:
+      return
+    if self.tasks_at_once > 1:
+      raise ValueError(f'phase {self.name}: subnetworks of one tree know of '
+                       "each other; train them with together='joint', not "
+                       'tasks_at_once')
+    sharing = dict(self.options).get('sharing')
+    if self.together and (sharing or given.tree is None):
+      raise ValueError(
+          f'phase {self.name}: together trains subnetworks of one tree that '
+          'use no weights of each other; leave out sharing, and give a tree')
+    if sharing and given.tree is None:
+      raise ValueError(f'phase {self.name}: sharing uses the weights of '
+                       'earlier tasks of a tree; give allocation.tree')
 
   def _check_search(self):
     if (self.method == 'munet') != (self.search is not None):

@@ -1,7 +1,7 @@
 """Subnetworks of a run: who owns what, rebuilt from the stored impressions."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from mtl_jax import allocation
+from mtl_jax import backbone as backbone_lib
 from mtl_jax import config as config_lib
 from mtl_jax import config_parts
 from mtl_jax import parallel
@@ -51,8 +52,10 @@ def uses(config: config_lib.Config, suite: suites.Suite,
 
 def folded_part(phase: config_lib.Phase, params: trees.Tree) -> trees.Tree:
   """The backbone's leaves that subnetworks divide among them."""
-  own = dict(phase.options).get('own', subnetworks.OWN)
-  return subnetworks.parts(params, own)[1]
+  try:
+    return subnetworks.parts(params, dict(phase.options).get('own'))[1]
+  except ValueError as error:
+    raise ValueError(f'phase {phase.name}: {error}') from error
 
 
 def check(config: config_lib.Config, suite: suites.Suite,
@@ -62,7 +65,7 @@ def check(config: config_lib.Config, suite: suites.Suite,
   Raises:
     ValueError: names the tree, the leaf, and how much of it is free.
   """
-  taken: dict[str, trees.Tree] = {}
+  taken: dict[str, _Taken] = {}
   for phase in config.phases:
     if phase.allocation is None:
       continue
@@ -71,25 +74,60 @@ def check(config: config_lib.Config, suite: suites.Suite,
     if not jax.tree.leaves(like):
       raise ValueError(f'phase {phase.name}: every leaf is a task\'s own; '
                        'nothing is left to divide')
-    count = len(plan.entries(phase, suite))
+    entries = plan.entries(phase, suite)
     what = f'phase {phase.name}: '
+    if phase.sparsify and phase.sparsify.cutoff is not None:
+      for entry in entries:
+        if entry.route.loss == 'mse':
+          raise ValueError(f'{what}sparsify.cutoff is an accuracy, but task '
+                           f'{entry.task.name} is a regression; leave it out '
+                           'and give a tolerance')
     if given.tree is None:
       allocation.require_free(allocation.unowned(like), given.density,
                               given.scope, 1, what)
       continue
-    owner = taken.get(given.tree, allocation.unowned(like))
-    trees.check_shapes(owner, like, what + 'what the tree folds')
-    # Sparsified subnetworks end with less than they begin with: the next one
-    # may or may not fit, and is refused in time if it doesn't.
-    known = phase.sparsify is None and not any(
-        p.sparsify for p in config.phases
-        if p.allocation and p.allocation.tree == given.tree)
-    allocation.require_free(owner, given.density, given.scope,
-                            count if known else 1, what)
-    if known and given.scope == 'leaf':
-      for number in range(count):
-        owner = _take(owner, given.density)
-      taken[given.tree] = owner
+    so_far = taken.setdefault(given.tree, _Taken(allocation.unowned(like)))
+    trees.check_shapes(so_far.owner, like, what + 'what the tree folds')
+    taken[given.tree] = _require_room(phase, so_far, len(entries), what)
+
+
+class _Taken(NamedTuple):
+  """What the phases before certainly take of a tree.
+
+  Attributes:
+    owner: weights taken of each leaf are marked; only their number matters.
+    anywhere: weights taken by the scope 'global', of whichever leaf.
+    tasks: how many.
+  """
+  owner: trees.Tree
+  anywhere: int = 0
+  tasks: int = 0
+
+
+def _require_room(phase, taken, count, what) -> _Taken:
+  """Refuses what can't fit even if sparsified subnetworks end at `least`."""
+  given, owner = settings(phase), taken.owner
+  if taken.tasks + count > allocation.LARGEST:
+    raise ValueError(f'{what}{taken.tasks + count} subnetworks in the tree '
+                     f'{given.tree}, but an owner is one byte: at most '
+                     f'{allocation.LARGEST} fold into one tree')
+  anywhere = taken.anywhere
+  if given.scope == 'global':
+    allocation.require_free(owner, given.density, 'global', count, what)
+    anywhere += count * allocation.counts(owner, given.density, 'global')
+  elif not given.fit:  # else known only when the tasks before are trained
+    kept = phase.sparsify.least if phase.sparsify else given.density
+    for done in range(count):
+      allocation.require_free(owner, given.density, 'leaf',
+                              1 if phase.sparsify else count - done, what)
+      owner = _take(owner, kept)
+  left = sum(int(np.sum(o == 0)) for o in jax.tree.leaves(owner))
+  if anywhere > left:
+    raise ValueError(
+        f'{what}with the phases before, {anywhere - left} weights more are '
+        f'needed than the {trees.size(owner)} of the tree {given.tree}; choose '
+        'a lower density')
+  return _Taken(owner, anywhere, taken.tasks + count)
 
 
 def _take(owner, density):
@@ -124,20 +162,24 @@ def shared_of(run: Any, group: list[plan.Entry]) -> dict:
         [i.values for i in before], [i.masks for i in before])
   if dict(phase.options).get('sharing'):
     shared['weights'] = weights if before else like
+  given, start = settings(phase), like
   for number, entry in enumerate(group, len(before) + 1):
-    owner = allocation.allocate(
-        scores(run, entry, like), owner, number, settings(phase).density,
-        settings(phase).scope)
-  return shared | {'owner': owner}
+    own = like if given.draws == 'common' else folded_part(
+        phase, backbone_lib.another_draw(run.system.backbone, number))
+    owner = allocation.allocate(scores(run, entry, own), owner, number,
+                                given.density, given.scope, given.fit)
+    start = jax.tree.map(lambda o, w, s: np.where(o == number, w, s), owner,
+                         own, start)
+  return shared | {'owner': owner, 'start': start}
 
 
 def scores(run: Any, entry: plan.Entry, like: trees.Tree) -> trees.Tree:
-  """How much a task wants each weight, at the backbone's weights.
+  """How much a task wants each weight, at its initial weights.
 
   Args:
     run: `train.Run`.
     entry: the task.
-    like: the folded leaves.
+    like: the folded leaves as the task starts with them.
 
   Returns:
     |d mean loss / d weight| on a sample of the task's training images, or

@@ -121,7 +121,7 @@ def learn_group(run: Run, group, unfinished, method, shared, members) -> dict:
   recipe = _recipe(run, group)
   driver = groups_lib.make(run, group, recipe)
   state, shared, curve, seconds = train_group(run, group, recipe, driver,
-                                              shared)
+                                              method, shared)
   curve = {name: driver.curves(values) for name, values in curve.items()}
   recipe = dataclasses.replace(recipe, steps=curve['loss'].shape[1])
   trained = commit.Trained(recipe, seconds + time.perf_counter() - started)
@@ -136,7 +136,7 @@ def learn_group(run: Run, group, unfinished, method, shared, members) -> dict:
   return shared
 
 
-def train_group(run: Run, group, recipe, driver, shared):
+def train_group(run: Run, group, recipe, driver, method, shared):
   """Runs the steps that are left, or fewer if a watch ends the training.
 
   Returns:
@@ -166,8 +166,8 @@ def train_group(run: Run, group, recipe, driver, shared):
     start += count
     run.advance(count * len(group), name)
     if watched and start % epoch == 0:
-      memory, state, shared = look(run, group, driver, watched, memory, state,
-                                   shared)
+      memory, state, shared = look(run, group, driver, method, watched,
+                                   memory, state, shared)
     if start < recipe.steps and not memory['stop'] and clock.due():
       save(run, name, driver.whole(state), watched and {
           'memory': memory, 'shared': shared}, curve, start,
@@ -179,10 +179,10 @@ def train_group(run: Run, group, recipe, driver, shared):
   return state, parallel.put(shared) if watched else shared, curve, seconds
 
 
-def look(run: Run, group, driver, watched: watch.Watch, memory, state,
-         shared) -> tuple:
+def look(run: Run, group, driver, method, watched: watch.Watch, memory,
+         state, shared) -> tuple:
   """Measures the validation splits after an epoch and asks the watch."""
-  whole, method = driver.whole(state), group[0].phase.make_method()
+  whole = driver.whole(state)
   backbone, given = run.system.backbone, parallel.local(shared)
   scores = []
   for i, entry in enumerate(group):

@@ -97,7 +97,7 @@ def sparsify(settings: config_parts.Sparsify,
     return stop.start(state, shared) | {
         'stage': _number(DENSE if settings.cutoff is None else PRUNING,
                          np.int32),
-        'density': _number(settings.start), 'accepted': _number(np.inf),
+        'density': _number(_owned(shared)), 'accepted': _number(np.inf),
         'failed': _number(0, np.int32),
         'good': _snapshot(state) | {'owner': shared['owner']},
         'any': _number(False, bool)}
@@ -154,7 +154,7 @@ def sparsify(settings: config_parts.Sparsify,
     return memory, state, shared
 
   def finish(memory, state, shared):
-    if int(memory['stage']) == LAST:
+    if int(memory['stage']) in (DENSE, LAST):
       return stop.finish(memory, state, shared)
     if bool(memory['any']):  # the epochs ran out: the last one that held
       state = _return_to(state, memory['good'])
@@ -162,6 +162,12 @@ def sparsify(settings: config_parts.Sparsify,
     return state, shared
 
   return Watch(start, after_epoch, finish)
+
+
+def _owned(shared) -> float:
+  """The fraction of every leaf that the watched task owns, at least."""
+  return min(float(np.mean(np.asarray(o) == int(shared['number'])))
+             for o in jax.tree.leaves(shared['owner']))
 
 
 def _host(tree):

@@ -1,11 +1,12 @@
 """Tables and texts as sources."""
 
+import collections
+
 import numpy as np
 import pytest
 
 from mtl_jax.data import sources
 from mtl_jax.data import suites
-from mtl_jax.data import tables
 from mtl_jax.data import transforms
 
 ROWS = np.random.RandomState(0).uniform(-3, 9, (200, 4))
@@ -54,14 +55,28 @@ def test_texts_become_tokens_of_the_training_words():
            [1, 0, 1, 0] * 5)
   source = sources.from_texts('films', train, (['unseen film good'], [1]),
                               words=4, length=3)
-  known = tables.vocabulary(train[0], 4)
-  assert len(known) == 3 and set(known) == {'good', 'bad', 'film'}
-  assert source.test.images.tolist() == [[known['film'], known['good'], 0]]
+  # The most frequent word of the training part has number 1.
+  counted = collections.Counter()
+  for row in source.train.images:
+    counted.update(row[row > 0].tolist())
+  assert [n for n, _ in counted.most_common()] == [1, 2, 3]
+  film, good, rest = source.test.images[0]
+  assert {film, good} < {1, 2, 3} and film != good and not rest
   assert source.tokens and not source.regression and source.classes == 2
   task, = suites.make('datasets', sources=('films',),
                       load=lambda name: source).tasks
   assert task.transforms == () and not task.regression
   assert suites.view(task, source).label_map.tolist() == [0, 1]
+
+
+def test_test_texts_give_the_vocabulary_no_words():
+  texts = [f'word{i} common' for i in range(30)]
+  source = sources.from_texts('own', (texts, [0, 1] * 15), words=100, length=2)
+  assert len(source.train.labels) < 30 and len(source.test.labels) == 6
+  first = {int(row[0]) for row in source.train.images}
+  assert len(first) == len(source.train.labels)  # a word of each text's own
+  for part in (source.valid, source.test):  # 'common' alone is known
+    assert (part.images[:, 0] == 1).all() and not part.images[:, 1].any()
 
 
 def test_a_missing_text_set_says_how_to_prepare_it(tmp_path):

@@ -10,6 +10,7 @@ import tiny
 
 import mtl_jax
 from mtl_jax import allocation
+from mtl_jax import backbone as backbone_lib
 from mtl_jax import checkpoint
 from mtl_jax import config as config_lib
 from mtl_jax import impressions
@@ -108,10 +109,17 @@ def test_subnetworks_are_disjoint_and_of_exact_size():
         trees.fingerprint(impressions.materialise(params, impression)))
 
 
-def test_a_task_trains_its_own_weights_from_the_backbones():
-  system = system_of(**SEQUENCE)
-  backbone = trees.flatten(system.backbone.params)
-  for name in system.tasks:
+@pytest.mark.parametrize('draws', ['own', 'common'])
+def test_a_task_trains_its_own_weights_from_their_draw(draws):
+  system = system_of(net=(('allocation', (
+      ('density', .3), ('sample', 100), ('draws', draws))),))
+  common = trees.flatten(system.backbone.params)
+  for number, name in enumerate(system.tasks, 1):
+    own = trees.flatten(backbone_lib.another_draw(system.backbone, number))
+    assert (own['layer1/kernel'] != common['layer1/kernel']).all()
+    backbone = {leaf: own[leaf] if draws == 'own' and leaf.startswith(
+        'layer') and leaf.endswith('kernel') else x
+                for leaf, x in common.items()}
     impression = system.own_part(name)
     masks = trees.flatten(impression.masks)
     for leaf, value in trees.flatten(impression.values).items():
@@ -192,9 +200,13 @@ def test_later_phases_fill_what_is_free_and_controls_have_their_own_tree():
   alone = own_masks(system, ['permuted-02@alone', 'permuted-03@alone'])
   np.testing.assert_array_equal(alone[0]['layer1']['kernel'],
                                 alone[1]['layer1']['kernel'])
-  kernel = np.abs(np.asarray(system.backbone.params['layer1']['kernel']))
+  kernel = np.abs(np.asarray(backbone_lib.another_draw(
+      system.backbone, 1)['layer1']['kernel']))
   smallest = kernel[alone[0]['layer1']['kernel']].min()
   assert kernel[~alone[0]['layer1']['kernel']].max() <= smallest
+
+
+WHOLE = dict(scope='global')
 
 
 def test_what_does_not_fit_is_refused_before_training(tmp_path):
@@ -203,7 +215,21 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path):
        r'phase net: 4 x 614 weights of layer1/kernel are needed, but only '
        r'2048 of 2048 are free: at most 3'),
       (dict(one=dict(tasks=(0, 3)), two=dict(tasks=(3, 4))),
-       r'phase two: 1 x 614 .* but only 206 of 2048 are free')):
+       r'phase two: 1 x 614 .* but only 206 of 2048 are free'),
+      (dict(one=dict(tasks=(0, 3), allocation=WHOLE | dict(density=.3)),
+            two=dict(tasks=(3, 4), allocation=WHOLE | dict(density=.2))),
+       'phase two: with the phases before, 282 weights more are needed than '
+       'the 2816 of the tree main'),
+      (dict(one=dict(tasks=(0, 3), allocation=WHOLE | dict(density=.3)),
+            two=dict(tasks=(3, 4))), 'phase two: with the phases before'),
+      (dict(one=watched(allocation=dict(density=.9), sparsify=dict(
+          start=.9, least=.2))['net']), 'phase one: 1 x 1843 .* only 1638 of'),
+      (dict(one=watched(tasks=(0, 1), allocation=dict(
+          density=.6), sparsify=dict(start=.6, least=.5))['net'],
+            two=dict(tasks=(1, 2), allocation=dict(density=.6))),
+       'phase two: 1 x 1229 .* but only 1024 of 2048'),
+      (dict(one=dict(repeats=90, allocation=dict(density=.003))),
+       'phase one: 270 subnetworks in the tree main.* at most 255')):
     with pytest.raises(ValueError, match=text):
       tiny.learn(make(**phases), tmp_path / 'run')
     assert not (tmp_path / 'run' / 'tasks').exists()
@@ -345,7 +371,19 @@ def test_the_report_counts_free_and_owned_weights():
      "score is 'random'"),
     (dict(allocation=dict(density=.2, percentile=90)),
      'unknown key phases.net.allocation.percentile'),
-    (dict(sparsify=dict(start=.3)), 'sparsify prunes one subnetwork')])
+    (dict(sparsify=dict(start=.3)), 'sparsify prunes one subnetwork'),
+    (watched(sparsify=dict(start=.3), allocation=dict(
+        density=.3, scope='global'))['net'], "needs early_stop and scope="),
+    (dict(sparsify=dict(start=.3, cutoff=95.)), r'cutoff is .* in \(0, 1\]'),
+    (dict(allocation=dict(density=.3, fit=True, scope='global')),
+     'allocation.fit takes what is free of every leaf'),
+    (dict(tasks_at_once=3), "train them with together='joint', not tasks_at"),
+    (dict(together='joint', options=dict(sharing=True)),
+     'use no weights of each other; leave out sharing'),
+    (dict(together='joint', allocation=dict(density=.3, tree=None)),
+     'and give a tree'),
+    (dict(options=dict(sharing=True), allocation=dict(density=.3, tree=None)),
+     'earlier tasks of a tree; give allocation.tree')])
 def test_bad_phases_are_refused(changes, text):
   with pytest.raises(ValueError, match=text):
     make(net=changes)
@@ -356,11 +394,56 @@ def test_every_leaf_of_its_own_is_refused(tmp_path):
     tiny.learn(make(net=dict(options=dict(own=('.*',)))), tmp_path / 'run')
 
 
-def test_unknown_patterns_of_own_leaves_are_passed_over():
-  params = {'layer1': {'kernel': np.ones((2, 2)), 'bias': np.ones(2)}}
-  own, folded = subnetworks.parts(params, subnetworks.OWN)
+def test_own_leaves_are_named_or_biases_stems_and_heads():
+  params = {'layer1': {'kernel': np.ones((2, 2)), 'bias': np.ones(2)},
+            'head': {'kernel': np.ones((2, 2))}}
+  own, folded = subnetworks.parts(params, None)
   assert own['layer1']['kernel'] is None and folded['layer1']['bias'] is None
-  assert len(jax.tree.leaves((own, folded))) == 2
+  assert own['head']['kernel'] is not None
+  assert len(jax.tree.leaves((own, folded))) == 3
+  with pytest.raises(ValueError, match='haed'):
+    subnetworks.parts(params, ('haed.*', '.*bias'))
+  with pytest.raises(ValueError, match='no leaf of this network is called h'):
+    subnetworks.parts({'layer1': params['layer1']}, None)
+  with pytest.raises(ValueError, match='norm/scale is a vector'):
+    subnetworks.parts(params | {'norm': {'scale': np.ones(2)}}, None)
+
+
+def test_a_cutoff_is_no_error_of_a_regression(tmp_path):
+  config = get_config(**watched(
+      tasks=(1, 2), loss='classes', allocation=dict(density=.3),
+      sparsify=dict(start=.3, cutoff=.9)))
+  config.suite = dict(kind='datasets', sources=('digits', 'sums'),
+                      image_shape=(8, 8, 1))
+  with pytest.raises(ValueError, match='phase net: sparsify.cutoff is an acc.*'
+                     'task sums is a regression'):
+    tiny.learn(make(config), tmp_path / 'run')
+  assert not (tmp_path / 'run' / 'tasks').exists()
+
+
+def test_later_tasks_start_with_what_is_left(tmp_path):
+  """The first one dense, then pruned; the second takes what that freed."""
+  config = make(**watched(
+      epochs=12, allocation=dict(density=1., fit=True, sample=100),
+      sparsify=dict(start=1., rate=.25, least=.25, tolerance=9.)))
+  tiny.learn(config, tmp_path)
+  system = mtl_jax.load(tmp_path)
+  bits = own_masks(system, system.tasks)
+  allocation.fold([system.own_part(n).values for n in system.tasks], bits)
+  first, second = (np.mean(mask['layer1']['kernel']) for mask in bits)
+  assert .25 <= first < 1 and 0 < second <= 1 - first
+
+
+def test_two_owners_of_a_weight_are_no_report(tmp_path, monkeypatch):
+  config = make(net=dict(tasks=(0, 2), steps=2))
+  real = allocation.allocate
+
+  def twice(scores, owner, number, *rest):
+    return real(scores, jax.tree.map(np.zeros_like, owner), number, *rest)
+  monkeypatch.setattr(allocation, 'allocate', twice)
+  monkeypatch.setattr(ownership, 'earlier', lambda *_: [])
+  with pytest.raises(RuntimeError, match='weights belong to both permuted-00'):
+    tiny.learn(config, tmp_path)
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def setup(tasks: int, batch: int, width: int):
   batches = tuple((jnp.asarray(rng.rand(batch, 28, 28, 1), jnp.float32),
                    jnp.asarray(rng.randint(0, 10, batch)))
                   for _ in range(tasks))
-  like = subnetworks.parts(backbone, subnetworks.OWN)[1]
+  like = subnetworks.parts(backbone, None)[1]
   owner = allocation.unowned(like)
   for number in range(1, tasks + 1):
     scores = trees.map_leaves(

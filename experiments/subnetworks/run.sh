@@ -3,9 +3,9 @@
 # be prepared; see the main README), collects the results and rewrites the
 # tables. Each run resumes by itself.
 # Usage: run.sh [FOLDER FOR WORKDIRS] [BOSTON HOUSING TABLE]
-#        (default: runs housing.data)
+#        (default: runs boston_housing.data)
 source "$(dirname "$0")/../run.bash"
-table=${2:-housing.data}
+table=${2:-boston_housing.data}
 for seed in 0 1 2; do
   go subnetworks "mnist_fashion_s$seed" --config=configs/subnetworks_mnist_fashion.py \
     --config.seed=$seed
@@ -25,7 +25,7 @@ for seed in 0 1 2; do
   go subnetworks "fashion_ensemble_s$seed" \
     --config=configs/subnetworks_fashion.py:ensemble --config.seed=$seed
 done
-for tasks in 10 12 13 14 16; do
+for tasks in 10 11 12 13 14 15 16; do
   go subnetworks "capacity_${tasks}_s0" --config="configs/subnetworks_capacity.py:$tasks"
 done
 python experiments/results.py tables

@@ -19,8 +19,10 @@ How they are divided into train, validation and test: see `splits`.
 """
 
 import functools
+import hashlib
 import logging
 import os
+import pathlib
 
 import numpy as np
 
@@ -70,7 +72,10 @@ def _load(name, cache_dir, tfds_dir):
     return source
   base, size = readers.split_size(name)
   if base.startswith('table:'):
-    return from_table(name, *tables.read(name, base[len('table:'):]))
+    path = base[len('table:'):]
+    numbers = tables.read(name, path)
+    return from_table(name, *numbers, version=hashlib.sha256(
+        pathlib.Path(path).read_bytes()).hexdigest()[:12])
   if base.startswith('text:'):
     version, found = readers.texts(name, base[len('text:'):], tfds_dir,
                                    sorted(REGISTRY))
@@ -140,7 +145,7 @@ def from_table(name, features, targets, version='1'):
   Returns:
     A `Source` whose splits are made as the module says; the training part's
     smallest and largest values become 0 and 1 of every column, of the targets
-    too.
+    too. `System.predict` takes rows that are scaled so, and answers so.
   """
   features, targets = (np.asarray(a, np.float32) for a in (features, targets))
   raw = splits.divide(name, version, targets.shape[1],
@@ -160,16 +165,24 @@ def from_texts(name, train, test=None, words=tables.WORDS,
     name: str.
     train: (texts, labels), of str and integers.
     test: likewise, or `None` to split some off (see the module).
-    words: size of the vocabulary, made of `train` alone; 0 pads.
+    words: size of the vocabulary, made of the training part alone; 0 pads.
     length: words of a text that are kept, the first.
     version: str.
   """
-  known = tables.vocabulary(train[0], words)
-  pairs = [pair and Arrays(tables.tokens(pair[0], known, length),
+  # Numbers of texts are divided first, then the words of one part are counted.
+  pairs = [pair and Arrays(np.arange(len(pair[0]), dtype=np.int32)[:, None],
                            np.asarray(pair[1], np.int32))
            for pair in (train, test)]
   classes = 1 + max(int(pair.labels.max()) for pair in pairs if pair)
-  return splits.divide(name, version, classes, pairs[0], test=pairs[1])
+  divided = splits.divide(name, version, classes, pairs[0], test=pairs[1])
+  parts = [([texts[i] for i in part.images[:, 0]], part.labels)
+           for texts, part in ((train[0], divided.train),
+                               (train[0], divided.valid),
+                               ((test or train)[0], divided.test))]
+  known = tables.vocabulary(parts[0][0], words)
+  return Source(name, version, classes, *(
+      Arrays(tables.tokens(texts, known, length), labels)
+      for texts, labels in parts))
 
 
 def _arrays(where, images, labels):

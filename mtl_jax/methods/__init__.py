@@ -36,8 +36,9 @@ def _joint(own=(), carry=False):
   return joint.joint(base.as_patterns(own), carry)
 
 
-def _subnetworks(own=subnetworks.OWN, sharing=False):
-  return subnetworks.subnetworks(base.as_patterns(own), sharing)
+def _subnetworks(own=None, sharing=False):
+  return subnetworks.subnetworks(None if own is None else
+                                 base.as_patterns(own), sharing)
 
 
 METHODS: dict[str, Callable[..., Method]] = {

@@ -18,15 +18,13 @@ def joint(own: tuple[str, ...] = (), carry: bool = False) -> base.Method:
   """One network for a group.
 
   Args:
-    own: patterns of each task's own leaves; those that match no leaf are
-      passed over.
+    own: patterns of each task's own leaves.
     carry: start the common leaves where the last task of the phase left
       them. `shared` then holds them as 'common'.
   """
   def init(key, backbone, shared, route):
     del key
-    mine, common = split(backbone, [
-        p for p in own if base.matches(backbone, p)])
+    mine, common = split(backbone, own)
     common = shared.get('common', common)
     return {'common': common, 'own': base.per_member(mine, route)}
 

@@ -10,6 +10,7 @@ the weights of earlier ones, as they are; it changes none of them.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtl_jax import allocation
 from mtl_jax import impressions
@@ -21,25 +22,30 @@ Tree = trees.Tree
 OWN = ('.*bias', 'stem.*', 'head.*')
 
 
-def subnetworks(own: tuple[str, ...] = OWN,
+def subnetworks(own: tuple[str, ...] | None = None,
                 sharing: bool = False) -> base.Method:
   """Trains the weights that a task, or every member of a group, owns.
 
   Args:
-    own: patterns of the leaves that every task has for itself, whole.
-      Patterns that match no leaf are passed over. All other leaves are
-      folded.
+    own: patterns of the leaves that every task has for itself, whole; all
+      other leaves are folded. `None` takes biases, `stem` and `head`.
     sharing: also use, unchanged, the weights of tasks with lower numbers.
 
   Returns:
     A method with `shared` = {'owner': uint8 tree, 'number': of the group's
-    first member, 'weights': (if sharing) what earlier tasks left}.
+    first member, 'start': (if given) the folded leaves to begin with
+    instead of the backbone's, 'weights': (if sharing) what earlier tasks
+    left}.
+
+  Raises:
+    ValueError: see `parts`.
   """
   def init(key, backbone, shared, route):
     del key
     require_owner(shared)
     mine, folded = parts(backbone, own)
-    return {'weights': folded, 'own': base.per_member(mine, route)}
+    return {'weights': shared.get('start', folded),
+            'own': base.per_member(mine, route)}
 
   def effective(trainable, shared, route):
     """The folded leaves as the task uses them, and those it may use."""
@@ -77,9 +83,32 @@ def subnetworks(own: tuple[str, ...] = OWN,
 
 
 def parts(backbone: Tree, own) -> tuple[Tree, Tree]:
-  """(leaves that each task has for itself, folded ones); `None` elsewhere."""
-  return joint.split(backbone, [
-      p for p in base.as_patterns(own) if base.matches(backbone, p)])
+  """(leaves that each task has for itself, folded ones); `None` elsewhere.
+
+  Args:
+    backbone: parameter tree.
+    own: patterns, or `None` for `OWN` as far as they match.
+
+  Raises:
+    ValueError: a pattern that matches no leaf; or, of `OWN`, no head or a
+      vector that would be divided among the tasks; names the leaves.
+  """
+  if own is not None:
+    return joint.split(backbone, own)
+  found = [p for p in OWN if base.matches(backbone, p)]
+  if OWN[-1] not in found:
+    raise ValueError(
+        'no leaf of this network is called head, so that its last layer would '
+        "be divided among the tasks; give own=('.*bias', ...), patterns of "
+        'what each task has for itself; the leaves are: '
+        f'{", ".join(trees.flatten(backbone))}')
+  mine, folded = joint.split(backbone, found)
+  for name, leaf in trees.flatten(folded).items():
+    if leaf is not None and np.ndim(leaf) < 2:
+      raise ValueError(f'{name} is a vector, and would be divided among the '
+                       'tasks; give own= with a pattern that names it, beside '
+                       f'{", ".join(found)}')
+  return mine, folded
 
 
 def require_owner(shared: dict) -> None:
