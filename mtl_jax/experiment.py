@@ -69,8 +69,9 @@ def run(config: config_lib.Config, workdir, command: str = '',
   check_fit(config, suite, data, backbone)
   final.check_mixed(config, suite, data)
   ownership.check(config, suite, backbone.params)
+  versions = check_sources(work, suite, data)
   work.prepare()
-  claim(work, config, backbone, command)
+  claim(work, config, backbone, command, versions)
   system = system_lib.System(work, backbone._replace(
       params=parallel.local(backbone.params),
       stats=parallel.local(backbone.stats)))
@@ -135,6 +136,24 @@ def check_config(work: workdir_lib.Workdir, config) -> None:
         f'{old.get(name)!r} there and {new.get(name)!r} now'
         f'{f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""}; '
         'choose another --workdir, or the old value. Nothing was changed')
+
+
+def check_sources(work: workdir_lib.Workdir, suite, data) -> dict[str, str]:
+  """The versions of the suite's sources, which an earlier start had too.
+
+  Raises:
+    ValueError: a source has changed since; names it and both versions.
+  """
+  found = {task.source: data.source(task.source).version
+           for task in suite.tasks}
+  for line in workdir_lib.read_lines(work.metrics):
+    for name, before in line.get('sources', {}).items():
+      if found.get(name, before) != before:
+        raise ValueError(
+            f'source {name} is version {found[name]}, but {work.root} was '
+            f'begun with version {before}: bring that back, or choose another '
+            '--workdir. Nothing was changed')
+  return found
 
 
 def check_fit(config, suite, data, backbone) -> None:
@@ -206,7 +225,7 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
                        stats=parallel.put(made.stats))
 
 
-def claim(work, config, backbone, command) -> None:
+def claim(work, config, backbone, command, sources=None) -> None:
   """Writes what a workdir starts with, and a line for this start."""
   if not work.backbone.exists():
     workdir_lib.write_atomic(work.backbone,
@@ -220,7 +239,9 @@ def claim(work, config, backbone, command) -> None:
            or line['entry'] in finished]
   workdir_lib.write_lines(work.metrics, lines)
   logged = {line['entry'] for line in lines if line['kind'] == 'task'}
-  workdir_lib.append_line(work.metrics, run_line(config, backbone, command))
+  workdir_lib.append_line(
+      work.metrics, run_line(config, backbone, command) | {
+          'sources': sources or {}})
   for name in sorted(finished - logged):  # killed before its line
     workdir_lib.append_line(work.metrics, commit.finished_record(work, name))
   parallel.barrier('claimed')

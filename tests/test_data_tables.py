@@ -1,6 +1,7 @@
 """Tables and texts as sources."""
 
 import collections
+import hashlib
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ def test_a_table_from_a_file(tmp_path, delimiter):
   np.savetxt(path, ROWS, delimiter=delimiter)
   source = sources.load(f'table:{path}')
   assert source.regression and not source.tokens and source.classes == 1
+  digest = hashlib.sha256(path.read_bytes()).hexdigest()
+  assert len(source.version) == 12 and digest.startswith(source.version)
   assert [len(part.labels) for part in (
       source.train, source.valid, source.test)] == [144, 16, 40]
   for part in (source.train.images, source.train.labels):

@@ -1,18 +1,17 @@
 """Subnetworks of one weight tree, from a config to stored tasks."""
 
-import functools
 import shutil
 
 import jax
 import numpy as np
 import pytest
 import tiny
+import tiny_subnetworks as little
 
 import mtl_jax
 from mtl_jax import allocation
 from mtl_jax import backbone as backbone_lib
 from mtl_jax import checkpoint
-from mtl_jax import config as config_lib
 from mtl_jax import impressions
 from mtl_jax import methods
 from mtl_jax import models
@@ -23,56 +22,11 @@ from mtl_jax import trees
 from mtl_jax import verify
 from mtl_jax import workdir
 from mtl_jax.data import sources
-from mtl_jax.methods import subnetworks
-
-TABLE = np.random.RandomState(0).rand(300, 6)
-TABLE[:, -1] = TABLE[:, 0] + TABLE[:, 1]
-
-
-def get_config(**phases):
-  """Three permuted-digits tasks in one small network; phases as given."""
-  sources.register('sums', lambda: sources.from_table(
-      'sums', TABLE[:, :-1], TABLE[:, -1:]))
-  config = tiny.get_config('few')
-  config.chunk_steps = 5
-  config.suite = dict(kind='permuted', source='digits', num_tasks=4)
-  config.backbone = dict(
-      model='fully_connected', outputs=10, init='default',
-      options=dict(widths=(32, 24), inputs=64, scale=.1))
-  common = dict(method='subnetworks', tasks=(0, 3), steps=12, batch_size=32,
-                optimizer='adam', learning_rate=1e-2,
-                allocation=dict(density=.3, sample=100))
-  config.phases = {name: common | changes for name, changes in phases.items()}
-  config.schedule = tuple(phases)
-  return config
-
-
-def make(config=None, **phases):
-  config = config or get_config(**phases)
-  return config_lib.from_dict(config.to_dict())
-
-
-@functools.lru_cache(maxsize=None)
-def learned(**phases):
-  folder = tiny.tempfile.mkdtemp(prefix='mtl_jax-subnetworks-')
-  summary = tiny.learn(make(**{k: dict(v) for k, v in phases.items()}), folder)
-  return folder, summary
-
-
-def system_of(**phases):
-  return mtl_jax.load(learned(**phases)[0])
-
-
-def own_masks(system, names):
-  return [system.own_part(name).masks for name in names]
-
-
-PARALLEL = dict(net=(('together', 'joint'),))
-SEQUENCE = dict(net=())
 
 
 def test_parallel_and_sequence_leave_the_same_weights():
-  first, second = system_of(**PARALLEL), system_of(**SEQUENCE)
+  first, second = (little.system_of(**phases)
+                   for phases in (little.PARALLEL, little.SEQUENCE))
   assert first.tasks == second.tasks and len(first.tasks) == 3
   for name in first.tasks:
     a, b = (trees.flatten(s.task(name).impression._asdict())
@@ -88,8 +42,8 @@ def test_parallel_and_sequence_leave_the_same_weights():
 
 
 def test_subnetworks_are_disjoint_and_of_exact_size():
-  system = system_of(**SEQUENCE)
-  bits = own_masks(system, system.tasks)
+  system = little.system_of(**little.SEQUENCE)
+  bits = little.own_masks(system, system.tasks)
   values = [system.own_part(name).values for name in system.tasks]
   weights, owner = allocation.fold(values, bits)
   for name, leaf in trees.flatten(owner).items():
@@ -111,7 +65,7 @@ def test_subnetworks_are_disjoint_and_of_exact_size():
 
 @pytest.mark.parametrize('draws', ['own', 'common'])
 def test_a_task_trains_its_own_weights_from_their_draw(draws):
-  system = system_of(net=(('allocation', (
+  system = little.system_of(net=(('allocation', (
       ('density', .3), ('sample', 100), ('draws', draws))),))
   common = trees.flatten(system.backbone.params)
   for number, name in enumerate(system.tasks, 1):
@@ -134,7 +88,7 @@ def test_a_task_trains_its_own_weights_from_their_draw(draws):
 
 
 def test_stored_once_and_nothing_is_forgotten():
-  folder, summary = learned(**SEQUENCE)
+  folder, summary = little.learned(**little.SEQUENCE)
   work = workdir.Workdir(folder)
   weights = (64 * 32 + 32 * 24)
   own = 32 + 24 + 24 * 10 + 10
@@ -150,8 +104,8 @@ def test_stored_once_and_nothing_is_forgotten():
 
 def test_sharing_uses_earlier_weights_and_changes_none():
   sharing = dict(net=(('options', (('sharing', True),)),))
-  system = system_of(**sharing)
-  alone = system_of(**SEQUENCE)
+  system = little.system_of(**sharing)
+  alone = little.system_of(**little.SEQUENCE)
   first, second, third = system.tasks
   for name, count in ((first, 1), (second, 2), (third, 3)):
     mask = system.task(name).impression.masks['layer1']['kernel']
@@ -177,7 +131,7 @@ def test_sharing_uses_earlier_weights_and_changes_none():
 
 def test_sharing_needs_the_tasks_that_it_uses(tmp_path):
   sharing = dict(net=(('options', (('sharing', True),)),))
-  shutil.copytree(learned(**sharing)[0], tmp_path / 'run')
+  shutil.copytree(little.learned(**sharing)[0], tmp_path / 'run')
   system = mtl_jax.load(tmp_path / 'run')
   first, _, third = system.tasks
   shutil.rmtree(tmp_path / 'run' / 'tasks' / first)
@@ -186,53 +140,24 @@ def test_sharing_needs_the_tasks_that_it_uses(tmp_path):
 
 
 def test_later_phases_fill_what_is_free_and_controls_have_their_own_tree():
-  config = get_config(
+  config = little.get_config(
       first=dict(tasks=(0, 2)), second=dict(tasks=(2, 4), allocation=dict(
           density=.2, score='magnitude')),
       alone=dict(tasks=(2, 4), control=True, allocation=dict(
           density=.2, score='magnitude', tree=None)))
   folder = tiny.tempfile.mkdtemp(prefix='mtl_jax-subnetworks-')
-  tiny.learn(make(config), folder)
+  tiny.learn(little.make(config), folder)
   system = mtl_jax.load(folder)
   main = [name for name in system.tasks if '@' not in name]
   allocation.fold([system.own_part(n).values for n in main],
-                  own_masks(system, main))  # refuses an overlap
-  alone = own_masks(system, ['permuted-02@alone', 'permuted-03@alone'])
+                  little.own_masks(system, main))  # refuses an overlap
+  alone = little.own_masks(system, ['permuted-02@alone', 'permuted-03@alone'])
   np.testing.assert_array_equal(alone[0]['layer1']['kernel'],
                                 alone[1]['layer1']['kernel'])
   kernel = np.abs(np.asarray(backbone_lib.another_draw(
       system.backbone, 1)['layer1']['kernel']))
   smallest = kernel[alone[0]['layer1']['kernel']].min()
   assert kernel[~alone[0]['layer1']['kernel']].max() <= smallest
-
-
-WHOLE = dict(scope='global')
-
-
-def test_what_does_not_fit_is_refused_before_training(tmp_path):
-  for phases, text in (
-      (dict(net=dict(tasks=(0, 4))),
-       r'phase net: 4 x 614 weights of layer1/kernel are needed, but only '
-       r'2048 of 2048 are free: at most 3'),
-      (dict(one=dict(tasks=(0, 3)), two=dict(tasks=(3, 4))),
-       r'phase two: 1 x 614 .* but only 206 of 2048 are free'),
-      (dict(one=dict(tasks=(0, 3), allocation=WHOLE | dict(density=.3)),
-            two=dict(tasks=(3, 4), allocation=WHOLE | dict(density=.2))),
-       'phase two: with the phases before, 282 weights more are needed than '
-       'the 2816 of the tree main'),
-      (dict(one=dict(tasks=(0, 3), allocation=WHOLE | dict(density=.3)),
-            two=dict(tasks=(3, 4))), 'phase two: with the phases before'),
-      (dict(one=watched(allocation=dict(density=.9), sparsify=dict(
-          start=.9, least=.2))['net']), 'phase one: 1 x 1843 .* only 1638 of'),
-      (dict(one=watched(tasks=(0, 1), allocation=dict(
-          density=.6), sparsify=dict(start=.6, least=.5))['net'],
-            two=dict(tasks=(1, 2), allocation=dict(density=.6))),
-       'phase two: 1 x 1229 .* but only 1024 of 2048'),
-      (dict(one=dict(repeats=90, allocation=dict(density=.003))),
-       'phase one: 270 subnetworks in the tree main.* at most 255')):
-    with pytest.raises(ValueError, match=text):
-      tiny.learn(make(**phases), tmp_path / 'run')
-    assert not (tmp_path / 'run' / 'tasks').exists()
 
 
 def test_a_gradient_score_is_the_gradient_of_the_mean_loss():
@@ -251,13 +176,8 @@ def test_a_gradient_score_is_the_gradient_of_the_mean_loss():
   assert found['b'] is None
 
 
-def watched(**changes):
-  return dict(net=dict(steps=0, epochs=30, tasks=(0, 2), early_stop=dict(
-      min_delta=.05, patience=2)) | changes)
-
-
 def test_early_stopping_ends_before_the_last_epoch(tmp_path):
-  summary = tiny.learn(make(**watched()), tmp_path)
+  summary = tiny.learn(little.make(**little.watched()), tmp_path)
   lines = [line for line in workdir.read_lines(tmp_path / 'metrics.jsonl')
            if line['kind'] == 'task']
   per_epoch = len(sources.load('digits').train.labels) // 32
@@ -269,12 +189,12 @@ def test_early_stopping_ends_before_the_last_epoch(tmp_path):
 
 
 def test_sparsify_leaves_fewer_weights_and_the_next_task_more_room(tmp_path):
-  config = make(**watched(
+  config = little.make(**little.watched(
       epochs=12, allocation=dict(density=.6, sample=100),
       sparsify=dict(start=.6, rate=.2, least=.2, cutoff=.3, patience=1)))
   tiny.learn(config, tmp_path)
   system = mtl_jax.load(tmp_path)
-  bits = own_masks(system, system.tasks)
+  bits = little.own_masks(system, system.tasks)
   allocation.fold([system.own_part(n).values for n in system.tasks], bits)
   for mask in bits:
     share = np.mean(mask['layer1']['kernel'])
@@ -282,11 +202,11 @@ def test_sparsify_leaves_fewer_weights_and_the_next_task_more_room(tmp_path):
 
 
 def test_domains_with_stems_and_a_regression(tmp_path):
-  config = get_config(net=dict(tasks=(0, 2), steps=150, together='joint',
+  config = little.get_config(net=dict(tasks=(0, 2), steps=150, together='joint',
                                loss='classes', allocation=dict(density=.4)))
   config.suite = dict(kind='datasets', sources=('digits', 'sums'),
                       image_shape=(8, 8, 1))
-  summary = tiny.learn(make(config), tmp_path)
+  summary = tiny.learn(little.make(config), tmp_path)
   system = mtl_jax.load(tmp_path)
   digits, sums = (system.task(name) for name in ('digits', 'sums'))
   # A stem that a task has no use for is the backbone's, and not stored.
@@ -308,14 +228,30 @@ def test_domains_with_stems_and_a_regression(tmp_path):
   assert 'sums' in report and 'NaN' not in report
 
 
+def test_a_text_is_learned_from_its_tokens(tmp_path):
+  """The class is the only word that is not common to all."""
+  texts = [f'{("good", "bad")[i % 2]} film' for i in range(200)]
+  sources.register('texts', lambda: sources.from_texts(
+      'texts', (texts, [0, 1] * 100), words=8, length=2))
+  config = little.get_config(net=dict(tasks=(0, 2), together='joint',
+                                      loss='classes', steps=60))
+  config.suite = dict(kind='datasets', sources=('texts', 'digits'),
+                      image_shape=(8, 8, 1))
+  config.backbone.options.update(words=8, embedding=4)
+  summary = tiny.learn(little.make(config), tmp_path / 'run')
+  assert summary['verified']['ok']
+  record = mtl_jax.load(tmp_path / 'run').task('texts').metadata['record']
+  assert record['accuracy']['test'] == 1.
+
+
 def test_an_ensemble_sums_the_members_softmax_outputs(tmp_path):
-  summary = tiny.learn(make(net=dict(
+  summary = tiny.learn(little.make(net=dict(
       tasks=(0, 1), repeats=3, together='joint', steps=40)), tmp_path)
   found, = summary['ensembles']
   system = mtl_jax.load(tmp_path)
   assert len(system.tasks) == 3
   allocation.fold([system.own_part(n).values for n in system.tasks],
-                  own_masks(system, system.tasks))
+                  little.own_masks(system, system.tasks))
   test = sources.load('digits').test
   answers = [np.asarray(jax.nn.softmax(system.predict(test.images, task=n)))
              for n in system.tasks]
@@ -327,7 +263,7 @@ def test_an_ensemble_sums_the_members_softmax_outputs(tmp_path):
 
 
 def test_fine_tuning_in_sequence_forgets_and_the_report_shows_it(tmp_path):
-  summary = tiny.learn(make(net=dict(
+  summary = tiny.learn(little.make(net=dict(
       method='joint', allocation=None, steps=60, control=True,
       options=dict(own=('head.*',), carry=True))), tmp_path)
   found, = summary['carried']
@@ -347,7 +283,7 @@ def test_fine_tuning_in_sequence_forgets_and_the_report_shows_it(tmp_path):
 
 
 def test_the_report_counts_free_and_owned_weights():
-  folder, summary = learned(**SEQUENCE)
+  folder, summary = little.learned(**little.SEQUENCE)
   tree, = summary['capacity']
   leaf = tree['leaves']['layer1/kernel']
   assert leaf == {'size': 2048, 'owned': [614] * 3, 'free': 2048 - 3 * 614,
@@ -362,88 +298,17 @@ def test_the_report_counts_free_and_owned_weights():
   assert '3 subnetworks own' in text and 'Who owns the weights' in text
 
 
-@pytest.mark.parametrize('changes, text', [
-    (dict(allocation=None), 'they alone, need an allocation'),
-    (dict(method='supsup'), 'they alone, need an allocation'),
-    (dict(early_stop=dict()), 'early_stop counts epochs'),
-    (dict(allocation=dict(density=0)), r'density must lie in \(0, 1\]'),
-    (dict(allocation=dict(density=.2, score='random')),
-     "score is 'random'"),
-    (dict(allocation=dict(density=.2, percentile=90)),
-     'unknown key phases.net.allocation.percentile'),
-    (dict(sparsify=dict(start=.3)), 'sparsify prunes one subnetwork'),
-    (watched(sparsify=dict(start=.3), allocation=dict(
-        density=.3, scope='global'))['net'], "needs early_stop and scope="),
-    (dict(sparsify=dict(start=.3, cutoff=95.)), r'cutoff is .* in \(0, 1\]'),
-    (dict(allocation=dict(density=.3, fit=True, scope='global')),
-     'allocation.fit takes what is free of every leaf'),
-    (dict(tasks_at_once=3), "train them with together='joint', not tasks_at"),
-    (dict(together='joint', options=dict(sharing=True)),
-     'use no weights of each other; leave out sharing'),
-    (dict(together='joint', allocation=dict(density=.3, tree=None)),
-     'and give a tree'),
-    (dict(options=dict(sharing=True), allocation=dict(density=.3, tree=None)),
-     'earlier tasks of a tree; give allocation.tree')])
-def test_bad_phases_are_refused(changes, text):
-  with pytest.raises(ValueError, match=text):
-    make(net=changes)
-
-
-def test_every_leaf_of_its_own_is_refused(tmp_path):
-  with pytest.raises(ValueError, match='nothing is left to divide'):
-    tiny.learn(make(net=dict(options=dict(own=('.*',)))), tmp_path / 'run')
-
-
-def test_own_leaves_are_named_or_biases_stems_and_heads():
-  params = {'layer1': {'kernel': np.ones((2, 2)), 'bias': np.ones(2)},
-            'head': {'kernel': np.ones((2, 2))}}
-  own, folded = subnetworks.parts(params, None)
-  assert own['layer1']['kernel'] is None and folded['layer1']['bias'] is None
-  assert own['head']['kernel'] is not None
-  assert len(jax.tree.leaves((own, folded))) == 3
-  with pytest.raises(ValueError, match='haed'):
-    subnetworks.parts(params, ('haed.*', '.*bias'))
-  with pytest.raises(ValueError, match='no leaf of this network is called h'):
-    subnetworks.parts({'layer1': params['layer1']}, None)
-  with pytest.raises(ValueError, match='norm/scale is a vector'):
-    subnetworks.parts(params | {'norm': {'scale': np.ones(2)}}, None)
-
-
-def test_a_cutoff_is_no_error_of_a_regression(tmp_path):
-  config = get_config(**watched(
-      tasks=(1, 2), loss='classes', allocation=dict(density=.3),
-      sparsify=dict(start=.3, cutoff=.9)))
-  config.suite = dict(kind='datasets', sources=('digits', 'sums'),
-                      image_shape=(8, 8, 1))
-  with pytest.raises(ValueError, match='phase net: sparsify.cutoff is an acc.*'
-                     'task sums is a regression'):
-    tiny.learn(make(config), tmp_path / 'run')
-  assert not (tmp_path / 'run' / 'tasks').exists()
-
-
 def test_later_tasks_start_with_what_is_left(tmp_path):
   """The first one dense, then pruned; the second takes what that freed."""
-  config = make(**watched(
+  config = little.make(**little.watched(
       epochs=12, allocation=dict(density=1., fit=True, sample=100),
       sparsify=dict(start=1., rate=.25, least=.25, tolerance=9.)))
   tiny.learn(config, tmp_path)
   system = mtl_jax.load(tmp_path)
-  bits = own_masks(system, system.tasks)
+  bits = little.own_masks(system, system.tasks)
   allocation.fold([system.own_part(n).values for n in system.tasks], bits)
   first, second = (np.mean(mask['layer1']['kernel']) for mask in bits)
   assert .25 <= first < 1 and 0 < second <= 1 - first
-
-
-def test_two_owners_of_a_weight_are_no_report(tmp_path, monkeypatch):
-  config = make(net=dict(tasks=(0, 2), steps=2))
-  real = allocation.allocate
-
-  def twice(scores, owner, number, *rest):
-    return real(scores, jax.tree.map(np.zeros_like, owner), number, *rest)
-  monkeypatch.setattr(allocation, 'allocate', twice)
-  monkeypatch.setattr(ownership, 'earlier', lambda *_: [])
-  with pytest.raises(RuntimeError, match='weights belong to both permuted-00'):
-    tiny.learn(config, tmp_path)
 
 
 @pytest.mark.slow
@@ -453,7 +318,7 @@ def test_two_owners_of_a_weight_are_no_report(tmp_path, monkeypatch):
                                        cutoff=.3, patience=1))])
 def test_stopped_in_an_epoch_it_ends_with_the_same_bits(tmp_path, monkeypatch,
                                                         changes):
-  config = make(**watched(tasks=(0, 1), **changes))
+  config = little.make(**little.watched(tasks=(0, 1), **changes))
   tiny.learn(config, tmp_path / 'whole')
 
   class Killed(Exception):
