@@ -101,6 +101,8 @@ def test_one_batch_of_tasks_on_different_paths(folder):
     own = np.asarray(system.predict(image[None], task=name))[0]
     np.testing.assert_allclose(row[:len(own)], own, rtol=1e-3, atol=1e-4)
   assert np.abs(mixed[0, :2] - mixed[1, :2]).max() > 1e-3
+  shelves = system.shelves.of_shape((8, 8, 1))
+  assert [shelf.capacity for shelf in shelves] == [1, 1]  # a path of its own
 
 
 def test_curves_belong_to_their_tasks(folder):

@@ -8,10 +8,13 @@ import pytest
 import test_config
 import tiny
 
+import mtl_jax
 from mtl_jax import checkpoint
 from mtl_jax import commit
 from mtl_jax import config as config_lib
 from mtl_jax import config_parts
+from mtl_jax import evaluate
+from mtl_jax import masks
 from mtl_jax import plan
 from mtl_jax import stream
 from mtl_jax import system as system_lib
@@ -76,6 +79,24 @@ def test_a_mask_for_every_task_and_returning_ones_are_recognised(clear):
     assert record['accuracy']['test'] > .7
   system = system_lib.load(folder)
   assert system.tasks == [name_of(mask) for mask in range(3)]
+
+
+def test_a_mask_is_measured_before_learning_as_it_starts(clear):
+  config = CLEAR
+  phase, = config.phases
+  folder, _ = clear
+  system = mtl_jax.load(folder)
+  suite = suites.make(config.suite.kind, **dict(config.suite.options))
+  for entry in stream.entries(workdir_lib.Workdir(folder), phase, suite):
+    start = phase.make_method().init(
+        plan.named_key(config.seed, entry.name), system.backbone.params, {},
+        None)
+    mask = phase.make_method().commit(None, start, {}, None)[0].masks
+    score = evaluate.score(
+        system.backbone.network, masks.apply(system.backbone.params, mask),
+        system.backbone.stats, evaluate.Data(), entry.task, 'test', 100)
+    record = checkpoint.load_metadata(folder / 'tasks' / entry.name)['record']
+    assert record['accuracy']['before'] == pytest.approx(score.accuracy)
 
 
 def test_the_order_is_that_of_the_stream():

@@ -81,6 +81,24 @@ def test_without_a_cutoff_the_first_training_sets_the_loss():
   assert shared['owner']['w'].tolist() == [1, 1, 1, 1, 0]
 
 
+def test_epochs_that_run_out_in_the_first_training_leave_its_best():
+  watched = watch.sparsify(config_parts.Sparsify(start=1., tolerance=.1), STOP)
+  stopped, epoch, shared, _ = follow(watched, [
+      (1., None), (.2, None), (.9, None)], OWNER)
+  assert (stopped, epoch) == (False, 2) and shared['owner']['w'].all()
+
+
+def test_pruning_starts_from_what_a_task_owns():
+  """Two of five weights, where as many as there were free."""
+  watched = watch.sparsify(config_parts.Sparsify(
+      start=1., rate=.2, least=.2, cutoff=.5), STOP)
+  mine = {'owner': {'w': np.array([2, 2, 2, 1, 1], np.uint8)},
+          'number': np.uint8(1)}
+  _, _, shared, densities = follow(watched, [(1., .9)] * 4, mine)
+  assert densities[0] == pytest.approx(.2)
+  assert shared['owner']['w'].tolist() == [2, 2, 2, 1, 0]
+
+
 def test_a_cutoff_needs_an_accuracy():
   watched = watch.sparsify(config_parts.Sparsify(start=1., cutoff=.9), STOP)
   with pytest.raises(ValueError, match='cutoff is an accuracy'):
