@@ -1,6 +1,7 @@
 """The immutable backbone: regenerated from its seed recipe, bit for bit."""
 
 import functools
+import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -27,12 +28,14 @@ class Backbone(NamedTuple):
   recipe: dict
 
 
-def make(recipe: dict) -> Backbone:
+def make(recipe: dict, weights: pathlib.Path | None = None) -> Backbone:
   """The backbone of a recipe.
 
   Args:
     recipe: 'model', 'outputs', 'options', 'init', 'seed', 'image_shape', and
       'fingerprint' if the result must be a known one.
+    weights: a copy of the file that the option `weights` names, read instead
+      if it is there.
 
   Raises:
     ValueError: the weights are not those of the recipe's fingerprint.
@@ -42,8 +45,10 @@ def make(recipe: dict) -> Backbone:
   if missing:
     raise ValueError(f'the recipe of the backbone lacks {missing}; restore '
                      'its file from a copy')
-  network = models.make(recipe['model'], recipe['outputs'],
-                        **dict(recipe['options']))
+  options = dict(recipe['options'])
+  if options.get('weights') and weights is not None and weights.exists():
+    options['weights'] = str(weights)
+  network = models.make(recipe['model'], recipe['outputs'], **options)
   params, stats = _draw(network, recipe, jax.random.key(
       recipe['seed'], impl='threefry2x32'))
   found = trees.fingerprint(params)

@@ -220,13 +220,14 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
   if work.backbone.exists():
     kept = workdir_lib.read_json(work.backbone)
     recipe['fingerprint'] = dict(kept or {}).get('fingerprint', 'missing')
-  made = backbone_lib.make(recipe)
+  made = backbone_lib.make(recipe, work.weights)
   return made._replace(params=parallel.put(made.params),
                        stats=parallel.put(made.stats))
 
 
 def claim(work, config, backbone, command, sources=None) -> None:
   """Writes what a workdir starts with, and a line for this start."""
+  work.keep_weights(backbone.recipe['options'].get('weights'))
   if not work.backbone.exists():
     workdir_lib.write_atomic(work.backbone,
                              json.dumps(backbone.recipe, indent=2) + '\n')

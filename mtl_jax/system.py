@@ -408,4 +408,5 @@ def load(workdir) -> System:
     ValueError: not a workdir, or its backbone can't be made again.
   """
   work = workdir_lib.Workdir(workdir)
-  return System(work, backbone_lib.make(workdir_lib.read_json(work.backbone)))
+  return System(work, backbone_lib.make(workdir_lib.read_json(work.backbone),
+                                        work.weights))

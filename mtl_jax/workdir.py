@@ -2,6 +2,8 @@
 
     config.json  metrics.jsonl  report.html
     backbone.json          the seed recipe of the backbone and its fingerprint
+    backbone.npz           a copy of the file of weights that it starts from,
+                           if it does
     probe/                 raw images on which every task's outputs are kept
     tasks/<name>/          one checkpoint per task
     progress/<name>/       mid-task state; gone when the task commits
@@ -11,6 +13,7 @@
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 
@@ -27,6 +30,7 @@ class Workdir:
     self.metrics = self.root / 'metrics.jsonl'
     self.report = self.root / 'report.html'
     self.backbone = self.root / 'backbone.json'
+    self.weights = self.root / 'backbone.npz'
     self.probe = self.root / 'probe'
     self.tasks = self.root / 'tasks'
     self.progress = self.root / 'progress'
@@ -52,6 +56,14 @@ class Workdir:
                if '.orbax-checkpoint-tmp' not in p.name
                and not p.name.startswith('.')} if self.tasks.is_dir() else set()
     return sorted((logged | folders) - set(self.task_names()))
+
+  def keep_weights(self, path: str | None) -> None:
+    """Copies the weights that a backbone starts from, if there are any."""
+    if path and not self.weights.exists() and parallel.is_primary():
+      part = self.weights.with_suffix('.part')
+      shutil.copyfile(path, part)
+      os.replace(part, self.weights)
+    parallel.barrier('weights are kept')
 
   def prepare(self) -> None:
     """Makes the folders and removes what a killed run left half written."""

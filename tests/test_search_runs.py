@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -9,19 +10,23 @@ import pytest
 import tiny
 import tiny_search as little
 
+import mtl_jax
 from mtl_jax import checkpoint
 from mtl_jax import config as config_lib
 from mtl_jax import evaluate
 from mtl_jax import experiment
 from mtl_jax import impressions
+from mtl_jax import models
 from mtl_jax import search
 from mtl_jax import system as system_lib
 from mtl_jax import train
+from mtl_jax import trees
 from mtl_jax import verify
 from mtl_jax import workdir as workdir_lib
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
+from mtl_jax.models import augreg
 
 
 # Compilation.
@@ -125,6 +130,30 @@ def test_one_batch_of_tasks_with_different_networks(tmp_path):
     own = np.asarray(system.predict(images[i:i + 1], task=name))[0]
     np.testing.assert_allclose(mixed[i, :len(own)], own, rtol=1e-4, atol=1e-4)
     assert np.all(mixed[i, len(own):] == -np.inf)
+
+
+def test_a_root_from_a_file_stays_with_the_run(tmp_path):
+  backbone = dict(little.fields()['backbone'])
+  network = models.make(backbone['model'], 3, **backbone['options'])
+  params, _ = network.init(jax.random.key(3), (8, 8, 3))
+  file = tmp_path / 'root.npz'
+  augreg.save(file, params)
+  backbone['options'] = dict(backbone['options'], weights=str(file))
+  config = little.make(backbone=backbone, phases__grow__tasks=(0, 1),
+                       phases__grow__search__private=())
+  tiny.learn(config, tmp_path / 'run')
+  before = tiny.bits(tmp_path / 'run')
+  file.unlink()
+  shutil.rmtree(tmp_path / 'run/tasks/split-00')
+  tiny.learn(config, tmp_path / 'run')
+  assert tiny.bits(tmp_path / 'run') == before
+  system = mtl_jax.load(tmp_path / 'run')
+  assert not verify.check(system).faults
+  block = system.backbone.params['encoderblock_0']
+  assert trees.fingerprint(block) == trees.fingerprint(
+      params['encoderblock_0'])
+  with pytest.raises(FileNotFoundError, match='no ViT weights at'):
+    tiny.learn(config, tmp_path / 'other')
 
 
 def test_searches_survive_json():
