@@ -9,7 +9,7 @@ import jax
 import matplotlib
 import numpy as np
 import pytest
-import test_rounds
+import test_rounds_run
 import tiny
 from sklearn import linear_model
 
@@ -48,7 +48,7 @@ def _summary(folder):
   for name, classes in (('noisy3', 3), ('noisy2', 2)):
     sources.register(name, functools.partial(noisy, name, classes))
   # All 60 and 40 test images are looked at, and 100 for training probes.
-  fields = config_lib.to_dict(test_rounds.make(transparency=100,
+  fields = config_lib.to_dict(test_rounds_run.make(transparency=100,
                                                phases__part__steps=24))
   fields['suite']['sources'] = ('noisy3', 'noisy2')
   part = fields['phases']['part']

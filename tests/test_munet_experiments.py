@@ -9,7 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-import test_search
+import tiny_search as little
 
 from mtl_jax import config as config_lib
 from mtl_jax import report_search
@@ -69,7 +69,7 @@ def test_controls_have_the_budget_of_the_search():
 
 
 def test_a_learned_network_becomes_a_root(tmp_path):
-  config = test_search.make(schedule=('one',), phases={'one': dict(
+  config = little.make(schedule=('one',), phases={'one': dict(
       method='dedicated', tasks=(0, 1), steps=2, batch_size=16)})
   import tiny
   tiny.learn(config, tmp_path / 'run')
