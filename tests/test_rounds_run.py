@@ -42,7 +42,7 @@ def make(**changes):
   for name, classes, count in (('three', 3, 90), ('two', 2, 60)):
     sources.register(name, functools.partial(images_of, name, classes, count))
   config = ml_collections.ConfigDict()
-  config.seed, config.chunk_steps, config.progress_seconds = 0, 3, 0.
+  config.seed, config.chunk_steps, config.progress_seconds = 0, 3, 1000.
   config.suite = dict(kind='datasets', sources=('three', 'two'),
                       image_shape=(8, 8, 1))
   config.backbone = dict(
@@ -148,9 +148,9 @@ def test_killed_in_the_middle_it_ends_with_the_same_bits(
       raise KeyboardInterrupt
   monkeypatch.setattr(train, 'save', save)
   with pytest.raises(KeyboardInterrupt):
-    tiny.learn(make(), tmp_path / 'killed')
+    tiny.learn(make(progress_seconds=0.), tmp_path / 'killed')
   assert not list((tmp_path / 'killed' / 'tasks').glob('t*'))
-  tiny.learn(make(), tmp_path / 'killed')
+  tiny.learn(make(progress_seconds=0.), tmp_path / 'killed')
   assert tiny.bits(tmp_path / 'killed') == tiny.bits(folder)
 
 

@@ -132,6 +132,7 @@ def test_one_batch_of_tasks_with_different_networks(tmp_path):
     assert np.all(mixed[i, len(own):] == -np.inf)
 
 
+@pytest.mark.slow
 def test_a_root_from_a_file_stays_with_the_run(tmp_path):
   backbone = dict(little.fields()['backbone'])
   network = models.make(backbone['model'], 3, **backbone['options'])

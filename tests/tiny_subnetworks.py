@@ -18,7 +18,7 @@ def get_config(**phases):
   sources.register('sums', lambda: sources.from_table(
       'sums', TABLE[:, :-1], TABLE[:, -1:]))
   config = tiny.get_config('few')
-  config.chunk_steps = 5
+  config.chunk_steps, config.progress_seconds = 5, 1000.
   config.suite = dict(kind='permuted', source='digits', num_tasks=4)
   config.backbone = dict(
       model='fully_connected', outputs=10, init='default',
