@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import backbone as backbone_lib
 from mtl_jax import checkpoint
 from mtl_jax import identify
+from mtl_jax import superposition as superposition_lib
 from mtl_jax import trees
 from mtl_jax.data import transforms
 
@@ -166,19 +168,41 @@ def subset(found: Candidates, names) -> Candidates:
 
 
 def superposition(bank: Bank, like: Tree,
-                  normalise: bool = False) -> identify.Superposition:
+                  normalise: bool = False
+                  ) -> superposition_lib.Superposition:
   """The bank's tasks in the order of `Candidates.names`."""
   parts = []
   if bank.packed is not None:
-    parts.append(identify.of_masks(bank.packed, like))
+    parts.append(superposition_lib.of_masks(bank.packed, like))
   if bank.coefficients is not None:
     alphas = bank.coefficients
-    combined = identify.of_coefficients(
-        identify.normalised(alphas) if normalise else alphas, bank.basis)
+    if normalise:
+      alphas = superposition_lib.normalised(alphas)
+    combined = superposition_lib.of_coefficients(alphas, bank.basis)
     if bank.head is not None:
-      combined = identify.beside(identify.of_masks(bank.head, like), combined)
+      combined = superposition_lib.beside(
+          superposition_lib.of_masks(bank.head, like), combined)
     parts.append(combined)
-  return functools.reduce(identify.joined, parts)
+  return functools.reduce(superposition_lib.joined, parts)
+
+
+def infer_among(found: Candidates, rule: identify.Rule,
+                backbone: backbone_lib.Backbone, images,
+                counted) -> identify.Inferred:
+  """`infer` over the candidates that were found, as NumPy arrays.
+
+  Args:
+    found: see `gather`.
+    rule: how.
+    backbone: of the system.
+    images: uint8 [N, n, H, W, C], see `infer`.
+    counted: bool [N, n].
+  """
+  return jax.device_get(infer(
+      rule, backbone.network, transforms.kinds(found.transforms),
+      found.classes, backbone.params, backbone.stats, found.bank,
+      transforms.parameters(found.transforms, np.shape(images)[2:]), images,
+      counted))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))

@@ -68,7 +68,8 @@ def _tree(running, name, entries) -> dict:
               for b in bits] for a in bits]
   for i, j in np.argwhere(np.triu(overlap, 1)):
     raise RuntimeError(f'tree {name}: {overlap[i][j]} weights belong to both '
-                       f'{names[i]} and {names[j]}; run mtl_jax.verify')
+                       f'{names[i]} and {names[j]}; train the phase again '
+                       'in a new workdir')
   size = sum(leaf['size'] for leaf in leaves.values())
   itemsize = jax.tree.leaves(like)[0].dtype.itemsize
   return {

@@ -221,7 +221,9 @@ def _infer(found, tested, networks, scenario, task, rows):
       part = which[min(start, len(which) - at_once):start + at_once]
       images = networks.observed([tested[t] for t in task[part]],
                                  seen[part, :count])
-      result = _infer_images(found, scenario, networks.system, images)
+      result = candidates_lib.infer_among(
+          found, scenario.make_rule(), networks.system.backbone, images,
+          np.ones(images.shape[:2], bool))
       _require_finite(result, tested, task[part])
       inferred[part], passes[part] = result.task, result.passes
       tied[part] = [identify.tied(values) for values in result.gradient]
@@ -232,17 +234,6 @@ def _infer(found, tested, networks, scenario, task, rows):
         'normalises by the statistics of the images needs several: set images '
         f'above {scenario.images}. What was learned is kept')
   return inferred, passes
-
-
-def _infer_images(found, scenario, system, images):
-  """`candidates.infer` on uint8 [N, n, H, W, C] that all count."""
-  backbone = system.backbone
-  return jax.device_get(candidates_lib.infer(
-      scenario.make_rule(), backbone.network,
-      transforms.kinds(found.transforms), found.classes, backbone.params,
-      backbone.stats, found.bank,
-      transforms.parameters(found.transforms, images.shape[2:]), images,
-      np.ones(images.shape[:2], bool)))
 
 
 def _require_finite(result, entries, task):

@@ -29,6 +29,7 @@ from mtl_jax import masks
 from mtl_jax import parallel
 from mtl_jax import plan
 from mtl_jax import steps
+from mtl_jax import superposition
 from mtl_jax import train
 from mtl_jax import trees
 from mtl_jax import workdir as workdir_lib
@@ -193,7 +194,8 @@ def _gradient(objective, network, route, backbone, stats, packed, source,
     logits, _ = network.apply(params, stats, images, train=bool(stats))
     return identify.OBJECTIVES[objective](
         logits, jnp.ones(len(rows), bool), route.classes)
-  return identify.one_shot(loss, backbone, identify.of_masks(packed, backbone),
+  return identify.one_shot(loss, backbone,
+                           superposition.of_masks(packed, backbone),
                            used).gradient
 
 

@@ -176,12 +176,9 @@ class System:
     rows = len(x) if self.backbone.stats else 1 << (len(x) - 1).bit_length()
     padded = np.zeros((1, rows, *shape), np.uint8)
     padded[0, :len(x)] = x
-    inferred = jax.device_get(candidates.infer(
-        identify.Rule(rule, objective, normalise), self.backbone.network,
-        transforms.kinds(found.transforms), found.classes,
-        self.backbone.params, self.backbone.stats, found.bank,
-        transforms.parameters(found.transforms, shape),
-        padded, np.arange(rows)[None] < len(x)))
+    inferred = candidates.infer_among(
+        found, identify.Rule(rule, objective, normalise), self.backbone,
+        padded, np.arange(rows)[None] < len(x))
     values = inferred.gradient[0]
     if np.isnan(values).any():
       raise FloatingPointError('task inference met NaN: an impression is not '

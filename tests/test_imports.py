@@ -91,8 +91,9 @@ LAYERS = (
     ('mtl_jax/masks.py',),
     ('mtl_jax/impressions.py', 'mtl_jax/hopfield.py', 'mtl_jax/paths.py',
      'mtl_jax/allocation.py'),
-    ('mtl_jax/methods', 'mtl_jax/models', 'mtl_jax/data',
-     'mtl_jax/identify.py'),
+    ('mtl_jax/superposition.py', 'mtl_jax/methods', 'mtl_jax/models',
+     'mtl_jax/data'),
+    ('mtl_jax/identify.py',),
 )
 
 
@@ -123,6 +124,9 @@ def test_imports_point_down_only(number):
     ('mtl_jax/methods', 'mtl_jax.data'),
     ('mtl_jax/data', 'mtl_jax.methods'),
     ('mtl_jax/methods', 'flax'),
+    ('mtl_jax/superposition.py', 'mtl_jax.methods'),
+    ('mtl_jax/superposition.py', 'mtl_jax.models'),
+    ('mtl_jax/superposition.py', 'mtl_jax.data'),
     ('mtl_jax/identify.py', 'mtl_jax.methods'),
     ('mtl_jax/identify.py', 'mtl_jax.models'),
     ('mtl_jax/identify.py', 'mtl_jax.data'),
