@@ -44,7 +44,10 @@ def get_config(kind='split'):
     config.suite = dict(kind='datasets', sources=('fashion_mnist',),
                         normalise=(0., 1.))
     config.phases = dict(
-        subnetworks=dict(subnetworks, tasks=(0, 1), repeats=5),
+        # A fifth of some leaves is no whole number: the last member takes
+        # what is left of them.
+        subnetworks=dict(subnetworks, tasks=(0, 1), repeats=5, allocation=dict(
+            subnetworks['allocation'], fit=True)),
         dense=dict(common, method='dedicated', tasks=(0, 1), control=True))
   config.schedule = ('subnetworks', 'dense')
   return config

@@ -22,7 +22,7 @@ def runs(folder: pathlib.Path, prefix: str) -> list[dict]:
     Dicts {'run', 'tasks', 'summary'} in the order of seeds.
   """
   found = []
-  for path in sorted((folder / 'results').glob(f'{prefix}_s*.jsonl')):
+  for path in sorted((folder / 'results').glob(f'{prefix}_s[0-9]*.jsonl')):
     lines = read(path)
     found.append({
         'run': next(x for x in lines if x['kind'] == 'run'),

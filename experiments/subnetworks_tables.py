@@ -16,11 +16,15 @@ RUNS = (
       'boston_housing': ('MSE 0.0160', 'MSE 0.0175')}),
     ('fashion_split', 'E6: Fashion-MNIST, easy and hard classes, p = 80',
      {'split-00': ('97.76', '–'), 'split-01': ('84.42', '–')}),
+    ('fashion_split_small', 'E6 with 8-8-16-16 channels, strides 2', {}),
     ('controls', 'E1 one after another, and its controls', {}),
     ('four_datasets', 'Four data sets in sequence, a fifth of 784-6x1000 each',
      {}),
 )
-ENSEMBLE = ('fashion_ensemble', 'E7: five subnetworks of Fashion-MNIST, p = 80')
+ENSEMBLES = (
+    ('fashion_ensemble', 'E7: five subnetworks of Fashion-MNIST, p = 80'),
+    ('fashion_ensemble_small', 'E7 with 8-8-16-16 channels, strides 2'),
+)
 PASSES = 90.  # percent that every task of the capacity study must reach
 PHASES = {'subnetworks': 'subnetwork', 'images': 'subnetwork',
           'table': 'subnetwork', 'sequence': 'subnetwork, in sequence',
@@ -85,7 +89,7 @@ def _answer(tasks: list[dict]) -> str:
 def capacity_table() -> str:
   """What the folded trees take, and whether any weight has two owners."""
   rows = []
-  for prefix, title in [*(x[:2] for x in RUNS), ENSEMBLE]:
+  for prefix, title in [*(x[:2] for x in RUNS), *ENSEMBLES]:
     for run in collected.runs(FOLDER, prefix)[:1]:
       for tree in run['summary'].get('capacity') or []:
         leaves = tree['leaves'].values()
@@ -105,7 +109,8 @@ def capacity_table() -> str:
 def ensemble_table() -> str:
   """Self-ensembles: members and what they give together."""
   rows = []
-  for run in collected.runs(FOLDER, ENSEMBLE[0]):
+  for title, run in [(title, run) for prefix, title in ENSEMBLES
+                     for run in collected.runs(FOLDER, prefix)]:
     dense = collected.phase_accuracy(run).get('dense')
     for line in run['summary'].get('ensembles') or []:
       owned = [sum(leaf['owned'][i] for leaf in tree['leaves'].values())
@@ -113,15 +118,15 @@ def ensemble_table() -> str:
                for tree in run['summary']['capacity'][:1]
                for i in range(len(line['members']))]
       rows.append([
-          str(run['run']['seed']),
+          title, str(run['run']['seed']),
           ' / '.join(f'{100 * a:.2f}' for a in line['members']),
           ' / '.join(f'{100 * share:.1f}' for share in owned),
           f"{100 * line['accuracy']:.2f}",
           '–' if dense is None else f'{dense:.2f}', collected.command(run),
           collected.where([run])])
   return collected.markdown(
-      ['seed', 'members, %', 'weights that each owns, %', 'together, %',
-       'one dense network, %', 'command', 'hardware'], rows)
+      ['experiment', 'seed', 'members, %', 'weights that each owns, %',
+       'together, %', 'one dense network, %', 'command', 'hardware'], rows)
 
 
 def study_table() -> str:

@@ -15,6 +15,10 @@ for seed in 0 1 2; do
     --config.seed=$seed
   go subnetworks "four_datasets_s$seed" --config=configs/subnetworks_four_datasets.py \
     --config.seed=$seed
+  for kind in split ensemble; do
+    go subnetworks "fashion_${kind}_small_s$seed" \
+      --config="configs/subnetworks_fashion.py:$kind,small" --config.seed=$seed
+  done
 done
 # These want an accelerator: some hours each on 2 CPU cores.
 for seed in 0 1 2; do

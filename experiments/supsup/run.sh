@@ -13,4 +13,6 @@ for seed in 0 1 2; do
   go supsup "rotated_fc1024_s$seed" --config=configs/supsup_rotated_mnist.py \
     --config.seed=$seed
 done
+go supsup fc1024_250_s0 --config=configs/supsup_permuted_mnist.py \
+  --config.backbone.model=fc1024 --config.backbone.outputs=500
 python experiments/results.py tables
