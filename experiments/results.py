@@ -22,6 +22,8 @@ import part_tables
 import subnetworks_tables
 import supsup_tables
 
+from mtl_jax import workdir as workdir_lib
+
 HERE = collected.HERE
 DROPPED = ('curve', 'density', 'loss', 'batch_size', 'classes')
 
@@ -40,7 +42,7 @@ def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
   starts = [line for line in lines if line['kind'] == 'run']
   run['starts'] = len(starts)
   run['commits'] = list(dict.fromkeys(line['commit'] for line in starts))
-  summary['seconds'] = total_seconds(lines)
+  summary['seconds'] = workdir_lib.total_seconds(lines)
   for name in ('matrix', 'before', 'overlap', 'names'):
     summary.pop(name, None)
   tasks = [{k: v for k, v in line.items() if k not in DROPPED
@@ -65,19 +67,6 @@ def without_folders(text: str) -> str:
   '--config=a.py:b.txt --c.weights=d.npz'
   """
   return re.sub(r'(?<![\w./-])/(?:[\w.-]+/)+(?=[\w.-])', '', text)
-
-
-def total_seconds(lines: list[dict]) -> float:
-  """Of all starts; a killed start counts with the tasks that it finished."""
-  total = start = 0.
-  for line in lines:
-    if line['kind'] == 'run':  # what stands before it was killed
-      total, start = total + start, 0.
-    elif line['kind'] == 'task':
-      start += sum(line['seconds'].values())
-    elif line['kind'] == 'summary':
-      total, start = total + line['seconds'], 0.
-  return total
 
 
 def headline() -> str:

@@ -50,8 +50,8 @@ def accuracy_table() -> str:
           reference[0] if phase in ('subnetworks', 'images', 'table')
           else reference[1] if phase == 'dense' else '–',
           collected.spread([t['steps'] for t in own], 0), str(len(own)),
-          collected.command(found[0]), collected.where(found),
-          collected.commits(found)])
+          *((collected.command(found[0]), collected.where(found),
+             collected.commits(found)) if title else ('', '', ''))])
       title = ''
   return collected.markdown(
       ['experiment', 'task', 'network', 'ours, test %', 'authors\' run',
@@ -97,7 +97,8 @@ def capacity_table() -> str:
         twice = max((n for i, row in enumerate(tree['overlap'])
                      for j, n in enumerate(row) if i != j), default=0)
         rows.append([
-            title, str(len(tree['tasks'])),
+            title + (f" (tree {tree['tree']})" if tree['tree'] != 'main'
+                     else ''), str(len(tree['tasks'])),
             f'{100 * free / size:.1f}', str(twice),
             *(f"{tree['bytes'][key] / 1e6:.1f}"
               for key in ('folded', 'stored', 'dedicated'))])

@@ -26,9 +26,16 @@ CURVE_POINTS = 10
 
 
 class Trained(NamedTuple):
-  """How an entry was trained: its recipe and the group's seconds."""
+  """How an entry was trained.
+
+  Attributes:
+    recipe: with the steps that were made.
+    seconds: of all entries that were trained at once.
+    entries: their number.
+  """
   recipe: steps.Recipe
   seconds: float
+  entries: int = 1
 
 
 def commit(run: Any, entry: plan.Entry, method, state: steps.State,
@@ -54,7 +61,8 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
       backbone.params, state.trainable, shared, entry.route)
   if backbone.stats:
     impression = impression._replace(stats=state.stats)
-  _require_finite(entry, impression)
+  _require_sound(entry, impression, state.trainable,
+                 {} if shared_after is shared else shared_after)
   uses = ownership.uses(run.config, run.suite, entry)
   if shared_after is not shared and not checkpoint.exists(
       run.workdir.shared / entry.name):
@@ -102,12 +110,20 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
           else parallel.everywhere(shared_after))
 
 
-def _require_finite(entry, impression):
-  for name, leaf in trees.flatten(impression._asdict()).items():
+def _require_sound(entry, impression, trainable, shared):
+  parts = impression._asdict() | {'scores or weights': trainable,
+                                  'shared': shared}
+  for name, leaf in trees.flatten(parts).items():
     if leaf is not None and not np.isfinite(np.asarray(leaf)).all():
       raise FloatingPointError(
           f'task {entry.name} would leave {name} with NaN or infinity; '
           'nothing was stored. Lower the learning rate')
+  for name, leaf in trees.flatten(impression.masks or {}).items():
+    if leaf is not None and np.ndim(leaf) > 1 and not np.any(leaf):
+      raise ValueError(
+          f'task {entry.name} would leave an empty mask of {name}, through '
+          'which no signal passes; nothing was stored. Lower the learning '
+          'rate or the weight decay, or keep a higher density')
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
@@ -153,9 +169,6 @@ def _facts(run, entry, impression, shared, curve, trained) -> dict:
       for name, leaf in trees.flatten(impression.masks).items()
       if leaf is not None}
   phase, basis = entry.phase, entry.phase.basis
-  group = len(plan.entries(phase, run.suite)) or 1
-  if not phase.together:
-    group = min(phase.tasks_at_once, group)
   return {
       'entry': entry.name, 'task': entry.task.name, 'phase': phase.name,
       'method': phase.method, 'control': phase.control,
@@ -167,7 +180,7 @@ def _facts(run, entry, impression, shared, curve, trained) -> dict:
                         'dedicated': trees.nbytes(
                             run.backbone.params if impression.path is None else
                             impression.path.take(run.backbone.params))},
-      'seconds': {'train': round(trained.seconds / group, 4)},
+      'seconds': {'train': round(trained.seconds / trained.entries, 4)},
       'basis': None if basis is None else {'kind': basis.kind,
                                            'size': basis.size}}
 

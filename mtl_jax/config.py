@@ -5,6 +5,10 @@ anything is trained or written.
 """
 
 import dataclasses
+import numbers
+import types
+import typing
+from collections.abc import Mapping
 from typing import Any
 
 from mtl_jax import config_parts
@@ -111,7 +115,7 @@ class Config:
       raise ValueError(f'phase {phase.name}: its basis cannot come from phase '
                        f'{made_by.name}: how many masks a stream leaves is not '
                        'known before it is learned')
-    tasks = made_by.tasks[1] - made_by.tasks[0]
+    tasks = 1 if made_by.pool else made_by.tasks[1] - made_by.tasks[0]
     found = made_by.repeats if phase.basis.kind == 'homogeneous' else tasks
     if found < phase.basis.size:
       raise ValueError(
@@ -135,6 +139,34 @@ def _frozen(value: Any) -> Any:
   return value
 
 
+_KINDS = {int: (numbers.Integral, 'a whole number'),
+          float: (numbers.Real, 'a number'), bool: (bool, 'True or False'),
+          str: (str, 'a string')}
+
+
+def _check_types(cls, given: dict, where: str) -> None:
+  """Refuses a value that isn't of its field's plain type, or is NaN."""
+  for name, hint in typing.get_type_hints(cls).items():
+    kinds = typing.get_args(hint) if isinstance(
+        hint, types.UnionType) else (hint,)
+    known = [kind for kind in kinds if kind in _KINDS]
+    value = given.get(name)
+    if not known or name not in given or (
+        value is None and types.NoneType in kinds):
+      continue
+    type_, words = _KINDS[known[0]]
+    if not isinstance(value, type_) or value != value or (
+        isinstance(value, bool) and known[0] is not bool):
+      raise ValueError(f'{where}{name} is {value!r}; it must be {words}')
+
+
+def _dict(value: Any, where: str) -> dict:
+  """A part of the config as a dict."""
+  if not isinstance(value, Mapping):
+    raise ValueError(f'{where} is {value!r}; it must be a dict of fields')
+  return dict(value)
+
+
 def _build(cls, fields: dict, where: str, collect: bool = False):
   """A dataclass from a dict; unknown keys are errors, or become options."""
   known = {f.name for f in dataclasses.fields(cls)}
@@ -147,6 +179,7 @@ def _build(cls, fields: dict, where: str, collect: bool = False):
                      f'known: {", ".join(sorted(known))}')
   if collect:
     given['options'] = _frozen(unknown | dict(fields.get('options') or {}))
+  _check_types(cls, given, where)
   try:
     return cls(**given)
   except TypeError as error:
@@ -169,27 +202,30 @@ def from_dict(fields: dict) -> Config:
   for part in ('seed', 'suite', 'backbone', 'phases', 'schedule'):
     if part not in fields:
       raise ValueError(f'the config lacks {part}')
-  by_name, schedule = dict(fields['phases']), tuple(fields.pop('schedule'))
+  by_name, schedule = _dict(fields['phases'], 'phases'), tuple(
+      fields.pop('schedule'))
   if sorted(by_name) != sorted(schedule):
     raise ValueError(
         f'schedule {schedule} must name every phase once; the phases are: '
         f'{", ".join(sorted(by_name)) or "none"}')
   phases = []
   for name in schedule:
-    phase = dict(by_name[name]) | {'name': name}
+    phase = _dict(by_name[name], f'phases.{name}') | {'name': name}
     for part, cls in PARTS.items():
       if phase.get(part) is not None:
-        phase[part] = _build(cls, dict(phase[part]), f'phases.{name}.{part}.')
+        where = f'phases.{name}.{part}'
+        phase[part] = _build(cls, _dict(phase[part], where), f'{where}.')
     phases.append(_build(Phase, phase, f'phases.{name}.'))
-  fields['suite'] = _build(config_parts.Suite, dict(fields['suite']), 'suite.',
-                           True)
-  fields['backbone'] = _build(config_parts.Backbone, dict(fields['backbone']),
-                              'backbone.')
+  fields['suite'] = _build(config_parts.Suite, _dict(fields['suite'], 'suite'),
+                           'suite.', True)
+  fields['backbone'] = _build(config_parts.Backbone, _dict(
+      fields['backbone'], 'backbone'), 'backbone.')
   fields['phases'] = tuple(phases)
   fields['identify'] = tuple(
-      _build(config_parts.Scenario, dict(value) | {'name': name},
-             f'identify.{name}.')
-      for name, value in sorted(dict(fields.get('identify') or {}).items()))
+      _build(config_parts.Scenario, _dict(value, f'identify.{name}') | {
+          'name': name}, f'identify.{name}.')
+      for name, value in sorted(_dict(fields.get('identify') or {},
+                                      'identify').items()))
   return _build(Config, fields, '')
 
 

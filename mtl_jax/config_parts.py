@@ -78,6 +78,9 @@ class Basis:
     if (self.kind == 'random') != (self.density is not None):
       raise ValueError('a random basis needs a density, and only a random one '
                        f'takes it; got {self.kind} with {self.density}')
+    if self.density is not None and not 0 < self.density <= 1:
+      raise ValueError(f'basis density is {self.density}; it must lie in '
+                       '(0, 1]')
     if (self.kind == 'random') != (self.phase is None):
       raise ValueError('a basis of trained masks needs the phase that trains '
                        f'them, and only it; got {self.kind}, {self.phase}')
@@ -238,7 +241,8 @@ class Search:
 
   Attributes:
     space: name in `mtl_jax.evolution.spaces.SPACES`.
-    fixed: (hyper-parameter, value) pairs that take the place of its ranges.
+    fixed: (hyper-parameter, value or values) pairs that take the place of
+      its ranges; see `mtl_jax.evolution.spaces.Space.replace`.
     iterations: how often the phase's tasks come in a row.
     generations: per task and iteration.
     children: per generation.

@@ -1,6 +1,7 @@
 """A phase of a run: one method on a range of tasks, and how it is trained."""
 
 import dataclasses
+import re
 
 from mtl_jax import config_parts
 from mtl_jax import methods
@@ -72,6 +73,9 @@ class Phase:
   options: tuple = ()
 
   def __post_init__(self):
+    if not re.fullmatch(r'\w[\w.-]*', self.name):
+      raise ValueError(f'phase {self.name!r}: a name has letters, digits, _, . '
+                       'and -, as it becomes a part of file names')
     self._check_search()
     if self.search is None and bool(self.steps) == bool(self.epochs):
       raise ValueError(f'phase {self.name}: give either steps or epochs; got '

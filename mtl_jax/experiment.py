@@ -3,23 +3,20 @@
 import contextlib
 import dataclasses
 import datetime
-import functools
 import json
 import time
 
-import jax
-import numpy as np
 from rich import console as console_lib
 from rich import progress as progress_lib
 
 from mtl_jax import backbone as backbone_lib
 from mtl_jax import capacity
 from mtl_jax import checkpoint
+from mtl_jax import checks
 from mtl_jax import combined
 from mtl_jax import commit
 from mtl_jax import config as config_lib
 from mtl_jax import evaluate
-from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import ownership
 from mtl_jax import parallel
@@ -29,7 +26,6 @@ from mtl_jax import provenance
 from mtl_jax import report
 from mtl_jax import scenarios
 from mtl_jax import search
-from mtl_jax import steps
 from mtl_jax import stream
 from mtl_jax import system as system_lib
 from mtl_jax import tensorboard
@@ -64,14 +60,20 @@ def run(config: config_lib.Config, workdir, command: str = '',
   plan.check(config, suite)
   scenarios.check(config, suite)
   data = evaluate.Data()
-  check_config(work, config)
+  checks.check_config(work, config)
   backbone = make_backbone(config, suite, data, work)
-  check_fit(config, suite, data, backbone)
+  checks.check_fit(config, suite, data, backbone)
   final.check_mixed(config, suite, data)
   ownership.check(config, suite, backbone.params)
-  versions = check_sources(work, suite, data)
-  work.prepare()
-  claim(work, config, backbone, command, versions)
+  versions = checks.check_sources(work, suite, data)
+  with work.locked():
+    work.prepare()
+    claim(work, config, backbone, command, versions)
+    return _learn(started, config, suite, backbone, data, work, quiet)
+
+
+def _learn(started, config, suite, backbone, data, work, quiet) -> dict:
+  """What a run does once it has its workdir; returns the summary."""
   system = system_lib.System(work, backbone._replace(
       params=parallel.local(backbone.params),
       stats=parallel.local(backbone.stats)))
@@ -97,6 +99,8 @@ def run(config: config_lib.Config, workdir, command: str = '',
       line['phase']: line for line in workdir_lib.read_lines(work.metrics)
       if line['kind'] == 'stream'}.values())  # the last of each
   summary['seconds'] = time.perf_counter() - started
+  summary['seconds_in_all'] = workdir_lib.total_seconds(
+      [*workdir_lib.read_lines(work.metrics), {'kind': 'summary'} | summary])
   summary['peak_memory_bytes'] = evaluate.memory_bytes()
   workdir_lib.append_line(work.metrics, {'kind': 'summary'} | summary)
   _report(work, records, summary, quiet)
@@ -111,94 +115,6 @@ def learn_phase(running: train.Run, phase: config_lib.Phase) -> None:
     search.learn(running, phase)
   else:
     train.learn_phase(running, phase)
-
-
-def check_config(work: workdir_lib.Workdir, config) -> None:
-  """Refuses a workdir that belongs to another config."""
-  if not work.config.exists():
-    if work.tasks.is_dir() and any(work.tasks.iterdir()):
-      raise ValueError(f'{work.root} has tasks but no config.json; choose '
-                       'another workdir')
-    return
-  kept = workdir_lib.read_json(work.config)
-  given = json.loads(json.dumps(config_lib.to_dict(config)))
-  # What is measured at the end changes nothing that is learned.
-  old, new = (trees.flatten({
-      k: v for k, v in c.items()
-      if k not in ('identify', 'mixed_rows', 'transparency')})
-              for c in (dict(kept or {}), given))
-  changed = sorted(name for name in old.keys() | new.keys()
-                   if old.get(name) != new.get(name))
-  if changed:
-    name = changed[0]
-    raise ValueError(
-        f'{work.root} holds a run of another config: {name} is '
-        f'{old.get(name)!r} there and {new.get(name)!r} now'
-        f'{f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""}; '
-        'choose another --workdir, or the old value. Nothing was changed')
-
-
-def check_sources(work: workdir_lib.Workdir, suite, data) -> dict[str, str]:
-  """The versions of the suite's sources, which an earlier start had too.
-
-  Raises:
-    ValueError: a source has changed since; names it and both versions.
-  """
-  found = {task.source: data.source(task.source).version
-           for task in suite.tasks}
-  for line in workdir_lib.read_lines(work.metrics):
-    for name, before in line.get('sources', {}).items():
-      if found.get(name, before) != before:
-        raise ValueError(
-            f'source {name} is version {found[name]}, but {work.root} was '
-            f'begun with version {before}: bring that back, or choose another '
-            '--workdir. Nothing was changed')
-  return found
-
-
-def check_fit(config, suite, data, backbone) -> None:
-  """Refuses, before anything is written, what would fail in a later phase."""
-  check_words(suite, data, backbone.params)
-  for phase in config.phases:
-    if phase.search:
-      search.check(phase, suite, backbone)
-      continue
-    for group in plan.groups(
-        dataclasses.replace(phase, stream=None), suite):
-      if len(group) > 1 and not phase.together:
-        parallel.split_tasks(np.zeros(len(group)))
-      else:
-        parallel.split_batch(np.zeros(phase.batch_size))
-      for entry in group:
-        steps.check_batch(len(data.rows(entry)), phase.batch_size)
-      if phase.together and phase.epochs:
-        try:
-          steps.check_epochs({
-              entry.task.name: len(data.rows(entry)) // phase.batch_size
-              for entry in group})
-        except ValueError as error:
-          raise ValueError(f'phase {phase.name}: {error}') from error
-    if phase.basis is None and phase.allocation is None:
-      jax.eval_shape(functools.partial(
-          phase.make_method().init, backbone=backbone.params, shared={},
-          route=plan.init_route(group)), group[0].key(config.seed))
-    elif phase.basis is not None and phase.basis.kind == 'random':
-      methods.base.masked_part(backbone.params, phase.basis.masked)
-
-
-def check_words(suite, data, params) -> None:
-  """Refuses texts with more words than the network's embedding has vectors."""
-  rows = [np.shape(x)[0] for name, x in trees.flatten(params).items()
-          if x is not None and name.endswith('embedding/embedding')]
-  for task in suite.tasks if rows else ():
-    source = data.source(task.source)
-    largest = max(int(np.max(split.images)) for split in (
-        source.train, source.valid, source.test)) if source.tokens else 0
-    if largest >= min(rows):
-      raise ValueError(
-          f'task {task.name} has words up to number {largest}, but the '
-          f"embedding has {min(rows)}: give the backbone's option words="
-          f'{largest + 1} or the source fewer words')
 
 
 def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
@@ -244,7 +160,12 @@ def claim(work, config, backbone, command, sources=None) -> None:
       work.metrics, run_line(config, backbone, command) | {
           'sources': sources or {}})
   for name in sorted(finished - logged):  # killed before its line
-    workdir_lib.append_line(work.metrics, commit.finished_record(work, name))
+    lines.append(commit.finished_record(work, name))
+    workdir_lib.append_line(work.metrics, lines[-1])
+  if config.tensorboard:
+    for line in lines:
+      if line['kind'] == 'task':
+        tensorboard.write(work.root / 'tensorboard' / line['entry'], line)
   parallel.barrier('claimed')
 
 

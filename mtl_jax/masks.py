@@ -9,6 +9,7 @@ straight-through gradient: edge-popup, https://arxiv.org/abs/1911.13299.
 """
 
 import functools
+import numbers
 import zlib
 from collections.abc import Callable
 
@@ -104,7 +105,10 @@ def kept(name: str, shape, density: float) -> int:
 
 
 def _per_leaf(density, like: Tree) -> Tree:
-  if isinstance(density, (int, float)):
+  if isinstance(density, (str, bytes)):
+    raise ValueError(f'density is {density!r}; give a number, or a tree of '
+                     'numbers')
+  if isinstance(density, numbers.Real) or getattr(density, 'shape', 0) == ():
     return jax.tree.map(lambda _: float(density), like)
   return density
 

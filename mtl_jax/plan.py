@@ -196,4 +196,5 @@ def basis_members(phase: config_lib.Phase, config: config_lib.Config,
     made = [e for e in made if e.task == made[0].task]
   else:
     made = [e for e in made if e.repeat == 0]
+  assert len(made) >= phase.basis.size, (made, phase.basis)
   return [entry.name for entry in made[:phase.basis.size]]

@@ -15,7 +15,8 @@ from mtl_jax import _version
 
 def versions() -> dict[str, str]:
   """Versions of what decides a result's bits."""
-  found = {'python': platform.python_version(),
+  found = {'platform': jax.default_backend(),
+           'python': platform.python_version(),
            'mtl_jax': _version.__version__}
   for package in ('jax', 'jaxlib', 'flax', 'optax', 'numpy',
                   'orbax-checkpoint'):

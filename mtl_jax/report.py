@@ -14,7 +14,7 @@ What the functions read (all of it JSON; accuracies are fractions):
            dedicated}, seconds {train, evaluate, save}, basis {kind, size},
            search (of paths that evolved; see `report_search`)
   summary  names, matrix, before, metrics (see `metrics.summarise`),
-           overlap {names, matrix}, seconds, verified {ok, tasks},
+           overlap {names, matrix}, seconds_in_all, verified {ok, tasks},
            identity, streams, mixed (see `report_identity`), segments (see
            `laid_open`)
 
@@ -79,8 +79,8 @@ def table(records: list[dict], summary: dict):
   lines = [f'{row["title"]} {percent(row["value"], 2)}  [{row["citation"]}]'
            for row in (summary.get('metrics') or [])
            if row['name'] in ('average_accuracy', 'forgetting')]
-  if summary.get('seconds') is not None:
-    lines.append(f'{readable_seconds(summary["seconds"])} in all')
+  if _in_all(summary) is not None:
+    lines.append(f'{readable_seconds(_in_all(summary))} in all')
   lines += report_identity.sentences(summary)
   lines += report_capacity.sentences(summary)
   lines.append('“of own”: compared with a network of its own')
@@ -158,6 +158,11 @@ def answer(record: dict, split: str) -> str:
   return percent(accuracy, 2)
 
 
+def _in_all(summary: dict) -> float | None:
+  """Seconds of all starts."""
+  return summary.get('seconds_in_all', summary.get('seconds'))
+
+
 def readable_seconds(seconds: float | None) -> str:
   """Seconds as people read them.
 
@@ -233,8 +238,8 @@ def _cards(records, summary):
     own = _mean(_values(main, 'bytes', 'dedicated'))
     cards.append((_size(size), 'per task, mean',
                   f'a network of its own: {_size(own)}' if own else ''))
-  if summary.get('seconds') is not None:
-    cards.append((readable_seconds(summary['seconds']), 'in all', ''))
+  if _in_all(summary) is not None:
+    cards.append((readable_seconds(_in_all(summary)), 'in all', ''))
   return cards
 
 

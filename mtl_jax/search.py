@@ -24,11 +24,13 @@ from mtl_jax import commit
 from mtl_jax import config as config_lib
 from mtl_jax import parallel
 from mtl_jax import plan
+from mtl_jax import search_children
 from mtl_jax import search_paths
 from mtl_jax import search_state
 from mtl_jax import steps
 from mtl_jax import train
 from mtl_jax.data import suites
+from mtl_jax.data import transforms
 from mtl_jax.evolution import augment
 from mtl_jax.evolution import mutations
 from mtl_jax.evolution import networks
@@ -45,7 +47,8 @@ def check(phase: config_lib.Phase, suite: suites.Suite, backbone) -> None:
 
   Raises:
     ValueError: the network isn't made of components, a private task isn't one
-      of the phase's, or the space allows fewer blocks than the root has.
+      of the phase's, a task augments its images by itself, or the space allows
+      fewer blocks than the root has.
   """
   assert phase.search is not None
   names = [task.name for task in suite.tasks[slice(*phase.tasks)]]
@@ -56,6 +59,11 @@ def check(phase: config_lib.Phase, suite: suites.Suite, backbone) -> None:
   if backbone.network.parts is None:
     raise ValueError(f'phase {phase.name}: munet needs a network of components '
                      f'(vit_ti, vit_s, ...), not {backbone.recipe["model"]}')
+  for task in suite.tasks[slice(*phase.tasks)]:
+    if any(kind[0] == 'crop_flip' for kind in transforms.kinds(
+        task.transforms)):
+      raise ValueError(f'phase {phase.name}: a search augments its images as '
+                       'its space says; leave out suite.augment')
   space = phase.search.make_space()
   blocks = mutations.count_blocks(backbone.params)
   if 'num_layers' in dict(space.ranges) and (
@@ -67,11 +75,12 @@ def check(phase: config_lib.Phase, suite: suites.Suite, backbone) -> None:
 
 def learn(run: train.Run, phase: config_lib.Phase) -> None:
   """Searches for the paths that aren't finished yet."""
+  stored: dict[str, networks.Path] = {}
   for entry in plan.entries(phase, run.suite):
     if checkpoint.exists(run.workdir.task(entry.name)):
       run.advance(phase.recipe(len(run.data.rows(entry))).steps, entry.name)
     else:
-      _TaskIteration(run, entry).run()
+      _TaskIteration(run, entry, stored).run()
 
 
 @functools.lru_cache(maxsize=None)
@@ -81,21 +90,22 @@ def program(network, together: bool):
                                 together)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _create(create, names, adapter, key):
-  return {name: create(name, 1, adapter, key) for name in names}
+def _length(learners: dict) -> int:
+  """How many children were saved side by side."""
+  return len(next(iter(learners.values())))
 
 
 class _TaskIteration:
   """The search for one path."""
 
-  def __init__(self, run: train.Run, entry: plan.Entry):
+  def __init__(self, run: train.Run, entry: plan.Entry,
+               stored: dict[str, networks.Path]):
     self.run_, self.entry, self.phase = run, entry, entry.phase
     assert entry.phase.search and run.backbone.network.parts
     self.search = entry.phase.search
     self.parts = run.backbone.network.parts
     self.space = self.search.make_space()
-    self.known = search_paths.retained(run, entry)
+    self.known = search_paths.retained(run, entry, stored)
     self.root = self.known[0]
     rows = run.data.rows(entry)
     self.rows, self.batch = rows, self.phase.batch_size
@@ -109,29 +119,19 @@ class _TaskIteration:
                    if path.task != entry.task.name
                    and path.task not in private]
     self.locked = networks.locked(entry.task.name, self.known)
-    self.network = self._largest()
+    self.maker = search_children.Maker(
+        self.search, self.parts, self.known, self.others, entry.task.name,
+        entry.task.classes,
+        run.data.split(entry.task, 'train').images.shape[1:])
     self.clock = train.Clock(run.config.progress_seconds)
-
-  def _largest(self):
-    ranges = dict(self.space.ranges)
-    blocks = mutations.count_blocks(self.root.components)
-    layers = max(ranges['num_layers'].values) if 'num_layers' in ranges else (
-        blocks)
-    adapter = (max(ranges['adapter'].values) if self.space.insert_adapters
-               or self.search.control == 'adapters' else 0)
-    inherited = [mutations.adapter_width(part.tree) for path in self.others
-                 for part in path.components.values()
-                 if part.name.startswith('residual_adapter_')]
-    return training.largest(
-        self.root, self.parts.create, self.entry.task.classes, layers,
-        max([adapter, *inherited]))
 
   def _generator(self, *numbers) -> np.random.Generator:
     return np.random.default_rng([
         self.run_.config.seed, zlib.crc32(self.entry.name.encode()), *numbers])
 
   def _start(self) -> State:
-    own = [path for path in self.known if path.task == self.entry.task.name]
+    own = [self.maker.scored(path) for path in self.known
+           if path.task == self.entry.task.name]
     seeds = parents.shuffled(self._generator(0),
                              [path.name for path in self.others])
     return State(paths=own, seeds=seeds)
@@ -196,64 +196,34 @@ class _TaskIteration:
         1 if cpu else -(-self.search.children // devices))
     return devices * each, not cpu
 
-  def _new(self, child: mutations.Child, number: int) -> dict:
-    """Leaves of a child's new components, from a key of its own."""
-    create = self.parts.create
-    head = create('head', self.entry.task.classes, 0, None)
-    adapter, blocks = (tuple(name for name in self.network.optional
-                             if name.startswith(kind))
-                       for kind in ('residual_', 'encoderblock_'))
-    key = plan.named_key(self.run_.config.seed,
-                         f'{self.entry.name}/new/{number}')
-    found = {'head': head}
-    for names in (blocks, adapter):
-      if any(name in child.new for name in names):
-        width = child.hyper['adapter'] if names is adapter else 0
-        found |= _create(create, names, width, key)
-    return {name: jax.tree.map(np.asarray, found[name]) for name in child.new}
-
-  def _factor(self, child: mutations.Child, new: dict) -> float:
-    """From quality to score, by what the child would cost."""
-    scale = self.search.make_scale()
-    if scale.size == 1 and scale.compute == 1:
-      return 1.
-    using = networks.users(self.known)
-    task = self.entry.task.name
-    sizes = {name: sum(x.size for x in jax.tree.leaves(tree))
-             for name, tree in new.items()}
-    accounted = mutations.weights(child, sizes) + sum(
-        part.weights / len(using.get(part.id, set()) | {task})
-        for part in child.shared.values())
-    params = new | {name: part.tree for name, part in
-                    (child.shared | child.cloned).items()}
-    return scale.factor(accounted, self._flops(params))
-
-  def _flops(self, params) -> float:
-    shape = self.run_.data.split(self.entry.task, 'train').images.shape[1:]
-    return self.parts.flops(params, shape)
-
   def _learners(self, children, news):
     """The children of a wave before their first step, stacked."""
     found = []
     for child, new in zip(children, news):
       own = child.parent.task == self.entry.task.name
       found.append(training.learner_of(
-          child, self.network, new, training.hyper_of(
+          child, self.maker.largest, new, training.hyper_of(
               child.hyper, self.search.validations, self.round_steps,
               self.space.start_scale),
-          child.parent.score if own else -np.inf, self._factor(child, new)))
+          child.parent.score if own else -np.inf,
+          self.maker.factor(child, new)))
     return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
 
   def _train(self, state, children, first, wave, together, images) -> State:
     """Trains the next children of a generation, round by round."""
     started = time.perf_counter()
     number = state.generation * self.search.children + first
-    news = [self._new(child, number + i) for i, child in enumerate(children)]
+    news = [self.maker.new(child, plan.named_key(
+        self.run_.config.seed, f'{self.entry.name}/new/{number + i}'))
+            for i, child in enumerate(children)]
     padded = [*children, *[children[-1]] * (wave - len(children))]
     learners = self._learners(padded, [*news, *[news[-1]] * (
         wave - len(children))])
     if state.learners is not None:
-      learners = checkpoint.arrays_to_tree(state.learners, learners)
+      if _length(state.learners) == wave:
+        learners = checkpoint.arrays_to_tree(state.learners, learners)
+      else:  # saved on another number of devices: these children start again
+        state = dataclasses.replace(state, learners=None, rounds=[])
     learners, rounds = parallel.split_tasks(learners), list(state.rounds)
     while len(rounds) < self.search.validations:
       learners, measured = self._round(state, learners, len(rounds), images,
@@ -337,7 +307,7 @@ class _TaskIteration:
           'Finished tasks are kept; choose lower learning rates')
     run, entry = self.run_, self.entry
     extra = search_paths.record(run, entry, self.known, state, best,
-                                self._flops(best.params))
+                                self.maker.flops(best.params))
     rounds = len(best.record['evals'])
     curve = {'loss': best.record['loss'], 'accuracy': best.record['evals']}
     curve = {name: np.repeat(np.array(values, np.float32), self.round_steps)

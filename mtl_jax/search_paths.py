@@ -20,11 +20,18 @@ def root_of(run: Any) -> networks.Path:
       name=networks.ROOT, task=None, parent=None, hyper={})
 
 
-def retained(run: Any, entry: plan.Entry) -> list[networks.Path]:
+def retained(run: Any, entry: plan.Entry,
+             stored: dict[str, networks.Path]) -> list[networks.Path]:
   """The root and the newest path of every task before an entry.
 
   A control starts from the root alone, and no control is a parent. Equal
   components are one object.
+
+  Args:
+    run: `train.Run`.
+    entry: what is to be learned.
+    stored: by entry, paths that were read for an earlier one; grows. Of one
+      that its task has replaced, nothing but the names is kept.
   """
   root = root_of(run)
   found: dict[str, networks.Path] = {}
@@ -38,12 +45,15 @@ def retained(run: Any, entry: plan.Entry) -> list[networks.Path]:
     for other in plan.entries(phase, run.suite):
       if other.name == entry.name:
         return [root, *reparented(list(found.values()), lines(seeds))]
-      found.pop(other.task.name, None)
-      path = stored_path(run, other, root)
+      old = found.pop(other.task.name, None)
+      if old is not None:
+        stored[old.name] = dataclasses.replace(old, components={})
+      path = stored.get(other.name) or stored_path(run, other, root)
       seeds.append((path.name, path.parent or networks.ROOT,
                     path.record['path']))
       parts = {part.id: part for part in path.components.values()} | parts
-      found[other.task.name] = search_state.with_components(path, parts)
+      path = search_state.with_components(path, parts)
+      found[other.task.name] = stored[other.name] = path
   raise AssertionError(f'{entry.name} is not in the plan')
 
 

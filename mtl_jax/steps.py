@@ -48,9 +48,14 @@ class Recipe:
 
   def __post_init__(self):
     for name in ('steps', 'batch_size', 'learning_rate'):
-      if not getattr(self, name) > 0:
+      if not 0 < getattr(self, name) < float('inf'):
         raise ValueError(f'{name} is {getattr(self, name)}; it must be '
-                         'above 0')
+                         'above 0, and finite')
+    if not 0 <= self.weight_decay < float('inf'):
+      raise ValueError(f'weight_decay is {self.weight_decay}; it must not be '
+                       'negative, and finite')
+    if not 0 <= self.momentum < 1:
+      raise ValueError(f'momentum is {self.momentum}; it must lie in [0, 1)')
 
 
 class Source(NamedTuple):

@@ -1,6 +1,8 @@
 """Scalars for TensorBoard: an extra, `pip install "mtl_jax[tensorboard]"`."""
 
+import os
 import pathlib
+import shutil
 
 from mtl_jax import parallel
 
@@ -24,11 +26,15 @@ def write(folder: pathlib.Path, record: dict) -> None:
   if not parallel.is_primary() or folder.exists():
     return
   import tensorboardX
-  curve = record['curve']
-  with tensorboardX.SummaryWriter(str(folder)) as writer:
-    for name in ('loss', 'accuracy'):
-      for step, value in zip(curve['step'], curve[name]):
-        writer.add_scalar(f'train/{name}', value, step)
-    for split in ('valid', 'test'):
-      writer.add_scalar(f'{split}/accuracy', record['accuracy'][split],
-                        record['steps'])
+  curve, last = record['curve'], record['steps']
+  values = [(f'train/{name}', value, step) for name in ('loss', 'accuracy')
+            for step, value in zip(curve['step'], curve[name])]
+  values += [(f'{split}/{name}', record[name][split], last)
+             for name in ('loss', 'accuracy') for split in ('valid', 'test')]
+  unfinished = folder.with_name(f'.{folder.name}')
+  shutil.rmtree(unfinished, ignore_errors=True)  # of a killed run
+  with tensorboardX.SummaryWriter(str(unfinished)) as writer:
+    for name, value, step in values:
+      if value is not None:  # a regression has no accuracy
+        writer.add_scalar(name, value, step)
+  os.replace(unfinished, folder)

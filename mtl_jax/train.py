@@ -124,7 +124,8 @@ def learn_group(run: Run, group, unfinished, method, shared, members) -> dict:
                                               method, shared)
   curve = {name: driver.curves(values) for name, values in curve.items()}
   recipe = dataclasses.replace(recipe, steps=curve['loss'].shape[1])
-  trained = commit.Trained(recipe, seconds + time.perf_counter() - started)
+  trained = commit.Trained(
+      recipe, seconds + time.perf_counter() - started, len(group))
   for i, entry in enumerate(group):
     if entry not in unfinished:
       continue

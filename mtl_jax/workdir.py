@@ -8,14 +8,18 @@
     tasks/<name>/          one checkpoint per task
     progress/<name>/       mid-task state; gone when the task commits
     shared/<name>/         bookkeeping that stored impressions don't hold
+    .lock                  held by the process that works here
 """
 
+import contextlib
+import fcntl
 import json
+import logging
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mtl_jax import checkpoint
 from mtl_jax import parallel
@@ -64,6 +68,34 @@ class Workdir:
       shutil.copyfile(path, part)
       os.replace(part, self.weights)
     parallel.barrier('weights are kept')
+
+  @contextlib.contextmanager
+  def locked(self):
+    """Keeps other processes from working here; a kill ends it too.
+
+    Raises:
+      ValueError: another process works here.
+    """
+    if not parallel.is_primary():
+      yield
+      return
+    self.root.mkdir(parents=True, exist_ok=True)
+    with (self.root / '.lock').open('a+') as file:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        file.seek(0)
+        raise ValueError(
+            f'another process ({file.read().strip() or "unknown"}) works in '
+            f'{self.root}; wait for it, or choose another --workdir. Nothing '
+            'was changed') from None
+      except OSError as error:  # a file system without locks
+        logging.warning('%s cannot be locked (%s): see to it that one process '
+                        'works there at a time', self.root, error)
+      file.truncate(0)
+      file.write(f'{os.uname().nodename}, pid {os.getpid()}')
+      file.flush()
+      yield
 
   def prepare(self) -> None:
     """Makes the folders and removes what a killed run left half written."""
@@ -124,6 +156,25 @@ def read_lines(path: pathlib.Path) -> Iterator[dict]:
       yield json.loads(line)
     except json.JSONDecodeError:
       continue
+
+
+def total_seconds(lines: Iterable[dict]) -> float:
+  """Of all starts; a killed start counts with the tasks that it finished.
+
+  >>> total_seconds([
+  ...     {'kind': 'run'}, {'kind': 'task', 'seconds': {'train': 2.}},
+  ...     {'kind': 'run'}, {'kind': 'summary', 'seconds': 3.}])
+  5.0
+  """
+  total = start = 0.
+  for line in lines:
+    if line['kind'] == 'run':  # what stands before it was killed
+      total, start = total + start, 0.
+    elif line['kind'] == 'task':
+      start += sum(line['seconds'].values())
+    elif line['kind'] == 'summary':
+      total, start = total + line['seconds'], 0.
+  return total
 
 
 def write_lines(path: pathlib.Path, lines: list[dict]) -> None:

@@ -6,6 +6,7 @@ it was.
 """
 
 import os
+import tempfile
 
 import pytest
 
@@ -16,6 +17,12 @@ os.environ['XLA_FLAGS'] = ' '.join(
 import jax  # pylint: disable=wrong-import-position # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+# Runs of one config make the same programs anew. A cache of this process alone:
+# one that a killed process or a second writer left half written would warn.
+_COMPILED = tempfile.TemporaryDirectory(prefix='mtl_jax_tests_')
+jax.config.update('jax_compilation_cache_dir', _COMPILED.name)
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 jax.devices()  # reads XLA_FLAGS, once and for all
 
 if _FLAGS is None:

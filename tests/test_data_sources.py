@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from mtl_jax.data import readers
 from mtl_jax.data import sources
 from mtl_jax.data import splits
 
@@ -184,6 +185,63 @@ def test_folder_with_splits_and_changed_file(tmp_path, cache_dir):
   assert changed.version != source.version
 
 
+def test_folder_of_pixels_that_are_not_bytes(tmp_path, cache_dir):
+  image_lib = pytest.importorskip('PIL.Image')
+  (tmp_path / 'a').mkdir()
+  for dtype, mode in ((np.uint16, 'I;16'), (np.float32, 'F')):
+    name = f'x{np.dtype(dtype).itemsize}.tiff'
+    image_lib.fromarray(np.ones((2, 2), dtype)).save(tmp_path / 'a' / name)
+    with pytest.raises(ValueError, match=f'{name} has pixels of mode '
+                                         f"'{mode}.*convert it to 8 bits"):
+      sources.load(f'folder:{tmp_path}', cache_dir)
+    (tmp_path / 'a' / name).unlink()
+
+
+def test_hidden_folders_are_no_classes(tmp_path, cache_dir):
+  (tmp_path / '.ipynb_checkpoints').mkdir()
+  for i in range(20):
+    save(tmp_path / ('ant', 'bee')[i % 2] / f'{i:02d}.png', [[i, 7], [8, 9]])
+  assert sources.load(f'folder:{tmp_path}', cache_dir).classes == 2
+  (tmp_path / 'cat').mkdir()
+  sources._load.cache_clear()
+  with pytest.raises(ValueError, match='cat holds no image'):
+    sources.load(f'folder:{tmp_path}', cache_dir)
+
+
+def test_a_set_that_was_prepared_anew_is_another_state(tmp_path):
+  version = tmp_path / '3.0.1'
+  version.mkdir()
+  (version / 'dataset_info.json').write_text('{}')
+  before = readers._state(version)
+  assert before == readers._state(version) and before.startswith('3.0.1-')
+  os.utime(version / 'dataset_info.json', ns=(1, 1))
+  assert readers._state(version) != before
+
+
+def test_versions_of_arrays_are_their_content():
+  images = np.zeros((30, 4, 4), np.uint8)
+  make = lambda images, **given: sources.from_arrays(
+      'mine', images, np.arange(30) % 3, **given).version
+  assert make(images) == make(images.copy()) != make(images + np.uint8(1))
+  assert make(images, version='7') == '7'
+  numbers = np.random.RandomState(0).rand(30, 3)
+  tables = [sources.from_table('t', numbers + i, numbers[:, :1]).version
+            for i in (0, 0, 1)]
+  assert tables[0] == tables[1] != tables[2]
+  texts = [sources.from_texts('t', ([word] * 30, np.arange(30) % 3)).version
+           for word in ('a', 'a', 'a a')]
+  assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.parametrize('shape, dtype', [
+    ((30, 784), np.int32), ((30, 1, 28, 28), np.uint8),
+    ((30, 0, 0), np.uint8), ((30, 4, 4, 2), np.uint8), ((30, 4, 4), float)])
+def test_arrays_that_are_no_images(shape, dtype):
+  with pytest.raises(ValueError, match="source 'mine', split 'train': images "
+                     r'must be uint8 \[n, H, W, C\] with 1 or 3 channels'):
+    sources.from_arrays('mine', np.zeros(shape, dtype), np.arange(30) % 3)
+
+
 def test_folder_of_several_sizes_needs_a_size(tmp_path, cache_dir):
   for i in range(10):
     save(tmp_path / 'a' / f'{i}.png', np.full((2 + i % 2, 2), 50))
@@ -200,7 +258,7 @@ def test_folder_errors(tmp_path, cache_dir):
   with pytest.raises(FileNotFoundError, match='no class folders'):
     sources.load(f'folder:{tmp_path}')
   (tmp_path / 'a').mkdir()
-  with pytest.raises(ValueError, match='no images'):
+  with pytest.raises(ValueError, match='/a holds no image .*without images'):
     sources.load(f'folder:{tmp_path}', cache_dir)
   (tmp_path / 'a' / 'x.png').write_bytes(b'not a picture')
   with pytest.raises(ValueError, match='x.png can not be read'):

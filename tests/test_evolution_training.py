@@ -209,6 +209,12 @@ def test_a_child_must_reach_its_parents_score():
   assert half.best_score == np.float32(found[0].quality) * np.float32(.5)
 
 
+def test_a_component_without_a_place_is_refused():
+  made = test_evolution.sample(SPACE)
+  with pytest.raises(RuntimeError, match='has encoderblock_1, for which'):
+    learner(made, layers=1)
+
+
 def test_nan_is_never_taken():
   made = test_evolution.sample(SPACE)
   bad = learner(made)
@@ -308,6 +314,21 @@ def test_boxes_keep_area_and_aspect():
   assert np.all(top >= 0) and np.all(top + tall <= 1 + 1e-5)
   assert np.all(left >= 0) and np.all(left + broad <= 1 + 1e-5)
   assert left.max() > .4
+
+
+@pytest.mark.parametrize('area, aspect', [(.5, .25), (.95, .5), (.95, .25)])
+def test_crops_take_the_aspect_ratios_that_fit(area, aspect):
+  """As drawing again until one fits, and not the whole image instead."""
+  how = augment.of(NOTHING | dict(crop=1, area_min=area, aspect_min=aspect))
+  _, _, tall, broad = map(np.asarray, augment.boxes(
+      how, jax.random.key(0), 4000))
+  assert np.mean((tall == 1) & (broad == 1)) < .01
+  assert (tall * broad).min() >= area - 1e-4
+  ratio = np.sort(broad / tall)
+  drawn = np.random.RandomState(0).uniform(aspect, 1 / aspect, 100_000)
+  fits = np.sort(drawn[(drawn >= area) & (drawn <= 1 / area)])
+  np.testing.assert_allclose(np.quantile(ratio, [.1, .5, .9]),
+                             np.quantile(fits, [.1, .5, .9]), rtol=.03)
 
 
 def test_a_crop_shows_a_part_of_the_image():

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -165,6 +166,39 @@ def test_official_numbers_of_images():
 def made(name, seed):
   images = np.random.RandomState(seed).randint(0, 256, (60, 8, 8, 1))
   return sources.from_arrays(name, images.astype(np.uint8), np.arange(60) % 3)
+
+
+def one_set_many_labels(name):
+  """The same images for every task of a TFDS set; labels for each."""
+  base = official.task(name.removeprefix('official:').split('@')[0]).test[0]
+  images = np.random.RandomState(zlib.crc32(base.split(':')[0].encode()) >> 1
+                                 ).randint(0, 256, (60, 8, 8, 3))
+  labels = np.random.RandomState(zlib.crc32(base.encode()) >> 1).permutation(
+      np.arange(60) % 3)
+  return sources.from_arrays(name, images.astype(np.uint8), labels)
+
+
+@pytest.mark.parametrize('benchmark', sorted(official.BENCHMARKS))
+def test_every_benchmark_makes_a_suite(benchmark):
+  suite = suites.make(
+      'official', benchmark=benchmark, image_shape=(8, 8, 3), leaking=True,
+      load=one_set_many_labels)
+  assert len(suite.tasks) == len(official.BENCHMARKS[benchmark])
+  assert len({task.name for task in suite.tasks}) == len(suite.tasks)
+
+
+def test_copies_with_other_names_of_the_classes_are_copies():
+  images = np.random.RandomState(0).randint(0, 256, (60, 8, 8, 1)).astype(
+      np.uint8)
+  labels = {'a': np.arange(60) % 3, 'b': (np.arange(60) + 1) % 3,
+            'c': np.arange(60) // 20}
+  make = lambda *names: suites.make(
+      'datasets', sources=names, image_shape=(8, 8, 1),
+      load=lambda name: sources.from_arrays(name, images, labels[name]))
+  with pytest.raises(ValueError, match="'a' and 'b' hold the same test images "
+                                       'in the same classes'):
+    make('a', 'b')
+  assert len(make('a', 'c').tasks) == 2
 
 
 def test_a_suite_of_official_tasks():

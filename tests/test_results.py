@@ -10,6 +10,7 @@ import pytest
 
 from mtl_jax import models
 from mtl_jax import trees
+from mtl_jax import workdir as workdir_lib
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'experiments'))
 
@@ -69,8 +70,8 @@ def test_folders_of_the_machine_are_left_out(tmp_path):
 
 def test_a_killed_start_counts_with_the_tasks_that_it_finished():
   task = {'kind': 'task', 'seconds': {'train': 3., 'save': .5}}
-  assert results.total_seconds([RUN, task, task, RUN, task, SUMMARY]) == 9.
-  assert results.total_seconds([RUN, task, SUMMARY, RUN, SUMMARY]) == 4.
+  assert workdir_lib.total_seconds([RUN, task, task, RUN, task, SUMMARY]) == 9.
+  assert workdir_lib.total_seconds([RUN, task, SUMMARY, RUN, SUMMARY]) == 4.
 
 
 def test_every_table_has_its_place_in_a_readme():

@@ -13,6 +13,7 @@ import tiny
 import mtl_jax
 from mtl_jax import candidates
 from mtl_jax import checkpoint
+from mtl_jax import checks
 from mtl_jax import config as config_lib
 from mtl_jax import config_parts
 from mtl_jax import evaluate
@@ -259,7 +260,7 @@ def again(folder, **identify):
   config = tiny.make('infer', identify=identify)
   work = workdir_lib.Workdir(folder)
   system = mtl_jax.load(folder)
-  experiment.check_config(work, config)
+  checks.check_config(work, config)
   experiment.claim(work, config, system.backbone, '')
   suite = suites.make(config.suite.kind, **dict(config.suite.options))
   return final.infer_tasks(train.Run(
@@ -300,7 +301,7 @@ def test_only_identify_may_change(folder, change):
   config = tiny.make('infer', **change)
   with pytest.raises(ValueError, match='another config: '
                      + next(iter(change)).replace('__', '.')):
-    experiment.check_config(workdir_lib.Workdir(folder), config)
+    checks.check_config(workdir_lib.Workdir(folder), config)
 
 
 @pytest.mark.slow

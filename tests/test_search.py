@@ -150,6 +150,25 @@ def test_the_best_validation_never_gets_worse(whole):
     assert record['search']['score'] >= best - 1e-6
 
 
+def test_a_child_of_an_own_path_stays_if_it_is_no_worse(whole):
+  """The official rule: one of its validations reaches its parent's best."""
+  judged = set()
+  stored: dict[str, float] = {}
+  for name, record in little.records(whole).items():
+    task, own = name.split('~')[0], dict(stored)
+    for child in record['search']['children']:
+      parent = child['parent']
+      if parent.split('#')[0].split('~')[0] == task:
+        improved = max(child['evals']) >= own[parent] - 1e-6
+        assert child['improved'] == improved, child['path']
+        judged.add(improved)
+      else:
+        assert child['improved']
+      own[child['path']] = max(child['evals'])
+    stored[name] = record['search']['quality']
+  assert judged == {True, False}  # both have happened
+
+
 def test_parents_are_the_nearest_paths_that_are_still_there(whole):
   """As stored: (entry, seed of its line, path). Officially the same: what a
   better path replaces is taken out of all lines."""
@@ -201,11 +220,25 @@ def same(folder, whole):
 
 
 @pytest.mark.parametrize('after', [
-    3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4, 9, 12, 17))])
+    19, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4, 9, 13, 17))])
 def test_stopped_after_any_round(whole, tmp_path, after):
   config = little.make(progress_seconds=0.)
   with pytest.raises(tiny.Stopped):
     little.learn(config, tmp_path / 'run', after)
+  little.learn(config, tmp_path / 'run')
+  same(tmp_path / 'run', whole)
+
+
+def test_saved_on_another_number_of_devices(whole, tmp_path, monkeypatch):
+  """The children that were half trained start again."""
+  config = little.make(progress_seconds=0.)
+  with pytest.raises(tiny.Stopped):
+    little.learn(config, tmp_path / 'run', 4)
+  kept, = (tmp_path / 'run/progress').iterdir()
+  saved = checkpoint.load(kept)[0]['learners/step']
+  assert len(saved) == jax.device_count()
+  monkeypatch.setattr(search._TaskIteration, '_wave',
+                      lambda _: (2 * len(saved), False))
   little.learn(config, tmp_path / 'run')
   same(tmp_path / 'run', whole)
 

@@ -54,7 +54,7 @@ def test_a_task_iteration_of_32_children_compiles_six_programs_at_most(
   run = train.Run(config, suite, backbone, data, work,
                   system_lib.System(work, backbone), lambda *_: None)
   first, second = search.plan.entries(config.phases[0], suite)
-  search._TaskIteration(run, first).run()
+  search._TaskIteration(run, first, {}).run()
   compiled: list[str] = []
   counting = [True]  # a listener can't be taken away again
 
@@ -62,7 +62,7 @@ def test_a_task_iteration_of_32_children_compiles_six_programs_at_most(
     if counting[0] and name == '/jax/core/compile/backend_compile_duration':
       compiled.append(name)
   jax.monitoring.register_event_duration_secs_listener(listen)
-  search._TaskIteration(run, second).run()
+  search._TaskIteration(run, second, {}).run()
   counting[0] = False
   assert 1 <= len(compiled) <= 6
   children = little.records(tmp_path)['munet-four']['search']['children']
@@ -189,6 +189,7 @@ def test_searches_that_are_refused(changes, text):
      'munet needs a network of components .vit_ti'),
     ({'phases__grow__search__private': ('split-07',)},
      "private task 'split-07' is not one"),
+    ({'suite__augment': 1}, 'a search augments its images as its space says'),
     ({'backbone__options__num_layers': 5}, 'the root has 5 blocks, but')])
 def test_searches_that_do_not_fit_are_refused_first(tmp_path, changes, text):
   with pytest.raises(ValueError, match=text):

@@ -27,6 +27,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from mtl_jax import checkpoint
+from mtl_jax import checks
 from mtl_jax import config as config_lib
 from mtl_jax import evaluate
 from mtl_jax import experiment
@@ -186,7 +187,7 @@ def train_alone(config, folder, stop=lambda seen: False, suite=None):
     seen.append((name, count))
     if stop(seen):
       raise Stopped
-  experiment.check_config(work, config)
+  checks.check_config(work, config)
   work.prepare()
   experiment.claim(work, config, backbone, '')
   run = train.Run(config, suite or known, backbone, data, work,

@@ -16,6 +16,10 @@ import numpy as np
 from mtl_jax.data import cache
 from mtl_jax.data import label_makers
 
+# TFDS keeps the shapes of dSprites as ones.
+_FACTORS = {'dsprites': 255}
+_MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'HSV',
+          'LAB')  # Pillow's, of 8 bits
 _SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.pgm', '.ppm', '.tif',
              '.tiff', '.webp')
 
@@ -68,8 +72,8 @@ def folder(name, root, size, cache_dir):
     raise FileNotFoundError(f'source {name!r}: {root} has {parts} but no '
                             "'train'")
   folders = {s: root / s for s in parts} or {'train': root}
-  names = sorted({f.name for part in folders.values()
-                  for f in part.iterdir() if f.is_dir()})
+  names = sorted({f.name for part in folders.values() for f in part.iterdir()
+                  if f.is_dir() and not f.name.startswith('.')})
   if not names:
     raise FileNotFoundError(
         f'source {name!r}: {root} has no class folders; expected '
@@ -79,6 +83,11 @@ def folder(name, root, size, cache_dir):
     files = [(f, i) for i, c in enumerate(names)
              for f in sorted((part / c).rglob('*'))
              if f.suffix.lower() in _SUFFIXES]
+    empty = [c for i, c in enumerate(names) if i not in {i for _, i in files}]
+    if split == 'train' and empty:
+      raise ValueError(f'source {name!r}: {part / empty[0]} holds no image '
+                       f'({", ".join(_SUFFIXES)}); a class without images '
+                       'cannot be learned')
     listing = [[f.relative_to(root).as_posix(), f.stat().st_size,
                 f.stat().st_mtime_ns] for f, _ in files]
     state = hashlib.sha256(json.dumps([names, listing]).encode()).hexdigest()
@@ -102,9 +111,13 @@ def _pixels(where, which, file, mode=None):
   from PIL import Image
   try:
     with Image.open(file) as picture:
+      if picture.mode not in _MODES:
+        raise ValueError(f'{where}: {which} has pixels of mode '
+                         f'{picture.mode!r}, which are not 0..255; convert it '
+                         'to 8 bits, or use sources.from_arrays')
       mode = mode or ('L' if picture.mode in ('1', 'L', 'LA') else 'RGB')
       pixels = np.asarray(picture.convert(mode))
-  except (OSError, SyntaxError) as error:
+  except (OSError, SyntaxError, Image.DecompressionBombError) as error:
     raise ValueError(f'{where}: {which} can not be read as an image '
                      f'({error})') from error
   return pixels[..., None] if mode == 'L' else pixels
@@ -130,7 +143,7 @@ def tfds(name, base, size, cache_dir, tfds_dir, known):
                       ('test', 'test')):
     if split in present:
       images, labels, count = cache.fetch(
-          name, version.name, split, functools.partial(
+          name, _state(version), split, functools.partial(
               _decode, f'source {name!r}, split {split!r}', version, split,
               label, size), cache_dir)
       classes = max(classes, count)
@@ -184,7 +197,7 @@ def split(base, name, size, cache_dir, tfds_dir, known):
     raise ValueError(f'source {own!r} has no split {name!r}; its splits are '
                      f'{present}')
   images, found, classes = cache.fetch(
-      own, version.name, name, functools.partial(
+      own, _state(version), name, functools.partial(
           _decode, f'source {own!r}, split {name!r}', version, name, label,
           size), cache_dir)
   return version.name, classes, images, found
@@ -215,7 +228,7 @@ def _decode(where, version, split, label, size):
   mode = 'L' if features[pixels].shape[-1] == 1 else 'RGB'
   skip = tensorflow_datasets.decode.SkipDecoding()
   rows = builder.as_data_source(split=split, decoders={pixels: skip})
-  labels = []
+  labels, factor = [], np.uint8(_FACTORS.get(builder.name, 1))
 
   def images():
     for start in range(0, len(rows), 256):
@@ -223,7 +236,8 @@ def _decode(where, version, split, label, size):
         which = f'image {len(labels)}'
         labels.append(row[label] if made is None
                       else label_makers.MAKERS[made].make(row))
-        yield which, _pixels(where, which, io.BytesIO(row[pixels]), mode)
+        yield which, factor * _pixels(where, which, io.BytesIO(row[pixels]),
+                                      mode)
   stacked = _stack(where, len(rows), images(), size)
   whole = np.array(labels)
   if not np.issubdtype(whole.dtype, np.integer):
@@ -232,6 +246,15 @@ def _decode(where, version, split, label, size):
     return stacked, whole.astype(np.int32), label_makers.MAKERS[made].classes
   classes = getattr(features[label], 'num_classes', None)
   return stacked, whole.astype(np.int32), classes or 1 + int(whole.max())
+
+
+def _state(version):
+  """The version with a digest of its files, for the cache: a set that was
+  prepared anew is decoded anew."""
+  listing = [[f.name, f.stat().st_size, f.stat().st_mtime_ns]
+             for f in sorted(version.iterdir())]
+  digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+  return f'{version.name}-{digest[:12]}'
 
 
 def _prepared(name, base, tfds_dir, known):

@@ -104,20 +104,25 @@ def register(name, factory):
 
 
 def from_arrays(name, images, labels, classes=None, test=None, valid=None,
-                version='1'):
+                version=None):
   """A source from your own arrays.
 
   Args:
     name: str.
-    images: uint8 [n, H, W, C] or [n, H, W].
+    images: uint8 [n, H, W, C] or [n, H, W]; C is 1 or 3.
     labels: integers [n].
     classes: int; the largest label and one by default.
     test: (images, labels), or None to split some off (see the module).
     valid: likewise.
-    version: str, recorded with whatever is trained on it.
+    version: str, recorded with whatever is trained on it; a digest of the
+      arrays by default.
 
   Returns:
     A `Source`.
+
+  Raises:
+    ValueError: arrays of another type or shape, or labels out of range; names
+      the source and the split.
 
   >>> source = from_arrays('mine', np.zeros((100, 4, 4), np.uint8),
   ...                      np.arange(100) % 3)
@@ -130,17 +135,27 @@ def from_arrays(name, images, labels, classes=None, test=None, valid=None,
   if classes is None:
     classes = 1 + max(int(np.max(pair.labels, initial=0))
                       for pair in parts.values())
+  if version is None:
+    version = _digest(*(a for pair in parts.values() for a in pair))
   return splits.divide(name, version, classes, **parts)
 
 
-def from_table(name, features, targets, version='1'):
+def _digest(*arrays):
+  found = hashlib.sha256()
+  for a in arrays:
+    found.update(str((a.dtype, a.shape)).encode())
+    found.update(np.ascontiguousarray(a))
+  return found.hexdigest()[:12]
+
+
+def from_table(name, features, targets, version=None):
   """A regression from your own numbers, columns scaled to [0, 1].
 
   Args:
     name: str.
     features: float [n, f].
     targets: float [n, t].
-    version: str.
+    version: str; a digest of the numbers by default.
 
   Returns:
     A `Source` whose splits are made as the module says; the training part's
@@ -148,6 +163,7 @@ def from_table(name, features, targets, version='1'):
     too. `System.predict` takes rows that are scaled so, and answers so.
   """
   features, targets = (np.asarray(a, np.float32) for a in (features, targets))
+  version = version or _digest(features, targets)
   raw = splits.divide(name, version, targets.shape[1],
                       Arrays(features, targets))
   parts = (raw.train, raw.valid, raw.test)
@@ -158,7 +174,7 @@ def from_table(name, features, targets, version='1'):
 
 
 def from_texts(name, train, test=None, words=tables.WORDS,
-               length=tables.LENGTH, version='1'):
+               length=tables.LENGTH, version=None):
   """A classification of texts, as tokens.
 
   Args:
@@ -167,7 +183,7 @@ def from_texts(name, train, test=None, words=tables.WORDS,
     test: likewise, or `None` to split some off (see the module).
     words: size of the vocabulary, made of the training part alone; 0 pads.
     length: words of a text that are kept, the first.
-    version: str.
+    version: str; a digest of the tokens by default.
   """
   # Numbers of texts are divided first, then the words of one part are counted.
   pairs = [pair and Arrays(np.arange(len(pair[0]), dtype=np.int32)[:, None],
@@ -180,9 +196,10 @@ def from_texts(name, train, test=None, words=tables.WORDS,
                                (train[0], divided.valid),
                                ((test or train)[0], divided.test))]
   known = tables.vocabulary(parts[0][0], words)
-  return Source(name, version, classes, *(
-      Arrays(tables.tokens(texts, known, length), labels)
-      for texts, labels in parts))
+  found = [Arrays(tables.tokens(texts, known, length), labels)
+           for texts, labels in parts]
+  version = version or _digest(*(a for part in found for a in part))
+  return Source(name, version, classes, *found)
 
 
 def _arrays(where, images, labels):
@@ -193,7 +210,14 @@ def _arrays(where, images, labels):
   narrow = labels.astype(np.int32)
   if np.any(narrow != labels):
     raise ValueError(f'{where}: a label does not fit int32')
-  return Arrays(images[..., None] if images.ndim == 3 else images, narrow)
+  shown = images[..., None] if images.ndim == 3 else images
+  if shown.dtype != np.uint8 or shown.ndim != 4 or not all(
+      shown.shape[1:3]) or shown.shape[3] not in (1, 3):
+    raise ValueError(
+        f'{where}: images must be uint8 [n, H, W, C] with 1 or 3 channels '
+        f'last, or [n, H, W], not {images.dtype} {list(images.shape)}; scale '
+        'to 0..255, then .astype(np.uint8)')
+  return Arrays(shown, narrow)
 
 
 def _digits():

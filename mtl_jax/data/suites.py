@@ -27,6 +27,7 @@ i * 360 / num_tasks degrees.
 import difflib
 import inspect
 import itertools
+import numbers
 import pathlib
 import re
 
@@ -78,7 +79,29 @@ def make(kind, **options):
              if p.default is p.empty and name not in options]
   if missing:
     raise ValueError(f'suite {kind!r} needs {", ".join(missing)}')
+  for option, value in options.items():
+    _check_option(option, value)
   return SUITES[kind](**options)
+
+
+def _check_option(name, value):
+  whole = lambda x: isinstance(x, numbers.Integral) and not isinstance(x, bool)
+  wrong = None
+  if value is None:
+    return
+  if name in ('num_tasks', 'seed', 'classes_per_task', 'augment'):
+    wrong = 'a whole number' if not whole(value) else None
+  elif name == 'source':
+    wrong = 'the name of a source' if not isinstance(value, str) else None
+  elif name == 'image_shape':
+    if not (isinstance(value, (tuple, list)) and len(value) == 3
+            and all(whole(x) and x > 0 for x in value)):
+      wrong = '(H, W, C), three whole numbers above 0'
+  elif name == 'normalise':
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+      wrong = '(mean, std)'
+  if wrong:
+    raise ValueError(f'suite.{name} is {value!r}; it must be {wrong}')
 
 
 def _known(what, name, known):
@@ -203,8 +226,8 @@ def _datasets(sources, image_shape=(28, 28, 1), normalise=None, augment=0,
               copies=False, load=sources_lib.load):
   """One task per data set, all images fitted to one shape.
 
-  Tables and texts stay as they are. Two sets of the same test images are
-  refused, unless `copies`.
+  Tables and texts stay as they are. Two sets of the same test images in the
+  same classes are refused, unless `copies`.
   """
   if isinstance(sources, str) or not sources:
     raise ValueError('datasets: sources must be a sequence of names, not '
@@ -220,11 +243,18 @@ def _datasets(sources, image_shape=(28, 28, 1), normalise=None, augment=0,
 
 def _refuse_copies(found, copies):
   for a, b in itertools.combinations(found, 2):
-    if not copies and np.array_equal(a.test.images, b.test.images):
+    if not copies and np.array_equal(a.test.images, b.test.images) and (
+        _same_partition(a.test.labels, b.test.labels)):
       raise ValueError(
-          f'sources {a.name!r} and {b.name!r} hold the same test images: '
-          'their tasks would be one task twice. Prepare the data anew, leave '
-          'one out, or say suite.copies=True')
+          f'sources {a.name!r} and {b.name!r} hold the same test images in the '
+          'same classes: their tasks would be one task twice. Prepare the data '
+          'anew, leave one out, or say suite.copies=True')
+
+
+def _same_partition(a, b) -> bool:
+  """Whether two lists of labels are one, up to the classes' names."""
+  pairs = {*zip(a.tolist(), b.tolist())}
+  return len(pairs) == len(set(a.tolist())) == len(set(b.tolist()))
 
 
 def _official(benchmark, image_shape=(32, 32, 3), only=None, more=(),
@@ -235,8 +265,8 @@ def _official(benchmark, image_shape=(32, 32, 3), only=None, more=(),
   Tasks that `official.LEAKING` lists hold their test images in their training
   split as they are defined: unless `leaking`, another division takes their
   place. `only` names the tasks that are wanted, in that order; `more` are
-  sources that come after them. Two sets of the same test images are refused,
-  unless `copies`.
+  sources that come after them. Two sets of the same test images in the same
+  classes are refused, unless `copies`.
   """
   _known('benchmark', benchmark, official.BENCHMARKS)
   names = official.BENCHMARKS[benchmark]

@@ -81,13 +81,13 @@ def _crop_and_flip(how, crop_key, flip_key, images):
 def boxes(how: Augmentation, key, count: int):
   """Random boxes as (top, left, height, width), each float32 [count] of 1.
 
-  Given the aspect ratio, the height is uniform among those whose area fits
-  (as in TensorFlow's `sample_distorted_bounding_box`); where none does, the
-  whole image is taken.
+  Given the aspect ratio, the height is uniform among those whose area fits,
+  as in TensorFlow's `sample_distorted_bounding_box`. That one draws the ratio
+  anew until some height fits; here it comes from those ratios at once.
   """
   keys = jax.random.split(key, 4)
   draw = [jax.random.uniform(k, (count,)) for k in keys]
-  low = jnp.maximum(how.aspect_min, 1e-3)
+  low = jnp.maximum(jnp.maximum(how.aspect_min, how.area_min), 1e-3)
   aspect = low + (1. / low - low) * draw[0]
   shortest = jnp.sqrt(how.area_min / aspect)
   tallest = jnp.minimum(jnp.minimum(jnp.sqrt(1. / aspect), 1. / aspect), 1.)

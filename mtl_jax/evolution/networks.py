@@ -139,6 +139,11 @@ class Scale:
       raise ValueError('scale: bases must lie in (0, 1] and weights and flops '
                        f'above 0; got {self}')
 
+  @property
+  def free(self) -> bool:
+    """Whether cost changes no score."""
+    return self.size == 1 and self.compute == 1
+
   def factor(self, weights: float, flops: float) -> float:
     """By what quality is multiplied.
 

@@ -3,7 +3,8 @@
 Each is the space of one configuration of the official notebooks
 (google-research/google-research, folder muNet): mu2Net's ViT-L runs and its
 preliminary experiment, muNet's characters and Visual Domain Decathlon, and
-mu2Net+'s small one.
+mu2Net+'s four. Where a size factor is chosen, mu2Net and muNet search the
+number of blocks as well: give `num_layers` (see `Space.replace`).
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ OPTIMIZER = ('learning_rate', 'warmup', 'momentum', 'nesterov', 'schedule')
 SCHEDULES = ('cosine', 'restarts', 'linear', 'constant')
 _LAYERS = 'num_layers'
 _WHOLE = {'adapter': 1, _LAYERS: 0}  # the least of each
+_SWITCHES = ('crop', 'flip', 'nesterov')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,20 +68,32 @@ class Space:
             if names is None or name in names}
 
   def replace(self, **fixed) -> 'Space':
-    """The space with some hyper-parameters fixed, each to one value.
+    """The space with other values of some hyper-parameters.
+
+    Args:
+      **fixed: by name one value, or a tuple of those that a search moves
+        along; it starts from the default if that is one of them, else from
+        the first. 'num_layers' can be given to any space, and starts from
+        the root's.
 
     Raises:
       ValueError: an unknown name; lists the known and nearest ones. A value
         that no search could train with.
     """
-    known = dict(self.ranges)
-    for name in fixed:
-      if name not in known:
-        raise ValueError(f'the space has no {name}{trees.nearest(name, known)}'
-                         f'; known: {", ".join(known)}')
-      _check(name, fixed[name])
-    return dataclasses.replace(self, ranges=_ranges(known | {
-        name: (value,) for name, value in fixed.items()}))
+    known: dict[str, Range] = dict(self.ranges)
+    names = sorted({*known, _LAYERS})
+    for name, value in fixed.items():
+      if name not in names:
+        raise ValueError(f'the space has no {name}{trees.nearest(name, names)}'
+                         f'; known: {", ".join(names)}')
+      values = value if isinstance(value, tuple) else (value,)
+      if not values:
+        raise ValueError(f'{name} has no value; give at least one')
+      for one in values:
+        _check(name, one)
+      start = known[name].default if name in known else values[0]
+      known[name] = Range(values, start if start in values else values[0])
+    return dataclasses.replace(self, ranges=_ranges(known))
 
 
 def _check(name, value) -> None:
@@ -87,9 +101,15 @@ def _check(name, value) -> None:
     if value not in SCHEDULES:
       raise ValueError(f'schedule is {value!r}{trees.nearest(value, SCHEDULES)}'
                        f'; known: {", ".join(SCHEDULES)}')
+  elif name in _SWITCHES:
+    if not isinstance(value, bool):
+      raise ValueError(f'{name} is {value!r}; it must be True or False')
+  elif isinstance(value, bool) or not isinstance(value, (int, float)):
+    raise ValueError(f'{name} is {value!r}; it must be a number'
+                     + (' (no momentum is 0)' if name == 'momentum' else ''))
   elif name in _WHOLE:
     least = _WHOLE[name]
-    if value != int(value) or value < least:
+    if not float(value).is_integer() or value < least:
       raise ValueError(f'{name} is {value}; it must be a whole number of at '
                        f'least {least}')
   elif name == 'learning_rate':
@@ -134,8 +154,9 @@ _MUNET = _IMAGES | {
     'nesterov': Range(_BOTH, False),
     'schedule': Range(('constant', 'cosine', 'restarts'), 'cosine'),
     'adapter': Range((8, 16, 32, 64, 128), 32)}
+_PLUS_RATES = tuple(round(.02 * i, 2) for i in range(1, 16))
 _PLUS = _MUNET | {
-    RATE: Range(tuple(round(.02 * i, 2) for i in range(1, 16)), .1),
+    RATE: Range(_PLUS_RATES, .1),
     'area_min': Range((.05, .5, .95, 1.), 1.),
     'aspect_min': Range((.5, .75, 1.), 1.),
     'flip': Range(_BOTH, False),
@@ -143,6 +164,11 @@ _PLUS = _MUNET | {
     'momentum': Range((.5, .6, .7, .75, .8, .85, .9, .95, .98, .99), .9),
     'schedule': Range(('constant', 'cosine', 'restarts', 'linear'), 'cosine'),
     'num_layers': Range((0, 1, 2, 3), 3)}
+
+
+def _plus(**changes) -> Space:
+  return Space(_ranges(_PLUS | changes), True, True, .001)
+
 
 # ds_image_size, another value in muNet and mu2Net+, is that of the suite here:
 # all images lie on the device in one shape. mu2Net+'s JPEG quality is left out.
@@ -153,7 +179,12 @@ SPACES: dict[str, Space] = {
         'num_layers': Range((0, 1, 2, 3), 0), 'adapter': (32,)})),
     'munet_ti3': Space(_ranges(_MUNET), insert_adapters=True),
     'munet_b': Space(_ranges(_MUNET), insert_adapters=True),
-    'mu2net_plus_ti3': Space(_ranges(_PLUS), True, True, .001),
+    'mu2net_plus_ti0': _plus(num_layers=Range((0, 1, 2, 3), 0)),
+    'mu2net_plus_ti3': _plus(),
+    'mu2net_plus_b': _plus(num_layers=Range(tuple(range(13)), 12)),
+    'mu2net_plus_large': _plus(**{
+        RATE: Range(_PLUS_RATES, .2),
+        'num_layers': Range(tuple(range(25)), 24)}),
 }
 
 

@@ -249,6 +249,10 @@ def learner_of(made: mutations.Child, network: Largest, new: Mapping,
     factor: from quality to score.
   """
   parts = made.shared | made.cloned
+  lost = sorted({*made.shared, *made.cloned, *new} - set(network.like))
+  if lost:
+    raise RuntimeError(f'a child of {made.parent.name} has {lost[0]}, for '
+                       'which its program has no place')
   params, trace = {}, {}
   for name, like in network.like.items():
     tree = new[name] if name in new else (
@@ -275,6 +279,13 @@ def _padded(tree, like):
   return jax.tree.map(leaf, tree, like)
 
 
+def cut(tree, like):
+  """Inverse of the padding: the first entries of each axis, as NumPy."""
+  return jax.tree.map(lambda x, wanted: np.array(
+      np.asarray(x)[tuple(slice(size) for size in np.shape(wanted))]),
+                      tree, like)
+
+
 def trained_parts(made: mutations.Child, learner: Learner, new: Mapping):
   """What a child has trained, without padding.
 
@@ -289,10 +300,8 @@ def trained_parts(made: mutations.Child, learner: Learner, new: Mapping):
   params, traces = {}, {}
   for name in made.trained:
     like = new[name] if name in new else made.cloned[name].tree
-    cut = lambda x, wanted: np.array(
-        np.asarray(x)[tuple(slice(size) for size in np.shape(wanted))])
-    params[name] = jax.tree.map(cut, learner.best_params[name], like)
-    traces[name] = jax.tree.map(cut, learner.best_trace[name], like)
+    params[name] = cut(learner.best_params[name], like)
+    traces[name] = cut(learner.best_trace[name], like)
   return params, traces
 
 

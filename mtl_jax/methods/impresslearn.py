@@ -5,8 +5,11 @@ layer l is W_l * sum_k alpha_kl M_l^k, with one signed coefficient per basis
 mask and layer; W and the K masks are frozen.
 """
 
+import numbers
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtl_jax import impressions
 from mtl_jax import masks
@@ -28,6 +31,10 @@ def impresslearn(penalty: float = 0., head: str | None = None,
       combines every leaf of the basis.
     sampling: of the head's supermask.
   """
+  if not (isinstance(penalty, numbers.Real) and 0 <= penalty < np.inf):
+    raise ValueError(f'penalty is {penalty!r}; it must be a number that is not '
+                     'negative, and finite')
+
   def init(key, backbone, shared, route):
     del route
     basis = require_basis(shared)

@@ -1,0 +1,43 @@
+"""The configs of subnetworks fit into the networks that they name."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import test_config
+
+from mtl_jax import config as config_lib
+from mtl_jax import evaluate
+from mtl_jax import experiment
+from mtl_jax import ownership
+from mtl_jax import workdir as workdir_lib
+from mtl_jax.data import suites
+
+CONFIGS = [
+    ('subnetworks_mnist_fashion', ''), ('subnetworks_mnist_fashion', 'conv'),
+    ('subnetworks_mnist_fashion', 'controls'), ('subnetworks_boston', 'TABLE'),
+    ('subnetworks_fashion', 'split'), ('subnetworks_fashion', 'split,small'),
+    ('subnetworks_fashion', 'ensemble'),
+    ('subnetworks_fashion', 'ensemble,small'),
+    ('subnetworks_four_datasets', ''),
+    *(('subnetworks_capacity', str(tasks)) for tasks in (10, 13, 16))]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize('name, kind', CONFIGS)
+def test_there_is_room(name, kind, tmp_path):
+  table = tmp_path / 'table'
+  np.savetxt(table, np.random.RandomState(0).rand(506, 14))
+  path = test_config.ROOT / 'configs' / f'{name}.py'
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  given = [str(table) if kind == 'TABLE' else kind] if kind else []
+  config = config_lib.from_dict(module.get_config(*given).to_dict())
+  try:
+    suite = suites.make(config.suite.kind, **dict(config.suite.options))
+  except FileNotFoundError as error:
+    pytest.skip(str(error).splitlines()[0])
+  backbone = experiment.make_backbone(config, suite, evaluate.Data(),
+                                      workdir_lib.Workdir(tmp_path))
+  ownership.check(config, suite, backbone.params)
