@@ -162,7 +162,9 @@ def _check_types(cls, given: dict, where: str) -> None:
 
 def _dict(value: Any, where: str) -> dict:
   """A part of the config as a dict."""
-  if not isinstance(value, Mapping):
+  pairs = isinstance(value, (tuple, list)) and all(
+      isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in value)
+  if not isinstance(value, Mapping) and not pairs:
     raise ValueError(f'{where} is {value!r}; it must be a dict of fields')
   return dict(value)
 

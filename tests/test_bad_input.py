@@ -201,7 +201,7 @@ def test_workdir_that_is_a_file(tmp_path):
 def test_half_written_folders_of_others(tmp_path):
   """They are never read, and what isn't ours stays."""
   run = tmp_path / 'run'
-  shutil.copytree(tiny.learned(tmp_path / 'other') / 'tasks/permuted-03',
+  shutil.copytree(tiny.learned(tmp_path / 'other', 'few') / 'tasks/permuted-01',
                   run / 'tasks/permuted-00.orbax-checkpoint-tmp')
   (run / 'notes').mkdir()
   (run / 'notes/todo.pkl').write_bytes(b'cos\nsystem\n(S"false"\ntR.')

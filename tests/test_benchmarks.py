@@ -142,6 +142,7 @@ def test_an_ordinary_network_has_the_multiply_adds_of_a_path():
   assert sizes(4, 4) == sizes(1, 8) and sizes(4, 4) != sizes(2, 8)
 
 
+@pytest.mark.slow
 def test_subnetwork_steps_are_timed_and_their_memory_counted():
   lines = subnetwork_step.measure([2, 4], batch=8, width=16, rounds=1)
   assert [line['name'] for line in lines] == [

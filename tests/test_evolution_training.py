@@ -231,7 +231,8 @@ def stacked():
       lambda *x: np.stack(x), *map(learner, makes)))
 
 
-@pytest.mark.parametrize('together', [False, True])
+@pytest.mark.parametrize('together', [
+    pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_generation_at_once_equals_child_by_child(together):
   makes, states = stacked()
   run = parallel.over_children(training.make_round(NETWORK.parts.apply),

@@ -147,8 +147,8 @@ def test_what_must_not_know_of_each_other(path, never):
 
 def test_programs_are_imported_by_programs_alone():
   programs = {'main', 'train', 'experiment', 'evaluate', 'report', 'verify',
-              'scenarios', 'stream', 'final', 'combined', 'capacity',
-              'search', 'search_paths', 'search_state'}
+              'scenarios', 'stream', 'final', 'combined', 'capacity', 'checks',
+              'search', 'search_children', 'search_paths', 'search_state'}
   allowed = {f'mtl_jax/{p}.py' for p in programs} | {'mtl_jax/commit.py'}
   for program in programs:
     assert importers(f'mtl_jax.{program}') <= allowed, program

@@ -104,7 +104,8 @@ def check(folder, whole):
   assert tiny.bits(folder) == tiny.bits(whole)
   work = workdir_lib.Workdir(folder)
   assert list(work.progress.iterdir()) == []
-  left = [path for path in folder.rglob('.*') if path.name != '.zarray']
+  left = [path for path in folder.rglob('.*')
+          if path.name not in ('.zarray', '.lock')]
   assert not left and not list(folder.rglob('*tmp*'))
   lines = [tiny.parse(line) for line in work.metrics.read_text().splitlines()]
   assert sorted(line['entry'] for line in lines

@@ -141,8 +141,9 @@ def test_shared_statistics_belong_to_modules():
       after.stats['level1']['bn1']['mean'][rows['level1'][1][1]])
 
 
-@pytest.mark.parametrize('options', [dict(paths='disjoint'),
-                                     dict(copies=True)])
+@pytest.mark.parametrize('options', [
+    dict(paths='disjoint'),
+    pytest.param(dict(copies=True), marks=pytest.mark.slow)])
 def test_tasks_without_common_modules_train_as_if_alone(options):
   method, backbone, _, start, run = parts('own', **options)
   order = [0, 1, 1, 0, 0, 1]

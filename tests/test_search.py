@@ -229,6 +229,7 @@ def test_stopped_after_any_round(whole, tmp_path, after):
   same(tmp_path / 'run', whole)
 
 
+@pytest.mark.slow
 def test_saved_on_another_number_of_devices(whole, tmp_path, monkeypatch):
   """The children that were half trained start again."""
   config = little.make(progress_seconds=0.)

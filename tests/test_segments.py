@@ -98,7 +98,8 @@ def run(train, name='part_cifar'):
   return jax.jit(functools.partial(small('loop', name).apply, train=train))
 
 
-@pytest.mark.parametrize('name', ['part_cifar', 'part_resnet'])
+@pytest.mark.parametrize('name', [
+    'part_cifar', pytest.param('part_resnet', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('train', [True, False])
 def test_fused_and_loop_give_the_same(name, train):
   loop, fused = small('loop', name), small('fused', name)

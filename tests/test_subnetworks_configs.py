@@ -21,10 +21,13 @@ CONFIGS = [
     ('subnetworks_fashion', 'ensemble,small'),
     ('subnetworks_four_datasets', ''),
     *(('subnetworks_capacity', str(tasks)) for tasks in (10, 13, 16))]
+QUICK = CONFIGS[5:8]
 
 
 @pytest.mark.data
-@pytest.mark.parametrize('name, kind', CONFIGS)
+@pytest.mark.parametrize('name, kind', [
+    config if config in QUICK else pytest.param(*config, marks=pytest.mark.slow)
+    for config in CONFIGS])
 def test_there_is_room(name, kind, tmp_path):
   table = tmp_path / 'table'
   np.savetxt(table, np.random.RandomState(0).rand(506, 14))
