@@ -10,6 +10,7 @@ import numpy as np
 from mtl_jax import config as config_lib
 from mtl_jax import masks
 from mtl_jax import methods
+from mtl_jax import ownership
 from mtl_jax import parallel
 from mtl_jax import plan
 from mtl_jax import search
@@ -90,6 +91,9 @@ def check_methods(config, suite, params) -> None:
   """Goes through every phase's functions without computing anything."""
   left: dict[str, Any] = {}  # by phase, the shapes of a task's masks
   for phase in config.phases:
+    if phase.allocation is not None:
+      left[phase.name] = jax.eval_shape(lambda x: jax.tree.map(
+          lambda w: w != 0, x), ownership.folded_part(phase, params))
     if phase.search or phase.allocation is not None or phase.after:
       continue
     group = plan.groups(dataclasses.replace(phase, stream=None), suite)[0]

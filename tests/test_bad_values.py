@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import test_config
 import tiny
+import tiny_subnetworks as little
 
+import mtl_jax
 from mtl_jax import commit
 from mtl_jax import config as config_lib
 from mtl_jax import masks
@@ -112,6 +114,17 @@ def test_later_phases_are_checked_first(tmp_path, monkeypatch, changes, text):
   with pytest.raises(ValueError, match=text):
     tiny.learn(config_lib.from_dict(fields), tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
+
+
+def test_masks_of_subnetworks_can_be_a_basis(tmp_path):
+  """ImpressLearn over the masks that another phase allocated."""
+  config = little.get_config(net=dict(tasks=(0, 2)), over=dict(
+      method='impresslearn', tasks=(2, 3), allocation=None,
+      basis=dict(kind='heterogeneous', size=2, phase='net')))
+  tiny.learn(little.make(config), tmp_path)
+  system = mtl_jax.load(tmp_path)
+  coefficients = system.task('permuted-02').impression.coefficients
+  assert {a.shape for a in jax.tree.leaves(coefficients)} == {(2,)}
 
 
 def test_tasks_at_once_need_epochs_of_one_length(tmp_path):
