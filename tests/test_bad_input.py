@@ -19,7 +19,7 @@ from mtl_jax.data import sources
 from mtl_jax.data import suites
 
 
-def refused(config, folder, error, text):
+def assert_refused(config, folder, error, text):
   """The run is refused with this text before anything is written."""
   before = tiny.files(folder) if folder.exists() else None
   with pytest.raises(error, match=text):
@@ -79,7 +79,7 @@ def test_command_without_a_workdir():
 def test_missing_data_says_where_it_looked_and_what_prepares_it(
     tmp_path, monkeypatch):
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
-  refused(tiny.make('few', suite__source='mnist'), tmp_path / 'run',
+  assert_refused(tiny.make('few', suite__source='mnist'), tmp_path / 'run',
           FileNotFoundError,
           f'(?s)missing {tmp_path}/mnist/VERSION.*Looked in {tmp_path}.*'
           'download_and_prepare')
@@ -125,7 +125,7 @@ def test_config_is_refused_before_anything_is_written(tmp_path, changes, text):
     ((), 'the mask covers nothing.*Dense_0/kernel')])
 def test_mask_that_covers_nothing(tmp_path, masked, text):
   config = tiny.only('basis', phases__basis__options={'masked': masked})
-  refused(config, tmp_path / 'run', ValueError, text)
+  assert_refused(config, tmp_path / 'run', ValueError, text)
 
 
 @pytest.mark.parametrize('batch, text', [
@@ -133,12 +133,12 @@ def test_mask_that_covers_nothing(tmp_path, masked, text):
     (12, 'batch_size is 12 but there are 8 devices; choose a multiple of 8')])
 def test_batch_that_does_not_fit(tmp_path, batch, text):
   config = tiny.only('basis', phases__basis__batch_size=batch)
-  refused(config, tmp_path / 'run', ValueError, text)
+  assert_refused(config, tmp_path / 'run', ValueError, text)
 
 
 def test_tasks_that_do_not_divide_over_devices(tmp_path):
   config = tiny.only('many', phases__many__tasks=(4, 9))
-  refused(config, tmp_path / 'run', ValueError,
+  assert_refused(config, tmp_path / 'run', ValueError,
           '5 tasks at once do not divide over 8 devices')
 
 
@@ -149,7 +149,7 @@ def test_tasks_that_do_not_divide_over_devices(tmp_path):
     ({'chunk_steps': 3, 'seed': 2}, r'chunk_steps is 2 .*\(and 1 more\)')])
 def test_workdir_of_another_config(tmp_path, changes, text):
   run = tiny.learned(tmp_path / 'run', 'few')
-  refused(tiny.make('few', **changes), run, ValueError,
+  assert_refused(tiny.make('few', **changes), run, ValueError,
           f'run holds a run of another config: {text}.*choose another --workd')
 
 
@@ -167,7 +167,8 @@ def test_workdir_of_another_config_through_the_command(tmp_path):
 def test_workdir_with_tasks_but_no_config(tmp_path):
   run = tiny.learned(tmp_path / 'run', 'few')
   (run / 'config.json').unlink()
-  refused(tiny.make('few'), run, ValueError, 'has tasks but no config.json')
+  assert_refused(tiny.make('few'), run, ValueError,
+                 'has tasks but no config.json')
 
 
 @pytest.mark.parametrize('name, content, text', [
@@ -180,7 +181,7 @@ def test_workdir_with_tasks_but_no_config(tmp_path):
 def test_damaged_json(tmp_path, name, content, text):
   run = tiny.learned(tmp_path / 'run', 'few')
   (run / name).write_text(content)
-  refused(tiny.make('few'), run, ValueError, text)
+  assert_refused(tiny.make('few'), run, ValueError, text)
 
 
 def test_backbone_of_another_version_is_refused(tmp_path):
@@ -188,7 +189,8 @@ def test_backbone_of_another_version_is_refused(tmp_path):
   recipe = json.loads((run / 'backbone.json').read_text())
   recipe['fingerprint'] = 'f' * 64
   (run / 'backbone.json').write_text(json.dumps(recipe))
-  refused(tiny.make('few'), run, ValueError, "the backbone's fingerprint is")
+  assert_refused(tiny.make('few'), run, ValueError,
+                 "the backbone's fingerprint is")
 
 
 def test_workdir_that_is_a_file(tmp_path):

@@ -248,3 +248,17 @@ def test_no_finished_task_is_no_proof(run):
   (run / 'metrics.jsonl').unlink()
   done = tiny.verify(run)
   assert done.returncode == 1 and 'no finished task' in done.stderr
+
+
+@pytest.mark.parametrize('off, platform, fine', [
+    (1e-5, None, False), (1e-5, 'tpu', True), (.01, 'tpu', True),
+    (.1, 'tpu', False)])
+def test_rounding_on_another_platform_is_a_note(run, off, platform, fine):
+  system = system_lib.load(run)
+  stored = system.task(system.tasks[0])
+  if platform:
+    stored.metadata['versions']['platform'] = platform
+  found = stored.probe + off * np.abs(stored.probe).max()
+  notes = verify._compare('a', found, stored)[1]
+  assert bool(notes) == fine
+  assert not fine or "'platform': ('tpu', 'cpu')" in notes[0]
