@@ -14,9 +14,9 @@ from mtl_jax import ownership
 from mtl_jax import parallel
 from mtl_jax import plan
 from mtl_jax import search
-from mtl_jax import steps
 from mtl_jax import trees
 from mtl_jax import workdir as workdir_lib
+from mtl_jax.data import batches
 
 
 def check_config(work: workdir_lib.Workdir, config) -> None:
@@ -76,10 +76,10 @@ def check_fit(config, suite, data, backbone) -> None:
       else:
         parallel.split_batch(np.zeros(phase.batch_size))
       for entry in group:
-        steps.check_batch(len(data.rows(entry)), phase.batch_size)
+        batches.check_size(len(data.rows(entry)), phase.batch_size)
       if len(group) > 1 and phase.epochs:
         try:
-          steps.check_epochs({
+          batches.check_epochs({
               entry.task.name: len(data.rows(entry)) // phase.batch_size
               for entry in group})
         except ValueError as error:

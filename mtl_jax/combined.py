@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import evaluate
-from mtl_jax import impressions
 from mtl_jax import parallel
 from mtl_jax import plan
 from mtl_jax import trees
@@ -79,11 +78,10 @@ def _mixed(running, after, entry, own) -> float | None:
   """Accuracy of `entry` on the common leaves that `after` left."""
   system = running.system
   backbone = system.backbone
-  networks = [impressions.materialise(
-      backbone.params, system.task(e.name).impression) for e in (after, entry)]
-  mine, _ = subnetworks.parts(networks[1], own)
-  params = jax.tree.map(jnp.asarray, trees.combine(mine, networks[0]))
-  stats = system.task(entry.name).impression.stats or backbone.stats
+  (late, _), (params, stats) = [system.effective(system.task(e.name))
+                                for e in (after, entry)]
+  mine, _ = subnetworks.parts(params, own)
+  params = jax.tree.map(jnp.asarray, trees.combine(mine, late))
   return evaluate.score_entry(
       backbone.network, parallel.put(params), stats, running.data, entry,
       'test', running.config.eval_batch_size).accuracy

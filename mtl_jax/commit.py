@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from mtl_jax import bases
 from mtl_jax import checkpoint
 from mtl_jax import evaluate
 from mtl_jax import impressions
@@ -79,8 +80,8 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
                                         for name in uses])
   arrays, found = run.system.index.split(checkpoint.impression_to_arrays(own))
   record['bytes'] |= _stored(own, arrays)
-  described = entry.phase.basis and system_lib.describe_basis(
-      entry.phase.basis, members, run.config.seed)
+  described = entry.phase.basis and bases.describe(
+      entry.phase.basis, members, run.config.seed).to_json()
   metadata = _metadata(run, entry, described, record)
   metadata |= {'references': found} if found else {}
   metadata |= {'uses': uses} if uses else {}
@@ -126,6 +127,11 @@ def _require_sound(entry, impression, trainable, shared):
           'rate or the weight decay, or keep a higher density')
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _materialise(method, backbone, impression, shared):
+  return method.materialise(backbone, impression, shared)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
 def _unlearned(method, key, backbone, shared, route, init_route):
   """Effective parameters before the first step."""
@@ -142,7 +148,7 @@ def _measure(run, entry, method, impression, shared, known) -> dict:
         run.config.eval_batch_size)
 
   backbone = run.system.backbone
-  params = method.materialise(backbone.params, impression, shared)
+  params = _materialise(method, backbone.params, impression, shared)
   stats = impression.stats or backbone.stats
   valid, test = on(params, stats, 'valid'), on(params, stats, 'test')
   accuracy = {'valid': valid.accuracy, 'test': test.accuracy} | known

@@ -19,7 +19,7 @@ class Phase:
     steps: batches per task; or give `epochs`.
     epochs: passes over a task's training images; 0 takes `steps`. Of tasks
       trained together the first one's count for all, and tasks with other
-      numbers of images are refused (`steps_lib.check_epochs`).
+      numbers of images are refused (`batches.check_epochs`).
     repeats: impressions per task, each with a seed of its own.
     control: kept for comparison beside another phase on the same tasks.
     tasks_at_once: tasks trained together in one compiled call.

@@ -7,13 +7,13 @@ import numpy as np
 
 from mtl_jax import checkpoint
 from mtl_jax import config as config_lib
-from mtl_jax import impressions
 from mtl_jax import metrics
 from mtl_jax import models
 from mtl_jax import parallel
 from mtl_jax import plan
 from mtl_jax import steps
 from mtl_jax import system as system_lib
+from mtl_jax.data import batches
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
@@ -97,7 +97,7 @@ def score(network: models.Network, params: Any, stats: Any, data: Data,
   rows = getattr(data.view(task), split)
   devices = parallel.device_count()
   per_device = max(1, min(batch_size, -(-len(rows) // devices)))
-  index = steps.padded_batches(rows, per_device, devices)
+  index = batches.padded(rows, per_device, devices)
   # The phase is left out: all phases share one executable.
   route = plan.route_of('', task, kind)
   params, stats = parallel.everywhere((params, stats))
@@ -121,10 +121,7 @@ def score_entry(network: models.Network, params: Any, stats: Any, data: Data,
 def stored_accuracy(system: system_lib.System, entry: plan.Entry, data: Data,
                     batch_size: int) -> float | None:
   """Test accuracy of a task as it lies on the disk; none of a regression."""
-  stored = system.task(entry.name)
-  params = impressions.materialise(system.backbone.params, stored.impression,
-                                   stored.basis)
-  stats = stored.impression.stats or system.backbone.stats
+  params, stats = system.effective(system.task(entry.name))
   return score_entry(system.backbone.network, params, stats, data, entry,
                      'test', batch_size).accuracy
 

@@ -20,6 +20,7 @@ from mtl_jax import plan
 from mtl_jax import rounds
 from mtl_jax import steps
 from mtl_jax import together
+from mtl_jax.data import batches
 
 
 class Driver(NamedTuple):
@@ -86,7 +87,7 @@ def make(run: Any, group: list[plan.Entry], recipe: steps.Recipe) -> Driver:
 
 def _index(run, group, recipe, first, count) -> np.ndarray:
   """Rows of every entry's batches, int32 [entries, count, batch]."""
-  return np.stack([steps.epoch_indices(
+  return np.stack([batches.of_epochs(
       run.data.rows(entry), count, recipe.batch_size,
       entry.seed(run.config.seed), first) for entry in group])
 
@@ -193,7 +194,7 @@ def _rounds(run, group, recipe) -> Driver:
   source, offsets = _one_source(run, group)
 
   def draw(task, first, count):
-    return offsets[task] + steps.epoch_indices(
+    return offsets[task] + batches.of_epochs(
         run.data.rows(group[task]), count, recipe.batch_size,
         group[task].seed(run.config.seed), first)
 

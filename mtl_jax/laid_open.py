@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mtl_jax import impressions
 from mtl_jax import plan
 from mtl_jax import transparency
 from mtl_jax.data import corruptions
@@ -88,15 +87,13 @@ def _load(running, entry) -> Seen | None:
   path = stored.impression.path
   if path is None:
     return None
-  backbone = running.system.backbone
-  params = impressions.materialise(backbone.params, stored.impression)
+  params, stats = running.system.effective(stored)
   names = [name.partition('/') for _, name in path.parts
            if name.startswith('level')]
   levels = dict.fromkeys(level for level, _, _ in names)
   modules = [[int(module[6:]) for level, _, module in names if level == own]
              for own in levels]
-  return Seen(entry, params, stored.impression.stats or backbone.stats,
-              np.array(modules))
+  return Seen(entry, params, stats, np.array(modules))
 
 
 def _images(running, task: Seen, split: str, count: int):

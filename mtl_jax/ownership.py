@@ -16,6 +16,7 @@ from mtl_jax import parallel
 from mtl_jax import plan
 from mtl_jax import steps
 from mtl_jax import trees
+from mtl_jax.data import batches
 from mtl_jax.data import suites
 from mtl_jax.methods import subnetworks
 
@@ -191,7 +192,7 @@ def scores(run: Any, entry: plan.Entry, like: trees.Tree) -> trees.Tree:
   rows = run.data.rows(entry)
   order = np.random.RandomState(0).permutation(len(rows))
   rows = rows[np.sort(order[:given.sample or len(rows)])]
-  index = steps.padded_batches(rows, min(SAMPLE_BATCH, len(rows)))
+  index = batches.padded(rows, min(SAMPLE_BATCH, len(rows)))
   source, task = parallel.local((run.data.split(entry.task, 'train'),
                                  run.data.entry_arrays(entry)))
   backbone = run.system.backbone

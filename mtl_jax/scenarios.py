@@ -24,12 +24,12 @@ from mtl_jax import config as config_lib
 from mtl_jax import config_parts
 from mtl_jax import evaluate
 from mtl_jax import identify
-from mtl_jax import impressions
 from mtl_jax import methods
 from mtl_jax import parallel
 from mtl_jax import plan
 from mtl_jax import steps
 from mtl_jax import trees
+from mtl_jax.data import batches as batches_lib
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
 
@@ -198,7 +198,7 @@ def _test_batches(entry, data, scenario) -> np.ndarray:
   if scenario.batches:
     drawn = np.random.default_rng(zlib.crc32(entry.task.name.encode()))
     rows = drawn.permutation(rows)
-  return steps.padded_batches(rows, scenario.batch_size)[
+  return batches_lib.padded(rows, scenario.batch_size)[
       :scenario.batches or None]
 
 
@@ -274,14 +274,12 @@ class Networks:
     key = (of.name, by.name, batches.shape)
     if key not in self._known:
       stored = self.system.task(by.name)
-      params = impressions.materialise(
-          self.system.backbone.params, stored.impression, stored.basis)
+      params, stats = self.system.effective(stored)
       source, task = parallel.local((self.data.split(of.task, 'test'),
                                      self.data.task_arrays(of.task)))
       self._known[key] = np.asarray(_right_per_batch(
           self.system.backbone.network, of.route.transforms, stored.classes,
-          params, stored.impression.stats or self.system.backbone.stats,
-          source, task, batches))
+          params, stats, source, task, batches))
     return self._known[key]
 
   def observed(self, entries, rows) -> Any:

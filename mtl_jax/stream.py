@@ -33,6 +33,7 @@ from mtl_jax import superposition
 from mtl_jax import train
 from mtl_jax import trees
 from mtl_jax import workdir as workdir_lib
+from mtl_jax.data import batches
 from mtl_jax.data import suites
 
 
@@ -142,7 +143,7 @@ def _segments(run, phase) -> list:
     for start in range(0, recipe.steps, every):
       count = min(every, recipe.steps - start)
       found.append((task, functools.partial(
-          steps.epoch_indices, rows, count, recipe.batch_size, seed, start)))
+          batches.of_epochs, rows, count, recipe.batch_size, seed, start)))
   return found
 
 

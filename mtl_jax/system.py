@@ -2,7 +2,6 @@
 
 import functools
 import pathlib
-import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,19 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import backbone as backbone_lib
+from mtl_jax import bases
 from mtl_jax import candidates
 from mtl_jax import checkpoint
 from mtl_jax import identify
 from mtl_jax import impressions
-from mtl_jax import masks
 from mtl_jax import mixed
 from mtl_jax import references
 from mtl_jax import shelves
 from mtl_jax import trees
 from mtl_jax import workdir as workdir_lib
 from mtl_jax.data import transforms
-from mtl_jax.methods import base
-from mtl_jax.methods import impresslearn
 
 
 class StoredTask(NamedTuple):
@@ -78,7 +75,8 @@ class System:
     self.task = functools.lru_cache(maxsize=64)(self._load_task)
     self.shelves = shelves.Shelves()
     self.index = references.Index(workdir, backbone.params)
-    self._basis = functools.lru_cache(maxsize=2)(self._load_basis)
+    self._basis = functools.lru_cache(maxsize=2)(functools.partial(
+        bases.make, workdir, backbone))
     self.candidates = functools.lru_cache(maxsize=1)(self._gather)
     self._record = functools.lru_cache(maxsize=None)(self._load_record)
     self.probe = functools.lru_cache(maxsize=None)(self._load_probe)
@@ -220,10 +218,14 @@ class System:
     """`predict` for a task that is loaded already."""
     return self._network_outputs(stored, x, stored.transforms)
 
-  def _network_outputs(self, stored, x, chain) -> jax.Array:
+  def effective(self, stored: StoredTask) -> tuple[trees.Tree, Any]:
+    """A task's parameters (see `impressions.materialise`) and statistics."""
     params = _materialise(self.backbone.params, stored.impression,
                           stored.basis)
-    stats = stored.impression.stats or self.backbone.stats
+    return params, stored.impression.stats or self.backbone.stats
+
+  def _network_outputs(self, stored, x, chain) -> jax.Array:
+    params, stats = self.effective(stored)
     parameters = (stored.parameters if chain == stored.transforms else
                   transforms.parameters(chain, np.shape(x)[1:]))
     return _forward(self.backbone.network, transforms.kinds(chain), params,
@@ -342,33 +344,8 @@ class System:
     return checkpoint.load(self.workdir.probe_of(source))[0]['images']
 
   def basis(self, described: dict) -> trees.Tree:
-    """The basis of a description as `describe_basis` makes it."""
-    return self._basis(tuple(described['members']), described['kind'],
-                       described['size'], described['density'],
-                       tuple(described['masked']), described['seed'])
-
-  def _load_basis(self, members, kind, size, density, masked, seed):
-    if kind == 'random':
-      key = jax.random.key(seed, impl='threefry2x32')
-      like = base.masked_part(self.backbone.params, masked)
-      return impresslearn.random_basis(
-          jax.random.fold_in(key, zlib.crc32(b'basis')), like, size, density)
-    loaded = []
-    for name in members:
-      arrays, _ = checkpoint.load(self.workdir.task(name))
-      packed = checkpoint.arrays_to_impression(
-          arrays, self.backbone.params, self.backbone.stats)
-      if packed.masks is None:
-        raise ValueError(f'{name} left no masks and cannot be in a basis')
-      loaded.append(packed.masks)
-    return masks.stack(loaded)
-
-
-def describe_basis(basis, members: list[str], seed: int) -> dict:
-  """JSON values from which a task's basis is made again."""
-  return {'kind': basis.kind, 'size': basis.size, 'members': members,
-          'density': basis.density, 'masked': list(basis.masked),
-          'seed': seed}
+    """The basis that a task's metadata describe (see `bases.Description`)."""
+    return self._basis(bases.Description.of(described))
 
 
 # Apart from `_forward`, whose bits would depend on what is fused into it.

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from mtl_jax import backbone as backbone_lib
+from mtl_jax import bases
 from mtl_jax import checkpoint
 from mtl_jax import commit
 from mtl_jax import config as config_lib
@@ -60,9 +61,8 @@ def learn_phase(run: Run, phase: config_lib.Phase) -> None:
     return
   if phase.basis is not None:
     members = plan.basis_members(phase, run.config, run.suite)
-    described = system_lib.describe_basis(phase.basis, members,
-                                          run.config.seed)
-    shared = {'basis': parallel.put(run.system.basis(described))}
+    described = bases.describe(phase.basis, members, run.config.seed)
+    shared = {'basis': parallel.put(run.system.basis(described.to_json()))}
   if phase.after is not None and method.rebuild is not None:
     shared = parallel.put(method.rebuild(
         run.system.backbone.params,

@@ -1,13 +1,16 @@
 """Sources: fixed splits, checked labels, and errors that help."""
 
 import hashlib
+import io
 import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mtl_jax.data import readers
 from mtl_jax.data import sources
@@ -216,6 +219,32 @@ def test_a_set_that_was_prepared_anew_is_another_state(tmp_path):
   assert before == readers._state(version) and before.startswith('3.0.1-')
   os.utime(version / 'dataset_info.json', ns=(1, 1))
   assert readers._state(version) != before
+
+
+@pytest.mark.parametrize('name, white', [('dsprites', 255), ('other', 1)])
+def test_shapes_kept_as_ones_are_white(tmp_path, monkeypatch, name, white):
+  """TFDS writes dSprites' 0 and 1 as they are; VTAB multiplies by 255."""
+  import tensorflow_datasets as tfds
+  shape = np.eye(8, dtype=np.uint8)
+  png = io.BytesIO()
+  Image.fromarray(shape).save(png, 'PNG')
+
+  class Rows(list):
+    def __getitems__(self, rows):
+      return [self[row] for row in rows]
+  builder = types.SimpleNamespace(
+      name=name, info=types.SimpleNamespace(
+          features={'image': tfds.features.Image(shape=(8, 8, 1)),
+                    'label': tfds.features.ClassLabel(num_classes=3)},
+          supervised_keys=None),
+      as_data_source=lambda split, decoders: Rows(
+          [{'image': png.getvalue(), 'label': 2}] * 4))
+  monkeypatch.setattr(tfds, 'builder_from_directory', lambda _: builder)
+  images, labels, classes = readers._decode('here', tmp_path, 'train', '',
+                                            None)
+  np.testing.assert_array_equal(images, np.stack([shape[..., None]] * 4)
+                                * white)
+  assert labels.tolist() == [2] * 4 and classes == 3
 
 
 def test_versions_of_arrays_are_their_content():

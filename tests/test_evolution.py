@@ -1,4 +1,4 @@
-"""The search's decisions: parents, mutations, scores, spaces."""
+"""What a child inherits, changes and trains; what paths cost."""
 
 import collections
 import dataclasses
@@ -6,133 +6,14 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from tiny_evolution import (
+    LARGE, NETWORK, ROOT, TI0, changed, learn, path, rate_of, rng, sample)
 
 from mtl_jax import models
 from mtl_jax import trees
 from mtl_jax.evolution import mutations
 from mtl_jax.evolution import networks
-from mtl_jax.evolution import parents
 from mtl_jax.evolution import spaces
-
-SHAPE = (8, 8, 3)
-NETWORK = models.make('vit_ti', 7, num_layers=2, patch=4, width=16, hidden=24,
-                      heads=2)
-LARGE = spaces.make('mu2net_large')
-TI0 = spaces.make('mu2net_ti0')
-
-
-def rng(seed=0):
-  return np.random.default_rng(seed)
-
-
-def root():
-  params, _ = NETWORK.init(jax.random.key(0), SHAPE)
-  return networks.path_of(jax.tree.map(np.asarray, params),
-                          name=networks.ROOT, task=None, parent=None, hyper={})
-
-
-ROOT = root()
-
-
-def path(name, task, score=0., components=None, **fields):
-  return networks.Path(name, task, fields.pop('parent', networks.ROOT),
-                       fields.pop('hyper', {}), components or ROOT.components,
-                       score=score, quality=score, **fields)
-
-
-def changed(component, amount):
-  return networks.component(component.name, jax.tree.map(
-      lambda x: x + np.float32(amount), component.tree))
-
-
-def learn(made, task, amount, name=None, classes=3, score=.5):
-  """A 'trained' child: everything that it trains moves by an amount."""
-  params = {name: part.tree for name, part in made.cloned.items()}
-  for new in made.new:
-    params[new] = jax.tree.map(np.asarray, NETWORK.parts.create(
-        new, classes, made.hyper['adapter'], jax.random.key(1)))
-  params = jax.tree.map(lambda x: x + np.float32(amount), params)
-  return mutations.finished(made, params, dict.fromkeys(params), task=task,
-                            name=name or task, score=score, quality=score)
-
-
-def sample(space=LARGE, lineage=(ROOT,), locked=None, classes=3,
-           seed=0, control=None, **hyper):
-  images = space.defaults(spaces.AUGMENT)
-  lineage = [dataclasses.replace(lineage[0], hyper=dict(
-      lineage[0].hyper) | hyper), *lineage[1:]]
-  locked = networks.locked('a', [ROOT]) if locked is None else locked
-  return mutations.child(rng(seed), space, lineage, images, locked, classes,
-                         control)
-
-
-# Spaces.
-
-
-def test_the_published_space():
-  assert LARGE[spaces.RATE].values == (
-      .1, .12, .14, .16, .18, .2, .22, .24, .26, .28, .3)
-  assert len(LARGE['learning_rate'].values) == 12
-  assert LARGE.defaults() == {
-      spaces.RATE: .2, 'learning_rate': .01, 'warmup': .05, 'momentum': .9,
-      'nesterov': False, 'schedule': 'cosine', 'adapter': 16,
-      'area_min': .05, 'crop': True, 'aspect_min': .75, 'flip': True,
-      'brightness': 0., 'contrast': 0., 'saturation': 0., 'hue': 0.}
-  assert TI0['num_layers'].values == (0, 1, 2, 3)
-  assert TI0['warmup'].default == .1 and TI0['num_layers'].default == 0
-  assert 'num_layers' not in dict(LARGE.ranges)
-  plus = spaces.make('mu2net_plus_ti3')
-  assert plus.rate_per_action and plus['flip'].default is False
-  assert len(plus[spaces.RATE].values) == 15
-  assert 'linear' in plus['schedule'].values
-  munet = spaces.make('munet_ti3')
-  assert munet.insert_adapters and munet[spaces.RATE].values == (.1,)
-
-
-def test_spaces_can_be_narrowed_and_unknown_names_are_refused():
-  fixed = spaces.make('mu2net_ti0', (('learning_rate', .05),))
-  assert fixed['learning_rate'] == spaces.Range((.05,), .05)
-  with pytest.raises(ValueError, match='has no learningrate .did you mean: '
-                                       'learning_rate'):
-    TI0.replace(learningrate=1)
-  for name, value, words in (
-      ('schedule', 'exponential', 'schedule is .exponential.*known: cosine'),
-      ('learning_rate', -1., 'learning_rate is -1.0; it must be above 0'),
-      ('warmup', 3, 'warmup is 3; it must lie between 0 and 1'),
-      ('adapter', 0, 'adapter is 0; it must be a whole number of at least 1'),
-      (spaces.RATE, 7, 'mutation_rate is 7; it must lie between'),
-      ('nesterov', 'no', "nesterov is 'no'; it must be True or False"),
-      ('crop', .3, 'crop is 0.3; it must be True or False'),
-      ('momentum', None, 'momentum is None; it must be a number .no momentum'),
-      ('num_layers', float('nan'), 'num_layers is nan; it must be a whole'),
-      ('warmup', float('nan'), 'warmup is nan; it must lie between 0 and 1'),
-      ('warmup', (.1, 3), 'warmup is 3; it must lie between 0 and 1'),
-      ('warmup', (), 'warmup has no value')):
-    with pytest.raises(ValueError, match=words):
-      TI0.replace(**{name: value})
-  with pytest.raises(ValueError, match='unknown space .mu3net.*known: mu2net_'):
-    spaces.make('mu3net')
-  with pytest.raises(ValueError, match='the default 3 is not among'):
-    spaces.Range((1, 2), 3)
-
-
-def test_a_range_can_be_replaced():
-  some = LARGE.replace(momentum=(.5, .9), learning_rate=(1., 2.),
-                       num_layers=(1, 2, 3))
-  assert some['momentum'] == spaces.Range((.5, .9), .9)  # the default stays
-  assert some['learning_rate'] == spaces.Range((1., 2.), 1.)
-  assert some['num_layers'].values == (1, 2, 3)
-  assert sample(some, seed=3).hyper['num_layers'] in (1, 2, 3)
-  assert {sample(some, seed=i, **{spaces.RATE: 0.}).hyper['num_layers']
-          for i in range(3)} == {2}  # the root's
-
-
-def test_the_four_spaces_of_mu2net_plus():
-  for size, layers, rate in (('ti0', 3, .1), ('ti3', 3, .1), ('b', 12, .1),
-                             ('large', 24, .2)):
-    space = spaces.make(f'mu2net_plus_{size}')
-    assert space['num_layers'].values == tuple(range(layers + 1))
-    assert space[spaces.RATE].default == rate and space.rate_per_action
 
 
 @pytest.mark.parametrize('value', LARGE['learning_rate'].values)
@@ -151,76 +32,6 @@ def test_booleans_step_half_of_the_time():
   seen = collections.Counter(
       mutations.step(rng(seed), LARGE['nesterov'], True) for seed in range(200))
   assert 60 < seen[False] < 140
-
-
-# Parents.
-
-
-def test_acceptance_halves_with_every_child():
-  """One own path, and no other: 1, 1/2, 1/4 before the fallback."""
-  one = path('a', 'a')
-  other = path('b', 'b')
-  for children, expected in ((0, 1.), (1, .5), (2, .25), (3, .125)):
-    taken = sum(parents.choose(
-        rng(seed), [one], [other], ['b'], {'a': children, 'b': 0}
-        ).parent is one for seed in range(2000))
-    assert abs(taken / 2000 - expected) < .04, children
-
-
-def test_the_best_own_path_is_asked_first_and_the_newest_of_equals():
-  own = [path(str(i), 'a', score) for i, score in enumerate((.5, .9, .9, .1))]
-  assert parents.choose(rng(), own, [], [], {}).parent.name == '2'
-  found = parents.choose(rng(), own, [], [], {'2': 99})
-  assert found.parent.name == '1'
-
-
-def test_seeds_take_turns():
-  others = [path(name, name) for name in 'wxyz']
-  order, seen, children = ('w', 'x', 'y', 'z'), [], {}
-  for _ in range(4):
-    found = parents.choose(rng(len(seen)), [], others, order, children)
-    order = found.seeds
-    seen.append(found.parent.name)
-    children[seen[-1]] = 1
-  assert seen == ['w', 'x', 'y', 'z'] and order == ('w', 'x', 'y', 'z')
-  # After one child each a seed that is passed over keeps its turn.
-  found = parents.choose(rng(3), [], others, order, dict.fromkeys('wxy', 99))
-  assert found.parent.name == 'z' and found.seeds == ('w', 'x', 'y', 'z')
-
-
-def test_the_fallback_is_any_path():
-  own, others = [path('a', 'a')], [path('x', 'x'), path('y', 'y')]
-  tired = dict.fromkeys('axy', 99)
-  seen = collections.Counter(
-      parents.choose(rng(seed), own, others, 'xy', tired).parent.name
-      for seed in range(600))
-  assert set(seen) == set('axy') and min(seen.values()) > 130
-  with pytest.raises(ValueError, match='no path'):
-    parents.choose(rng(), [], [], [], {})
-
-
-def test_mu2net_plus_takes_any_path_where_no_own_one_is_accepted():
-  own, others = [path('a', 'a')], [path('x', 'x')]
-  seen = collections.Counter(
-      parents.choose(rng(seed), own, others, 'x', {'a': 99}, True).parent.name
-      for seed in range(400))
-  assert 130 < seen['a'] < 270
-
-
-def test_seeds_start_in_a_drawn_order():
-  names = list('abcdef')
-  orders = {parents.shuffled(rng(seed), names) for seed in range(9)}
-  assert len(orders) > 6 and all(sorted(order) == names for order in orders)
-  assert parents.shuffled(rng(1), names) == parents.shuffled(rng(1), names)
-
-
-# Children.
-
-
-def rate_of(value):
-  """The space in which every mutation has this rate."""
-  return dataclasses.replace(LARGE, ranges=spaces._ranges(
-      dict(LARGE.ranges) | {spaces.RATE: (value,)}))
 
 
 def test_without_mutations_head_and_norm_are_trained():

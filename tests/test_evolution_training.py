@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import test_evolution
+import tiny_evolution
 
 from mtl_jax import methods
 from mtl_jax import parallel
@@ -19,13 +19,13 @@ from mtl_jax.evolution import mutations
 from mtl_jax.evolution import spaces
 from mtl_jax.evolution import training
 
-NETWORK, ROOT, SHAPE = (test_evolution.NETWORK, test_evolution.ROOT,
-                        test_evolution.SHAPE)
+NETWORK, ROOT, SHAPE = (tiny_evolution.NETWORK, tiny_evolution.ROOT,
+                        tiny_evolution.SHAPE)
 CLASSES, ROUNDS, STEPS = 3, 2, 4
 CHAIN = (transforms.normalise(.5, .5),)
 ROUTE = methods.Route('', CLASSES, transforms.kinds(CHAIN))
 NOTHING = dict.fromkeys(spaces.AUGMENT, 0) | {'area_min': 1., 'aspect_min': 1.}
-SPACE = test_evolution.rate_of(0.)
+SPACE = tiny_evolution.rate_of(0.)
 
 
 @functools.lru_cache(maxsize=None)
@@ -104,7 +104,7 @@ def test_the_schedules_are_the_official_ones(schedule, warmup):
 @pytest.mark.parametrize('nesterov', [True, False])
 @pytest.mark.parametrize('scale', [.01, 5.])  # below and above the clip
 def test_updates_equal_optax(nesterov, scale):
-  made = test_evolution.sample(SPACE, learning_rate=.1, nesterov=nesterov)
+  made = tiny_evolution.sample(SPACE, learning_rate=.1, nesterov=nesterov)
   state = learner(made)
   own = {name: state.params[name] for name in made.trained}
   optimizer = optax.chain(
@@ -133,7 +133,7 @@ def test_updates_equal_optax(nesterov, scale):
 
 
 def test_only_what_is_trained_changes_and_it_learns():
-  made = test_evolution.sample(SPACE, learning_rate=.1)
+  made = tiny_evolution.sample(SPACE, learning_rate=.1)
   state, found = train(learner(made))
   assert found[-1].loss < found[0].loss < np.log(3) + .05
   params, traces = training.trained_parts(made, state, new_of(made))
@@ -159,10 +159,10 @@ def test_children_of_all_kinds_share_one_program():
     traces.append(1)
     return round_(*args)
   run = jax.jit(counted, static_argnums=0)
-  kinds = [test_evolution.sample(SPACE, learning_rate=.1),
-           test_evolution.sample(test_evolution.rate_of(1.), momentum=.5),
-           test_evolution.sample(test_evolution.TI0.replace(num_layers=0)),
-           test_evolution.sample(SPACE, control='adapters')]
+  kinds = [tiny_evolution.sample(SPACE, learning_rate=.1),
+           tiny_evolution.sample(tiny_evolution.rate_of(1.), momentum=.5),
+           tiny_evolution.sample(tiny_evolution.TI0.replace(num_layers=0)),
+           tiny_evolution.sample(SPACE, control='adapters')]
   results = [train(learner(made, adapter=32), dict(NOTHING, hue=.1 * (i > 1)),
                    1, run) for i, made in enumerate(kinds)]
   assert len(traces) == 1
@@ -171,8 +171,8 @@ def test_children_of_all_kinds_share_one_program():
 
 def test_a_gated_and_padded_child_equals_its_own_network():
   """Fewer layers, a narrow adapter: as if there were nothing else."""
-  space = test_evolution.TI0.replace(num_layers=1, adapter=32)
-  made = test_evolution.sample(space, control='adapters')._replace(
+  space = tiny_evolution.TI0.replace(num_layers=1, adapter=32)
+  made = tiny_evolution.sample(space, control='adapters')._replace(
       new=('residual_adapter_0', 'head'))
   hyper = dict(made.hyper, adapter=8)
   made = made._replace(hyper=hyper)
@@ -190,7 +190,7 @@ def test_a_gated_and_padded_child_equals_its_own_network():
 
 
 def test_the_best_validation_is_kept():
-  made = test_evolution.sample(SPACE, learning_rate=.5)
+  made = tiny_evolution.sample(SPACE, learning_rate=.5)
   first, found = train(learner(made), rounds=1)
   both, more = train(learner(made))
   better = more[1].quality >= found[0].quality
@@ -200,7 +200,7 @@ def test_the_best_validation_is_kept():
 
 
 def test_a_child_must_reach_its_parents_score():
-  made = test_evolution.sample(SPACE)
+  made = tiny_evolution.sample(SPACE)
   state, found = train(learner(made, start=1.01))
   assert not state.improved and not any(m.taken for m in found)
   equal, found = train(learner(made, start=found[0].score), rounds=1)
@@ -210,13 +210,13 @@ def test_a_child_must_reach_its_parents_score():
 
 
 def test_a_component_without_a_place_is_refused():
-  made = test_evolution.sample(SPACE)
+  made = tiny_evolution.sample(SPACE)
   with pytest.raises(RuntimeError, match='has encoderblock_1, for which'):
     learner(made, layers=1)
 
 
 def test_nan_is_never_taken():
-  made = test_evolution.sample(SPACE)
+  made = tiny_evolution.sample(SPACE)
   bad = learner(made)
   bad.params['embedding'] = jax.tree.map(lambda x: x + np.float32(np.nan),
                                          bad.params['embedding'])
@@ -225,7 +225,7 @@ def test_nan_is_never_taken():
 
 
 def stacked():
-  makes = [test_evolution.sample(SPACE, learning_rate=rate, seed=i)
+  makes = [tiny_evolution.sample(SPACE, learning_rate=rate, seed=i)
            for i, rate in enumerate((.02, .1, .02, .1, .5, .5, .01, .01))]
   return makes, parallel.split_tasks(jax.tree.map(
       lambda *x: np.stack(x), *map(learner, makes)))

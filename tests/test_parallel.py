@@ -22,6 +22,7 @@ from mtl_jax import models
 from mtl_jax import parallel
 from mtl_jax import steps
 from mtl_jax import trees
+from mtl_jax.data import batches as batches_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 CLASSES = 5
@@ -99,7 +100,7 @@ def problem(name, task=0):
       steps.TaskArrays(arrays, np.arange(10, dtype=np.int32) % CLASSES),
       steps.State(np.int32(0), scores, optimizer.init(scores), stats,
                   jax.random.key(task)),
-      steps.epoch_indices(np.arange(64), STEPS, BATCH, (task,)),
+      batches_lib.of_epochs(np.arange(64), STEPS, BATCH, (task,)),
       steps.make_chunk(counted), network, traces)
 
 
@@ -303,7 +304,7 @@ def test_evaluation_over_devices_equals_plain_jit():
   p = problem('plain')
   rows = np.arange(41)
   evaluate = steps.make_evaluate(p.network)
-  index = steps.padded_batches(rows, 3, parallel.device_count())
+  index = batches_lib.padded(rows, 3, parallel.device_count())
   mapped = parallel.evaluate_over_batches(evaluate)
   fixed = [parallel.put(x) for x in (p.backbone, {}, p.source, p.task)]
   loss, right = mapped(p.route, *fixed, parallel.split_evaluation(index))

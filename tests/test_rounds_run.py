@@ -22,6 +22,7 @@ from mtl_jax import train
 from mtl_jax import trees
 from mtl_jax import verify
 from mtl_jax import workdir
+from mtl_jax.data import batches
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
@@ -121,8 +122,8 @@ def test_curves_belong_to_their_tasks(folder):
                           2)[0]
   entry = entries[first]
   source = sources.load(entry.task.source)
-  rows, = steps.epoch_indices(suites.view(entry.task, source).train, 1, 8,
-                              entry.seed(0))
+  rows, = batches.of_epochs(suites.view(entry.task, source).train, 1, 8,
+                            entry.seed(0))
   chain = entry.task.transforms
   x = transforms.apply(transforms.kinds(chain), transforms.parameters(
       chain, (8, 8, 1)), source.train.images[rows])
@@ -224,8 +225,8 @@ def test_epochs_of_different_length_are_refused_before_training(tmp_path):
     tiny.learn(make(**part), tmp_path)
   assert not (tmp_path / 'tasks').exists()
   with pytest.raises(ValueError, match='three has 100 .* two has 96'):
-    steps.check_epochs({'three': 100, 'one': 103, 'two': 96})
-  steps.check_epochs({'three': 100, 'one': 103, 'two': 97})
+    batches.check_epochs({'three': 100, 'one': 103, 'two': 96})
+  batches.check_epochs({'three': 100, 'one': 103, 'two': 97})
 
 
 def test_a_loss_that_is_no_number_names_the_task_and_its_step():

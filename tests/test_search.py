@@ -208,6 +208,30 @@ def test_accounted_weights_are_those_in_use(whole):
       paths[-1], paths))
 
 
+def test_every_path_is_read_once_and_replaced_ones_are_let_go(
+    whole, monkeypatch):
+  run, _ = little.learn(little.make(), whole)
+  entries = list(search.plan.entries(run.config.phases[0], run.suite))
+  alone = [search_paths.retained(run, entry, {}) for entry in entries]
+  read, original = [], search_paths.stored_path
+
+  def counted(run, entry, root):
+    read.append(entry.name)
+    return original(run, entry, root)
+  monkeypatch.setattr(search_paths, 'stored_path', counted)
+  stored = {}
+  for entry, wanted in zip(entries, alone):
+    found = search_paths.retained(run, entry, stored)
+    assert [(p.name, p.parent, {k: part.id for k, part in p.components.items()})
+            for p in found] == [
+                (p.name, p.parent, {k: part.id for k, part in
+                                    p.components.items()}) for p in wanted]
+  assert read == [entry.name for entry in entries[:-1]]  # the last: of no one
+  kept = {path.name for path in found}
+  assert {name for name, path in stored.items() if path.components} == (
+      kept - {networks.ROOT})
+
+
 # Resuming.
 
 

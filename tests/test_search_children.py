@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-import test_evolution
+import tiny_evolution
 
 from mtl_jax import config_parts
 from mtl_jax import search_children
@@ -13,13 +13,13 @@ from mtl_jax import trees
 from mtl_jax.evolution import mutations
 from mtl_jax.evolution import networks
 
-NETWORK, ROOT = test_evolution.NETWORK, test_evolution.ROOT
+NETWORK, ROOT = tiny_evolution.NETWORK, tiny_evolution.ROOT
 
 
 def maker(known=(ROOT,), others=(), task='a', classes=3, **fields):
   return search_children.Maker(
       config_parts.Search(**fields), NETWORK.parts, list(known), list(others),
-      task, classes, test_evolution.SHAPE)
+      task, classes, tiny_evolution.SHAPE)
 
 
 def deeper():
@@ -27,7 +27,7 @@ def deeper():
   block = networks.component('encoderblock_2', jax.tree.map(
       np.asarray, NETWORK.parts.create('encoderblock_2', 1, 0,
                                        jax.random.key(2))))
-  return test_evolution.path('b', 'b', components=dict(
+  return tiny_evolution.path('b', 'b', components=dict(
       ROOT.components, encoderblock_2=block))
 
 
@@ -65,11 +65,11 @@ def test_adapters_of_all_widths_come_from_one_program():
     dict(scale_size=.5), dict(scale_compute=.5),
     dict(scale_size=.5, scale_compute=.25)])
 def test_costs_lower_the_score(scale):
-  other = test_evolution.path('b', 'b')
+  other = tiny_evolution.path('b', 'b')
   made = maker([ROOT, other], [other], scale_weights=1000., scale_flops=1e6,
                **scale)
   assert maker([ROOT, other]).factor(None, {}) == 1.
-  child = test_evolution.sample(test_evolution.rate_of(0.))
+  child = tiny_evolution.sample(tiny_evolution.rate_of(0.))
   new = {'head': NETWORK.parts.create('head', 3, 0, None)}
   # The other task uses all of the root; the child shares what it doesn't
   # clone or make.
@@ -77,7 +77,7 @@ def test_costs_lower_the_score(scale):
       part.weights for part in child.cloned.values()) + 16 * 3 + 3
   params = new | {name: part.tree for name, part in
                   (child.shared | child.cloned).items()}
-  flops = NETWORK.parts.flops(params, test_evolution.SHAPE)
+  flops = NETWORK.parts.flops(params, tiny_evolution.SHAPE)
   expected = (made.search.scale_size ** (weights / 1000)
               * made.search.scale_compute ** (flops / 1e6))
   assert 0 < expected < 1
@@ -85,12 +85,12 @@ def test_costs_lower_the_score(scale):
 
 
 def test_a_stored_path_costs_less_when_others_share_it():
-  own = dataclasses.replace(test_evolution.path('a', 'a'), quality=.8, score=.1)
+  own = dataclasses.replace(tiny_evolution.path('a', 'a'), quality=.8, score=.1)
   scale = dict(scale_size=.5, scale_weights=float(2 * sum(
       part.weights for part in own.components.values())))
   alone = maker([ROOT, own], **scale).scored(own)
   np.testing.assert_allclose(alone.score, .8 * .5 ** .5, rtol=1e-6)
-  other = test_evolution.path('b', 'b')
+  other = tiny_evolution.path('b', 'b')
   shared = maker([ROOT, own, other], [other], **scale).scored(own)
   np.testing.assert_allclose(shared.score, .8 * .5 ** .25, rtol=1e-6)
   assert maker([ROOT, own]).scored(own).score == .1  # cost counts for nothing

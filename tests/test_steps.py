@@ -1,7 +1,5 @@
 """One training step and one evaluation, against NumPy and published rules."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +10,7 @@ from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import steps
 from mtl_jax import trees
+from mtl_jax.data import batches
 
 RANDOM = np.random.RandomState(0)
 NORMALISE = ('normalise',)
@@ -189,59 +188,6 @@ def test_augmentation_depends_on_key_and_place_and_training():
   assert len({image.tobytes() for image in batch(0, False)}) == 1
 
 
-@pytest.mark.parametrize('rows, batch_size', [(12, 4), (13, 4), (4, 4),
-                                              (7, 2)])
-def test_an_epoch_has_every_row_at_most_once(rows, batch_size):
-  rows = np.arange(100, 100 + rows)
-  per_epoch = len(rows) // batch_size
-  drawn = steps.epoch_indices(rows, 3 * per_epoch, batch_size, (1, 2))
-  assert drawn.dtype == np.int32
-  assert drawn.shape == (3 * per_epoch, batch_size)
-  epochs = drawn.reshape(3, -1)
-  for epoch in epochs:
-    assert len(set(epoch)) == epoch.size and set(epoch) <= set(rows)
-  if len(rows) % batch_size == 0:
-    for epoch in epochs:
-      np.testing.assert_array_equal(np.sort(epoch), rows)
-  if len(rows) > 4:
-    assert np.any(epochs[0] != epochs[1]) and np.any(epochs[1] != epochs[2])
-
-
-@pytest.mark.parametrize('start, count', [(0, 1), (2, 3), (3, 1), (5, 9),
-                                          (13, 1)])
-def test_batches_depend_on_seed_and_step_alone(start, count):
-  rows = np.arange(13)
-  draw = functools.partial(steps.epoch_indices, rows, batch_size=4)
-  long = draw(14, seed=(0, 7))
-  np.testing.assert_array_equal(draw(count, seed=(0, 7), start=start),
-                                long[start:start + count])
-  assert np.any(draw(14, seed=(0, 8)) != long)
-  assert np.any(draw(14, seed=(1, 7)) != long)
-
-
-def test_batches_are_the_same_on_every_machine():
-  drawn = steps.epoch_indices(np.arange(6), 3, 3, (0, 1))
-  assert drawn.tolist() == [[1, 0, 3], [4, 5, 2], [0, 1, 5]]
-
-
-def test_a_batch_larger_than_the_task_is_refused():
-  with pytest.raises(ValueError, match=(
-      'batch_size is 5 but the task has only 4 training images')):
-    steps.epoch_indices(np.arange(4), 1, 5, (0,))
-
-
-@pytest.mark.parametrize('count, batch_size, devices, shape', [
-    (10, 4, 1, (3, 4)), (8, 4, 1, (2, 4)), (9, 4, 2, (4, 4)),
-    (1, 3, 8, (8, 3))])
-def test_padded_batches_hold_every_row_once(count, batch_size, devices, shape):
-  rows = np.arange(50, 50 + count)
-  found = steps.padded_batches(rows, batch_size, devices)
-  assert found.shape == shape and found.dtype == np.int32
-  flat = found.ravel()
-  np.testing.assert_array_equal(flat[flat >= 0], rows)
-  assert set(flat[flat < 0]) <= {-1}
-
-
 def test_evaluate_is_numpys_with_padding_and_foreign_rows():
   """Row 0, which padding stands for, belongs to another task's class."""
   source = steps.Source(images(11), np.array([4, 3, 1, 0, 3, 1, 1, 3, 0, 3, 4],
@@ -252,7 +198,7 @@ def test_evaluate_is_numpys_with_padding_and_foreign_rows():
   route = methods.Route('', 2, (NORMALISE,))
   evaluate = jax.jit(steps.make_evaluate(TINY), static_argnums=0)
   loss, right = evaluate(route, BACKBONE, {}, source, task,
-                         steps.padded_batches(rows, 4))
+                         batches.padded(rows, 4))
 
   x = (source.images[rows].reshape(len(rows), 4).astype(np.float64) - 128) / 64
   logits = np.maximum(x @ BACKBONE['a'], 0) @ BACKBONE['b']

@@ -1,0 +1,72 @@
+"""Which rows of a source make which batch."""
+
+import numpy as np
+
+
+def check_size(images: int, batch_size: int) -> None:
+  """Refuses a batch larger than a task's training images."""
+  if images < batch_size:
+    raise ValueError(f'batch_size is {batch_size} but the task has only '
+                     f'{images} training images; choose a smaller batch')
+
+
+def check_epochs(batches: dict[str, int]) -> None:
+  """Refuses epochs for tasks trained together whose epochs differ in length.
+
+  All of them take as many steps as the first one's epochs have. Tasks of
+  equally many images differ a little after validation is drawn: CIFAR-100's
+  groups of ten classes by about one batch in a hundred, rarely two.
+
+  Args:
+    batches: of an epoch of each task, by its name.
+
+  Raises:
+    ValueError: a task has over 3 % more or fewer than the first; names them.
+
+  >>> check_epochs({'one': 281, 'two': 278})
+  """
+  first, counted = next(iter(batches.items()))
+  for name, count in batches.items():
+    if abs(count - counted) > .03 * counted:
+      raise ValueError(
+          f'an epoch of task {first} has {counted} batches but one of task '
+          f'{name} has {count}, and tasks trained together take equally many '
+          'steps; give steps instead of epochs')
+
+
+def of_epochs(rows, steps: int, batch_size: int, seed: tuple[int, ...],
+              start: int = 0) -> np.ndarray:
+  """Row numbers for `steps` batches: reshuffled epochs, the rest dropped.
+
+  Depends on the seed and step number alone, so that a resumed run draws the
+  same batches.
+
+  Args:
+    rows: int32 [n], the task's training rows.
+    steps: number of batches.
+    batch_size: images per batch; at most n.
+    seed: integers that name the task, repeat and run.
+    start: number of the first batch.
+
+  Returns:
+    int32 [steps, batch_size].
+  """
+  check_size(len(rows), batch_size)
+  per_epoch = len(rows) // batch_size
+  batches, shuffled, epoch = [], rows, -1
+  for number in range(start, start + steps):
+    if number // per_epoch != epoch:
+      epoch = number // per_epoch
+      bits = np.random.MT19937(np.random.SeedSequence([*seed, epoch]))
+      shuffled = np.random.RandomState(bits).permutation(rows)
+    at = number % per_epoch * batch_size
+    batches.append(shuffled[at:at + batch_size])
+  return np.stack(batches).astype(np.int32)
+
+
+def padded(rows, batch_size: int, devices: int = 1) -> np.ndarray:
+  """All rows once as int32 [batches, batch_size], padded with -1."""
+  per_round = batch_size * devices
+  padded = np.full(-(-len(rows) // per_round) * per_round, -1, np.int32)
+  padded[:len(rows)] = rows
+  return padded.reshape(-1, batch_size)
