@@ -6,6 +6,7 @@ it was.
 """
 
 import os
+import sys
 import tempfile
 
 import pytest
@@ -43,6 +44,13 @@ def pytest_addoption(parser):
 def pytest_configure(config):
   for line in WARNINGS:
     config.addinivalue_line('filterwarnings', line)
+
+
+def pytest_unconfigure():
+  """What ends by itself in one process; not in those of pytest-xdist."""
+  _COMPILED.cleanup()
+  if 'tiny' in sys.modules:
+    sys.modules['tiny'].clean()
 
 
 def pytest_collection_modifyitems(config, items):

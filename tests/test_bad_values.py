@@ -116,6 +116,7 @@ def test_later_phases_are_checked_first(tmp_path, monkeypatch, changes, text):
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
 def test_masks_of_subnetworks_can_be_a_basis(tmp_path):
   """ImpressLearn over the masks that another phase allocated."""
   config = little.get_config(net=dict(tasks=(0, 2)), over=dict(

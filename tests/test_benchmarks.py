@@ -43,6 +43,7 @@ def test_flops_of_lenet(setup):
       2 * 266_200 + 300 * 100 + 100 * 10)
 
 
+@pytest.mark.slow
 def test_sorting_steps_train_as_top_k_does(setup):
   ours = jax_cases.step_scan(setup, methods.make(
       'supsup', sampler='top_k', density=0.5))()
@@ -51,6 +52,7 @@ def test_sorting_steps_train_as_top_k_does(setup):
     np.testing.assert_allclose(other[1].loss, ours[1].loss, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_combine_equals_tensordot(setup):
   basis = jax_cases.random_basis(setup, 3)
   ours, other = (jax_cases.combine_scan(setup, basis, 2, as_float)()
@@ -59,6 +61,7 @@ def test_combine_equals_tensordot(setup):
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_chunks_run_in_turn_and_at_once(setup):
   tasks = 2 if jax.device_count() == 1 else jax.device_count()
   in_turn = jax_cases.chunk_run(setup, 2, tasks, source_size=16)()

@@ -375,6 +375,7 @@ def test_division_within_groups_takes_a_tenth_of_each():
 
 @pytest.mark.data
 @needs('omniglot')
+@pytest.mark.slow
 def test_omniglot_divides_within_each_character(cache_dir):
   source = sources.load('omniglot:alphabet!label@32x32x1', cache_dir)
   assert source.classes == 50 and source.image_shape == (32, 32, 1)

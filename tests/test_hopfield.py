@@ -272,6 +272,7 @@ def evaluate(program, monkeypatch, workdir, out, *flags):
   return [json.loads(line) for line in out.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_experiment_compares_bank_and_memory(program, workdir, tmp_path,
                                                  monkeypatch):
   lines = evaluate(program, monkeypatch, workdir, tmp_path / 'o.jsonl',

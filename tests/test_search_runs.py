@@ -32,6 +32,7 @@ from mtl_jax.models import augreg
 # Compilation.
 
 
+@pytest.mark.slow
 def test_a_task_iteration_of_32_children_compiles_six_programs_at_most(
     tmp_path):
   """Of a second task, with another number of classes than the first."""

@@ -100,7 +100,8 @@ def run(train, name='part_cifar'):
 
 @pytest.mark.parametrize('name', [
     'part_cifar', pytest.param('part_resnet', marks=pytest.mark.slow)])
-@pytest.mark.parametrize('train', [True, False])
+@pytest.mark.parametrize('train', [
+    True, pytest.param(False, marks=pytest.mark.slow)])
 def test_fused_and_loop_give_the_same(name, train):
   loop, fused = small('loop', name), small('fused', name)
   params, stats = start(name)

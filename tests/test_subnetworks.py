@@ -145,7 +145,7 @@ def test_later_phases_fill_what_is_free_and_controls_have_their_own_tree():
           density=.2, score='magnitude')),
       alone=dict(tasks=(2, 4), control=True, allocation=dict(
           density=.2, score='magnitude', tree=None)))
-  folder = tiny.tempfile.mkdtemp(prefix='mtl_jax-subnetworks-')
+  folder = tiny.new_folder()
   tiny.learn(little.make(config), folder)
   system = mtl_jax.load(folder)
   main = [name for name in system.tasks if '@' not in name]

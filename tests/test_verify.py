@@ -40,7 +40,8 @@ def test_a_good_run_passes_and_is_not_touched(run):
   assert result == verify.Result(tasks=3, faults=[], notes=[])
 
 
-@pytest.mark.parametrize('kind, tasks', [('lenet', 15), ('norm', 3)])
+@pytest.mark.parametrize('kind, tasks', [
+    ('lenet', 15), pytest.param('norm', 3, marks=pytest.mark.slow)])
 def test_every_kind_of_task_passes(tmp_path, kind, tasks):
   run = tiny.learned(tmp_path / 'run', kind)
   assert verify.check(system_lib.load(run)) == verify.Result(tasks, [], [])

@@ -149,6 +149,21 @@ def learn(config, folder):
   return experiment.run(config, folder, quiet=True)
 
 
+_FOLDERS: list[tempfile.TemporaryDirectory] = []
+
+
+def new_folder():
+  """One for a run that several tests read; `clean` removes it."""
+  _FOLDERS.append(tempfile.TemporaryDirectory(prefix='mtl_jax-tiny-'))
+  return _FOLDERS[-1].name
+
+
+def clean():
+  """Removes the new folders: processes of pytest-xdist end without that."""
+  for folder in _FOLDERS:
+    folder.cleanup()
+
+
 class Stopped(Exception):
   """Stands for a kill, within this process."""
 
@@ -199,14 +214,13 @@ def train_alone(config, folder, stop=lambda seen: False, suite=None):
 
 @functools.lru_cache(maxsize=None)
 def _learned(kind):
-  """(keeps the folder alive, summary)."""
-  folder = tempfile.TemporaryDirectory(prefix='mtl_jax-tiny-')
-  return folder, learn(make(kind), folder.name)
+  folder = new_folder()
+  return folder, learn(make(kind), folder)
 
 
 def learned(folder, kind='lenet'):
   """A copy, in a new `folder`, of a run that is made once per process."""
-  return shutil.copytree(_learned(kind)[0].name, folder)
+  return shutil.copytree(_learned(kind)[0], folder)
 
 
 def summary(kind='lenet'):

@@ -38,7 +38,7 @@ def make(config=None, **phases):
 
 @functools.lru_cache(maxsize=None)
 def learned(**phases):
-  folder = tiny.tempfile.mkdtemp(prefix='mtl_jax-subnetworks-')
+  folder = tiny.new_folder()
   summary = tiny.learn(make(**{k: dict(v) for k, v in phases.items()}), folder)
   return folder, summary
 
