@@ -21,7 +21,7 @@ Every row sees the same batches from the same initial weights:
 
 Paknezhad et al. 2022, https://arxiv.org/abs/2201.09534; no accuracy of the
 paper is known to us, and these are not its tasks. A step takes about 0.09 s of
-one core, and a seed 35 to 45 minutes, most of it evaluation. Results:
+one core, and a seed about 45 minutes, most of it evaluation. Results:
 experiments/part.
 """
 

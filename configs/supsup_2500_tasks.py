@@ -5,7 +5,7 @@
 
 500 outputs, threshold masks, RMSProp 1e-4, 1000 batches of 128 per task (code
 of arXiv 2006.14769). The task is inferred from one image of a test batch and
-one gradient; of every task the first 2 test batches take part, because every
+one gradient; 2 test batches that every task draws for itself, because every
 inference is compared with every task. Two tasks train at once, one on each
 device. On CPU `--cpu_devices=2` makes two; elsewhere tasks_at_once must be a
 multiple of the number of devices.

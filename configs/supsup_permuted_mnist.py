@@ -24,8 +24,8 @@ def get_config():
       method='supsup', tasks=(0, 250), steps=1000, batch_size=128,
       optimizer='rmsprop', learning_rate=1e-4, tasks_at_once=1))
   config.schedule = ('supermasks',)
-  # Without task names: one image of a test batch, one gradient; the first 20
-  # test batches of every task.
+  # Without task names: one image of a test batch, one gradient; 20 test
+  # batches that every task draws for itself.
   one_shot = dict(rule='one_shot', images=1, batches=20,
                   at=(10, 50, 100, 150, 200, 250))
   config.identify = dict(

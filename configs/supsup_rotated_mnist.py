@@ -20,8 +20,8 @@ def get_config():
       method='supsup', tasks=(0, 36), steps=1000, batch_size=128,
       optimizer='rmsprop', learning_rate=1e-4))
   config.schedule = ('supermasks',)
-  # Without task names: log2 T gradients of all images of a test batch; the
-  # first 20 test batches of every task.
+  # Without task names: log2 T gradients of all images of a test batch; 20
+  # test batches that every task draws for itself.
   config.identify = dict(binary=dict(
       rule='binary', objective='entropy', images=128, batches=20,
       at=(2, 5, 10, 15, 20, 25, 30, 35, 36)))

@@ -8,6 +8,7 @@ import re
 from mtl_jax import metrics
 
 HERE = pathlib.Path(__file__).parent
+NONE = 'No run is committed yet; `./run.sh` makes them.'
 
 
 def read(path: pathlib.Path) -> list[dict]:
@@ -73,6 +74,9 @@ def replace_table(path: pathlib.Path, name: str, table: str) -> None:
 
 
 def markdown(columns: list[str], rows: list[list[str]]) -> str:
+  """A table, or the words in place of an empty one."""
+  if not rows:
+    return NONE
   lines = ['| ' + ' | '.join(columns) + ' |', '|' + ' --- |' * len(columns)]
   return '\n'.join(lines + ['| ' + ' | '.join(r) + ' |' for r in rows])
 

@@ -20,7 +20,6 @@ PHASES = (
     ('hard_sharing', 'one path for all tasks'),
     ('sequential', 'one after another, nothing frozen'),
 )
-NONE = 'No run is committed yet; `./run.sh` makes them.'
 
 
 def _runs() -> list[dict]:
@@ -66,7 +65,7 @@ def accuracy() -> str:
   """Mean and per-task test accuracy of every row."""
   found = _runs()
   if not found:
-    return NONE
+    return collected.NONE
   tasks = list(_by_task(found[0], 'part'))
   rows = []
   for phase, title in PHASES:
@@ -104,7 +103,7 @@ def modules() -> str:
                  collected.spread(share, 0), str(len(found))])
     last = found
   if last is None:
-    return NONE
+    return collected.NONE
   return collected.markdown(
       ['modules a level', 'PaRT, mean %', 'each task alone', 'PaRT less alone, '
        'points', 'weights, % of alone', 'seeds'], rows) + (
@@ -116,7 +115,7 @@ def sharing() -> str:
   """Where sharing helped and where it hurt: PaRT less single."""
   found = _runs()
   if not found:
-    return NONE
+    return collected.NONE
   rows = []
   for task in _by_task(found[0], 'part'):
     other = [[_by_task(run, phase)[task] - _by_task(run, 'single')[task]
@@ -147,7 +146,7 @@ def segments() -> str:
   found = [run['summary']['segments'] for run in _runs()
            if run['summary'].get('segments')]
   if not found:
-    return NONE
+    return collected.NONE
   rows = []
   lost = [level_means(f['ablation']) for f in found]
   for i, title in enumerate(('one task uses', 'several tasks use')):
@@ -180,7 +179,7 @@ def robustness() -> str:
   found = [run['summary']['segments'] for run in _runs()
            if run['summary'].get('segments')]
   if not found:
-    return NONE
+    return collected.NONE
   values: dict = collections.defaultdict(list)
   for f in found:
     for phase, name in (('', 'PaRT'), ('single', 'each task alone')):
@@ -198,7 +197,7 @@ def stand_in() -> str:
   """One epoch of the CIFAR-100 config on drawn images of CIFAR's shapes."""
   found = collected.runs(collected.HERE / 'part', 'stand_in_cifar100')
   if not found:
-    return NONE
+    return collected.NONE
   run = found[0]
   own = [t for t in run['tasks'] if t['phase'] == 'part']
   steps = sum(t['steps'] for t in own)

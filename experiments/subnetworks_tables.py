@@ -16,14 +16,15 @@ RUNS = (
       'boston_housing': ('MSE 0.0160', 'MSE 0.0175')}),
     ('fashion_split', 'E6: Fashion-MNIST, easy and hard classes, p = 80',
      {'split-00': ('97.76', '–'), 'split-01': ('84.42', '–')}),
-    ('fashion_split_small', 'E6 with 8-8-16-16 channels, strides 2', {}),
+    ('fashion_split_small', 'E6, Fashion-MNIST, easy and hard classes, with '
+     '8-8-16-16 channels and strides 2', {}),
     ('controls', 'E1 one after another, and its controls', {}),
     ('four_datasets', 'Four data sets in sequence, a fifth of 784-6x1000 each',
      {}),
 )
 ENSEMBLES = (
     ('fashion_ensemble', 'E7: five subnetworks of Fashion-MNIST, p = 80'),
-    ('fashion_ensemble_small', 'E7 with 8-8-16-16 channels, strides 2'),
+    ('fashion_ensemble_small', 'E7 with 8-8-16-16 channels and strides 2'),
 )
 PASSES = 90.  # percent that every task of the capacity study must reach
 PHASES = {'subnetworks': 'subnetwork', 'images': 'subnetwork',
@@ -73,7 +74,9 @@ def headline() -> list[list[str]]:
       if answers['subnetworks']:
         dense = (f"; a dense network: {collected.spread(answers['dense'])}"
                  if answers['dense'] else '')
-        rows.append(['Subnetworks', f'{title}: {task}{dense}',
+        shown = {'split-00': 'the easy ones', 'split-01': 'the hard ones'
+                 }.get(task, task)
+        rows.append(['Subnetworks', f'{title}: {shown}{dense}',
                      collected.spread(answers['subnetworks']),
                      str(len(found))])
   return rows

@@ -119,9 +119,10 @@ def render_generation(lines: list[dict]) -> str:
          f'{first["programs_target"]} |']
   for name, words in (('times', 'seconds'),
                       ('times_of_cpu', 'processor seconds')):
+    missed = ' (missed)' if first[name] > first['times_target'] else ''
     out.append(f'| the iteration against {first["children"]} times the steps '
                f'of one child, {words} | {first[name]:.2f}x | at most '
-               f'{first["times_target"]:g}x |')
+               f'{first["times_target"]:g}x{missed} |')
   steps = (f'A child: {first["steps"]} steps of {first["batch"]} images and a '
            'validation, four times.')
   out += ['', f'{steps} {_origin(lines)}']
