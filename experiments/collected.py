@@ -29,7 +29,27 @@ def runs(folder: pathlib.Path, prefix: str) -> list[dict]:
         'run': next(x for x in lines if x['kind'] == 'run'),
         'summary': next(x for x in lines if x['kind'] == 'summary'),
         'tasks': [x for x in lines if x['kind'] == 'task']})
+  require_seeds(prefix, [r['run']['config'] for r in found])
   return found
+
+
+def require_seeds(prefix: str, configs: list[dict]) -> None:
+  """Refuses runs that differ in more than a seed, or in what is measured."""
+  free = ('seed', 'path_seed', 'identify', 'mixed_rows', 'transparency',
+          'tensorboard', 'progress_seconds')
+
+  def flat(value, name=''):
+    if not isinstance(value, dict):
+      return {name: value}
+    return {leaf: v for k, part in value.items() if k not in free
+            for leaf, v in flat(part, f'{name}.{k}').items()}
+  first, *others = map(flat, configs or [{}])
+  for other in others:
+    for name in first.keys() & other.keys():
+      if first[name] != other[name]:
+        raise SystemExit(f'{prefix}: runs that are to be seeds of one config '
+                         f'differ in {name[1:]}: {first[name]!r} and '
+                         f'{other[name]!r}')
 
 
 def phase_accuracy(run: dict) -> dict[str, float]:
@@ -49,7 +69,7 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 
 def where(found: list[dict]) -> str:
-  """Hardware of runs, checked to be the same."""
+  """Hardware of runs; all of it."""
   names = {f"{r['run']['hardware']['cpu']}, {r['run']['hardware']['cores']} "
            'cores' if r['run']['hardware']['platform'] == 'cpu' else
            f"{r['run']['hardware']['count']} x "

@@ -2,6 +2,8 @@
 
 import collections
 
+import statistics
+
 import collected
 
 HOPSUPSUP = (
@@ -55,7 +57,7 @@ def _hopfield_row(prefix: str, found: list[dict]) -> list[str]:
           'stream)', collected.spread(accuracy),
           collected.spread([100 * o['exact'] for o in orders], 1),
           f'{min(accuracy):.2f}',
-          f'median {steps[len(steps) // 2]}, at most {steps[-1]}']
+          f'median {statistics.median(steps):g}, at most {steps[-1]}']
 
 
 def hopsupsup_grid() -> str:

@@ -30,7 +30,7 @@ def lines(folder: str, prefix: str) -> dict[tuple, list[dict]]:
   """
   found: dict[tuple, list[dict]] = {}
   for path in sorted((collected.HERE / folder / 'results').glob(
-      f'{prefix}_s*.jsonl')):
+      f'{prefix}_s[0-9]*.jsonl')):
     read = collected.read(path)
     for line in read:
       if line['kind'] == 'identity':

@@ -48,16 +48,12 @@ def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
   tasks = [{k: v for k, v in line.items() if k not in DROPPED
             or (k == 'loss' and line['accuracy']['test'] is None)}
            for line in lines if line['kind'] == 'task']
-  # Of evaluations that were repeated, the last.
-  latest = {(line['kind'], line.get('name', line.get('phase')),
-             line.get('tasks')): line
-            for line in lines if line['kind'] in ('identity', 'stream')}
-  for name in ('identity', 'streams'):
-    summary.pop(name, None)
+  # The last start's: lines of other settings may stand before them.
+  measured = [line for name in ('identity', 'streams')
+              for line in summary.pop(name, None) or []]
   target.parent.mkdir(parents=True, exist_ok=True)
   target.write_text(''.join(json.dumps(line) + '\n'
-                            for line in (run, *tasks, *latest.values(),
-                                         summary)))
+                            for line in (run, *tasks, *measured, summary)))
 
 
 def without_folders(text: str) -> str:

@@ -1,5 +1,7 @@
 """Tables of SupSup and ImpressLearn, with the tasks named."""
 
+import statistics
+
 import collected
 
 # name of the results, network and tasks, reference with source and status
@@ -64,6 +66,6 @@ def impresslearn_table(suite: str) -> str:
 
 def _seconds(run: dict, size: int) -> float:
   """Median training time of a task with `size` basis masks."""
-  times = sorted(t['seconds']['train'] for t in run['tasks']
-                 if t['basis'] and t['basis']['size'] == size)
-  return times[len(times) // 2]
+  return statistics.median(
+      t['seconds']['train'] for t in run['tasks']
+      if t['basis'] and t['basis']['size'] == size)

@@ -117,6 +117,14 @@ _REMEDY = ('; restore the folder from a copy, or remove it to have it made '
            'again')
 
 
+def fingerprint(path: pathlib.Path) -> str:
+  """Of all that a task left but its outputs: what others rely on."""
+  hashes = {name: digest for name, digest in load_metadata(path)[
+      'hashes'].items() if name != 'probe'}
+  return hashlib.sha256(
+      json.dumps(sorted(hashes.items())).encode()).hexdigest()[:16]
+
+
 def load_metadata(path: pathlib.Path) -> dict:
   """The metadata alone, without reading any array."""
   if not path.is_dir():

@@ -44,17 +44,39 @@ def check_config(work: workdir_lib.Workdir, config) -> None:
         'choose another --workdir, or the old value. Nothing was changed')
 
 
+def check_backbone(work: workdir_lib.Workdir, backbone) -> None:
+  """Refuses a workdir with another backbone than the one that was made."""
+  if work.backbone.exists():
+    kept = dict(workdir_lib.read_json(work.backbone) or {}).get('fingerprint')
+    if kept != backbone.recipe['fingerprint']:
+      raise ValueError(
+          f'{work.root} has the backbone {kept}, not '
+          f'{backbone.recipe["fingerprint"]}; choose another --workdir. '
+          'Nothing was changed')
+
+
 def check_sources(work: workdir_lib.Workdir, suite, data) -> dict[str, str]:
   """The versions of the suite's sources, which an earlier start had too.
 
   Raises:
-    ValueError: a source has changed since; names it and both versions.
+    ValueError: a source has changed since (names it and both versions), or two
+      sources can't be told apart by their folders.
   """
   found = {task.source: data.source(task.source).version
            for task in suite.tasks}
+  probes: dict[Any, str] = {}
+  for name in found:
+    other = probes.setdefault(work.probe_of(name), name)
+    if other != name:
+      raise ValueError(f'sources {other!r} and {name!r} would share '
+                       f'{work.probe_of(name)}; register one of them under '
+                       'another name')
   for line in workdir_lib.read_lines(work.metrics):
     for name, before in line.get('sources', {}).items():
-      if found.get(name, before) != before:
+      now = found.get(name, before)
+      # Of data sets the version once stood alone, without their content.
+      if now != before and not (now.startswith(f'{before}-')
+                                and '-' not in before):
         raise ValueError(
             f'source {name} is version {found[name]}, but {work.root} was '
             f'begun with version {before}: bring that back, or choose another '

@@ -85,6 +85,10 @@ def commit(run: Any, entry: plan.Entry, method, state: steps.State,
   metadata = _metadata(run, entry, described, record)
   metadata |= {'references': found} if found else {}
   metadata |= {'uses': uses} if uses else {}
+  relied = [*uses, *(described['members'] if described else ())]
+  if relied:
+    metadata['relies_on'] = {name: run.system.fingerprint(name)
+                             for name in relied}
   if impression.structure is not None:
     metadata['structure'] = list(impression.structure.parts)
   stored = system_lib.StoredTask(

@@ -61,6 +61,8 @@ class Config:
       if getattr(self, name) < least:
         raise ValueError(f'{name} is {getattr(self, name)}; it must be at '
                          f'least {least}')
+    if self.seed >= 1 << 32:
+      raise ValueError(f'seed is {self.seed}; keys have seeds below 2 ** 32')
     if self.matrix not in ('full', 'final'):
       raise ValueError(f"matrix is {self.matrix!r}; known: 'full', 'final'")
     seen: list[str] = []

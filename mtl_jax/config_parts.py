@@ -45,6 +45,9 @@ class Backbone:
                        "'signed_constant', 'default'")
     if self.outputs < 1:
       raise ValueError(f'outputs is {self.outputs}; it must be at least 1')
+    if self.seed is not None and not 0 <= self.seed < 1 << 32:
+      raise ValueError(f'backbone seed is {self.seed}; it must lie between 0 '
+                       'and 2 ** 32 - 1')
     models.make(self.model, self.outputs, **dict(self.options))
 
 

@@ -67,6 +67,10 @@ def run(config: config_lib.Config, workdir, command: str = '',
   ownership.check(config, suite, backbone.params)
   versions = checks.check_sources(work, suite, data)
   with work.locked():
+    # Again: another process may have worked here in the meantime.
+    checks.check_config(work, config)
+    checks.check_sources(work, suite, data)
+    checks.check_backbone(work, backbone)
     work.prepare()
     claim(work, config, backbone, command, versions)
     return _learn(started, config, suite, backbone, data, work, quiet)
@@ -154,14 +158,13 @@ def claim(work, config, backbone, command, sources=None) -> None:
   lines = [line for line in workdir_lib.read_lines(work.metrics)
            if line['kind'] not in ('task', 'row')
            or line['entry'] in finished]
-  workdir_lib.write_lines(work.metrics, lines)
   logged = {line['entry'] for line in lines if line['kind'] == 'task'}
+  lines += [commit.finished_record(work, name)  # killed before its line
+            for name in sorted(finished - logged)]
+  workdir_lib.write_lines(work.metrics, lines)
   workdir_lib.append_line(
       work.metrics, run_line(config, backbone, command) | {
           'sources': sources or {}})
-  for name in sorted(finished - logged):  # killed before its line
-    lines.append(commit.finished_record(work, name))
-    workdir_lib.append_line(work.metrics, lines[-1])
   if config.tensorboard:
     for line in lines:
       if line['kind'] == 'task':

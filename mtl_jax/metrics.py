@@ -281,14 +281,22 @@ def _square(matrix, at_least: int = 1) -> np.ndarray:
     raise ValueError(
         f'undefined for {len(r)} task: it compares a task with what was '
         f'learned before or after it, so it needs at least {at_least}')
-  return r
+  return _fractions(r)
+
+
+def _fractions(values: np.ndarray) -> np.ndarray:
+  if np.any((values < 0) | (values > 1)):
+    raise ValueError('accuracies must lie in [0, 1]; got '
+                     f'{np.nanmin(values):g} to {np.nanmax(values):g}. Divide '
+                     'percentages by 100')
+  return values
 
 
 def _baseline(before, size: int) -> np.ndarray:
   b = np.asarray(before, float)
   if b.shape != (size,):
     raise ValueError(f'before has shape {b.shape}; expected ({size},)')
-  return b
+  return _fractions(b)
 
 
 def _entries(r: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:

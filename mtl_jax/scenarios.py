@@ -271,7 +271,7 @@ class Networks:
 
   def right(self, of, by, batches) -> np.ndarray:
     """int [batches], images of task `of` that `by`'s network gets right."""
-    key = (of.name, by.name, batches.shape)
+    key = of.name, by.name, batches.shape, batches.tobytes()
     if key not in self._known:
       stored = self.system.task(by.name)
       params, stats = self.system.effective(stored)

@@ -6,6 +6,7 @@
 same body runs on one device, on many and under plain jit.
 """
 
+import collections
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -117,8 +118,10 @@ def make_schedule(recipe: Recipe):
       'cosine': lambda: optax.cosine_decay_schedule(recipe.learning_rate,
                                                     recipe.steps),
       'halved': lambda: optax.piecewise_constant_schedule(
-          recipe.learning_rate, {round(m * recipe.steps): .5
-                                 for m in recipe.milestones}),
+          recipe.learning_rate, {step: .5 ** count for step, count in
+                                 collections.Counter(
+                                     round(m * recipe.steps)
+                                     for m in recipe.milestones).items()}),
   }
   return _choose(schedules, recipe.schedule)()
 

@@ -1,7 +1,7 @@
 """A trained system, as it lies in a workdir: its tasks and their outputs."""
 
 import functools
-import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -80,6 +80,8 @@ class System:
     self.candidates = functools.lru_cache(maxsize=1)(self._gather)
     self._record = functools.lru_cache(maxsize=None)(self._load_record)
     self.probe = functools.lru_cache(maxsize=None)(self._load_probe)
+    self.fingerprint = functools.lru_cache(maxsize=None)(
+        lambda name: checkpoint.fingerprint(workdir.task(name)))
     self._known: set[str] = set()
 
   @property
@@ -156,6 +158,8 @@ class System:
       names = self._nameless()
     for name in names:
       self._require(name)
+    if len(set(names)) != len(names):
+      raise ValueError(f'names= has a task twice: {list(names)}')
     found = self.candidates(tuple(names))
     if normalise and found.bank.coefficients is None:
       raise ValueError('normalise divides coefficients by the sum of their '
@@ -273,8 +277,7 @@ class System:
 
   def _require(self, name) -> None:
     """Raises ValueError if there is no such task."""
-    plain = (isinstance(name, str) and name
-             and pathlib.PurePath(name).name == name)
+    plain = isinstance(name, str) and re.fullmatch(r'\w[\w.@~-]*', name)
     if plain and name in self._known:
       return
     # Not `name in self.tasks`, which looks at every folder: 1 ms each.
@@ -332,12 +335,18 @@ class System:
     return self._impression(arrays, metadata)
 
   def require_own(self, name: str, metadata: dict) -> None:
-    """Refuses a task that was made on another backbone."""
+    """Refuses a task that was made on another backbone, or other tasks."""
     own = self.backbone.recipe['fingerprint']
     if metadata['backbone'] != own:
       raise checkpoint.CheckpointError(
           f'task {name} was made on the backbone {metadata["backbone"]}, not '
           f'on {own}: its impression does not fit this one')
+    for used, digest in metadata.get('relies_on', {}).items():
+      if self.fingerprint(used) != digest:
+        raise checkpoint.CheckpointError(
+            f'task {name} was made with the task {used}, but another one of '
+            'that name lies here; bring that back, or remove '
+            f'{self.workdir.task(name)} to have {name} made again')
 
   def _load_probe(self, source: str) -> np.ndarray:
     """Raw images of a source on which its tasks' outputs were kept."""

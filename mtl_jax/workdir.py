@@ -13,6 +13,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -44,13 +45,19 @@ class Workdir:
     return self.tasks / name
 
   def probe_of(self, source: str) -> pathlib.Path:
-    return self.probe / source.replace('/', '-')
+    plain = source.replace('/', '-')
+    if len(plain) > 100 or ('/' in source and source.startswith(
+        ('folder:', 'table:'))):  # a path: unique, and short enough for a name
+      digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+      plain = f'{plain[-60:]}-{digest}'
+    return self.probe / plain
 
   def task_names(self) -> list[str]:
     """Names of all finished tasks, sorted."""
     if not self.tasks.is_dir():
       return []
-    return sorted(p.name for p in self.tasks.iterdir() if checkpoint.exists(p))
+    return sorted(p.name for p in self.tasks.iterdir()
+                  if not p.name.startswith('.') and checkpoint.exists(p))
 
   def lost_tasks(self) -> list[str]:
     """Names that were logged as finished, or have a folder, but aren't."""

@@ -200,6 +200,23 @@ def test_workdir_that_is_a_file(tmp_path):
   assert (tmp_path / 'run').read_text() == 'mine'
 
 
+def test_a_run_that_worked_here_in_the_meantime(tmp_path, monkeypatch):
+  """Between the checks and the lock another process began its own run."""
+  real, run = experiment.make_backbone, tmp_path / 'run'
+
+  def other_first(config, suite, data, work):
+    monkeypatch.setattr(experiment, 'make_backbone', real)
+    shutil.copytree(tiny.learned(tmp_path / 'other', 'few'), run)
+    return real(config, suite, data, work)
+  monkeypatch.setattr(experiment, 'make_backbone', other_first)
+  with pytest.raises(ValueError, match='holds a run of another config: '
+                                       'phases.basis.steps'):
+    tiny.learn(tiny.make('few', phases__basis__steps=7), run)
+  before = tiny.files(tmp_path / 'other')
+  assert {k: v for k, v in tiny.files(run).items() if k != '.lock'} == {
+      k: v for k, v in before.items() if k != '.lock'}
+
+
 def test_half_written_folders_of_others(tmp_path):
   """They are never read, and what isn't ours stays."""
   run = tmp_path / 'run'

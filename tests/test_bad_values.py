@@ -154,6 +154,13 @@ def test_densities_are_numbers_of_any_kind(density):
   assert int(masks.top_k(scores, density)['a'].sum()) == 4
 
 
+@pytest.mark.parametrize('field', ['seed', 'backbone__seed'])
+def test_seeds_that_keys_would_cut(field):
+  with pytest.raises(ValueError, match='2 .. 32'):
+    tiny.make('few', **{field: 1 << 32})
+  tiny.make('few', **{field: (1 << 32) - 1})
+
+
 # What training made of itself.
 
 

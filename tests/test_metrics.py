@@ -92,6 +92,13 @@ def test_malformed_matrix(matrix):
     metrics.summarise(matrix)
 
 
+def test_percentages_are_no_accuracies():
+  with pytest.raises(ValueError, match='60 to 90. Divide percentages by 100'):
+    metrics.summarise([[80, np.nan], [60, 90]])
+  with pytest.raises(ValueError, match='must lie in .0, 1.'):
+    metrics.summarise([[.8, np.nan], [.6, .9]], [10, 10])
+
+
 def test_malformed_before():
   with pytest.raises(ValueError, match='before has shape'):
     metrics.summarise(FULL, [.1])

@@ -39,17 +39,34 @@ def test_a_killed_start_is_not_collected(tmp_path, lines):
 
 def test_a_finished_start_is_collected_with_all_its_seconds(tmp_path):
   target = tmp_path / 'out.jsonl'
-  results.collect(workdir(tmp_path, RUN, SUMMARY, RUN, IDENTITY, SUMMARY),
-                  target)
+  old = IDENTITY | {'rule': 'as it was in an earlier start'}
+  results.collect(workdir(tmp_path, RUN, old, SUMMARY, RUN, IDENTITY,
+                          SUMMARY | {'identity': [IDENTITY]}), target)
   run, identity, summary = map(json.loads, target.read_text().splitlines())
   assert run['command'] == 'main --workdir=DIR' and run['starts'] == 2
   assert identity == IDENTITY and summary['seconds'] == 4.
 
 
-def test_streams_are_told_apart_by_their_phase(tmp_path):
+def test_what_a_run_no_longer_measures_is_not_collected(tmp_path):
+  target = tmp_path / 'out.jsonl'
+  results.collect(workdir(tmp_path, RUN, IDENTITY, SUMMARY, RUN, SUMMARY),
+                  target)
+  assert 'identity' not in target.read_text()
+
+
+def test_seeds_of_one_config_differ_in_nothing_else():
+  config = {'seed': 0, 'suite': {'seed': 3, 'num_tasks': 4}, 'identify': {}}
+  same = {'seed': 1, 'suite': {'seed': 4, 'num_tasks': 4}, 'identify': {'a': 1}}
+  collected.require_seeds('x', [config, same])
+  with pytest.raises(SystemExit, match='x: .* differ in suite.num_tasks: 4'):
+    collected.require_seeds('x', [config, {'suite': {'num_tasks': 5}}])
+
+
+def test_the_last_lines_of_streams_are_collected(tmp_path):
   lines = [{'kind': 'stream', 'phase': phase, 'tasks': 3, 'masks': masks}
-           for phase, masks in (('a', 2), ('b', 3), ('a', 4))]
-  results.collect(workdir(tmp_path, RUN, *lines, SUMMARY),
+           for phase, masks in (('a', 2), ('a', 4), ('b', 3))]
+  results.collect(workdir(tmp_path, RUN, *lines,
+                          SUMMARY | {'streams': lines[1:]}),
                   tmp_path / 'out.jsonl')
   found = [json.loads(line) for line in
            (tmp_path / 'out.jsonl').read_text().splitlines()]

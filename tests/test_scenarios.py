@@ -186,6 +186,21 @@ def test_a_confusion_of_many_tasks_is_not_kept(system, monkeypatch):
           ] == [False, True]
 
 
+def test_one_cache_for_scenarios_of_other_rows(system):
+  """As many batches, of the whole split in order and drawn by each task."""
+  _, entries, tested = learned()
+  whole = config_parts.Scenario('x', images=1, batch_size=32)
+  count = len(DATA.view(tested[0].task).test)
+  drawn = dataclasses.replace(whole, name='y', batches=-(-count // 32))
+  shared = scenarios.Networks(system, DATA)
+  lines = [list(scenarios.measure(system, entries, tested, DATA, s, (), n))[-1]
+           for s, n in ((whole, shared), (drawn, shared),
+                        (drawn, scenarios.Networks(system, DATA)))]
+  for part in ('accuracy', 'identified'):
+    assert lines[1][part] == lines[2][part]
+  assert lines[0]['accuracy'] != lines[1]['accuracy']
+
+
 def test_numbers_of_tasks_beyond_the_last_are_the_last(system):
   scenario = config_parts.Scenario('x', batches=1, at=(2, 6, 60, 600))
   lines = measure(system, scenario)

@@ -277,6 +277,12 @@ def test_cosine_falls_to_zero_over_the_steps():
   np.testing.assert_allclose(rates, expected, atol=1e-6)
 
 
+def test_milestones_of_one_step_halve_twice():
+  schedule = steps.make_schedule(recipe(
+      steps=4, learning_rate=1., schedule='halved', milestones=(.5, .6)))
+  assert [float(schedule(step)) for step in range(5)] == [1, 1, .25, .25, .25]
+
+
 @pytest.mark.parametrize('options, message', [
     (dict(optimizer='rmsprob'), r"unknown 'rmsprob' \(did you mean: rmsprop"),
     (dict(schedule='cosin'), r"unknown 'cosin' \(did you mean: cosine\?\)"),

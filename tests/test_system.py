@@ -136,11 +136,16 @@ print(len(system.tasks))
     ('zzz', "unknown task 'zzz'; known: permuted-00, "),
     ('', "unknown task ''; known"),
     ('../probe/digits', "unknown task '../probe/digits'"),
-    ('.', "unknown task '.'"),
+    ('.', "unknown task '.'"), ('..', "unknown task '..'"),
     (3, 'unknown task 3')])
 def test_unknown_task(system, task, text):
   with pytest.raises(ValueError, match=text):
     system.predict(IMAGES, task=task)
+
+
+def test_a_candidate_is_named_once(system):
+  with pytest.raises(ValueError, match='names= has a task twice'):
+    system.identify(IMAGES[:2], names=['permuted-00', 'permuted-00'])
 
 
 @pytest.mark.parametrize('x, text', [

@@ -218,6 +218,22 @@ def test_task_of_another_backbone_is_refused(run, tmp_path):
   assert 'permuted-99 was made on the backbone' in fault
 
 
+def test_another_basis_under_the_same_name_is_refused(run, tmp_path):
+  """As a lost task, learned again elsewhere, may come out otherwise."""
+  other = tmp_path / 'other'
+  tiny.learn(tiny.only('basis', kind='few', phases__basis__learning_rate=.5),
+             other)
+  shutil.rmtree(run / 'tasks/permuted-00')
+  shutil.copytree(other / 'tasks/permuted-00', run / 'tasks/permuted-00')
+  for ask in (lambda s: s.predict(s.probe('digits'), task='permuted-12'),
+              lambda s: s.predict_mixed(s.probe('digits')[:1],
+                                        ['permuted-12'])):
+    with pytest.raises(checkpoint.CheckpointError,
+                       match='permuted-12 was made with the task permuted-00'):
+      ask(system_lib.load(run))
+  assert any('permuted-12 was made with' in fault for fault in faults(run))
+
+
 def test_lost_or_changed_probe_is_a_fault(run):
   tiny.rewrite(run / 'probe/digits', flip('images'))
   found = faults(run)

@@ -18,6 +18,8 @@ from mtl_jax.data import label_makers
 
 # TFDS keeps the shapes of dSprites as ones.
 _FACTORS = {'dsprites': 255}
+_SPLITS = {'train': 'train', 'test': 'test', 'valid': 'valid', 'val': 'valid',
+           'validation': 'valid'}
 _MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'HSV',
           'LAB')  # Pillow's, of 8 bits
 _SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.pgm', '.ppm', '.tif',
@@ -67,11 +69,7 @@ def folder(name, root, size, cache_dir):
   root = pathlib.Path(root).expanduser()
   if not root.is_dir():
     raise FileNotFoundError(f'source {name!r}: there is no folder {root}')
-  parts = [s for s in ('train', 'valid', 'test') if (root / s).is_dir()]
-  if parts and 'train' not in parts:
-    raise FileNotFoundError(f'source {name!r}: {root} has {parts} but no '
-                            "'train'")
-  folders = {s: root / s for s in parts} or {'train': root}
+  folders = _split_folders(name, root)
   names = sorted({f.name for part in folders.values() for f in part.iterdir()
                   if f.is_dir() and not f.name.startswith('.')})
   if not names:
@@ -88,8 +86,7 @@ def folder(name, root, size, cache_dir):
       raise ValueError(f'source {name!r}: {part / empty[0]} holds no image '
                        f'({", ".join(_SUFFIXES)}); a class without images '
                        'cannot be learned')
-    listing = [[f.relative_to(root).as_posix(), f.stat().st_size,
-                f.stat().st_mtime_ns] for f, _ in files]
+    listing = [[f.relative_to(root).as_posix(), *_seen(f)] for f, _ in files]
     state = hashlib.sha256(json.dumps([names, listing]).encode()).hexdigest()
     images, labels, _ = cache.fetch(
         name, state[:16], split, functools.partial(
@@ -98,6 +95,21 @@ def folder(name, root, size, cache_dir):
     splits[split] = images, labels
     version.update(images.tobytes() + labels.tobytes())
   return version.hexdigest()[:16], len(names), splits
+
+
+def _split_folders(name, root):
+  """{split: folder}; of a folder of classes alone, {'train': root}."""
+  inside = sorted(f.name for f in root.iterdir()
+                  if f.is_dir() and not f.name.startswith('.'))
+  found = {_SPLITS[f]: root / f for f in inside if f in _SPLITS}
+  wrong = [f for f in inside if f not in _SPLITS and (
+      found or re.fullmatch('(?i)(train|test|val|valid|eval|dev)'
+                            '(ing|idation|uation)?', f))]
+  if wrong or found and 'train' not in found:
+    raise FileNotFoundError(
+        f"source {name!r}: {root} has {inside}; expected class folders alone, "
+        "or 'train' with 'valid' (or 'val') and 'test' beside it")
+  return found or {'train': root}
 
 
 def _read_files(where, files, size, classes):
@@ -115,6 +127,11 @@ def _pixels(where, which, file, mode=None):
         raise ValueError(f'{where}: {which} has pixels of mode '
                          f'{picture.mode!r}, which are not 0..255; convert it '
                          'to 8 bits, or use sources.from_arrays')
+      if (picture.has_transparency_data and
+          picture.convert('RGBA').getextrema()[3][0] < 255):
+        raise ValueError(f'{where}: {which} is transparent in places, and what '
+                         'stands behind it is not known; put it on a '
+                         'background')
       mode = mode or ('L' if picture.mode in ('1', 'L', 'LA') else 'RGB')
       pixels = np.asarray(picture.convert(mode))
   except (OSError, SyntaxError, Image.DecompressionBombError) as error:
@@ -248,11 +265,16 @@ def _decode(where, version, split, label, size):
   return stacked, whole.astype(np.int32), classes or 1 + int(whole.max())
 
 
+def _seen(file):
+  """What changes when a file does, even if its time is set back."""
+  found = file.stat()
+  return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def _state(version):
   """The version with a digest of its files, for the cache: a set that was
   prepared anew is decoded anew."""
-  listing = [[f.name, f.stat().st_size, f.stat().st_mtime_ns]
-             for f in sorted(version.iterdir())]
+  listing = [[f.name, *_seen(f)] for f in sorted(version.iterdir())]
   digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
   return f'{version.name}-{digest[:12]}'
 

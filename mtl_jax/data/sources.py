@@ -18,6 +18,7 @@
 How they are divided into train, validation and test: see `splits`.
 """
 
+import dataclasses
 import functools
 import hashlib
 import logging
@@ -72,15 +73,18 @@ def _load(name, cache_dir, tfds_dir):
     return source
   base, size = readers.split_size(name)
   if base.startswith('table:'):
-    path = base[len('table:'):]
+    path = pathlib.Path(base[len('table:'):]).expanduser()
     numbers = tables.read(name, path)
     return from_table(name, *numbers, version=hashlib.sha256(
-        pathlib.Path(path).read_bytes()).hexdigest()[:12])
+        path.read_bytes()).hexdigest()[:12])
   if base.startswith('text:'):
+    if len(size or (0, 0)) != 2:
+      raise ValueError(f'source {name!r}: give two numbers, @WORDSxLENGTH')
     version, found = readers.texts(name, base[len('text:'):], tfds_dir,
                                    sorted(REGISTRY))
-    return from_texts(name, version=version, **found,
+    made = from_texts(name, **found,
                       **dict(zip(('words', 'length'), size or ())))
+    return dataclasses.replace(made, version=f'{version}-{made.version}')
   if base.startswith('official:'):
     return _official(name, base[len('official:'):], size, cache_dir, tfds_dir)
   if base.startswith('folder:'):
@@ -154,7 +158,7 @@ def from_table(name, features, targets, version=None):
   Args:
     name: str.
     features: float [n, f].
-    targets: float [n, t].
+    targets: float [n, t] or [n].
     version: str; a digest of the numbers by default.
 
   Returns:
@@ -162,13 +166,18 @@ def from_table(name, features, targets, version=None):
     smallest and largest values become 0 and 1 of every column, of the targets
     too. `System.predict` takes rows that are scaled so, and answers so.
   """
-  features, targets = (np.asarray(a, np.float32) for a in (features, targets))
+  features, targets = (np.asarray(a, np.float64) for a in (features, targets))
+  targets = targets[:, None] if targets.ndim == 1 else targets
+  if features.ndim != 2 or targets.ndim != 2:
+    raise ValueError(f'source {name!r}: features are {list(features.shape)} '
+                     f'and targets {list(targets.shape)}; they must be [n, f] '
+                     'and [n, t]')
   version = version or _digest(features, targets)
-  raw = splits.divide(name, version, targets.shape[1],
-                      Arrays(features, targets))
-  parts = (raw.train, raw.valid, raw.test)
-  inputs = tables.scaled(*(part.images for part in parts))
-  answers = tables.scaled(*(part.labels for part in parts))
+  # Numbers of rows are divided: only scaled values may become float32.
+  rows = [part.images[:, 0] for part in _parts(splits.divide(
+      name, version, 1, _numbered(len(features), np.zeros(len(targets)))))]
+  inputs = tables.scaled(*(features[r] for r in rows))
+  answers = tables.scaled(*(targets[r] for r in rows))
   return Source(name, version, targets.shape[1],
                 *(Arrays(*pair) for pair in zip(inputs, answers)))
 
@@ -184,11 +193,16 @@ def from_texts(name, train, test=None, words=tables.WORDS,
     words: size of the vocabulary, made of the training part alone; 0 pads.
     length: words of a text that are kept, the first.
     version: str; a digest of the tokens by default.
+
+  Raises:
+    ValueError: fewer than two words (one is none) or no length.
   """
+  if words < 2 or length < 1:
+    raise ValueError(f'source {name!r}: {words} words and a length of '
+                     f'{length}; at least 2 words (0 pads) and a length of 1 '
+                     'are needed')
   # Numbers of texts are divided first, then the words of one part are counted.
-  pairs = [pair and Arrays(np.arange(len(pair[0]), dtype=np.int32)[:, None],
-                           np.asarray(pair[1], np.int32))
-           for pair in (train, test)]
+  pairs = [pair and _numbered(len(pair[0]), pair[1]) for pair in (train, test)]
   classes = 1 + max(int(pair.labels.max()) for pair in pairs if pair)
   divided = splits.divide(name, version, classes, pairs[0], test=pairs[1])
   parts = [([texts[i] for i in part.images[:, 0]], part.labels)
@@ -200,6 +214,16 @@ def from_texts(name, train, test=None, words=tables.WORDS,
            for texts, labels in parts]
   version = version or _digest(*(a for part in found for a in part))
   return Source(name, version, classes, *found)
+
+
+def _numbered(count, labels):
+  """Rows by their number, to be divided like images."""
+  return Arrays(np.arange(count, dtype=np.int32)[:, None],
+                np.asarray(labels, np.int32))
+
+
+def _parts(source):
+  return source.train, source.valid, source.test
 
 
 def _arrays(where, images, labels):
@@ -217,7 +241,8 @@ def _arrays(where, images, labels):
         f'{where}: images must be uint8 [n, H, W, C] with 1 or 3 channels '
         f'last, or [n, H, W], not {images.dtype} {list(images.shape)}; scale '
         'to 0..255, then .astype(np.uint8)')
-  return Arrays(shown, narrow)
+  # A copy, so that the caller's later changes are not the source's.
+  return Arrays(shown.copy(), narrow.copy())
 
 
 def _digits():
@@ -244,14 +269,22 @@ def _tfds(name, base, size, cache_dir, tfds_dir):
   version, classes, found = readers.tfds(name, base, size, cache_dir, tfds_dir,
                                          sorted(REGISTRY))
   parts = {k: Arrays(*v) for k, v in found.items()}
+  version = _with_content(version, parts)
   if 'test' not in parts and 'valid' in parts:
     parts['test'] = parts.pop('valid')
   if 'test' in parts and not np.isin(parts['test'].labels,
                                      parts['train'].labels).any():
     logging.info('%s: train and test have no class in common; pooled.', name)
-    pooled = zip(parts['train'], parts.pop('test'))
-    parts['train'] = Arrays(*(np.concatenate(pair) for pair in pooled))
+    pooled = zip(*(parts.pop(split) for split in ('train', 'valid', 'test')
+                   if split in parts))
+    parts['train'] = Arrays(*map(np.concatenate, pooled))
   return splits.divide(name, version, classes, **parts)
+
+
+def _with_content(version, parts):
+  """A data set's version with a digest of what was read: two preparations of
+  one version may differ."""
+  return f"{version}-{_digest(*(a for k in sorted(parts) for a in parts[k]))}"
 
 
 def _official(name, task, size, cache_dir, tfds_dir):
@@ -267,7 +300,8 @@ def _official(name, task, size, cache_dir, tfds_dir):
     parts[split] = Arrays(images[rows], labels[rows])
     versions.add(version)
     classes = max(classes, count)
-  return Source(name, '+'.join(sorted(versions)), classes, **parts)
+  version = _with_content('+'.join(sorted(versions)), parts)
+  return Source(name, version, classes, **parts)
 
 
 def _within(name, base, feature, size, cache_dir, tfds_dir):
@@ -282,7 +316,8 @@ def _within(name, base, feature, size, cache_dir, tfds_dir):
                                     np.concatenate(labels))
   version, classes, whole = read(base)
   groups = read(f'{base.partition(":")[0]}:{feature}')[2].labels
-  return splits.divide_within(name, version, classes, whole, groups)
+  return splits.divide_within(name, _with_content(version, {'whole': whole}),
+                              classes, whole, groups)
 
 
 # Name -> function of no arguments that returns a `Source`.

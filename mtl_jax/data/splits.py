@@ -130,6 +130,12 @@ def leaks(source):
   return sum(digest in known for digest in digests(source.test.images))
 
 
+def _require_pairs(name, split, pair):
+  if pair and len(pair[0]) != len(pair[1]):
+    raise ValueError(f'source {name!r}, split {split!r}: {len(pair[0])} inputs '
+                     f'but {len(pair[1])} labels; there must be as many')
+
+
 def divide(name, version, classes, train, valid=None, test=None):
   """Splits off what is missing, as the module says.
 
@@ -142,8 +148,10 @@ def divide(name, version, classes, train, valid=None, test=None):
     A `Source`.
 
   Raises:
-    ValueError: too few images.
+    ValueError: too few images, or another number of labels.
   """
+  for split, pair in (('train', train), ('valid', valid), ('test', test)):
+    _require_pairs(name, split, pair)
   order = np.random.RandomState(0).permutation(len(train.labels))
   tests = 0 if test else max(1, len(order) // 5)
   valids = 0 if valid else max(1, min(5000, (len(order) - tests) // 10))
@@ -175,6 +183,7 @@ def divide_within(name, version, classes, whole, groups):
   Raises:
     ValueError: a group of fewer than three images.
   """
+  _require_pairs(name, 'whole', whole)
   order = np.random.RandomState(0).permutation(len(groups))
   order = order[np.argsort(groups[order], kind='stable')]
   _, start, sizes = np.unique(groups[order], return_index=True,

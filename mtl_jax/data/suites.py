@@ -80,26 +80,36 @@ def make(kind, **options):
   if missing:
     raise ValueError(f'suite {kind!r} needs {", ".join(missing)}')
   for option, value in options.items():
-    _check_option(option, value)
+    _check_option(option, value, signature.parameters[option].default)
   return SUITES[kind](**options)
 
 
-def _check_option(name, value):
-  whole = lambda x: isinstance(x, numbers.Integral) and not isinstance(x, bool)
+def _whole(x):
+  return isinstance(x, numbers.Integral) and not isinstance(x, bool)
+
+
+def _check_option(name, value, default):
   wrong = None
   if value is None:
-    return
-  if name in ('num_tasks', 'seed', 'classes_per_task', 'augment'):
-    wrong = 'a whole number' if not whole(value) else None
+    if default is None or name not in ('source', 'num_tasks', 'seed',
+                                       'augment', 'classes_per_task'):
+      return
+    wrong = 'given'
+  elif name in ('num_tasks', 'seed', 'order_seed', 'classes_per_task',
+                'augment'):
+    wrong = 'a whole number' if not _whole(value) else None
+  elif name in ('shared_outputs', 'copies', 'leaking'):
+    wrong = 'True or False' if not isinstance(value, bool) else None
   elif name == 'source':
     wrong = 'the name of a source' if not isinstance(value, str) else None
   elif name == 'image_shape':
     if not (isinstance(value, (tuple, list)) and len(value) == 3
-            and all(whole(x) and x > 0 for x in value)):
+            and all(_whole(x) and x > 0 for x in value)):
       wrong = '(H, W, C), three whole numbers above 0'
   elif name == 'normalise':
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-      wrong = '(mean, std)'
+    if (not isinstance(value, (tuple, list)) or len(value) != 2 or
+        not all(np.isfinite(np.asarray(x, float)).all() for x in value)):
+      wrong = '(mean, std), finite'
   if wrong:
     raise ValueError(f'suite.{name} is {value!r}; it must be {wrong}')
 
@@ -157,7 +167,7 @@ def _split(source, classes_per_task=None, num_tasks=None, seed=None,
   found = load(source)
   chosen = (_drawn_groups(found, classes_per_task, num_tasks, seed)
             if groups is None else _given_groups(
-                groups, classes_per_task, num_tasks, seed))
+                found, groups, classes_per_task, num_tasks, seed))
   num_tasks, classes_per_task = chosen.shape
   width = _width(num_tasks)
   pipeline = _pipeline(found, image_shape, augment, normalise)
@@ -180,7 +190,8 @@ def _groups(groups, image_shape=None, normalise=None, augment=0,
   width = _width(len(groups))
   tasks = []
   for i, (source, classes) in enumerate(groups):
-    found, labels = load(source), tuple(int(label) for label in classes)
+    found, labels = load(source), tuple(classes)
+    _require_classes(found, labels)
     task = Task(f'{_slug(source)}-{i:0{width}d}', i, source,
                 _pipeline(found, image_shape, augment, normalise), labels,
                 len(labels))
@@ -189,11 +200,19 @@ def _groups(groups, image_shape=None, normalise=None, augment=0,
   return Suite('groups', tuple(tasks))
 
 
-def _given_groups(groups, *others):
+def _require_classes(found, labels):
+  for label in labels:
+    if not _whole(label) or not 0 <= label < found.classes:
+      raise ValueError(f'groups: {label!r} is no class of {found.name!r}; its '
+                       f'classes are 0 to {found.classes - 1}')
+
+
+def _given_groups(found, groups, *others):
   if any(other is not None for other in others):
     raise ValueError('split: groups are the tasks; give no other way to make '
                      'them')
   flat = [label for group in groups for label in group]
+  _require_classes(found, flat)
   if len(set(flat)) != len(flat) or len({len(g) for g in groups}) != 1:
     raise ValueError(f'split: groups {groups} must be disjoint and of equal '
                      'size')
@@ -253,6 +272,8 @@ def _refuse_copies(found, copies):
 
 def _same_partition(a, b) -> bool:
   """Whether two lists of labels are one, up to the classes' names."""
+  if a.ndim > 1:  # numbers, not classes
+    return np.array_equal(a, b)
   pairs = {*zip(a.tolist(), b.tolist())}
   return len(pairs) == len(set(a.tolist())) == len(set(b.tolist()))
 

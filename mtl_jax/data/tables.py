@@ -10,7 +10,7 @@ WORDS, LENGTH = 10000, 128
 
 
 def read(name, path):
-  """A file of numbers: (features float32 [n, f], targets float32 [n, 1]).
+  """A file of numbers: (features float64 [n, f], targets float64 [n, 1]).
 
   Rows are lines, separated by white space or commas; the last column is the
   target.
@@ -34,7 +34,7 @@ def read(name, path):
     raise ValueError(f'source {name!r}: {path} has {rows.shape[1]} columns '
                      'or values that are not finite; at least one feature and '
                      'the target are needed')
-  return rows[:, :-1].astype(np.float32), rows[:, -1:].astype(np.float32)
+  return rows[:, :-1], rows[:, -1:]
 
 
 def scaled(train, *others):
