@@ -107,6 +107,22 @@ def test_stored_tasks_are_proved_from_the_disk(tmp_path):
     tiny.learn(tiny.make('few'), run)
 
 
+def test_a_task_killed_before_its_line_counts_with_its_own_start(tmp_path):
+  run = tiny.learned(tmp_path / 'run', 'few')
+  metrics = run / 'metrics.jsonl'
+  kept = [line for line in workdir_lib.read_lines(metrics)
+          if line['kind'] != 'summary' and line.get('entry') != 'permuted-12']
+  workdir_lib.write_lines(metrics, kept)
+  lost = sum(checkpoint.load_metadata(run / 'tasks/permuted-12')['record'][
+      'seconds'].values())
+  before = workdir_lib.total_seconds([*kept, {'kind': 'run'}])
+  summary = tiny.learn(tiny.make('few'), run)
+  assert [line['kind'] for line in workdir_lib.read_lines(metrics)
+          if line['kind'] in ('run', 'task')] == ['run', *['task'] * 3, 'run']
+  assert summary['seconds_in_all'] == pytest.approx(
+      before + lost + summary['seconds'])
+
+
 def test_run_line_has_what_a_number_needs(folder):
   line, = lines(folder, 'run')
   assert line['seed'] == 0 and line['backbone']['weights'] == 50200
