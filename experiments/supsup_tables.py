@@ -12,6 +12,8 @@ SUPSUP = (
     ('permuted_fc1024', 'PermutedMNIST, 50 tasks, FC1024, s = 500',
      '94.91 after 250 tasks with the task inferred (which network: not '
      'said)'),
+    ('fc1024_250', 'PermutedMNIST, 250 tasks, FC1024, s = 500',
+     '94.91 with the task inferred (which network: not said)'),
     ('rotated_fc1024', 'RotatedMNIST, 36 tasks, FC1024, s = 200',
      'plot only (Fig. 5 of 2006.14769)'),
 )
