@@ -43,6 +43,9 @@ def require_seeds(prefix: str, configs: list[dict]) -> None:
       return {name: value}
     return {leaf: v for k, part in value.items() if k not in free
             for leaf, v in flat(part, f'{name}.{k}').items()}
+  if len({tuple(config.get('schedule', ())) for config in configs}) > 1:
+    raise SystemExit(f'{prefix}: runs that are to be seeds of one config have '
+                     'different phases')
   first, *others = map(flat, configs or [{}])
   for other in others:
     for name in first.keys() & other.keys():

@@ -49,8 +49,13 @@ def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
             or (k == 'loss' and line['accuracy']['test'] is None)}
            for line in lines if line['kind'] == 'task']
   # The last start's: lines of other settings may stand before them.
-  measured = [line for name in ('identity', 'streams')
-              for line in summary.pop(name, None) or []]
+  measured = []
+  for kind, name in (('identity', 'identity'), ('stream', 'streams')):
+    if name in summary:
+      measured += summary.pop(name) or []
+    else:  # of an earlier version, which did not keep them there
+      measured += {(line.get('name', line.get('phase')), line.get('tasks')):
+                   line for line in lines if line['kind'] == kind}.values()
   target.parent.mkdir(parents=True, exist_ok=True)
   target.write_text(''.join(json.dumps(line) + '\n'
                             for line in (run, *tasks, *measured, summary)))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from typing import Any
 
 import jax
@@ -75,12 +76,14 @@ def check_sources(work: workdir_lib.Workdir, suite, data) -> dict[str, str]:
     for name, before in line.get('sources', {}).items():
       now = found.get(name, before)
       # Of data sets the version once stood alone, without their content.
-      if now != before and not (now.startswith(f'{before}-')
-                                and '-' not in before):
+      if now != before and not (
+          re.fullmatch(r'[\d.+]*\.[\d.+]*', before)
+          and now.startswith(f'{before}-')):
         raise ValueError(
             f'source {name} is version {found[name]}, but {work.root} was '
-            f'begun with version {before}: bring that back, or choose another '
-            '--workdir. Nothing was changed')
+            f'begun with version {before}: bring that back (the data, or the '
+            'mtl_jax that read them), or choose another --workdir. Nothing was '
+            'changed')
   return found
 
 

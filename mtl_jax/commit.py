@@ -131,11 +131,6 @@ def _require_sound(entry, impression, trainable, shared):
           'rate or the weight decay, or keep a higher density')
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _materialise(method, backbone, impression, shared):
-  return method.materialise(backbone, impression, shared)
-
-
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
 def _unlearned(method, key, backbone, shared, route, init_route):
   """Effective parameters before the first step."""
@@ -152,7 +147,7 @@ def _measure(run, entry, method, impression, shared, known) -> dict:
         run.config.eval_batch_size)
 
   backbone = run.system.backbone
-  params = _materialise(method, backbone.params, impression, shared)
+  params = run.system.materialise(impression, shared.get('basis'))
   stats = impression.stats or backbone.stats
   valid, test = on(params, stats, 'valid'), on(params, stats, 'test')
   accuracy = {'valid': valid.accuracy, 'test': test.accuracy} | known

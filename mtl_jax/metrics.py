@@ -285,7 +285,7 @@ def _square(matrix, at_least: int = 1) -> np.ndarray:
 
 
 def _fractions(values: np.ndarray) -> np.ndarray:
-  if np.any((values < 0) | (values > 1)):
+  if np.any((values < -1e-6) | (values > 1 + 1e-6)):
     raise ValueError('accuracies must lie in [0, 1]; got '
                      f'{np.nanmin(values):g} to {np.nanmax(values):g}. Divide '
                      'percentages by 100')

@@ -224,9 +224,12 @@ class System:
 
   def effective(self, stored: StoredTask) -> tuple[trees.Tree, Any]:
     """A task's parameters (see `impressions.materialise`) and statistics."""
-    params = _materialise(self.backbone.params, stored.impression,
-                          stored.basis)
-    return params, stored.impression.stats or self.backbone.stats
+    return (self.materialise(stored.impression, stored.basis),
+            stored.impression.stats or self.backbone.stats)
+
+  def materialise(self, impression: impressions.Impression, basis=None):
+    """`impressions.materialise` on this backbone, in one compiled call."""
+    return _materialise(self.backbone.params, impression, basis)
 
   def _network_outputs(self, stored, x, chain) -> jax.Array:
     params, stats = self.effective(stored)

@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -45,12 +46,21 @@ class Workdir:
     return self.tasks / name
 
   def probe_of(self, source: str) -> pathlib.Path:
-    plain = source.replace('/', '-')
-    if len(plain) > 100 or ('/' in source and source.startswith(
-        ('folder:', 'table:'))):  # a path: unique, and short enough for a name
-      digest = hashlib.sha256(source.encode()).hexdigest()[:12]
-      plain = f'{plain[-60:]}-{digest}'
-    return self.probe / plain
+    """Of a source that is named by a path: unique, and no longer than names
+    may be. Workdirs of earlier versions keep the folder that they have.
+    """
+    plain = self.probe / source.replace('/', '-')
+    path = '/' in source and source.startswith(('folder:', 'table:'))
+    if len(plain.name.encode()) <= 100 and not (
+        path and self._probed(plain) != source):
+      return plain
+    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    return self.probe / f'{re.sub("[^!-~]", "_", plain.name)[-60:]}-{digest}'
+
+  def _probed(self, folder: pathlib.Path) -> str | None:
+    """The source of a probe, if there is one."""
+    return (checkpoint.load_metadata(folder)['source']
+            if checkpoint.exists(folder) else None)
 
   def task_names(self) -> list[str]:
     """Names of all finished tasks, sorted."""

@@ -1,11 +1,13 @@
 """Data that would train to a silently wrong number is refused, or right."""
 
+import hashlib
 import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mtl_jax import checkpoint
 from mtl_jax import checks
 from mtl_jax import workdir as workdir_lib
 from mtl_jax.data import readers
@@ -73,7 +75,7 @@ def test_a_source_keeps_its_pixels_when_the_arrays_change():
 def test_a_table_in_the_home_folder(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   np.savetxt(tmp_path / 'mine.txt', RANDOM.rand(40, 3))
-  assert len(sources.load('table:~/mine.txt').version) == 12
+  assert sources.load('table:~/mine.txt').version.endswith('-float64')
 
 
 # Image folders.
@@ -81,7 +83,7 @@ def test_a_table_in_the_home_folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('folders', [
     ('training', 'testing'), ('Train', 'Test'), ('train', 'tset'),
-    ('valid', 'test')])
+    ('valid', 'test'), ('train', 'val', 'validation')])
 def test_splits_by_other_names_are_no_classes(tmp_path, folders):
   for folder in folders:
     for i in range(20):
@@ -170,7 +172,8 @@ def suite_of(*names):
 @pytest.mark.parametrize('before, now, fits', [
     ('3.0.1', '3.0.1-aa', True), ('3.0.1-aa', '3.0.1-aa', True),
     ('3.0.1-aa', '3.0.1-ab', False), ('3.0.1', '3.0.10-aa', False),
-    ('aa', 'ab', False)])
+    ('3.0.1+1.0.0', '3.0.1+1.0.0-aa', True), ('aa', 'ab', False),
+    ('123456789012', '123456789012-float64', False)])
 def test_versions_of_an_earlier_start(tmp_path, before, now, fits):
   work = workdir_lib.Workdir(tmp_path)
   workdir_lib.append_line(work.metrics, {'kind': 'run',
@@ -183,13 +186,36 @@ def test_versions_of_an_earlier_start(tmp_path, before, now, fits):
       checks.check_sources(work, suite_of('mnist'), Data(mnist=now))
 
 
+def test_a_folder_of_splits_keeps_its_version_and_ignores_the_rest(tmp_path):
+  for split, count in (('train', 6), ('valid', 4), ('test', 2)):
+    for i in range(count):
+      picture(tmp_path / 'data' / split / 'ab'[i % 2] / f'{i}.png', 20 * i)
+  picture(tmp_path / 'data' / 'annotations' / 'x' / '0.png')
+  source = sources.load(f'folder:{tmp_path}/data', tmp_path / 'cache')
+  content = hashlib.sha256()
+  for part in (source.train, source.valid, source.test):
+    content.update(part.images.tobytes() + part.labels.tobytes())
+  assert source.version == content.hexdigest()[:16] and source.classes == 2
+
+
+def test_a_probe_of_an_earlier_version_stays_where_it_is(tmp_path):
+  work = workdir_lib.Workdir(tmp_path)
+  name = 'folder:/x/a-b'
+  old = work.probe / name.replace('/', '-')
+  assert work.probe_of(name) != old
+  checkpoint.save(old, {'images': np.zeros(3)}, {'source': name})
+  assert work.probe_of(name) == old
+  assert work.probe_of('folder:/x/a/b') != old  # its name was the same
+
+
 def test_probes_have_folders_of_their_own(tmp_path):
   work = workdir_lib.Workdir(tmp_path)
   paths = [work.probe_of(name) for name in (
-      'folder:/x/a/b', 'folder:/x/a-b', 'folder:/' + 'long/' * 99, 'mnist',
-      'cmaterdb/bangla')]
-  assert len(set(paths)) == 5 and max(len(p.name) for p in paths) < 100
-  assert [p.name for p in paths[3:]] == ['mnist', 'cmaterdb-bangla']
+      'folder:/x/a/b', 'folder:/x/a-b', 'folder:/' + 'long/' * 99,
+      'folder:/' + '日' * 90, 'mnist', 'cmaterdb/bangla')]
+  assert len(set(paths)) == 6
+  assert max(len(p.name.encode()) for p in paths) < 100
+  assert [p.name for p in paths[4:]] == ['mnist', 'cmaterdb-bangla']
   with pytest.raises(ValueError, match="'a/b' and 'a-b' would share"):
     checks.check_sources(work, suite_of('a/b', 'a-b'),
                          Data(**{'a/b': '1', 'a-b': '1'}))
@@ -210,10 +236,17 @@ def test_probes_have_folders_of_their_own(tmp_path):
     ('split', dict(source='digits', classes_per_task=2,
                    shared_outputs='False'), 'must be True or False'),
     ('permuted', dict(source='digits', num_tasks=2,
-                      normalise=(0., float('inf'))), 'finite')])
+                      normalise=(0., float('inf'))), 'finite'),
+    ('permuted', dict(source='digits', num_tasks=2, normalise=('a', 1.)),
+     'suite.normalise is')])
 def test_options_of_suites(kind, options, text):
   with pytest.raises(ValueError, match=text):
     suites.make(kind, **options)
+
+
+def test_classes_are_plain_numbers():
+  suite = suites.make('groups', groups=(('digits', tuple(np.arange(3))),))
+  assert [type(label) for label in suite.tasks[0].labels] == [int] * 3
 
 
 def test_tables_of_the_same_features_are_several_regressions():

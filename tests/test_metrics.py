@@ -99,6 +99,10 @@ def test_percentages_are_no_accuracies():
     metrics.summarise([[.8, np.nan], [.6, .9]], [10, 10])
 
 
+def test_rounding_is_no_percentage():
+  assert metrics.average_accuracy([[1. + 2e-16]]) == pytest.approx(1.)
+
+
 def test_malformed_before():
   with pytest.raises(ValueError, match='before has shape'):
     metrics.summarise(FULL, [.1])

@@ -49,15 +49,26 @@ def test_a_finished_start_is_collected_with_all_its_seconds(tmp_path):
 
 def test_what_a_run_no_longer_measures_is_not_collected(tmp_path):
   target = tmp_path / 'out.jsonl'
-  results.collect(workdir(tmp_path, RUN, IDENTITY, SUMMARY, RUN, SUMMARY),
-                  target)
+  results.collect(workdir(tmp_path, RUN, IDENTITY, SUMMARY, RUN,
+                          SUMMARY | {'identity': []}), target)
   assert 'identity' not in target.read_text()
+
+
+def test_streams_of_earlier_versions_are_collected(tmp_path):
+  target = tmp_path / 'out.jsonl'
+  line = {'kind': 'stream', 'phase': 'a', 'tasks': 3, 'masks': 2}
+  results.collect(workdir(tmp_path, RUN, line, line | {'masks': 4}, SUMMARY),
+                  target)
+  assert [json.loads(x).get('masks') for x in
+          target.read_text().splitlines()] == [None, 4, None]
 
 
 def test_seeds_of_one_config_differ_in_nothing_else():
   config = {'seed': 0, 'suite': {'seed': 3, 'num_tasks': 4}, 'identify': {}}
   same = {'seed': 1, 'suite': {'seed': 4, 'num_tasks': 4}, 'identify': {'a': 1}}
   collected.require_seeds('x', [config, same])
+  with pytest.raises(SystemExit, match='have different phases'):
+    collected.require_seeds('x', [config, config | {'schedule': ['a']}])
   with pytest.raises(SystemExit, match='x: .* differ in suite.num_tasks: 4'):
     collected.require_seeds('x', [config, {'suite': {'num_tasks': 5}}])
 

@@ -9,7 +9,8 @@ executable is loaded (`allow_pickle=False`).
 A file appears whole or not at all: it is written under a temporary name,
 flushed to the disk, and moved into place. Processes that start together each
 decode and the last one wins, with the same bytes. A cache that can't be
-written costs time, not the run.
+written costs time, not the run. A set whose files were replaced or copied is
+decoded anew; what was decoded before stays until it is removed by hand.
 """
 
 import logging

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import io
 import json
+import logging
 import pathlib
 import re
 
@@ -101,14 +102,20 @@ def _split_folders(name, root):
   """{split: folder}; of a folder of classes alone, {'train': root}."""
   inside = sorted(f.name for f in root.iterdir()
                   if f.is_dir() and not f.name.startswith('.'))
-  found = {_SPLITS[f]: root / f for f in inside if f in _SPLITS}
+  named = [f for f in inside if f in _SPLITS]
+  found = {split: root / f for split in ('train', 'valid', 'test')
+           for f in named if _SPLITS[f] == split}
   wrong = [f for f in inside if f not in _SPLITS and (
-      found or re.fullmatch('(?i)(train|test|val|valid|eval|dev)'
-                            '(ing|idation|uation)?', f))]
-  if wrong or found and 'train' not in found:
+      re.fullmatch('(?i)(train|test|val|valid|eval|dev)(ing|idation|uation)?',
+                   f) or named and difflib.get_close_matches(
+                       f.lower(), _SPLITS, cutoff=.7))]
+  if wrong or len(found) < len(named) or found and 'train' not in found:
     raise FileNotFoundError(
         f"source {name!r}: {root} has {inside}; expected class folders alone, "
-        "or 'train' with 'valid' (or 'val') and 'test' beside it")
+        "or 'train' with one 'valid' (or 'val') and 'test' beside it")
+  if found and len(named) < len(inside):
+    logging.info('%s: %s is neither a split nor a class; left out.', name,
+                 ', '.join(f for f in inside if f not in named))
   return found or {'train': root}
 
 

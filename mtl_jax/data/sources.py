@@ -75,8 +75,9 @@ def _load(name, cache_dir, tfds_dir):
   if base.startswith('table:'):
     path = pathlib.Path(base[len('table:'):]).expanduser()
     numbers = tables.read(name, path)
-    return from_table(name, *numbers, version=hashlib.sha256(
-        path.read_bytes()).hexdigest()[:12])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    # Scaled in float64; what was once scaled in float32 has another version.
+    return from_table(name, *numbers, version=f'{digest}-float64')
   if base.startswith('text:'):
     if len(size or (0, 0)) != 2:
       raise ValueError(f'source {name!r}: give two numbers, @WORDSxLENGTH')

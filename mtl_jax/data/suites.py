@@ -99,7 +99,8 @@ def _check_option(name, value, default):
                 'augment'):
     wrong = 'a whole number' if not _whole(value) else None
   elif name in ('shared_outputs', 'copies', 'leaking'):
-    wrong = 'True or False' if not isinstance(value, bool) else None
+    wrong = ('True or False' if not isinstance(value, (bool, np.bool_))
+             else None)
   elif name == 'source':
     wrong = 'the name of a source' if not isinstance(value, str) else None
   elif name == 'image_shape':
@@ -108,7 +109,8 @@ def _check_option(name, value, default):
       wrong = '(H, W, C), three whole numbers above 0'
   elif name == 'normalise':
     if (not isinstance(value, (tuple, list)) or len(value) != 2 or
-        not all(np.isfinite(np.asarray(x, float)).all() for x in value)):
+        not all(isinstance(x, numbers.Real) and np.isfinite(x)
+                for part in value for x in np.ravel(part).tolist())):
       wrong = '(mean, std), finite'
   if wrong:
     raise ValueError(f'suite.{name} is {value!r}; it must be {wrong}')
@@ -190,8 +192,9 @@ def _groups(groups, image_shape=None, normalise=None, augment=0,
   width = _width(len(groups))
   tasks = []
   for i, (source, classes) in enumerate(groups):
-    found, labels = load(source), tuple(classes)
-    _require_classes(found, labels)
+    found = load(source)
+    _require_classes(found, classes)
+    labels = tuple(map(int, classes))
     task = Task(f'{_slug(source)}-{i:0{width}d}', i, source,
                 _pipeline(found, image_shape, augment, normalise), labels,
                 len(labels))
@@ -272,7 +275,7 @@ def _refuse_copies(found, copies):
 
 def _same_partition(a, b) -> bool:
   """Whether two lists of labels are one, up to the classes' names."""
-  if a.ndim > 1:  # numbers, not classes
+  if a.ndim > 1 or b.ndim > 1:  # numbers, not classes
     return np.array_equal(a, b)
   pairs = {*zip(a.tolist(), b.tolist())}
   return len(pairs) == len(set(a.tolist())) == len(set(b.tolist()))
