@@ -29,7 +29,7 @@ def runs(folder: pathlib.Path, prefix: str) -> list[dict]:
         'run': next(x for x in lines if x['kind'] == 'run'),
         'summary': next(x for x in lines if x['kind'] == 'summary'),
         'tasks': [x for x in lines if x['kind'] == 'task']})
-  require_seeds(prefix, [r['run']['config'] for r in found])
+  require_seeds(prefix, [r['run'].get('config', {}) for r in found])
   return found
 
 

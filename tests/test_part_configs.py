@@ -120,7 +120,7 @@ def test_the_five_task_config_with_fewer_modules():
 def test_groups_refuse_what_is_no_group_and_unknown_classes():
   with pytest.raises(ValueError, match='pairs of a source'):
     suites.make('groups', groups=('cifar10',), load=stand_in)
-  with pytest.raises(ValueError, match='but source'):
+  with pytest.raises(ValueError, match='10 is no class of'):
     suites.make('groups', groups=(('cifar10', (1, 10)),), load=stand_in)
 
 
