@@ -18,7 +18,7 @@ PARAMS = {'w': np.array([[1., -2., 3.], [-4., 5., -6.]], np.float32),
           'b': np.array([7.], np.float32)}
 
 
-def equal(tree, expected):
+def assert_equal(tree, expected):
   """Same structure, dtypes and values."""
   trees.check_same_structure(tree, expected)
   for name, want in trees.flatten(expected).items():
@@ -34,10 +34,10 @@ def equal(tree, expected):
 
 
 def test_apply_multiplies_masked_leaves_alone():
-  equal(masks.apply(PARAMS, A), PARAMS | {
+  assert_equal(masks.apply(PARAMS, A), PARAMS | {
       'w': np.array([[1., -2., 0.], [0., 5., 0.]], np.float32)})
   half = {'w': np.full((2, 3), .5, np.float32), 'b': np.zeros(1, np.float32)}
-  equal(masks.apply(PARAMS, half), {'w': PARAMS['w'] / 2,
+  assert_equal(masks.apply(PARAMS, half), {'w': PARAMS['w'] / 2,
                                     'b': np.zeros(1, np.float32)})
 
 
@@ -61,9 +61,9 @@ def test_apply_names_the_leaf_that_does_not_fit():
 
 def test_threshold():
   scores = {'w': np.array([-1., -0., 0., .3, np.inf], np.float32), 'b': None}
-  equal(masks.threshold(scores),
+  assert_equal(masks.threshold(scores),
         {'w': np.array([0, 1, 1, 1, 1], bool), 'b': None})
-  equal(masks.threshold(scores, at=.3),
+  assert_equal(masks.threshold(scores, at=.3),
         {'w': np.array([0, 0, 0, 1, 1], bool), 'b': None})
 
 
@@ -155,7 +155,7 @@ def test_top_k_keeps_round_density_times_size(size, density, kept):
 def test_top_k_takes_a_density_per_leaf():
   scores = {'a': np.array([3., 2., 1., 0.], np.float32),
             'b': np.array([0., 1., 2., 3.], np.float32), 'c': None}
-  equal(masks.top_k(scores, {'a': .25, 'b': .75, 'c': None}),
+  assert_equal(masks.top_k(scores, {'a': .25, 'b': .75, 'c': None}),
         {'a': np.array([1, 0, 0, 0], bool),
          'b': np.array([0, 1, 1, 1], bool), 'c': None})
 
@@ -198,15 +198,16 @@ def test_straight_through_passes_the_gradient_of_the_mask(sample):
   scores = {'w': np.array([-1., 2., -3., 4.], np.float32), 'b': None}
   weights = np.array([5., 6., 7., 8.], np.float32)
   soft = masks.straight_through(sample)
-  equal(soft(scores), {'w': np.array([0, 1, 0, 1], np.float32), 'b': None})
+  assert_equal(soft(scores), {'w': np.array([0, 1, 0, 1], np.float32),
+                              'b': None})
 
   def loss(s):
     return jnp.sum((soft(s)['w'] * weights) ** 2)
   # dL/dmask = 2 mask weights^2: 0 where the mask is 0, whatever the score.
   expected = {'w': np.array([0., 72., 0., 128.], np.float32), 'b': None}
-  equal(jax.jit(jax.grad(loss))(scores), expected)
+  assert_equal(jax.jit(jax.grad(loss))(scores), expected)
   many = {'w': np.stack([scores['w'], -scores['w']]), 'b': None}
-  equal(jax.vmap(jax.grad(loss))(many), {'b': None, 'w': np.array(
+  assert_equal(jax.vmap(jax.grad(loss))(many), {'b': None, 'w': np.array(
       [[0., 72., 0., 128.], [50., 0., 98., 0.]], np.float32)})
 
 
@@ -215,10 +216,10 @@ def test_straight_through_passes_the_gradient_of_the_mask(sample):
 
 def test_set_operations():
   w = lambda *rows: {'w': np.array(rows, bool), 'b': None}
-  equal(masks.union(A, B), w([1, 1, 0], [1, 1, 0]))
-  equal(masks.intersection(A, B), w([0, 1, 0], [0, 1, 0]))
-  equal(masks.difference(A, B), w([1, 0, 0], [0, 0, 0]))
-  equal(masks.difference(B, A), w([0, 0, 0], [1, 0, 0]))
+  assert_equal(masks.union(A, B), w([1, 1, 0], [1, 1, 0]))
+  assert_equal(masks.intersection(A, B), w([0, 1, 0], [0, 1, 0]))
+  assert_equal(masks.difference(A, B), w([1, 0, 0], [0, 0, 0]))
+  assert_equal(masks.difference(B, A), w([0, 0, 0], [1, 0, 0]))
 
 
 def test_density_and_overlap_count_over_all_leaves():
@@ -226,7 +227,7 @@ def test_density_and_overlap_count_over_all_leaves():
   b = B | {'b': np.array([0, 0], bool)}
   assert float(masks.density(a)) == (3 + 2) / 8
   assert float(masks.density(A)) == 3 / 6
-  equal(masks.densities(a), {'w': np.float32(.5), 'b': np.float32(1.)})
+  assert_equal(masks.densities(a), {'w': np.float32(.5), 'b': np.float32(1.)})
   assert float(masks.overlap(a, b)) == np.float32(2 / 6)
   assert float(jax.jit(masks.overlap)(A, A)) == 1.
   none = {'w': np.zeros((2, 3), bool), 'b': None}
@@ -251,9 +252,9 @@ def test_a_mask_that_covers_nothing_is_refused():
 
 
 def test_stack_is_in_order():
-  equal(masks.stack([A, B, B]),
+  assert_equal(masks.stack([A, B, B]),
         {'w': np.stack([A['w'], B['w'], B['w']]), 'b': None})
-  equal(masks.stack(iter([A])), {'w': A['w'][None], 'b': None})
+  assert_equal(masks.stack(iter([A])), {'w': A['w'][None], 'b': None})
   with pytest.raises(ValueError, match='a basis needs at least one mask'):
     masks.stack([])
 
@@ -268,13 +269,13 @@ def test_pack_is_one_bit_per_weight_and_unpack_its_inverse():
            'all': np.ones(13, bool), 'empty': np.zeros((0, 3), bool),
            'none': None}
   packed = jax.jit(masks.pack)(mask)
-  equal(packed, {name: None if m is None else np.packbits(m)
+  assert_equal(packed, {name: None if m is None else np.packbits(m)
                  for name, m in mask.items()})
   assert packed['40'].nbytes == 5 and packed['33'].nbytes == 5
   like = mask | {'none': np.zeros(3)}
-  equal(jax.jit(lambda p: masks.unpack(p, like))(packed), mask)
+  assert_equal(jax.jit(lambda p: masks.unpack(p, like))(packed), mask)
   many = {'w': random.rand(4, 3, 3) < .5}
-  equal(jax.vmap(lambda p: masks.unpack(p, {'w': np.zeros((3, 3))}))(
+  assert_equal(jax.vmap(lambda p: masks.unpack(p, {'w': np.zeros((3, 3))}))(
       jax.vmap(masks.pack)(many)), many)
 
 
@@ -356,4 +357,5 @@ def test_any_flax_module_is_masked_by_path_patterns(make):
                              np.sum(apply_fn(hand, X) ** 2), rtol=1e-5)
   assert loss(scores, params) != jnp.sum(apply_fn(params, X) ** 2)
   mask = sampler(scores)
-  equal(masks.unpack(masks.pack(mask), params), jax.tree.map(np.asarray, mask))
+  assert_equal(masks.unpack(masks.pack(mask), params),
+               jax.tree.map(np.asarray, mask))

@@ -165,7 +165,7 @@ def others(tmp_path_factory):
   return here, {count: np.load(folder / f'{count}.npz') for count in (1, 2)}
 
 
-def close(found, expected, name, atol):
+def assert_close(found, expected, name, atol):
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=atol,
                              err_msg=name)
 
@@ -176,7 +176,7 @@ def test_one_and_two_devices_equal_eight(others, count, name):
   here, there = others
   assert int(there[count]['devices']) == count and jax.device_count() == 8
   for leaf, array in here[name].items():
-    close(there[count][f'{name}:{leaf}'], array, leaf, TOLERANCE)
+    assert_close(there[count][f'{name}:{leaf}'], array, leaf, TOLERANCE)
   # The problem is not too easy: all scores have moved by more than that.
   for leaf, start in trees.flatten(problem(name).state.trainable).items():
     moved = np.abs(here[name][f'scores/{leaf}'] - start)
@@ -188,7 +188,7 @@ def test_pmap_equals_plain_jit(others, name):
   state, metrics = plain(problem(name))
   for leaf, array in trees.flatten(
       {'metrics': metrics._asdict(), 'scores': state.trainable}).items():
-    close(others[0][name][leaf], array, leaf, TOLERANCE)
+    assert_close(others[0][name][leaf], array, leaf, TOLERANCE)
 
 
 # Tracing and donation.
@@ -276,10 +276,11 @@ def test_tasks_at_once_equal_one_at_a_time():
     own = problem('plain', i)
     alone, measured = program(*arguments(own), own.state, own.index)
     losses.append(np.asarray(measured.loss))
-    close(metrics.loss[i], measured.loss, f'loss of task {i}', TOLERANCE)
+    assert_close(metrics.loss[i], measured.loss, f'loss of task {i}', TOLERANCE)
     np.testing.assert_array_equal(metrics.accuracy[i], measured.accuracy)
     for name, scores in trees.flatten(alone.trainable).items():
-      close(trees.flatten(state.trainable)[name][i], scores, name, TOLERANCE)
+      assert_close(trees.flatten(state.trainable)[name][i], scores, name,
+                   TOLERANCE)
   assert np.std(losses, axis=0).min() > 1e-3  # the tasks do differ
 
 

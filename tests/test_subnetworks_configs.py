@@ -1,5 +1,6 @@
 """The configs of subnetworks fit into the networks that they name."""
 
+import dataclasses
 import importlib.util
 
 import numpy as np
@@ -43,4 +44,11 @@ def test_there_is_room(name, kind, tmp_path):
     pytest.skip(str(error).splitlines()[0])
   backbone = experiment.make_backbone(config, suite, evaluate.Data(),
                                       workdir_lib.Workdir(tmp_path))
-  ownership.check(config, suite, backbone.params)
+  ownership.check(config, suite, backbone.params)  # raises where there is none
+  crowded = dataclasses.replace(config, phases=tuple(
+      phase if phase.allocation is None else dataclasses.replace(
+          phase, allocation=dataclasses.replace(
+              phase.allocation, density=1., fit=False))
+      for phase in config.phases))
+  with pytest.raises(ValueError, match='free'):
+    ownership.check(crowded, suite, backbone.params)

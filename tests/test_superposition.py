@@ -45,7 +45,7 @@ def test_one_is_mix_with_all_belief_in_it(make):
   tasks = KINDS[make]()
   one, mix = jax.jit(tasks.one), jax.jit(tasks.mix)
   for i, belief in enumerate(np.eye(tasks.size, dtype=np.float32)):
-    banks.close(one(i), mix(belief))
+    banks.assert_close(one(i), mix(belief))
 
 
 def test_mix_and_agree_under_vmap(monkeypatch):
@@ -57,7 +57,7 @@ def test_mix_and_agree_under_vmap(monkeypatch):
   found = jax.jit(jax.vmap(agree))(mixed)
   for i in range(3):
     alone = mix(beliefs[i])
-    banks.close(jax.tree.map(lambda x: x[i], mixed), alone)
+    banks.assert_close(jax.tree.map(lambda x: x[i], mixed), alone)
     np.testing.assert_allclose(found[i], agree(alone), rtol=1e-4, atol=1e-5)
 
 
@@ -87,7 +87,7 @@ def test_coefficients_mix_like_dense_ones():
   dense = jax.tree.map(
       lambda a, m: np.einsum('t,tk,k...->...', beliefs, a, m), banks.ALPHAS,
       banks.BASIS)
-  banks.close(KINDS['coefficients']().mix(beliefs), dense, rtol=1e-4)
+  banks.assert_close(KINDS['coefficients']().mix(beliefs), dense, rtol=1e-4)
 
 
 def test_joined_keeps_the_order_and_beside_the_leaves():
@@ -101,8 +101,9 @@ def test_joined_keeps_the_order_and_beside_the_leaves():
   jax.tree.map(np.testing.assert_array_equal, tasks.mix(beliefs),
                banks.dense_mix(both, beliefs))
   own, mixed = banks.draw(3, seed=4), hybrid().mix(beliefs[:3])
-  banks.close(mixed['head'], banks.dense_mix(own, beliefs[:3])['head'])
-  banks.close(mixed['body'], KINDS['coefficients']().mix(beliefs[:3])['body'])
+  banks.assert_close(mixed['head'], banks.dense_mix(own, beliefs[:3])['head'])
+  banks.assert_close(mixed['body'],
+                     KINDS['coefficients']().mix(beliefs[:3])['body'])
 
 
 def test_joined_tasks_mask_the_same_leaves():

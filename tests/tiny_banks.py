@@ -58,7 +58,7 @@ def dense_gradient(bank):
       masks.apply(BACKBONE, dense_mix(bank, beliefs)))))
 
 
-def close(a, b, rtol=2e-5):
+def assert_close(a, b, rtol=2e-5):
   """Trees with equal structure, `None`s included, and close leaves."""
   trees.check_same_structure(a, b)
   jax.tree.map(lambda x, y: np.testing.assert_allclose(
