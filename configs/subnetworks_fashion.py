@@ -17,8 +17,11 @@ Hardware, time and accuracy: see experiments/subnetworks/README.md.
 
 import ml_collections
 
+KINDS = ('split', 'ensemble', 'split,small', 'ensemble,small')
 
 def get_config(kind='split'):
+  if kind not in KINDS:
+    raise ValueError(f'unknown kind {kind!r}; known: {", ".join(KINDS)}')
   kind, _, size = kind.partition(',')
   config = ml_collections.ConfigDict()
   config.seed = 0

@@ -92,4 +92,5 @@ def test_gradients_in_a_loop_have_the_fast_layout():
   text = jax.jit(train).lower(kernel).compile().as_text()
   layouts = [line.split('dim_labels=')[1].split(',')[0]
              for line in text.splitlines() if ' convolution(' in line]
-  assert len(layouts) == 3 and set(layouts) == {'b01f_01io->b01f'}, layouts
+  # The kernel's gradient is no convolution but products.
+  assert layouts == ['b01f_01io->b01f'] * 2, layouts

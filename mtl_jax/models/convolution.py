@@ -3,9 +3,10 @@
 XLA's CPU backend brings a convolution into the layout of its fast kernels only
 outside loops; inside `lax.scan`, where all training here happens, the two
 gradients of a convolution are computed by plain nested loops
-(https://github.com/jax-ml/jax/issues/12868). Here both gradients are written
-as convolutions that have that layout already. On accelerators, and for
-grouped or dilated convolutions, this is `lax.conv_general_dilated`.
+(https://github.com/jax-ml/jax/issues/12868). Here the input's gradient is
+written as a convolution that has that layout already, and the kernel's as one
+matrix product for each place of the window. On accelerators, and for grouped
+or dilated convolutions, this is `lax.conv_general_dilated`.
 """
 
 import functools
@@ -65,21 +66,32 @@ def _forward(strides, padding, x, kernel):
 
 def _backward(strides, padding, saved, dy):
   x, kernel = saved
-  (height, width), stretched, around_x, around_dy = kernel.shape[:2], [], [], []
+  return (_input_gradient(strides, padding, x.shape, kernel, dy),
+          _kernel_gradient(strides, padding, x, kernel.shape, dy))
+
+
+def _input_gradient(strides, padding, shape, kernel, dy):
+  around = []
   for size, window, stride, (low, _), out in zip(
-      x.shape[1:3], (height, width), strides, padding, dy.shape[1:3]):
+      shape[1:3], kernel.shape[:2], strides, padding, dy.shape[1:3]):
     length = (out - 1) * stride + 1  # of dy with zeros between its rows
-    around_dy.append((window - 1 - low, size - length + low))
-    around_x.append((low, window - 1 + length - size - low))
-    stretched.append(stride)
+    around.append((window - 1 - low, size - length + low))
   flipped = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
-  dx = lax.conv_general_dilated(dy, flipped, (1, 1), around_dy, stretched,
-                                dimension_numbers=LAYOUT)
-  # Channels in place of images, and dy as the kernel.
-  dkernel = lax.conv_general_dilated(
-      jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(dy, (1, 2, 0, 3)), (1, 1),
-      around_x, rhs_dilation=stretched, dimension_numbers=LAYOUT)
-  return dx, jnp.transpose(dkernel, (1, 2, 0, 3))
+  return lax.conv_general_dilated(dy, flipped, (1, 1), around, strides,
+                                  dimension_numbers=LAYOUT)
+
+
+def _kernel_gradient(strides, padding, x, shape, dy):
+  height, width, inputs, outputs = shape
+  padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  flat = dy.reshape(-1, outputs)
+  rows, columns = ((out - 1) * stride + 1
+                   for out, stride in zip(dy.shape[1:3], strides))
+  products = [
+      padded[:, i:i + rows:strides[0], j:j + columns:strides[1]].reshape(
+          -1, inputs).T @ flat
+      for i in range(height) for j in range(width)]
+  return jnp.stack(products).reshape(shape)
 
 
 _plain.defvjp(_forward, _backward)

@@ -15,6 +15,7 @@ import numpy as np
 
 from mtl_jax import masks
 from mtl_jax import trees
+from mtl_jax.models import pooling
 from mtl_jax.models import segments
 
 # Channels in units of the width: in, out, max pool behind the level.
@@ -48,7 +49,7 @@ def _level(channels, out, pool) -> segments.Level:
 
   def post(y, x):
     y = jax.nn.relu(y + x if channels == out else y)
-    return segments.max_pool(y) if pool else y
+    return pooling.max_pool(y) if pool else y
   norms = {'norm1': out, 'norm2': out}
   return segments.Level(
       {'conv1/kernel': (3, 3, channels, out), 'conv1/bias': (out,),
@@ -68,7 +69,7 @@ def _stem(channels, width) -> segments.Level:
   def apply(p, x, norm, groups):
     del groups
     y = segments.convolve(x, p['conv1'], 1, 2, 3)
-    return segments.max_pool(jax.nn.relu(norm('bn1', y)), 3, 2, 1)
+    return pooling.max_pool(jax.nn.relu(norm('bn1', y)), 3, 2, 1)
   norms = {'bn1': width}
   return segments.Level(
       {'conv1/kernel': (7, 7, channels, width)} | _norm_shapes(norms), norms,

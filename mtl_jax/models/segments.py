@@ -70,12 +70,6 @@ def row(x):
   return x.reshape(1, 1, 1, -1)
 
 
-def max_pool(x, window: int = 2, stride: int = 2, padding: int = 0):
-  pads = [(0, 0), (padding, padding), (padding, padding), (0, 0)]
-  return lax.reduce_window(x, -jnp.inf, lax.max, (1, window, window, 1),
-                           (1, stride, stride, 1), pads)
-
-
 def batch_norm(x, layer: Tree, stats: Tree, train: bool, axis_name=None):
   """Batch norm over all but the channels.
 

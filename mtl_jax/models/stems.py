@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mtl_jax.models import convolution
+from mtl_jax.models import pooling
 
 
 def stem_name(shape) -> str:
@@ -112,7 +113,7 @@ class Convolutional(nn.Module):
         x = nn.relu(nn.Conv(
             channels, (3, 3), name=name, kernel_init=init,
             conv_general_dilated=convolution.convolve)(x))
-      x = nn.max_pool(x, (2, 2), (self.stride, self.stride))
+      x = pooling.max_pool(x, stride=self.stride)
     x = x.reshape((x.shape[0], math.prod(x.shape[1:])))
     for width in self.widths:
       layer += 1
