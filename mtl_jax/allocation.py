@@ -109,7 +109,7 @@ def counts(like: Tree, density: float, scope: str = 'leaf') -> Tree:
 
 
 def require_free(owner: Tree, density: float, scope: str, tasks: int = 1,
-                 what: str = '') -> None:
+                 what: str = '', fit: bool = False) -> None:
   """Refuses, before training, subnetworks that no longer fit.
 
   Args:
@@ -117,6 +117,7 @@ def require_free(owner: Tree, density: float, scope: str, tasks: int = 1,
     density, scope: as in `allocate`.
     tasks: how many subnetworks of this density must fit.
     what: named in the message.
+    fit: as in `allocate`; one free weight of every leaf is enough.
 
   Raises:
     ValueError: says which leaf, and how many weights are free.
@@ -125,7 +126,10 @@ def require_free(owner: Tree, density: float, scope: str, tasks: int = 1,
     if wanted < 1:
       raise ValueError(f'{what}density {density} keeps none of the {size} '
                        f'weights of {name}; choose a larger one')
-    if tasks * wanted > free:
+    if fit and not free:
+      raise ValueError(f'{what}none of the {size} weights of {name} is free; '
+                       'choose a lower density')
+    if not fit and tasks * wanted > free:
       raise ValueError(
           f'{what}{tasks} x {wanted} weights of {name} are needed, but only '
           f'{free} of {size} are free: at most {free // wanted} subnetworks of '
@@ -173,11 +177,9 @@ def allocate(scores: Tree, owner: Tree, number: int, density: float,
     raise ValueError(f'task number {number} does not fit a byte: at most '
                      f'{LARGEST} subnetworks fold into one tree')
   ranked = trees.map_named(_rank, scores, owner)
-  if not fit:
-    require_free(owner, density, scope, what=f'subnetwork {number}: ')
+  require_free(owner, density, scope, what=f'subnetwork {number}: ', fit=fit)
   if scope == 'leaf':
-    chosen = masks.top_k(ranked, _at_most(owner, density, number) if fit
-                         else density)
+    chosen = masks.top_k(ranked, _at_most(owner, density) if fit else density)
   else:
     flat = jax.tree.leaves(ranked)
     joined = exact_top_k.select(
@@ -192,17 +194,11 @@ def allocate(scores: Tree, owner: Tree, number: int, density: float,
           np.asarray(c), np.uint8(number), o), owner, chosen)
 
 
-def _at_most(owner, density, number):
+def _at_most(owner, density):
   """The density of each leaf, or what is free of it."""
-  def leaf(name, o):
-    if o is None:
-      return None
-    free = np.count_nonzero(np.asarray(o) == 0)
-    if not free:
-      raise ValueError(f'subnetwork {number}: none of the {np.size(o)} weights '
-                       f'of {name} is free')
-    return min(density, free / np.size(o))
-  return trees.map_named(leaf, owner)
+  return trees.map_leaves(
+      lambda o: None if o is None else min(
+          density, float(np.mean(np.asarray(o) == 0))), owner)
 
 
 def _rank(name, scores, owner):

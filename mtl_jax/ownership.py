@@ -116,11 +116,13 @@ def _require_room(phase, taken, count, what) -> _Taken:
   if given.scope == 'global':
     allocation.require_free(owner, given.density, 'global', count, what)
     anywhere += count * allocation.counts(owner, given.density, 'global')
-  elif not given.fit:  # else known only when the tasks before are trained
+  else:
     kept = phase.sparsify.least if phase.sparsify else given.density
     for done in range(count):
-      allocation.require_free(owner, given.density, 'leaf',
-                              1 if phase.sparsify else count - done, what)
+      allocation.require_free(
+          owner, given.density, 'leaf',
+          1 if phase.sparsify or given.fit else count - done,
+          f'{what}subnetwork {done + 1}: ' if given.fit else what, given.fit)
       owner = _take(owner, kept)
   left = sum(int(np.sum(o == 0)) for o in jax.tree.leaves(owner))
   if anywhere > left:

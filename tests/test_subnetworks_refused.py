@@ -34,6 +34,9 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path):
           density=.6), sparsify=dict(start=.6, least=.5))['net'],
             two=dict(tasks=(1, 2), allocation=dict(density=.6))),
        'phase two: 1 x 1229 .* but only 1024 of 2048'),
+      (dict(net=dict(allocation=dict(density=.5, fit=True))),
+       'phase net: subnetwork 3: none of the 2048 weights of layer1/kernel '
+       'is free'),
       (dict(one=dict(repeats=90, allocation=dict(density=.003))),
        'phase one: 270 subnetworks in the tree main.* at most 255')):
     with pytest.raises(ValueError, match=text):
