@@ -11,6 +11,7 @@ import pytest
 FOLDER = pathlib.Path(__file__).parent.parent / 'experiments' / 'benchmarks'
 sys.path.insert(0, str(FOLDER))
 
+import convolution_step  # noqa: E402 pylint: disable=wrong-import-position
 import jax_cases  # noqa: E402 pylint: disable=wrong-import-position
 import identify_cost  # noqa: E402 pylint: disable=wrong-import-position
 import mixed_batch  # noqa: E402 pylint: disable=wrong-import-position
@@ -50,6 +51,13 @@ def test_sorting_steps_train_as_top_k_does(setup):
   for method in (jax_cases.by_sort(0.5), jax_cases.by_argsort(0.5)):
     other = jax_cases.step_scan(setup, method)()
     np.testing.assert_allclose(other[1].loss, ours[1].loss, rtol=1e-5)
+
+
+def test_convolutions_of_all_forms_train_alike():
+  losses = [convolution_step.make_run(form, (3,), 4, 2)()
+            for form in convolution_step.FORMS]
+  for other in losses[1:]:
+    np.testing.assert_allclose(other, losses[0], rtol=1e-4)
 
 
 @pytest.mark.slow

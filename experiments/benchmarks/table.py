@@ -171,6 +171,9 @@ def main():
       readme, render(_lines('segment_step.jsonl')),
       '<!-- segments -->', '<!-- end of segments -->')
   readme = rewrite(
+      readme, render(_lines('convolution_step.jsonl')),
+      '<!-- convolutions -->', '<!-- end of convolutions -->')
+  readme = rewrite(
       readme, render_subnetworks(_lines('subnetwork_step.jsonl')),
       '<!-- subnetworks -->', '<!-- end of subnetworks -->')
   if (HERE / 'results' / 'generation.jsonl').exists():
