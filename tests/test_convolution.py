@@ -78,9 +78,20 @@ def test_flax_layer_with_it_is_the_same_layer():
   assert_same(*(jax.tree.leaves(loss(layer)) for layer in (ours, theirs)))
 
 
+@pytest.mark.parametrize('strides', [(1, 1), (3, 2)], ids=str)
+def test_gradients_of_many_channels(strides):
+  x, kernel = case(channels=32, out=33)
+  for padding in PADDINGS:
+    assert_same(*(gradients(lambda x, k, f=f: f(x, k, strides, padding), x,
+                            kernel) for f in (convolution.convolve,
+                                              reference)))
+
+
 @pytest.mark.skipif(jax.default_backend() != 'cpu', reason='about the CPU')
-def test_gradients_in_a_loop_have_the_fast_layout():
-  x, kernel = case()
+@pytest.mark.parametrize('channels, left', [(4, 3), (32, 2)], ids=str)
+def test_gradients_in_a_loop_have_the_fast_layout(channels, left):
+  """Those of a kernel of many channels are no convolutions but products."""
+  x, kernel = case(channels=channels, out=channels)
 
   def train(kernel):
     def body(kernel, _):
@@ -92,5 +103,4 @@ def test_gradients_in_a_loop_have_the_fast_layout():
   text = jax.jit(train).lower(kernel).compile().as_text()
   layouts = [line.split('dim_labels=')[1].split(',')[0]
              for line in text.splitlines() if ' convolution(' in line]
-  # The kernel's gradient is no convolution but products.
-  assert layouts == ['b01f_01io->b01f'] * 2, layouts
+  assert layouts == ['b01f_01io->b01f'] * left, layouts

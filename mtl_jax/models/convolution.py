@@ -3,10 +3,11 @@
 XLA's CPU backend brings a convolution into the layout of its fast kernels only
 outside loops; inside `lax.scan`, where all training here happens, the two
 gradients of a convolution are computed by plain nested loops
-(https://github.com/jax-ml/jax/issues/12868). Here the input's gradient is
-written as a convolution that has that layout already, and the kernel's as one
-matrix product for each place of the window. On accelerators, and for grouped
-or dilated convolutions, this is `lax.conv_general_dilated`.
+(https://github.com/jax-ml/jax/issues/12868). Here the gradients are
+written as convolutions that have that layout already, and the kernel's, where
+there are many channels, as one matrix product for each place of the window. On
+accelerators, and for grouped or dilated convolutions, this is
+`lax.conv_general_dilated`.
 """
 
 import functools
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+MANY = 32 * 32  # inputs x outputs from which products are faster
 
 
 def convolve(x, kernel, strides, padding, lhs_dilation=None, rhs_dilation=None,
@@ -83,10 +85,19 @@ def _input_gradient(strides, padding, shape, kernel, dy):
 
 def _kernel_gradient(strides, padding, x, shape, dy):
   height, width, inputs, outputs = shape
-  padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-  flat = dy.reshape(-1, outputs)
-  rows, columns = ((out - 1) * stride + 1
-                   for out, stride in zip(dy.shape[1:3], strides))
+  lengths = [(out - 1) * stride + 1  # of dy with zeros between its rows
+             for out, stride in zip(dy.shape[1:3], strides)]
+  if inputs * outputs < MANY:
+    around = [(low, window - 1 + length - size - low)
+              for size, window, length, (low, _) in zip(
+                  x.shape[1:3], shape[:2], lengths, padding)]
+    # Channels in place of images, and dy as the kernel.
+    found = lax.conv_general_dilated(
+        jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(dy, (1, 2, 0, 3)),
+        (1, 1), around, rhs_dilation=strides, dimension_numbers=LAYOUT)
+    return jnp.transpose(found, (1, 2, 0, 3))
+  padded, flat = jnp.pad(x, ((0, 0), *padding, (0, 0))), dy.reshape(-1, outputs)
+  rows, columns = lengths
   products = [
       padded[:, i:i + rows:strides[0], j:j + columns:strides[1]].reshape(
           -1, inputs).T @ flat
