@@ -19,6 +19,7 @@ import ml_collections
 
 KINDS = ('split', 'ensemble', 'split,small', 'ensemble,small')
 
+
 def get_config(kind='split'):
   if kind not in KINDS:
     raise ValueError(f'unknown kind {kind!r}; known: {", ".join(KINDS)}')

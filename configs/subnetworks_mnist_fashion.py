@@ -28,6 +28,7 @@ import ml_collections
 
 KINDS = ('fc', 'conv', 'conv,strided', 'controls')
 
+
 def get_config(kind='fc'):
   if kind not in KINDS:
     raise ValueError(f'unknown kind {kind!r}; known: {", ".join(KINDS)}')

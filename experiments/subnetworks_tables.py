@@ -11,6 +11,7 @@ RUNS = (
      {'mnist': ('97.58', '97.24'), 'fashion_mnist': ('87.09', '88.11')}),
     ('mnist_fashion_conv', 'E2: convolutions 32-32-64-64, p = 80, in parallel',
      {'mnist': ('98.84', '98.74'), 'fashion_mnist': ('90.26', '91.59')}),
+    ('mnist_fashion_conv_strided', 'E2 with pools of stride 2', {}),
     ('boston', 'E3: E1, then Boston housing (scaled MSE)',
      {'mnist': ('97.46', '–'), 'fashion_mnist': ('87.04', '–'),
       'boston_housing': ('MSE 0.0160', 'MSE 0.0175')}),

@@ -16,13 +16,30 @@ from mtl_jax.data import suites
 
 CONFIGS = [
     ('subnetworks_mnist_fashion', ''), ('subnetworks_mnist_fashion', 'conv'),
+    ('subnetworks_mnist_fashion', 'conv,strided'),
     ('subnetworks_mnist_fashion', 'controls'), ('subnetworks_boston', 'TABLE'),
     ('subnetworks_fashion', 'split'), ('subnetworks_fashion', 'split,small'),
     ('subnetworks_fashion', 'ensemble'),
     ('subnetworks_fashion', 'ensemble,small'),
     ('subnetworks_four_datasets', ''),
     *(('subnetworks_capacity', str(tasks)) for tasks in (10, 13, 16))]
-QUICK = CONFIGS[5:8]
+QUICK = CONFIGS[6:9]
+
+
+def load(name):
+  path = test_config.ROOT / 'configs' / f'{name}.py'
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+@pytest.mark.parametrize('name, kind', [
+    ('subnetworks_mnist_fashion', 'conv,stride'),
+    ('subnetworks_fashion', 'ensembles')])
+def test_an_unknown_kind_is_not_another_experiment(name, kind):
+  with pytest.raises(ValueError, match=f"unknown kind '{kind}'; known: "):
+    load(name).get_config(kind)
 
 
 @pytest.mark.data
@@ -32,12 +49,8 @@ QUICK = CONFIGS[5:8]
 def test_there_is_room(name, kind, tmp_path):
   table = tmp_path / 'table'
   np.savetxt(table, np.random.RandomState(0).rand(506, 14))
-  path = test_config.ROOT / 'configs' / f'{name}.py'
-  spec = importlib.util.spec_from_file_location(name, path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
   given = [str(table) if kind == 'TABLE' else kind] if kind else []
-  config = config_lib.from_dict(module.get_config(*given).to_dict())
+  config = config_lib.from_dict(load(name).get_config(*given).to_dict())
   try:
     suite = suites.make(config.suite.kind, **dict(config.suite.options))
   except FileNotFoundError as error:

@@ -20,6 +20,8 @@ for seed in 0 1 2; do
       --config="configs/subnetworks_fashion.py:$kind,small" --config.seed=$seed
   done
 done
+go subnetworks mnist_fashion_conv_strided_s0 \
+  --config=configs/subnetworks_mnist_fashion.py:conv,strided
 # These want an accelerator: some hours each on 2 CPU cores.
 for seed in 0 1 2; do
   go subnetworks "mnist_fashion_conv_s$seed" \
