@@ -41,7 +41,7 @@ def get_config(kind='fc'):
   allocation = dict(density=0.1, score='gradient', sample=0)
   if kind.startswith('conv'):
     config.backbone = dict(model='convolutional', outputs=10, init='default',
-                           options=dict(scale=0.05, stride=1))
+                           options=dict(scale=0.05))
     if kind == 'conv,strided':
       config.backbone.options.stride = 2
     allocation = dict(density=0.2, score='gradient', sample=10000)

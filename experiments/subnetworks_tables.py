@@ -164,9 +164,11 @@ def forgetting_table() -> str:
     found = [line for run in collected.runs(FOLDER, prefix)
              for line in run['summary'].get('carried') or []]
     for j, task in enumerate(found[0]['names'] if found else ()):
+      ends = [line.get('end', line['matrix'][-1])[j] for line in found]
       rows.append([title, task.split('@')[0], *(
-          collected.spread([100 * line['matrix'][i][j] for line in found])
-          for i in (j, -1)), str(len(found))])
+          collected.spread([100 * x for x in values]) for values in (
+              [line['matrix'][j][j] for line in found], ends)),
+                   str(len(found))])
       title = ''
   return collected.markdown(
       ['experiment', 'task', 'right after it, %', 'at the end, %', 'seeds'],

@@ -164,8 +164,9 @@ def allocate(scores: Tree, owner: Tree, number: int, density: float,
     The new owner tree.
 
   Raises:
-    ValueError: fewer than k weights are free (says how many are), scores are
-      NaN or negative, or a number or scope that doesn't exist.
+    ValueError: fewer than k weights are free (says how many are), none of a
+      matrix is among the best of the whole tree, scores are NaN or negative,
+      or a number or scope that doesn't exist.
 
   >>> allocate({'w': np.array([9., 1., 3., 2.])},
   ...          {'w': np.array([1, 0, 0, 0], np.uint8)}, 2, 0.5)
@@ -189,9 +190,19 @@ def allocate(scores: Tree, owner: Tree, number: int, density: float,
     parts = np.split(np.asarray(joined), ends[:-1])
     chosen = jax.tree.unflatten(jax.tree.structure(ranked), [
         part.reshape(x.shape) for part, x in zip(parts, flat)])
+    _require_some(chosen, number)
   return trees.map_leaves(
       lambda o, c: None if o is None else np.where(
           np.asarray(c), np.uint8(number), o), owner, chosen)
+
+
+def _require_some(chosen, number):
+  for name, leaf in trees.flatten(chosen).items():
+    if leaf is not None and np.ndim(leaf) > 1 and not np.any(leaf):
+      raise ValueError(
+          f'subnetwork {number}: none of the best weights of the whole tree '
+          f'lies in {name}, so that no signal would pass through it; take a '
+          "higher density or scope='leaf'")
 
 
 def _at_most(owner, density):

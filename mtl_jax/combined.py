@@ -26,10 +26,12 @@ def ensembles(running: Any) -> list[dict]:
   """
   found = []
   for phase in running.config.phases:
+    if phase.repeats == 1 or phase.pool:  # a pool's images are of many tasks
+      continue
     entries = plan.entries(phase, running.suite)
     for task in dict.fromkeys(entry.task for entry in entries):
       members = [entry for entry in entries if entry.task == task]
-      if phase.repeats > 1 and not task.regression:
+      if not task.regression:
         found.append(_ensemble(running, phase, members))
   return found
 
@@ -57,20 +59,23 @@ def carried(running: Any) -> list[dict]:
 
   Entry [i][j] is the test accuracy on task j of the network as task i left
   it, with the leaves that task j has for itself (its head): what one network
-  that is trained on and on would give. Regressions are left out.
+  that is trained on and on would give. Regressions have no entry. 'end' is
+  the accuracy of every task on what the last one left, whichever that is.
   """
   found = []
   for phase in running.config.phases:
     options = dict(phase.options)
     if not options.get('carry'):
       continue
-    entries = [entry for entry in plan.entries(phase, running.suite)
-               if entry.repeat == 0 and not entry.task.regression]
+    entries = plan.entries(phase, running.suite)
+    scored = [entry for entry in entries if not entry.task.regression]
+    row = lambda after, columns, own=options.get('own', ()): [
+        _mixed(running, after, entry, own) for entry in columns]
+    matrix = [row(entry, scored[:i]) for i, entry in enumerate(scored, 1)]
     found.append({
-        'phase': phase.name, 'names': [e.name for e in entries],
-        'matrix': [[_mixed(running, after, entry, options.get('own', ()))
-                    for entry in entries[:i + 1]]
-                   for i, after in enumerate(entries)]})
+        'phase': phase.name, 'names': [e.name for e in scored],
+        'matrix': matrix, 'end': matrix[-1] if entries[-1] in scored
+        else row(entries[-1], scored)})
   return found
 
 

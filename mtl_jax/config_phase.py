@@ -98,9 +98,14 @@ class Phase:
                        'state: give epochs, and no tasks_at_once, stream or '
                        'rounds')
     if dict(self.options).get('carry') and (
-        self.together or self.tasks_at_once > 1):
+        self.together or self.tasks_at_once > 1 or self.repeats > 1):
       raise ValueError(f'phase {self.name}: carry goes from task to task; it '
-                       'takes neither together nor tasks_at_once')
+                       'takes neither together, tasks_at_once nor repeats')
+    if self.method == 'joint' and not (
+        self.together or self.pool or dict(self.options).get('carry')):
+      raise ValueError(f'phase {self.name}: joint without together would train '
+                       "a network for each task; give together='joint' or "
+                       'options.carry, or take the method dedicated')
     if dict(self.options).get('transfer') and self.tasks_at_once > 1:
       raise ValueError(f'phase {self.name}: transfer starts a task at the mean '
                        'of the earlier ones; it needs tasks_at_once=1')
@@ -126,6 +131,11 @@ class Phase:
     if (self.together == 'rounds') != (self.rounds is not None):
       raise ValueError(f"phase {self.name}: together='rounds', and it alone, "
                        'needs rounds (set_batches, order, moments)')
+    if self.together == 'joint' and not (method.traced_member
+                                         or method.banks):
+      raise ValueError(f'phase {self.name}: {self.method} knows no members, so '
+                       'that tasks trained together would all be one; leave '
+                       'out together, or take the method joint')
     if self.after is not None and method.rebuild is None:
       raise ValueError(f'phase {self.name}: the method {self.method} reuses '
                        'nothing of an earlier phase; leave out after')

@@ -88,8 +88,33 @@ def check(config: config_lib.Config, suite: suites.Suite,
                               given.scope, 1, what)
       continue
     so_far = taken.setdefault(given.tree, _Taken(allocation.unowned(like)))
-    trees.check_shapes(so_far.owner, like, what + 'what the tree folds')
+    _require_same(so_far.owner, like, what, given.tree)
+    _require_others(config, suite, entries, what)
     taken[given.tree] = _require_room(phase, so_far, len(entries), what)
+
+
+def _require_same(before, like, what, tree) -> None:
+  """All phases of a tree fold the same leaves."""
+  given = trees.flatten(like)
+  for name, leaf in trees.flatten(before).items():
+    if (leaf is None) != (given[name] is None):
+      raise ValueError(
+          f"{what}{name} is a task's own in one phase of the tree {tree} and "
+          'divided in another; give both the same own=, or another tree')
+  trees.check_shapes(before, like, what + 'what the tree folds')
+
+
+def _require_others(config, suite, entries, what) -> None:
+  """No task uses, as another's, what it learned itself in the same tree."""
+  names = {entry.name: entry.task.name for phase in config.phases
+           if phase.allocation is not None
+           for entry in plan.entries(phase, suite)}
+  for entry in entries:
+    for other in uses(config, suite, entry):
+      if names[other] == entry.task.name:
+        raise ValueError(
+            f'{what}{entry.name} would use the weights of {other}, which is '
+            'the same task: that is no transfer; give it another tree')
 
 
 class _Taken(NamedTuple):

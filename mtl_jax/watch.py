@@ -90,6 +90,8 @@ def sparsify(settings: config_parts.Sparsify,
 
   Only the watched task's weights are pruned, and only what it owns: those of
   other tasks stay. The smallest magnitudes go first, as many in each leaf.
+  The last training keeps the epoch of the smallest loss, which may reach a
+  `cutoff` no longer.
   """
   stop = early_stop(stopping)
 
@@ -97,7 +99,7 @@ def sparsify(settings: config_parts.Sparsify,
     return stop.start(state, shared) | {
         'stage': _number(DENSE if settings.cutoff is None else PRUNING,
                          np.int32),
-        'density': _number(_owned(shared)), 'accepted': _number(np.inf),
+        'density': _number(_owned(shared, settings.start)), 'accepted': _number(np.inf),
         'failed': _number(0, np.int32),
         'good': _snapshot(state) | {'owner': shared['owner']},
         'any': _number(False, bool)}
@@ -164,10 +166,17 @@ def sparsify(settings: config_parts.Sparsify,
   return Watch(start, after_epoch, finish)
 
 
-def _owned(shared) -> float:
-  """The fraction of every leaf that the watched task owns, at least."""
-  return min(float(np.mean(np.asarray(o) == int(shared['number'])))
-             for o in jax.tree.leaves(shared['owner']))
+def _owned(shared, start: float) -> float:
+  """`start`, or the least fraction of a leaf that the watched task owns.
+
+  Numbers of weights are whole: a leaf's fraction may be a little off `start`.
+  """
+  mine = [np.asarray(o) == int(shared['number'])
+          for o in jax.tree.leaves(shared['owner'])]
+  wanted = jax.tree.leaves(allocation.counts(shared['owner'], start))
+  if all(np.sum(m) == k for m, k in zip(mine, wanted, strict=True)):
+    return start
+  return min(float(np.mean(m)) for m in mine)
 
 
 def _host(tree):

@@ -49,6 +49,9 @@ def test_global_takes_from_all_leaves_together():
                               'global')
   assert owner['a'].tolist() == [7, 7, 0]
   assert owner['b'].tolist() == [[7], [0]]
+  with pytest.raises(ValueError, match='subnetwork 7: none of the best weights '
+                     'of the whole tree lies in b'):
+    allocation.allocate(scores, allocation.unowned(scores), 7, .4, 'global')
 
 
 @pytest.mark.parametrize('scope, text', [

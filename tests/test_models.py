@@ -203,3 +203,20 @@ def test_an_input_goes_through_the_stem_of_its_shape():
                                                  params[stem])})
       changed = bool((network.apply(other, {}, x)[0] != before).any())
       assert changed == (stem == used)
+
+
+def test_tokens_never_go_straight_in():
+  """Sixteen words are no sixteen numbers, though the trunk takes as many."""
+  network = models.make('fully_connected', 4, widths=[6], inputs=16)
+  params, _ = network.init(SEED, ((4, 4, 1), ('int32', 16)))
+  assert sorted(params) == ['head', 'layer1', 'stem_16']
+  assert 'embedding' in params['stem_16']
+
+
+def test_inputs_that_share_no_trunk_are_refused():
+  network = models.make('convolutional', 4)
+  with pytest.raises(ValueError, match=(
+      r'layer5/kernel is \(2304, 256\) for inputs of shape \(8, 8, 1\) and '
+      r'\(4096, 256\) for \(10, 10, 1\)')):
+    jax.eval_shape(lambda key: network.init(key, ((8, 8, 1), (10, 10, 1))),
+                   jax.random.key(0))

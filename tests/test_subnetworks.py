@@ -1,6 +1,7 @@
 """Subnetworks of one weight tree, from a config to stored tasks."""
 
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ import mtl_jax
 from mtl_jax import allocation
 from mtl_jax import backbone as backbone_lib
 from mtl_jax import checkpoint
+from mtl_jax import combined
 from mtl_jax import impressions
 from mtl_jax import methods
 from mtl_jax import models
@@ -262,6 +264,24 @@ def test_an_ensemble_sums_the_members_softmax_outputs(tmp_path):
   assert 'an ensemble of 3' in (tmp_path / 'report.html').read_text()
 
 
+def test_a_pool_of_repeats_is_no_ensemble():
+  config = little.make(net=dict(method='supsup', allocation=None, pool=True,
+                                repeats=2))
+  assert combined.ensembles(types.SimpleNamespace(config=config)) == []
+
+
+def test_what_fine_tuning_ends_with_counts_a_regression_too(tmp_path):
+  config = little.get_config(net=dict(
+      method='joint', tasks=(0, 2), allocation=None, steps=60, loss='classes',
+      control=True, options=dict(own=('head.*', 'stem.*'), carry=True)))
+  config.suite = dict(kind='datasets', sources=('digits', 'sums'),
+                      image_shape=(8, 8, 1))
+  found, = tiny.learn(little.make(config), tmp_path)['carried']
+  assert [len(row) for row in found['matrix']] == [1]
+  assert found['names'] == ['digits@net'] and len(found['end']) == 1
+  assert found['end'][0] < found['matrix'][0][0] - .02
+
+
 def test_fine_tuning_in_sequence_forgets_and_the_report_shows_it(tmp_path):
   summary = tiny.learn(little.make(net=dict(
       method='joint', allocation=None, steps=60, control=True,
@@ -269,6 +289,7 @@ def test_fine_tuning_in_sequence_forgets_and_the_report_shows_it(tmp_path):
   found, = summary['carried']
   matrix = found['matrix']
   assert [len(row) for row in matrix] == [1, 2, 3]
+  assert found['end'] == matrix[-1]
   system = mtl_jax.load(tmp_path)
   records = [system.task(name).metadata['record'] for name in system.tasks]
   for i, record in enumerate(records):  # the diagonal is the task's own

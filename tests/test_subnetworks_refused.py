@@ -37,6 +37,13 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path):
       (dict(net=dict(allocation=dict(density=.5, fit=True))),
        'phase net: subnetwork 3: none of the 2048 weights of layer1/kernel '
        'is free'),
+      (dict(one=dict(tasks=(0, 1)), two=dict(tasks=(1, 2), options=dict(
+          own=('.*bias', 'head.*', 'layer1.*')))),
+       "phase two: layer1/kernel is a task's own in one phase of the tree"),
+      (dict(one=dict(tasks=(0, 1)), two=dict(
+          tasks=(0, 2), options=dict(sharing=True), control=True)),
+       'phase two: permuted-00@two would use the weights of permuted-00, '
+       'which is the same task'),
       (dict(one=dict(repeats=90, allocation=dict(density=.003))),
        'phase one: 270 subnetworks in the tree main.* at most 255')):
     with pytest.raises(ValueError, match=text):

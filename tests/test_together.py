@@ -201,6 +201,13 @@ def test_killed_in_the_middle_it_ends_with_the_same_bits(tmp_path):
 @pytest.mark.parametrize('changes, text', [
     (dict(phases__joint__tasks_at_once=2), 'neither pool, stream'),
     (dict(phases__joint__together='both'), "together is 'both'"),
+    (dict(phases__joint__together=None), 'would train a network for each task'),
+    (dict(phases__joint__together=None, phases__joint__repeats=2,
+          phases__joint__options=dict(carry=True)), 'carry goes from task to'),
+    (dict(phases__joint__method='dedicated', phases__joint__options={}),
+     'dedicated knows no members, so that tasks trained together would all'),
+    (dict(phases__joint__method='supsup', phases__joint__options={}),
+     'supsup knows no members'),
     (dict(phases__joint__loss='hinge'), "loss is 'hinge'")])
 def test_bad_phases_are_refused(changes, text):
   with pytest.raises(ValueError, match=text):

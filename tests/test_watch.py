@@ -99,6 +99,17 @@ def test_pruning_starts_from_what_a_task_owns():
   assert shared['owner']['w'].tolist() == [2, 2, 2, 1, 0]
 
 
+def test_pruning_reaches_the_least_density_whatever_rounding_left():
+  """A half of five weights are two of them, a quarter is one."""
+  watched = watch.sparsify(config_parts.Sparsify(
+      start=.5, rate=.25, least=.25, cutoff=.5), STOP)
+  mine = {'owner': {'w': np.array([1, 1, 0, 0, 0], np.uint8)},
+          'number': np.uint8(1)}
+  _, _, shared, densities = follow(watched, [(1., .9)] * 2, mine)
+  assert densities[0] == pytest.approx(.2)
+  assert shared['owner']['w'].tolist() == [1, 0, 0, 0, 0]
+
+
 def test_a_cutoff_needs_an_accuracy():
   watched = watch.sparsify(config_parts.Sparsify(start=1., cutoff=.9), STOP)
   with pytest.raises(ValueError, match='cutoff is an accuracy'):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtl_jax import trees
 from mtl_jax.models import augreg
@@ -75,6 +76,7 @@ def from_linen(module_class: Callable[..., Any]) -> Network:
       variables = jax.jit(functools.partial(
           module_class().init, train=False))(key, jnp.zeros((1, *numbers),
                                                             dtype))
+      _require_one_trunk(params, variables['params'], shapes[0], shape)
       params = dict(variables['params']) | params  # the first shape's trunk
     return params, variables.get('batch_stats', {})
 
@@ -169,6 +171,16 @@ MODELS = {
     'part_resnet': _part_resnet,
     **{preset: _vit(preset) for preset in vit.PRESETS},
 }
+
+
+def _require_one_trunk(params, others, shape, other) -> None:
+  known = trees.flatten(params)
+  for name, leaf in trees.flatten(dict(others)).items():
+    if name in known and np.shape(known[name]) != np.shape(leaf):
+      raise ValueError(
+          f'{name} is {np.shape(known[name])} for inputs of shape {shape} and '
+          f'{np.shape(leaf)} for {other}: they share no network; give the '
+          'suite an image_shape')
 
 
 # Models that take inputs of several shapes.

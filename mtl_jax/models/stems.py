@@ -52,8 +52,8 @@ class FullyConnected(nn.Module):
   Attributes:
     outputs: number of logits.
     widths: of the hidden layers.
-    inputs: numbers that the trunk takes: an input with as many is flattened
-      and goes straight in, any other through its stem.
+    inputs: numbers that the trunk takes: an image or row with as many is
+      flattened and goes straight in, any other input through its stem.
     words, embedding, scale: see `Stem`.
   """
   outputs: int
@@ -67,7 +67,8 @@ class FullyConnected(nn.Module):
   def __call__(self, x, train: bool = False):
     del train
     shape = x.shape[1:]
-    if math.prod(shape) == self.inputs:
+    tokens = jnp.issubdtype(x.dtype, jnp.integer)
+    if math.prod(shape) == self.inputs and not tokens:
       x = x.reshape((x.shape[0], self.inputs))
     else:
       x = Stem(self.inputs, self.words, self.embedding, self.scale,
