@@ -25,8 +25,9 @@ def measure(running: Any) -> list[dict]:
         a task with sharing uses more weights than it owns.
       overlap: [task][task] weights that two tasks both own.
       bytes: 'folded' (computed: one weight tree, one byte per weight for its
-        owner, the tasks' own leaves), 'stored' (the tasks' folders),
-        'dedicated' (a dense network per task).
+        owner, the tasks' own leaves), 'stored' (the tasks' folders; what a
+        task refers to in the folder of another tree's is counted there),
+        'dedicated' (a dense network, with all stems, per task).
   """
   trees_: dict[str, list[plan.Entry]] = {}
   for phase in running.config.phases:

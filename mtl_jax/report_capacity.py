@@ -36,8 +36,8 @@ def sentences(summary: dict) -> list[str]:
       learned = np.mean([row[-1] for row in matrix])
       found.append(
           f'{line["phase"]}: one network fine-tuned in sequence ends with '
-          f'{100 * np.mean(line["end"]):.2f} % over its {len(matrix)} tasks, of '
-          f'{100 * learned:.2f} % right after each')
+          f'{100 * np.mean(line["end"]):.2f} % over its {len(matrix)} tasks, '
+          f'of {100 * learned:.2f} % right after each')
   return found
 
 

@@ -99,7 +99,8 @@ def sparsify(settings: config_parts.Sparsify,
     return stop.start(state, shared) | {
         'stage': _number(DENSE if settings.cutoff is None else PRUNING,
                          np.int32),
-        'density': _number(_owned(shared, settings.start)), 'accepted': _number(np.inf),
+        'density': _number(_owned(shared, settings.start)),
+        'accepted': _number(np.inf),
         'failed': _number(0, np.int32),
         'good': _snapshot(state) | {'owner': shared['owner']},
         'any': _number(False, bool)}
