@@ -27,8 +27,14 @@ FORMAT = 1
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:
-  """Not that there is nothing to merge of a store that wasn't asked for."""
-  return 'Skipping merge of OCDBT' not in record.getMessage()
+  """Not that there is nothing to merge of a store that wasn't asked for.
+
+  Nor that arrays of nested names lie deeper than Orbax looks for them: `load`
+  holds every array against its hash.
+  """
+  text = record.getMessage()
+  return not ('Skipping merge of OCDBT' in text
+              or 'TensorStore data files not found' in text)
 
 
 logging.getLogger('absl').addFilter(_worth_saying)

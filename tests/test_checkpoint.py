@@ -1,5 +1,6 @@
 """A checkpoint is read as it was written, or refused."""
 
+import logging
 import pickle
 import shutil
 
@@ -32,6 +33,22 @@ def test_arrays_and_metadata_come_back(path):
     np.testing.assert_array_equal(arrays[name], array)
     assert arrays[name].dtype == array.dtype
   assert metadata['classes'] == 10 and 'digest' not in metadata
+
+
+def test_a_sound_checkpoint_is_not_called_malformed(tmp_path):
+  """Names as a training state has them, many folders deep."""
+  said = []
+  handler = logging.Handler()
+  handler.emit = lambda record: said.append(record.getMessage())
+  logger = logging.getLogger('absl')
+  logger.addHandler(handler)
+  try:
+    checkpoint.save(tmp_path / 'state', {'state/weights/a/kernel': np.ones(3)},
+                    {})
+    checkpoint.load(tmp_path / 'state')
+  finally:
+    logger.removeHandler(handler)
+  assert not [text for text in said if 'malformed' in text]
 
 
 def test_nothing_is_overwritten(path):
