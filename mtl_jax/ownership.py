@@ -147,7 +147,8 @@ def _require_room(phase, taken, count, what) -> _Taken:
       allocation.require_free(
           owner, given.density, 'leaf',
           1 if phase.sparsify or given.fit else count - done,
-          f'{what}subnetwork {done + 1}: ' if given.fit else what, given.fit)
+          f'{what}subnetwork {taken.tasks + done + 1}: ' if given.fit else what,
+          given.fit)
       owner = _take(owner, kept)
   left = sum(int(np.sum(o == 0)) for o in jax.tree.leaves(owner))
   if anywhere > left:

@@ -79,8 +79,9 @@ def test_flax_layer_with_it_is_the_same_layer():
 
 
 @pytest.mark.parametrize('strides', [(1, 1), (3, 2)], ids=str)
-def test_gradients_of_many_channels(strides):
-  x, kernel = case(channels=32, out=33)
+def test_kernel_gradients_as_products(strides, monkeypatch):
+  monkeypatch.setattr(convolution, 'UNCACHED', 0)
+  x, kernel = case(channels=20, out=21)
   for padding in PADDINGS:
     assert_same(*(gradients(lambda x, k, f=f: f(x, k, strides, padding), x,
                             kernel) for f in (convolution.convolve,
@@ -88,9 +89,12 @@ def test_gradients_of_many_channels(strides):
 
 
 @pytest.mark.skipif(jax.default_backend() != 'cpu', reason='about the CPU')
-@pytest.mark.parametrize('channels, left', [(4, 3), (32, 2)], ids=str)
-def test_gradients_in_a_loop_have_the_fast_layout(channels, left):
-  """Those of a kernel of many channels are no convolutions but products."""
+@pytest.mark.parametrize('channels, uncached, left', [
+    (20, 10 ** 9, 3), (19, 0, 3), (20, 0, 2)])
+def test_gradients_in_a_loop_have_the_fast_layout(channels, uncached, left,
+                                                  monkeypatch):
+  """Products take the place of a convolution where they are faster."""
+  monkeypatch.setattr(convolution, 'UNCACHED', uncached)
   x, kernel = case(channels=channels, out=channels)
 
   def train(kernel):

@@ -37,6 +37,9 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path):
       (dict(net=dict(allocation=dict(density=.5, fit=True))),
        'phase net: subnetwork 3: none of the 2048 weights of layer1/kernel '
        'is free'),
+      (dict(one=dict(tasks=(0, 1)), two=dict(
+          tasks=(1, 3), allocation=dict(density=.7, fit=True))),
+       'phase two: subnetwork 3: none of the 2048'),
       (dict(one=dict(tasks=(0, 1)), two=dict(tasks=(1, 2), options=dict(
           own=('.*bias', 'head.*', 'layer1.*')))),
        "phase two: layer1/kernel is a task's own in one phase of the tree"),

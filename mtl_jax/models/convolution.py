@@ -4,8 +4,9 @@ XLA's CPU backend brings a convolution into the layout of its fast kernels only
 outside loops; inside `lax.scan`, where all training here happens, the two
 gradients of a convolution are computed by plain nested loops
 (https://github.com/jax-ml/jax/issues/12868). Here the gradients are
-written as convolutions that have that layout already, and the kernel's, where
-there are many channels, as one matrix product for each place of the window. On
+written as convolutions that have that layout already. The kernel's has the
+output's gradient as its kernel then, which is slow once that leaves the cache:
+from there on it is one matrix product for each place of the window. On
 accelerators, and for grouped or dilated convolutions, this is
 `lax.conv_general_dilated`.
 """
@@ -17,7 +18,9 @@ import jax.numpy as jnp
 from jax import lax
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
-MANY = 32 * 32  # inputs x outputs from which products are faster
+# Products are faster from so many numbers of the output's gradient on, with so
+# many entries (inputs x outputs) each.
+UNCACHED, ENTRIES = 1_500_000, 400
 
 
 def convolve(x, kernel, strides, padding, lhs_dilation=None, rhs_dilation=None,
@@ -87,7 +90,7 @@ def _kernel_gradient(strides, padding, x, shape, dy):
   height, width, inputs, outputs = shape
   lengths = [(out - 1) * stride + 1  # of dy with zeros between its rows
              for out, stride in zip(dy.shape[1:3], strides)]
-  if inputs * outputs < MANY:
+  if dy.size < UNCACHED or inputs * outputs < ENTRIES:
     around = [(low, window - 1 + length - size - low)
               for size, window, length, (low, _) in zip(
                   x.shape[1:3], shape[:2], lengths, padding)]
