@@ -5,6 +5,7 @@ import os
 import pathlib
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -15,7 +16,9 @@ from mtl_jax import _version
 
 def versions() -> dict[str, str]:
   """Versions of what decides a result's bits."""
+  precision = getattr(jax.config, 'jax_default_matmul_precision')
   found = {'platform': jax.default_backend(),
+           'matmul_precision': precision or 'default',
            'python': platform.python_version(),
            'mtl_jax': _version.__version__}
   for package in ('jax', 'jaxlib', 'flax', 'optax', 'numpy',
@@ -28,11 +31,12 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict:
-  """The devices that compute and the host's processor."""
+  """The devices that compute, the host's processor and XLA's flags."""
   device = jax.devices()[0]
   return {'device': device.device_kind, 'platform': device.platform,
           'count': jax.device_count(), 'processes': jax.process_count(),
-          'cpu': _processor(), 'cores': len(os.sched_getaffinity(0))}
+          'cpu': _processor(), 'cores': len(os.sched_getaffinity(0)),
+          'xla_flags': os.environ.get('XLA_FLAGS', '')}
 
 
 def _processor() -> str:
@@ -52,9 +56,12 @@ def command() -> str:
 
 
 def commit() -> str | None:
-  """The git commit of the package, '+changes' if files differ from it."""
+  """The git commit of the package, '+changes' if files differ from it.
+
+  `None` outside a checkout, and where git isn't installed.
+  """
   root = pathlib.Path(__file__).parent.parent
-  if not (root / '.git').exists():
+  if not (root / '.git').exists() or not shutil.which('git'):
     return None
   git = lambda *words: subprocess.run(
       ['git', '-C', str(root), *words], capture_output=True, text=True,

@@ -75,12 +75,13 @@ def _compare(name, found, stored) -> tuple[list[str], list[str]]:
   if np.array_equal(found, stored.probe):
     return [], []
   worst = float(np.max(np.abs(found - stored.probe)))
-  made_on = stored.metadata['versions']
-  elsewhere = {k: (made_on.get(k), v) for k, v in
-               provenance.versions().items() if made_on.get(k, v) != v}
+  made_on, here = stored.metadata['versions'], provenance.versions()
+  elsewhere = {k: (made_on.get(k), v) for k, v in here.items()
+               if made_on.get(k, v) != v}
+  platforms = {made_on.get('platform', 'cpu'), here['platform']}
   # Products on an accelerator may have the precision of bfloat16 or TF32.
-  near = 2e-2 * float(np.max(np.abs(stored.probe))) if (
-      'platform' in elsewhere) else 1e-4
+  near = 1e-4 if platforms == {'cpu'} else 2e-2 * float(
+      np.max(np.abs(stored.probe)))
   if elsewhere and np.allclose(found, stored.probe, rtol=1e-4, atol=near):
     return [], [f'outputs differ by rounding only (at most {worst:.1e}): the '
                 f'run was made with another platform or versions {elsewhere}']

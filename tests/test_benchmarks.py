@@ -12,6 +12,7 @@ FOLDER = pathlib.Path(__file__).parent.parent / 'experiments' / 'benchmarks'
 sys.path.insert(0, str(FOLDER))
 
 import convolution_step  # noqa: E402 pylint: disable=wrong-import-position
+import generation  # noqa: E402 pylint: disable=wrong-import-position
 import jax_cases  # noqa: E402 pylint: disable=wrong-import-position
 import identify_cost  # noqa: E402 pylint: disable=wrong-import-position
 import mixed_batch  # noqa: E402 pylint: disable=wrong-import-position
@@ -165,3 +166,12 @@ def test_subnetwork_steps_are_timed_and_their_memory_counted():
   assert folded['temporary_bytes'] < 1.5 * lines[1]['temporary_bytes']
   assert 'one step of subnetworks' in table.render_subnetworks(
       [line | timing.origin() for line in lines])
+
+
+@pytest.mark.slow
+def test_a_generation_is_measured(tmp_path):
+  run = generation.make_run(tmp_path, steps=1, batch=8, images=200)
+  found = generation.iteration(run)
+  assert found['programs'] <= generation.PROGRAMS and found['times'] > 0
+  line, = generation.at_once(run, (1,), 1)[:1]
+  assert line['children_per_minute'] > 0

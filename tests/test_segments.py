@@ -102,8 +102,9 @@ def run(train, name='part_cifar'):
     'part_cifar', pytest.param('part_resnet', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('train', [
     True, pytest.param(False, marks=pytest.mark.slow)])
-def test_fused_and_loop_give_the_same(name, train):
-  loop, fused = small('loop', name), small('fused', name)
+@pytest.mark.parametrize('form', ['fused', 'blocks'])
+def test_all_forms_give_the_same(name, train, form):
+  loop, fused = small('loop', name), small(form, name)
   params, stats = start(name)
   path = [[0, 2]] * (9 if name == 'part_cifar' else 3)
   tree, stats = bound(params, stats, path)

@@ -72,13 +72,13 @@ def make_run(folder, steps: int, batch: int, images: int) -> train.Run:
 def iteration(run: train.Run) -> dict:
   """The second task's iteration against 32 times one child's steps."""
   first, second = plan.entries(run.config.phases[0], run.suite)
-  search._TaskIteration(run, first).run()
+  search._TaskIteration(run, first, {}).run()
   compiled: list[float] = []
   listen = lambda name, seconds, **_: name == COMPILED and compiled.append(
       seconds)
   jax.monitoring.register_event_duration_secs_listener(listen)
   started, used = time.perf_counter(), time.process_time()
-  search._TaskIteration(run, second).run()
+  search._TaskIteration(run, second, {}).run()
   seconds, used = time.perf_counter() - started, time.process_time() - used
   programs, compiling = len(compiled), sum(compiled)
   alone, alone_used = child_seconds(run, second)
@@ -96,7 +96,8 @@ def _wave(work, count):
   children, _, _, images = work._children(search_state.State(seeds=tuple(
       path.name for path in work.others)))
   children = (children * count)[:count]
-  news = [work._new(child, i) for i, child in enumerate(children)]
+  news = [work.maker.new(child, jax.random.key(i))
+          for i, child in enumerate(children)]
   return parallel.split_tasks(work._learners(children, news)), images
 
 
@@ -110,7 +111,7 @@ def _rounds(work, learners, images, together):
 def child_seconds(run, entry, rounds: int = 3) -> tuple[float, float]:
   """Median seconds, and processor seconds, of one child's steps and
   validations, compiled before."""
-  work, times = search._TaskIteration(run, entry), []
+  work, times = search._TaskIteration(run, entry, {}), []
   for _ in range(rounds + 1):
     learners, images = _wave(work, 1)
     started, used = time.perf_counter(), time.process_time()
@@ -123,7 +124,7 @@ def child_seconds(run, entry, rounds: int = 3) -> tuple[float, float]:
 def at_once(run, counts, rounds: int) -> list[dict]:
   """Children per minute, in turn and side by side."""
   work = search._TaskIteration(run, plan.entries(
-      run.config.phases[0], run.suite)[0])
+      run.config.phases[0], run.suite)[0], {})
   lines = []
   for count in counts:
     for together in (False, True):

@@ -31,6 +31,7 @@ from mtl_jax.models import convolution
 SHAPE = (32, 32, 1)
 SPEC = (transforms.normalise(.5, .25),)
 TASKS, MODULES = 4, 8
+FORMS = ('loop', 'blocks', 'fused')
 RECIPE = steps.Recipe(steps=1000, batch_size=16, optimizer='adam',
                       learning_rate=1e-3)
 
@@ -114,14 +115,15 @@ def cases(active: int, width: int, count: int, batch: int) -> list:
   ordinary = 'ordinary network'
   found = [timing.Case(ordinary, steps_of('loop', 1, round(
       width * math.sqrt(active))), count)]
-  for form in ('loop', 'fused'):
+  for form in FORMS:
     found.append(timing.Case(f'path, {form}', steps_of(form, active, width),
                              count, ordinary, 1.3))
-  found.append(timing.Case(
-      "path, loop, lax's gradients",
-      with_lax_gradients(steps_of('loop', active, width)), count,
-      'path, loop'))
-  for form in ('loop', 'fused'):
+  if jax.default_backend() == 'cpu':  # elsewhere they are lax's anyway
+    found.append(timing.Case(
+        "path, loop, lax's gradients",
+        with_lax_gradients(steps_of('loop', active, width)), count,
+        'path, loop'))
+  for form in FORMS:
     found.append(timing.Case(
         f'in rounds, {form}', round_step(form, active, width, count, batch),
         count, f'path, {form}', 1.1))
@@ -150,12 +152,14 @@ def main():
   parser.add_argument('--out', type=pathlib.Path, help='JSON lines; replaced')
   parser.add_argument('--rounds', type=int, default=11)
   parser.add_argument('--active', type=int, default=4)
-  parser.add_argument('--width', type=int, default=4)
+  parser.add_argument('--width', type=int, nargs='+', default=[4])
   parser.add_argument('--batch', type=int, default=16)
   parser.add_argument('--steps', type=int, default=5)
   options = parser.parse_args()
-  lines = measure(options.active, options.width, options.steps, options.batch,
-                  options.rounds)
+  lines = []
+  for width in options.width:
+    lines += measure(options.active, width, options.steps, options.batch,
+                     options.rounds)
   if options.out:
     timing.write(options.out, lines)
 

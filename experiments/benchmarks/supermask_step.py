@@ -11,12 +11,22 @@ import os
 import pathlib
 import sys
 
+import jax
 import rich.console
 import rich.table
 
 import jax_cases
 import timing
 from mtl_jax.methods import supsup
+
+
+ON_CPU = (('PyTorch eager', False, 2, 3.),
+          ('PyTorch eager, 1 thread', False, 1, None),
+          ('PyTorch torch.compile', True, 2, 2.),
+          ('PyTorch torch.compile, 1 thread', True, 1, None))
+ON_GPU = (('PyTorch eager', False, 2, 3.),
+          ('PyTorch torch.compile', True, 2, 2.),
+          ('PyTorch torch.compile, CUDA graphs', 'reduce-overhead', 2, None))
 
 
 def torch_cases(setup, short: int = 30):
@@ -29,11 +39,8 @@ def torch_cases(setup, short: int = 30):
       'threshold step', jax_cases.step_scan(
           setup, supsup.supsup(), count=short), short)
   cases, failed = [threshold], {}
-  for name, compiled, threads, target in (
-      ('PyTorch eager', False, 2, 3.),
-      ('PyTorch eager, 1 thread', False, 1, None),
-      ('PyTorch torch.compile', True, 2, 2.),
-      ('PyTorch torch.compile, 1 thread', True, 1, None)):
+  on_gpu = jax.default_backend() == 'gpu'
+  for name, compiled, threads, target in ON_GPU if on_gpu else ON_CPU:
     try:
       run = torch_run(setup, short, compiled, threads)
       run()  # compiles
@@ -45,14 +52,18 @@ def torch_cases(setup, short: int = 30):
   return cases, failed
 
 
-def torch_run(setup, count: int, compiled: bool, threads: int = 2):
-  """PyTorch's step from the scores and batches that ours starts with."""
+def torch_run(setup, count: int, compiled: bool | str, threads: int = 2):
+  """PyTorch's step from the scores and batches that ours starts with.
+
+  On the device that JAX computes on: the GPU, or else the CPU.
+  """
   import torch_step  # pylint: disable=import-outside-toplevel
   state = jax_cases.start(setup, supsup.supsup(), {})
   kernels = lambda tree: [layer['kernel'] for _, layer in sorted(tree.items())]
   return torch_step.make_run(
       kernels(setup.backbone), kernels(state.trainable), setup.images[:count],
-      setup.labels[:count], compiled, threads)
+      setup.labels[:count], compiled, threads,
+      'cuda' if jax.default_backend() == 'gpu' else 'cpu')
 
 
 def measure(setup, rounds: int, report=lambda rows: None) -> list[dict]:

@@ -1,6 +1,8 @@
-"""Rewrites the table in README.md from the results.
+"""Rewrites the tables in README.md from the results.
 
     python experiments/benchmarks/table.py
+
+Results of a CPU lie in results/, those of a GPU in results/gpu/.
 """
 
 import json
@@ -8,7 +10,6 @@ import pathlib
 
 HERE = pathlib.Path(__file__).parent
 BEGIN, END = '<!-- results -->', '<!-- end of results -->'
-BEGIN_MIXED, END_MIXED = '<!-- mixed batch -->', '<!-- end of mixed batch -->'
 
 
 def render(lines: list[dict]) -> str:
@@ -49,9 +50,16 @@ def _origin(lines: list[dict]) -> str:
       f'{name} {first["versions"][name]}'
       for name in ('python', 'jax', 'jaxlib', 'optax', 'torch')
       if name in first['versions'])
-  return (f'`{first["command"]}` at {first["commit"]}, on {hardware["cores"]} '
-          f'cores of {hardware["cpu"]}; {versions}. Load average of the '
-          f'machine in the meantime: {min(loads):.1f} to {max(loads):.1f}.')
+  cores = f'{hardware["cores"]} cores of {hardware["cpu"]}'
+  if hardware['platform'] == 'cpu':
+    where = f'on {cores}'
+  else:
+    precision = first['versions']['matmul_precision']
+    where = (f'on {hardware["count"]} x {hardware["device"]} (precision of '
+             f'products: {precision}), with {cores}')
+  return (f'`{first["command"]}` at {first["commit"]}, {where}; {versions}. '
+          f'Load average of the machine in the meantime: {min(loads):.1f} to '
+          f'{max(loads):.1f}.')
 
 
 def render_subnetworks(lines: list[dict]) -> str:
@@ -154,32 +162,32 @@ def rewrite(readme: str, table: str, begin: str = BEGIN,
   return f'{before}{begin}\n{table}\n{end}{after}'
 
 
-def _lines(name: str) -> list[dict]:
-  text = (HERE / 'results' / name).read_text()
-  return [json.loads(line) for line in text.splitlines()]
+def _lines(path: pathlib.Path) -> list[dict]:
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# Of each file: its renderer and the words of its markers.
+TABLES = {
+    'supermask_step': (render, 'results'),
+    'mixed_batch': (render_mixed, 'mixed batch'),
+    'identify_cost': (render_identify, 'identify'),
+    'segment_step': (render, 'segments'),
+    'convolution_step': (render, 'convolutions'),
+    'subnetwork_step': (render_subnetworks, 'subnetworks'),
+    'generation': (render_generation, 'generation')}
 
 
 def main():
   path = HERE / 'README.md'
-  readme = rewrite(path.read_text(), render(_lines('supermask_step.jsonl')))
-  readme = rewrite(readme, render_mixed(_lines('mixed_batch.jsonl')),
-                   BEGIN_MIXED, END_MIXED)
-  readme = rewrite(
-      readme, render_identify(_lines('identify_cost.jsonl')),
-      '<!-- identify -->', '<!-- end of identify -->')
-  readme = rewrite(
-      readme, render(_lines('segment_step.jsonl')),
-      '<!-- segments -->', '<!-- end of segments -->')
-  readme = rewrite(
-      readme, render(_lines('convolution_step.jsonl')),
-      '<!-- convolutions -->', '<!-- end of convolutions -->')
-  readme = rewrite(
-      readme, render_subnetworks(_lines('subnetwork_step.jsonl')),
-      '<!-- subnetworks -->', '<!-- end of subnetworks -->')
-  if (HERE / 'results' / 'generation.jsonl').exists():
-    readme = rewrite(
-        readme, render_generation(_lines('generation.jsonl')),
-        '<!-- generation -->', '<!-- end of generation -->')
+  readme = path.read_text()
+  for folder, before in ((HERE / 'results', ''),
+                         (HERE / 'results' / 'gpu', 'gpu ')):
+    for name, (renderer, words) in TABLES.items():
+      file = folder / f'{name}.jsonl'
+      if file.exists():
+        readme = rewrite(readme, renderer(_lines(file)),
+                         f'<!-- {before}{words} -->',
+                         f'<!-- end of {before}{words} -->')
   path.write_text(readme)
 
 

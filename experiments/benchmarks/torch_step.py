@@ -22,9 +22,10 @@ class Threshold(torch.autograd.Function):
 class Net(torch.nn.Module):
   """Dense layers with frozen weights [out, in] and trained scores."""
 
-  def __init__(self, weights, scores):
+  def __init__(self, weights, scores, device):
     super().__init__()
-    to_tensor = lambda w: torch.tensor(np.ascontiguousarray(np.asarray(w).T))
+    to_tensor = lambda w: torch.tensor(np.ascontiguousarray(np.asarray(w).T),
+                                       device=device)
     self.weights = [to_tensor(w) for w in weights]
     self.scores = torch.nn.ParameterList(
         [torch.nn.Parameter(to_tensor(s)) for s in scores])
@@ -37,8 +38,8 @@ class Net(torch.nn.Module):
     return x
 
 
-def make_run(weights, scores, images, labels, compiled: bool,
-             threads: int = 2):
+def make_run(weights, scores, images, labels, compiled: bool | str,
+             threads: int = 2, device: str = 'cpu'):
   """A function that takes one step per batch and goes on from where it was.
 
   Args:
@@ -46,17 +47,20 @@ def make_run(weights, scores, images, labels, compiled: bool,
     scores: list of [in, out] arrays.
     images: float32 [steps, batch, ...].
     labels: int [steps, batch].
-    compiled: the whole step under `torch.compile`.
+    compiled: the whole step under `torch.compile`; a string is its mode.
     threads: of PyTorch, set again by each call.
+    device: of PyTorch. On 'cuda' products are TF32, as JAX's are by default.
 
   Returns:
     run() -> list of losses.
   """
-  net = Net(weights, scores)
+  if device == 'cuda':
+    torch.set_float32_matmul_precision('high')
+  net = Net(weights, scores, device)
   optimizer = torch.optim.RMSprop(net.parameters(), lr=1e-4, alpha=0.99,
                                   eps=1e-8, foreach=True)
-  images = torch.tensor(np.asarray(images)).flatten(2)
-  labels = torch.tensor(np.asarray(labels)).long()
+  images = torch.tensor(np.asarray(images), device=device).flatten(2)
+  labels = torch.tensor(np.asarray(labels), device=device).long()
 
   def step(x, y):
     optimizer.zero_grad(set_to_none=True)
@@ -65,9 +69,12 @@ def make_run(weights, scores, images, labels, compiled: bool,
     optimizer.step()
     return loss.detach()
 
-  call = torch.compile(step) if compiled else step
+  mode = compiled if isinstance(compiled, str) else None
+  call = torch.compile(step, mode=mode) if compiled else step
 
   def run():
     torch.set_num_threads(threads)
-    return [float(call(x, y)) for x, y in zip(images, labels)]
+    # A graph's output is overwritten by its next run.
+    return torch.stack([call(x, y).clone() for x, y in zip(images, labels)]
+                       ).tolist()
   return run

@@ -68,7 +68,7 @@ def _stem(channels, width) -> segments.Level:
   """ResNet's stem as a module: 7x7 / 2, norm, ReLU, max pool 3 / 2."""
   def apply(p, x, norm, groups):
     del groups
-    y = segments.convolve(x, p['conv1'], 1, 2, 3)
+    y = segments.convolve(x, p['conv1'], stride=2, padding=3)
     return pooling.max_pool(jax.nn.relu(norm('bn1', y)), 3, 2, 1)
   norms = {'bn1': width}
   return segments.Level(
@@ -96,11 +96,12 @@ def _stage(channels, width, stride, blocks) -> segments.Level:
       def conv(name, y, groups_, stride_=1, pad=0, b=b):
         y = segments.convolve(y, p[f'block{b}_{name}'], groups_, stride_, pad)
         return norm(f'block{b}_{name}_bn', y)
-      taken = groups if b else 1  # the first reads the input of all modules
+      # The first reads the input of all modules.
+      taken = groups if b else segments.ONE
       y = jax.nn.relu(conv('conv1', x, taken))
       y = jax.nn.relu(conv('conv2', y, groups, steps, 1))
       y = conv('conv3', y, groups)
-      x = jax.nn.relu(y + (x if b else conv('downsample', x, 1, steps)))
+      x = jax.nn.relu(y + (x if b else conv('downsample', x, taken, steps)))
     return x
   return segments.Level(shapes | _norm_shapes(norms), norms, apply, out,
                         lambda y, x: y)

@@ -13,8 +13,9 @@ Norm statistics belong to the slots. A whole backbone is applied by the first
 N modules of each level and its first head.
 
 In form 'fused' the modules of a level are one wide convolution, and grouped
-ones behind it; in form 'loop' they follow each other. 'auto' takes the loop on
-CPU, where XLA's gradients of grouped convolutions are slow
+ones behind it; in form 'blocks' those behind it are wide too, with zeros
+between modules; in form 'loop' modules follow each other. 'auto' takes the loop
+on CPU, where XLA's gradients of grouped convolutions are slow
 (experiments/benchmarks), and the fused form on accelerators.
 """
 
@@ -30,7 +31,7 @@ from mtl_jax.models import convolution
 
 Tree = trees.Tree
 MOMENTUM, EPSILON = 0.9, 1e-5
-FORMS = ('auto', 'fused', 'loop')
+FORMS = ('auto', 'blocks', 'fused', 'loop')
 
 
 class Level(NamedTuple):
@@ -41,7 +42,7 @@ class Level(NamedTuple):
       modules laid side by side are one wide module.
     norms: names of its batch norms, with their channels.
     apply: (params, x, norm, groups) -> y, the module, or `groups` of them side
-      by side; `norm(name, x)` is batch norm.
+      by side (see `convolve`); `norm(name, x)` is batch norm.
     channels: of a module's output.
     post: applied to (the sum over modules, the level's input).
   """
@@ -52,17 +53,38 @@ class Level(NamedTuple):
   post: Callable
 
 
-def convolve(x, layer: Tree, groups: int = 1, stride: int = 1,
+class Groups(NamedTuple):
+  """How many modules lie side by side, and whether as blocks of one kernel."""
+  modules: int
+  blocks: bool
+
+
+ONE = Groups(1, False)
+
+
+def convolve(x, layer: Tree, groups: Groups = ONE, stride: int = 1,
              padding: int | None = None):
   """A convolution with its bias, if it has one; [n, H, W, C].
 
   Without `padding` the image keeps its size (at stride 1).
   """
+  kernel, count = layer['kernel'], groups.modules
+  if groups.blocks:
+    kernel, count = blocks_of(kernel, count), 1
   y = convolution.convolve(
-      x, layer['kernel'], (stride, stride),
+      x, kernel, (stride, stride),
       'SAME' if padding is None else [(padding, padding)] * 2,
-      feature_group_count=groups)
+      feature_group_count=count)
   return y + row(layer['bias']) if 'bias' in layer else y
+
+
+def blocks_of(kernel, groups: int):
+  """[h, w, in, groups x out] -> [h, w, groups x in, groups x out], 0 between.
+  """
+  height, width, inputs, outputs = kernel.shape
+  split = kernel.reshape(height, width, 1, inputs, groups, -1)
+  own = jnp.eye(groups, dtype=bool).reshape(1, 1, groups, 1, groups, 1)
+  return jnp.where(own, split, 0.).reshape(height, width, -1, outputs)
 
 
 def row(x):
@@ -90,7 +112,7 @@ def batch_norm(x, layer: Tree, stats: Tree, train: bool, axis_name=None):
 
 
 def apply_modules(level: Level, modules: list[Tree], stats: list[Tree], x,
-                  train: bool, axis_name=None, fused: bool = False):
+                  train: bool, axis_name=None, form: str = 'loop'):
   """The sum of a level's modules on x.
 
   Args:
@@ -100,7 +122,7 @@ def apply_modules(level: Level, modules: list[Tree], stats: list[Tree], x,
     x: [n, H, W, C].
     train: whether to use the batch's statistics.
     axis_name: of the devices over which they are averaged.
-    fused: all modules as one, with grouped convolutions.
+    form: 'loop', 'fused' or 'blocks'.
 
   Returns:
     (sum over modules [n, H', W', channels], statistics of each).
@@ -113,13 +135,13 @@ def apply_modules(level: Level, modules: list[Tree], stats: list[Tree], x,
       return y
     return level.apply(params, x, norm, groups), new
 
-  if not fused:
-    found = [one(params, own, 1) for params, own in zip(modules, stats)]
-    return sum(y for y, _ in found), [new for _, new in found]
   groups = len(modules)
+  if form == 'loop' or groups == 1:
+    found = [one(params, own, ONE) for params, own in zip(modules, stats)]
+    return sum(y for y, _ in found), [new for _, new in found]
   wide = lambda *leaves: jnp.concatenate(leaves, axis=-1)
   y, new = one(jax.tree.map(wide, *modules), jax.tree.map(wide, *stats),
-               groups)
+               Groups(groups, form == 'blocks'))
   y = y.reshape(*y.shape[:-1], groups, level.channels).sum(axis=-2)
   return y, [jax.tree.map(lambda a: jnp.split(a, groups, -1)[i], new)
              for i in range(groups)]
@@ -167,14 +189,15 @@ def check_form(form: str) -> None:
 def apply(levels: tuple[Level, ...], form: str, params: Tree, stats: Tree, x,
           train: bool = False, axis_name=None):
   """`models.Network.apply` of a graph; see the module."""
-  fused = form == 'fused' or form == 'auto' and jax.default_backend() != 'cpu'
+  if form == 'auto':
+    form = 'loop' if jax.default_backend() == 'cpu' else 'fused'
   new = {}
   for i, level in enumerate(levels):
     name = f'level{i + 1}'
     found = present(params, stats, name)
     y, updated = apply_modules(
         level, [m for m, _ in found.values()], [s for _, s in found.values()],
-        x, train, axis_name if train else None, fused and len(found) > 1)
+        x, train, axis_name if train else None, form)
     new[name] = stats[name] | dict(zip(found, updated))
     x = level.post(y, x)
   head = params['head']
