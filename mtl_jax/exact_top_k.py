@@ -1,7 +1,8 @@
-"""The k largest entries of an array, exactly, without sorting.
+"""The k largest entries of an array, exactly; without sorting, but for GPUs.
 
 A bracketing search over the floats' bit patterns counts how many entries lie
-above a bound: some 10 to 20 passes, where XLA's sort costs a hundred.
+above a bound: some 10 to 20 passes, where XLA's sort costs a hundred on CPU. A
+GPU sorts quickly, and there every round of a search waits for the host.
 """
 
 import functools
@@ -23,16 +24,30 @@ def select(scores, k: int):
   >>> select(jnp.array([[3., 1.], [1., 1.]]), 2)
   Array([[ True,  True],
          [False, False]], dtype=bool)
-
-  Invariant of the search: count(keys >= low) >= k > count(keys >= high).
-  Bounds come from interpolating the count between the two ends, every third
-  one from halving the range of keys, which bounds the number of rounds. It
-  ends as soon as a bound keeps exactly k, or when low is the k-th largest.
   """
-  size = scores.size
-  if k == 0 or k == size:
-    return jnp.full(scores.shape, k == size)
+  if k == 0 or k == scores.size:
+    return jnp.full(scores.shape, k == scores.size)
   keys = _order_keys(scores)
+  return _sorted(keys, k) if jax.default_backend() == 'gpu' else (
+      _searched(keys, k))
+
+
+def _sorted(keys, k: int):
+  """`select` by a stable sort of int32 keys, the largest first."""
+  order = jnp.argsort(~keys.reshape(-1), stable=True)
+  chosen = jnp.zeros(keys.size, bool).at[order[:k]].set(
+      True, unique_indices=True)
+  return chosen.reshape(keys.shape)
+
+
+def _searched(keys, k: int):
+  """`select` by a search for the k-th largest of int32 keys.
+
+  Invariant: count(keys >= low) >= k > count(keys >= high). Bounds come from
+  interpolating the count between the two ends, every third one from halving
+  the range of keys, which bounds the number of rounds. It ends as soon as a
+  bound keeps exactly k, or when low is the k-th largest.
+  """
 
   def midpoint(low, high):
     return (low & high) + ((low ^ high) >> 1)
@@ -59,7 +74,7 @@ def select(scores, k: int):
     _, low, high, above_low, _ = state
     return (above_low != k) & (high - low > 1)
 
-  start = (jnp.int32(0), jnp.min(keys), jnp.max(keys) + 1, jnp.int32(size),
+  start = (jnp.int32(0), jnp.min(keys), jnp.max(keys) + 1, jnp.int32(keys.size),
            jnp.int32(0))
   # Keys of opposite sign can be further apart than int32 holds.
   start = start[:1] + _split_by_sign(keys, k, *start[1:])

@@ -135,8 +135,23 @@ def _combine_forward(alphas, basis):
 
 
 def _combine_backward(basis, cotangent):
-  gradient = lax.map(lambda m: jnp.sum(jnp.where(m, cotangent, 0)), basis)
-  return gradient, None
+  return agreement(basis, cotangent), None
+
+
+def agreement(basis, cotangent):
+  """Sum of `cotangent` [...] over each mask of bool `basis` [K, ...]: [K].
+
+  One mask after another on CPU. On an accelerator each turn of such a loop
+  costs more than a mask does, and all are one pass.
+  """
+  if jax.default_backend() == 'cpu':
+    return lax.map(lambda m: jnp.sum(jnp.where(m, cotangent, 0)), basis)
+  return _agreement_at_once(basis, cotangent)
+
+
+def _agreement_at_once(basis, cotangent):
+  return jnp.sum(jnp.where(basis, cotangent[None], 0),
+                 tuple(range(1, basis.ndim)))
 
 
 _combine_leaf.defvjp(_combine_forward, _combine_backward)

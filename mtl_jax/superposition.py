@@ -206,7 +206,7 @@ def of_coefficients(coefficients: Tree, basis: Tree) -> Superposition:
 
   def agree(cotangent):
     def leaf(a, m, c):
-      return a @ lax.map(lambda mask: jnp.vdot(mask.astype(c.dtype), c), m)
+      return a @ impressions.agreement(m, c)
     return _total(_leafwise(leaf, coefficients, basis, cotangent))
 
   def one(index):

@@ -47,6 +47,19 @@ def test_combine_is_tensordot_in_value_and_gradient(wrap, tasks):
       gradient, np.tensordot(cotangent, basis, ((-2, -1), (1, 2))), **close)
 
 
+@pytest.mark.parametrize('wrap, tasks', [
+    (jax.jit, ()), (lambda f: jax.jit(jax.vmap(f, (None, 0))), (4,))])
+def test_agreement_at_once_is_that_mask_by_mask(wrap, tasks):
+  """What accelerators compute, and what the CPU does."""
+  random = np.random.RandomState(0)
+  basis = random.rand(7, 5, 6) < .5
+  cotangent = random.randn(*tasks, 5, 6).astype(np.float32)
+  forms = [wrap(f)(basis, cotangent) for f in (
+      impressions.agreement, impressions._agreement_at_once)]
+  assert forms[0].shape == (*tasks, 7)
+  np.testing.assert_allclose(*forms, rtol=1e-5, atol=1e-5)
+
+
 def scratch_bytes(f, *arguments):
   compiled = jax.jit(f).lower(*arguments).compile()
   return compiled.memory_analysis().temp_size_in_bytes

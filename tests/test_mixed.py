@@ -95,7 +95,9 @@ def assert_as_predict(system, x, names, out):
 def test_every_kind_of_impression_in_one_batch(system):
   x, names = draw(system, 120)
   out = system.predict_mixed(x, names)
-  assert out.devices() == {jax.devices()[0]} and jax.device_count() > 1
+  assert out.devices() == {jax.devices()[0]}
+  if jax.default_backend() == 'cpu':  # so the line above says something
+    assert jax.device_count() > 1
   assert out.shape == (120, 10) and out.dtype == np.float32
   assert_as_predict(system, x, names, np.asarray(out))
   kinds = {tuple(part is not None for part in shelf.stack.impression[:4])

@@ -181,6 +181,18 @@ def test_operations_are_counted_without_compiling():
   assert 10 * block < count(params) - count(shallow) < 25 * block
 
 
+def test_operations_are_counted_for_the_cpu_whatever_computes(monkeypatch):
+  placed, original = [], vit.apply
+
+  def apply(*args):
+    placed.append(jax.config.jax_default_device)
+    return original(*args)
+  monkeypatch.setattr(vit, 'apply', apply)
+  params = params_of(tiny(width=24))
+  assert tiny().parts.flops(params, SHAPE) > 0
+  assert [device.platform for device in placed] == ['cpu']
+
+
 @pytest.mark.parametrize('changes, text', [
     (dict(heads=3), 'width 16 is not a multiple of 3 heads'),
     (dict(num_layers=-1), 'num_layers is -1'),
