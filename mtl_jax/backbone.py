@@ -5,6 +5,8 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from mtl_jax import config as config_lib
 from mtl_jax import masks
@@ -61,6 +63,16 @@ def make(recipe: dict, weights: pathlib.Path | None = None) -> Backbone:
 
 
 def _draw(network, recipe, key):
+  """On the CPU, whatever computes: a platform rounds its normal draws as it
+  likes, and tasks made on one are to be read on another."""
+  if jax.default_backend() == 'cpu':
+    return _draw_here(network, recipe, key)
+  with jax.default_device(jax.local_devices(backend='cpu')[0]):
+    drawn = jax.tree.map(np.asarray, _draw_here(network, recipe, key))
+  return jax.tree.map(jnp.asarray, drawn)
+
+
+def _draw_here(network, recipe, key):
   init = functools.partial(network.init, key, tuple(recipe['image_shape']))
   if recipe['init'] != 'signed_constant':
     return init()

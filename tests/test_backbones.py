@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mtl_jax import backbone
 from mtl_jax import masks
 from mtl_jax import trees
 
@@ -73,3 +74,26 @@ print(trees.fingerprint(masks.signed_constant(key, like)))'''
   other = subprocess.run([sys.executable, '-c', code], capture_output=True,
                          text=True, check=True, cwd=ROOT)
   assert other.stdout.strip() == GOLDEN
+
+
+def test_an_accelerators_backbone_is_drawn_on_the_cpu(monkeypatch):
+  """Where it lies is up to the platform, which bits it has is not."""
+  recipe = {'model': 'fully_connected', 'outputs': 3, 'init': 'default',
+            'options': {'widths': (5,), 'scale': .05}, 'seed': 1,
+            'image_shape': (2, 2, 1)}
+  expected = backbone.make(recipe)
+  assert all(np.std(leaf) > .01 for leaf in jax.tree.leaves(expected.params)
+             if leaf.ndim > 1)
+  drawn_on, original = [], backbone._draw_here
+
+  def draw(*args):
+    drawn_on.append(jax.config.jax_default_device)
+    return original(*args)
+  monkeypatch.setattr(backbone, '_draw_here', draw)
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  with jax.default_device(jax.devices()[-1]):
+    found = backbone.make(recipe)
+    for leaf in jax.tree.leaves(found.params):
+      assert leaf.devices() == {jax.devices()[-1]}
+  assert drawn_on == [jax.local_devices(backend='cpu')[0]]
+  assert found.recipe['fingerprint'] == expected.recipe['fingerprint']
