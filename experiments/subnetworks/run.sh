@@ -32,7 +32,7 @@ for seed in 0 1 2; do
   go subnetworks "fashion_ensemble_s$seed" \
     --config=configs/subnetworks_fashion.py:ensemble --config.seed=$seed
 done
-for tasks in 10 11 12 13 14 15 16; do
+for tasks in 13 16 20 25 33 50; do
   go subnetworks "capacity_${tasks}_s0" --config="configs/subnetworks_capacity.py:$tasks"
 done
 python experiments/results.py tables
