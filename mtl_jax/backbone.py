@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import config as config_lib
+from mtl_jax import host
 from mtl_jax import masks
 from mtl_jax import models
 from mtl_jax import trees
@@ -67,7 +68,7 @@ def _draw(network, recipe, key):
   likes, and tasks made on one are to be read on another."""
   if jax.default_backend() == 'cpu':
     return _draw_here(network, recipe, key)
-  with jax.default_device(jax.local_devices(backend='cpu')[0]):
+  with host.on_cpu():
     drawn = jax.tree.map(np.asarray, _draw_here(network, recipe, key))
   return jax.tree.map(jnp.asarray, drawn)
 

@@ -159,7 +159,8 @@ def energy(weights: Tree, z: Tree):
     z: leaves [d], -1 or 1.
   """
   leaves = trees.map_leaves(
-      lambda w, x: None if w is None else -.5 * x @ _product(w, x), weights, z)
+      lambda w, x: None if w is None else -.5 * jnp.sum(x * _product(w, x)),
+      weights, z)
   return sum(jax.tree.leaves(leaves))
 
 

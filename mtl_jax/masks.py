@@ -76,8 +76,8 @@ def top_k(scores: Tree, density) -> Tree:
   """Keeps exactly round(density x size) largest scores of every leaf.
 
   Ties are broken by index: of equal scores the earlier ones are kept. Nothing
-  is sorted: a bracketing search counts how many scores lie above a bound, so
-  the cost is some 10 to 20 passes over the leaf.
+  is sorted, but on a GPU: a bracketing search counts how many scores lie above
+  a bound, so the cost is some 10 to 20 passes over the leaf.
 
   Args:
     scores: tree of float leaves; `None` leaves stay `None`.

@@ -226,7 +226,7 @@ def scores(run: Any, entry: plan.Entry, like: trees.Tree) -> trees.Tree:
   backbone = run.system.backbone
   found = gradient(backbone.network, entry.route, like, backbone.params,
                    backbone.stats, source, task, index)
-  return jax.tree.map(lambda g: np.abs(np.asarray(g)), found)
+  return parallel.agree(jax.tree.map(lambda g: np.abs(np.asarray(g)), found))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -46,8 +46,11 @@ def device_count() -> int:
 
 
 def _mesh():
-  return jax.make_mesh((jax.device_count(),), (AXIS,),
-                       (jax.sharding.AxisType.Auto,), devices=jax.devices())
+  """All devices in pmap's order; `jax.make_mesh` would follow a TPU's wires,
+  and arrays in two orders don't go into one computation."""
+  return jax.sharding.Mesh(np.array([
+      device for process in range(jax.process_count())
+      for device in jax.local_devices(process_index=process)]), (AXIS,))
 
 
 @functools.lru_cache(maxsize=1)
@@ -225,13 +228,18 @@ def to_host(tree: Any) -> Any:
 
 
 def local(tree: Any) -> Any:
-  """Replicated arrays as this process's own, for work outside of maps."""
+  """Replicated arrays as this process's own, for work outside of maps.
+
+  Of several processes, that is the copy on a process's first device: what
+  `put` made lies on all devices of all processes, and what a map returns on
+  all of this one's, and the two don't go into one computation.
+  """
   def leaf(x):
-    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+    if not isinstance(x, jax.Array) or jax.process_count() == 1:
       return x
     if _is_key(x):
       return _like_key(x, leaf(jax.random.key_data(x)))
-    return x.addressable_data(0)
+    return x.addressable_data(0) if len(x.sharding.device_set) > 1 else x
   return jax.tree.map(leaf, tree)
 
 
@@ -240,11 +248,15 @@ def everywhere(tree: Any) -> Any:
   return tree if jax.process_count() == 1 else put(tree)
 
 
-def agree(decision: bool) -> bool:
-  """The first process's decision, in every process."""
+def agree(found: Any) -> Any:
+  """What the first process found (a tree of numbers or arrays), in every one.
+
+  Processes that compute the same apart from each other may round differently
+  on a GPU.
+  """
   if jax.process_count() == 1:
-    return decision
-  return bool(multihost_utils.broadcast_one_to_all(np.array(decision)))
+    return found
+  return multihost_utils.broadcast_one_to_all(jax.tree.map(np.asarray, found))
 
 
 def barrier(name: str) -> None:

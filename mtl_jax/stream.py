@@ -97,8 +97,8 @@ def learn(run: train.Run, phase: config_lib.Phase) -> None:
   while learner.position < len(segments):
     started = time.perf_counter()
     task, index = segments[learner.position]
-    decision = _decide(phase, bank, learner, run.suite.tasks[task],
-                       index())
+    decision = int(parallel.agree(_decide(
+        phase, bank, learner, run.suite.tasks[task], index())))
     if decision > learner.mask:
       _commit(run, phase, learner, segments)
       learner = _allocate(run, phase, learner, decision)
@@ -282,7 +282,7 @@ def _commit(run, phase, learner, segments) -> None:
 
 
 def _save(run, phase, learner) -> None:
-  new = f'{phase.name}.{learner.position:09d}'
+  new = train.progress_name(phase.name, learner.position)
   checkpoint.save(
       run.workdir.progress / new,
       checkpoint.tree_to_arrays({'state': learner.state,

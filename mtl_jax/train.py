@@ -1,7 +1,8 @@
 """Learns the tasks of a config, one impression after another.
 
 Kill the process at any instant: the next start of the same command goes on
-and ends with the same bits. A task exists once its folder has its final name.
+and ends with the same bits (where XLA computes the same twice: on a CPU; else
+within rounding). A task exists once its folder has its final name.
 """
 
 import dataclasses
@@ -149,12 +150,13 @@ def train_group(run: Run, group, recipe, driver, method, shared):
   curve = {key: np.zeros((len(group), 0), np.float32)
            for key in ('loss', 'accuracy')}
   state, watched = driver.start(shared), watch.make(phase)
-  noted = watched and {'memory': watched.start(state, shared),
-                       'shared': shared}
+  noted = {'memory': watched.start(state, shared)} if watched else {}
+  if watched or phase.allocation:  # as what was trained used it, to the bit
+    noted['shared'] = shared
   state, noted, curve, start, seconds = restore(run, name, state, noted, curve)
   run.advance(start * len(group), name)
   state = driver.place(state)
-  shared = parallel.put(noted['shared']) if watched else shared
+  shared = parallel.put(noted['shared']) if noted else shared
   memory = noted['memory'] if watched else {'stop': False}
   epoch = recipe.steps // phase.epochs if watched else recipe.steps
   clock = Clock(run.config.progress_seconds)
@@ -169,12 +171,16 @@ def train_group(run: Run, group, recipe, driver, method, shared):
     if watched and start % epoch == 0:
       memory, state, shared = look(run, group, driver, method, watched,
                                    memory, state, shared)
+      noted = {'memory': memory, 'shared': shared}
     if start < recipe.steps and not memory['stop'] and clock.due():
-      save(run, name, driver.whole(state), watched and {
-          'memory': memory, 'shared': shared}, curve, start,
+      save(run, name, driver.whole(state), noted, curve, start,
            seconds + clock.total())
   run.advance((recipe.steps - start) * len(group), name)
   state = driver.whole(state)
+  if phase.together and not checkpoint.exists(
+      run.workdir.progress / progress_name(name, start)):
+    # Its entries must come from one state, whatever a kill leaves undone.
+    save(run, name, state, noted, curve, start, seconds + clock.total())
   if watched:
     state, shared = watched.finish(memory, state, shared)
   return state, parallel.put(shared) if watched else shared, curve, seconds
@@ -217,7 +223,7 @@ class Clock:
     return time.perf_counter() - self.start
 
   def due(self) -> bool:
-    due = parallel.agree(time.perf_counter() - self.last >= self.every)
+    due = bool(parallel.agree(time.perf_counter() - self.last >= self.every))
     if due:
       self.last = time.perf_counter()
     return due
@@ -239,10 +245,15 @@ def saved(name: str) -> str:
   return f'{name}.{"[0-9]" * 9}'
 
 
+def progress_name(name: str, start: int) -> str:
+  """Of a group's progress at a step."""
+  return f'{name}.{start:09d}'
+
+
 def save(run: Run, name: str, state, noted, curve, start: int,
          seconds: float):
   """Saves mid-task progress under its step, then drops the older one."""
-  new = f'{name}.{start:09d}'
+  new = progress_name(name, start)
   arrays = checkpoint.tree_to_arrays({'state': state, 'curve': curve}
                                      | ({'noted': noted} if noted else {}))
   checkpoint.save(run.workdir.progress / new, arrays,
@@ -263,5 +274,5 @@ def restore(run: Run, name: str, state, noted, curve):
   restored = checkpoint.arrays_to_tree(
       arrays, {'state': state, 'curve': curve}
       | ({'noted': noted} if noted else {}))
-  return (restored['state'], restored.get('noted'), restored['curve'], start,
-          metadata['seconds'])
+  return (restored['state'], restored.get('noted', {}), restored['curve'],
+          start, metadata['seconds'])

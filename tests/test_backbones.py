@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mtl_jax import backbone
+from mtl_jax import host
 from mtl_jax import masks
 from mtl_jax import trees
 
@@ -74,6 +75,14 @@ print(trees.fingerprint(masks.signed_constant(key, like)))'''
   other = subprocess.run([sys.executable, '-c', code], capture_output=True,
                          text=True, check=True, cwd=ROOT)
   assert other.stdout.strip() == GOLDEN
+
+
+def test_without_a_cpu_the_remedy_is_named(monkeypatch):
+  def missing(**_):
+    raise RuntimeError("Unknown backend: 'cpu' requested")
+  monkeypatch.setattr(jax, 'local_devices', missing)
+  with pytest.raises(ValueError, match='JAX_PLATFORMS=.*,cpu$'):
+    host.on_cpu()
 
 
 def test_an_accelerators_backbone_is_drawn_on_the_cpu(monkeypatch):

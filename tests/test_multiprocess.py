@@ -81,6 +81,15 @@ def test_one_process_verifies_and_predicts(runs):
   assert '15 tasks verified' in done.stdout
 
 
+def test_two_devices_in_each_of_two_processes(tmp_path):
+  """As on a TPU slice, or a node with several cards for each process."""
+  codes, said = together(tmp_path / 'run', '--cpu_devices=2')
+  assert codes == [0, 0], '\n'.join(said)
+  done = tiny.verify(tmp_path / 'run')
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert '15 tasks verified' in done.stdout
+
+
 def test_a_mistake_ends_both(tmp_path):
   codes, said = together(tmp_path / 'run', '--config.phases.basis.batch_size=3',
                          timeout=100)

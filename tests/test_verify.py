@@ -279,3 +279,18 @@ def test_rounding_on_another_platform_is_a_note(run, off, platform, fine):
   notes = verify._compare('a', found, stored)[1]
   assert bool(notes) == fine
   assert not fine or "'platform': ('tpu', 'cpu')" in notes[0]
+
+
+def test_rounding_in_another_process_on_an_accelerator_is_a_note(
+    run, monkeypatch):
+  """The same versions and card; XLA may choose other kernels."""
+  system = system_lib.load(run)
+  stored = system.task(system.tasks[0])
+  here = dict(stored.metadata['versions'], platform='gpu')
+  stored.metadata['versions'] = here
+  monkeypatch.setattr(verify.provenance, 'versions', lambda: here)
+  largest = np.abs(stored.probe).max()
+  faults, notes = verify._compare('a', stored.probe + .01 * largest, stored)
+  assert not faults and 'other kernels in another process' in notes[0]
+  faults, notes = verify._compare('a', stored.probe + .1 * largest, stored)
+  assert faults and not notes

@@ -6,6 +6,7 @@ device in the network's size already (the official one crops first, then
 resizes); a crop is read off by linear interpolation.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -74,8 +75,10 @@ def _crop_and_flip(how, crop_key, flip_key, images):
   flipped = (jax.random.uniform(flip_key, (n,)) < 0.5) & (how.flip > 0)
   rows = _read(top, tall, height, jnp.zeros(n, bool))
   columns = _read(left, broad, width, flipped)
-  images = jnp.einsum('nHh,nhwc->nHwc', rows, images)
-  return jnp.einsum('nWw,nhwc->nhWc', columns, images)
+  # Pixels keep all their bits, as those of the validation images do.
+  exact = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+  images = exact('nHh,nhwc->nHwc', rows, images)
+  return exact('nWw,nhwc->nhWc', columns, images)
 
 
 def boxes(how: Augmentation, key, count: int):

@@ -23,6 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mtl_jax import host
+
 Tree = Any
 
 
@@ -294,5 +296,5 @@ def _flops(shapes, structure):
   # Not every platform counts before it compiles
   # (https://github.com/jax-ml/jax/issues/22713), and scores are to be the same
   # on all of them.
-  with jax.default_device(jax.local_devices(backend='cpu')[0]):
+  with host.on_cpu():
     return float(jax.jit(apply).lower(like, image).cost_analysis()['flops'])
