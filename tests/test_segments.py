@@ -98,28 +98,36 @@ def run(train, name='part_cifar'):
   return jax.jit(functools.partial(small('loop', name).apply, train=train))
 
 
+@functools.lru_cache(maxsize=None)
+def gradients(name, form, train):
+  """Of a sum over the logits, in a few levels of all kinds; (d, (logits, new)).
+  """
+  first, skip, _, wider, pool, *_ = part.cifar_levels(3, 2)
+  levels = (first, skip, wider, pool) if name == 'part_cifar' else (
+      part.resnet_levels(3, 2, (1, 2)))
+  random = np.random.RandomState(0)
+  params = part._draw(SEED, segments.shapes(levels, 2, (3,),
+                                            levels[-1].channels))
+  stats = jax.tree.map(lambda s: s + .1 * random.rand(*s.shape).astype(
+      np.float32), segments.initial_stats(levels, 2))
+  x = random.randn(4, 32, 32, 3).astype(np.float32)
+
+  def loss(params):
+    logits, new = segments.apply(levels, form, params, stats, x, train)
+    return jnp.sum(jnp.sin(logits)), (logits, new)
+  return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+
 @pytest.mark.parametrize('name', [
     'part_cifar', pytest.param('part_resnet', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('train', [
     True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('form', ['fused', 'blocks'])
 def test_all_forms_give_the_same(name, train, form):
-  loop, fused = small('loop', name), small(form, name)
-  params, stats = start(name)
-  path = [[0, 2]] * (9 if name == 'part_cifar' else 3)
-  tree, stats = bound(params, stats, path)
-  stats = jax.tree.map(lambda s: s + .1 * np.random.RandomState(0).rand(
-      *s.shape).astype(np.float32), stats)
-  x = np.random.RandomState(1).randn(4, 32, 32, 3).astype(np.float32)
-
-  def loss(network, tree):
-    logits, new = network.apply(tree, stats, x, train)
-    return jnp.sum(jnp.sin(logits)), (logits, new)
-  found = [jax.jit(jax.grad(functools.partial(loss, n), has_aux=True))(tree)
-           for n in (loop, fused)]
-  for a, b in zip(*map(jax.tree.leaves, found)):
+  loop, other = (gradients(name, f, train) for f in ('loop', form))
+  for a, b in zip(*map(jax.tree.leaves, (loop, other))):
     np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
-  assert np.abs(found[0][1][0]).max() > 1e-3
+  assert np.abs(loop[1][0]).max() > 1e-3
 
 
 def test_the_path_form_is_the_dense_mask_form():

@@ -54,7 +54,7 @@ def _origin(lines: list[dict]) -> str:
   if hardware['platform'] == 'cpu':
     where = f'on {cores}'
   else:
-    precision = first['versions']['matmul_precision']
+    precision = first['versions'].get('matmul_precision', 'default')
     where = (f'on {hardware["count"]} x {hardware["device"]} (precision of '
              f'products: {precision}), with {cores}')
   return (f'`{first["command"]}` at {first["commit"]}, {where}; {versions}. '
