@@ -1,8 +1,8 @@
 """Learns the tasks of a config, one impression after another.
 
 Kill the process at any instant: the next start of the same command goes on
-and ends with the same bits (where XLA computes the same twice: on a CPU; else
-within rounding). A task exists once its folder has its final name.
+and ends with the same bits, where XLA computes the same twice: on a CPU. A
+task exists once its folder has its final name.
 """
 
 import dataclasses
