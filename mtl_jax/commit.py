@@ -131,11 +131,9 @@ def _require_sound(entry, impression, trainable, shared):
           'rate or the weight decay, or keep a higher density')
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4, 5))
-def _unlearned(method, key, backbone, shared, route, init_route):
-  """Effective parameters before the first step."""
-  return method.bind(backbone, method.init(key, backbone, shared, init_route),
-                     shared, route)
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _initial(method, key, backbone, shared, route):
+  return method.init(key, backbone, shared, route)
 
 
 def _measure(run, entry, method, impression, shared, known) -> dict:
@@ -153,9 +151,10 @@ def _measure(run, entry, method, impression, shared, known) -> dict:
   accuracy = {'valid': valid.accuracy, 'test': test.accuracy} | known
   if 'before' not in known:
     group = plan.group_of(entry, run.suite)
-    unlearned = _unlearned(method, group[0].key(run.config.seed),
-                           backbone.params, shared, entry.route,
-                           plan.init_route(group))
+    initial = _initial(method, group[0].key(run.config.seed), backbone.params,
+                       shared, plan.init_route(group))
+    unlearned = steps.bind(method, backbone.params, initial, shared,
+                           entry.route)
     same, accuracies = (entry.tasks, entry.phase.loss), run.data.unlearned
     if same not in accuracies:
       accuracies[same] = on(backbone.params, backbone.stats, 'test').accuracy

@@ -8,6 +8,7 @@ same body runs on one device, on many and under plain jit.
 
 import collections
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -177,6 +178,22 @@ def correct(route, logits, labels):
   if route.loss == 'mse':
     return jnp.full(len(logits), jnp.nan)
   return jnp.argmax(logits[:, :route.classes], -1) == labels
+
+
+def bind(method, backbone, trainable, shared, route):
+  """`method.bind`, compiled; all members of a group share one executable, if
+  the method takes a traced member."""
+  if not method.traced_member:
+    return _bind(method, backbone, trainable, shared, route, None)
+  return _bind(method, backbone, trainable, shared,
+               dataclasses.replace(route, member=0), jnp.int32(route.member))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _bind(method, backbone, trainable, shared, route, member):
+  if member is not None:
+    route = dataclasses.replace(route, member=member)
+  return method.bind(backbone, trainable, shared, route)
 
 
 def make_forward(method, network):

@@ -6,7 +6,6 @@ task exists once its folder has its final name.
 """
 
 import dataclasses
-import functools
 import time
 from typing import Any, NamedTuple
 
@@ -194,7 +193,8 @@ def look(run: Run, group, driver, method, watched: watch.Watch, memory,
   scores = []
   for i, entry in enumerate(group):
     own = parallel.local(driver.member(whole, i))
-    params = _bound(method, backbone.params, own.trainable, given, entry.route)
+    params = steps.bind(method, backbone.params, own.trainable, given,
+                        entry.route)
     scores.append(evaluate.score_entry(
         backbone.network, params, own.stats, run.data, entry, 'valid',
         run.config.eval_batch_size))
@@ -205,11 +205,6 @@ def look(run: Run, group, driver, method, watched: watch.Watch, memory,
   if after is not whole:
     state = driver.place(after)
   return memory, state, shared if pruned is shared else parallel.put(pruned)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _bound(method, backbone, trainable, shared, route):
-  return method.bind(backbone, trainable, shared, route)
 
 
 class Clock:

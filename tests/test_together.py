@@ -43,6 +43,27 @@ def numpy_loss(params, member):
   return -np.mean(shifted[np.arange(4), LABELS[member]])
 
 
+@pytest.mark.parametrize('traced, programs', [(True, 1), (False, 3)])
+def test_members_share_a_compiled_bind_if_they_can_be_traced(traced, programs):
+  method = methods.make('joint', own=('head',))
+  routes = [methods.Route('p', classes=2, member=i) for i in range(3)]
+  trainable = method.init(jax.random.key(0), BACKBONE, {}, tuple(routes))
+  trainable['own'] = jax.tree.map(
+      lambda x: x + jnp.arange(3.).reshape(3, *[1] * (x.ndim - 1)),
+      trainable['own'])
+  traces = []
+
+  def counted(*arguments):
+    traces.append(0)
+    return method.bind(*arguments)
+  counting = method._replace(bind=counted, traced_member=traced)
+  for route in routes:
+    found = steps.bind(counting, BACKBONE, trainable, {}, route)
+    np.testing.assert_array_equal(found['head'],
+                                  BACKBONE['head'] + route.member)
+  assert len(traces) == programs
+
+
 def test_losses_of_all_kinds_are_summed():
   method = methods.make('joint', own='head')
   optimizer = optax.sgd(0.1)
