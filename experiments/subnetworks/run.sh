@@ -33,7 +33,10 @@ for seed in 0 1 2; do
   go subnetworks "fashion_ensemble_s$seed" \
     --config=configs/subnetworks_fashion.py:ensemble --config.seed=$seed
 done
-for tasks in 13 16 20 25 33 50; do
+for tasks in 13 16 20 25 33; do
   go subnetworks "capacity_${tasks}_s0" --config="configs/subnetworks_capacity.py:$tasks"
 done
+# 50 minutes of a CPU core.
+go subnetworks capacity_50_s0 --config=configs/subnetworks_capacity.py:50 \
+  --config.phases.subnetworks.epochs=8
 python experiments/results.py tables
