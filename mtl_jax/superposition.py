@@ -208,6 +208,7 @@ def of_coefficients(coefficients: Tree, basis: Tree) -> Superposition:
 
   def agree(cotangent):
     def leaf(a, m, c):
+      # Of many inputs at once, vdot takes half the time of that on a CPU.
       if jax.default_backend() != 'cpu':
         return _dot(a, impressions.agreement(m, c))
       return a @ lax.map(lambda mask: jnp.vdot(mask.astype(c.dtype), c), m)

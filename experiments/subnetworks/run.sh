@@ -22,8 +22,7 @@ for seed in 0 1 2; do
 done
 go subnetworks mnist_fashion_conv_strided_s0 \
   --config=configs/subnetworks_mnist_fashion.py:conv,strided
-# These want an accelerator. On one H200, four at a time, all of them but 25 tasks and more
-# took seven minutes; on 2 CPU cores (--cpu_devices=2) an epoch takes, as estimated
+# These want an accelerator: on 2 CPU cores (--cpu_devices=2) an epoch takes, as estimated
 # from a step, 10 minutes of E2, half of that of E6, and 25 of E7.
 for seed in 0 1 2; do
   go subnetworks "mnist_fashion_conv_s$seed" \
