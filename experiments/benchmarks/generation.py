@@ -68,7 +68,7 @@ def make_run(folder, steps: int, batch: int, images: int) -> run_lib.Run:
                   system_lib.System(work, backbone), lambda *_: None)
 
 
-def _iteration(run: run_lib.Run) -> dict:
+def one_iteration(run: run_lib.Run) -> dict:
   """The second task's iteration against 32 times one child's steps."""
   first, second = plan.entries(run.config.phases[0], run.suite)
   iteration._TaskIteration(run, first, {}).run()
@@ -154,7 +154,7 @@ def main():
   given = parser.parse_args()
   with tempfile.TemporaryDirectory() as folder:
     run = make_run(pathlib.Path(folder), given.steps, given.batch, given.images)
-    lines = [_iteration(run)]
+    lines = [one_iteration(run)]
     print(lines[0], flush=True)
     with tempfile.TemporaryDirectory() as empty:
       fresh = make_run(pathlib.Path(empty), given.steps, given.batch,

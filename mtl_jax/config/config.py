@@ -142,7 +142,8 @@ def _phase(name: str, given: dict) -> phase_lib.Phase:
   return fields.build(phase_lib.Phase, {
       k: v for k, v in given.items() if k in _OWN} | {
           'name': name, 'driver': _driver(where, given),
-          'training': {k: v for k, v in given.items() if k in _TRAINING},
+          'training': fields.build(config_parts.Training, {
+              k: v for k, v in given.items() if k in _TRAINING}, where),
           'options': _options(where, prefix, given['method'], options)}, where)
 
 

@@ -97,12 +97,13 @@ def test_changed_metadata_is_refused(path):
     checkpoint.load_metadata(path)
 
 
-def test_another_format_is_refused(tmp_path, monkeypatch):
-  monkeypatch.setattr(checkpoint, 'FORMAT', 2)
+@pytest.mark.parametrize('other', [1, 3])
+def test_another_format_is_refused(tmp_path, monkeypatch, other):
+  monkeypatch.setattr(checkpoint, 'FORMAT', other)
   checkpoint.save(tmp_path / 'task', ARRAYS, {})
   monkeypatch.undo()
   with pytest.raises(checkpoint.CheckpointError,
-                     match='has format 2; this version reads format 1'):
+                     match=f'has format {other}; this version reads format 2'):
     checkpoint.load(tmp_path / 'task')
 
 
