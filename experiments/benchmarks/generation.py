@@ -90,8 +90,9 @@ def one_iteration(run: run_lib.Run) -> dict:
           'load': list(os.getloadavg())}
 
 
-def _wave(work, count):
-  """Learners of so many children, placed on the devices, and their images."""
+def _wave(work, each):
+  """Learners of so many children on each device, and their images."""
+  count = each * parallel.device_count()
   children, _, _, images = work._children(state_lib.State(seeds=tuple(
       path.name for path in work.others)))
   children = (children * count)[:count]
@@ -136,7 +137,8 @@ def at_once(run, counts, rounds: int) -> list[dict]:
       lines.append({'case': 'at once', 'children': count,
                     'how': 'vmap' if together else 'map',
                     'compile_and_first_seconds': times[0],
-                    'children_per_minute': 60 * count / min(times[1:]),
+                    'children_per_minute': 60 * count * parallel.device_count()
+                    / min(times[1:]),
                     'load': list(os.getloadavg())})
       print(lines[-1], flush=True)
   return lines
