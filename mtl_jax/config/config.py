@@ -88,10 +88,12 @@ def from_dict(given: dict) -> Config:
     if part not in given:
       raise ValueError(f'the config lacks {part}')
   by_name = fields.as_dict(given['phases'], 'phases')
-  schedule = tuple(given.pop('schedule'))
-  if sorted(by_name) != sorted(schedule):
+  schedule = fields.frozen(given.pop('schedule'))
+  schedule = (schedule,) if isinstance(schedule, str) else schedule
+  if not isinstance(schedule, tuple) or (
+      sorted(by_name) != sorted(map(str, schedule))):
     raise ValueError(
-        f'schedule {schedule} must name every phase once; the phases are: '
+        f'schedule {schedule!r} must name every phase once; the phases are: '
         f'{", ".join(sorted(by_name)) or "none"}')
   given['phases'] = tuple(
       _phase(name, fields.as_dict(by_name[name], f'phases.{name}'))

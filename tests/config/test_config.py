@@ -137,6 +137,9 @@ WRONG = [
     ({'schedule': ('a',)}, 'must name every phase once; the phases are: a, b'),
     ({'schedule': ('a', 'b', 'c')}, 'must name every phase once'),
     ({'schedule': ('a', 'b', 'b')}, 'must name every phase once'),
+    ({'schedule': 'ab'}, r"schedule \('ab',\) must name every phase once"),
+    ({'schedule': None}, 'schedule None must name every phase once'),
+    ({'schedule': ('a', 3)}, r"schedule \('a', 3\) must name every phase"),
 ]
 
 
