@@ -142,7 +142,7 @@ def test_norm_statistics_of_the_images_infer_and_the_tasks_predict(tmp_path):
                                rtol=1e-3, atol=1e-5)
     stored = system.task(found.task)
     params = impressions.materialise(system.backbone.params, stored.impression,
-                                     stored.basis)
+                                     stored.shared.get('basis'))
     x = transforms.apply((('normalise',),), stored.parameters[-1:], shown)
     logits, _ = system.backbone.network.apply(params, stored.impression.stats,
                                               x)
