@@ -190,7 +190,7 @@ _MUNET = _IMAGES | {
     'adapter': Range((8, 16, 32, 64, 128), 32)}
 _PLUS_RATES = tuple(round(.02 * i, 2) for i in range(1, 16))
 _PLUS_ADAPTER = Range((8, 16, 32, 64, 128), 32)
-_PLUS = {
+_PLUS: dict[str, Any] = {
     RATE: Range(_PLUS_RATES, .1),
     'area_min': Range((.05, .5, .95, 1.), 1.),
     'crop': (True,),  # it is the area that turns it off
