@@ -217,7 +217,8 @@ class Sparsify:
     cutoff: validation accuracy that must be reached; `None` takes the loss of
       the task's own first training + `tolerance` instead.
     tolerance: see `cutoff`.
-    patience: epochs below the cutoff before the last good one comes back.
+    patience: epochs below the cutoff, since the last pruning, before the last
+      good one comes back; without a cutoff, all epochs that failed.
   """
   start: float
   rate: float = 0.05

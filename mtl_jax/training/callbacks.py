@@ -83,15 +83,19 @@ def sparsify(settings: config_parts.Sparsify,
 
   With a `cutoff`, the rule of the official code's ActiveSparsification: an
   epoch whose validation accuracy reaches it is kept and the subnetwork pruned
-  by `rate`; after `patience` epochs that don't, the last one that did comes
-  back and is trained on until early stopping. Without one, the iterative rule
-  per task: trained to its best loss first, then pruned as long as the loss
-  stays below the last accepted one + `tolerance`.
+  by `rate`; after `patience` epochs since the last pruning that don't, the last
+  one that did comes back and is trained on. That ends when the accuracy has
+  not risen by `min_delta` for the early stopping's patience, with the weights
+  of the best epoch: they reach the cutoff. Where no epoch ever reached it the
+  present weights are trained on (officially the untrained ones come back).
+
+  Without one, the iterative rule of the official code, per task: trained to its
+  best loss first, then pruned as long as the loss stays below the last accepted
+  one + `tolerance`; `patience` counts all epochs that don't, and never starts
+  anew. The last training keeps the epoch of the smallest loss.
 
   Only the watched task's weights are pruned, and only what it owns: those of
   other tasks stay. The smallest magnitudes go first, as many in each leaf.
-  The last training keeps the epoch of the smallest loss, which may reach a
-  `cutoff` no longer.
   """
   stop = early_stop(stopping)
 
@@ -117,6 +121,8 @@ def sparsify(settings: config_parts.Sparsify,
     density = float(memory['density']) - settings.rate
     if density < settings.least - 1e-6:
       return _last(memory, state, shared)
+    if settings.cutoff is not None:
+      memory = memory | {'failed': _number(0, np.int32)}
     owner = allocation.prune(
         _host(state.trainable['weights']), _host(shared['owner']),
         int(shared['number']), round(density, 6))
@@ -125,12 +131,30 @@ def sparsify(settings: config_parts.Sparsify,
 
   def _last(memory, state, shared):
     fresh = stop.start(state, shared)
+    if settings.cutoff is not None:
+      fresh['best'] = memory['accepted']
     return memory | fresh | {'stage': _number(LAST, np.int32)}, state, shared
 
+  def last(memory, state, shared, accuracy):
+    """Early stopping by accuracy."""
+    if accuracy >= float(memory['best']) + stopping.min_delta:
+      memory = memory | {'best': _number(accuracy), 'kept': _snapshot(state),
+                         'waited': _number(0, np.int32)}
+    else:
+      waited = int(memory['waited']) + 1
+      memory = memory | {'waited': _number(waited, np.int32),
+                         'stop': _number(waited >= stopping.patience, bool)}
+    return memory, state, shared
+
   def pruning(memory, state, shared, loss, accuracy):
-    if holds(memory, loss, accuracy):
+    held = holds(memory, loss, accuracy)
+    seen = loss if settings.cutoff is None else accuracy
+    first = settings.cutoff is not None and np.isinf(memory['accepted'])
+    if held or first:
+      memory = memory | {'accepted': _number(seen)}
+    if held:
       memory = memory | {
-          'accepted': _number(loss), 'any': _number(True, bool),
+          'any': _number(True, bool),
           'good': _snapshot(state) | {'owner': _host(shared['owner'])}}
       return prune_further(memory, state, shared)
     failed = int(memory['failed']) + 1
@@ -145,6 +169,8 @@ def sparsify(settings: config_parts.Sparsify,
   def after_epoch(memory, state, shared, loss, accuracy):
     if int(memory['stage']) == PRUNING:
       return pruning(memory, state, shared, loss, accuracy)
+    if int(memory['stage']) == LAST and settings.cutoff is not None:
+      return last(memory, state, shared, accuracy)
     memory, state, shared = stop.after_epoch(memory, state, shared, loss,
                                              accuracy)
     if int(memory['stage']) == DENSE and bool(memory['stop']):

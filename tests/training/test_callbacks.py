@@ -58,7 +58,65 @@ def test_pruning_goes_on_while_the_cutoff_is_reached():
   np.testing.assert_allclose(densities[:4], [.8, .6, .6, .8])
   # The last good epoch was the second, at density 0.8.
   assert shared['owner']['w'].tolist() == [1, 1, 1, 1, 0]
-  assert stopped and epoch == 5  # the first epoch of the last stage is best
+  assert stopped and epoch == 2  # none of the last stage is better
+
+
+def test_failures_are_counted_anew_after_every_pruning():
+  """As ActiveSparsification on the same accuracies: .9 and .7 in turn."""
+  owner = {'owner': {'w': np.arange(20) < 10}, 'number': np.uint8(1)}
+  owner['owner']['w'] = owner['owner']['w'].astype(np.uint8)
+  watched = callbacks.sparsify(config_parts.Sparsify(
+      start=.5, rate=.05, least=.01, cutoff=.8, patience=3), STOP)
+  memory, current = watched.start(wide(), owner), wide()
+  densities = []
+  for epoch in range(13):
+    memory, current, owner = watched.after_epoch(
+        memory, current, owner, 1., (.9, .7)[epoch % 2])
+    densities.append(float(np.mean(owner['owner']['w'] == 1)))
+  assert int(memory['stage']) == callbacks.PRUNING
+  np.testing.assert_allclose(densities[::2], np.arange(.45, .1, -.05))
+  for failed in range(3):  # three in a row end it
+    assert int(memory['stage']) == callbacks.PRUNING
+    memory, current, owner = watched.after_epoch(memory, current, owner, 1.,
+                                                 .7)
+  assert int(memory['stage']) == callbacks.LAST
+  assert np.mean(owner['owner']['w'] == 1) == pytest.approx(.2)
+
+
+def wide():
+  return single.State(np.int32(0), {'weights': {'w': np.arange(20.)},
+                                   'own': ()}, (), {}, ())
+
+
+def test_without_a_cutoff_failures_are_never_counted_anew():
+  watched = callbacks.sparsify(config_parts.Sparsify(
+      start=1., rate=.2, least=.2, tolerance=.1, patience=2), STOP)
+  _, _, shared, densities = follow(watched, [
+      (.5, None), (.5, None), (.5, None),  # dense; best .5
+      (.9, None), (.5, None), (.9, None)], OWNER)  # failed, held, failed
+  np.testing.assert_allclose(densities, [1, 1, .8, .8, .6, .8])
+  assert shared['owner']['w'].tolist() == [1, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize('accuracies, best', [
+    ((.9, .7, .7, .905, .905), 1),  # less than .01 above the accepted .9
+    ((.9, .7, .7, .92, .91, .91), 4),
+    ((.9, .7, .7, .6, .92, .92, .95, .9, .9), 7)])
+def test_with_a_cutoff_the_last_training_never_falls_below_it(
+    accuracies, best):
+  watched = callbacks.sparsify(config_parts.Sparsify(
+      start=1., rate=.2, least=.2, cutoff=.8, patience=2), STOP)
+  stopped, epoch, _, _ = follow(watched, [
+      (1. / (i + 1), a) for i, a in enumerate(accuracies)], OWNER)
+  assert stopped and epoch == best
+
+
+def test_where_the_cutoff_was_never_reached_the_present_weights_stay():
+  watched = callbacks.sparsify(config_parts.Sparsify(
+      start=1., rate=.2, least=.2, cutoff=.9, patience=2), STOP)
+  stopped, epoch, shared, _ = follow(watched, [
+      (1., .5), (1., .6), (1., .505), (1., .4)], OWNER)
+  assert stopped and epoch == 2 and shared['owner']['w'].all()
 
 
 def test_pruning_ends_at_the_least_density():
