@@ -1,0 +1,68 @@
+"""The recipes of the official codes, as our configs have them: a row a value.
+
+Deviations are in the headers of the configs and on the experiments' pages.
+"""
+
+import inspect
+import pathlib
+
+import configs
+import pytest
+
+from mtl_jax.config import config as config_lib
+from mtl_jax.methods import supsup
+
+ROOT = pathlib.Path(__file__).parents[2]
+SUPSUP = 'RAIVNLab/supsup experiments/'
+GG = f'{SUPSUP}GG/splitcifar100/rn18-supsup.py'
+BASIS = 'rn18-supsup-basis.py of the authors, trainers/alphareg.py'
+CMATERDB = 'mu2Net.ipynb get_exp_config_ti0_cmaterdb'
+
+# (config, phase, {what: value}, source); 'a.b' is looked up in a mapping.
+ROWS = [
+    ('supsup_permuted_mnist', 'supermasks', {
+        'optimizer': 'rmsprop', 'learning_rate': 1e-4, 'schedule': 'constant',
+        'steps': 1000, 'batch_size': 128, 'weight_decay': 0.},
+     f'{SUPSUP}GNu/MNISTPerm'),
+    ('supsup_rotated_mnist', 'supermasks', {
+        'optimizer': 'rmsprop', 'learning_rate': 1e-4, 'schedule': 'constant',
+        'steps': 1000, 'batch_size': 128, 'tasks': (0, 36)}, f'{SUPSUP}GNu/MNISTRotate/supsup.py'),
+    ('supsup_split_cifar100', 'supermasks', {
+        'optimizer': 'adam', 'learning_rate': 1e-3, 'schedule': 'cosine',
+        'epochs': 250, 'batch_size': 128, 'weight_decay': 1e-4,
+        'options.sampler': 'top_k', 'options.eps': 16., 'tasks': (0, 20)}, GG),
+    *(('impresslearn_split_cifar100', phase, {
+        'optimizer': 'adam', 'learning_rate': rate, 'schedule': 'cosine',
+        'epochs': 150, 'batch_size': 64, 'weight_decay': .01,
+        'options.penalty': .005}, BASIS)
+      for phase, rate in (('heterogeneous', .02), ('homogeneous', .005),
+                          ('hybrid', .008))),
+    ('munet_preliminary', 'grow', {
+        'batch_size': 512, 'search.train_cap': 51_200,
+        'search.validations': 4, 'search.valid_cap': 5_120,
+        'search.iterations': 2, 'search.generations': 4, 'search.children': 8,
+        'search.space': 'mu2net_ti0', 'search.scale_size': 1.,
+        'search.private': ('cmaterdb-telugu',)}, CMATERDB),
+]
+
+
+@pytest.mark.parametrize('name, phase, what, value', [
+    pytest.param(name, phase, what, value, id=f'{name}-{phase}-{what}')
+    for name, phase, values, _ in ROWS for what, value in values.items()])
+def test_a_config_has_the_official_value(name, phase, what, value):
+  found = config_lib.from_dict(configs.load(ROOT / f'configs/{name}.py'))
+  node = next(p for p in found.phases if p.name == phase)
+  for part in what.split('.'):
+    node = (dict(node)[part] if isinstance(node, (dict, tuple))
+            else getattr(node, part))
+  assert node == value
+
+
+@pytest.mark.parametrize('name', ['supsup_permuted_mnist',
+                                  'supsup_rotated_mnist'])
+def test_mnist_masks_are_thresholded(name):
+  """FastMultitaskMaskConv: the method's default, which neither config sets."""
+  found = config_lib.from_dict(configs.load(ROOT / f'configs/{name}.py'))
+  assert 'sampler' not in dict(found.phases[0].options)
+  sampler = inspect.signature(supsup.supsup).parameters['sampler']
+  assert sampler.default == 'threshold'
