@@ -20,8 +20,8 @@ def linear_cka(x, y, unbiased: bool = True) -> float:
   and a common factor change nothing; NaN if one representation is constant.
 
   Of independent features this estimate is far from 0 where features are as
-  many as inputs: 0.51 for 512 each on 500 images. The unbiased one replaces each
-  of the three norms by its U-statistic (Song et al. 2012, HSIC_1); of
+  many as inputs: 0.51 for 512 each on 500 images. The unbiased one replaces
+  each of the three norms by its U-statistic (Song et al. 2012, HSIC_1); of
   independent features it is 0 on average, and may be a little negative.
 
   Args:

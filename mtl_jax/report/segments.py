@@ -99,7 +99,7 @@ def similarity(records, summary):
                   [drawing.short(n) for n in found['names']], fontsize=7.5)
     ax.set_xlabel('level')
     ax.grid(visible=False)
-  canvas.colorbar(image, ax=axes[0].tolist(), 
+  canvas.colorbar(image, ax=axes[0].tolist(),
                   label=f'linear CKA, {_cka(found)}', shrink=.8)
   return canvas, (
       'How similar what a module gives is to what the same module gives after '

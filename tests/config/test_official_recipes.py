@@ -3,14 +3,13 @@
 Deviations are in the headers of the configs and on the experiments' pages.
 """
 
-import inspect
 import pathlib
 
 import configs
+import numpy as np
 import pytest
 
 from mtl_jax.config import config as config_lib
-from mtl_jax.methods import supsup
 
 ROOT = pathlib.Path(__file__).parents[2]
 SUPSUP = 'RAIVNLab/supsup experiments/'
@@ -26,7 +25,8 @@ ROWS = [
      f'{SUPSUP}GNu/MNISTPerm'),
     ('supsup_rotated_mnist', 'supermasks', {
         'optimizer': 'rmsprop', 'learning_rate': 1e-4, 'schedule': 'constant',
-        'steps': 1000, 'batch_size': 128, 'tasks': (0, 36)}, f'{SUPSUP}GNu/MNISTRotate/supsup.py'),
+        'steps': 1000, 'batch_size': 128, 'tasks': (0, 36)},
+     f'{SUPSUP}GNu/MNISTRotate/supsup.py'),
     ('supsup_split_cifar100', 'supermasks', {
         'optimizer': 'adam', 'learning_rate': 1e-3, 'schedule': 'cosine',
         'epochs': 250, 'batch_size': 128, 'weight_decay': 1e-4,
@@ -61,8 +61,9 @@ def test_a_config_has_the_official_value(name, phase, what, value):
 @pytest.mark.parametrize('name', ['supsup_permuted_mnist',
                                   'supsup_rotated_mnist'])
 def test_mnist_masks_are_thresholded(name):
-  """FastMultitaskMaskConv: the method's default, which neither config sets."""
+  """FastMultitaskMaskConv: at 0, of the raw scores."""
   found = config_lib.from_dict(configs.load(ROOT / f'configs/{name}.py'))
-  assert 'sampler' not in dict(found.phases[0].options)
-  sampler = inspect.signature(supsup.supsup).parameters['sampler']
-  assert sampler.default == 'threshold'
+  method = found.phases[0].make_method()
+  scores = {'layer': {'kernel': np.array([[-2., -.1, 0., .1, 3.]])}}
+  mask = method.commit(None, scores, {}, None)[0].masks['layer']['kernel']
+  assert np.asarray(mask).tolist() == [[False, False, True, True, True]]
