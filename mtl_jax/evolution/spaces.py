@@ -7,7 +7,8 @@ mu2Net+'s four. Where a size factor is chosen, mu2Net and muNet search the
 number of blocks as well: give `num_layers` (see `Space.replace`).
 
 All values are the official ones by default. Where we know better, a space has
-an option of another name: `accumulator='float32'` and `shuffle='epochs'`.
+an option of another name: `accumulator='float32'`, `shuffle='epochs'` and
+`remember_children=False`.
 """
 
 import dataclasses
@@ -65,6 +66,8 @@ class Space:
     shuffle: 'buffer', officially: batches are cut from one fixed order of the
       images and leave a buffer of ten in a random order. 'epochs': every pass
       is a new permutation of the images.
+    remember_children: officially, the children that a path has had for a task
+      count for good; else within one iteration of the task.
     always: components that are always cloned.
   """
   ranges: tuple[tuple[str, Range], ...]
@@ -74,6 +77,7 @@ class Space:
   population: int = 0
   accumulator: str = 'bfloat16'
   shuffle: str = 'buffer'
+  remember_children: bool = True
   always: tuple[str, ...] = ('encoder_norm',)
 
   def __post_init__(self):
@@ -83,6 +87,7 @@ class Space:
         or not isinstance(self.population, int) or self.population < 0):
       raise ValueError(f'population is {self.population!r}; it must be a whole '
                        'number, and 0 keeps all paths')
+    _switch('remember_children', self.remember_children)
 
   def __getitem__(self, name: str) -> Range:
     return dict(self.ranges)[name]
@@ -99,8 +104,8 @@ class Space:
       **fixed: by name one value, or a tuple of those that a search moves
         along; it starts from the default if that is one of them, else from
         the first. 'num_layers' can be given to any space, and starts from
-        the root's. The options 'accumulator', 'shuffle' and 'population'
-        take one value.
+        the root's. The options 'accumulator', 'shuffle', 'population' and
+        'remember_children' take one value.
 
     Raises:
       ValueError: an unknown name; lists the known and nearest ones. A value
@@ -123,7 +128,12 @@ class Space:
     return dataclasses.replace(self, ranges=_ranges(known), **options)
 
 
-_OPTIONS = ('accumulator', 'population', 'shuffle')
+_OPTIONS = ('accumulator', 'population', 'remember_children', 'shuffle')
+
+
+def _switch(name, value) -> None:
+  if not isinstance(value, bool):
+    raise ValueError(f'{name} is {value!r}; it must be True or False')
 
 
 def _one_of(name, value, known) -> None:
@@ -136,8 +146,7 @@ def _check(name, value) -> None:
   if name == 'schedule':
     _one_of(name, value, SCHEDULES)
   elif name in _SWITCHES:
-    if not isinstance(value, bool):
-      raise ValueError(f'{name} is {value!r}; it must be True or False')
+    _switch(name, value)
   elif isinstance(value, bool) or not isinstance(value, (int, float)):
     raise ValueError(f'{name} is {value!r}; it must be a number'
                      + (' (no momentum is 0)' if name == 'momentum' else ''))

@@ -82,6 +82,7 @@ RULES = [
     (PLUS[3:], 'population', 16, 'max_task_population_size'),
     (SAME + PLUS, 'accumulator', 'bfloat16', 'get_optimizer'),
     (SAME + PLUS, 'shuffle', 'buffer', 'get_ds: batch, then shuffle(10)'),
+    (SAME + PLUS, 'remember_children', True, "metrics['offsprings...']"),
     (SAME + PLUS, 'always', ('encoder_norm',), 'force_finetune_components'),
 ]
 

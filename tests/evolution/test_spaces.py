@@ -74,6 +74,7 @@ def test_options_go_by_their_names():
        'bfloat16.*known: bfloat16, float32'),
       ('shuffle', 'buffers', 'shuffle is .buffers.*known: buffer, epochs'),
       ('population', -1, 'population is -1; it must be a whole number'),
+      ('remember_children', 1, 'remember_children is 1; it must be True or'),
       ('population', True, 'population is True; it must be a whole number')):
     with pytest.raises(ValueError, match=words):
       LARGE.replace(**{name: value})

@@ -139,7 +139,9 @@ class _TaskIteration:
            if path.task == self.entry.task.name]
     seeds = parents.shuffled(self._generator(0),
                              [path.name for path in self.others])
-    return State(paths=own, seeds=seeds)
+    children = (population_lib.offspring(self.known, self.entry.task.name)
+                if self.space.remember_children else {})
+    return State(paths=own, seeds=seeds, children=children)
 
   def run(self) -> None:
     """Searches from wherever an earlier start left it, and commits."""
