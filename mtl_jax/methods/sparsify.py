@@ -1,84 +1,55 @@
-"""What looks at the validation data after every epoch, and may stop or prune.
+"""Prunes a subnetwork while it trains, as long as validation holds.
 
-A `Watch` is three pure functions of its own memory, a pytree of arrays that is
-saved with mid-task progress:
-
-    start(state, shared)                            -> memory
-    after_epoch(memory, state, shared, loss, accuracy)
-                                                    -> (memory, state, shared)
-    finish(memory, state, shared)                   -> (state, shared)
-
-Training ends when `memory['stop']` is set. `loss` is the sum over the group's
-tasks of their validation losses (as the official code of arXiv 2207.08821
-watches it), `accuracy` the mean accuracy, or `None` if no task has one.
+Renn et al. 2022, https://arxiv.org/abs/2207.08821 (ActiveSparsification).
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+import dataclasses
 
 import jax
 import numpy as np
 
-from mtl_jax.config import parts as config_parts
 from mtl_jax.methods import allocation
+from mtl_jax.methods import watch
 
 
-class Watch(NamedTuple):
-  """See the module docstring."""
-  start: Callable[..., dict]
-  after_epoch: Callable[..., tuple]
-  finish: Callable[..., tuple]
+@dataclasses.dataclass(frozen=True)
+class Sparsify:
+  """Prunes a subnetwork further while validation holds.
 
-
-def _snapshot(state) -> dict:
-  """A copy of what a network is made of: the state's arrays are donated."""
-  return jax.tree.map(lambda x: np.array(x), {
-      'trainable': state.trainable, 'stats': state.stats})
-
-
-def _return_to(state, kept: dict):
-  return state._replace(trainable=kept['trainable'], stats=kept['stats'])
-
-
-def _number(value, dtype=np.float32):
-  return np.asarray(value, dtype)
-
-
-def early_stop(settings: config_parts.EarlyStop) -> Watch:
-  """Stops when the loss stops falling, and goes back to its best epoch.
-
-  As Keras does: an epoch is better if its loss is below the best by more than
-  `min_delta`; after `patience` epochs in a row that aren't, it ends.
+  Attributes:
+    start: density at the start; the allocation's.
+    rate: of all weights, the fraction that one step of pruning frees.
+    least: density at which pruning ends.
+    cutoff: validation accuracy that must be reached; `None` takes the loss of
+      the task's own first training + `tolerance` instead.
+    tolerance: see `cutoff`.
+    patience: epochs below the cutoff, since the last pruning, before the last
+      good one comes back; without a cutoff, all epochs that failed.
   """
-  def start(state, shared):
-    del shared
-    return {'best': _number(np.inf), 'waited': _number(0, np.int32),
-            'stop': _number(False, bool), 'kept': _snapshot(state)}
+  start: float
+  rate: float = 0.05
+  least: float = 0.01
+  cutoff: float | None = None
+  tolerance: float = 0.01
+  patience: int = 10
 
-  def after_epoch(memory, state, shared, loss, accuracy):
-    del accuracy
-    if loss < memory['best'] - settings.min_delta:
-      memory = memory | {'best': _number(loss), 'kept': _snapshot(state),
-                         'waited': _number(0, np.int32)}
-    else:
-      waited = memory['waited'] + np.int32(1)
-      memory = memory | {'waited': _number(waited, np.int32),
-                         'stop': _number(waited >= settings.patience, bool)}
-    return memory, state, shared
-
-  def finish(memory, state, shared):
-    if np.isfinite(memory['best']):
-      state = _return_to(state, memory['kept'])
-    return state, shared
-
-  return Watch(start, after_epoch, finish)
+  def __post_init__(self):
+    if not 0 < self.least <= self.start <= 1 or not 0 < self.rate < 1:
+      raise ValueError('sparsify: 0 < least <= start <= 1 and 0 < rate < 1; '
+                       f'got {self}')
+    if self.cutoff is not None and not 0 < self.cutoff <= 1:
+      raise ValueError('sparsify.cutoff is an accuracy and lies in (0, 1]; got '
+                       f'{self.cutoff}')
+    if self.patience < 1 or self.tolerance < 0:
+      raise ValueError('sparsify: patience must be at least 1 and tolerance '
+                       f'not negative; got {self}')
 
 
 DENSE, PRUNING, LAST = 0, 1, 2
 
 
-def sparsify(settings: config_parts.Sparsify,
-             stopping: config_parts.EarlyStop) -> Watch:
+def sparsify(settings: Sparsify,
+             stopping: watch.EarlyStop) -> watch.Watch:
   """Prunes a task's own weights further while validation holds.
 
   With a `cutoff`, the rule of the official code's ActiveSparsification: an
@@ -97,17 +68,17 @@ def sparsify(settings: config_parts.Sparsify,
   Only the watched task's weights are pruned, and only what it owns: those of
   other tasks stay. The smallest magnitudes go first, as many in each leaf.
   """
-  stop = early_stop(stopping)
+  stop = watch.early_stop(stopping)
 
   def start(state, shared):
     return stop.start(state, shared) | {
-        'stage': _number(DENSE if settings.cutoff is None else PRUNING,
+        'stage': watch.number(DENSE if settings.cutoff is None else PRUNING,
                          np.int32),
-        'density': _number(_owned(shared, settings.start)),
-        'accepted': _number(np.inf),
-        'failed': _number(0, np.int32),
-        'good': _snapshot(state) | {'owner': shared['owner']},
-        'any': _number(False, bool)}
+        'density': watch.number(_owned(shared, settings.start)),
+        'accepted': watch.number(np.inf),
+        'failed': watch.number(0, np.int32),
+        'good': watch.snapshot(state) | {'owner': shared['owner']},
+        'any': watch.number(False, bool)}
 
   def holds(memory, loss, accuracy):
     if settings.cutoff is None:
@@ -122,28 +93,31 @@ def sparsify(settings: config_parts.Sparsify,
     if density < settings.least - 1e-6:
       return _last(memory, state, shared)
     if settings.cutoff is not None:
-      memory = memory | {'failed': _number(0, np.int32)}
+      memory = memory | {'failed': watch.number(0, np.int32)}
     owner = allocation.prune(
         _host(state.trainable['weights']), _host(shared['owner']),
         int(shared['number']), round(density, 6))
-    return (memory | {'density': _number(density)}, state,
+    return (memory | {'density': watch.number(density)}, state,
             shared | {'owner': owner})
 
   def _last(memory, state, shared):
     fresh = stop.start(state, shared)
     if settings.cutoff is not None:
       fresh['best'] = memory['accepted']
-    return memory | fresh | {'stage': _number(LAST, np.int32)}, state, shared
+    memory = memory | fresh | {'stage': watch.number(LAST, np.int32)}
+    return memory, state, shared
 
   def last(memory, state, shared, accuracy):
     """Early stopping by accuracy."""
     if accuracy >= float(memory['best']) + stopping.min_delta:
-      memory = memory | {'best': _number(accuracy), 'kept': _snapshot(state),
-                         'waited': _number(0, np.int32)}
+      memory = memory | {
+          'best': watch.number(accuracy), 'kept': watch.snapshot(state),
+          'waited': watch.number(0, np.int32)}
     else:
       waited = int(memory['waited']) + 1
-      memory = memory | {'waited': _number(waited, np.int32),
-                         'stop': _number(waited >= stopping.patience, bool)}
+      memory = memory | {
+          'waited': watch.number(waited, np.int32),
+          'stop': watch.number(waited >= stopping.patience, bool)}
     return memory, state, shared
 
   def pruning(memory, state, shared, loss, accuracy):
@@ -151,18 +125,18 @@ def sparsify(settings: config_parts.Sparsify,
     seen = loss if settings.cutoff is None else accuracy
     first = settings.cutoff is not None and np.isinf(memory['accepted'])
     if held or first:
-      memory = memory | {'accepted': _number(seen)}
+      memory = memory | {'accepted': watch.number(seen)}
     if held:
       memory = memory | {
-          'any': _number(True, bool),
-          'good': _snapshot(state) | {'owner': _host(shared['owner'])}}
+          'any': watch.number(True, bool),
+          'good': watch.snapshot(state) | {'owner': _host(shared['owner'])}}
       return prune_further(memory, state, shared)
     failed = int(memory['failed']) + 1
-    memory = memory | {'failed': _number(failed, np.int32)}
+    memory = memory | {'failed': watch.number(failed, np.int32)}
     if failed < settings.patience:
       return memory, state, shared
     if bool(memory['any']):
-      state = _return_to(state, memory['good'])
+      state = watch.return_to(state, memory['good'])
       shared = shared | {'owner': memory['good']['owner']}
     return _last(memory, state, shared)
 
@@ -176,9 +150,10 @@ def sparsify(settings: config_parts.Sparsify,
     if int(memory['stage']) == DENSE and bool(memory['stop']):
       state, shared = stop.finish(memory, state, shared)
       memory = memory | {
-          'stage': _number(PRUNING, np.int32), 'stop': _number(False, bool),
-          'accepted': memory['best'], 'any': _number(True, bool),
-          'good': _snapshot(state) | {'owner': _host(shared['owner'])}}
+          'stage': watch.number(PRUNING, np.int32),
+          'stop': watch.number(False, bool),
+          'accepted': memory['best'], 'any': watch.number(True, bool),
+          'good': watch.snapshot(state) | {'owner': _host(shared['owner'])}}
       return prune_further(memory, state, shared)
     return memory, state, shared
 
@@ -186,11 +161,11 @@ def sparsify(settings: config_parts.Sparsify,
     if int(memory['stage']) in (DENSE, LAST):
       return stop.finish(memory, state, shared)
     if bool(memory['any']):  # the epochs ran out: the last one that held
-      state = _return_to(state, memory['good'])
+      state = watch.return_to(state, memory['good'])
       shared = shared | {'owner': memory['good']['owner']}
     return state, shared
 
-  return Watch(start, after_epoch, finish)
+  return watch.Watch(start, after_epoch, finish)
 
 
 def _owned(shared, start: float) -> float:
@@ -208,10 +183,3 @@ def _owned(shared, start: float) -> float:
 
 def _host(tree):
   return jax.tree.map(np.asarray, tree)
-
-
-def make(phase) -> Watch | None:
-  """The watch that a phase asks for, if any."""
-  if phase.sparsify is not None:
-    return sparsify(phase.sparsify, phase.early_stop)
-  return None if phase.early_stop is None else early_stop(phase.early_stop)
