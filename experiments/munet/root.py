@@ -7,7 +7,6 @@ import pathlib
 import sys
 
 import mtl_jax
-from mtl_jax import impressions
 from mtl_jax.models import augreg
 
 
@@ -19,8 +18,7 @@ def export(workdir, file, name=None) -> str:
   name = name or system.tasks[0]
   stored = system.task(name)
   pathlib.Path(file).parent.mkdir(parents=True, exist_ok=True)
-  augreg.save(file, impressions.materialise(
-      system.backbone.params, stored.impression, stored.basis))
+  augreg.save(file, system.effective(stored)[0])
   return name
 
 
