@@ -387,5 +387,5 @@ def test_a_whole_run_with_its_report(whole, tmp_path):
   right = np.mean(np.argmax(logits, 1) == digits.labels[rows])
   found = little.records(folder)['split-00']
   assert right == pytest.approx(found['accuracy']['test'])
-  with pytest.raises(ValueError, match='weights of its own, which cannot be'):
+  with pytest.raises(ValueError, match='by munet, whose impressions cannot be'):
     system.identify(digits.images[:4])
