@@ -167,8 +167,10 @@ def test_searches_survive_json():
 
 
 @pytest.mark.parametrize('changes, text', [
-    ({'phases__grow__search': None}, 'munet needs a search .space, generations'),
-    ({'phases__grow__method': 'dedicated'}, 'dedicated is not found by a search; leave out'),
+    ({'phases__grow__search': None},
+     'munet needs a search .space, generations'),
+    ({'phases__grow__method':
+     'dedicated'}, 'dedicated is not found by a search; leave out'),
     ({'phases__grow__learning_rate': .1}, 'takes no learning_rate'),
     ({'phases__grow__epochs': 2}, 'takes no epochs'),
     ({'phases__grow__repeats': 2}, 'takes no repeats'),
