@@ -4,8 +4,9 @@
         --workdir=DIR
 
 Published recipe (code of arXiv 2006.14769): threshold masks, RMSProp 1e-4,
-1000 batches of 128 per task. Hardware, time and accuracy: see
-experiments/supsup/README.md.
+1000 batches of 128 per task. Images turn bilinearly; the official code takes
+the nearest pixel: config.suite.interpolation = 'nearest'. Hardware, time and
+accuracy: see experiments/supsup/README.md.
 """
 
 import ml_collections

@@ -154,16 +154,18 @@ def segments() -> str:
         f'accuracy lost without a module that {title}, points: mean of level '
         'means, over levels that have both kinds',
         collected.spread([100 * pair[i] for pair in lost])])
+  cka, = {f.get('cka', 'biased') for f in found}  # never both in one mean
   for phase in found[0]['similarity']:
-    rows.append([f'CKA of modules with those of {phase}, mean',
+    rows.append([f'CKA ({cka}) of modules with those of {phase}, mean',
                  collected.spread([float(np.nanmean(np.array(
                      f['similarity'][phase], float))) for f in found])])
   pairs = np.triu_indices(len(found[0]['names']), 1)
-  cka, common = (np.concatenate([np.array(f[name], float)[pairs]
-                                 for f in found])
-                 for name in ('relation', 'overlap'))
-  rows.append(['correlation of features\' CKA with common modules, over pairs '
-               'of tasks and seeds', f'{np.corrcoef(cka, common)[0, 1]:.2f}'])
+  alike, common = (np.concatenate([np.array(f[name], float)[pairs]
+                                   for f in found])
+                   for name in ('relation', 'overlap'))
+  rows.append([f'correlation of features\' CKA ({cka}) with common modules, '
+               'over pairs of tasks and seeds',
+               f'{np.corrcoef(alike, common)[0, 1]:.2f}'])
   probe = [np.array(f['probe'], float) for f in found]
   own = [100 * float(np.mean(np.diag(p))) for p in probe]
   others = [100 * float(np.mean(p[~np.eye(len(p), dtype=bool)]))

@@ -12,6 +12,7 @@ import numpy as np
 
 # Fixed point of bilinear weights: 2 * 11 bits, and 8 bits of pixel, fit int32.
 _ROTATE_ONE = 2**11
+_NEAREST_BITS = 16  # of the fixed point in which Pillow finds a pixel
 # Per axis; 255 * 2**8 * 2**8 < 2**24, so float32 sums are exact.
 _FIT_ONE = 2**8
 
@@ -39,6 +40,23 @@ def rotation(degrees, height, width):
           'weight': np.stack(weight).astype(np.int32)}
 
 
+def nearest_rotation(degrees, height, width):
+  """The source pixel of every pixel, with Pillow's rounding; H * W outside."""
+  angle = -np.deg2rad(degrees % 360)
+  cos, sin = round(np.cos(angle), 15), round(np.sin(angle), 15)
+  y, x = np.mgrid[:height, :width]
+
+  def source(along, across, a, b, size, other):
+    first = (a * -size + b * -other + size) / 2 + (a + b) / 2
+    fixed = [int(np.floor(v * 2**_NEAREST_BITS + 0.5)) for v in (first, a, b)]
+    return (fixed[0] + along * fixed[1] + across * fixed[2]) >> _NEAREST_BITS
+  col = source(x, y, cos, sin, width, height)
+  row = source(y, x, cos, -sin, height, width)
+  inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
+  index = np.where(inside, row * width + col, height * width)
+  return {'index': index.ravel().astype(np.int32)}
+
+
 def check(kind, array, shape):
   if array.shape != shape:
     raise ValueError(f'{kind}: parameters are {list(array.shape)} but the '
@@ -61,6 +79,13 @@ def rotate(images, index, weight):
     pixels = flat.at[:, index[corner]].get(mode='clip').astype(jnp.int32)
     total += pixels * weight[corner][None, :, None]
   return (total // _ROTATE_ONE**2).astype(jnp.uint8).reshape(images.shape)
+
+
+def rotate_nearest(images, index):
+  n, height, width, channels = images.shape
+  check('rotate', index, (height * width,))
+  flat = images.reshape(n, height * width, channels)
+  return flat.at[:, index].get(mode='fill', fill_value=0).reshape(images.shape)
 
 
 def fit(images, height, width, channels):

@@ -30,13 +30,14 @@ from mtl_jax.data import pixels
 KINDS = {
     'permute': ('seed',),
     'rotate': ('degrees',),
+    'rotate_nearest': ('degrees',),
     'fit': ('height', 'width', 'channels'),
     'crop_flip': ('pad',),
     'normalise': ('mean', 'std'),
 }
 STATIC = ('fit', 'crop_flip')
 # What makes one task of a suite differ from another.
-DEFINING = ('permute', 'rotate')
+DEFINING = ('permute', 'rotate', 'rotate_nearest')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +81,14 @@ def permute(seed):
   return Transform('permute', (('seed', int(seed)),))
 
 
-def rotate(degrees):
-  """Turns counter-clockwise about the centre: bilinear, zeros outside.
+def rotate(degrees, interpolation='bilinear'):
+  """Turns counter-clockwise about the centre; the size stays, zeros outside.
 
-  The size stays. On square images 90 degrees equals `np.rot90` exactly.
+  Args:
+    degrees: float.
+    interpolation: 'bilinear', or 'nearest': pixel for pixel what Pillow's
+      `Image.rotate` and so torchvision's default make of it. On square images
+      90 degrees equals `np.rot90` exactly with both.
 
   >>> image = np.array([[1, 2], [3, 4]], np.uint8)[None, :, :, None]
   >>> turned, _ = prepare((rotate(90),), image, every=True)
@@ -92,7 +97,11 @@ def rotate(degrees):
   """
   if not np.isfinite(degrees):
     raise ValueError(f'rotate: degrees must be finite, not {degrees}')
-  return Transform('rotate', (('degrees', float(degrees)),))
+  kind = {'bilinear': 'rotate', 'nearest': 'rotate_nearest'}.get(interpolation)
+  if kind is None:
+    raise ValueError(f'rotate: interpolation is {interpolation!r}; known: '
+                     'bilinear, nearest')
+  return Transform(kind, (('degrees', float(degrees)),))
 
 
 def fit(height, width, channels):
@@ -216,6 +225,7 @@ def parameters(transforms, image_shape):
     Tuple with one dict of NumPy arrays per transform:
       permute: 'index' int32 [H * W];
       rotate: 'index' and 'weight' int32 [4, H * W];
+      rotate_nearest: 'index' int32 [H * W], H * W outside;
       normalise: 'mean' and 'std' float32 [C], where white is 255;
       fit and crop_flip: empty.
 
@@ -234,6 +244,8 @@ def parameters(transforms, image_shape):
       found.append({'index': order.astype(np.int32)})
     elif t.kind == 'rotate':
       found.append(pixels.rotation(t['degrees'], height, width))
+    elif t.kind == 'rotate_nearest':
+      found.append(pixels.nearest_rotation(t['degrees'], height, width))
     elif t.kind == 'normalise':
       found.append({name: _per_channel(name, t[name], channels)
                     for name in ('mean', 'std')})
@@ -329,7 +341,7 @@ def prepare(transforms, images, every=False):
   >>> images.tolist(), [t.kind for t in rest]
   ([[[[7]]], [[[7]]]], ['permute'])
   """
-  now = ('fit', 'permute', 'rotate') if every else ('fit',)
+  now = ('fit', *DEFINING) if every else ('fit',)
   count = 0
   while count < len(transforms) and transforms[count].kind in now:
     count += 1
@@ -356,6 +368,8 @@ def _pixels(kinds, parameters, images, key=None, train=False):
       images = pixels.permute(images, values['index'])
     elif kind == 'rotate':
       images = pixels.rotate(images, values['index'], values['weight'])
+    elif kind == 'rotate_nearest':
+      images = pixels.rotate_nearest(images, values['index'])
     elif kind == 'fit':
       output_shape(((kind, *args),), images.shape[1:])
       images = pixels.fit(images, *args)

@@ -6,6 +6,7 @@ Of the tasks whose impression has a path, beside controls on the same paths:
   relation    linear CKA of the tasks' features on images of all tasks, which
               the overlap of their paths confounds: both are given
   similarity  linear CKA of each module with the same module of a control
+  cka         which estimate of it: 'unbiased' (older records have 'biased')
   ablation    accuracy lost if one module gives 0, by how many tasks use it
   probe       accuracy of a linear probe of task b on the features of task a
   robustness  accuracy under corruptions at five strengths
@@ -60,6 +61,7 @@ def measure(running: run_lib.Run, entries: list[plan.Entry],
   return {
       'names': [task.entry.task.name for task in tasks],
       'images': images,
+      'cka': 'unbiased',
       'paths': [task.modules.tolist() for task in tasks],
       'modules': len(running.backbone.params['level1']),
       **_relation(network, tasks, look),

@@ -60,7 +60,8 @@ def sample_images(rng: np.random.Generator, space: spaces.Space,
   """A generation's augmentation: the best path's, or the default's, mutated.
 
   The rate is the space's default one, not the evolved one, as officially.
-  mu2Net+ keeps the defaults as long as there is no path.
+  mu2Net+ keeps the defaults as long as there is no path; each value has a
+  rate of its own, which the result holds too.
   """
   hyper = space.defaults(spaces.AUGMENT)
   if best is None and space.rate_per_action:
@@ -68,15 +69,35 @@ def sample_images(rng: np.random.Generator, space: spaces.Space,
   hyper |= {name: value for name, value in dict(
       best.hyper if best else {}).items() if name in hyper
             and value in space[name].values}
-  rate = space[spaces.RATE].default
-  for name in sorted(hyper):
-    if rng.random() < rate:
+  names = sorted(hyper)
+  if space.rate_per_action:
+    names = [name for name in names if len(space[name].values) > 1]
+    hyper |= _own_rates(best, [_rate_of(f'hp:{name}') for name in names])
+  rates = _Rates(rng, space, hyper, None)
+  for name in names:
+    if rates(f'hp:{name}'):
       hyper[name] = step(rng, space[name], hyper[name])
   return hyper
 
 
+def _rate_of(action: str) -> str:
+  """The hyper-parameter that holds an action's own rate."""
+  return f'{spaces.RATE}|{action}'
+
+
+def _own_rates(path: Path | None, names=None) -> dict:
+  """Rates of single actions that a path has."""
+  found = dict(path.hyper) if path else {}
+  return {name: value for name, value in found.items()
+          if name.startswith(_rate_of('')) and (names is None or name in names)}
+
+
 class _Rates:
-  """The probability of each action: one for all, or one for each, evolving."""
+  """The probability of each action: one for all, or one for each.
+
+  `hyper` holds the rate of all actions, or the space's default counts. With a
+  rate per action it gets those of the actions that were considered.
+  """
 
   def __init__(self, rng, space, hyper, control):
     self.rng, self.space, self.hyper = rng, space, hyper
@@ -86,15 +107,16 @@ class _Rates:
     """Whether an action is taken."""
     if self.control is not None:
       return self.control == 'finetune'
-    name = spaces.RATE
+    rates = self.space[spaces.RATE]
+    rate = overall = self.hyper.get(spaces.RATE, rates.default)
     if self.space.rate_per_action:
-      rates = self.space[spaces.RATE]
-      name = f'{spaces.RATE}|{action}'
-      rate = self.hyper.get(name, rates.default)
-      if self.rng.random() < rate:
-        self.hyper[name] = step(self.rng, rates, rate)
-      return bool(self.rng.random() < self.hyper.get(name, rate))
-    return bool(self.rng.random() < self.hyper[name])
+      own = _rate_of(action)
+      rate = self.hyper.get(own, overall)
+      if len(rates.values) > 1:
+        if self.rng.random() < overall:
+          rate = step(self.rng, rates, rate)
+        self.hyper[own] = rate
+    return bool(self.rng.random() < rate)
 
 
 def child(rng: np.random.Generator, space: spaces.Space,
@@ -149,25 +171,24 @@ def _hyper(space, parent, images, control):
   hyper = space.defaults() | {ADAPTED: []}
   if control is None:
     for name, value in parent.hyper.items():
-      if name == ADAPTED or name.split('|')[0] == spaces.RATE and (
-          '|' in name) or name in hyper and value in space[name].values:
+      if name == ADAPTED or name in hyper and value in space[name].values:
         hyper[name] = list(value) if name == ADAPTED else value
+    if space.rate_per_action:
+      hyper |= _own_rates(parent)
   blocks = count_blocks(parent.components)
   if 'num_layers' not in parent.hyper and 'num_layers' in hyper and (
       blocks in space['num_layers'].values):
     hyper['num_layers'] = blocks  # of the root
   changed = {name: [hyper[name], value] for name, value in images.items()
-             if hyper[name] != value}
+             if name in spaces.AUGMENT and hyper[name] != value}
   return hyper | images, changed
 
 
 def _mutate(rng, space, rates, hyper, changed):
   """Steps of hyper-parameters, the rate of all actions first."""
   names = [name for name, found in space.ranges if len(found.values) > 1
-           and name not in spaces.AUGMENT and name != spaces.RATE]
-  if not space.rate_per_action:
-    names = [spaces.RATE, *names]
-  for name in names:
+           and name not in spaces.AUGMENT]
+  for name in sorted(names, key=lambda name: name != spaces.RATE):
     if rates(f'hp:{name}'):
       old, hyper[name] = hyper[name], step(rng, space[name], hyper[name])
       if old != hyper[name]:

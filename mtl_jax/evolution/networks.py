@@ -161,3 +161,27 @@ def best(paths: list[Path]) -> Path | None:
     paths: in the order in which they were made.
   """
   return max(reversed(paths), key=lambda path: path.score, default=None)
+
+
+def prune(paths: list[Path], size: int) -> list[Path]:
+  """The paths of the highest scores, the oldest among equals, in their order.
+
+  A path whose parent goes becomes a child of the nearest one that stays, or
+  of whatever is not among `paths`.
+
+  Args:
+    paths: of one task, in the order in which they were made.
+    size: how many stay; 0 keeps all.
+  """
+  if not size or len(paths) <= size:
+    return paths
+  ranked = sorted(range(len(paths)), key=lambda i: -paths[i].score)
+  kept = [paths[i] for i in sorted(ranked[:size])]
+  names, by_name = {path.name for path in kept}, {p.name: p for p in paths}
+
+  def above(name):
+    while name in by_name and name not in names:
+      name = by_name[name].parent
+    return name
+  return [dataclasses.replace(path, parent=above(path.parent))
+          for path in kept]

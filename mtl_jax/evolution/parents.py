@@ -33,7 +33,8 @@ def choose(rng: np.random.Generator, own: Sequence[Path],
 
   Args:
     rng: from which acceptance is drawn.
-    own: the task's paths, in the order in which they were made.
+    own: the task's paths, in the order in which they were made; of equal
+      scores the oldest is asked first.
     others: the paths of other tasks that may be parents, and the root.
     seeds: names of `others` in their current order.
     children: by name of a path, how many it has had for this task.
@@ -45,8 +46,7 @@ def choose(rng: np.random.Generator, own: Sequence[Path],
   if not own and not others:
     raise ValueError('there is no path from which to start')
   accept = lambda name: rng.random() < 0.5 ** children.get(name, 0)
-  newest_first = reversed(own)
-  for path in sorted(newest_first, key=lambda path: -path.score):
+  for path in sorted(own, key=lambda path: -path.score):  # a stable sort
     if accept(path.name):
       return Choice(path, tuple(seeds))
   by_name = {path.name: path for path in others}

@@ -5,6 +5,10 @@ Each is the space of one configuration of the official notebooks
 preliminary experiment, muNet's characters and Visual Domain Decathlon, and
 mu2Net+'s four. Where a size factor is chosen, mu2Net and muNet search the
 number of blocks as well: give `num_layers` (see `Space.replace`).
+
+All values are the official ones by default. Where we know better, a space has
+an option of another name: `accumulator='float32'`, `shuffle='epochs'` and
+`remember_children=False`.
 """
 
 import dataclasses
@@ -18,6 +22,8 @@ COLOURS = ('brightness', 'contrast', 'saturation', 'hue')
 AUGMENT = ('area_min', 'crop', 'aspect_min', 'flip', *COLOURS)
 OPTIMIZER = ('learning_rate', 'warmup', 'momentum', 'nesterov', 'schedule')
 SCHEDULES = ('cosine', 'restarts', 'linear', 'constant')
+ACCUMULATORS = ('bfloat16', 'float32')
+SHUFFLES = ('buffer', 'epochs')
 _LAYERS = 'num_layers'
 _WHOLE = {'adapter': 1, _LAYERS: 0}  # the least of each
 _SWITCHES = ('crop', 'flip', 'nesterov')
@@ -48,16 +54,40 @@ class Space:
       generation. OPTIMIZER: of the child. 'num_layers': encoder blocks, if
       given (else as the root). 'adapter': hidden features of adapters.
     insert_adapters: whether adapters are inserted.
-    rate_per_action: mu2Net+: every action has a rate of its own, which
-      evolves whenever the action is considered.
-    start_scale: the learning rate before warm-up, as a part of the peak.
+    rate_per_action: mu2Net+: every action has a rate of its own. Whenever the
+      action is considered, that rate moves one place with the probability
+      RATE, which evolves too.
+    start_scale: the learning rate before warm-up, as a part of the peak; the
+      schedule 'linear' ends with it.
+    population: mu2Net+: how many of a task's paths outlive a generation, the
+      best; 0 keeps them all.
+    accumulator: of momentum. 'bfloat16', officially: the factor, its product
+      and the sum are rounded, so that 0.9 is 0.8984. 'float32': plain SGD.
+    shuffle: 'buffer', officially: batches are cut from one fixed order of the
+      images and leave a buffer of ten in a random order. 'epochs': every pass
+      is a new permutation of the images.
+    remember_children: officially, the children that a path has had for a task
+      count for good; else within one iteration of the task.
     always: components that are always cloned.
   """
   ranges: tuple[tuple[str, Range], ...]
   insert_adapters: bool = False
   rate_per_action: bool = False
   start_scale: float = 0.01
+  population: int = 0
+  accumulator: str = 'bfloat16'
+  shuffle: str = 'buffer'
+  remember_children: bool = True
   always: tuple[str, ...] = ('encoder_norm',)
+
+  def __post_init__(self):
+    for name, known in (('accumulator', ACCUMULATORS), ('shuffle', SHUFFLES)):
+      _one_of(name, getattr(self, name), known)
+    if (isinstance(self.population, bool)
+        or not isinstance(self.population, int) or self.population < 0):
+      raise ValueError(f'population is {self.population!r}; it must be a whole '
+                       'number, and 0 keeps all paths')
+    _switch('remember_children', self.remember_children)
 
   def __getitem__(self, name: str) -> Range:
     return dict(self.ranges)[name]
@@ -74,14 +104,16 @@ class Space:
       **fixed: by name one value, or a tuple of those that a search moves
         along; it starts from the default if that is one of them, else from
         the first. 'num_layers' can be given to any space, and starts from
-        the root's.
+        the root's. The options 'accumulator', 'shuffle', 'population' and
+        'remember_children' take one value.
 
     Raises:
       ValueError: an unknown name; lists the known and nearest ones. A value
         that no search could train with.
     """
     known: dict[str, Range] = dict(self.ranges)
-    names = sorted({*known, _LAYERS})
+    names = sorted({*known, _LAYERS, *_OPTIONS})
+    options = {name: fixed.pop(name) for name in _OPTIONS if name in fixed}
     for name, value in fixed.items():
       if name not in names:
         raise ValueError(f'the space has no {name}{trees.nearest(name, names)}'
@@ -93,17 +125,28 @@ class Space:
         _check(name, one)
       start = known[name].default if name in known else values[0]
       known[name] = Range(values, start if start in values else values[0])
-    return dataclasses.replace(self, ranges=_ranges(known))
+    return dataclasses.replace(self, ranges=_ranges(known), **options)
+
+
+_OPTIONS = ('accumulator', 'population', 'remember_children', 'shuffle')
+
+
+def _switch(name, value) -> None:
+  if not isinstance(value, bool):
+    raise ValueError(f'{name} is {value!r}; it must be True or False')
+
+
+def _one_of(name, value, known) -> None:
+  if value not in known:
+    raise ValueError(f'{name} is {value!r}{trees.nearest(value, known)}; '
+                     f'known: {", ".join(known)}')
 
 
 def _check(name, value) -> None:
   if name == 'schedule':
-    if value not in SCHEDULES:
-      raise ValueError(f'schedule is {value!r}{trees.nearest(value, SCHEDULES)}'
-                       f'; known: {", ".join(SCHEDULES)}')
+    _one_of(name, value, SCHEDULES)
   elif name in _SWITCHES:
-    if not isinstance(value, bool):
-      raise ValueError(f'{name} is {value!r}; it must be True or False')
+    _switch(name, value)
   elif isinstance(value, bool) or not isinstance(value, (int, float)):
     raise ValueError(f'{name} is {value!r}; it must be a number'
                      + (' (no momentum is 0)' if name == 'momentum' else ''))
@@ -155,19 +198,26 @@ _MUNET = _IMAGES | {
     'schedule': Range(('constant', 'cosine', 'restarts'), 'cosine'),
     'adapter': Range((8, 16, 32, 64, 128), 32)}
 _PLUS_RATES = tuple(round(.02 * i, 2) for i in range(1, 16))
-_PLUS = _MUNET | {
+_PLUS_ADAPTER = Range((8, 16, 32, 64, 128), 32)
+_PLUS: dict[str, Any] = {
     RATE: Range(_PLUS_RATES, .1),
     'area_min': Range((.05, .5, .95, 1.), 1.),
+    'crop': (True,),  # it is the area that turns it off
     'aspect_min': Range((.5, .75, 1.), 1.),
     'flip': Range(_BOTH, False),
+    **{name: Range(_DELTA, 0.) for name in COLOURS},
+    'learning_rate': Range(_LR, .01),
     'warmup': Range((0., .01, .02, .05, .1, .2, .3), .1),
     'momentum': Range((.5, .6, .7, .75, .8, .85, .9, .95, .98, .99), .9),
-    'schedule': Range(('constant', 'cosine', 'restarts', 'linear'), 'cosine'),
+    'nesterov': Range(_BOTH, False),
+    'schedule': ('cosine',),
+    'adapter': (32,),
     'num_layers': Range((0, 1, 2, 3), 3)}
 
 
-def _plus(**changes) -> Space:
-  return Space(_ranges(_PLUS | changes), True, True, .001)
+def _plus(insert_adapters=True, population=0, **changes) -> Space:
+  return Space(_ranges(_PLUS | changes), insert_adapters, True, .001,
+               population)
 
 
 # ds_image_size, another value in muNet and mu2Net+, is that of the suite here:
@@ -179,11 +229,16 @@ SPACES: dict[str, Space] = {
         'num_layers': Range((0, 1, 2, 3), 0), 'adapter': (32,)})),
     'munet_ti3': Space(_ranges(_MUNET), insert_adapters=True),
     'munet_b': Space(_ranges(_MUNET), insert_adapters=True),
-    'mu2net_plus_ti0': _plus(num_layers=Range((0, 1, 2, 3), 0)),
-    'mu2net_plus_ti3': _plus(),
-    'mu2net_plus_b': _plus(num_layers=Range(tuple(range(13)), 12)),
-    'mu2net_plus_large': _plus(**{
+    'mu2net_plus_ti0': _plus(population=7, **{
         RATE: Range(_PLUS_RATES, .2),
+        'num_layers': Range((0, 1, 2, 3), 0)}),
+    'mu2net_plus_ti3': _plus(adapter=_PLUS_ADAPTER),
+    'mu2net_plus_b': _plus(adapter=_PLUS_ADAPTER,
+                           num_layers=Range(tuple(range(13)), 12)),
+    # No adapters: their width is that of a control's.
+    'mu2net_plus_large': _plus(False, 16, **{
+        RATE: Range(_PLUS_RATES, .2),
+        'warmup': Range(_PLUS['warmup'].values, .05),
         'num_layers': Range(tuple(range(25)), 24)}),
 }
 

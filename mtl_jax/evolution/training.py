@@ -8,7 +8,7 @@ gradient and comes out as it went in.
 
 One call is one round: some steps, then a validation. Loss, optimizer and
 schedule are the official ones: cross-entropy, gradients clipped at a global
-norm of 1, momentum kept in bfloat16 precision.
+norm of 1, momentum in bfloat16 unless the space says otherwise.
 """
 
 from collections.abc import Mapping
@@ -40,6 +40,7 @@ class Hyper(NamedTuple):
     schedule: int32, place in SCHEDULES.
     warmup, cycle: int32, steps of the warm-up and of one cycle.
     start_scale: float32, the first learning rate as a part of the peak.
+    rounded: bool, whether momentum is computed and kept in bfloat16.
   """
   learning_rate: Any
   momentum: Any
@@ -48,6 +49,7 @@ class Hyper(NamedTuple):
   warmup: Any
   cycle: Any
   start_scale: Any
+  rounded: Any
 
 
 class Learner(NamedTuple):
@@ -86,28 +88,29 @@ class Round(NamedTuple):
 
 
 def hyper_of(hyper: Mapping, rounds: int, round_steps: int,
-             start_scale: float) -> Hyper:
+             space: spaces.Space) -> Hyper:
   """The optimizer of hyper-parameters.
 
   Args:
-    hyper: as in a `spaces.Space`.
+    hyper: of the child.
     rounds: validations of a child.
     round_steps: steps between them; 'restarts' starts anew with each round.
-    start_scale: see `Hyper`.
+    space: from which `hyper` was taken.
   """
   cycle = round_steps * (1 if hyper['schedule'] == 'restarts' else rounds)
   return Hyper(np.float32(hyper['learning_rate']),
                np.float32(hyper['momentum']), np.bool_(hyper['nesterov']),
                np.int32(SCHEDULES.index(hyper['schedule'])),
                np.int32(hyper['warmup'] * cycle), np.int32(cycle),
-               np.float32(start_scale))
+               np.float32(space.start_scale),
+               np.bool_(space.accumulator == 'bfloat16'))
 
 
 def rate(hyper: Hyper, step):
   """The learning rate of a step: float32.
 
-  A linear warm-up, then cosine or linear to 0 at the end of the cycle;
-  'constant' is half the learning rate throughout.
+  A linear warm-up, then a cosine to 0 at the end of the cycle, or a line to the
+  rate with which it began; 'constant' is half the learning rate throughout.
   """
   peak = hyper.learning_rate
   step = jnp.where(hyper.schedule == SCHEDULES.index('restarts'),
@@ -117,15 +120,21 @@ def rate(hyper: Hyper, step):
   rising = first + (peak - first) * at / jnp.maximum(hyper.warmup, 1)
   left = jnp.maximum(hyper.cycle - hyper.warmup, 1)
   done = jnp.clip((at - hyper.warmup) / left, 0., 1.)
-  falling = jnp.where(hyper.schedule == SCHEDULES.index('linear'), 1. - done,
-                      (1. + jnp.cos(jnp.pi * done)) / 2.) * peak
+  falling = jnp.where(hyper.schedule == SCHEDULES.index('linear'),
+                      peak + (first - peak) * done,
+                      peak * (1. + jnp.cos(jnp.pi * done)) / 2.)
   moving = jnp.where(step < hyper.warmup, rising, falling)
   return jnp.where(hyper.schedule == SCHEDULES.index('constant'), peak / 2.,
                    moving)
 
 
 def update(learner: Learner, gradients: Tree) -> Learner:
-  """One step of clipped SGD on the components that the child trains."""
+  """One step of clipped SGD on the components that the child trains.
+
+  As Optax computes `sgd(..., accumulator_dtype=bfloat16)`: the momentum factor,
+  its product with the trace and what is kept are rounded; the sum with the
+  gradient, Nesterov's second one and the step are float32.
+  """
   gradients = {name: jax.tree.map(
       lambda g, on=learner.trained[name]: jnp.where(on, g, 0.), tree)
                for name, tree in gradients.items()}
@@ -133,7 +142,10 @@ def update(learner: Learner, gradients: Tree) -> Learner:
   gradients = jax.tree.map(
       lambda g: jnp.where(norm < CLIP, g, g / norm * CLIP), gradients)
   hyper, now = learner.hyper, rate(learner.hyper, learner.step)
-  trace = jax.tree.map(lambda g, t: g + hyper.momentum * t, gradients,
+  rounded = lambda x: jnp.where(hyper.rounded,
+                                lax.reduce_precision(x, 8, 7), x)
+  factor = rounded(hyper.momentum)
+  trace = jax.tree.map(lambda g, t: g + rounded(factor * t), gradients,
                        learner.trace)
   moves = jax.tree.map(
       lambda g, t: jnp.where(hyper.nesterov, g + hyper.momentum * t, t),
@@ -141,8 +153,8 @@ def update(learner: Learner, gradients: Tree) -> Learner:
   params = {name: jax.tree.map(
       lambda p, m, on=learner.trained[name]: jnp.where(on, p - now * m, p),
       tree, moves[name]) for name, tree in learner.params.items()}
-  kept = jax.tree.map(lambda t: lax.reduce_precision(t, 8, 7), trace)
-  return learner._replace(params=params, trace=kept, step=learner.step + 1)
+  return learner._replace(params=params, trace=jax.tree.map(rounded, trace),
+                          step=learner.step + 1)
 
 
 def make_round(apply):
@@ -303,40 +315,3 @@ def trained_parts(made: mutations.Child, learner: Learner, new: Mapping):
     params[name] = cut(learner.best_params[name], like)
     traces[name] = cut(learner.best_trace[name], like)
   return params, traces
-
-
-def batches(rows, count: int, batch: int, seed: tuple[int, ...],
-            start: int = 0) -> np.ndarray:
-  """Rows for `count` batches of endless reshuffled epochs, none dropped.
-
-  Args:
-    rows: int32 [n], the task's training rows.
-    count, batch: of the result, int32 [count, batch].
-    seed: integers that name run, task and generation.
-    start: number of the first batch; depends on nothing before it.
-  """
-  first, stop = start * batch, (start + count) * batch
-  epochs = range(first // len(rows), -(-stop // len(rows)))
-  order = np.concatenate([
-      np.random.default_rng([*seed, epoch]).permutation(rows)
-      for epoch in epochs])
-  begin = first - epochs[0] * len(rows)
-  return order[begin:begin + count * batch].reshape(count, batch).astype(
-      np.int32)
-
-
-def validation_batches(rows, batch: int, cap: int) -> np.ndarray:
-  """The fixed subset of validation rows, in whole batches, as officially.
-
-  At least `cap` rows give cap // batch batches; fewer are dealt into equal
-  batches no larger than `batch`, which leaves out less than one row each.
-
-  Returns:
-    int32 [batches, rows each].
-  """
-  if len(rows) >= cap:
-    count, each = max(1, cap // batch), min(batch, cap)
-  else:
-    count = -(-len(rows) // batch)
-    each = len(rows) // count
-  return np.asarray(rows[:count * each], np.int32).reshape(count, each)

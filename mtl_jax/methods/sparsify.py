@@ -23,7 +23,8 @@ class Sparsify:
     cutoff: validation accuracy that must be reached; `None` takes the loss of
       the task's own first training + `tolerance` instead.
     tolerance: see `cutoff`.
-    patience: epochs below the cutoff before the last good one comes back.
+    patience: epochs below the cutoff, since the last pruning, before the last
+      good one comes back; without a cutoff, all epochs that failed.
   """
   start: float
   rate: float = 0.05
@@ -53,15 +54,19 @@ def sparsify(settings: Sparsify,
 
   With a `cutoff`, the rule of the official code's ActiveSparsification: an
   epoch whose validation accuracy reaches it is kept and the subnetwork pruned
-  by `rate`; after `patience` epochs that don't, the last one that did comes
-  back and is trained on until early stopping. Without one, the iterative rule
-  per task: trained to its best loss first, then pruned as long as the loss
-  stays below the last accepted one + `tolerance`.
+  by `rate`; after `patience` epochs since the last pruning that don't, the last
+  one that did comes back and is trained on. That ends when the accuracy has
+  not risen by `min_delta` for the early stopping's patience, with the weights
+  of the best epoch: they reach the cutoff. Where no epoch ever reached it the
+  present weights are trained on (officially the untrained ones come back).
+
+  Without one, the iterative rule of the official code, per task: trained to its
+  best loss first, then pruned as long as the loss stays below the last accepted
+  one + `tolerance`; `patience` counts all epochs that don't, and never starts
+  anew. The last training keeps the epoch of the smallest loss.
 
   Only the watched task's weights are pruned, and only what it owns: those of
   other tasks stay. The smallest magnitudes go first, as many in each leaf.
-  The last training keeps the epoch of the smallest loss, which may reach a
-  `cutoff` no longer.
   """
   stop = watch.early_stop(stopping)
 
@@ -87,6 +92,8 @@ def sparsify(settings: Sparsify,
     density = float(memory['density']) - settings.rate
     if density < settings.least - 1e-6:
       return _last(memory, state, shared)
+    if settings.cutoff is not None:
+      memory = memory | {'failed': watch.number(0, np.int32)}
     owner = allocation.prune(
         _host(state.trainable['weights']), _host(shared['owner']),
         int(shared['number']), round(density, 6))
@@ -95,13 +102,33 @@ def sparsify(settings: Sparsify,
 
   def _last(memory, state, shared):
     fresh = stop.start(state, shared)
+    if settings.cutoff is not None:
+      fresh['best'] = memory['accepted']
     memory = memory | fresh | {'stage': watch.number(LAST, np.int32)}
     return memory, state, shared
 
-  def pruning(memory, state, shared, loss, accuracy):
-    if holds(memory, loss, accuracy):
+  def last(memory, state, shared, accuracy):
+    """Early stopping by accuracy."""
+    if accuracy >= float(memory['best']) + stopping.min_delta:
       memory = memory | {
-          'accepted': watch.number(loss), 'any': watch.number(True, bool),
+          'best': watch.number(accuracy), 'kept': watch.snapshot(state),
+          'waited': watch.number(0, np.int32)}
+    else:
+      waited = int(memory['waited']) + 1
+      memory = memory | {
+          'waited': watch.number(waited, np.int32),
+          'stop': watch.number(waited >= stopping.patience, bool)}
+    return memory, state, shared
+
+  def pruning(memory, state, shared, loss, accuracy):
+    held = holds(memory, loss, accuracy)
+    seen = loss if settings.cutoff is None else accuracy
+    first = settings.cutoff is not None and np.isinf(memory['accepted'])
+    if held or first:
+      memory = memory | {'accepted': watch.number(seen)}
+    if held:
+      memory = memory | {
+          'any': watch.number(True, bool),
           'good': watch.snapshot(state) | {'owner': _host(shared['owner'])}}
       return prune_further(memory, state, shared)
     failed = int(memory['failed']) + 1
@@ -116,6 +143,8 @@ def sparsify(settings: Sparsify,
   def after_epoch(memory, state, shared, loss, accuracy):
     if int(memory['stage']) == PRUNING:
       return pruning(memory, state, shared, loss, accuracy)
+    if int(memory['stage']) == LAST and settings.cutoff is not None:
+      return last(memory, state, shared, accuracy)
     memory, state, shared = stop.after_epoch(memory, state, shared, loss,
                                              accuracy)
     if int(memory['stage']) == DENSE and bool(memory['stop']):

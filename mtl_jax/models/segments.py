@@ -97,6 +97,8 @@ def batch_norm(x, layer: Tree, stats: Tree, train: bool, axis_name=None):
 
   Returns:
     (y, running statistics: 0.9 of the old and 0.1 of the batch's, if `train`).
+    The running variance is the batch's own, divided by n as in Flax; PyTorch
+    keeps the unbiased one, larger by 1 / (n - 1), n being images x pixels.
   """
   if train:
     mean, square = jnp.mean(x, (0, 1, 2)), jnp.mean(jnp.square(x), (0, 1, 2))

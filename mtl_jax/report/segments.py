@@ -50,6 +50,11 @@ def graph(records, summary):
       f'and {levels * modules - len(users)} none.')
 
 
+def _cka(found) -> str:
+  """Which estimate of CKA a record holds; older ones don't say."""
+  return found.get('cka', 'biased')
+
+
 def relation(records, summary):
   """CKA of the tasks' features beside the overlap of their paths."""
   del records
@@ -60,7 +65,8 @@ def relation(records, summary):
   canvas, (left, right) = drawing.axes(9.4, 4., 2)
   cka = np.array(found['relation'], float)
   np.fill_diagonal(cka, np.nan)
-  drawing.heat_map(canvas, left, cka, names, 'linear CKA', '.2f')
+  drawing.heat_map(canvas, left, cka, names, f'linear CKA, {_cka(found)}',
+                   '.2f')
   overlap = np.array(found['overlap'], float)
   np.fill_diagonal(overlap, np.nan)
   drawing.heat_map(canvas, right, overlap, names, 'common modules', '.0f')
@@ -93,7 +99,8 @@ def similarity(records, summary):
                   [drawing.short(n) for n in found['names']], fontsize=7.5)
     ax.set_xlabel('level')
     ax.grid(visible=False)
-  canvas.colorbar(image, ax=axes[0].tolist(), label='linear CKA', shrink=.8)
+  canvas.colorbar(image, ax=axes[0].tolist(),
+                  label=f'linear CKA, {_cka(found)}', shrink=.8)
   return canvas, (
       'How similar what a module gives is to what the same module gives after '
       'another training from the same weights, on the task’s own test images; '

@@ -30,10 +30,12 @@ class Recipe:
     steps: batches per task.
     batch_size: images per batch, over all devices together.
     optimizer: 'rmsprop' (PyTorch's defaults: decay 0.99, eps 1e-8 outside
-      the root), 'adam' or 'sgd'.
+      the root), 'adam' (PyTorch's defaults: 0.9, 0.999, eps 1e-8 outside the
+      root; Keras has 1e-7, before the correction for the start) or 'sgd'.
     learning_rate: initial learning rate.
-    schedule: 'constant', 'cosine' (to 0 over `steps`), or 'halved' (at each
-      of the `milestones`).
+    schedule: 'constant', 'cosine' (to 0 over `steps`, a little at each;
+      SupSup's and ImpressLearn's codes go down once an epoch), or 'halved' (at
+      each of the `milestones`).
     weight_decay: L2 term added to the gradient, as in PyTorch's Adam.
     momentum: 'sgd' only.
     milestones: 'halved' only: fractions of `steps`.

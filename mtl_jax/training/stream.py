@@ -4,7 +4,9 @@ Wortsman et al. 2020, https://arxiv.org/abs/2006.14769, section 3.4. Before
 every few batches the known masks are superposed and one gradient tells whether
 any of them fits. If none does, a new mask is allocated; if the newest does, it
 is trained; if an older one does, it is recognised and, being committed, left
-as it is (SupSup's code would train it further).
+as it is (SupSup's code would train it further). As long as fresh masks take
+part, one of them may fit best: that too asks for a new mask, where SupSup's
+code trains the fresh one without counting it.
 
 The stream's order, and from which task a batch really comes, are used to make
 the batches and to report; the decisions see images alone.

@@ -38,6 +38,74 @@ def stand_in(name):
                              (images, labels))
 
 
+OFFICIAL_NORM = transforms.normalise((.4914, .4822, .4465),
+                                     (.2023, .1994, .2010))
+# From the authors' pickles of test case 0: task, source, classes by label.
+OFFICIAL_TASKS = {
+    'part_cifar100': """
+        0 cifar100 24 76 67 69 77 45 13 46 21 14
+        1 cifar100 32 72 99 86 96 6 49 20 60 36
+        2 cifar100 16 28 48 34 62 43 70 26 23 42
+        3 cifar100 81 87 74 59 80 51 57 15 12 7
+        4 cifar100 73 0 2 37 9 53 91 22 71 98
+        5 cifar100 27 18 88 19 39 75 29 56 65 58
+        6 cifar100 63 83 40 89 84 33 95 31 97 79
+        7 cifar100 54 90 17 35 5 55 8 4 38 10
+        8 cifar100 82 41 93 44 25 52 68 30 50 85
+        9 cifar100 64 66 3 92 78 61 1 94 47 11""",
+    'part_cifar10_100': """
+        0 cifar100 58 31 98 82 93 50 94 20 90 21 11 43 49 76 91 6 74 80 56 96
+        1 cifar10 1 3
+        2 cifar10 4 5
+        3 cifar10 8 9
+        4 cifar100 0 29 86 3 13 40 73 75 95 9 63 2 61 99 24 37 54 18 39 65
+        5 cifar100 17 67 15 97 81 88 12 23 7 47 5 28 30 71 70 64 25 27 87 33
+        6 cifar10 6 7
+        7 cifar10 0 2
+        8 cifar100 19 38 55 1 60 45 36 83 68 89 59 52 57 42 79 92 46 14 32 26
+        9 cifar100 22 53 51 48 35 44 72 10 41 16 62 85 8 4 66 34 84 78 69 77"""}
+
+
+@pytest.mark.parametrize('name, place, source, classes', [
+    pytest.param(name, int(row.split()[0]), row.split()[1],
+                 tuple(map(int, row.split()[2:])),
+                 id=f'{name}-{row.split()[0]}')
+    for name, rows in OFFICIAL_TASKS.items()
+    for row in rows.strip().splitlines()])
+def test_the_published_classes_and_their_norm(name, place, source, classes):
+  options = dict(load(name).suite.options)
+  assert tuple(options['groups'][place]) == (source, classes)
+  assert transforms.normalise(*options['normalise']) == OFFICIAL_NORM
+
+
+# (config, what, value, where in the official code)
+OFFICIAL_RECIPE = [
+    (name, what, value, where)
+    for name in OFFICIAL_TASKS for what, value, where in (
+        ('optimizer', 'adam', 'CIFAR_Parallel/learner.py'),
+        ('learning_rate', 1e-3, 'scripts/test_case0_*.json'),
+        ('weight_decay', 0., 'scripts/test_case0_*.json'),
+        ('epochs', 60, 'scripts/test_case0_*.json'),
+        ('batch_size', 16, 'scripts/test_case0_*.json'),
+        ('schedule', 'halved', 'learner.py: 0.5 at epochs 20, 30, 40'),
+        ('milestones', (20 / 60, 30 / 60, 40 / 60), 'learner.py'),
+        ('set_batches', 10, 'learner.py: batch-sets'),
+        ('order', 'drawn', 'learner.py: tasks are shuffled every round'),
+        ('moments', 'own', 'learner.py: an optimizer per task'),
+        ('path_seed', 456, 'scripts/test_case0_*.json'),
+        ('paths', 'official', 'util.py get_path'),
+        ('active', 4, 'N of scripts/test_case0_*.json'))]
+
+
+@pytest.mark.parametrize('name, what, value', [
+    pytest.param(name, what, value, id=f'{name}-{what}')
+    for name, what, value, _ in OFFICIAL_RECIPE])
+def test_the_published_recipe(name, what, value):
+  phase, = load(name).phases
+  found = vars(phase.options) | vars(phase.training) | vars(phase.rounds)
+  assert found[what] == value
+
+
 @pytest.mark.parametrize('name, weights, classes, seed_shape', [
     ('part_cifar100', 132_038_244, [10] * 10, path_sampling.Shape(9, 12, 4)),
     ('part_cifar10_100', 165_040_110, [20, 2, 2, 2, 20, 20, 2, 2, 20, 20],
@@ -149,8 +217,7 @@ def test_drawn_images_stand_in_for_cifars_in_its_suites(drawn, name):
     assert found.name == task.source == source and found.version == 'drawn'
     assert len(suites.view(task, found).test) == (
         500 // found.classes * len(classes))
-    normalise = task.transforms[-1]
-    assert normalise == transforms.normalise(*suites.STATISTICS[source])
+    assert task.transforms[-1] == OFFICIAL_NORM
 
 
 def test_drawn_images_have_cifars_shapes_and_can_be_learned(drawn):

@@ -48,6 +48,18 @@ def test_names_sort_in_order():
   assert names[:2] == ['rotated-000.0000', 'rotated-051.4286']
 
 
+def test_nearest_rotations_are_by_whole_degrees():
+  suite = make('rotated', source='toy', num_tasks=35, interpolation='nearest')
+  turns = [task.transforms[0] for task in suite.tasks]
+  assert [turn['degrees'] for turn in turns] == [10. * i for i in range(35)]
+  assert {turn.kind for turn in turns} == {'rotate_nearest'}
+  assert suite.tasks[1].name == 'rotated-010'
+  with pytest.raises(ValueError, match='num_tasks is 361, but there are 360'):
+    make('rotated', source='toy', num_tasks=361, interpolation='nearest')
+  ours = make('rotated', source='toy', num_tasks=35).tasks[1].transforms[0]
+  assert ours == transforms.rotate(360 / 35)  # as it was: runs go on
+
+
 def test_rotated_angles_are_exact():
   for n in (36, 7):
     suite = make('rotated', source='toy', num_tasks=n)

@@ -75,6 +75,18 @@ def test_rotation_agrees_with_pillow_inside():
     assert np.abs(turned - expected).max() <= 1
 
 
+@pytest.mark.parametrize('shape', [(28, 28), (32, 20), (5, 7)])
+def test_nearest_rotation_is_pillows_pixel_for_pixel(shape):
+  """And so what SupSup's RotatedMNIST shows."""
+  image_lib = pytest.importorskip('PIL.Image')
+  image = np.random.RandomState(0).randint(1, 256, shape).astype(np.uint8)
+  for degrees in (*range(0, 360, 5), 1, 33.3, -20, 400):
+    turned = pixels((transforms.rotate(degrees, 'nearest'),), grey(image))
+    np.testing.assert_array_equal(
+        turned[0, :, :, 0],
+        np.asarray(image_lib.fromarray(image).rotate(degrees)), str(degrees))
+
+
 def test_rotation_keeps_a_wide_image_s_shape():
   image = np.arange(15, dtype=np.uint8).reshape(1, 3, 5, 1)
   turned = pixels((transforms.rotate(180),), image)
@@ -238,6 +250,8 @@ def test_bad_json_is_refused(value, message):
 @pytest.mark.parametrize('make, message', [
     (lambda: transforms.permute(-1), 'permute: seed -1'),
     (lambda: transforms.rotate(float('nan')), 'rotate'),
+    (lambda: transforms.rotate(9, 'cubic'), "interpolation is 'cubic'; known: "
+     'bilinear, nearest'),
     (lambda: transforms.fit(2, 2, 4), 'fit'),
     (lambda: transforms.normalise(0, 0), 'normalise'),
     (lambda: transforms.normalise((0, 0), 1), 'normalise'),

@@ -1,5 +1,7 @@
 """Similarity of representations, ablation, probes and corruptions."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -22,18 +24,42 @@ def hsic_cka(x, y):
 @pytest.mark.parametrize('q', [3, 80])
 def test_cka_is_that_of_the_gram_matrices(q):
   y = np.hstack([X[:, :2], RANDOM.randn(50, q)]) + 3.
-  found = similarity.linear_cka(X, y)
+  found = similarity.linear_cka(X, y, unbiased=False)
   np.testing.assert_allclose(found, hsic_cka(X, y), rtol=1e-10)
   assert .01 < found < .99
 
 
+def test_the_unbiased_norms_are_means_over_four_different_inputs():
+  """HSIC_1 is the U-statistic: the mean over all quadruples, by its kernel."""
+  x, y = RANDOM.randn(7, 3), RANDOM.randn(7, 2)
+  k, m = x @ x.T, y @ y.T
+  total, count = 0., 0
+  for i, j, q, r in itertools.permutations(range(7), 4):
+    total += k[i, j] * (m[i, j] + m[q, r] - 2 * m[i, q])
+    count += 1
+  np.testing.assert_allclose(similarity._hsic(x, y) / (7 * 4), total / count)
+
+
+def test_independent_features_have_nothing_in_common():
+  """However many they are; the usual estimate says 0.51."""
+  x, y = RANDOM.randn(2, 500, 512)
+  assert abs(similarity.linear_cka(x, y)) < .02
+  assert similarity.linear_cka(x, y, unbiased=False) == pytest.approx(.51,
+                                                                      abs=.01)
+  both = np.hstack([x, y])
+  assert similarity.linear_cka(x, both) == pytest.approx(.5 ** .5, abs=.03)
+
+
 def test_cka_knows_rotations_scales_and_shifts():
   turn = np.linalg.qr(RANDOM.randn(6, 6))[0]
-  assert similarity.linear_cka(X, 5 * X @ turn - 2) == pytest.approx(1.)
   odd, even = np.zeros((4, 1)), np.zeros((4, 1))
   odd[:, 0], even[:, 0] = [1, -1, 1, -1], [1, 1, -1, -1]
-  assert similarity.linear_cka(odd, even) == 0.
-  assert np.isnan(similarity.linear_cka(odd, np.ones((4, 2))))
+  assert similarity.linear_cka(odd, even, unbiased=False) == 0.
+  for unbiased in (True, False):
+    assert similarity.linear_cka(X, 5 * X @ turn - 2, unbiased
+                                 ) == pytest.approx(1.)
+    assert np.isnan(similarity.linear_cka(odd, np.ones((4, 2)), unbiased))
+  assert np.isnan(similarity.linear_cka(X[:3], X[:3]))
   with pytest.raises(ValueError, match='same n inputs'):
     similarity.linear_cka(X, X[:-1])
 

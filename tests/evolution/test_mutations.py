@@ -179,19 +179,75 @@ def test_adapters_are_inserted_and_follow_their_layers():
   assert not sample(LARGE).hyper[mutations.ADAPTED]
 
 
+PLUS = spaces.make('mu2net_plus_ti3')
+
+
 def test_mu2net_plus_evolves_a_rate_for_every_action():
-  plus = spaces.make('mu2net_plus_ti3')
   rates = collections.Counter()
   for seed in range(100):
-    made = sample(plus, seed=seed)
+    made = sample(PLUS, seed=seed)
     own = {name: value for name, value in made.hyper.items() if '|' in name}
     rates.update(own)
-    assert all(value in (.08, .12) for value in own.values())
-  assert {f'{spaces.RATE}|hp:learning_rate', f'{spaces.RATE}|clone:embedding',
-          f'{spaces.RATE}|add:residual_adapter_0'} <= set(rates)
-  made = sample(plus, [path('p', 'b', hyper={
+    assert all(value in (.06, .08, .1, .12, .14) for value in own.values())
+  assert {f'{spaces.RATE}|{action}' for action in (
+      'hp:mutation_rate', 'hp:learning_rate', 'clone:embedding',
+      'add:residual_adapter_0')} <= set(rates)
+  assert f'{spaces.RATE}|clone:encoder_norm' not in rates  # it is forced
+  made = sample(PLUS, [path('p', 'b', hyper={
       f'{spaces.RATE}|clone:cls': .3})])
   assert made.hyper[f'{spaces.RATE}|clone:cls'] in (.28, .3)
+
+
+def test_the_rate_of_all_actions_evolves_in_mu2net_plus():
+  found = collections.Counter(
+      sample(PLUS, seed=seed).hyper[spaces.RATE] for seed in range(600))
+  assert set(found) == {.08, .1, .12}
+  assert abs(found[.1] / 600 - .9) < .04
+
+
+@pytest.mark.parametrize('overall', [.02, .3])
+def test_an_actions_rate_moves_with_the_rate_of_all(overall):
+  """Not with its own probability, which is .16 here whatever `overall` is."""
+  action = f'{spaces.RATE}|hp:learning_rate'
+  space = dataclasses.replace(PLUS, ranges=spaces._ranges(dict(PLUS.ranges) | {
+      # The rate of all stays: both of its neighbours are itself.
+      spaces.RATE: spaces.Range((.02, .14, .16, .18, .3), .02)}))
+  moved = taken = 0
+  for seed in range(1500):
+    hyper = {spaces.RATE: overall, action: .16,
+             f'{spaces.RATE}|hp:{spaces.RATE}': .02}
+    rates = mutations._Rates(rng(seed), space, hyper, None)
+    taken += rates('hp:learning_rate')
+    moved += hyper[action] != .16
+    assert hyper[action] in (.14, .16, .18)
+  assert abs(moved / 1500 - overall) < .04
+  assert abs(taken / 1500 - .16) < .04
+
+
+def test_augmentations_have_rates_of_their_own_in_mu2net_plus():
+  best = path('a', 'a', hyper={'hue': .1, spaces.RATE: .3,
+                               f'{spaces.RATE}|hp:hue': .3})
+  rates, moved = collections.Counter(), 0
+  for seed in range(500):
+    found = mutations.sample_images(rng(seed), PLUS, best)
+    rates[found[f'{spaces.RATE}|hp:hue']] += 1
+    assert found[f'{spaces.RATE}|hp:flip'] in (.08, .1, .12)
+    moved += found['hue'] != .1
+  # The rate moves with the default .1, not with the best path's .3.
+  assert set(rates) == {.28, .3} and abs(rates[.28] / 500 - .05) < .03
+  assert abs(moved / 500 - .3) < .06
+  made = mutations.child(rng(), PLUS, [ROOT], found,
+                         networks.locked('a', [ROOT]), 3)
+  assert made.hyper[f'{spaces.RATE}|hp:hue'] == found[f'{spaces.RATE}|hp:hue']
+  assert not any('|' in name for name in made.changed)
+  assert mutations.sample_images(rng(), LARGE, best).keys() == set(
+      spaces.AUGMENT)
+
+
+def test_a_fixed_rate_never_moves():
+  fixed = PLUS.replace(**{spaces.RATE: .2})
+  assert not any('|' in name for seed in range(20)
+                 for name in sample(fixed, seed=seed).hyper)
 
 
 @pytest.mark.parametrize('control, trained', [
@@ -222,6 +278,15 @@ def test_lineage_ends_with_the_root():
   assert [p.name for p in mutations.lineage(b, known)] == ['b', 'a', 'root']
   assert [p.name for p in mutations.lineage(orphan, known)] == ['c', 'root']
   assert [p.name for p in mutations.lineage(ROOT, known)] == ['root']
+
+
+def test_the_best_paths_outlive_a_generation():
+  paths = [path(name, 'a', score, parent=parent) for name, score, parent in (
+      ('a', .5, 'root'), ('b', .9, 'a'), ('c', .2, 'b'), ('d', .9, 'c'),
+      ('e', .9, 'd'))]
+  kept = networks.prune(paths, 2)  # of three equals the two oldest
+  assert [(p.name, p.parent) for p in kept] == [('b', 'root'), ('d', 'b')]
+  assert networks.prune(paths, 5) is networks.prune(paths, 0) is paths
 
 
 # What paths cost.

@@ -19,11 +19,11 @@ def test_acceptance_halves_with_every_child():
     assert abs(taken / 2000 - expected) < .04, children
 
 
-def test_the_best_own_path_is_asked_first_and_the_newest_of_equals():
+def test_the_best_own_path_is_asked_first_and_the_oldest_of_equals():
   own = [path(str(i), 'a', score) for i, score in enumerate((.5, .9, .9, .1))]
-  assert parents.choose(rng(), own, [], [], {}).parent.name == '2'
-  found = parents.choose(rng(), own, [], [], {'2': 99})
-  assert found.parent.name == '1'
+  assert parents.choose(rng(), own, [], [], {}).parent.name == '1'
+  found = parents.choose(rng(), own, [], [], {'1': 99})
+  assert found.parent.name == '2'
 
 
 def test_seeds_take_turns():

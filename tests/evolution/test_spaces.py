@@ -21,7 +21,6 @@ def test_the_published_space():
   plus = spaces.make('mu2net_plus_ti3')
   assert plus.rate_per_action and plus['flip'].default is False
   assert len(plus[spaces.RATE].values) == 15
-  assert 'linear' in plus['schedule'].values
   munet = spaces.make('munet_ti3')
   assert munet.insert_adapters and munet[spaces.RATE].values == (.1,)
 
@@ -64,9 +63,18 @@ def test_a_range_can_be_replaced():
           for i in range(3)} == {2}  # the root's
 
 
-def test_the_four_spaces_of_mu2net_plus():
-  for size, layers, rate in (('ti0', 3, .1), ('ti3', 3, .1), ('b', 12, .1),
-                             ('large', 24, .2)):
-    space = spaces.make(f'mu2net_plus_{size}')
-    assert space['num_layers'].values == tuple(range(layers + 1))
-    assert space[spaces.RATE].default == rate and space.rate_per_action
+def test_options_go_by_their_names():
+  space = spaces.make('mu2net_large', (
+      ('accumulator', 'float32'), ('shuffle', 'epochs'), ('population', 3)))
+  assert (space.accumulator, space.shuffle, space.population) == (
+      'float32', 'epochs', 3)
+  assert space.ranges == LARGE.ranges
+  for name, value, words in (
+      ('accumulator', 'bfloat', 'accumulator is .bfloat. .did you mean: '
+       'bfloat16.*known: bfloat16, float32'),
+      ('shuffle', 'buffers', 'shuffle is .buffers.*known: buffer, epochs'),
+      ('population', -1, 'population is -1; it must be a whole number'),
+      ('remember_children', 1, 'remember_children is 1; it must be True or'),
+      ('population', True, 'population is True; it must be a whole number')):
+    with pytest.raises(ValueError, match=words):
+      LARGE.replace(**{name: value})

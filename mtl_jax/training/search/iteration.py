@@ -25,6 +25,7 @@ from mtl_jax.config import plan
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
 from mtl_jax.evolution import augment
+from mtl_jax.evolution import batches
 from mtl_jax.evolution import mutations
 from mtl_jax.evolution import networks
 from mtl_jax.evolution import parents
@@ -109,9 +110,12 @@ class _TaskIteration:
     self.known = population_lib.retained(run, entry, stored)
     self.root = self.known[0]
     rows = run.data.rows(entry)
+    if self.space.shuffle == 'buffer':
+      rows = batches.cached(rows, (run.config.seed, zlib.crc32(
+          f'{entry.task.name}/cache'.encode())))
     self.rows, self.batch = rows, self.phase.training.batch_size
     self.round_steps = self.phase.round_steps(len(rows))
-    self.valid_index = training.validation_batches(
+    self.valid_index = batches.validation(
         run.data.rows(entry, 'valid'), min(self.batch, self.search.valid_cap),
         self.search.valid_cap)
     private = {task for phase in run.config.phases if phase.search
@@ -135,7 +139,9 @@ class _TaskIteration:
            if path.task == self.entry.task.name]
     seeds = parents.shuffled(self._generator(0),
                              [path.name for path in self.others])
-    return State(paths=own, seeds=seeds)
+    children = (population_lib.offspring(self.known, self.entry.task.name)
+                if self.space.remember_children else {})
+    return State(paths=own, seeds=seeds, children=children)
 
   def run(self) -> None:
     """Searches from wherever an earlier start left it, and commits."""
@@ -187,6 +193,7 @@ class _TaskIteration:
       state = self._train(state, children[first:first + wave], first, wave,
                           together, images)
     paths = [*state.paths, *(p for p in state.trained if p is not None)]
+    paths = networks.prune(paths, self.space.population)
     return State(state.generation + 1, paths, counts, seeds,
                  [*state.log], seconds=state.seconds)
 
@@ -205,7 +212,7 @@ class _TaskIteration:
       found.append(training.learner_of(
           child, self.maker.largest, new, training.hyper_of(
               child.hyper, self.search.validations, self.round_steps,
-              self.space.start_scale),
+              self.space),
           child.parent.score if own else -np.inf,
           self.maker.factor(child, new)))
     return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
@@ -255,10 +262,10 @@ class _TaskIteration:
 
   def _round(self, state, learners, number, images, together):
     data, task = self.run_.data, self.entry.task
-    index = training.batches(
+    index = batches.training(
         self.rows, self.round_steps, self.batch,
         (*self.entry.seed(self.run_.config.seed), state.generation),
-        number * self.round_steps)
+        number * self.round_steps, self.space.shuffle)
     key = plan.named_key(self.run_.config.seed,
                          f'{self.entry.name}/images/{state.generation}')
     return program(self.run_.backbone.network, together)(

@@ -96,6 +96,23 @@ def reparented(paths: list[networks.Path],
   return [dataclasses.replace(path, parent=parent(path)) for path in paths]
 
 
+def offspring(known: Iterable[networks.Path], task: str) -> dict[str, int]:
+  """By name of a stored path, the children it has had for a task so far.
+
+  Args:
+    known: the root and the newest path of every task; of a path that its task
+      kept, the name under which it was stored before counts too.
+    task: whose earlier iterations are meant.
+  """
+  paths = list(known)
+  before = [path.record.get('offspring', {}) for path in paths
+            if path.task == task]
+  counts = before[-1] if before else {}
+  found = {path.name: counts.get(path.name, counts.get(
+      path.record.get('path'), 0)) for path in paths}
+  return {name: count for name, count in found.items() if count}
+
+
 def stored_path(run: run_lib.Run, entry: plan.Entry,
                 root: networks.Path) -> networks.Path:
   """The path of a committed entry."""
@@ -137,6 +154,7 @@ def record(run: run_lib.Run, entry: plan.Entry, known: list[networks.Path],
       'iteration': search.iterations - entry.repeat,
       'private': entry.task.name in search.private,
       'components': [[part.name, part.id, part.weights] for part in parts],
+      'offspring': _counts(state, best, known, entry.name),
       'from_root': [part.name for part in parts if part.id in root],
       'weights': sum(part.weights for part in parts),
       'accounted': networks.accounted(best, [*others, best]), 'flops': flops}
@@ -144,6 +162,13 @@ def record(run: run_lib.Run, entry: plan.Entry, known: list[networks.Path],
       'generation', 'loss', 'evals', 'trained', 'changed')}
   return {'accuracy': {'backbone': first, 'before': first},
           'search': found | {'children': state.log}}
+
+
+def _counts(state, best, known, name) -> dict[str, int]:
+  """Children of what stays: the known paths, and the best one as `name`."""
+  counts = {path.name: state.children.get(path.name, 0) for path in known}
+  counts[name] = state.children.get(best.name, 0)
+  return {name: count for name, count in counts.items() if count}
 
 
 def _seed(state: state_lib.State, path: networks.Path, known) -> str:

@@ -192,6 +192,44 @@ def test_parents_are_the_nearest_paths_that_are_still_there(whole):
         list(found.values()), above)} == parents
 
 
+def test_a_paths_children_count_in_all_iterations_of_a_task(whole):
+  found = little.records(whole)
+  before = {name: record['search']['path'] for name, record in found.items()}
+
+  def names(path):  # that a stored path has had, in searches too
+    had = {path}
+    while path in before and before[path] not in had:
+      path = before[path]
+      had.add(path)
+    return had
+  carried = 0
+  for task in TASKS:
+    first, last = (found[name]['search'] for name in (f'{task}~1', task))
+    children = [child['parent'] for child in first['children']]
+    for search in (first, last):
+      if search is last:
+        children += [child['parent'] for child in last['children']]
+      assert search['offspring']['root'] == children.count('root')
+      for path, count in search['offspring'].items():
+        assert count == sum(parent in names(path) for parent in children)
+    carried += sum(first['offspring'].get(path, 0) for path in
+                   set(first['offspring']) & set(last['offspring']))
+  assert carried  # counts of the first iteration live on
+
+
+def test_children_are_remembered_by_the_names_that_paths_have_now():
+  def path(name, task, **record):
+    return networks.Path(name, task, 'root', {}, {}, record=record)
+  counts = {'root': 3, 'a~1': 2, 'b~1': 5, 'c~1': 1}
+  known = [path('root', None), path('a', 'a', path='a~1', offspring={'b': 9}),
+           path('b', 'b', path='b#1.0'),  # a better path took b~1's place
+           path('c~1', 'c', path='c~1#0.1', offspring=counts)]
+  assert population_lib.offspring(known, 'c') == {
+      'root': 3, 'a': 2, 'c~1': 1}
+  assert population_lib.offspring(known, 'b') == {}
+  assert population_lib.offspring(known, 'new') == {}
+
+
 def test_accounted_weights_are_those_in_use(whole):
   """Over the last path of every task, as the library counts them."""
   run, _ = little.learn(little.make(), whole)
@@ -349,5 +387,5 @@ def test_a_whole_run_with_its_report(whole, tmp_path):
   right = np.mean(np.argmax(logits, 1) == digits.labels[rows])
   found = little.records(folder)['split-00']
   assert right == pytest.approx(found['accuracy']['test'])
-  with pytest.raises(ValueError, match='weights of its own, which cannot be'):
+  with pytest.raises(ValueError, match='by munet, whose impressions cannot be'):
     system.identify(digits.images[:4])

@@ -116,7 +116,8 @@ def test_one_batch_of_tasks_with_different_networks(tmp_path):
         values=values, structure=impressions.Structure(tuple(sorted(values))))
     checkpoint.save(work.task(name), checkpoint.impression_to_arrays(grown) | {
         'probe': np.zeros(1)}, {
-            'backbone': backbone.recipe['fingerprint'], 'basis': None,
+            'backbone': backbone.recipe['fingerprint'],
+            'method': {'name': 'munet', 'options': {}},
             'transforms': transforms.to_json(chain), 'classes': classes,
             'source_shape': [8, 8, 1],
             'structure': list(grown.structure.parts)})
@@ -166,8 +167,10 @@ def test_searches_survive_json():
 
 
 @pytest.mark.parametrize('changes, text', [
-    ({'phases__grow__search': None}, 'munet, and it alone, needs a search'),
-    ({'phases__grow__method': 'dedicated'}, 'munet, and it alone'),
+    ({'phases__grow__search': None},
+     'munet needs a search .space, generations'),
+    ({'phases__grow__method':
+     'dedicated'}, 'dedicated is not found by a search; leave out'),
     ({'phases__grow__learning_rate': .1}, 'takes no learning_rate'),
     ({'phases__grow__epochs': 2}, 'takes no epochs'),
     ({'phases__grow__repeats': 2}, 'takes no repeats'),

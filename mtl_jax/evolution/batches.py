@@ -1,0 +1,76 @@
+"""Which images a generation sees, and in which order.
+
+All children of a generation see the same batches. Officially a small set lies
+in a cache in the order of its files, batches are cut from that order over and
+over, and a buffer of ten batches shuffles them.
+"""
+
+import numpy as np
+
+BUFFER = 10  # batches
+
+
+def training(rows, count: int, batch: int, seed: tuple[int, ...],
+             start: int = 0, shuffle: str = 'buffer') -> np.ndarray:
+  """Rows for `count` batches of endless epochs, none dropped.
+
+  Args:
+    rows: int32 [n], the task's training rows; 'buffer' cuts batches from them
+      in this order, over and over (see `cached`).
+    count, batch: of the result, int32 [count, batch].
+    seed: integers that name run, task and generation.
+    start: number of the first batch; depends on nothing before it.
+    shuffle: see `spaces.Space`.
+  """
+  if shuffle == 'buffer':
+    numbers = _through_buffer(start + count, seed)[start:]
+    places = numbers[:, None] * batch + np.arange(batch)
+    return np.asarray(rows)[places % len(rows)].astype(np.int32)
+  first, stop = start * batch, (start + count) * batch
+  epochs = range(first // len(rows), -(-stop // len(rows)))
+  order = np.concatenate([
+      np.random.default_rng([*seed, epoch]).permutation(rows)
+      for epoch in epochs])
+  begin = first - epochs[0] * len(rows)
+  return order[begin:begin + count * batch].reshape(count, batch).astype(
+      np.int32)
+
+
+def cached(rows, seed: tuple[int, ...]) -> np.ndarray:
+  """The order in which a task's rows lie in the official cache.
+
+  That is the order of TFDS's files, which TFDS shuffles once, when it prepares
+  them; a source of another kind may be sorted by class.
+
+  Args:
+    rows: int32 [n].
+    seed: integers that name run and task.
+  """
+  return np.random.default_rng([*seed]).permutation(rows)
+
+
+def _through_buffer(count: int, seed) -> np.ndarray:
+  """0, 1, 2, ... as a shuffle buffer lets them out: the first `count`."""
+  held = np.arange(BUFFER)
+  found = np.empty(count, np.int64)
+  places = np.random.default_rng([*seed]).integers(BUFFER, size=count)
+  for i, place in enumerate(places):
+    found[i], held[place] = held[place], BUFFER + i
+  return found
+
+
+def validation(rows, batch: int, cap: int) -> np.ndarray:
+  """The fixed subset of validation rows, in whole batches, as officially.
+
+  At least `cap` rows give cap // batch batches; fewer are dealt into equal
+  batches no larger than `batch`, which leaves out less than one row each.
+
+  Returns:
+    int32 [batches, rows each].
+  """
+  if len(rows) >= cap:
+    count, each = max(1, cap // batch), min(batch, cap)
+  else:
+    count = -(-len(rows) // batch)
+    each = len(rows) // count
+  return np.asarray(rows[:count * each], np.int32).reshape(count, each)
