@@ -12,10 +12,16 @@ from mtl_jax._version import __version__
 __all__ = ['__version__', 'impressions', 'load', 'masks', 'trees']
 
 
-def load(workdir):
+def load(workdir, plugins=None):
   """The system that a run left in a workdir.
 
-  See `mtl_jax.serving.system.System`.
+  Args:
+    workdir: the folder.
+    plugins: a Python file, or several, that register what the run used of your
+      own methods and models.
+
+  Returns:
+    `mtl_jax.serving.system.System`.
   """
   from mtl_jax.serving import system as system_lib
-  return system_lib.load(workdir)
+  return system_lib.load(workdir, plugins)

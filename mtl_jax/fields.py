@@ -2,6 +2,7 @@
 
 Configs, the options of methods and what checkpoints record of them are all
 read here: an unknown key, a value of another type or NaN is refused by name.
+A string that stands alone for a tuple of strings is taken as one of them.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ _KINDS = {int: (numbers.Integral, 'a whole number'),
 
 
 def frozen(value: Any) -> Any:
-  """A value with lists and dicts as tuples, and NumPy's numbers as Python's.
+  """A value with lists and dicts as tuples, and arrays as Python's numbers.
 
   >>> frozen({'a': [1, np.float32(2)]})
   (('a', (1, 2.0)),)
@@ -31,10 +32,8 @@ def frozen(value: Any) -> Any:
     return tuple(sorted((k, frozen(v)) for k, v in value.items()))
   if isinstance(value, (list, tuple)):
     return tuple(frozen(v) for v in value)
-  if isinstance(value, np.ndarray):
-    return frozen(value.tolist())
-  if isinstance(value, np.generic):
-    return value.item()
+  if hasattr(value, '__array__'):
+    return frozen(np.asarray(value).tolist())
   return value
 
 
@@ -51,29 +50,57 @@ def as_dict(value: Any, where: str) -> dict:
   return dict(value)
 
 
+def _kinds(hint: Any) -> tuple:
+  """The types of a hint: several if it is a union."""
+  union = isinstance(hint, types.UnionType) or (
+      typing.get_origin(hint) is typing.Union)
+  return typing.get_args(hint) if union else (hint,)
+
+
 def _part(hint: Any) -> type | None:
   """The dataclass that a type hint names, alone or beside None."""
-  kinds = typing.get_args(hint) if isinstance(
-      hint, types.UnionType) or typing.get_origin(
-          hint) is typing.Union else (hint,)
-  found = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+  found = [kind for kind in _kinds(hint) if dataclasses.is_dataclass(kind)]
   return found[0] if len(found) == 1 and isinstance(found[0], type) else None
 
 
+def _item(hint: Any) -> Any:
+  """The plain type of which a hint wants a tuple of any length, or `None`."""
+  for kind in _kinds(hint):
+    arguments = typing.get_args(kind)
+    if (typing.get_origin(kind) is tuple and arguments[1:] == (...,)
+        and arguments[0] in _KINDS):
+      return arguments[0]
+  return None
+
+
+def _is(value: Any, kind: Any) -> bool:
+  """Whether a value is of a plain type, and no NaN."""
+  return (isinstance(value, _KINDS[kind][0]) and value == value
+          and isinstance(value, bool) == (kind is bool))
+
+
+def _has_nan(value: Any) -> bool:
+  if isinstance(value, tuple):
+    return any(map(_has_nan, value))
+  return isinstance(value, float) and value != value
+
+
 def _check_types(hints: dict, given: dict, where: str) -> None:
-  """Refuses a value that is not of its field's plain type, or is NaN."""
-  for name, hint in hints.items():
-    kinds = typing.get_args(hint) if isinstance(
-        hint, types.UnionType) else (hint,)
+  """Refuses a value that is not of its field's plain type, or holds NaN."""
+  for name, value in given.items():
+    hint, said = hints.get(name), f'{where}{name} is {value!r}; it must '
+    kinds, item = _kinds(hint), _item(hint)
     known = [kind for kind in kinds if kind in _KINDS]
-    if not known or name not in given or (
-        given[name] is None and types.NoneType in kinds):
+    if value is None and types.NoneType in kinds:
       continue
-    value = given[name]
-    type_, words = _KINDS[known[0]]
-    if not isinstance(value, type_) or value != value or (
-        isinstance(value, bool) and known[0] is not bool):
-      raise ValueError(f'{where}{name} is {value!r}; it must be {words}')
+    if known and not _is(value, known[0]):
+      raise ValueError(f'{said}be {_KINDS[known[0]][1]}')
+    if item and not (isinstance(value, tuple)
+                     and all(_is(v, item) for v in value)):
+      raise ValueError(f'{said}be a tuple, and each of it '
+                       f'{_KINDS[item][1]}')
+    if _has_nan(value):
+      raise ValueError(f'{said}not hold NaN')
 
 
 def build(cls: type, given: Mapping, where: str = '',
@@ -104,6 +131,8 @@ def build(cls: type, given: Mapping, where: str = '',
       value = build(part, as_dict(value, inner), f'{inner}.')
     if not dataclasses.is_dataclass(value):
       value = frozen(value)
+    if isinstance(value, str) and _item(hints.get(name)) is str:
+      value = (value,)
     values[name] = value
   _check_types(hints, values, where)
   try:
@@ -146,4 +175,5 @@ def from_signature(name: str, function: Callable) -> type:
     else:
       found.append((argument.name, Any if hint is argument.empty else hint,
                     dataclasses.field(default=default)))
-  return dataclasses.make_dataclass(f'{name}_options', found, frozen=True)
+  return dataclasses.make_dataclass(f'{name}_options', found, frozen=True,
+                                    kw_only=True)

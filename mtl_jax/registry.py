@@ -5,6 +5,7 @@ there already may be registered again: the new one takes its place, and what
 was cached of the old one is dropped.
 """
 
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -53,7 +54,15 @@ class Registry(Mapping):
     """Adds a value, or puts it in the place of an older one.
 
     Raises:
-      ValueError: the name is no name, or the value can't be called.
+      ValueError: see `check`; nothing has changed then.
+    """
+    self.check(name, value)
+    self._known[name] = value
+    for clear in self._caches:
+      clear()
+
+  def check(self, name: str, value: Any) -> None:
+    """Raises ValueError if the name is no name, or the value can't be called.
     """
     if not isinstance(name, str) or not re.fullmatch(r'\w[\w.-]*', name):
       raise ValueError(f'{self.kind} {name!r}: a name has letters, digits, _, '
@@ -61,9 +70,6 @@ class Registry(Mapping):
     if not callable(value):
       raise ValueError(f'{self.kind} {name!r}: {value!r} cannot be called; '
                        'register a function')
-    self._known[name] = value
-    for clear in self._caches:
-      clear()
 
   def on_change(self, clear: Callable[[], None]) -> None:
     """Has a cache cleared whenever something is registered."""
@@ -76,6 +82,8 @@ def origin(function: Callable) -> dict | None:
   Returns:
     {'file': its name, 'sha256': of its content}, or `None`.
   """
+  while isinstance(function, functools.partial):
+    function = function.func
   try:
     found = inspect.getsourcefile(inspect.unwrap(function))
   except TypeError:
@@ -114,7 +122,7 @@ def load_plugins(paths: Iterable[Any] | str | os.PathLike | None) -> None:
     sys.modules[name] = module
     try:
       spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
       del sys.modules[name]
       raise ValueError(f'plugins: {path} failed: {type(error).__name__}: '
                        f'{error}') from error

@@ -17,9 +17,13 @@ from mtl_jax.serving import verification
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--workdir', required=True, help='of a run')
-  workdir = parser.parse_args().workdir
+  parser.add_argument('--plugins', action='append', metavar='FILE', help=(
+      'a Python file that registers methods or models of your own; may be '
+      'given several times'))
+  given = parser.parse_args()
+  workdir = given.workdir
   try:
-    result = verification.check(system_lib.load(workdir))
+    result = verification.check(system_lib.load(workdir, given.plugins))
   except (ValueError, OSError) as error:
     sys.exit(f'error: {error}')
   for note in result.notes:

@@ -87,7 +87,9 @@ def test_missing_data_says_where_it_looked_and_what_prepares_it(
 
 
 @pytest.mark.parametrize('changes, text', [
-    ({'phases__basis__masked': ()}, 'unknown key phases.basis.masked'),
+    ({'phases__basis__head': ()}, 'unknown key phases.basis.head, an option of '
+                                  'impresslearn alone; known: absolute, batch'),
+    ({'phases__basis__masked': ()}, 'phase basis: the mask covers nothing'),
     ({'suite__num_task': 3}, "option of suite 'permuted': 'num_task'.*num_tas"),
     ({'backbone__outputs': 9}, 'permuted-00 has 10 classes but the backbone '
                                'has 9 outputs'),
@@ -95,7 +97,8 @@ def test_missing_data_says_where_it_looked_and_what_prepares_it(
     ({'backbone__options': {'width': 9}}, 'width'),
     ({'backbone__model': 'lenet'}, 'mean: bnnet, lenet.*known: bnnet, .*fc'),
     ({'phases__basis__options': {'sampler': 'topk'}}, "unknown sampler 'topk'"),
-    ({'phases__basis__options': {'densty': .5}}, 'method supsup .*densty'),
+    ({'phases__basis__options': {'densty': .5}},
+     r'unknown key phases.basis.options.densty \(did you mean: density'),
     ({'phases__basis__learning_rate': 0.}, 'learning_rate is 0'),
     ({'phases__basis__batch_size': -16}, 'batch_size is -16'),
     ({'phases__basis__optimizer': 'adm'}, "unknown 'adm'.*adam"),

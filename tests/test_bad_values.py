@@ -52,7 +52,7 @@ def changed(name, value):
     ('phases.a.learning_rate', float('inf'), 'learning_rate is inf'),
     ('phases.a.weight_decay', -1., 'weight_decay is -1.0; it must not be'),
     ('phases.a.momentum', 2., r'momentum is 2.0; it must lie in \[0, 1\)'),
-    ('phases.a.basis', 'random', "phases.a.basis is 'random'; it must be a"),
+    ('phases.b.basis', 'random', "phases.b.basis is 'random'; it must be a"),
     ('backbone.outputs', 20.5, 'backbone.outputs is 20.5; it must be a whole'),
     ('backbone.model', 3, 'backbone.model is 3; it must be a string')])
 def test_types_of_fields(name, value, text):
@@ -100,7 +100,7 @@ def test_options_of_suites(option, value, text):
     ({'phases__basis__options': dict(sampler='top_k', density=1.5)},
      'density of .* is 1.5; it must lie between 0 and 1'),
     ({'phases__basis__options': dict(sampler='top_k', density='0.5')},
-     "density is '0.5'; give a number")])
+     "basis.options.density is '0.5'; it must be a number")])
 def test_later_phases_are_checked_first(tmp_path, monkeypatch, changes, text):
   monkeypatch.setattr(loop, 'learn_phase', None)
   fields = tiny.make('few')
@@ -194,9 +194,9 @@ def test_seconds_are_divided_by_the_tasks_that_shared_them(tmp_path,
   """Nine tasks, eight at once: the last one had its time to itself."""
   shares = []
 
-  def noted(run, entry, method, state, shared, members, curve, trained):
+  def noted(run, entry, state, given, curve, trained):
     shares.append(trained.entries)
-    return shared
+    return given
   monkeypatch.setattr(commit, 'commit', noted)
   tiny.train_alone(tiny.only('many', phases__many__tasks=(0, 9)), tmp_path)
   assert shares == [8] * 8 + [1]
@@ -207,7 +207,7 @@ def test_seconds_are_divided_by_the_tasks_that_shared_them(tmp_path,
 
 def test_one_process_at_a_time(tmp_path):
   work = workdir_lib.Workdir(tmp_path / 'run')
-  code = ('import sys; from mtl_jax import workdir\n'
+  code = ('import sys; from mtl_jax.storage import workdir\n'
           'with workdir.Workdir(sys.argv[1]).locked(): pass')
   start = lambda: subprocess.run(
       [sys.executable, '-c', code, str(work.root)], capture_output=True,

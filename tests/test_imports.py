@@ -89,6 +89,7 @@ def test_pmap_and_meshes_stand_in_parallel_alone():
 LAYERS = (
     ('host', '_version', '_top_k'),
     ('trees',),
+    ('registry', 'fields'),
     ('masks',),
     ('impressions', 'parallel'),
     ('methods', 'models', 'data'),
@@ -192,6 +193,77 @@ def test_what_must_not_know_of_each_other(path, never):
   files = tuple(p for p in FILES if p == path or p.startswith(f'{path}/'))
   assert files, f'{path} is gone'
   assert not importers(never, files)
+
+
+METHODS = ('supsup', 'impresslearn', 'subnetworks', 'munet', 'dedicated',
+           'joint', 'part')
+# Where a method may be known by name.
+AT_HOME = ('mtl_jax/methods/', 'mtl_jax/evolution/', 'mtl_jax/report/')
+# What has the word of a method and means something else.
+OTHER_WORDS = {
+    # Values of a phase's `together`.
+    ('mtl_jax/config/config.py', 'joint'), ('mtl_jax/config/phase.py', 'joint'),
+    # Fields of results: bytes of a dense network, components of a search.
+    ('mtl_jax/evaluation/capacity.py', 'dedicated'),
+    ('mtl_jax/training/commit.py', 'dedicated'),
+    ('mtl_jax/training/search/state.py', 'part'),
+}
+
+
+def words_of_methods(source):
+  """The names of methods that stand as strings in a module's code."""
+  tree = ast.parse(source)
+  return {node.value for node in ast.walk(tree)
+          if isinstance(node, ast.Constant) and node.value in METHODS}
+
+
+def test_general_code_knows_no_method_by_name():
+  found = {(path, word) for path in FILES if not path.startswith(AT_HOME)
+           for word in words_of_methods((ROOT / path).read_text())}
+  assert found == OTHER_WORDS
+  # Nor by its module, with which `isinstance` could ask for it.
+  homes = {f'mtl_jax.methods.{name}' for name in METHODS}
+  importing = {path for path in FILES if not path.startswith(AT_HOME)
+               and any(importers(home, (path,)) for home in homes)}
+  assert importing == {'mtl_jax/training/search/iteration.py',
+                       'mtl_jax/training/search/population.py'}
+
+
+def test_the_probe_for_names_of_methods_can_see_them():
+  assert words_of_methods("if method == 'part': pass") == {'part'}
+  assert words_of_methods('x = {"supsup": 1}') == {'supsup'}
+  assert words_of_methods("f'{x} of part'") == set()
+  registered = (ROOT / 'mtl_jax/methods/__init__.py').read_text()
+  assert words_of_methods(registered) == set(METHODS)
+  assert registered.count('\nregister(') == len(METHODS)
+
+
+def unbounded_caches(source):
+  """Functions of a module that keep what they gave for ever.
+
+  Returns:
+    {name: names of the parameters}, of `lru_cache(maxsize=None)` and `cache`.
+  """
+  found = {}
+  for node in ast.parse(source).body:
+    if isinstance(node, ast.FunctionDef):
+      for mark in map(ast.unparse, node.decorator_list):
+        if mark in ('functools.lru_cache(maxsize=None)', 'functools.cache',
+                    'functools.lru_cache(None)'):
+          found[node.name] = [a.arg for a in node.args.args]
+  return found
+
+
+def test_no_cache_keeps_phases_for_ever():
+  """A session with many configs would grow with each of them."""
+  for path in FILES:
+    for name, arguments in unbounded_caches((ROOT / path).read_text()).items():
+      kept = {'phase', 'config', 'entry', 'group', 'recipe', 'method', 'run',
+              'options'} & set(arguments)
+      assert not kept, f'{path}: {name} keeps every {", ".join(kept)}'
+  assert unbounded_caches('@functools.lru_cache(maxsize=None)\n'
+                          'def program(phase, network): pass') == {
+                              'program': ['phase', 'network']}
 
 
 @pytest.mark.parametrize('path', CONFIGS)

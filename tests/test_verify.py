@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tiny
 
-from mtl_jax import verify
 from mtl_jax.serving import system as system_lib
 from mtl_jax.serving import verification
 from mtl_jax.storage import checkpoint
@@ -291,7 +290,7 @@ def test_rounding_in_another_process_on_an_accelerator_is_a_note(
   stored = system.task(system.tasks[0])
   here = dict(stored.metadata['versions'], platform='gpu')
   stored.metadata['versions'] = here
-  monkeypatch.setattr(verify.provenance, 'versions', lambda: here)
+  monkeypatch.setattr(verification.provenance, 'versions', lambda: here)
   largest = np.abs(stored.probe).max()
   faults, notes = verification._compare(
       'a', stored.probe + .01 * largest, stored)

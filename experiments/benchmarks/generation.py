@@ -68,7 +68,7 @@ def make_run(folder, steps: int, batch: int, images: int) -> run_lib.Run:
                   system_lib.System(work, backbone), lambda *_: None)
 
 
-def _iteration(run: run_lib.Run) -> dict:
+def one_iteration(run: run_lib.Run) -> dict:
   """The second task's iteration against 32 times one child's steps."""
   first, second = plan.entries(run.config.phases[0], run.suite)
   iteration._TaskIteration(run, first, {}).run()
@@ -90,8 +90,9 @@ def _iteration(run: run_lib.Run) -> dict:
           'load': list(os.getloadavg())}
 
 
-def _wave(work, count):
-  """Learners of so many children, placed on the devices, and their images."""
+def _wave(work, each):
+  """Learners of so many children on each device, and their images."""
+  count = each * parallel.device_count()
   children, _, _, images = work._children(state_lib.State(seeds=tuple(
       path.name for path in work.others)))
   children = (children * count)[:count]
@@ -136,7 +137,8 @@ def at_once(run, counts, rounds: int) -> list[dict]:
       lines.append({'case': 'at once', 'children': count,
                     'how': 'vmap' if together else 'map',
                     'compile_and_first_seconds': times[0],
-                    'children_per_minute': 60 * count / min(times[1:]),
+                    'children_per_minute': 60 * count * parallel.device_count()
+                    / min(times[1:]),
                     'load': list(os.getloadavg())})
       print(lines[-1], flush=True)
   return lines
@@ -154,7 +156,7 @@ def main():
   given = parser.parse_args()
   with tempfile.TemporaryDirectory() as folder:
     run = make_run(pathlib.Path(folder), given.steps, given.batch, given.images)
-    lines = [_iteration(run)]
+    lines = [one_iteration(run)]
     print(lines[0], flush=True)
     with tempfile.TemporaryDirectory() as empty:
       fresh = make_run(pathlib.Path(empty), given.steps, given.batch,

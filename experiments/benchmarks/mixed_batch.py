@@ -47,7 +47,7 @@ def make_system(folder, tasks: int) -> system_lib.System:
     checkpoint.save(system.workdir.task(f'task-{i:03d}'), arrays, {
         'backbone': system.backbone.recipe['fingerprint'],
         'transforms': transforms.to_json(chosen), 'source_shape': SHAPE,
-        'classes': 10, 'basis': None})
+        'classes': 10, 'method': {'name': 'supsup', 'options': {}}})
   # `predict` must not read a task again because others came between.
   system.task = functools.lru_cache(maxsize=None)(system.task)
   return system

@@ -7,7 +7,6 @@ import pathlib
 import sys
 
 import mtl_jax
-from mtl_jax import impressions
 from mtl_jax.models import augreg
 
 
@@ -17,10 +16,8 @@ def export(workdir, file, name=None) -> str:
   if name is None and len(system.tasks) != 1:
     raise SystemExit(f'{workdir} has tasks {system.tasks}; name one')
   name = name or system.tasks[0]
-  stored = system.task(name)
   pathlib.Path(file).parent.mkdir(parents=True, exist_ok=True)
-  augreg.save(file, impressions.materialise(
-      system.backbone.params, stored.impression, stored.basis))
+  augreg.save(file, system.effective(system.task(name))[0])
   return name
 
 

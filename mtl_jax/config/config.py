@@ -88,10 +88,12 @@ def from_dict(given: dict) -> Config:
     if part not in given:
       raise ValueError(f'the config lacks {part}')
   by_name = fields.as_dict(given['phases'], 'phases')
-  schedule = tuple(given.pop('schedule'))
-  if sorted(by_name) != sorted(schedule):
+  schedule = fields.frozen(given.pop('schedule'))
+  schedule = (schedule,) if isinstance(schedule, str) else schedule
+  if not isinstance(schedule, tuple) or (
+      sorted(by_name) != sorted(map(str, schedule))):
     raise ValueError(
-        f'schedule {schedule} must name every phase once; the phases are: '
+        f'schedule {schedule!r} must name every phase once; the phases are: '
         f'{", ".join(sorted(by_name)) or "none"}')
   given['phases'] = tuple(
       _phase(name, fields.as_dict(by_name[name], f'phases.{name}'))
@@ -133,23 +135,34 @@ def _phase(name: str, given: dict) -> phase_lib.Phase:
              if k not in (*_OWN, *_TRAINING, *_DRIVERS, 'together', 'options')
              and not (v is None and k not in _names(cls))}
   for key in sorted(set(options) - _names(cls)):
-    raise ValueError(f'unknown key {where}{key}{trees.nearest(key, every)}; '
-                     f'known: {", ".join(sorted(every))}')
+    raise ValueError(f'unknown key {where}{key}'
+                     f'{_others(key) or trees.nearest(key, every)}; known: '
+                     f'{", ".join(sorted(every))}')
+  flat = any(v is not None for v in options.values())
+  prefix = where if flat else f'{where}options.'
   options |= fields.as_dict(given.get('options') or {}, f'{where}options')
   return fields.build(phase_lib.Phase, {
       k: v for k, v in given.items() if k in _OWN} | {
           'name': name, 'driver': _driver(where, given),
-          'training': {k: v for k, v in given.items() if k in _TRAINING},
-          'options': _options(where, given['method'], options)}, where)
+          'training': fields.build(config_parts.Training, {
+              k: v for k, v in given.items() if k in _TRAINING}, where),
+          'options': _options(where, prefix, given['method'], options)}, where)
 
 
 def _names(cls: type) -> set[str]:
   return {f.name for f in dataclasses.fields(cls)}
 
 
-def _options(where: str, method: str, options: dict):
+def _others(key: str) -> str:
+  """Which methods have an option, for a message about one that has not."""
+  found = [name for name in sorted(methods.METHODS)
+           if key in _names(methods.options_class(name))]
+  return f', an option of {" and ".join(found)} alone' if found else ''
+
+
+def _options(where: str, prefix: str, method: str, options: dict):
   try:
-    return methods.options_of(method, options, f'{where}options.')
+    return methods.options_of(method, options, prefix)
   except ValueError as error:
     if str(error).startswith(('unknown key', where)):
       raise

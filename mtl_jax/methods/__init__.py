@@ -61,9 +61,10 @@ def register(name: str, factory: Callable[..., Method],
   Raises:
     ValueError: not a name, not a function, or an option without a name.
   """
+  METHODS.check(name, factory)
+  own = options or fields.from_signature(name, factory)
   METHODS.register(name, factory)
-  _OPTIONS[name] = _Options(
-      options or fields.from_signature(name, factory), options is None)
+  _OPTIONS[name] = _Options(own, options is None)
 
 
 def options_class(name: str) -> type:

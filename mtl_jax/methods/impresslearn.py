@@ -80,7 +80,7 @@ def impresslearn(penalty: float = 0., head: str | None = None,
     del route
     combined, own = split_head(require_basis(shared), head)
     coefficients = jax.tree.map(
-        lambda m: jnp.full((m.shape[0],), 1. / m.shape[0]), combined)
+        lambda m: jnp.full(m.shape[:1], 1. / m.shape[0], jnp.float32), combined)
     head_leaves = trees.map_leaves(
         lambda m, w: None if m is None else w, own, backbone)
     return {'coefficients': coefficients,

@@ -95,8 +95,7 @@ def from_linen(module: Callable[..., nn.Module] | nn.Module) -> Network:
     return params, _stats(variables)
 
   def apply(params, stats, x, train=False, axis_name=None, key=None):
-    own = axis_name is None or _takes_axis(module)
-    made = make(axis_name if own and train and stats else None)
+    made = make(axis_name if train and stats else None)
     variables = {'params': params} | _collections(stats)
     rngs = None if key is None or not train else {'dropout': key}
     if not stats or not train:
@@ -105,6 +104,7 @@ def from_linen(module: Callable[..., nn.Module] | nn.Module) -> Network:
                                  mutable=list(_collections(stats)),
                                  **_mode(made, True))
     updated = _stats(updated)
+    own = axis_name is None or getattr(made, 'axis_name', None) == axis_name
     return logits, updated if own else lax.pmean(updated, axis_name)
 
   return Network(init, apply, random=True)
@@ -167,7 +167,7 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
   """
   @functools.lru_cache(maxsize=2)
   def parts(train):
-    module = nnx.eval_shape(lambda: make(nnx.Rngs(params=0, dropout=1)))
+    module = nnx.eval_shape(lambda: make(_streams(jax.random.key(0))))
     module.train() if train else module.eval()
     graph, params, random, rest = nnx.split(module, nnx.Param, nnx.RngState,
                                             ...)
@@ -175,7 +175,7 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
 
   def init(key, image_shape):
     del image_shape
-    module = make(nnx.Rngs(params=key, dropout=jax.random.fold_in(key, 1)))
+    module = make(_streams(key))
     _, params, _, rest = nnx.split(module, nnx.Param, nnx.RngState, ...)
     if not jax.tree.leaves(params):
       raise ValueError(f'{type(module).__name__} has no parameters: there is '
@@ -184,13 +184,9 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
 
   def apply(params, stats, x, train=False, axis_name=None, key=None):
     graph, like, random, rest = parts(train)
-    dropout = jax.random.key(0) if key is None else key
-    state = [_filled(like, params), _filled(rest, stats)]
-    random = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype)
-                          if not jax.dtypes.issubdtype(
-                              v.dtype, jax.dtypes.prng_key) else dropout,
-                          random)
-    module = nnx.merge(graph, state[0], random, state[1])
+    module = nnx.merge(graph, _filled(like, params), _seeded(
+        random, jax.random.key(0) if key is None else key),
+                       _filled(rest, stats))
     logits = module(x)
     if not (train and stats):
       return logits, stats
@@ -199,6 +195,21 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
                     else lax.pmean(updated, axis_name))
 
   return Network(init, apply, random=True)
+
+
+def _streams(key) -> nnx.Rngs:
+  """Keys to make a module with, whatever streams it asks for."""
+  return nnx.Rngs(jax.random.fold_in(key, 2), params=key,
+                  dropout=jax.random.fold_in(key, 1))
+
+
+def _seeded(random, key):
+  """The random state of a module before a call: each stream has its own key."""
+  leaves, structure = jax.tree.flatten(random)
+  return jax.tree.unflatten(structure, [
+      jax.random.fold_in(key, i)
+      if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+      else jnp.zeros(leaf.shape, leaf.dtype) for i, leaf in enumerate(leaves)])
 
 
 def _plain(state) -> Tree:
@@ -211,11 +222,14 @@ def _plain(state) -> Tree:
 
 
 def _filled(state, values: Tree):
-  """An NNX state with the arrays of a plain tree."""
+  """An NNX state with the arrays of a plain tree; NumPy's are copied.
+
+  Into NumPy's arrays a module would write its statistics in place.
+  """
   def same_keys(node, like):
     if isinstance(like, dict):
       return {k: same_keys(node[str(k)], v) for k, v in like.items()}
-    return node
+    return jnp.asarray(node)
   filled = jax.tree.map(lambda x: x, state)
   nnx.replace_by_pure_dict(
       filled, same_keys(values, nnx.to_pure_dict(state)))

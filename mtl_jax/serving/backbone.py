@@ -11,6 +11,7 @@ import numpy as np
 from mtl_jax import host
 from mtl_jax import masks
 from mtl_jax import models
+from mtl_jax import registry
 from mtl_jax import trees
 from mtl_jax.config import config as config_lib
 
@@ -51,6 +52,10 @@ def make(recipe: dict, weights: pathlib.Path | None = None) -> Backbone:
   options = dict(recipe['options'])
   if options.get('weights') and weights is not None and weights.exists():
     options['weights'] = str(weights)
+  if recipe['model'] not in models.MODELS and recipe.get('defined_in'):
+    raise ValueError(f"the backbone is the model {recipe['model']!r}, which "
+                     f"{recipe['defined_in']['file']} defines; pass that file "
+                     'as plugins')
   network = models.make(recipe['model'], recipe['outputs'], **options)
   params, stats = _draw(network, recipe, jax.random.key(
       recipe['seed'], impl='threefry2x32'))
@@ -102,8 +107,10 @@ def _without_kernels(params, stats):
 def recipe_of(config: config_lib.Config, shapes: list) -> dict:
   """The recipe that a config asks for on inputs of one shape, or several."""
   part = config.backbone
-  return {'model': part.model, 'outputs': part.outputs,
-          'options': dict(part.options), 'init': part.init,
-          'seed': config.seed if part.seed is None else part.seed,
-          'image_shape': list(shapes[0]) if len(shapes) == 1 else [
-              list(shape) for shape in shapes]}
+  recipe = {'model': part.model, 'outputs': part.outputs,
+            'options': dict(part.options), 'init': part.init,
+            'seed': config.seed if part.seed is None else part.seed,
+            'image_shape': list(shapes[0]) if len(shapes) == 1 else [
+                list(shape) for shape in shapes]}
+  own = registry.origin(models.MODELS[part.model])
+  return recipe | ({'defined_in': own} if own else {})

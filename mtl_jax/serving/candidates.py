@@ -104,7 +104,7 @@ def _superposable(name, arrays, metadata):
 def _basis_of(metadata):
   """Equal for tasks that combine the same masks."""
   return (metadata['method']['options'].get('basis'),
-          metadata.get('relies_on'), metadata['seed'])
+          list((metadata.get('relies_on') or {}).items()), metadata['seed'])
 
 
 def _part(arrays, part):

@@ -12,6 +12,7 @@ import numpy as np
 
 from mtl_jax import impressions
 from mtl_jax import methods
+from mtl_jax import registry
 from mtl_jax import trees
 from mtl_jax.data import transforms
 from mtl_jax.inference import identify
@@ -441,12 +442,19 @@ def _some(names: list[str]) -> str:
   return (', '.join(names[:20]) or 'none') + more
 
 
-def load(workdir) -> System:
+def load(workdir, plugins=None) -> System:
   """The system in a workdir; needs neither its data nor its config.
 
+  Args:
+    workdir: where a run left it.
+    plugins: a Python file, or several, that register the methods and models of
+      your own that the run used. Nothing is ever imported from a workdir.
+
   Raises:
-    ValueError: not a workdir, or its backbone can't be made again.
+    ValueError: not a workdir, its backbone can't be made again, or a plugin is
+      missing or fails.
   """
+  registry.load_plugins(plugins)
   work = workdir_lib.Workdir(workdir)
   return System(work, backbone_lib.make(workdir_lib.read_json(work.backbone),
                                         work.weights))

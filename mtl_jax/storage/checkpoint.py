@@ -23,7 +23,7 @@ from mtl_jax import masks
 from mtl_jax import parallel
 from mtl_jax import trees
 
-FORMAT = 1
+FORMAT = 2  # 1: tasks did not name the method that made them
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:

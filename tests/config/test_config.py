@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import configs
 import pytest
 
+from mtl_jax import methods
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import parts as config_parts
+from mtl_jax.methods import impresslearn
+from mtl_jax.methods import supsup
 
 
 def test_the_configs_are_found():
@@ -32,7 +35,11 @@ def test_every_config_file_survives_json(path):
     for key, value in phase.items():
       found = written['phases'][name].get(key)
       said = json.loads(json.dumps(value))
-      if key in config_lib.PARTS and value is not None:
+      if key == 'options':  # those that say the default are left out
+        assert found.items() <= said.items()
+        assert methods.options_of(phase['method'], found) == (
+            methods.options_of(phase['method'], said))
+      elif isinstance(value, dict):
         assert found | said == found  # with the defaults of what isn't said
       else:
         assert found == said
@@ -45,12 +52,12 @@ def test_a_config_is_frozen_dataclasses_with_defaults():
   first, second = config.phases
   assert (config.seed, config.matrix, first.repeats) == (1, 'full', 2)
   assert config.suite.options == (('num_tasks', 6), ('source', 'digits'))
-  assert first.tasks == (0, 4) and first.basis is None
-  assert second.basis == impresslearn.Basis('heterogeneous', 4, 'a')
-  assert (first.optimizer, first.learning_rate, first.batch_size) == (
-      'rmsprop', 1e-4, 128)
-  assert first.options == (('density', .5), ('masked', ('.*kernel',)),
-                           ('sampler', 'top_k'))
+  assert first.tasks == (0, 4) and first.driver is None
+  assert second.options.basis == impresslearn.Basis('heterogeneous', 4, 'a')
+  assert first.training == config_parts.Training(
+      steps=5, optimizer='rmsprop', learning_rate=1e-4, batch_size=128)
+  assert first.options == supsup.Options(
+      density=.5, masked=('.*kernel',), sampler='top_k')
   with pytest.raises(AttributeError):
     config.seed = 2
 
@@ -78,7 +85,7 @@ WRONG = [
     ({'backbone__modle': 1},
      r'unknown key backbone\.modle \(did you mean: model\?\)'),
     ({'phases__a__step': 1},
-     r'unknown key phases\.a\.step \(did you mean: steps, stream\?\)'),
+     r'unknown key phases\.a\.step \(did you mean: steps, stream, eps\?\)'),
     ({'phases__b__basis__sise': 1},
      r'unknown key phases\.b\.basis\.sise \(did you mean: size\?\)'),
     ({'phases__a__options__densty': .5}, r'densty.*did you mean: density'),
@@ -99,7 +106,7 @@ WRONG = [
     # What is missing.
     ({'seed': configs.REMOVED}, 'the config lacks seed'),
     ({'schedule': configs.REMOVED}, 'the config lacks schedule'),
-    ({'phases__a__tasks': configs.REMOVED}, r"phases\.a: .*'tasks'"),
+    ({'phases__a__tasks': configs.REMOVED}, r'phases\.a lacks tasks'),
     ({'backbone__outputs': configs.REMOVED}, r"backbone: .*'outputs'"),
     ({'phases': {}, 'schedule': ()}, 'nothing would be learned'),
     # Values.
@@ -120,14 +127,9 @@ WRONG = [
     ({'seed': -1}, 'seed is -1'),
     ({'phases__a__options__density': None}, 'exactly one of density and eps'),
     # Bases.
-    ({'phases__b__basis': None}, 'phase b: impresslearn, and it alone, needs'),
     ({'phases__a__basis': {'kind': 'random', 'size': 1, 'density': .5}},
-     'phase a: impresslearn, and it alone, needs a basis'),
+     r'unknown key phases\.a\.basis, an option of impresslearn alone; known: '),
     ({'phases__b__basis__size': 0}, 'basis size is 0; it must be at least 1'),
-    ({'phases__b__basis__size': 5}, 'basis of 5 masks, but phase a trains 4'),
-    ({'phases__b__basis__kind': 'homogeneous'}, 'of 4 masks, but .* trains 1'),
-    ({'phases__b__basis__phase': 'c'}, "phase 'c', which must be an earlier"),
-    ({'phases__b__basis__phase': 'b'}, 'an earlier one; earlier phases: a'),
     ({'phases__b__basis__phase': None}, 'needs the phase that trains them'),
     ({'phases__b__basis__density': .5}, 'a random basis needs a density, and'),
     ({'phases__b__basis__kind': 'random'}, 'a random basis needs a density'),
@@ -135,7 +137,9 @@ WRONG = [
     ({'schedule': ('a',)}, 'must name every phase once; the phases are: a, b'),
     ({'schedule': ('a', 'b', 'c')}, 'must name every phase once'),
     ({'schedule': ('a', 'b', 'b')}, 'must name every phase once'),
-    ({'schedule': ('b', 'a')}, 'an earlier one; earlier phases: none'),
+    ({'schedule': 'ab'}, r"schedule \('ab',\) must name every phase once"),
+    ({'schedule': None}, 'schedule None must name every phase once'),
+    ({'schedule': ('a', 3)}, r"schedule \('a', 3\) must name every phase"),
 ]
 
 
@@ -144,3 +148,42 @@ def test_what_is_wrong_is_named(change, message):
   config_lib.from_dict(configs.small())
   with pytest.raises(ValueError, match=message):
     config_lib.from_dict(configs.small(**change))
+
+
+# What needs the other phases, or the backbone, is known once these are.
+LATER = [
+    ({'phases__b__basis': None}, 'phase b: impresslearn needs a basis'),
+    ({'phases__b__basis__size': 5},
+     'phase b: a heterogeneous basis of 5 masks, but phase a trains 4'),
+    ({'phases__b__basis__kind': 'homogeneous'}, 'of 4 masks, but .* trains 1'),
+    ({'phases__b__basis__phase': 'c'}, "phase 'c', which must be an earlier"),
+    ({'phases__b__basis__phase': 'b'}, 'an earlier one; earlier phases: a'),
+    ({'schedule': ('b', 'a')}, 'an earlier one; earlier phases: none'),
+    ({'phases__b__method': 'joint', 'phases__b__basis': None},
+     'phase b: joint without together would train a network for each task'),
+    ({'phases__a__options__masked': ['.*kernal']},
+     "phase a: pattern '.*kernal' matches no leaf"),
+]
+
+
+@pytest.mark.parametrize('change, message', LATER)
+def test_what_is_wrong_beside_other_phases_is_named(change, message):
+  configs.check(configs.small())
+  with pytest.raises(ValueError, match=message):
+    configs.check(configs.small(**change))
+
+
+def test_a_key_is_named_as_it_was_given():
+  nested = configs.small(phases__b__basis=None, phases__b__options={
+      'basis': {'kind': 'random', 'sise': 3}})
+  with pytest.raises(ValueError, match=r'key phases\.b\.options\.basis\.sise'):
+    config_lib.from_dict(nested)
+  with pytest.raises(ValueError, match=r'key phases\.b\.basis\.sise'):
+    config_lib.from_dict(configs.small(phases__b__basis__sise=3))
+
+
+def test_an_option_may_stand_among_the_fields_of_its_phase():
+  fields = configs.small()
+  flat = fields['phases']['a'].pop('options')
+  fields['phases']['a'] |= flat
+  assert config_lib.from_dict(fields) == config_lib.from_dict(configs.small())

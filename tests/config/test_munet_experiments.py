@@ -41,7 +41,7 @@ def test_the_preliminary_experiment_is_the_official_one():
   search = phase.search
   assert (search.iterations, search.generations * search.children,
           search.validations) == (2, 32, 4)
-  assert (search.train_cap, search.valid_cap, phase.batch_size) == (
+  assert (search.train_cap, search.valid_cap, phase.training.batch_size) == (
       51_200, 5_120, 512)
   assert search.space == 'mu2net_ti0' and search.scale_size == 1
   assert search.private == ('cmaterdb-telugu',)

@@ -53,7 +53,7 @@ def test_sizes_and_tasks_of_the_cifar_configs(name, weights, classes,
   assert trees.size(params) == weights
   phase, = config.phases
   assert config.transparency > 0  # the analyses are part of the run
-  assert dict(phase.options)['active'] == seed_shape.active
+  assert phase.options.active == seed_shape.active
   assert options['modules'] == seed_shape.modules
   suite = suites.make('groups', load=stand_in,
                       groups=dict(config.suite.options)['groups'])
@@ -96,13 +96,13 @@ def test_the_five_task_config_has_every_control_on_the_same_batches():
   assert {(phase.tasks, phase.loss, phase.repeats)
           for phase in config.phases} == {((0, 5), 'classes', 1)}
   for name, common in (('active', 2), ('norm', 'statistics')):
-    assert {dict(phase.options)[name] for phase in config.phases} == {common}
+    assert {getattr(phase.options, name) for phase in config.phases} == {common}
   assert [name for name, phase in by_name.items()
-          if dict(phase.options)['paths'] != 'official'] == ['hard_sharing']
+          if phase.options.paths != 'official'] == ['hard_sharing']
   assert [name for name, phase in by_name.items()
-          if dict(phase.options)['copies']] == ['single']
+          if phase.options.copies] == ['single']
   assert len({phase.order_name for phase in config.phases}) == 1
-  assert {dict(phase.options)['path_seed'] for phase in config.phases} == {36}
+  assert {phase.options.path_seed for phase in config.phases} == {36}
   assert by_name['joint'].together == 'joint'
   assert by_name['sequential'].rounds.set_batches == 0
   assert by_name['part_common'].rounds.moments == 'common'

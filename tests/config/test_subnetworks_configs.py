@@ -8,10 +8,10 @@ import pytest
 import configs
 
 from mtl_jax import experiment
+from mtl_jax import validate
 from mtl_jax.config import config as config_lib
 from mtl_jax.data import suites
 from mtl_jax.storage import workdir as workdir_lib
-from mtl_jax.training import ownership
 from mtl_jax.training import run as run_lib
 
 CONFIGS = [
@@ -32,6 +32,14 @@ def load(name):
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
+
+
+def crowd(phase):
+  """The phase, but every task takes all that is free."""
+  allocation = dataclasses.replace(phase.options.allocation, density=1.,
+                                   fit=False)
+  return dataclasses.replace(phase, options=dataclasses.replace(
+      phase.options, allocation=allocation))
 
 
 @pytest.mark.parametrize('name, kind', [
@@ -57,11 +65,9 @@ def test_there_is_room(name, kind, tmp_path):
     pytest.skip(str(error).splitlines()[0])
   backbone = experiment.make_backbone(config, suite, run_lib.Data(),
                                       workdir_lib.Workdir(tmp_path))
-  ownership.check(config, suite, backbone.params)  # raises where there is none
+  validate.check_methods(config, suite, backbone)  # raises if there is none
   crowded = dataclasses.replace(config, phases=tuple(
-      phase if phase.allocation is None else dataclasses.replace(
-          phase, allocation=dataclasses.replace(
-              phase.allocation, density=1., fit=False))
+      crowd(phase) if phase.method == 'subnetworks' else phase
       for phase in config.phases))
   with pytest.raises(ValueError, match='free'):
-    ownership.check(crowded, suite, backbone.params)
+    validate.check_methods(crowded, suite, backbone)

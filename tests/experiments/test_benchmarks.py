@@ -171,7 +171,7 @@ def test_subnetwork_steps_are_timed_and_their_memory_counted():
 @pytest.mark.slow
 def test_a_generation_is_measured(tmp_path):
   run = generation.make_run(tmp_path, steps=1, batch=8, images=200)
-  found = generation.iteration(run)
+  found = generation.one_iteration(run)
   assert found['programs'] <= generation.PROGRAMS and found['times'] > 0
   line, = generation.at_once(run, (1,), 1)[:1]
   assert line['children_per_minute'] > 0

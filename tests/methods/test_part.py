@@ -75,7 +75,7 @@ class TestContract:
       impression, shared = method.commit(backbone(), moved, {}, route)
       assert shared == {}
       stored = checkpoint.arrays_to_impression(
-          checkpoint.impression_to_arrays(impression), backbone(), {})
+          checkpoint.impression_to_arrays(impression), backbone(), {}, {})
       assert stored.path == impression.path
       for made in (impression, stored):
         params = jax.jit(lambda i: method.materialise(backbone(), i, {}))(made)

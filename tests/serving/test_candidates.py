@@ -25,7 +25,7 @@ IMAGES = sources.load('digits').test.images[:32]
 
 
 def gather(system, names):
-  return candidates.gather(names, system._read, system.basis,
+  return candidates.gather(names, system._read_mask, system.shared,
                            system.backbone.params)
 
 
@@ -45,7 +45,7 @@ def effective(system, name):
   own = stored.impression
   ones = jax.tree.map(jnp.ones_like, system.backbone.params)
   return impressions.materialise(
-      ones, own._replace(stats=None), stored.basis)
+      ones, own._replace(stats=None), stored.shared.get('basis'))
 
 
 def reference(system, names, images, objective, train=False):
@@ -97,8 +97,9 @@ def test_brute_force_is_the_entropy_of_every_tasks_outputs(system):
     assert list(found.gradient) == MASKED + COMBINED  # no control
     for other, value in found.gradient.items():
       stored = system.task(other)
-      params = impressions.materialise(system.backbone.params,
-                                       stored.impression, stored.basis)
+      params = impressions.materialise(
+          system.backbone.params, stored.impression,
+          stored.shared.get('basis'))
       x = transforms.apply((('normalise',),), stored.parameters[-1:], shown)
       logits, _ = system.backbone.network.apply(params, {}, x)
       p = np.asarray(jax.nn.softmax(logits), np.float64)
@@ -141,7 +142,7 @@ def test_norm_statistics_of_the_images_infer_and_the_tasks_predict(tmp_path):
                                rtol=1e-3, atol=1e-5)
     stored = system.task(found.task)
     params = impressions.materialise(system.backbone.params, stored.impression,
-                                     stored.basis)
+                                     stored.shared.get('basis'))
     x = transforms.apply((('normalise',),), stored.parameters[-1:], shown)
     logits, _ = system.backbone.network.apply(params, stored.impression.stats,
                                               x)
@@ -215,11 +216,11 @@ def test_masks_have_no_coefficients_to_normalise(system):
 # Refusals.
 
 
-def changed(folder, tmp_path, name, change=lambda arrays: None, **metadata):
+def changed(folder, tmp_path, name, change=lambda arrays: None, metadata=()):
   """A copy of the run in which one task is stored differently."""
   copy = shutil.copytree(folder, tmp_path / 'changed')
   path = copy / 'tasks' / name
-  given = checkpoint.load_metadata(path) | metadata
+  given = checkpoint.load_metadata(path) | dict(metadata)
   given['source_shape'] = list(given['source_shape'])
   tiny.rewrite(path, change, given)
   return mtl_jax.load(copy)
@@ -231,7 +232,7 @@ def test_candidates_that_are_not_told_apart_are_refused(
   masks = checkpoint.load(folder / 'tasks' / MASKED[0])[0]
   system = changed(folder, tmp_path, MASKED[1], lambda arrays: arrays.update({
       name: a for name, a in masks.items() if name.startswith('masks/')}),
-      **checkpoint.load_metadata(folder / 'tasks' / MASKED[1]))
+      checkpoint.load_metadata(folder / 'tasks' / MASKED[1]))
   with pytest.raises(ValueError, match=r'the 3 image\(s\) do not tell the 2 '
                      'candidates apart'):
     system.identify(IMAGES[:3], rule, names=MASKED[:2])
@@ -260,15 +261,15 @@ def not_a_number(arrays):
     ('permuted-02', None, {'transforms': transforms.to_json(
         (transforms.permute(2), transforms.normalise(.1, .5)))},
      'permuted-00 and permuted-02 prepare their images differently'),
-    ('permuted-04', None, {'basis': {'members': MASKED[::-1]}},
+    ('permuted-04', None, {'relies_on': MASKED[::-1]},
      'permuted-03 and permuted-04 combine different bases')])
 def test_tasks_that_cannot_be_superposed(folder, system, tmp_path, name,
                                          change, metadata, text):
-  if 'basis' in metadata:
-    kept = checkpoint.load_metadata(folder / 'tasks' / name)['basis']
-    metadata = {'basis': kept | metadata['basis']}
-  other = changed(folder, tmp_path, name, change or (lambda a: None),
-                  **metadata)
+  if 'relies_on' in metadata:  # the same masks in another order
+    kept = checkpoint.load_metadata(folder / 'tasks' / name)['relies_on']
+    assert list(kept) == MASKED
+    metadata = {'relies_on': {n: kept[n] for n in metadata['relies_on']}}
+  other = changed(folder, tmp_path, name, change or (lambda a: None), metadata)
   shown = system.observe(IMAGES, 'permuted-00')
   for ask in (other.identify, other.predict):
     with pytest.raises(ValueError, match=text):
@@ -327,11 +328,11 @@ def test_raw_images_of_other_shapes_are_fitted(folder, tmp_path):
   """Tasks that only fit take what `observe` gives, and their sources' own."""
   chain = transforms.to_json((transforms.fit(8, 8, 1),
                               transforms.normalise(.5, .5)))
-  system = changed(folder, tmp_path, 'permuted-00', transforms=chain,
-                   source_shape=(12, 10, 3))
+  system = changed(folder, tmp_path, 'permuted-00', metadata=dict(
+      transforms=chain, source_shape=(12, 10, 3)))
   shutil.move(system.workdir.root, tmp_path / 'once')
-  system = changed(tmp_path / 'once', tmp_path, 'permuted-01',
-                   transforms=chain, source_shape=(16, 16, 1))
+  system = changed(tmp_path / 'once', tmp_path, 'permuted-01', metadata=dict(
+      transforms=chain, source_shape=(16, 16, 1)))
   draw = lambda *shape: np.random.RandomState(0).randint(
       0, 256, (4, *shape), np.uint8)
   both = MASKED[:2]

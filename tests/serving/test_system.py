@@ -69,7 +69,7 @@ def test_norm_statistics_are_the_tasks_own(tmp_path):
     assert right == pytest.approx(record['accuracy']['test'], abs=1e-9)
     stored = system.task(name)
     params = impressions.materialise(system.backbone.params, stored.impression,
-                                     stored.basis)
+                                     stored.shared.get('basis'))
     x = transforms.apply(transforms.kinds(stored.transforms),
                          stored.parameters, source.test.images)
     of_backbone = system.backbone.network.apply(

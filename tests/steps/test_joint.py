@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import configs
 import pytest
 import tiny
 
@@ -56,7 +57,8 @@ def test_members_share_a_compiled_bind_if_they_can_be_traced(traced, programs):
   def counted(*arguments):
     traces.append(0)
     return method.bind(*arguments)
-  counting = method._replace(bind=counted, traced_member=traced)
+  counting = method._replace(bind=counted, abilities=(
+      method.abilities._replace(members=traced)))
   for route in routes:
     found = single.bind(counting, BACKBONE, trainable, {}, route)
     np.testing.assert_array_equal(found['head'],
@@ -102,14 +104,14 @@ def test_losses_of_all_kinds_are_summed():
 @pytest.mark.parametrize('loss', ['classes', 'mse'])
 def test_members_in_a_loop_are_members_unrolled(loss):
   method = methods.make('joint', own='head')
-  assert method.traced_member
+  assert method.abilities.members
   routes = tuple(methods.Route(classes=2, loss=loss, member=i)
                  for i in range(3))
   labels = LABELS[2] if loss == 'mse' else LABELS[0]
   batches = tuple((x, labels) for x in X)
   results = []
   for traced in (True, False):
-    changed = method._replace(traced_member=traced,
+    changed = method._replace(abilities=methods.Abilities(members=traced),
                               penalty=lambda t: jnp.sum(t['common']['body']))
     keys = [jax.random.key(0)] * 3
     state = joint_lib.init_state(changed, optax.sgd(.1), keys,
@@ -223,9 +225,6 @@ def test_killed_in_the_middle_it_ends_with_the_same_bits(tmp_path):
 @pytest.mark.parametrize('changes, text', [
     (dict(phases__joint__tasks_at_once=2), 'neither pool, stream'),
     (dict(phases__joint__together='both'), "together is 'both'"),
-    (dict(phases__joint__together=None), 'would train a network for each task'),
-    (dict(phases__joint__together=None, phases__joint__repeats=2,
-          phases__joint__options=dict(carry=True)), 'carry goes from task to'),
     (dict(phases__joint__method='dedicated', phases__joint__options={}),
      'dedicated knows no members, so that tasks trained together would all'),
     (dict(phases__joint__method='supsup', phases__joint__options={}),
@@ -233,8 +232,23 @@ def test_killed_in_the_middle_it_ends_with_the_same_bits(tmp_path):
     (dict(phases__joint__loss='hinge'), "loss is 'hinge'")])
 def test_bad_phases_are_refused(changes, text):
   with pytest.raises(ValueError, match=text):
-    config = joint()
-    fields = config_lib.to_dict(config)
-    for name, value in changes.items():
-      fields['phases']['joint'][name.split('__')[-1]] = value
-    config_lib.from_dict(fields)
+    config_lib.from_dict(changed(changes))
+
+
+def changed(changes):
+  fields = config_lib.to_dict(joint())
+  for name, value in changes.items():
+    fields['phases']['joint'][name.split('__')[-1]] = value
+  return fields
+
+
+@pytest.mark.parametrize('changes, text', [
+    (dict(together=None), 'would train a network for each task'),
+    (dict(together=None, repeats=2, options=dict(carry=True)),
+     'carry goes from task to task; it takes neither together'),
+    (dict(together=None, options=dict(own=['haed'])),
+     "phase joint: pattern 'haed' matches no leaf")])
+def test_what_the_method_refuses(changes, text):
+  configs.check(changed({}))
+  with pytest.raises(ValueError, match=text):
+    configs.check(changed(changes))

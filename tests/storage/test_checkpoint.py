@@ -97,12 +97,13 @@ def test_changed_metadata_is_refused(path):
     checkpoint.load_metadata(path)
 
 
-def test_another_format_is_refused(tmp_path, monkeypatch):
-  monkeypatch.setattr(checkpoint, 'FORMAT', 2)
+@pytest.mark.parametrize('other', [1, 3])
+def test_another_format_is_refused(tmp_path, monkeypatch, other):
+  monkeypatch.setattr(checkpoint, 'FORMAT', other)
   checkpoint.save(tmp_path / 'task', ARRAYS, {})
   monkeypatch.undo()
   with pytest.raises(checkpoint.CheckpointError,
-                     match='has format 2; this version reads format 1'):
+                     match=f'has format {other}; this version reads format 2'):
     checkpoint.load(tmp_path / 'task')
 
 
@@ -192,7 +193,7 @@ def test_impression_comes_back():
   assert arrays['masks/w'].dtype == np.uint8 and arrays['masks/w'].size == 2
   found = checkpoint.arrays_to_impression(
       {k: v for k, v in arrays.items() if v is not None}, backbone,
-      {'mean': jnp.zeros(1)})
+      {'mean': jnp.zeros(1)}, checkpoint.impression_metadata(made))
   np.testing.assert_array_equal(found.masks['w'], mask)
   assert found.masks['v'] is None and found.values is None
   np.testing.assert_array_equal(found.coefficients['v'], [2., -3.])
@@ -203,7 +204,7 @@ def test_impression_of_another_network_is_refused():
   with pytest.raises(checkpoint.CheckpointError,
                      match='leaf masks/u has no counterpart'):
     checkpoint.arrays_to_impression({'masks/u': np.zeros(1, np.uint8)},
-                                    {'w': jnp.zeros(2)}, {})
+                                    {'w': jnp.zeros(2)}, {}, {})
 
 
 def test_a_task_takes_its_bits_and_little_more(tmp_path):
@@ -242,13 +243,45 @@ def test_a_structure_of_its_own_survives(tmp_path):
       values={'cls': np.ones(3, np.float32), 'new': {'w': np.zeros((2, 2))}},
       structure=impressions.Structure(('body', 'cls', 'new')))
   checkpoint.save(tmp_path / 'x', checkpoint.impression_to_arrays(grown) | {
-      'probe': np.zeros(1)}, {'structure': list(grown.structure.parts)})
+      'probe': np.zeros(1)}, checkpoint.impression_metadata(grown))
   arrays, metadata = checkpoint.load(tmp_path / 'x')
   found = checkpoint.arrays_to_impression(
-      arrays, {'body': np.zeros(2), 'cls': np.zeros(9)}, {},
-      metadata['structure'])
+      arrays, {'body': np.zeros(2), 'cls': np.zeros(9)}, {}, metadata)
   assert found.structure == grown.structure and found.masks is None
   assert trees.fingerprint(found.values) == trees.fingerprint(grown.values)
   with pytest.raises(checkpoint.CheckpointError, match='masks/body does not '
                                                        'belong to a task'):
-    checkpoint.arrays_to_impression({'masks/body': np.zeros(1)}, {}, {}, ['a'])
+    checkpoint.arrays_to_impression({'masks/body': np.zeros(1)}, {}, {},
+                                    {'structure': ['a']})
+
+
+def test_named_parts_survive(tmp_path):
+  """Of any shape, beside leaves that the backbone has; also what is absent."""
+  made = impressions.Impression(
+      values={'w': jnp.ones(2), 'v': None},
+      parts={'lora': {'w': {'down': jnp.ones((2, 1)), 'up': None},
+                      'scale': jnp.float32(.5)}, 'steps': jnp.arange(3)})
+  checkpoint.save(tmp_path / 'x', checkpoint.impression_to_arrays(made),
+                  checkpoint.impression_metadata(made))
+  found = checkpoint.arrays_to_impression(
+      checkpoint.load(tmp_path / 'x')[0], {'w': jnp.zeros(2), 'v': jnp.ones(1)},
+      {}, checkpoint.load_metadata(tmp_path / 'x'))
+  assert trees.digests(found.parts) == trees.digests(made.parts)
+  trees.check_same_structure(found.parts, made.parts)
+  assert found.parts['lora']['w']['up'] is None
+  assert trees.digests(found.values) == trees.digests(made.values)
+  assert impressions.bytes_by_part(made) == {
+      'masks': 0, 'coefficients': 0, 'values': 8, 'stats': 0,
+      'lora': 8 + 4, 'steps': 12}
+
+
+@pytest.mark.parametrize('parts, text', [
+    ({'masks': {'w': np.ones(1)}}, "part 'masks', but that is the name of a"),
+    ({'a': [np.ones(1)]}, 'part a is a list; a part is a dict of arrays'),
+    ({'a': {'b/c': np.ones(1)}}, "part a has the key 'b/c'; keys of a part"),
+    ({'a': {3: np.ones(1)}}, 'part a has the key 3'),
+    ({'a': {'b': {}}}, 'part a/b is a dict; a part is a dict of arrays'),
+    ({'a': {'b': 1.}}, 'part a/b is a float')])
+def test_parts_that_could_not_be_read_again_are_refused(parts, text):
+  with pytest.raises(ValueError, match=text):
+    checkpoint.impression_metadata(impressions.Impression(parts=parts))

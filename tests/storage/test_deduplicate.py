@@ -72,12 +72,12 @@ def test_values_under_a_mask_are_stored_alone():
   assert impressions.bytes_by_part(made)['values'] == 4 * 4
   like = {'w': jnp.zeros((2, 2)), 'b': jnp.zeros(1)}
   kept = {k: v for k, v in arrays.items() if v is not None}
-  found = checkpoint.arrays_to_impression(kept, like, {})
+  found = checkpoint.arrays_to_impression(kept, like, {}, {})
   np.testing.assert_array_equal(found.values['w'], made.values['w'])
   np.testing.assert_array_equal(found.values['b'], [5.])
   kept['values/w'] = np.ones(2, np.float32)
   with pytest.raises(checkpoint.CheckpointError, match='its mask keeps 3'):
-    checkpoint.arrays_to_impression(kept, like, {})
+    checkpoint.arrays_to_impression(kept, like, {}, {})
 
 
 def test_two_equal_networks_take_the_space_of_one(tmp_path):
