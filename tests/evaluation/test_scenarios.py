@@ -66,7 +66,7 @@ def logits_of(system, name, shown):
   """Outputs of a stored task for images as some task shows them."""
   stored = system.task(name)
   params = impressions.materialise(system.backbone.params, stored.impression,
-                                   stored.basis)
+                                   stored.shared.get('basis'))
   x = transforms.apply((('normalise',),), stored.parameters[-1:], shown)
   return np.asarray(system.backbone.network.apply(
       params, stored.impression.stats or {}, x)[0])[:, :stored.classes]

@@ -11,8 +11,8 @@ from mtl_jax.methods import allocation
 from mtl_jax.storage import checkpoint
 from mtl_jax.training import commit
 from mtl_jax.training import drivers
-from mtl_jax.training import loop
-from mtl_jax.training import ownership
+from mtl_jax.training import gradients
+from mtl_jax.training import progress
 
 PARALLEL = dict(net=dict(together='joint', tasks=(0, 2)))
 
@@ -43,11 +43,11 @@ def test_who_owns_what_is_not_decided_again(tmp_path, monkeypatch):
   config = little.make(config)
   tiny.train_alone(config, tmp_path / 'whole')
   with monkeypatch.context() as patch:
-    stop_after(patch, loop, 'save', 1)
+    stop_after(patch, progress, 'save', 1)
     with pytest.raises(tiny.Stopped):
       tiny.train_alone(config, tmp_path / 'killed')
-  original = ownership.scores
-  monkeypatch.setattr(ownership, 'scores', lambda *a: jax.tree.map(
+  original = gradients.scores
+  monkeypatch.setattr(gradients, 'scores', lambda *a: jax.tree.map(
       other_scores(), original(*a)))
   tiny.train_alone(config, tmp_path / 'killed')
   assert tiny.bits(tmp_path / 'killed') == tiny.bits(tmp_path / 'whole')
@@ -63,7 +63,7 @@ def test_all_entries_of_a_group_come_from_one_state(tmp_path, monkeypatch):
       tiny.train_alone(config, tmp_path / 'killed')
   tasks = tmp_path / 'killed' / 'tasks'
   assert len([p for p in tasks.iterdir() if checkpoint.exists(p)]) == 1
-  monkeypatch.setattr(ownership, 'scores', lambda run, entry, like: (
+  monkeypatch.setattr(gradients, 'scores', lambda run, entry, like, sample: (
       jax.tree.map(other_scores(), like)))
   make = drivers.make
   monkeypatch.setattr(drivers, 'make', lambda *a: make(*a)._replace(

@@ -25,7 +25,7 @@ from mtl_jax.steps import single
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import drivers
-from mtl_jax.training import loop
+from mtl_jax.training import progress
 
 
 # A whole run.
@@ -112,14 +112,14 @@ def test_curves_belong_to_their_tasks(folder):
 
 def test_killed_in_the_middle_it_ends_with_the_same_bits(
     folder, tmp_path, monkeypatch):
-  saved, real = [], loop.save
+  saved, real = [], progress.save
 
   def save(*arguments):
     real(*arguments)
     saved.append(arguments)
     if len(saved) == 2:
       raise KeyboardInterrupt
-  monkeypatch.setattr(loop, 'save', save)
+  monkeypatch.setattr(progress, 'save', save)
   with pytest.raises(KeyboardInterrupt):
     tiny.learn(tiny_rounds.make(progress_seconds=0.), tmp_path / 'killed')
   assert not list((tmp_path / 'killed' / 'tasks').glob('t*'))

@@ -15,15 +15,15 @@ from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import trees
 from mtl_jax.data import sources
-from mtl_jax.evaluation import combined
+from mtl_jax.evaluation import ensembles
 from mtl_jax.methods import allocation
 from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.serving import verification
 from mtl_jax.steps import single
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import workdir as workdir_lib
-from mtl_jax.training import loop
-from mtl_jax.training import ownership
+from mtl_jax.training import gradients
+from mtl_jax.training import progress
 
 
 def test_parallel_and_sequence_leave_the_same_weights():
@@ -108,27 +108,34 @@ def test_sharing_uses_earlier_weights_and_changes_none():
   sharing = dict(net=(('options', (('sharing', True),)),))
   system = little.system_of(**sharing)
   alone = little.system_of(**little.SEQUENCE)
-  first, second, third = system.tasks
-  for name, count in ((first, 1), (second, 2), (third, 3)):
-    mask = system.task(name).impression.masks['layer1']['kernel']
-    assert np.sum(mask) == count * round(.3 * 64 * 32)
+  used = np.zeros((64, 32), bool)
+  for name in system.tasks:
+    stored = system.task(name)
+    mask = np.asarray(stored.impression.masks['layer1']['kernel'])
+    assert np.sum(mask) == round(.3 * 64 * 32)
     np.testing.assert_array_equal(
-        system.task(name).impression.masks['layer1']['kernel'],
-        alone.task(name).impression.masks['layer1']['kernel'])
-  whole = system.task(third).impression
-  for name in (first, second):
+        mask, alone.task(name).impression.masks['layer1']['kernel'])
+    used |= mask
+    # Its network has its own weights, those of the tasks before, and no other.
+    params = system.effective(stored)[0]
+    assert not np.asarray(params['layer1']['kernel'])[~used].any()
+  assert np.sum(used) == 3 * round(.3 * 64 * 32)
+  whole = system.effective(system.task(system.tasks[-1]))[0]
+  for name in system.tasks:
     part = system.task(name).impression
-    mask = part.masks['layer2']['kernel']
-    np.testing.assert_array_equal(whole.values['layer2']['kernel'][mask],
-                                  part.values['layer2']['kernel'][mask])
+    mask = np.asarray(part.masks['layer2']['kernel'])
+    np.testing.assert_array_equal(
+        np.asarray(whole['layer2']['kernel'])[mask],
+        np.asarray(part.values['layer2']['kernel'])[mask])
   sizes = [system.task(name).metadata['record']['bytes']['values']
            for name in system.tasks]
   assert len(set(sizes)) == 1  # what others own is not stored again
   result = verification.check(system)
   assert result.tasks == 3 and not result.faults
   # Trained with the others' weights in place, so not the exclusive network.
-  assert (whole.values['layer1']['kernel'] !=
-          alone.task(third).impression.values['layer1']['kernel']).any()
+  third = system.task(system.tasks[-1]).impression
+  assert (third.values['layer1']['kernel'] != alone.task(
+      system.tasks[-1]).impression.values['layer1']['kernel']).any()
 
 
 def test_sharing_needs_the_tasks_that_it_uses(tmp_path):
@@ -167,7 +174,7 @@ def test_a_gradient_score_is_the_gradient_of_the_mean_loss():
   rng = np.random.RandomState(0)
   x, y, w = (rng.randn(*shape).astype(np.float32)
              for shape in ((7, 3), (7, 2), (3, 2)))
-  found = ownership.gradient(
+  found = gradients.gradient(
       models.Network(None, lambda p, s, x, **_: (x @ p['w'], s)),
       methods.Route(classes=2, loss='mse'), {'w': w, 'b': None},
       {'w': 9 * w, 'b': w}, {}, single.Source(x, y),
@@ -267,7 +274,7 @@ def test_an_ensemble_sums_the_members_softmax_outputs(tmp_path):
 def test_a_pool_of_repeats_is_no_ensemble():
   config = little.make(net=dict(method='supsup', allocation=None, pool=True,
                                 repeats=2))
-  assert combined.ensembles(types.SimpleNamespace(config=config)) == []
+  assert ensembles.measure(types.SimpleNamespace(config=config)) == []
 
 
 def test_what_fine_tuning_ends_with_counts_a_regression_too(tmp_path):
@@ -347,15 +354,15 @@ def test_stopped_in_an_epoch_it_ends_with_the_same_bits(tmp_path, monkeypatch,
   class Killed(Exception):
     """As if by a signal, right after progress was saved."""
 
-  saved, save = [], loop.save
+  saved, save = [], progress.save
 
   def stop_at_times(*arguments):
     save(*arguments)
-    saved.append(arguments[5])
+    saved.append(arguments[2])
     if len(saved) in (2, 13, 25):
       raise Killed
 
-  monkeypatch.setattr(loop, 'save', stop_at_times)
+  monkeypatch.setattr(progress, 'save', stop_at_times)
   kills = 0
   while True:
     try:

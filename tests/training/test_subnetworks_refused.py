@@ -10,7 +10,6 @@ from mtl_jax.data import sources
 from mtl_jax.methods import allocation
 from mtl_jax.methods import subnetworks
 from mtl_jax.storage import workdir as workdir_lib
-from mtl_jax.training import ownership
 
 WHOLE = dict(scope='global')
 
@@ -55,8 +54,8 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path):
 
 
 @pytest.mark.parametrize('changes, text', [
-    (dict(allocation=None), 'they alone, need an allocation'),
-    (dict(method='supsup'), 'they alone, need an allocation'),
+    (dict(allocation=None), 'phase net: subnetworks need an allocation'),
+    (dict(method='supsup'), 'unknown key phases.net.allocation'),
     (dict(early_stop=dict()), 'early_stop counts epochs'),
     (dict(allocation=dict(density=0)), r'density must lie in \(0, 1\]'),
     (dict(allocation=dict(density=.2, score='random')),
@@ -78,7 +77,7 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path):
      'earlier tasks of a tree; give allocation.tree')])
 def test_bad_phases_are_refused(changes, text):
   with pytest.raises(ValueError, match=text):
-    little.make(net=changes)
+    tiny.check(little.make(net=changes))
 
 
 def test_every_leaf_of_its_own_is_refused(tmp_path):
@@ -121,7 +120,7 @@ def test_two_owners_of_a_weight_are_no_report(tmp_path, monkeypatch):
   def twice(scores, owner, number, *rest):
     return real(scores, jax.tree.map(np.zeros_like, owner), number, *rest)
   monkeypatch.setattr(allocation, 'allocate', twice)
-  monkeypatch.setattr(ownership, 'earlier', lambda *_: [])
+  monkeypatch.setattr(subnetworks, 'of_tree', lambda *_: [])
   with pytest.raises(RuntimeError, match='weights belong to both permuted-00.*'
                                          'train the phase again'):
     tiny.learn(config, tmp_path)
