@@ -21,6 +21,7 @@ from mtl_jax import system as system_lib
 from mtl_jax import tensorboard
 from mtl_jax import trees
 from mtl_jax import workdir as workdir_lib
+from mtl_jax.data import labels
 from mtl_jax.data import transforms
 
 CURVE_POINTS = 10
@@ -178,6 +179,7 @@ def _facts(run, entry, impression, shared, curve, trained) -> dict:
       'method': phase.method, 'control': phase.control,
       'repeat': entry.repeat, 'pooled': len(entry.pooled),
       'classes': entry.task.classes,
+      'data': labels.facts(entry.tasks[0], run.data.source(entry.task.source)),
       'steps': trained.recipe.steps, 'batch_size': trained.recipe.batch_size,
       'seed': run.config.seed, 'curve': thin(curve), 'density': density,
       'bytes': parts | {'total': sum(parts.values()),
@@ -217,6 +219,7 @@ def _metadata(run, entry, described, record) -> dict:
       'record': record, 'backbone': run.backbone.recipe['fingerprint'],
       'transforms': transforms.to_json(task.transforms),
       'source': task.source, 'classes': task.classes,
+      'class_names': labels.class_names(task, run.data.source(task.source)),
       'labels': None if task.labels is None else list(task.labels),
       'source_shape': list(run.data.source(task.source).image_shape),
       'source_dtype': str(run.data.source(task.source).train.images.dtype),
