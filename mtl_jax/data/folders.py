@@ -36,6 +36,7 @@ _SUFFIXES = ('.avif', '.bmp', '.gif', '.ico', '.jfif', '.jp2', '.jpe', '.jpeg',
 _KINDS = {stat.S_IFIFO: 'a FIFO', stat.S_IFSOCK: 'a socket',
           stat.S_IFCHR: 'a device', stat.S_IFBLK: 'a device'}
 _SHOWN = 10  # names of files that a note lists
+_NUMBERED = 20  # and names of classes
 
 
 class Folder(NamedTuple):
@@ -90,8 +91,9 @@ def read(name, root, size, cache_dir) -> Folder:
       _require_images(name, part, found)
     splits[split] = _cached(name, split, root, names, files, size, cache_dir)
     version.update(splits[split][0].tobytes() + splits[split][1].tobytes())
-  return Folder(version.hexdigest()[:16], tuple(map(_shown, names)), splits,
-                _note(name, root, left_out))
+  shown = tuple(map(_shown, names))
+  return Folder(version.hexdigest()[:16], shown, splits, (
+      *_numbers(name, shown), *_note(name, root, left_out)))
 
 
 def _require_images(name, part, found):
@@ -231,6 +233,17 @@ def _kind(path):
 def _shown(name):
   """A name that can be written, whatever bytes the disk has."""
   return os.fsencode(str(name)).decode('utf-8', 'replace')
+
+
+def _numbers(name, class_names):
+  """Which number every class has, as a sentence; none if it is the name."""
+  if class_names == tuple(map(str, range(len(class_names)))):
+    return ()
+  more = len(class_names) - _NUMBERED
+  return (f'source {_shown(name)!r}: class '
+          + ', '.join(f'{i} is {c}'
+                      for i, c in enumerate(class_names[:_NUMBERED]))
+          + (f' and {more} more' if more > 0 else ''),)
 
 
 def _note(name, root, left_out):

@@ -51,12 +51,12 @@ def require_training(source: splits_lib.Source) -> None:
 
 
 def refuse_copied_test(source: splits_lib.Source) -> None:
-  """Refuses a source whose test images are all images of its other splits."""
-  if source.repeated['test'].all():
+  """Refuses a source whose test split is its training split."""
+  if all(source.repeated[split].all() for split in _SPLITS):
     raise ValueError(
-        f'source {source.name!r}: all {len(source.test.labels)} test images '
-        'are also training or validation images; give a test split of other '
-        'images, or none to have it split off')
+        f'source {source.name!r}: its {len(source.test.labels)} test images '
+        f'are its {len(source.train.labels)} training images; give a test '
+        'split of other images, or none to have it split off')
 
 
 def findings(task: tasks_lib.Task, source: splits_lib.Source) -> Findings:
@@ -144,6 +144,17 @@ def facts(task: tasks_lib.Task, source: splits_lib.Source) -> dict:
   if task.drop_shared:
     result['dropped'] = tasks_lib.dropped(task, source)
   return result
+
+
+def label_map(task: tasks_lib.Task) -> list[int] | None:
+  """The source's class of every output, -1 for one of another task's.
+
+  >>> label_map(tasks_lib.Task('t', 0, 'digits', (), None, 3))
+  [0, 1, 2]
+  """
+  if task.regression:
+    return None
+  return list(range(task.classes) if task.labels is None else task.labels)
 
 
 def class_names(task: tasks_lib.Task, source: splits_lib.Source):

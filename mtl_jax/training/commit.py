@@ -221,7 +221,7 @@ def _metadata(run, entry, described, record) -> dict:
       'transforms': transforms.to_json(task.transforms),
       'source': task.source, 'classes': task.classes,
       'class_names': labels.class_names(task, run.data.source(task.source)),
-      'labels': None if task.labels is None else list(task.labels),
+      'labels': labels.label_map(task),
       'source_shape': list(run.data.source(task.source).image_shape),
       'source_dtype': str(run.data.source(task.source).train.images.dtype),
       'basis': described, 'versions': provenance.versions()}
