@@ -92,7 +92,7 @@ def digest(*arrays) -> str:
   found = hashlib.sha256()
   for a in arrays:
     found.update(str((a.dtype, a.shape)).encode())
-    found.update(memoryview(np.ascontiguousarray(a)))
+    found.update(np.ascontiguousarray(a).data)
   return found.hexdigest()[:12]
 
 

@@ -74,7 +74,8 @@ def fetch(name, version, split, decode, cache_dir=None):
     What `decode` returns.
 
   >>> with tempfile.TemporaryDirectory() as folder:
-  ...   decode = lambda: (np.zeros((1, 2, 2, 1), np.uint8), np.zeros(1, int), 10)
+  ...   decode = lambda: (np.zeros((1, 2, 2, 1), np.uint8),
+  ...                     np.zeros(1, np.int32), 10)
   ...   fetch('toy', '1', 'train', decode, folder)[2]
   10
   """

@@ -40,9 +40,8 @@ def require_training(source: splits_lib.Source) -> None:
   if held[first]:
     raise ValueError(
         f'source {source.name!r}: {_named(source, [first])} has '
-        f'{_images(held[first])}, none of them for training; divide each class '
-        "alike (stratified=True; of a folder, '!label' behind its name), add "
-        'images, or leave the class out')
+        f'{_images(held[first])}, none of them for training; add some there, '
+        'or leave the class out')
   raise ValueError(
       f'source {source.name!r}: {_named(source, lacking)} '
       f'{"has" if len(lacking) == 1 else "have"} no images; labels count from '

@@ -9,6 +9,9 @@ Splits, the same on every machine for ever:
   * No test split (digits, arrays, folders): the first 20 % of
     `np.random.RandomState(0).permutation(n)` are test, the next 10 % of the
     rest (at most 5,000) validation.
+  * A class of which no image would be for training is divided by itself, in
+    the same order: a fifth of its images (at least one of two) is test, the
+    others are for training. The report says which classes these are.
   * A set whose train and test have no class in common (Omniglot: other
     characters, other alphabets) can't be classified as it is: its splits are
     pooled, train first, and divided as if it had none.
@@ -215,15 +218,39 @@ def divide(name, version, classes, train, valid=None, test=None,
     raise ValueError(f'source {name!r}: {len(order)} images are too few to '
                      'split off validation and test')
 
-  def part(rows):
-    rows = np.sort(rows)
-    return Arrays(train.images[rows], train.labels[rows])
-  test = test or part(order[:tests])
-  valid = valid or part(order[tests:tests + valids])
-  if tests or valids:
-    train = part(order[tests + valids:])
-  return Source(name, version, classes, train, valid, test, class_names,
-                tuple(notes))
+  which = np.full(len(order), 'train')
+  which[order[:tests]] = 'test'
+  which[order[tests:tests + valids]] = 'valid'
+  moved = train.labels.ndim == 1 and _give_to_training(
+      which, order, train.labels, tests > 0)
+  part = lambda split: Arrays(train.images[which == split],
+                              train.labels[which == split])
+  found = {'train': part('train') if tests or valids else train,
+           'valid': valid or part('valid'), 'test': test or part('test')}
+  if moved:
+    notes = [*notes, f'source {name!r}: class '
+             f'{", ".join(map(str, moved[:8]))}'
+             f'{f" and {len(moved) - 8} more" if len(moved) > 8 else ""} '
+             'divided by itself: no image would have been for training']
+  return Source(name, version, classes, **found, class_names=class_names,
+                notes=tuple(notes))
+
+
+def _give_to_training(which, order, labels, tested):
+  """Divides classes without training images by themselves; returns them.
+
+  Args:
+    which: str [n], the split of every row; changed in place.
+    order: int [n], in which rows were drawn.
+    labels: int [n].
+    tested: whether test images are drawn too.
+  """
+  lacking = np.setdiff1d(labels, labels[which == 'train']).tolist()
+  for label in lacking:
+    rows = order[labels[order] == label]
+    tests = max(len(rows) // 5, int(len(rows) > 1)) if tested else 0
+    which[rows], which[rows[:tests]] = 'train', 'test'
+  return lacking
 
 
 def divide_within(name, version, classes, whole, groups, class_names=None,
