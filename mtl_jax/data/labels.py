@@ -66,20 +66,22 @@ def findings(task: tasks_lib.Task, source: splits_lib.Source) -> Findings:
   if not task.regression:
     _look_at_classes(task, source, view, wrong, said)
   where = f'source {source.name!r}'
+  inputs = ('texts' if source.tokens else
+            'images' if len(source.image_shape) == 3 else 'rows')
   repeated = source.repeated['test'][view.test]
   dropped = tasks_lib.dropped(task, source)
   if sum(dropped.values()):
     said.append(
         f'{where}: {dropped["train"]} training and {dropped["valid"]} '
-        'validation images were left out, which are also test images')
-  elif repeated.all():
-    wrong.append(f'{where}: every test image is also a training or validation '
-                 'image')
+        f'validation {inputs} were left out, which are also test {inputs}')
+  elif repeated.all() and not source.tokens:  # which are less than the texts
+    wrong.append(f'{where}: every test {inputs[:-1]} is also a training or '
+                 f'validation {inputs[:-1]}')
   elif repeated.any():
     said.append(
         f'{where}: {int(source.repeated["test"].sum()):,} of its '
-        f'{len(source.test.labels):,} test images are also training or '
-        'validation images (suite.drop_shared=True leaves them out there)')
+        f'{len(source.test.labels):,} test {inputs} are also training or '
+        f'validation {inputs} (suite.drop_shared=True leaves them out there)')
   return Findings(tuple(wrong), tuple(said))
 
 
