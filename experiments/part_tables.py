@@ -48,11 +48,11 @@ def weights(run: dict, phase: str) -> int:
   backbone = jax.eval_shape(lambda key: network.init(key, shape)[0],
                             jax.random.key(0))
   method, heads = chosen.make_method(), options['heads'][slice(*chosen.tasks)]
-  routes = tuple(methods.Route(phase, classes, loss=chosen.loss, member=k)
+  routes = tuple(methods.Route(classes, loss=chosen.loss, member=k)
                  for k, classes in enumerate(heads))
   trained = jax.eval_shape(
       lambda params: method.init(None, params, {}, routes), backbone)
-  rows = method.banks.rows(trained)
+  rows = method.abilities.banks.rows(trained)
   # A bank's leaves have its rows in front; paths take some of them.
   modules = sum(len(np.unique(own)) * trees.size(trained[bank])
                 // len(jax.tree.leaves(trained[bank])[0])

@@ -1,7 +1,6 @@
 """A whole run: train, evaluate, report; resumes by itself."""
 
 import contextlib
-import dataclasses
 import datetime
 import json
 import time
@@ -18,8 +17,9 @@ from mtl_jax.config import plan
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
 from mtl_jax.evaluation import capacity
-from mtl_jax.evaluation import combined
+from mtl_jax.evaluation import ensembles
 from mtl_jax.evaluation import final
+from mtl_jax.evaluation import finetuning
 from mtl_jax.evaluation import scenarios
 from mtl_jax.report import page as report_page
 from mtl_jax.serving import backbone as backbone_lib
@@ -30,7 +30,6 @@ from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
 from mtl_jax.training import evaluate
 from mtl_jax.training import loop
-from mtl_jax.training import ownership
 from mtl_jax.training import run as run_lib
 from mtl_jax.training import stream
 from mtl_jax.training import tensorboard
@@ -65,7 +64,6 @@ def run(config: config_lib.Config, workdir, command: str = '',
   backbone = make_backbone(config, suite, data, work)
   validate.check_fit(config, suite, data, backbone)
   final.check_mixed(config, suite, data)
-  ownership.check(config, suite, backbone.params)
   versions = validate.check_sources(work, suite, data)
   with work.locked():
     # Again: another process may have worked here in the meantime.
@@ -98,8 +96,8 @@ def _learn(started, config, suite, backbone, data, work, quiet) -> dict:
   summary['mixed'] = final.mixed_batch(running)
   summary['segments'] = final.shared_segments(running)
   summary['capacity'] = capacity.measure(running)
-  summary['ensembles'] = combined.ensembles(running)
-  summary['carried'] = combined.carried(running)
+  summary['ensembles'] = ensembles.measure(running)
+  summary['carried'] = finetuning.measure(running)
   summary['streams'] = list({
       line['phase']: line for line in workdir_lib.read_lines(work.metrics)
       if line['kind'] == 'stream'}.values())  # the last of each
@@ -206,7 +204,7 @@ def _bar(config, suite, data, quiet):
       entry.phase.recipe(len(data.rows(entry))).steps
       * (phase.stream.passes if phase.stream else 1)
       for phase in config.phases for entry in plan.entries(
-          dataclasses.replace(phase, stream=None), suite))
+          phase.named, suite))
   columns = (progress_lib.TextColumn('{task.description}'),
              progress_lib.BarColumn(), progress_lib.MofNCompleteColumn(),
              progress_lib.TextColumn('{task.fields[speed]}'),

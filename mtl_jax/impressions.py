@@ -67,7 +67,11 @@ class Structure:
 
 
 class Impression(NamedTuple):
-  """All the arrays that one task leaves. Each is a tree or `None`.
+  """All that one task leaves. Each part is a tree of arrays or `None`.
+
+  The first four have the backbone's structure. A method with something else to
+  keep (a low-rank pair, a few numbers) puts it into `parts`, and its own
+  `materialise` says what network that makes.
 
   Attributes:
     masks: bool leaves of the backbone's structure, `None` where not masked.
@@ -80,6 +84,7 @@ class Impression(NamedTuple):
       may hold leaves that the backbone lacks or has in another shape, and what
       isn't named is left out of the network; there are then no masks and no
       coefficients.
+    parts: {name: tree of arrays of any shape}, dicts at every level.
   """
   masks: Tree = None
   coefficients: Tree = None
@@ -87,6 +92,7 @@ class Impression(NamedTuple):
   stats: Tree = None
   path: Path | None = None
   structure: Structure | None = None
+  parts: dict[str, Tree] | None = None
 
 
 def combine(alphas: Tree, basis: Tree) -> Tree:
@@ -228,10 +234,13 @@ def bytes_by_part(impression: Impression) -> dict[str, int]:
 
   A value under a mask counts as many weights as the mask keeps.
   """
-  sizes = {}
+  sizes: dict[str, int] = {}
   for part, tree in impression._asdict().items():
     if part in ('path', 'structure'):
       continue  # they have no arrays
+    if part == 'parts':
+      sizes |= {name: trees.nbytes(own) for name, own in (tree or {}).items()}
+      continue
     if tree is None:
       sizes[part] = 0
     elif part == 'masks':
@@ -255,3 +264,30 @@ def size_in_bytes(impression: Impression) -> int:
   3
   """
   return sum(bytes_by_part(impression).values())
+
+
+def check_parts(impression: Impression) -> None:
+  """Refuses named parts that could not be stored and read again.
+
+  Raises:
+    ValueError: a part has the name of a known one, or is not a dict of arrays
+      at every level; names it.
+  """
+  for name, tree in (impression.parts or {}).items():
+    if name in Impression._fields:
+      raise ValueError(f'the impression has a part {name!r}, but that is the '
+                       'name of a known part; put it there, or choose another '
+                       'name')
+    _check_dict(name, tree)
+
+
+def _check_dict(name: str, tree: Tree) -> None:
+  if isinstance(tree, dict) and tree:
+    for key, child in tree.items():
+      if not isinstance(key, str) or not key or '/' in key:
+        raise ValueError(f'part {name} has the key {key!r}; keys of a part are '
+                         "strings without '/'")
+      _check_dict(f'{name}/{key}', child)
+  elif tree is not None and not hasattr(tree, 'dtype'):
+    raise ValueError(f'part {name} is a {type(tree).__name__}; a part is a '
+                     'dict of arrays, at any depth')

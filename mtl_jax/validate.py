@@ -1,22 +1,18 @@
 """What is refused before a run writes anything."""
 
-import dataclasses
 import json
 import re
 from typing import Any
 
-import jax
 import numpy as np
 
-from mtl_jax import masks
-from mtl_jax import methods
 from mtl_jax import parallel
 from mtl_jax import trees
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
 from mtl_jax.data import batches
 from mtl_jax.storage import workdir as workdir_lib
-from mtl_jax.training import ownership
+from mtl_jax.training import trace
 from mtl_jax.training.search import iteration
 
 
@@ -94,62 +90,47 @@ def check_fit(config, suite, data, backbone) -> None:
     if phase.search:
       iteration.check(phase, suite, backbone)
       continue
-    for group in plan.groups(
-        dataclasses.replace(phase, stream=None), suite):
+    size = phase.training.batch_size
+    for group in plan.groups(phase.named, suite):
       if len(group) > 1 and not phase.together:
         parallel.split_tasks(np.zeros(len(group)))
       else:
-        parallel.split_batch(np.zeros(phase.batch_size))
+        parallel.split_batch(np.zeros(size))
       for entry in group:
-        batches.check_size(len(data.rows(entry)), phase.batch_size)
-      if len(group) > 1 and phase.epochs:
+        batches.check_size(len(data.rows(entry)), size)
+      if len(group) > 1 and phase.training.epochs:
         try:
           batches.check_epochs({
-              entry.task.name: len(data.rows(entry)) // phase.batch_size
+              entry.task.name: len(data.rows(entry)) // size
               for entry in group})
         except ValueError as error:
           raise ValueError(f'phase {phase.name}: {error}') from error
-  check_methods(config, suite, backbone.params)
+  check_methods(config, suite, backbone)
 
 
-def check_methods(config, suite, params) -> None:
-  """Goes through every phase's functions without computing anything."""
-  left: dict[str, Any] = {}  # by phase, the shapes of a task's masks
+def check_methods(config, suite, backbone) -> None:
+  """Asks every phase's method what it can't do, and traces its functions.
+
+  Nothing is computed. `materialise` of what `commit` leaves must have the
+  leaves, shapes and dtypes of `bind`; an impression must be storable.
+
+  Raises:
+    ValueError: names the phase, and the function or leaf.
+  """
+  left: dict[str, Any] = {}  # by phase, a task's impression as shapes
   for phase in config.phases:
-    if phase.allocation is not None:
-      left[phase.name] = jax.eval_shape(lambda x: jax.tree.map(
-          lambda w: w != 0, x), ownership.folded_part(phase, params))
-    if phase.search or phase.allocation is not None or phase.after:
-      continue
-    group = plan.groups(dataclasses.replace(phase, stream=None), suite)[0]
-    method, key = phase.make_method(), group[0].key(config.seed)
+    method, known = phase.make_method(), plan.before(config, suite, phase)
+    own = plan.planned(phase, suite)
+    group = plan.groups(phase.named, suite)[0]
     try:
-      shared = _basis_shapes(phase, params, left)
-
-      def whole(key, shared, method=method, group=group):
-        trainable = method.init(key, params, shared, plan.init_route(group))
-        given = (params, trainable, shared, group[0].route)
-        return method.bind(*given), method.commit(*given)[0].masks
-      left[phase.name] = jax.eval_shape(whole, key, shared)[1]
-    except (TypeError, ValueError) as error:
+      method.check(phase.as_training(), backbone.params,
+                   known[:len(known) - len(own)], own)
+      if phase.search is None:
+        relied = [left[e.phase] for e in plan.relied(known, group)]
+        left[phase.name] = trace.impression(
+            method, backbone, relied, group, config.seed)
+    except ValueError as error:
       raise ValueError(f'phase {phase.name}: {error}') from error
-
-
-def _basis_shapes(phase, params, left) -> dict:
-  """`shared` of a phase with a basis, as shapes."""
-  if phase.basis is None:
-    return {}
-  if phase.basis.kind == 'random':
-    like = jax.eval_shape(lambda: masks.random(
-        jax.random.key(0), methods.base.masked_part(
-            params, phase.basis.masked), phase.basis.density))
-  else:
-    like = left.get(phase.basis.phase)
-  if like is None:
-    raise ValueError(f'its basis comes from phase {phase.basis.phase}, which '
-                     'leaves no masks')
-  return {'basis': jax.tree.map(lambda m: jax.ShapeDtypeStruct(
-      (phase.basis.size, *m.shape), m.dtype), like)}
 
 
 def check_words(suite, data, params) -> None:

@@ -95,7 +95,7 @@ def problem(name, task=0):
     return step(*arguments, **options)
 
   return Problem(
-      methods.Route('phase', CLASSES, kinds), backbone, {},
+      methods.Route(CLASSES, kinds), backbone, {},
       source_of(fixed, shape),
       single.TaskArrays(arrays, np.arange(10, dtype=np.int32) % CLASSES),
       single.State(np.int32(0), scores, optimizer.init(scores), stats,

@@ -49,7 +49,7 @@ def make_run(form: str, channels, batch: int, count: int):
   images = jnp.asarray(random.rand(count, batch, 28, 28, 1), jnp.float32)
   labels = jnp.asarray(random.randint(0, 10, (count, batch)))
   method, optimizer = methods.make('dedicated'), optax.adam(1e-3)
-  route = methods.Route('phase', 10)
+  route = methods.Route(10)
   step = single.make_step(method, network, optimizer)
 
   @jax.jit

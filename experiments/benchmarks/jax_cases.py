@@ -19,7 +19,7 @@ from mtl_jax.methods import impresslearn
 from mtl_jax.methods import supsup
 from mtl_jax.steps import single
 
-ROUTE = methods.Route('benchmark', 10)
+ROUTE = methods.Route(10)
 RECIPE = single.Recipe(steps=1000)
 
 
@@ -151,7 +151,7 @@ def chunk_run(setup, count: int, tasks: int = 1, at_once: bool = False,
   index = index.astype(np.int32)
   states = [start(setup, method, {}) for _ in range(tasks)]
   pieces = transforms.kinds(pipeline(0))
-  route = methods.Route('benchmark', 10, pieces)
+  route = methods.Route(10, pieces)
   if at_once:
     call = parallel.over_tasks(chunk)
     work = [(parallel.split_tasks(parallel.stack(arrays)),

@@ -80,7 +80,7 @@ def round_step(form: str, active: int, width: int, count: int, batch: int,
   method = methods.make('part', active=active)
   params, stats = own.init(jax.random.key(0), SHAPE)
   optimizer, rate = rounds.make_optimizer(RECIPE)
-  routes = tuple(methods.Route('p', 10, transforms.kinds(SPEC),
+  routes = tuple(methods.Route(10, transforms.kinds(SPEC),
                                loss='classes', member=k) for k in range(TASKS))
   keys = jnp.stack([jax.random.key(k) for k in range(TASKS)])
   state = rounds.init_state(method, optimizer, moments, keys, params, {},

@@ -32,7 +32,7 @@ def setup(tasks: int, batch: int, width: int):
   """(network, backbone, routes, batches, shared) of `tasks` random tasks."""
   network = models.make('fully_connected', 10, widths=(width,) * 6, scale=.05)
   backbone, _ = network.init(jax.random.key(0), (28, 28, 1))
-  routes = tuple(methods.Route('phase', 10, member=i) for i in range(tasks))
+  routes = tuple(methods.Route(10, member=i) for i in range(tasks))
   rng = np.random.RandomState(0)
   batches = tuple((jnp.asarray(rng.rand(batch, 28, 28, 1), jnp.float32),
                    jnp.asarray(rng.randint(0, 10, batch)))

@@ -5,12 +5,9 @@ anything is trained or written.
 """
 
 import dataclasses
-import numbers
-import types
-import typing
-from collections.abc import Mapping
-from typing import Any
 
+from mtl_jax import fields
+from mtl_jax import methods
 from mtl_jax import trees
 from mtl_jax.config import parts as config_parts
 from mtl_jax.config import phase as phase_lib
@@ -65,11 +62,7 @@ class Config:
       raise ValueError(f'seed is {self.seed}; keys have seeds below 2 ** 32')
     if self.matrix not in ('full', 'final'):
       raise ValueError(f"matrix is {self.matrix!r}; known: 'full', 'final'")
-    seen: list[str] = []
-    for phase in self.phases:
-      self._check_basis(phase, seen)
-      self._check_after(phase, seen)
-      seen.append(phase.name)
+    seen = [phase.name for phase in self.phases]
     for scenario in self.identify:
       for name in scenario.phases:
         if name not in seen:
@@ -77,124 +70,12 @@ class Config:
                            f'{name!r}{trees.nearest(name, seen)}; phases: '
                            f'{", ".join(seen)}')
 
-  def chain(self, phase: Phase) -> list[Phase]:
-    """The phases whose modules one reuses, in the order of learning."""
-    if phase.after is None:
-      return []
-    before = next(p for p in self.phases if p.name == phase.after)
-    return [*self.chain(before), before]
 
-  def _check_after(self, phase, seen):
-    if phase.after is None:
-      return
-    if phase.after not in seen:
-      raise ValueError(
-          f'phase {phase.name}: after is {phase.after!r}, which must be an '
-          f'earlier phase; earlier phases: {", ".join(seen) or "none"}')
-    before = self.chain(phase)[-1]
-    if before.method != phase.method:
-      raise ValueError(
-          f'phase {phase.name}: after is {before.name!r}, a phase of the '
-          f'method {before.method}; it must be one of {phase.method}')
-    try:
-      phase.make_method().check_later(
-          dict(before.options),
-          (before.tasks[1] - before.tasks[0]) * before.repeats)
-    except ValueError as error:
-      raise ValueError(f'phase {phase.name}, after {before.name}: '
-                       f'{error}') from error
-
-  def _check_basis(self, phase, seen):
-    if phase.basis is None or phase.basis.phase is None:
-      return
-    if phase.basis.phase not in seen:
-      raise ValueError(
-          f'phase {phase.name}: its basis comes from phase '
-          f'{phase.basis.phase!r}, which must be an earlier one; earlier '
-          f'phases: {", ".join(seen) or "none"}')
-    made_by = next(p for p in self.phases if p.name == phase.basis.phase)
-    if made_by.stream is not None:
-      raise ValueError(f'phase {phase.name}: its basis cannot come from phase '
-                       f'{made_by.name}: how many masks a stream leaves is not '
-                       'known before it is learned')
-    tasks = 1 if made_by.pool else made_by.tasks[1] - made_by.tasks[0]
-    found = made_by.repeats if phase.basis.kind == 'homogeneous' else tasks
-    if found < phase.basis.size:
-      raise ValueError(
-          f'phase {phase.name}: a {phase.basis.kind} basis of '
-          f'{phase.basis.size} masks, but phase {made_by.name} trains {found}')
-
-
-PARTS = {'basis': config_parts.Basis, 'stream': config_parts.Stream,
-         'rounds': config_parts.Rounds,
-         'allocation': config_parts.Allocation,
-         'early_stop': config_parts.EarlyStop,
-         'search': config_parts.Search,
-         'sparsify': config_parts.Sparsify}
-
-
-def _frozen(value: Any) -> Any:
-  if isinstance(value, dict):
-    return tuple(sorted((k, _frozen(v)) for k, v in value.items()))
-  if isinstance(value, (list, tuple)):
-    return tuple(_frozen(v) for v in value)
-  return value
-
-
-_KINDS = {int: (numbers.Integral, 'a whole number'),
-          float: (numbers.Real, 'a number'), bool: (bool, 'True or False'),
-          str: (str, 'a string')}
-
-
-def _check_types(cls, given: dict, where: str) -> None:
-  """Refuses a value that isn't of its field's plain type, or is NaN."""
-  for name, hint in typing.get_type_hints(cls).items():
-    kinds = typing.get_args(hint) if isinstance(
-        hint, types.UnionType) else (hint,)
-    known = [kind for kind in kinds if kind in _KINDS]
-    value = given.get(name)
-    if not known or name not in given or (
-        value is None and types.NoneType in kinds):
-      continue
-    type_, words = _KINDS[known[0]]
-    if not isinstance(value, type_) or value != value or (
-        isinstance(value, bool) and known[0] is not bool):
-      raise ValueError(f'{where}{name} is {value!r}; it must be {words}')
-
-
-def _dict(value: Any, where: str) -> dict:
-  """A part of the config as a dict."""
-  pairs = isinstance(value, (tuple, list)) and all(
-      isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in value)
-  if not isinstance(value, Mapping) and not pairs:
-    raise ValueError(f'{where} is {value!r}; it must be a dict of fields')
-  return dict(value)
-
-
-def _build(cls, fields: dict, where: str, collect: bool = False):
-  """A dataclass from a dict; unknown keys are errors, or become options."""
-  known = {f.name for f in dataclasses.fields(cls)}
-  unknown = {k: v for k, v in fields.items() if k not in known}
-  given = {k: _frozen(v) if not dataclasses.is_dataclass(v) else v
-           for k, v in fields.items() if k in known}
-  if unknown and not collect:
-    name = sorted(unknown)[0]
-    raise ValueError(f'unknown key {where}{name}{trees.nearest(name, known)}; '
-                     f'known: {", ".join(sorted(known))}')
-  if collect:
-    given['options'] = _frozen(unknown | dict(fields.get('options') or {}))
-  _check_types(cls, given, where)
-  try:
-    return cls(**given)
-  except TypeError as error:
-    raise ValueError(f'{where.rstrip(".") or "config"}: {error}') from error
-
-
-def from_dict(fields: dict) -> Config:
+def from_dict(given: dict) -> Config:
   """The run that a config's plain nested dicts describe.
 
   Args:
-    fields: as `configs/*.py` make them. `phases` maps names to phases and
+    given: as `configs/*.py` make them. `phases` maps names to phases and
       `schedule` lists the names in the order in which they run. Keys of
       `suite` beyond `kind` go to the suite.
 
@@ -202,69 +83,136 @@ def from_dict(fields: dict) -> Config:
     ValueError: an unknown key (names it, the known ones and the nearest), or
       a value that its field refuses.
   """
-  fields = dict(fields)
+  given = dict(given)
   for part in ('seed', 'suite', 'backbone', 'phases', 'schedule'):
-    if part not in fields:
+    if part not in given:
       raise ValueError(f'the config lacks {part}')
-  by_name, schedule = _dict(fields['phases'], 'phases'), tuple(
-      fields.pop('schedule'))
+  by_name = fields.as_dict(given['phases'], 'phases')
+  schedule = tuple(given.pop('schedule'))
   if sorted(by_name) != sorted(schedule):
     raise ValueError(
         f'schedule {schedule} must name every phase once; the phases are: '
         f'{", ".join(sorted(by_name)) or "none"}')
-  phases = []
-  for name in schedule:
-    phase = _dict(by_name[name], f'phases.{name}') | {'name': name}
-    for part, cls in PARTS.items():
-      if phase.get(part) is not None:
-        where = f'phases.{name}.{part}'
-        phase[part] = _build(cls, _dict(phase[part], where), f'{where}.')
-    phases.append(_build(Phase, phase, f'phases.{name}.'))
-  fields['suite'] = _build(config_parts.Suite, _dict(fields['suite'], 'suite'),
-                           'suite.', True)
-  fields['backbone'] = _build(config_parts.Backbone, _dict(
-      fields['backbone'], 'backbone'), 'backbone.')
-  fields['phases'] = tuple(phases)
-  fields['identify'] = tuple(
-      _build(config_parts.Scenario, _dict(value, f'identify.{name}') | {
-          'name': name}, f'identify.{name}.')
-      for name, value in sorted(_dict(fields.get('identify') or {},
-                                      'identify').items()))
-  return _build(Config, fields, '')
+  given['phases'] = tuple(
+      _phase(name, fields.as_dict(by_name[name], f'phases.{name}'))
+      for name in schedule)
+  suite = fields.as_dict(given['suite'], 'suite')
+  options = {k: v for k, v in suite.items() if k not in ('kind', 'options')}
+  given['suite'] = fields.build(config_parts.Suite, {
+      k: v for k, v in suite.items() if k == 'kind'} | {
+          'options': options | dict(suite.get('options') or {})}, 'suite.')
+  given['backbone'] = fields.build(config_parts.Backbone, fields.as_dict(
+      given['backbone'], 'backbone'), 'backbone.')
+  given['identify'] = tuple(
+      fields.build(config_parts.Scenario, fields.as_dict(
+          value, f'identify.{name}') | {'name': name}, f'identify.{name}.')
+      for name, value in sorted(fields.as_dict(
+          given.get('identify') or {}, 'identify').items()))
+  return fields.build(Config, given)
+
+
+_TRAINING = tuple(f.name for f in dataclasses.fields(config_parts.Training))
+_DRIVERS: dict[str, type] = {'rounds': config_parts.Rounds,
+                             'stream': config_parts.Stream,
+                             'search': config_parts.Search}
+_OWN = ('method', 'tasks', 'repeats', 'control', 'tasks_at_once', 'pool',
+        'loss', 'early_stop')
+
+
+def _phase(name: str, given: dict) -> phase_lib.Phase:
+  """A phase from its flat dict; what is no field of it is the method's option.
+  """
+  where = f'phases.{name}.'
+  if 'method' not in given or 'tasks' not in given:
+    raise ValueError(f'phases.{name} lacks '
+                     f'{"tasks" if "method" in given else "method"}')
+  cls = methods.options_class(given['method'])
+  every = {*_OWN, *_TRAINING, *_DRIVERS, 'together', 'options',
+           *(f.name for f in dataclasses.fields(cls))}
+  options = {k: v for k, v in given.items()
+             if k not in (*_OWN, *_TRAINING, *_DRIVERS, 'together', 'options')
+             and not (v is None and k not in _names(cls))}
+  for key in sorted(set(options) - _names(cls)):
+    raise ValueError(f'unknown key {where}{key}{trees.nearest(key, every)}; '
+                     f'known: {", ".join(sorted(every))}')
+  options |= fields.as_dict(given.get('options') or {}, f'{where}options')
+  return fields.build(phase_lib.Phase, {
+      k: v for k, v in given.items() if k in _OWN} | {
+          'name': name, 'driver': _driver(where, given),
+          'training': {k: v for k, v in given.items() if k in _TRAINING},
+          'options': _options(where, given['method'], options)}, where)
+
+
+def _names(cls: type) -> set[str]:
+  return {f.name for f in dataclasses.fields(cls)}
+
+
+def _options(where: str, method: str, options: dict):
+  try:
+    return methods.options_of(method, options, f'{where}options.')
+  except ValueError as error:
+    if str(error).startswith(('unknown key', where)):
+      raise
+    raise ValueError(f'{where.rstrip(".")}: {error}') from error
+
+
+def _driver(where: str, given: dict):
+  """The driver that a phase's flat keys ask for."""
+  together = given.get('together')
+  if together not in (None, 'joint', 'rounds'):
+    raise ValueError(f"{where}together is {together!r}; known: (None, 'joint', "
+                     "'rounds')")
+  asked = [name for name in _DRIVERS if given.get(name) is not None]
+  if (together == 'rounds') != ('rounds' in asked):
+    raise ValueError(f"{where.rstrip('.')}: together='rounds', and it alone, "
+                     'needs rounds (set_batches, order, moments)')
+  if len(asked) > 1 or (asked and together == 'joint'):
+    raise ValueError(f'{where.rstrip(".")}: tasks are trained in one way; got '
+                     f'{", ".join([*asked, "together"])}; leave all but one '
+                     'out')
+  if together == 'joint':
+    return config_parts.Joint()
+  if not asked:
+    return None
+  inner = f'{where}{asked[0]}'
+  return fields.build(_DRIVERS[asked[0]], fields.as_dict(
+      given[asked[0]], inner), f'{inner}.')
 
 
 def to_dict(config: Config) -> dict:
   """Plain nested dicts, inverse of `from_dict`; for `config.json`."""
-  def plain(value):
-    if isinstance(value, tuple):
-      return [plain(v) for v in value]
-    return value
-
-  def fields(part, skip=('options',)):
-    return {f.name: plain(getattr(part, f.name))
-            for f in dataclasses.fields(part) if f.name not in skip}
-
-  result = fields(config, skip=('suite', 'backbone', 'phases', 'identify'))
+  result = {f.name: fields.plain(getattr(config, f.name))
+            for f in dataclasses.fields(config)
+            if f.name not in ('suite', 'backbone', 'phases', 'identify')}
   result['suite'] = {'kind': config.suite.kind} | {
-      k: plain(v) for k, v in config.suite.options}
-  result['backbone'] = fields(config.backbone) | {
-      'options': {k: plain(v) for k, v in config.backbone.options}}
+      k: fields.plain(v) for k, v in config.suite.options}
+  result['backbone'] = fields.plain(config.backbone) | {
+      'options': {k: fields.plain(v) for k, v in config.backbone.options}}
   result['schedule'] = [phase.name for phase in config.phases]
-  result['phases'] = {}
-  for phase in config.phases:
-    entry = fields(phase, skip=('options', 'name', *PARTS))
-    entry['options'] = {k: plain(v) for k, v in phase.options}
-    entry['basis'] = fields(phase.basis) if phase.basis else None
-    for part in PARTS:
-      if getattr(phase, part) is not None:
-        entry[part] = fields(getattr(phase, part))
-    if phase.search:
-      entry['search']['fixed'] = {k: plain(v)
-                                  for k, v in phase.search.fixed}
-    for name in ('pool', 'together', 'loss', 'milestones', 'after'):
-      if entry[name] in (phase_lib.DEFAULTS[name], []):
-        del entry[name]  # as in the workdirs of earlier versions
-    result['phases'][phase.name] = entry
-  result['identify'] = {scenario.name: fields(scenario, skip=('name',))
-                        for scenario in config.identify}
+  result['phases'] = {phase.name: _phase_dict(phase)
+                      for phase in config.phases}
+  result['identify'] = {
+      scenario.name: {k: v for k, v in fields.plain(scenario).items()
+                      if k != 'name'} for scenario in config.identify}
+  return result
+
+
+def _phase_dict(phase: phase_lib.Phase) -> dict:
+  """The flat dict of a phase; `_phase` takes it."""
+  result = {name: fields.plain(getattr(phase, name)) for name in _OWN}
+  result |= fields.plain(phase.training)
+  result |= {'together': phase.together}
+  for name in _DRIVERS:
+    if getattr(phase, name) is not None:
+      result[name] = fields.plain(getattr(phase, name))
+  if phase.search is not None:
+    result['search']['fixed'] = {k: fields.plain(v)
+                                 for k, v in phase.search.fixed}
+  result['options'] = {}
+  for field in dataclasses.fields(phase.options):
+    value = getattr(phase.options, field.name)
+    if dataclasses.is_dataclass(value):
+      result[field.name] = fields.plain(value)
+    elif value != field.default:
+      result['options'][field.name] = fields.plain(value)
   return result

@@ -3,11 +3,11 @@
 import dataclasses
 
 from mtl_jax import models
-from mtl_jax import trees
 from mtl_jax.evolution import mutations
 from mtl_jax.evolution import networks
 from mtl_jax.evolution import spaces
 from mtl_jax.inference import identify
+from mtl_jax.steps import single
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,41 +52,37 @@ class Backbone:
 
 
 @dataclasses.dataclass(frozen=True)
-class Basis:
-  """The masks that ImpressLearn combines.
+class Training:
+  """How long, and by which optimizer, each task of a phase is trained.
 
   Attributes:
-    kind: 'heterogeneous' (one mask of each of `size` tasks), 'homogeneous'
-      (masks of one task, trained with different seeds) or 'random'.
-    size: number of masks K.
-    phase: phase that trained them, its first `size` impressions.
-    density: 'random' only: fraction of ones in every leaf.
-    masked: 'random' only: patterns of the leaves that the masks cover.
+    steps: batches per task; or give `epochs`.
+    epochs: passes over a task's training images; 0 takes `steps`. Of tasks
+      trained together the first one's count for all, and tasks with other
+      numbers of images are refused (`batches.check_epochs`).
+    Others: as in `single.Recipe`.
   """
-  kind: str
-  size: int
-  phase: str | None = None
-  density: float | None = None
-  masked: tuple[str, ...] = ('.*kernel',)
+  steps: int = 0
+  epochs: int = 0
+  batch_size: int = 128
+  optimizer: str = 'rmsprop'
+  learning_rate: float = 1e-4
+  schedule: str = 'constant'
+  weight_decay: float = 0.
+  momentum: float = 0.
+  milestones: tuple[float, ...] = ()
 
-  def __post_init__(self):
-    if isinstance(self.masked, str):
-      object.__setattr__(self, 'masked', (self.masked,))
-    kinds = ('heterogeneous', 'homogeneous', 'random')
-    if self.kind not in kinds:
-      raise ValueError(f'unknown basis kind {self.kind!r}'
-                       f'{trees.nearest(self.kind, kinds)}; known: {kinds}')
-    if self.size < 1:
-      raise ValueError(f'basis size is {self.size}; it must be at least 1')
-    if (self.kind == 'random') != (self.density is not None):
-      raise ValueError('a random basis needs a density, and only a random one '
-                       f'takes it; got {self.kind} with {self.density}')
-    if self.density is not None and not 0 < self.density <= 1:
-      raise ValueError(f'basis density is {self.density}; it must lie in '
-                       '(0, 1]')
-    if (self.kind == 'random') != (self.phase is None):
-      raise ValueError('a basis of trained masks needs the phase that trains '
-                       f'them, and only it; got {self.kind}, {self.phase}')
+  def recipe(self, images: int) -> single.Recipe:
+    """How a task of `images` training images is trained."""
+    given = {f.name: getattr(self, f.name)
+             for f in dataclasses.fields(single.Recipe)}
+    return single.Recipe(**given | {'steps': self.steps or (
+        self.epochs * max(1, images // self.batch_size))})
+
+
+@dataclasses.dataclass(frozen=True)
+class Joint:
+  """All tasks of a phase in one state: a step takes a batch of each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,101 +137,6 @@ class Rounds:
       if getattr(self, name) not in known:
         raise ValueError(f'rounds: {name} is {getattr(self, name)!r}; known: '
                          f'{known}')
-
-
-@dataclasses.dataclass(frozen=True)
-class Allocation:
-  """How a task's subnetwork is chosen; see `mtl_jax.methods.allocation`.
-
-  Scores are taken at the task's initial weights, before any training: masks
-  made for all tasks up front and masks made task by task are then the same.
-
-  Attributes:
-    density: fraction of the weights that each task owns.
-    score: 'gradient' (|d loss / d weight| on training images of the task) or
-      'magnitude' (|weight|).
-    sample: of how many training images; 0 takes all.
-    scope: 'leaf' (the fraction of every leaf) or 'global'.
-    draws: initial weights, at which scores are taken too: 'own', drawn for
-      each task as the backbone was (the official code), or 'common', the
-      backbone's for all, so that tasks want much the same weights. Heads and
-      biases start as the backbone's.
-    fit: a task takes what is free of a leaf if that is less than `density`;
-      with `sparsify`, the first task starts dense and the others with what it
-      and they left. For the scope 'leaf'.
-    tree: phases of the same name fold into one tree, in the order of the
-      schedule. `None`: every task has a tree to itself (pruned alone).
-  """
-  density: float
-  score: str = 'gradient'
-  sample: int = 10000
-  scope: str = 'leaf'
-  draws: str = 'own'
-  fit: bool = False
-  tree: str | None = 'main'
-
-  def __post_init__(self):
-    if self.fit and self.scope != 'leaf':
-      raise ValueError("allocation.fit takes what is free of every leaf; it "
-                       "needs scope='leaf'")
-    for name, known in (('score', ('gradient', 'magnitude')),
-                        ('draws', ('own', 'common')),
-                        ('scope', ('leaf', 'global'))):
-      if getattr(self, name) not in known:
-        raise ValueError(f'allocation.{name} is {getattr(self, name)!r}; '
-                         f'known: {known}')
-    if not 0 < self.density <= 1 or self.sample < 0:
-      raise ValueError(f'allocation: density must lie in (0, 1] and sample '
-                       f'not be negative; got {self}')
-
-
-@dataclasses.dataclass(frozen=True)
-class EarlyStop:
-  """Ends training when the validation loss no longer falls.
-
-  Attributes:
-    min_delta: a loss is better if it is lower by more than this.
-    patience: epochs in a row that aren't better before it ends.
-  """
-  min_delta: float = 0.01
-  patience: int = 3
-
-  def __post_init__(self):
-    if self.min_delta < 0 or self.patience < 1:
-      raise ValueError('early_stop: min_delta must not be negative and '
-                       f'patience at least 1; got {self}')
-
-
-@dataclasses.dataclass(frozen=True)
-class Sparsify:
-  """Prunes a subnetwork further while validation holds.
-
-  Attributes:
-    start: density at the start; the allocation's.
-    rate: of all weights, the fraction that one step of pruning frees.
-    least: density at which pruning ends.
-    cutoff: validation accuracy that must be reached; `None` takes the loss of
-      the task's own first training + `tolerance` instead.
-    tolerance: see `cutoff`.
-    patience: epochs below the cutoff before the last good one comes back.
-  """
-  start: float
-  rate: float = 0.05
-  least: float = 0.01
-  cutoff: float | None = None
-  tolerance: float = 0.01
-  patience: int = 10
-
-  def __post_init__(self):
-    if not 0 < self.least <= self.start <= 1 or not 0 < self.rate < 1:
-      raise ValueError('sparsify: 0 < least <= start <= 1 and 0 < rate < 1; '
-                       f'got {self}')
-    if self.cutoff is not None and not 0 < self.cutoff <= 1:
-      raise ValueError('sparsify.cutoff is an accuracy and lies in (0, 1]; got '
-                       f'{self.cutoff}')
-    if self.patience < 1 or self.tolerance < 0:
-      raise ValueError('sparsify: patience must be at least 1 and tolerance '
-                       f'not negative; got {self}')
 
 
 @dataclasses.dataclass(frozen=True)

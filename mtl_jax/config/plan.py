@@ -38,7 +38,7 @@ class Entry:
 
   @property
   def route(self) -> methods.Route:
-    route = route_of(self.phase.name, self.tasks[0], self.phase.loss)
+    route = route_of(self.tasks[0], self.phase.loss)
     return dataclasses.replace(route, pooled=bool(self.pooled),
                                member=self.member)
 
@@ -67,17 +67,15 @@ def once(chain: tuple) -> tuple:
   return chain[:count]
 
 
-def route_of(phase: str, task: suites.Task,
-             loss: str = 'softmax') -> methods.Route:
+def route_of(task: suites.Task, loss: str = 'softmax') -> methods.Route:
   """The structural facts of a task whose images were fitted already.
 
   Args:
-    phase: its name, or '' where phases make no difference.
     task: what is learned.
     loss: of a classification; a regression has its own.
   """
   rest = task.transforms[len(once(task.transforms)):]
-  return methods.Route(phase, task.classes, transforms.kinds(rest),
+  return methods.Route(task.classes, transforms.kinds(rest),
                        loss='mse' if task.regression else loss)
 
 
@@ -133,7 +131,7 @@ def pool_task(phase: config_lib.Phase,
   first = tasks[0]
   for task in tasks:
     if (task.source != first.source or task.classes != first.classes
-        or route_of('', task) != route_of('', first)):
+        or route_of(task) != route_of(first)):
       raise ValueError(
           f'phase {phase.name}: a pool needs tasks of one source and one kind; '
           f'{first.name} and {task.name} differ')
@@ -167,12 +165,51 @@ def init_route(group: list[Entry]):
   return routes if group[0].phase.together else routes[0]
 
 
+def planned(phase: config_lib.Phase,
+            suite: suites.Suite) -> list[methods.Earlier]:
+  """The impressions of a phase as a method's `relies_on` sees them.
+
+  Of a stream, one for every task stands for those that it will leave.
+  """
+  streamed = phase.stream is not None
+  return [methods.Earlier(
+      entry.name, entry.task.name, phase.name, entry.repeat, phase.method,
+      phase.options, entry.route, streamed)
+          for entry in entries(phase.named, suite)]
+
+
+def before(config: config_lib.Config, suite: suites.Suite,
+           phase: config_lib.Phase) -> list[methods.Earlier]:
+  """The impressions of all phases up to one, its own at the end, in order."""
+  return [e for other in config.phases[:config.phases.index(phase) + 1]
+          for e in planned(other, suite)]
+
+
+def relied(known: list[methods.Earlier],
+           group: list[Entry]) -> list[methods.Earlier]:
+  """The impressions that a group's method needs, in its order.
+
+  Args:
+    known: as `before` gives them.
+    group: entries that are trained together, or one.
+
+  Raises:
+    ValueError: the run makes no such impressions before the group.
+  """
+  phase, names = group[0].phase, {entry.name for entry in group}
+  first = next((i for i, e in enumerate(known)
+                if e.phase == phase.name and e.name in names), len(known))
+  return list(phase.make_method().relies_on(known[:first], phase.name))
+
+
 def check(config: config_lib.Config, suite: suites.Suite) -> None:
-  """Refuses a plan in which two phases leave one name, or a head too small."""
+  """Refuses a plan in which two phases leave one name, a head too small, or a
+  method that relies on impressions which the run does not make before.
+  """
   owner: dict[str, str] = {}
   for phase in config.phases:
     # A stream's masks have names of their own; its tasks must fit all the same.
-    for entry in entries(dataclasses.replace(phase, stream=None), suite):
+    for entry in entries(phase.named, suite):
       if entry.name in owner and phase.stream is None:
         raise ValueError(
             f'phases {owner[entry.name]} and {phase.name} both leave an '
@@ -183,18 +220,7 @@ def check(config: config_lib.Config, suite: suites.Suite) -> None:
         raise ValueError(
             f'task {entry.task.name} has {entry.task.classes} classes but the '
             f'backbone has {config.backbone.outputs} outputs')
-
-
-def basis_members(phase: config_lib.Phase, config: config_lib.Config,
-                  suite: suites.Suite) -> list[str]:
-  """Names of the impressions whose masks are the phase's basis."""
-  if phase.basis is None or phase.basis.phase is None:
-    return []
-  made_by = next(p for p in config.phases if p.name == phase.basis.phase)
-  made = entries(made_by, suite)
-  if phase.basis.kind == 'homogeneous':
-    made = [e for e in made if e.task == made[0].task]
-  else:
-    made = [e for e in made if e.repeat == 0]
-  assert len(made) >= phase.basis.size, (made, phase.basis)
-  return [entry.name for entry in made[:phase.basis.size]]
+    try:
+      relied(before(config, suite, phase), groups(phase.named, suite)[0])
+    except ValueError as error:
+      raise ValueError(f'phase {phase.name}: {error}') from error

@@ -8,7 +8,6 @@ import numpy as np
 from mtl_jax import trees
 from mtl_jax.config import plan
 from mtl_jax.storage import checkpoint
-from mtl_jax.training import ownership
 from mtl_jax.training import run as run_lib
 
 
@@ -32,22 +31,24 @@ def measure(running: run_lib.Run) -> list[dict]:
   """
   trees_: dict[str, list[plan.Entry]] = {}
   for phase in running.config.phases:
-    if phase.allocation is not None and phase.allocation.tree is not None:
-      trees_.setdefault(phase.allocation.tree, []).extend(
+    folds = phase.make_method().abilities.folds
+    if folds is not None:
+      trees_.setdefault(folds.tree, []).extend(
           plan.entries(phase, running.suite))
   return [_tree(running, name, entries) for name, entries in trees_.items()]
 
 
 def _tree(running, name, entries) -> dict:
   system = running.system
-  like = ownership.folded_part(entries[0].phase, system.backbone.params)
+  able = [entry.phase.make_method().abilities for entry in entries]
+  like = able[0].folds.part(system.backbone.params)
   names = [entry.name for entry in entries]
-  used_by = {entry.name: ownership.uses(running.config, running.suite, entry)
-             for entry in entries}
+  used_by = {name: names[:i] if able[i].folds.uses else []
+             for i, name in enumerate(names)}
   bits: list[dict[str, np.ndarray]] = []
   own_bytes = 0
   for entry in entries:
-    impression = system.own_part(entry.name)
+    impression = system.task(entry.name).impression
     bits.append({leaf: np.asarray(m) for leaf, m in
                  trees.flatten(impression.masks).items() if m is not None})
     own_bytes += sum(

@@ -51,7 +51,7 @@ def check(config: config_lib.Config, suite: suites.Suite) -> None:
     chosen = phases(config, scenario)
     _check_phases(scenario, chosen)
     for phase in chosen:
-      if phase.method not in ('supsup', 'impresslearn'):
+      if not phase.make_method().abilities.superposes:
         raise ValueError(
             f'identify.{scenario.name}: phase {phase.name} leaves weights of '
             f'its own, which cannot be superposed ({phase.method}); name the '
@@ -83,7 +83,8 @@ def _check_phases(scenario, chosen) -> None:
   if left_out:
     raise ValueError(f'{where}: {left_out[0]} is a pool, which leaves one '
                      'impression for all its tasks: there is nothing to infer')
-  bases = {p.basis for p in chosen if p.basis is not None}
+  bases = {p.options.basis for p in chosen
+           if getattr(p.options, 'basis', None) is not None}
   if len(bases) > 1:
     raise ValueError(f'{where}: phases {", ".join(found)} combine different '
                      'bases and cannot be superposed; name phases of one')
@@ -318,7 +319,7 @@ def _observe(kinds, parameters, images):
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _right_per_batch(network, kinds, classes, params, stats, source, task,
                      batches):
-  route = methods.Route('', classes, kinds)
+  route = methods.Route(classes, kinds)
 
   def one(rows):
     images, labels = single.make_batch(route, source, task, None,

@@ -1,8 +1,18 @@
-"""The methods by name. Each is a factory that returns a `base.Method`."""
+"""The methods by name. Each is a factory that returns a `base.Method`.
 
+Register your own with one line, from your own file:
+
+    mtl_jax.methods.register('lora', lora)
+"""
+
+import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from mtl_jax import trees
+from mtl_jax import fields
+from mtl_jax import impressions
+from mtl_jax import registry
 from mtl_jax.methods import base
 from mtl_jax.methods import dedicated
 from mtl_jax.methods import impresslearn
@@ -12,44 +22,81 @@ from mtl_jax.methods import part
 from mtl_jax.methods import subnetworks
 from mtl_jax.methods import supsup
 
+Abilities = base.Abilities
+Context = base.Context
+Earlier = base.Earlier
+Group = base.Group
+Impression = impressions.Impression
 Method = base.Method
 Route = base.Route
+Training = base.Training
+
+METHODS = registry.Registry('method')
+# What the bare backbone is, as if it were a task.
+PLAIN = base.Method(lambda *_: {}, lambda backbone, *_: backbone,
+                    lambda *_: (impressions.Impression(), {}),
+                    base.materialise)
 
 
-def _supsup(sampler='threshold', density=None, eps=None, absolute=True,
-            masked=('.*kernel',), transfer=False):
-  return supsup.supsup(supsup.sampler(sampler, density, eps, absolute),
-                       base.as_patterns(masked), transfer)
+class _Options(NamedTuple):
+  """How a method takes its options: as one object, or as keywords."""
+  cls: type
+  keywords: bool
 
 
-def _impresslearn(penalty=0., head=None, sampler='threshold', density=None,
-                  eps=None, absolute=True):
-  return impresslearn.impresslearn(
-      penalty, head, supsup.sampler(sampler, density, eps, absolute))
+_OPTIONS: dict[str, _Options] = {}
 
 
-def _dedicated(trained=('.*',)):
-  return dedicated.dedicated(base.as_patterns(trained))
+def register(name: str, factory: Callable[..., Method],
+             options: type | None = None) -> None:
+  """Makes a method known by name, for configs and for loading.
+
+  Args:
+    name: as a phase's `method` gives it.
+    factory: returns a `Method`. Its keyword arguments are the options that a
+      config may give.
+    options: a frozen dataclass of the options, if the factory takes one such
+      object instead of keyword arguments; it validates them itself.
+
+  Raises:
+    ValueError: not a name, not a function, or an option without a name.
+  """
+  METHODS.register(name, factory)
+  _OPTIONS[name] = _Options(
+      options or fields.from_signature(name, factory), options is None)
 
 
-def _joint(own=(), carry=False):
-  return joint.joint(base.as_patterns(own), carry)
+def options_class(name: str) -> type:
+  """The dataclass of a method's options.
+
+  Raises:
+    ValueError: unknown method; lists the known ones and the nearest.
+  """
+  METHODS[name]  # pylint: disable=pointless-statement
+  return _OPTIONS[name].cls
 
 
-def _subnetworks(own=None, sharing=False):
-  return subnetworks.subnetworks(None if own is None else
-                                 base.as_patterns(own), sharing)
+def options_of(name: str, given: dict | None = None, where: str = '') -> Any:
+  """A method's options from plain values.
+
+  Raises:
+    ValueError: unknown method or option, or a value that it refuses.
+  """
+  return fields.build(options_class(name), given or {},
+                      where or f'method {name}: option ')
 
 
-METHODS: dict[str, Callable[..., Method]] = {
-    'dedicated': _dedicated,
-    'impresslearn': _impresslearn,
-    'joint': _joint,
-    'munet': munet.munet,
-    'part': part.part,
-    'subnetworks': _subnetworks,
-    'supsup': _supsup,
-}
+@functools.lru_cache(maxsize=256)
+def of_options(name: str, options: Any) -> Method:
+  """The method with these options; equal ones give the same object."""
+  factory = METHODS[name]
+  if not _OPTIONS[name].keywords:
+    return factory(options)
+  return factory(**{f.name: getattr(options, f.name)
+                    for f in dataclasses.fields(options)})
+
+
+METHODS.on_change(of_options.cache_clear)
 
 
 def make(name: str, **options) -> Method:
@@ -58,7 +105,13 @@ def make(name: str, **options) -> Method:
   Raises:
     ValueError: unknown name (lists the known ones and the nearest) or option.
   """
-  if name not in METHODS:
-    raise ValueError(f'unknown method {name!r}{trees.nearest(name, METHODS)}; '
-                     f'known: {", ".join(sorted(METHODS))}')
-  return trees.call(f'method {name}', METHODS[name], options)
+  return of_options(name, options_of(name, options))
+
+
+register('dedicated', dedicated.make, dedicated.Options)
+register('impresslearn', impresslearn.make, impresslearn.Options)
+register('joint', joint.make, joint.Options)
+register('munet', munet.make, munet.Options)
+register('part', part.make, part.Options)
+register('subnetworks', subnetworks.make, subnetworks.Options)
+register('supsup', supsup.make, supsup.Options)

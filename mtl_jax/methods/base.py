@@ -1,28 +1,35 @@
-"""The contract that every method keeps: four pure functions and a penalty.
+"""The contract that every method keeps: pure functions of plain trees.
 
+    prepare(context)                            -> shared
     init(key, backbone, shared, route)          -> trainable
     bind(backbone, trainable, shared, route)    -> params
     commit(backbone, trainable, shared, route)  -> (impression, shared)
     materialise(backbone, impression, shared)   -> params
 
-A group of tasks that are trained together has one `trainable`: `init` then gets
-the tuple of its members' routes, and `route.member` tells the other functions
-whose parameters are meant. `commit` is called for each member in order.
+`trainable` alone receives gradients. `shared` is what a method needs of
+earlier tasks (a basis of masks, an owner map), and `prepare` makes it from
+their stored impressions. `materialise` of what `commit` returns equals `bind`
+at that point; loading, predicting and verifying a task use nothing else.
 
-`trainable` alone receives gradients. `shared` is the bookkeeping between
-tasks (a basis, an owner map); it can be rebuilt from stored impressions.
-`materialise` of what `commit` returns equals `bind` at that point.
+Tasks that are trained together have one `trainable`: `init` then gets the tuple
+of their routes, and `route.member` tells the other functions whose parameters
+are meant. `commit` is called for each member in order.
+
+A method that says no more than these functions can be trained from a config,
+stored, resumed after a kill, verified, predicted, exported and put into mixed
+batches. What else it can do stands in its `Abilities`.
 """
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import impressions
 from mtl_jax import masks
 from mtl_jax import trees
 
@@ -34,10 +41,9 @@ class Route:
   """Structural facts of a task: the static argument of jitted functions.
 
   Tasks with equal routes share one executable, so nothing that merely tells
-  one task from another (its name, its index) belongs here.
+  one task from another (its name, its phase, its index) belongs here.
 
   Attributes:
-    phase: the phase whose method and recipe train it.
     classes: how many of the network's outputs are the task's classes.
     transforms: static part of the task's transforms.
     pooled: one impression for several tasks, whose images come mixed.
@@ -45,7 +51,6 @@ class Route:
       task's own outputs alone, or 'mse' (regression).
     member: its place in a group of tasks that are trained together.
   """
-  phase: str
   classes: int
   transforms: tuple = ()
   pooled: bool = False
@@ -53,9 +58,122 @@ class Route:
   member: int = 0
 
 
+class Earlier(NamedTuple):
+  """An impression that a run makes, as `relies_on` and `check` see it.
+
+  Attributes:
+    name: of the impression.
+    task: name of the task that it is about.
+    phase: name of the phase that learns it.
+    repeat: number of the repetition of its task.
+    method: name of the phase's method.
+    options: of that method, as its options dataclass.
+    route: of the task.
+    streamed: whether its phase learns a stream, so that its number of
+      impressions is not known beforehand.
+  """
+  name: str
+  task: str
+  phase: str
+  repeat: int
+  method: str
+  options: Any
+  route: Route
+  streamed: bool = False
+
+
+class Group(NamedTuple):
+  """The tasks that are about to be trained, as `prepare` sees them.
+
+  Attributes:
+    routes: of the tasks; one, unless they are trained together.
+    kept: the `shared` that the phase's last `commit` returned, {} at first.
+    draw: (number >= 1) -> parameters that are drawn as the backbone's were,
+      with another key.
+    gradient: (member, leaves, number of images, 0 for all) -> |d mean training
+      loss / d leaf| at those leaves; `None` in the check before training.
+  """
+  routes: tuple[Route, ...]
+  kept: dict
+  draw: Callable[[int], Tree]
+  gradient: Callable[[int, Tree, int], Tree] | None
+
+
+class Context(NamedTuple):
+  """What `prepare` makes `shared` from.
+
+  Attributes:
+    backbone: the immutable parameters.
+    earlier: impressions of the tasks that `relies_on` named, in its order.
+    key: typed PRNG key of the run, the same for all its tasks.
+    group: what is about to be trained; `None` where a stored task is loaded,
+      which needs no more than `materialise` does.
+  """
+  backbone: Tree
+  earlier: tuple[impressions.Impression, ...]
+  key: Any
+  group: Group | None = None
+
+
+class Training(NamedTuple):
+  """How a phase trains its tasks, as `check` sees it.
+
+  Attributes:
+    phase: name of the phase.
+    together: 'joint', 'rounds', or `None` for apart.
+    tasks_at_once: tasks in one compiled call, each with a state of its own.
+    repeats: impressions of each task.
+    pool: one impression for all tasks.
+    stream: the tasks come without names.
+    search: evolution finds the impressions.
+    early_stop: validation may end the training.
+    loss: as in `Route`, of classifications.
+    weight_decay: of the optimizer.
+  """
+  phase: str
+  together: str | None = None
+  tasks_at_once: int = 1
+  repeats: int = 1
+  pool: bool = False
+  stream: bool = False
+  search: bool = False
+  early_stop: bool = False
+  loss: str = 'softmax'
+  weight_decay: float = 0.
+
+
 def no_penalty(trainable: Tree) -> Any:
+  """The regulariser of a method that has none."""
   del trainable
   return 0.
+
+
+def prepare_nothing(context: Context) -> dict:
+  """`shared` of a method that needs nothing of earlier tasks: {}."""
+  del context
+  return {}
+
+
+def prepare_kept(context: Context) -> dict:
+  """`shared` is what the phase's last `commit` returned."""
+  return context.group.kept if context.group else {}
+
+
+def no_earlier(before: Sequence[Earlier], phase: str) -> Sequence[Earlier]:
+  """The tasks that a method without `prepare` relies on: none."""
+  del before, phase
+  return ()
+
+
+def same_phase(before: Sequence[Earlier], phase: str) -> Sequence[Earlier]:
+  """All earlier tasks of the phase itself."""
+  return [e for e in before if e.phase == phase]
+
+
+def no_check(training: Training, backbone: Tree, before: Sequence[Earlier],
+             own: Sequence[Earlier]) -> None:
+  """The check of a method that can be trained in every way."""
+  del training, backbone, before, own
 
 
 class Banks(NamedTuple):
@@ -76,31 +194,87 @@ class Banks(NamedTuple):
   shared_stats: bool = False
 
 
+class Folds(NamedTuple):
+  """How the tasks of a method fold into one weight tree.
+
+  Attributes:
+    tree: name of the weight tree; phases of one name fold into the same one.
+    part: (backbone) -> the leaves that tasks divide, `None` elsewhere.
+    uses: whether a task also uses the weights of the tasks before it.
+  """
+  tree: str
+  part: Callable[[Tree], Tree]
+  uses: bool = False
+
+
+class Abilities(NamedTuple):
+  """What general code may ask of a method beside the contract's functions.
+
+  Attributes:
+    superposes: impressions are masks, or coefficients over one basis, of one
+      backbone, so that a task can be inferred from them.
+    streams: can learn a stream of tasks without names, a mask at a time.
+    members: `bind` takes a route whose member is traced.
+    banks: of a method whose tasks can be trained in rounds, else `None`.
+    needs_earlier: `materialise` needs what `prepare` makes of earlier tasks;
+      without it, a stored impression stands for itself.
+    per_group: `prepare` looks at the tasks that are about to be trained.
+    searches: its impressions are found by a search, not by gradients alone.
+    watch: (early stopping's settings or `None`) -> `watch.Watch`, of a method
+      that prunes while it trains.
+    folds: of a method whose tasks fold into one weight tree.
+    carries: (params) -> (a task's own leaves, leaves that go on to the next
+      task), of a method that fine-tunes in sequence and forgets.
+  """
+  superposes: bool = False
+  streams: bool = False
+  members: bool = False
+  banks: Banks | None = None
+  needs_earlier: bool = False
+  per_group: bool = False
+  searches: bool = False
+  watch: Callable[[Any], Any] | None = None
+  folds: Folds | None = None
+  carries: Callable[[Tree], tuple[Tree, Tree]] | None = None
+
+
 class Method(NamedTuple):
   """A way to leave an impression; see the module docstring.
 
   Attributes:
     init: what will receive gradients, from a key.
     bind: effective parameters; differentiable in `trainable`.
-    commit: the impression, when the task is done, and the new `shared`.
+    commit: the impression, when the task is done, and the new `shared`. One
+      that it changes is kept, and the next `prepare` finds it.
     materialise: effective parameters of a committed impression.
+    prepare: `shared`, from a `Context`.
+    relies_on: (all impressions that a run makes before a task, the phase's
+      name) -> those whose impressions `prepare` needs, in its order. Raises
+      ValueError where they can't be enough.
     penalty: regulariser added to the loss, from `trainable`.
-    banks: of a method whose tasks can be trained in rounds, else `None`.
-    traced_member: `bind` takes a route whose member is traced.
-    rebuild: (backbone, impressions of earlier tasks) -> `shared`, for a phase
-      that reuses what an earlier phase left; `None` if it can't.
-    check_later: (the earlier phase's options, its number of entries); beside
-      `rebuild`, refuses a phase that doesn't go on where that one ended.
+    check: (how the phase trains, backbone, impressions before the phase, those
+      of the phase) raises ValueError, before anything is trained, for what the
+      method can't do.
+    facts: () -> what the record of a task says of the method, JSON values.
+    abilities: what else the method can do.
   """
   init: Callable[..., Tree]
   bind: Callable[..., Tree]
   commit: Callable[..., tuple]
   materialise: Callable[..., Tree]
+  prepare: Callable[[Context], dict] = prepare_nothing
+  relies_on: Callable[..., Sequence[Earlier]] = no_earlier
   penalty: Callable[[Tree], Any] = no_penalty
-  banks: Banks | None = None
-  rebuild: Callable[..., dict] | None = None
-  check_later: Callable[[dict, int], None] | None = None
-  traced_member: bool = False
+  check: Callable[..., None] = no_check
+  facts: Callable[[], dict] = dict
+  abilities: Abilities = Abilities()
+
+
+def materialise(backbone: Tree, impression: impressions.Impression,
+                shared: dict) -> Tree:
+  """`impressions.materialise`, of a method that needs nothing shared."""
+  del shared
+  return impressions.materialise(backbone, impression)
 
 
 def members(route) -> tuple[Route, ...]:
@@ -117,6 +291,14 @@ def per_member(own: Tree, route) -> Tree:
 def of_member(own: Tree, route: Route) -> Tree:
   """A member's part of what `per_member` gave; it may be traced."""
   return jax.tree.map(lambda x: x[route.member], own)
+
+
+def set_patterns(options: Any, *names: str) -> None:
+  """In `__post_init__` of frozen options: a pattern alone becomes a tuple."""
+  for name in names:
+    given = getattr(options, name)
+    if given is not None:
+      object.__setattr__(options, name, as_patterns(given))
 
 
 def as_patterns(given) -> tuple[str, ...]:

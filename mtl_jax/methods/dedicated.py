@@ -1,8 +1,10 @@
-"""The control of every table: a dedicated network per task.
+"""The baseline of every table: a dedicated network per task.
 
 All chosen weights are trained from the backbone's values and kept whole, so a
 task costs 32 bits per weight. Nothing is shared but the starting point.
 """
+
+import dataclasses
 
 from mtl_jax import impressions
 from mtl_jax import trees
@@ -28,8 +30,18 @@ def dedicated(trained: tuple[str, ...] = ('.*',)) -> base.Method:
     del backbone, route
     return impressions.Impression(values=values), shared
 
-  def materialise(backbone, impression, shared):
-    del shared
-    return impressions.materialise(backbone, impression)
+  return base.Method(init, bind, commit, base.materialise)
 
-  return base.Method(init, bind, commit, materialise)
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a config may say; see `dedicated`."""
+  trained: tuple[str, ...] = ('.*',)
+
+  def __post_init__(self):
+    base.set_patterns(self, 'trained')
+
+
+def make(options: Options) -> base.Method:
+  """The method of a config's options."""
+  return dedicated(options.trained)

@@ -5,7 +5,9 @@ layer l is W_l * sum_k alpha_kl M_l^k, with one signed coefficient per basis
 mask and layer; W and the K masks are frozen.
 """
 
+import dataclasses
 import numbers
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +22,46 @@ from mtl_jax.methods import supsup
 Tree = trees.Tree
 
 
+@dataclasses.dataclass(frozen=True)
+class Basis:
+  """The masks that ImpressLearn combines.
+
+  Attributes:
+    kind: 'heterogeneous' (one mask of each of `size` tasks), 'homogeneous'
+      (masks of one task, trained with different seeds) or 'random'.
+    size: number of masks K.
+    phase: phase that trained them, its first `size` impressions.
+    density: 'random' only: fraction of ones in every leaf.
+    masked: 'random' only: patterns of the leaves that the masks cover.
+  """
+  kind: str
+  size: int
+  phase: str | None = None
+  density: float | None = None
+  masked: tuple[str, ...] = ('.*kernel',)
+
+  def __post_init__(self):
+    base.set_patterns(self, 'masked')
+    kinds = ('heterogeneous', 'homogeneous', 'random')
+    if self.kind not in kinds:
+      raise ValueError(f'unknown basis kind {self.kind!r}'
+                       f'{trees.nearest(self.kind, kinds)}; known: {kinds}')
+    if self.size < 1:
+      raise ValueError(f'basis size is {self.size}; it must be at least 1')
+    if (self.kind == 'random') != (self.density is not None):
+      raise ValueError('a random basis needs a density, and only a random one '
+                       f'takes it; got {self.kind} with {self.density}')
+    if self.density is not None and not 0 < self.density <= 1:
+      raise ValueError(f'basis density is {self.density}; it must lie in '
+                       '(0, 1]')
+    if (self.kind == 'random') != (self.phase is None):
+      raise ValueError('a basis of trained masks needs the phase that trains '
+                       f'them, and only it; got {self.kind}, {self.phase}')
+
+
 def impresslearn(penalty: float = 0., head: str | None = None,
-                 sampling: supsup.Sampler = supsup.THRESHOLD) -> base.Method:
+                 sampling: supsup.Sampler = supsup.THRESHOLD,
+                 basis: Basis | None = None) -> base.Method:
   """Coefficients over the basis in `shared['basis']` (bool leaves [K, ...]).
 
   Args:
@@ -30,6 +70,7 @@ def impresslearn(penalty: float = 0., head: str | None = None,
       beside the coefficients of the other leaves (the hybrid variant). `None`
       combines every leaf of the basis.
     sampling: of the head's supermask.
+    basis: the masks that `prepare` takes; `None` if `shared` is made by hand.
   """
   if not (isinstance(penalty, numbers.Real) and 0 <= penalty < np.inf):
     raise ValueError(f'penalty is {penalty!r}; it must be a number that is not '
@@ -37,8 +78,7 @@ def impresslearn(penalty: float = 0., head: str | None = None,
 
   def init(key, backbone, shared, route):
     del route
-    basis = require_basis(shared)
-    combined, own = split_head(basis, head)
+    combined, own = split_head(require_basis(shared), head)
     coefficients = jax.tree.map(
         lambda m: jnp.full((m.shape[0],), 1. / m.shape[0]), combined)
     head_leaves = trees.map_leaves(
@@ -69,7 +109,97 @@ def impresslearn(penalty: float = 0., head: str | None = None,
     return penalty * sum((jnp.sum(jnp.abs(a)) - 1.) ** 2 for a in
                          jax.tree.leaves(trainable['coefficients']))
 
-  return base.Method(init, bind, commit, materialise, regulariser)
+  def prepare(context):
+    if basis is None:
+      return {}
+    return {'basis': make_basis(basis, context)}
+
+  def relies_on(before, phase):
+    del phase
+    return () if basis is None else members(basis, before)
+
+  def check(training, backbone, before, own):
+    del training, before, own
+    if basis is None:
+      raise ValueError('impresslearn needs a basis (kind, size, phase)')
+    if basis.kind == 'random':
+      base.masked_part(backbone, basis.masked)
+
+  def facts():
+    return {} if basis is None else {
+        'basis': {'kind': basis.kind, 'size': basis.size}}
+
+  return base.Method(
+      init, bind, commit, materialise, prepare, relies_on, regulariser, check,
+      facts, base.Abilities(superposes=True, needs_earlier=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a config may say; see `impresslearn`, `Basis` and `supsup.sampler`.
+  """
+  basis: Basis | None = None
+  penalty: float = 0.
+  head: str | None = None
+  sampler: str = 'threshold'
+  density: float | None = None
+  eps: float | None = None
+  absolute: bool = True
+
+  def __post_init__(self):
+    make(self)
+
+
+def make(options: Options) -> base.Method:
+  """The method of a config's options."""
+  return impresslearn(options.penalty, options.head, supsup.sampler(
+      options.sampler, options.density, options.eps, options.absolute),
+                      options.basis)
+
+
+def members(basis: Basis, before) -> list[base.Earlier]:
+  """The earlier impressions whose masks are a basis, in order.
+
+  Raises:
+    ValueError: the basis's phase is none of the earlier ones, or leaves too few
+      masks.
+  """
+  if basis.kind == 'random':
+    return []
+  made = [e for e in before if e.phase == basis.phase]
+  phases = ', '.join(dict.fromkeys(e.phase for e in before))
+  if not made:
+    raise ValueError(f'its basis comes from phase {basis.phase!r}, which must '
+                     f'be an earlier one; earlier phases: {phases or "none"}')
+  if made[0].streamed:
+    raise ValueError(f'its basis cannot come from phase {basis.phase}: how '
+                     'many masks a stream leaves is not known before it is '
+                     'learned')
+  found = ([e for e in made if e.task == made[0].task]
+           if basis.kind == 'homogeneous' else
+           [e for e in made if e.repeat == 0])
+  if len(found) < basis.size:
+    raise ValueError(f'a {basis.kind} basis of {basis.size} masks, but phase '
+                     f'{basis.phase} trains {len(found)}')
+  return found[:basis.size]
+
+
+def make_basis(basis: Basis, context: base.Context) -> Tree:
+  """Bool leaves [K, ...] of a basis, from earlier masks or from the key.
+
+  Raises:
+    ValueError: an earlier task left no masks.
+  """
+  if basis.kind == 'random':
+    return random_basis(
+        jax.random.fold_in(context.key, zlib.crc32(b'basis')),
+        base.masked_part(context.backbone, basis.masked), basis.size,
+        basis.density)
+  for impression in context.earlier:
+    if impression.masks is None:
+      raise ValueError(f'its basis comes from phase {basis.phase}, which '
+                       'leaves no masks')
+  return masks.stack([impression.masks for impression in context.earlier])
 
 
 def require_basis(shared: dict) -> Tree:

@@ -7,6 +7,9 @@ forgets. A stored impression never changes, so what is forgotten shows when a
 task's own leaves are put on a later task's network (`evaluate.carried`).
 """
 
+import dataclasses
+import functools
+
 import jax
 
 from mtl_jax import impressions
@@ -39,11 +42,39 @@ def joint(own: tuple[str, ...] = (), carry: bool = False) -> base.Method:
       shared = {'common': trainable['common']}
     return impressions.Impression(values=values), shared
 
-  def materialise(backbone, impression, shared):
-    del shared
-    return impressions.materialise(backbone, impression)
+  def check(training, backbone, before, own_tasks):
+    del before, own_tasks
+    split(backbone, own)
+    if carry and (training.together or training.tasks_at_once > 1
+                  or training.repeats > 1):
+      raise ValueError('carry goes from task to task; it takes neither '
+                       'together, tasks_at_once nor repeats')
+    if not (training.together or training.pool or carry):
+      raise ValueError('joint without together would train a network for each '
+                       "task; give together='joint' or options.carry, or take "
+                       'the method dedicated')
 
-  return base.Method(init, bind, commit, materialise, traced_member=True)
+  return base.Method(
+      init, bind, commit, base.materialise,
+      prepare=base.prepare_kept if carry else base.prepare_nothing,
+      check=check, abilities=base.Abilities(
+          members=True, carries=functools.partial(split, own=own)
+          if carry else None))
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a config may say; see `joint`."""
+  own: tuple[str, ...] = ()
+  carry: bool = False
+
+  def __post_init__(self):
+    base.set_patterns(self, 'own')
+
+
+def make(options: Options) -> base.Method:
+  """The method of a config's options."""
+  return joint(options.own, options.carry)
 
 
 def split(backbone: trees.Tree, own) -> tuple[trees.Tree, trees.Tree]:

@@ -6,6 +6,8 @@ path shares and which it trains is found by the search (`mtl_jax.evolution`,
 contract.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 
 from mtl_jax import impressions
@@ -37,11 +39,25 @@ def munet() -> base.Method:
         values=path,
         structure=impressions.Structure(tuple(sorted(path)))), shared
 
-  def materialise(backbone, impression, shared):
-    del shared
-    return impressions.materialise(backbone, impression)
+  def check(training, backbone, before, own):
+    del backbone, before, own
+    if not training.search:
+      raise ValueError('munet needs a search (space, generations, children, '
+                       '...)')
 
-  return base.Method(init, bind, commit, materialise)
+  return base.Method(init, bind, commit, base.materialise, check=check,
+                     abilities=base.Abilities(searches=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """A search has its own settings; the method takes none."""
+
+
+def make(options: Options) -> base.Method:
+  """The method of a config's options."""
+  del options
+  return munet()
 
 
 def shared_of(path: Tree, trained) -> dict:

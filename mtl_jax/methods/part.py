@@ -7,13 +7,12 @@ and commits together: each task leaves the modules of its path, its own head
 and its own norm statistics. A later group can reuse the committed modules,
 which are frozen, and train free ones.
 
-The controls are the same code: 'identical' paths are hard sharing, and with
+The baselines are the same code: 'identical' paths are hard sharing, and with
 `copies` every task trains modules of its own, from the same initial weights on
 the same path (single-task learning).
 """
 
-import functools
-import inspect
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +29,8 @@ NORMS = ('affine', 'shared', 'statistics')
 
 def part(active: int, paths: str = 'official', path_seed: int = 456,
          overlap: int = 0, similarity=None, norm: str = 'statistics',
-         copies: bool = False, first: int = 0) -> base.Method:
+         copies: bool = False, first: int = 0,
+         after: str | None = None) -> base.Method:
   """Parallel training on paths.
 
   `shared` is {} or {'segments': {level: modules [M, ...]}, 'frozen': {level:
@@ -49,6 +49,8 @@ def part(active: int, paths: str = 'official', path_seed: int = 456,
       CIFAR code does).
     copies: every task trains its own copy of its path's modules.
     first: number of the group's first head, and path, in the backbone.
+    after: an earlier phase whose tasks' modules, and those of the phases that
+      it came after itself, are reused, and frozen.
 
   Raises:
     ValueError: an unknown mode of norms; graphs that don't hold the paths are
@@ -136,16 +138,79 @@ def part(active: int, paths: str = 'official', path_seed: int = 456,
                                         path=path)
     return impression, shared
 
-  def materialise(backbone, impression, shared):
-    del shared
-    return impressions.materialise(backbone, impression)
+  def prepare(context):
+    if after is None or context.group is None:
+      return {}
+    return segments_of(context.backbone, context.earlier)
 
-  own = dict(active=active, paths=paths, path_seed=path_seed, overlap=overlap,
-             norm=norm, copies=copies, first=first)
+  def relies_on(before, phase):
+    return () if after is None else reused(after, before, phase)
+
+  def check(training, backbone, before, own):
+    check_training(norm, training)
+    graph_shape(backbone, active)
+    if after is not None and own:
+      check_later(own[0].options, [e for e in before if e.phase == after])
+
   return base.Method(
-      init, bind, commit, materialise,
-      banks=base.Banks(rows_of, bind_rows, norm == 'shared'),
-      rebuild=segments_of, check_later=functools.partial(check_later, own))
+      init, bind, commit, base.materialise, prepare, relies_on, check=check,
+      abilities=base.Abilities(
+          banks=base.Banks(rows_of, bind_rows, norm == 'shared')))
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a config may say; see `part`."""
+  active: int
+  paths: str = 'official'
+  path_seed: int = 456
+  overlap: int = 0
+  similarity: tuple | None = None
+  norm: str = 'statistics'
+  copies: bool = False
+  first: int = 0
+  after: str | None = None
+
+  def __post_init__(self):
+    make(self)
+
+
+def make(options: Options) -> base.Method:
+  """The method of a config's options."""
+  return part(**{f.name: getattr(options, f.name)
+                 for f in dataclasses.fields(options)})
+
+
+def check_training(norm: str, training: base.Training) -> None:
+  """Refuses a phase that would train modules off a task's path."""
+  if (training.weight_decay or training.together is None
+      or training.loss != 'classes'):
+    raise ValueError("part needs together='rounds' or 'joint', loss='classes' "
+                     'and no weight decay, which would change modules off the '
+                     'path')
+  if training.together == 'joint' and norm == 'shared':
+    raise ValueError("norm='shared' depends on the order of the tasks; it "
+                     "needs together='rounds'")
+
+
+def reused(after: str, before, phase: str) -> list[base.Earlier]:
+  """The tasks whose modules a phase reuses: of `after`, and of those before.
+
+  Raises:
+    ValueError: `after` is no earlier phase, or one of another method.
+  """
+  phases = dict.fromkeys(e.phase for e in before if e.phase != phase)
+  if after not in phases:
+    raise ValueError(f'after is {after!r}, which must be an earlier phase; '
+                     f'earlier phases: {", ".join(phases) or "none"}')
+  first = next(e for e in before if e.phase == after)
+  if not isinstance(first.options, Options):
+    raise ValueError(f'after is {after!r}, a phase of the method '
+                     f'{first.method}; it must be one of part')
+  own = [e for e in before if e.phase == after]
+  if first.options.after is None:
+    return own
+  return [*reused(first.options.after, before, after), *own]
 
 
 def graph_shape(backbone: Tree, active: int) -> path_sampling.Shape:
@@ -231,36 +296,31 @@ def segments_of(backbone: Tree, found) -> dict:
   return {'segments': stack_modules(params), 'frozen': frozen}
 
 
-def check_later(later: dict, earlier: dict, tasks: int) -> None:
+def check_later(now: Options, before) -> None:
   """Refuses a later group that doesn't go on where an earlier one ended.
 
   Args:
-    later: options of `part` for the later group.
-    earlier: likewise for the group before it.
-    tasks: how many the earlier group has.
+    now: options of the later group.
+    before: the impressions of the group before it.
 
   Raises:
     ValueError: names the option that doesn't fit, and what would.
-
-  >>> check_later({'active': 2, 'first': 3}, {'active': 2}, 3)
   """
-  known = inspect.signature(part).parameters
-  now, before = ({name: given.get(name, known[name].default)
-                  for name in known} for given in (later, earlier))
+  then, tasks = before[0].options, len(before)
   for name in ('active', 'paths', 'path_seed', 'overlap'):
-    if now[name] != before[name]:
-      raise ValueError(f'{name} is {now[name]!r} but was {before[name]!r}; '
-                       'paths of both groups are drawn in one row, so that it '
-                       'must stay')
-  for where, group in (('the earlier', before), ('the later', now)):
-    if group['copies']:
+    if getattr(now, name) != getattr(then, name):
+      raise ValueError(
+          f'{name} is {getattr(now, name)!r} but was {getattr(then, name)!r}; '
+          'paths of both groups are drawn in one row, so that it must stay')
+  for where, group in (('the earlier', then), ('the later', now)):
+    if group.copies:
       raise ValueError(f'{where} group has copies=True: its modules are its '
                        "tasks' own, and reused by nobody")
-  if now['first'] != before['first'] + tasks:
-    raise ValueError(f'first is {now["first"]}, but the earlier tasks have '
-                     'the heads and paths before number '
-                     f'{before["first"] + tasks}; give that')
-  if now['norm'] == 'shared':
+  if now.first != then.first + tasks:
+    raise ValueError(f'first is {now.first}, but the earlier tasks have the '
+                     'heads and paths before number '
+                     f'{then.first + tasks}; give that')
+  if now.norm == 'shared':
     raise ValueError("norm='shared' would start the norm statistics of frozen "
                      "modules anew; take 'statistics' or 'affine'")
 

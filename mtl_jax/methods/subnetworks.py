@@ -9,6 +9,9 @@ With `sharing` (PackNet's rule, Mallya and Lazebnik 2018) a later task also uses
 the weights of earlier ones, as they are; it changes none of them.
 """
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,19 +21,70 @@ from mtl_jax import trees
 from mtl_jax.methods import allocation
 from mtl_jax.methods import base
 from mtl_jax.methods import joint
+from mtl_jax.methods import room
+from mtl_jax.methods import sparsify as sparsify_lib
 
 Tree = trees.Tree
 OWN = ('.*bias', 'stem.*', 'head.*')
 
 
-def subnetworks(own: tuple[str, ...] | None = None,
-                sharing: bool = False) -> base.Method:
+@dataclasses.dataclass(frozen=True)
+class Allocation:
+  """How a task's subnetwork is chosen; see `mtl_jax.methods.allocation`.
+
+  Scores are taken at the task's initial weights, before any training: masks
+  made for all tasks up front and masks made task by task are then the same.
+
+  Attributes:
+    density: fraction of the weights that each task owns.
+    score: 'gradient' (|d loss / d weight| on training images of the task) or
+      'magnitude' (|weight|).
+    sample: of how many training images; 0 takes all.
+    scope: 'leaf' (the fraction of every leaf) or 'global'.
+    draws: initial weights, at which scores are taken too: 'own', drawn for
+      each task as the backbone was (the official code), or 'common', the
+      backbone's for all, so that tasks want much the same weights. Heads and
+      biases start as the backbone's.
+    fit: a task takes what is free of a leaf if that is less than `density`;
+      with `sparsify`, the first task starts dense and the others with what it
+      and they left. For the scope 'leaf'.
+    tree: phases of the same name fold into one tree, in the order of the
+      schedule. `None`: every task has a tree to itself (pruned alone).
+  """
+  density: float
+  score: str = 'gradient'
+  sample: int = 10000
+  scope: str = 'leaf'
+  draws: str = 'own'
+  fit: bool = False
+  tree: str | None = 'main'
+
+  def __post_init__(self):
+    if self.fit and self.scope != 'leaf':
+      raise ValueError("allocation.fit takes what is free of every leaf; it "
+                       "needs scope='leaf'")
+    for name, known in (('score', ('gradient', 'magnitude')),
+                        ('draws', ('own', 'common')),
+                        ('scope', ('leaf', 'global'))):
+      if getattr(self, name) not in known:
+        raise ValueError(f'allocation.{name} is {getattr(self, name)!r}; '
+                         f'known: {known}')
+    if not 0 < self.density <= 1 or self.sample < 0:
+      raise ValueError(f'allocation: density must lie in (0, 1] and sample '
+                       f'not be negative; got {self}')
+
+
+def subnetworks(own: tuple[str, ...] | None = None, sharing: bool = False,
+                given: Allocation | None = None,
+                pruned: sparsify_lib.Sparsify | None = None) -> base.Method:
   """Trains the weights that a task, or every member of a group, owns.
 
   Args:
     own: patterns of the leaves that every task has for itself, whole; all
       other leaves are folded. `None` takes biases, `stem` and `head`.
     sharing: also use, unchanged, the weights of tasks with lower numbers.
+    given: how `prepare` gives out weights; `None` if `shared` is made by hand.
+    pruned: prune further while validation holds.
 
   Returns:
     A method with `shared` = {'owner': uint8 tree, 'number': of the group's
@@ -48,39 +102,126 @@ def subnetworks(own: tuple[str, ...] | None = None,
     return {'weights': shared.get('start', folded),
             'own': base.per_member(mine, route)}
 
-  def effective(trainable, shared, route):
-    """The folded leaves as the task uses them, and those it may use."""
+  def bind(backbone, trainable, shared, route):
+    del backbone
     number = shared['number'] + route.member
     weights = allocation.subnetwork(trainable['weights'], shared['owner'],
                                     number)
-    used = jax.tree.map(lambda o: o == number, shared['owner'])
-    if not sharing:
-      return weights, used
-    earlier = jax.tree.map(lambda o: (o > 0) & (o < number), shared['owner'])
-    weights = jax.tree.map(
-        lambda w, e, before: jnp.where(e, jax.lax.stop_gradient(before), w),
-        weights, earlier, shared['weights'])
-    return weights, jax.tree.map(jnp.logical_or, used, earlier)
-
-  def bind(backbone, trainable, shared, route):
-    del backbone
-    weights, _ = effective(trainable, shared, route)
+    if sharing:
+      weights = with_earlier(weights, shared, number)
     return trees.combine(base.of_member(trainable['own'], route), weights)
 
   def commit(backbone, trainable, shared, route):
     del backbone
-    weights, used = effective(trainable, shared, route)
+    number = shared['number'] + route.member
+    weights = allocation.subnetwork(trainable['weights'], shared['owner'],
+                                    number)
     mine = base.of_member(trainable['own'], route)
     return impressions.Impression(
-        masks=trees.map_leaves(lambda m, u: u if m is None else None, mine,
-                               used),
+        masks=trees.map_leaves(
+            lambda m, o: None if m is not None else o == number, mine,
+            shared['owner']),
         values=trees.combine(mine, weights)), shared
 
   def materialise(backbone, impression, shared):
-    del shared
-    return impressions.materialise(backbone, impression)
+    params = impressions.materialise(backbone, impression)
+    return (with_earlier(params, shared, shared['number']) if sharing
+            else params)
 
-  return base.Method(init, bind, commit, materialise, traced_member=True)
+  def prepare(context):
+    return {} if given is None else shared_of(context, own, sharing, given)
+
+  def relies_on(before, phase):
+    del phase
+    return ([] if given is None or given.tree is None
+            else of_tree(before, given.tree))
+
+  folds = None
+  if given is not None and given.tree is not None:
+    folds = base.Folds(given.tree, lambda backbone: parts(backbone, own)[1],
+                       sharing)
+  return base.Method(
+      init, bind, commit, materialise, prepare, relies_on,
+      check=functools.partial(room.check, parts, own, sharing, given, pruned),
+      abilities=base.Abilities(
+          members=True, needs_earlier=sharing, per_group=True, folds=folds,
+          watch=None if pruned is None else functools.partial(
+              sparsify_lib.sparsify, pruned)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a config may say; see `subnetworks`."""
+  allocation: Allocation | None = None
+  own: tuple[str, ...] | None = None
+  sharing: bool = False
+  sparsify: sparsify_lib.Sparsify | None = None
+
+  def __post_init__(self):
+    base.set_patterns(self, 'own')
+
+
+def make(options: Options) -> base.Method:
+  """The method of a config's options."""
+  return subnetworks(options.own, options.sharing, options.allocation,
+                     options.sparsify)
+
+
+def of_tree(before, tree: str) -> list[base.Earlier]:
+  """The earlier subnetworks that fold into one weight tree, in order."""
+  return [e for e in before if isinstance(e.options, Options)
+          and e.options.allocation is not None
+          and e.options.allocation.tree == tree]
+
+
+def with_earlier(weights: Tree, shared: dict, number) -> Tree:
+  """A task's folded weights beside those of the tasks with lower numbers.
+
+  Leaves of `weights` that nobody divides stay as they are.
+  """
+  def leaf(w, owner, theirs):
+    if owner is None:
+      return w
+    earlier = (owner > 0) & (owner < number)
+    return jnp.where(earlier, jax.lax.stop_gradient(theirs), w)
+  return trees.map_leaves(leaf, weights, shared['owner'], shared['weights'])
+
+
+def shared_of(context: base.Context, own, sharing: bool,
+              given: Allocation) -> dict:
+  """Owners, the group's first number and (if sharing) earlier weights.
+
+  Raises:
+    ValueError: a subnetwork does not fit; says how many weights are free.
+  """
+  like = parts(context.backbone, own)[1]
+  group, before = context.group, context.earlier
+  checked_only = group is not None and group.gradient is None
+  shared = {'number': np.uint8(len(before) + 1),
+            'owner': allocation.unowned(like)}
+  weights = like
+  if before and not checked_only:
+    weights, shared['owner'] = allocation.fold(
+        [i.values for i in before], [i.masks for i in before])
+  if sharing:
+    shared['weights'] = weights
+  if group is None:
+    return shared
+  if group.gradient is None:
+    return shared | {'start': like}
+  owner, start = shared['owner'], like
+  for member in range(len(group.routes)):
+    number = len(before) + 1 + member
+    drawn = like if given.draws == 'common' else parts(
+        group.draw(number), own)[1]
+    scores = (jax.tree.map(lambda w: np.abs(np.asarray(w)), drawn)
+              if given.score == 'magnitude' else
+              group.gradient(member, drawn, given.sample))
+    owner = allocation.allocate(scores, owner, number, given.density,
+                                given.scope, given.fit)
+    start = jax.tree.map(lambda o, w, s, n=number: np.where(o == n, w, s),
+                         owner, drawn, start)
+  return shared | {'owner': owner, 'start': start}
 
 
 def parts(backbone: Tree, own) -> tuple[Tree, Tree]:

@@ -5,6 +5,7 @@ with the straight-through gradient: the threshold mask of its task-agnostic
 experiments, and edge-popup's top-k of its task-aware ones.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -104,11 +105,39 @@ def supsup(sampling: Sampler = THRESHOLD,
     impression = impressions.Impression(masks=sampling.hard(scores))
     return impression, running_mean(shared, scores) if transfer else shared
 
-  def materialise(backbone, impression, shared):
-    del shared
-    return impressions.materialise(backbone, impression)
+  def check(training, backbone, before, own):
+    del before, own
+    base.masked_part(backbone, masked)
+    if transfer and training.tasks_at_once > 1:
+      raise ValueError('transfer starts a task at the mean of the earlier '
+                       'ones; it needs tasks_at_once=1')
 
-  return base.Method(init, bind, commit, materialise)
+  return base.Method(
+      init, bind, commit, base.materialise,
+      prepare=base.prepare_kept if transfer else base.prepare_nothing,
+      check=check, abilities=base.Abilities(superposes=True,
+                                            streams=not transfer))
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a config may say; see `sampler` and `supsup`."""
+  sampler: str = 'threshold'
+  density: float | None = None
+  eps: float | None = None
+  absolute: bool = True
+  masked: tuple[str, ...] = ('.*kernel',)
+  transfer: bool = False
+
+  def __post_init__(self):
+    base.set_patterns(self, 'masked')
+    sampler(self.sampler, self.density, self.eps, self.absolute)
+
+
+def make(options: Options) -> base.Method:
+  """The method of a config's options."""
+  return supsup(sampler(options.sampler, options.density, options.eps,
+                        options.absolute), options.masked, options.transfer)
 
 
 def running_mean(shared: dict, scores: Tree) -> dict:

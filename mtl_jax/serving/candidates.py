@@ -56,13 +56,13 @@ class Candidates(NamedTuple):
 
 
 def gather(names: Sequence[str], read: Callable[[str], tuple[dict, dict]],
-           make_basis: Callable[[dict], Tree], like: Tree) -> Candidates:
+           shared_of: Callable[[str, dict], dict], like: Tree) -> Candidates:
   """Reads the candidates' checkpoints; masks stay packed.
 
   Args:
     names: of stored tasks, at least one.
     read: (name) -> (arrays, metadata) of a stored task.
-    make_basis: (its description) -> bool leaves [K, ...].
+    shared_of: (name, metadata) -> what the task's method shares.
     like: the backbone's parameters.
 
   Raises:
@@ -79,12 +79,12 @@ def gather(names: Sequence[str], read: Callable[[str], tuple[dict, dict]],
   chain, shapes = _common_chain(loaded)
   basis = None
   if mixed:
-    described = [x[2]['basis'] for x in mixed]
+    first = mixed[0][2]
     for name, _, metadata in mixed:
-      if metadata['basis'] != described[0]:
+      if _basis_of(metadata) != _basis_of(first):
         raise ValueError(f'tasks {mixed[0][0]} and {name} combine different '
                          'bases; infer among the tasks of one basis (names=)')
-    basis = make_basis(described[0])
+    basis = shared_of(mixed[0][0], first)['basis']
   bank = Bank(_stacked(own, 'masks', like), _stacked(mixed, 'coefficients',
                                                      like),
               _stacked(mixed, 'masks', like), basis)
@@ -99,6 +99,12 @@ def _superposable(name, arrays, metadata):
     raise ValueError(f'task {name} left weights of its own, which cannot be '
                      'superposed; leave it out of the candidates (names=)')
   return arrays, metadata
+
+
+def _basis_of(metadata):
+  """Equal for tasks that combine the same masks."""
+  return (metadata['method']['options'].get('basis'),
+          metadata.get('relies_on'), metadata['seed'])
 
 
 def _part(arrays, part):

@@ -12,14 +12,13 @@ row, from 17 and again from about 50 on; they differ by some 1e-6.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mtl_jax import impressions
 from mtl_jax import models
 from mtl_jax.data import transforms
 from mtl_jax.serving import backbone as backbone_lib
@@ -150,8 +149,10 @@ def predict(backbone: backbone_lib.Backbone, shelves: task_cache.Shelves,
   width = WIDTH.get(jax.default_backend(), WIDTH_ELSEWHERE)
   chosen = plan(of_row[:, 0], of_row[:, 1], width)
   logits = np.asarray(_forward(
-      backbone.network, tuple(shelf.kinds for shelf in used), backbone.params,
-      backbone.stats, [Part(shelf.stack, shelf.basis) for shelf in used],
+      backbone.network,
+      tuple((shelf.kinds, shelf.materialise) for shelf in used),
+      backbone.params, backbone.stats,
+      [Part(shelf.stack, shelf.shared) for shelf in used],
       chosen.shelf, chosen.slot, np.int32(chosen.groups), x[chosen.rows]))
   rows = logits.reshape(-1, logits.shape[-1])
   return rows[chosen.position, :classes]
@@ -160,7 +161,7 @@ def predict(backbone: backbone_lib.Backbone, shelves: task_cache.Shelves,
 class Part(NamedTuple):
   """A shelf's arrays, as the jitted call takes them."""
   stack: task_cache.Slot
-  basis: Any
+  shared: dict
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -170,7 +171,8 @@ def _forward(network: models.Network, kinds: tuple, params, stats,
 
   Args:
     network: static.
-    kinds: static part of the transforms of each shelf.
+    kinds: of each shelf, the static part of its transforms and the
+      `materialise` of its method.
     params: of the backbone.
     stats: of the backbone.
     parts: of each shelf.
@@ -216,7 +218,7 @@ def _widened(branch, outputs: int, slot, images):
                  constant_values=-jnp.inf)
 
 
-def _block(network, kinds, params, stats, part, slot, images):
+def _block(network, kind, params, stats, part, slot, images):
   """Logits [size, outputs] of rows of one task."""
   task = jax.tree.map(
       lambda x: lax.dynamic_index_in_dim(x, slot, keepdims=False), part.stack)
@@ -224,7 +226,8 @@ def _block(network, kinds, params, stats, part, slot, images):
   if impression.masks is not None:
     impression = impression._replace(
         masks=task_cache.unpack(impression.masks, params))
-  own = impressions.materialise(params, impression, part.basis)
+  kinds, materialise = kind
+  own = materialise(params, impression, part.shared)
   x = transforms.apply(kinds, task.parameters, images)
   logits = network.apply(own, impression.stats or stats, x, train=False)[0]
   return jnp.where(jnp.arange(logits.shape[-1])[None, :] < task.classes,

@@ -1,6 +1,7 @@
 """A trained system, as it lies in a workdir: its tasks and their outputs."""
 
 import functools
+import json
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import impressions
+from mtl_jax import methods
 from mtl_jax import trees
 from mtl_jax.data import transforms
 from mtl_jax.inference import identify
 from mtl_jax.serving import backbone as backbone_lib
-from mtl_jax.serving import basis as basis_lib
 from mtl_jax.serving import candidates
 from mtl_jax.serving import mixed_batch
 from mtl_jax.serving import task_cache
@@ -29,7 +30,8 @@ class StoredTask(NamedTuple):
   Attributes:
     name: of its folder; `None` is the bare backbone.
     impression: its arrays.
-    basis: bool leaves [K, ...] that its coefficients combine, or `None`.
+    method: that left it.
+    shared: what `method.materialise` needs of other tasks.
     transforms: the task's transforms.
     parameters: their arrays.
     classes: number of classes.
@@ -38,7 +40,8 @@ class StoredTask(NamedTuple):
   """
   name: str | None
   impression: impressions.Impression
-  basis: Any
+  method: methods.Method
+  shared: dict
   transforms: tuple
   parameters: Any
   classes: int
@@ -75,8 +78,7 @@ class System:
     self.task = functools.lru_cache(maxsize=64)(self._load_task)
     self.shelves = task_cache.Shelves()
     self.index = deduplicate.Index(workdir, backbone.params)
-    self._basis = functools.lru_cache(maxsize=2)(functools.partial(
-        basis_lib.make, workdir, backbone))
+    self._prepared = functools.lru_cache(maxsize=4)(self._prepare)
     self.candidates = functools.lru_cache(maxsize=1)(self._gather)
     self._record = functools.lru_cache(maxsize=None)(self._load_record)
     self.probe = functools.lru_cache(maxsize=None)(self._load_probe)
@@ -217,7 +219,7 @@ class System:
     return checkpoint.load_metadata(self.workdir.task(name))['record']
 
   def _gather(self, names):
-    return candidates.gather(names, self._read, self.basis,
+    return candidates.gather(names, self._read_mask, self.shared,
                              self.backbone.params)
 
   def outputs(self, stored: StoredTask, x) -> jax.Array:
@@ -226,12 +228,15 @@ class System:
 
   def effective(self, stored: StoredTask) -> tuple[trees.Tree, Any]:
     """A task's parameters (see `impressions.materialise`) and statistics."""
-    return (self.materialise(stored.impression, stored.basis),
+    return (self.materialise(stored.method, stored.impression, stored.shared),
             stored.impression.stats or self.backbone.stats)
 
-  def materialise(self, impression: impressions.Impression, basis=None):
-    """`impressions.materialise` on this backbone, in one compiled call."""
-    return _materialise(self.backbone.params, impression, basis)
+  def materialise(self, method: methods.Method,
+                  impression: impressions.Impression,
+                  shared: dict) -> trees.Tree:
+    """A task's parameters on this backbone, in one compiled call."""
+    return _materialise(method.materialise, self.backbone.params, impression,
+                        shared)
 
   def _network_outputs(self, stored, x, chain) -> jax.Array:
     params, stats = self.effective(stored)
@@ -312,26 +317,55 @@ class System:
           f'{transforms.to_json(other)}; name a task for every row')
     common, = found
     return StoredTask(
-        None, impressions.Impression(), None, common,
+        None, impressions.Impression(), methods.PLAIN, {}, common,
         transforms.parameters(common, shape), self.backbone.recipe['outputs'],
-        {'source_shape': list(shape), 'basis': None}, np.zeros(0))
+        {'source_shape': list(shape)}, np.zeros(0))
 
   def _load_task(self, name: str) -> StoredTask:
     arrays, metadata = self._read(name)
-    impression = deduplicate.together(
-        self._impression(arrays, metadata),
-        [self.own_part(used) for used in metadata.get('uses') or ()])
     chosen = transforms.from_json(metadata['transforms'])
-    basis = metadata['basis']
     return StoredTask(
-        name, impression, basis and self.basis(basis), chosen,
+        name, self._impression(arrays, metadata), self.method(name, metadata),
+        self.shared(name, metadata), chosen,
         transforms.parameters(chosen, tuple(metadata['source_shape'])),
         metadata['classes'], metadata, arrays['probe'])
 
   def _impression(self, arrays, metadata) -> impressions.Impression:
     return checkpoint.arrays_to_impression(
         deduplicate.resolve(self.workdir, arrays, metadata),
-        self.backbone.params, self.backbone.stats, metadata.get('structure'))
+        self.backbone.params, self.backbone.stats, metadata)
+
+  def method(self, name: str, metadata: dict) -> methods.Method:
+    """The method that left a stored task.
+
+    Raises:
+      ValueError: nobody has registered it; names the file that defines it.
+    """
+    given = metadata['method']
+    if given['name'] not in methods.METHODS:
+      where = given.get('defined_in') or {}
+      file = where.get('file', 'its file')
+      raise ValueError(
+          f"task {name} was learned by the method {given['name']!r}, which "
+          f'{file} defines; pass that file as plugins')
+    return methods.of_options(given['name'], methods.options_of(
+        given['name'], given['options'], f'task {name}: method option '))
+
+  def shared(self, name: str, metadata: dict) -> dict:
+    """What `materialise` of a stored task needs of other tasks."""
+    if not self.method(name, metadata).abilities.needs_earlier:
+      return {}
+    return self._prepared(name_of_shared(metadata))
+
+  def _prepare(self, described: str) -> dict:
+    """`shared` as `name_of_shared` describes it."""
+    metadata = json.loads(described)
+    method = self.method('', metadata)
+    return method.prepare(methods.Context(
+        self.backbone.params,
+        tuple(self._impression(*self._read(name))
+              for name in metadata['relies_on']),
+        jax.random.key(metadata['seed'], impl='threefry2x32')))
 
   def _read(self, name: str) -> tuple[dict, dict]:
     """(arrays, metadata) of a task's checkpoint, if it is of this backbone."""
@@ -339,9 +373,15 @@ class System:
     self.require_own(name, metadata)
     return arrays, metadata
 
-  def own_part(self, name: str) -> impressions.Impression:
-    """What a task stored, without the weights of others that it uses."""
-    return self._impression(*self._read(name))
+  def _read_mask(self, name: str) -> tuple[dict, dict]:
+    """`_read` of a task that can be superposed with others."""
+    arrays, metadata = self._read(name)
+    if not self.method(name, metadata).abilities.superposes:
+      raise ValueError(
+          f'task {name} was learned by {metadata["method"]["name"]}, whose '
+          'impressions cannot be superposed; leave it out of the candidates '
+          '(names=)')
+    return arrays, metadata
 
   def require_own(self, name: str, metadata: dict) -> None:
     """Refuses a task that was made on another backbone, or other tasks."""
@@ -361,13 +401,21 @@ class System:
     """Raw images of a source on which its tasks' outputs were kept."""
     return checkpoint.load(self.workdir.probe_of(source))[0]['images']
 
-  def basis(self, described: dict) -> trees.Tree:
-    """The basis that a task's metadata describe (see `bases.Description`)."""
-    return self._basis(basis_lib.Description.of(described))
+
+def name_of_shared(metadata: dict) -> str:
+  """Equal for tasks whose `shared` is the same, as JSON.
+
+  Args:
+    metadata: of a stored task whose method needs earlier tasks.
+  """
+  return json.dumps({key: metadata.get(key) for key in (
+      'method', 'relies_on', 'seed')})
 
 
 # Apart from `_forward`, whose bits would depend on what is fused into it.
-_materialise = jax.jit(impressions.materialise)
+_materialise = jax.jit(
+    lambda materialise, params, impression, shared: materialise(
+        params, impression, shared), static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -16,6 +16,7 @@ most seven rows of bits and is faster again where they divide unevenly.
 import functools
 import json
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -101,16 +102,19 @@ class Shelf:
 
   Attributes:
     kinds: static part of the tasks' transforms.
-    basis: bool leaves [K, ...] that their coefficients combine, or `None`.
+    materialise: of the tasks' method.
+    shared: what it needs of other tasks.
     names: of the tasks, in the order of their slots.
     stack: a `Slot` whose leaves have a leading axis [capacity]; those from
       `len(shelf)` on are zeros. Adding a task gives up its buffers, so read
       it anew after each `add`.
   """
 
-  def __init__(self, kinds: tuple, basis: Tree, slot: Slot):
+  def __init__(self, kinds: tuple, materialise: Callable[..., Tree],
+               shared: dict, slot: Slot):
     self.kinds = kinds
-    self.basis = basis
+    self.materialise = materialise
+    self.shared = shared
     self.names: list[str | None] = []
     self._slots: dict[str | None, int] = {}
     self._classes: list[int] = []
@@ -208,7 +212,8 @@ class Shelves:
       if key not in self._shelves:
         first, slot = members[0]
         self._shelves[key] = Shelf(transforms.kinds(first.transforms),
-                                   first.basis, slot)
+                                   first.method.materialise, first.shared,
+                                   slot)
       shelf = self._shelves[key]
       shelf.reserve(len(shelf) + len(members))
       for task, slot in members:
@@ -229,5 +234,8 @@ def _structure(task, slot) -> tuple:
                  for x in jax.tree.leaves(slot))
   return (tuple(task.metadata['source_shape']),
           transforms.kinds(task.transforms),
-          json.dumps(task.metadata['basis'], sort_keys=True),
+          task.method.materialise,
+          json.dumps([task.metadata.get(key) for key in (
+              'method', 'relies_on', 'seed')], sort_keys=True)
+          if task.method.abilities.needs_earlier else '',
           jax.tree.structure(slot), leaves)

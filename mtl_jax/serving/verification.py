@@ -57,7 +57,7 @@ def _basis_of(system, name) -> str:
   """Tasks of one basis stand together, so that it is read once."""
   try:
     metadata = checkpoint.load_metadata(system.workdir.task(name))
-    return json.dumps(metadata['basis'])
+    return json.dumps(metadata.get('relies_on'))
   except ValueError:
     return ''  # found again, and reported, when the task is read
 

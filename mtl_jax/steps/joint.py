@@ -41,16 +41,17 @@ def make_step(method, network, optimizer):
   forward = single.make_forward(method, network)
 
   def step(routes, backbone, shared, state, batches, axis_name=None):
-    def gradient(route, stats, batch):
+    def gradient(route, stats, batch, key):
       def loss_fn(trainable):
-        loss, new_stats, metrics = forward(route, backbone, shared, trainable,
-                                           stats, batch, axis_name)
+        loss, new_stats, metrics = forward(
+            route, backbone, shared, trainable, stats, batch, axis_name,
+            jax.random.fold_in(key, state.step))
         return loss, (new_stats, metrics)
       return jax.grad(loss_fn, has_aux=True)(state.trainable)
 
-    run = (_looped if method.traced_member and _of_one_form(routes, batches)
+    run = (_looped if method.abilities.members and _of_one_form(routes, batches)
            else _unrolled)
-    total, measured = run(gradient, routes, state.stats, batches)
+    total, measured = run(gradient, routes, state.stats, batches, state.key)
     penalty = jax.grad(lambda t: jnp.float32(method.penalty(t)))(
         state.trainable)
     return single.descend(optimizer, state, (
@@ -70,25 +71,25 @@ def _of_one_form(routes, batches) -> bool:
   return len(forms) == 1 and len(routes) > 1
 
 
-def _unrolled(gradient, routes, stats, batches):
-  found = [gradient(*own) for own in zip(routes, stats, batches)]
+def _unrolled(gradient, routes, stats, batches, keys):
+  found = [gradient(*own) for own in zip(routes, stats, batches, keys)]
   gradients, measured = zip(*found)
   total = jax.tree.map(lambda *leaves: sum(leaves), *gradients)
   stats, metrics = zip(*measured)
   return total, (stats, _stack(metrics))
 
 
-def _looped(gradient, routes, stats, batches):
+def _looped(gradient, routes, stats, batches, keys):
   def body(total, own):
-    member, stats, batch = own
+    member, stats, batch, key = own
     found, measured = gradient(dataclasses.replace(routes[0], member=member),
-                               stats, batch)
+                               stats, batch, key)
     return jax.tree.map(jnp.add, total, found), measured
 
   members = jnp.arange(len(routes))
-  own = members, _stack(stats), _stack(batches)
+  own = members, _stack(stats), _stack(batches), jnp.stack(keys)
   like = jax.eval_shape(functools.partial(gradient, routes[0]), stats[0],
-                        batches[0])[0]
+                        batches[0], keys[0])[0]
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
   total, (new_stats, metrics) = lax.scan(body, zeros, own)
   return total, (tuple(jax.tree.map(lambda x, i=i: x[i], new_stats)

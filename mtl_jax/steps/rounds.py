@@ -142,7 +142,7 @@ def init_state(method, optimizer, moments: str, keys, backbone, shared, stats,
                      f'{trees.nearest(moments, MOMENTS)}; known: '
                      f'{", ".join(MOMENTS)}')
   trainable = method.init(keys[0], backbone, shared, routes)
-  rows = method.banks.rows(trainable)
+  rows = method.abilities.banks.rows(trainable)
   tasks = len(routes)
   if moments == 'own':
     first = take(trainable, {bank: r[0] for bank, r in rows.items()})
@@ -150,7 +150,7 @@ def init_state(method, optimizer, moments: str, keys, backbone, shared, stats,
   else:
     optimizer_state = {bank: jax.vmap(optimizer.init)(tree)
                        for bank, tree in trainable.items()}
-  if method.banks.shared_stats:
+  if method.abilities.banks.shared_stats:
     stats = {level: _repeat(slots[min(slots)], _count(trainable[level]))
              for level, slots in stats.items()}
   else:
@@ -197,7 +197,7 @@ def make_step(method, network, optimizer, rate, moments: str):
     step(backbone, shared, state, task, classes, rows of all tasks, batch)
     -> (state, steps.Metrics).
   """
-  banks = method.banks
+  banks = method.abilities.banks
 
   def step(shared, state, task, classes, all_rows, batch, axis_name=None):
     images, labels = batch
@@ -208,7 +208,8 @@ def make_step(method, network, optimizer, rate, moments: str):
       logits, stats = network.apply(
           banks.bind(part, shared, rows),
           own_stats(banks, state.stats, rows, task), images, train=True,
-          axis_name=axis_name)
+          axis_name=axis_name, **single.noise(network, jax.random.fold_in(
+              state.key[task], state.step[task]), axis_name))
       own = jnp.arange(logits.shape[-1]) < classes
       logits = jnp.where(own[None], logits, -jnp.inf)
       loss = optax.softmax_cross_entropy_with_integer_labels(
@@ -256,7 +257,7 @@ def make_chunk(step, method):
   def chunk(route, backbone, shared, source, tasks, state, plan,
             axis_name=None):
     del backbone
-    all_rows = method.banks.rows(state.trainable)
+    all_rows = method.abilities.banks.rows(state.trainable)
 
     def body(state, now):
       task, rows = now

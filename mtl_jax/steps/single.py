@@ -183,7 +183,7 @@ def correct(route, logits, labels):
 def bind(method, backbone, trainable, shared, route):
   """`method.bind`, compiled; all members of a group share one executable, if
   the method takes a traced member."""
-  if not method.traced_member:
+  if not method.abilities.members:
     return _bind(method, backbone, trainable, shared, route, None)
   return _bind(method, backbone, trainable, shared,
                dataclasses.replace(route, member=0), jnp.int32(route.member))
@@ -200,18 +200,30 @@ def make_forward(method, network):
   """A task's loss in training.
 
   Returns:
-    forward(route, backbone, shared, trainable, stats, batch, axis_name),
-    giving (mean loss of the batch, norm statistics, Metrics).
+    forward(route, backbone, shared, trainable, stats, batch, axis_name, key),
+    giving (mean loss of the batch, norm statistics, Metrics). The key is for
+    dropout, of networks that have any.
   """
-  def forward(route, backbone, shared, trainable, stats, batch, axis_name):
+  def forward(route, backbone, shared, trainable, stats, batch, axis_name,
+              key=None):
     images, labels = batch
     params = method.bind(backbone, trainable, shared, route)
-    logits, stats = network.apply(params, stats, images, train=True,
-                                  axis_name=axis_name)
+    logits, stats = network.apply(
+        params, stats, images, train=True, axis_name=axis_name,
+        **noise(network, key, axis_name))
     loss = losses(route, logits, labels).mean()
     right = correct(route, logits, labels)
     return loss, stats, Metrics(loss, jnp.mean(right, dtype=jnp.float32))
   return forward
+
+
+def noise(network, key, axis_name) -> dict:
+  """`key=` of a network's `apply`, another one on every device, or nothing."""
+  if key is None or not network.random:
+    return {}
+  key = jax.random.fold_in(key, 1)
+  return {'key': key if axis_name is None else
+          jax.random.fold_in(key, lax.axis_index(axis_name))}
 
 
 def descend(optimizer, state: State, found, axis_name):
@@ -242,8 +254,9 @@ def make_step(method, network, optimizer):
 
   def step(route, backbone, shared, state, batch, axis_name=None):
     def loss_fn(trainable):
-      loss, stats, metrics = forward(route, backbone, shared, trainable,
-                                     state.stats, batch, axis_name)
+      loss, stats, metrics = forward(
+          route, backbone, shared, trainable, state.stats, batch, axis_name,
+          jax.random.fold_in(state.key, state.step))
       return loss + method.penalty(trainable), (stats, metrics)
 
     found = jax.grad(loss_fn, has_aux=True)(state.trainable)

@@ -244,21 +244,36 @@ def impression_to_arrays(impression: impressions.Impression) -> dict:
   return arrays
 
 
-def arrays_to_impression(
-    arrays: dict, backbone: Any, stats: Any,
-    structure: Sequence[str] | None = None) -> impressions.Impression:
+def impression_metadata(impression: impressions.Impression) -> dict:
+  """What an impression has beside arrays, as JSON values for its metadata."""
+  impressions.check_parts(impression)
+  found: dict[str, Any] = {}
+  if impression.structure is not None:
+    found['structure'] = list(impression.structure.parts)
+  absent = [name for name, a in trees.flatten(impression.parts or {}).items()
+            if a is None]
+  return found | ({'absent': absent} if absent else {})
+
+
+def arrays_to_impression(arrays: dict, backbone: Any, stats: Any,
+                         metadata: dict) -> impressions.Impression:
   """The impression in a task's arrays.
 
   Args:
     arrays: as `load` gives them; names outside the impression are ignored.
     backbone: tree that gives the structure and the shapes of masks.
     stats: tree that gives the structure of norm statistics.
-    structure: of the task's network, if the metadata has one: values may then
-      have leaves that the backbone lacks.
+    metadata: holds what `impression_metadata` gave. With a 'structure', values
+      may have leaves that the backbone lacks.
   """
-  if structure is not None:
-    return _grown(arrays, structure)
+  if metadata.get('structure') is not None:
+    return _grown(arrays, metadata['structure'])
   parts: dict[str, Any] = {}
+  own = {name.removeprefix('parts/'): a for name, a in arrays.items()
+         if name.startswith('parts/')}
+  if own:
+    parts['parts'] = trees.unflatten(
+        own | dict.fromkeys(metadata.get('absent') or ()))
   if 'path' in arrays:
     parts['path'] = impressions.Path(tuple(
         (own, name) for own, name in json.loads(arrays['path'].tobytes())))

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from mtl_jax import impressions
 from mtl_jax import trees
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import workdir as workdir_lib
@@ -107,46 +106,3 @@ def resolve(workdir: workdir_lib.Workdir, arrays: dict[str, np.ndarray],
             'one now; restore it from a copy')
     result |= checkpoint.load(path, leaves)[0]
   return result
-
-
-def without(impression: impressions.Impression,
-            used: list[impressions.Impression]) -> impressions.Impression:
-  """A task's own weights alone, without those of others that it uses."""
-  if not used or impression.masks is None:
-    return impression
-  others = functools.reduce(_union, [i.masks for i in used])
-  return impression._replace(masks=trees.map_leaves(
-      lambda m, o: m if m is None or o is None else np.asarray(m) & ~o,
-      impression.masks, others))
-
-
-def together(own: impressions.Impression,
-             used: list[impressions.Impression]) -> impressions.Impression:
-  """Inverse of `without`: the network of a task that uses others' weights.
-
-  Raises:
-    CheckpointError: a weight belongs to two of them; names the leaf.
-  """
-  if not used or own.masks is None:
-    return own
-
-  def leaf(name, mask, value, other, theirs):
-    if mask is None or other is None:
-      return value
-    if (np.asarray(mask) & other).any():
-      raise checkpoint.CheckpointError(
-          f'{name}: a weight belongs to the task and to one that it uses; '
-          'restore the folder of the task from a copy')
-    return np.where(other, theirs, value)
-
-  mask, values = own.masks, own.values
-  for impression in used:
-    values = trees.map_named(leaf, mask, values, impression.masks,
-                             impression.values)
-    mask = _union(mask, impression.masks)
-  return own._replace(masks=mask, values=values)
-
-
-def _union(a: trees.Tree, b: trees.Tree) -> trees.Tree:
-  return trees.map_leaves(
-      lambda x, y: x if y is None else np.asarray(x) | np.asarray(y), a, b)

@@ -7,21 +7,21 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from mtl_jax import fields
 from mtl_jax import impressions
+from mtl_jax import methods
 from mtl_jax import parallel
+from mtl_jax import registry
 from mtl_jax import trees
 from mtl_jax.config import plan
 from mtl_jax.data import labels
 from mtl_jax.data import transforms
-from mtl_jax.serving import basis as basis_lib
 from mtl_jax.serving import system as system_lib
 from mtl_jax.steps import single
 from mtl_jax.storage import checkpoint
-from mtl_jax.storage import deduplicate
 from mtl_jax.storage import provenance
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import evaluate
-from mtl_jax.training import ownership
 from mtl_jax.training import run as run_lib
 from mtl_jax.training import tensorboard
 
@@ -41,62 +41,100 @@ class Trained(NamedTuple):
   entries: int = 1
 
 
-def commit(run: run_lib.Run, entry: plan.Entry, method, state: single.State,
-           shared: dict, members: list[str], curve: dict,
-           trained: Trained, extra: dict | None = None) -> dict:
-  """Stores an entry's impression with its record; returns the new `shared`.
+class Given(NamedTuple):
+  """What a group gets of earlier tasks.
+
+  Attributes:
+    shared: made by the method's `prepare`, on the devices.
+    relied: names of the tasks that it was made from, in order.
+    kept_by: name of the task whose commit changed `shared` last, or `None`.
+  """
+  shared: dict
+  relied: tuple[str, ...] = ()
+  kept_by: str | None = None
+
+
+def commit(run: run_lib.Run, entry: plan.Entry, state: single.State,
+           given: Given, curve: dict, trained: Trained,
+           extra: dict | None = None) -> Given:
+  """Stores an entry's impression with its record.
 
   Args:
     run: the run.
     entry: what was learned.
-    method: that learned it.
     state: its state after the last step.
-    shared: the bookkeeping before this task.
-    members: names of the impressions that are its basis.
+    given: what it had of earlier tasks.
     curve: float32 [steps] each.
     trained: see `Trained`.
     extra: what else the record says; accuracies that stand there are not
       measured.
+
+  Returns:
+    `given` for the next entry, with the new `shared`.
   """
-  backbone = run.system.backbone
-  given, (state, shared) = shared, parallel.local((state, shared))
-  impression, shared_after = method.commit(
-      backbone.params, state.trainable, shared, entry.route)
-  if backbone.stats:
+  method = entry.phase.make_method()
+  state, shared = parallel.local((state, given.shared))
+  impression, after = method.commit(run.system.backbone.params,
+                                    state.trainable, shared, entry.route)
+  if run.system.backbone.stats:
     impression = impression._replace(stats=state.stats)
-  _require_sound(entry, impression, state.trainable,
-                 {} if shared_after is shared else shared_after)
-  uses = ownership.uses(run.config, run.suite, entry)
-  if shared_after is not shared and not checkpoint.exists(
-      run.workdir.shared / entry.name):
-    checkpoint.save(run.workdir.shared / entry.name,
-                    checkpoint.tree_to_arrays(shared_after), {})
+  keeps = after is not shared
+  _require_sound(entry, impression, state.trainable, after if keeps else {})
+  kept_by = entry.name if keeps else given.kept_by
+  if keeps:
+    _keep(run, entry.name, after)
   started = time.perf_counter()
-  extra = extra or {}
-  record = _measure(run, entry, method, impression, shared,
-                    extra.get('accuracy', {}))
-  record |= _facts(run, entry, impression, shared, curve, trained)
-  record |= {k: v for k, v in extra.items() if k != 'accuracy'}
+  record = describe(run, entry, impression, shared, curve, trained, extra or {})
   record['seconds']['evaluate'] = round(time.perf_counter() - started, 4)
-  own = deduplicate.without(impression, [run.system.own_part(name)
-                                        for name in uses])
-  arrays, found = run.system.index.split(checkpoint.impression_to_arrays(own))
-  record['bytes'] |= _stored(own, arrays)
-  described = entry.phase.basis and basis_lib.describe(
-      entry.phase.basis, members, run.config.seed).to_json()
-  metadata = _metadata(run, entry, described, record)
-  metadata |= {'references': found} if found else {}
-  metadata |= {'uses': uses} if uses else {}
-  relied = [*uses, *(described['members'] if described else ())]
-  if relied:
+  store(run, entry, impression, shared, record, given.relied, kept_by)
+  if not keeps:
+    return given
+  _forget(run, entry.name)
+  return Given(parallel.everywhere(after), given.relied, kept_by)
+
+
+def _keep(run, name: str, shared: dict) -> None:
+  """Stores what a commit leaves for the next one beside impressions."""
+  if not checkpoint.exists(run.workdir.shared / name):
+    arrays = checkpoint.tree_to_arrays(shared)
+    checkpoint.save(run.workdir.shared / name, arrays, {
+        'absent': [leaf for leaf, a in arrays.items() if a is None]})
+
+
+def _forget(run, name: str) -> None:
+  """Removes what commits before an entry had kept."""
+  names = [e.name for phase in run.config.phases
+           for e in plan.entries(phase, run.suite)]
+  checkpoint.remove_all(run.workdir.shared, '*',
+                        keep=names[names.index(name):])
+
+
+def describe(run: run_lib.Run, entry: plan.Entry,
+             impression: impressions.Impression, shared: dict, curve: dict,
+             trained: Trained, extra: dict) -> dict:
+  """The record of an entry: what it is, and what was measured of it."""
+  record = _measure(run, entry, impression, shared, extra.get('accuracy', {}))
+  record |= _facts(run, entry, impression, curve, trained)
+  return record | {k: v for k, v in extra.items() if k != 'accuracy'}
+
+
+def store(run: run_lib.Run, entry: plan.Entry,
+          impression: impressions.Impression, shared: dict, record: dict,
+          relied: tuple[str, ...], kept_by: str | None) -> None:
+  """Writes an entry's checkpoint and the line of its record."""
+  own = checkpoint.impression_to_arrays(impression)
+  arrays, referred = run.system.index.split(own)
+  record['bytes'] |= _stored(impression, arrays)
+  metadata = _metadata(run, entry, record) | {
+      'kept_by': kept_by, 'references': referred} | (
+          checkpoint.impression_metadata(impression))
+  if entry.phase.make_method().abilities.needs_earlier:
     metadata['relies_on'] = {name: run.system.fingerprint(name)
                              for name in relied}
-  if impression.structure is not None:
-    metadata['structure'] = list(impression.structure.parts)
   stored = system_lib.StoredTask(
-      entry.name, impression, shared.get('basis'), entry.task.transforms,
-      transforms.parameters(entry.task.transforms,
-                            tuple(metadata['source_shape'])),
+      entry.name, impression, entry.phase.make_method(), shared,
+      entry.task.transforms, transforms.parameters(
+          entry.task.transforms, tuple(metadata['source_shape'])),
       entry.task.classes, metadata, np.zeros(0))
   arrays['probe'] = np.asarray(run.system.outputs(
       stored, probe_images(run, entry.task.source)))
@@ -105,16 +143,9 @@ def commit(run: run_lib.Run, entry: plan.Entry, method, state: single.State,
   line = finished_record(run.workdir, entry.name, record)
   line['seconds']['save'] = time.perf_counter() - started
   line['peak_memory_bytes'] = evaluate.memory_bytes()
-  if shared_after is not shared:
-    names = [e.name for phase in run.config.phases
-             for e in plan.entries(phase, run.suite)]
-    checkpoint.remove_all(run.workdir.shared, '*',
-                          keep=names[names.index(entry.name):])
   workdir_lib.append_line(run.workdir.metrics, line)
   if run.config.tensorboard:
     tensorboard.write(run.workdir.root / 'tensorboard' / entry.name, line)
-  return (given if shared_after is shared
-          else parallel.everywhere(shared_after))
 
 
 def _require_sound(entry, impression, trainable, shared):
@@ -138,7 +169,7 @@ def _initial(method, key, backbone, shared, route):
   return method.init(key, backbone, shared, route)
 
 
-def _measure(run, entry, method, impression, shared, known) -> dict:
+def _measure(run, entry, impression, shared, known) -> dict:
   """Accuracy before and after learning (but for what is known), and losses.
   """
   def on(params, stats, split):
@@ -146,8 +177,8 @@ def _measure(run, entry, method, impression, shared, known) -> dict:
         run.backbone.network, params, stats, run.data, entry, split,
         run.config.eval_batch_size)
 
-  backbone = run.system.backbone
-  params = run.system.materialise(impression, shared.get('basis'))
+  backbone, method = run.system.backbone, entry.phase.make_method()
+  params = run.system.materialise(method, impression, shared)
   stats = impression.stats or backbone.stats
   valid, test = on(params, stats, 'valid'), on(params, stats, 'test')
   accuracy = {'valid': valid.accuracy, 'test': test.accuracy} | known
@@ -167,14 +198,14 @@ def _measure(run, entry, method, impression, shared, known) -> dict:
       'loss': {'valid': round(valid.loss, 6), 'test': round(test.loss, 6)}}
 
 
-def _facts(run, entry, impression, shared, curve, trained) -> dict:
+def _facts(run, entry, impression, curve, trained) -> dict:
   """What the record says besides accuracy."""
   parts = impressions.bytes_by_part(impression)
   density = {} if impression.masks is None else {
       name: round(float(np.mean(np.asarray(leaf))), 6)
       for name, leaf in trees.flatten(impression.masks).items()
       if leaf is not None}
-  phase, basis = entry.phase, entry.phase.basis
+  phase = entry.phase
   return {
       'entry': entry.name, 'task': entry.task.name, 'phase': phase.name,
       'method': phase.method, 'control': phase.control,
@@ -188,8 +219,7 @@ def _facts(run, entry, impression, shared, curve, trained) -> dict:
                             run.backbone.params if impression.path is None else
                             impression.path.take(run.backbone.params))},
       'seconds': {'train': round(trained.seconds / trained.entries, 4)},
-      'basis': None if basis is None else {'kind': basis.kind,
-                                           'size': basis.size}}
+      'basis': None} | phase.make_method().facts()
 
 
 def thin(curve: dict) -> dict:
@@ -204,9 +234,9 @@ def thin(curve: dict) -> dict:
   return result
 
 
-def _stored(own: impressions.Impression, arrays: dict) -> dict:
+def _stored(impression: impressions.Impression, arrays: dict) -> dict:
   """Bytes of what the task stores itself, and of the values it refers to."""
-  sizes = impressions.bytes_by_part(own)
+  sizes = impressions.bytes_by_part(impression)
   values = sum(np.asarray(a).nbytes for name, a in arrays.items()
                if name.startswith('values/') and a is not None)
   referenced = sizes['values'] - values
@@ -214,17 +244,23 @@ def _stored(own: impressions.Impression, arrays: dict) -> dict:
   return sizes | {'referenced': referenced, 'total': sum(sizes.values())}
 
 
-def _metadata(run, entry, described, record) -> dict:
-  task = entry.task
+def _metadata(run, entry, record) -> dict:
+  """What loads a task by itself, beside its arrays."""
+  task, phase = entry.task, entry.phase
+  own = methods.METHODS[phase.method]
   return {
       'record': record, 'backbone': run.backbone.recipe['fingerprint'],
+      'name': entry.name, 'suite': run.suite.name,
+      'method': {'name': phase.method, 'options': fields.plain(phase.options),
+                 'defined_in': registry.origin(own)},
+      'seed': run.config.seed,
       'transforms': transforms.to_json(task.transforms),
       'source': task.source, 'classes': task.classes,
       'class_names': labels.class_names(task, run.data.source(task.source)),
       'labels': labels.label_map(task),
       'source_shape': list(run.data.source(task.source).image_shape),
       'source_dtype': str(run.data.source(task.source).train.images.dtype),
-      'basis': described, 'versions': provenance.versions()}
+      'versions': provenance.versions()}
 
 
 def finished_record(work: workdir_lib.Workdir, name: str,

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import parallel
-from mtl_jax.config import config as config_lib
 from mtl_jax.config import parts as config_parts
 from mtl_jax.config import plan
 from mtl_jax.data import batches
@@ -54,11 +54,10 @@ class Program(NamedTuple):
   chunk_together: Any
 
 
-@functools.lru_cache(maxsize=None)
-def program(phase: config_lib.Phase, recipe: single.Recipe,
+@functools.lru_cache(maxsize=64)
+def program(method: methods.Method, recipe: single.Recipe,
             network: models.Network) -> Program:
-  """Builds (and keeps) the functions of one phase and recipe."""
-  method = phase.make_method()
+  """Builds (and keeps) the functions of one method and recipe."""
   optimizer = single.make_optimizer(recipe)
   chunk = single.make_chunk(single.make_step(method, network, optimizer))
   joint = joint_lib.make_chunk(joint_lib.make_step(method, network, optimizer))
@@ -101,7 +100,8 @@ def _initial(run, functions, entry, shared) -> single.State:
 
 
 def _one(run, group, recipe) -> Driver:
-  functions = program(group[0].phase, recipe, run.backbone.network)
+  functions = program(group[0].phase.make_method(), recipe,
+                      run.backbone.network)
   entry, = group
   task = run.data.entry_arrays(entry)
   source = run.data.split(entry.task, 'train')
@@ -120,7 +120,8 @@ def _one(run, group, recipe) -> Driver:
 
 def _many(run, group, recipe) -> Driver:
   """Entries of one route under vmap, divided over the devices."""
-  functions = program(group[0].phase, recipe, run.backbone.network)
+  functions = program(group[0].phase.make_method(), recipe,
+                      run.backbone.network)
   tasks = parallel.split_tasks(parallel.stack(
       [run.data.entry_arrays(entry) for entry in group]))
   source = run.data.split(group[0].task, 'train')
@@ -141,7 +142,8 @@ def _many(run, group, recipe) -> Driver:
 
 def _together(run, group, recipe) -> Driver:
   """Entries whose losses are summed; each has a batch in every step."""
-  functions = program(group[0].phase, recipe, run.backbone.network)
+  functions = program(group[0].phase.make_method(), recipe,
+                      run.backbone.network)
   routes = tuple(entry.route for entry in group)
   tasks = tuple(run.data.entry_arrays(entry) for entry in group)
   sources = tuple(run.data.split(entry.task, 'train') for entry in group)
@@ -163,11 +165,10 @@ def _together(run, group, recipe) -> Driver:
                 joint_lib.of_member)
 
 
-@functools.lru_cache(maxsize=None)
-def round_program(phase: config_lib.Phase, recipe: single.Recipe,
-                  network: models.Network):
-  """(init, chunk) of a phase that trains in rounds, compiled."""
-  method, turns = phase.make_method(), phase.rounds or config_parts.Rounds()
+@functools.lru_cache(maxsize=64)
+def round_program(method: methods.Method, turns: config_parts.Rounds,
+                  recipe: single.Recipe, network: models.Network):
+  """(init, chunk) of a method that trains in rounds, compiled."""
   optimizer, rate = rounds.make_optimizer(recipe)
   init = functools.partial(rounds.init_state, method, optimizer,
                            turns.moments)
@@ -183,8 +184,9 @@ def _rounds(run, group, recipe) -> Driver:
   sequence, and `curves` sorts them by entry.
   """
   phase = group[0].phase
-  init, chunk = round_program(phase, recipe, run.backbone.network)
   method, tasks_ = phase.make_method(), len(group)
+  init, chunk = round_program(method, phase.rounds, recipe,
+                              run.backbone.network)
   routes = plan.init_route(group)
   order = rounds.sequence(
       (run.config.seed, zlib.crc32(phase.order_name.encode())),
@@ -222,9 +224,9 @@ def _rounds(run, group, recipe) -> Driver:
 
   def member(state, i):
     rows = {bank: r[i] for bank, r in
-            method.banks.rows(state.trainable).items()}
+            method.abilities.banks.rows(state.trainable).items()}
     return single.State(state.step[i], state.trainable, None, rounds.own_stats(
-        method.banks, state.stats, rows, i), state.key[i])
+        method.abilities.banks, state.stats, rows, i), state.key[i])
 
   return Driver(start, parallel.put, advance, lambda state: state, member,
                 curves)

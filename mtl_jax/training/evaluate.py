@@ -39,7 +39,7 @@ def score(network: models.Network, params: Any, stats: Any, data: run_lib.Data,
   per_device = max(1, min(batch_size, -(-len(rows) // devices)))
   index = batches.padded(rows, per_device, devices)
   # The phase is left out: all phases share one executable.
-  route = plan.route_of('', task, kind)
+  route = plan.route_of(task, kind)
   params, stats = parallel.everywhere((params, stats))
   loss, right = _program(network)(
       route, params, stats, data.split(task, split),

@@ -35,6 +35,7 @@ from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
 from mtl_jax.training import drivers
 from mtl_jax.training import loop
+from mtl_jax.training import progress
 from mtl_jax.training import run as run_lib
 
 
@@ -94,7 +95,7 @@ def learn(run: run_lib.Run, phase: config_lib.Phase) -> None:
   if learner.state is not None:
     bank.put(learner.mask, _hard(phase, learner.state.trainable))
   run.advance(learner.position * settings(phase).every, phase.name)
-  clock = loop.Clock(run.config.progress_seconds)
+  clock = progress.Clock(run.config.progress_seconds)
   while learner.position < len(segments):
     started = time.perf_counter()
     task, index = segments[learner.position]
@@ -115,7 +116,7 @@ def learn(run: run_lib.Run, phase: config_lib.Phase) -> None:
   _commit(run, phase, learner, segments)
   workdir_lib.append_line(run.workdir.metrics,
                           _line(phase, learner, segments))
-  checkpoint.remove_all(run.workdir.progress, loop.saved(phase.name))
+  progress.remove(run.workdir, phase.name)
 
 
 def _finished(run, phase) -> bool:
@@ -202,7 +203,7 @@ def _gradient(objective, network, route, backbone, stats, packed, source,
 
 
 def _route(phase, task):
-  return plan.route_of(phase.name, task)
+  return plan.route_of(task)
 
 
 def _hard(phase, scores):
@@ -214,7 +215,7 @@ def _start(run, phase, mask: int) -> single.State:
   """A mask's state before its first step; the same for all tasks."""
   first = run.suite.tasks[phase.tasks[0]]
   functions = drivers.program(
-      phase, phase.recipe(len(run.data.view(first).train)),
+      phase.make_method(), phase.recipe(len(run.data.view(first).train)),
       run.backbone.network)
   key = plan.Entry(_name(phase, mask), first, phase).key(run.config.seed)
   return functions.init(key, run.system.backbone.params, {},
@@ -249,7 +250,8 @@ def _allocate(run, phase, learner, mask) -> Learner:
 
 def _train(run, phase, learner, task, index) -> None:
   recipe = phase.recipe(len(run.data.view(task).train))
-  chunk = drivers.program(phase, recipe, run.backbone.network).chunk
+  chunk = drivers.program(phase.make_method(), recipe,
+                          run.backbone.network).chunk
   learner.state, measured = chunk(
       _route(phase, task), run.backbone.params, {},
       run.data.split(task, 'train'), run.data.task_arrays(task),
@@ -277,29 +279,26 @@ def _commit(run, phase, learner, segments) -> None:
   task = run.suite.tasks[_owner(learner, learner.mask, segments)]
   recipe = dataclasses.replace(phase.recipe(len(run.data.view(task).train)),
                                steps=len(learner.curve['loss']))
-  commit.commit(run, plan.Entry(name, task, phase), phase.make_method(),
-                learner.state, {}, [], learner.curve,
+  commit.commit(run, plan.Entry(name, task, phase), learner.state,
+                commit.Given({}), learner.curve,
                 commit.Trained(recipe, learner.seconds))
 
 
 def _save(run, phase, learner) -> None:
-  new = loop.progress_name(phase.name, learner.position)
-  checkpoint.save(
-      run.workdir.progress / new,
+  progress.save(
+      run.workdir, phase.name, learner.position,
       checkpoint.tree_to_arrays({'state': learner.state,
                                  'curve': learner.curve}),
       {'position': learner.position, 'mask': learner.mask,
        'log': learner.log, 'seconds': learner.seconds,
        'steps': len(learner.curve['loss'])})
-  checkpoint.remove_all(run.workdir.progress, loop.saved(phase.name),
-                        keep=[new])
 
 
 def _restore(run, phase) -> Learner:
-  found = sorted(run.workdir.progress.glob(loop.saved(phase.name)))
-  if not found:
+  found = progress.newest(run.workdir, phase.name)
+  if found is None:
     return Learner()
-  arrays, metadata = checkpoint.load(found[-1])
+  arrays, metadata = found
   if not all(checkpoint.exists(run.workdir.task(_name(phase, mask)))
              for mask in range(metadata['mask'])):
     return Learner()  # a mask was lost: only the stream can make it again

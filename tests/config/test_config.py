@@ -46,7 +46,7 @@ def test_a_config_is_frozen_dataclasses_with_defaults():
   assert (config.seed, config.matrix, first.repeats) == (1, 'full', 2)
   assert config.suite.options == (('num_tasks', 6), ('source', 'digits'))
   assert first.tasks == (0, 4) and first.basis is None
-  assert second.basis == config_parts.Basis('heterogeneous', 4, 'a')
+  assert second.basis == impresslearn.Basis('heterogeneous', 4, 'a')
   assert (first.optimizer, first.learning_rate, first.batch_size) == (
       'rmsprop', 1e-4, 128)
   assert first.options == (('density', .5), ('masked', ('.*kernel',)),

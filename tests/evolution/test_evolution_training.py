@@ -23,7 +23,7 @@ NETWORK, ROOT, SHAPE = (tiny_evolution.NETWORK, tiny_evolution.ROOT,
                         tiny_evolution.SHAPE)
 CLASSES, ROUNDS, STEPS = 3, 2, 4
 CHAIN = (transforms.normalise(.5, .5),)
-ROUTE = methods.Route('', CLASSES, transforms.kinds(CHAIN))
+ROUTE = methods.Route(CLASSES, transforms.kinds(CHAIN))
 NOTHING = dict.fromkeys(spaces.AUGMENT, 0) | {'area_min': 1., 'aspect_min': 1.}
 SPACE = tiny_evolution.rate_of(0.)
 

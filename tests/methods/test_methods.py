@@ -16,7 +16,7 @@ from mtl_jax.methods import base
 from mtl_jax.methods import impresslearn
 from mtl_jax.methods import supsup
 
-ROUTE = methods.Route('phase', classes=3)
+ROUTE = methods.Route(classes=3)
 RANDOM = np.random.RandomState(0)
 BACKBONE = {
     'body': {'kernel': RANDOM.randn(4, 6).astype(np.float32),
@@ -357,7 +357,7 @@ def test_one_pattern_may_stand_without_a_tuple():
   params = {'a': {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}}
   chosen = methods.base.masked_part(params, '.*kernel')
   assert chosen['a']['bias'] is None and chosen['a']['kernel'] is not None
-  basis = config_parts.Basis('random', 2, density=.5, masked='.*kernel')
+  basis = impresslearn.Basis('random', 2, density=.5, masked='.*kernel')
   assert basis.masked == ('.*kernel',)
 
 

@@ -16,7 +16,7 @@ from mtl_jax.storage import checkpoint
 
 HEADS = (3, 2, 3)
 SHAPE = path_sampling.Shape(2, 4, 2)
-ROUTES = tuple(methods.Route('p', classes, loss='classes', member=k)
+ROUTES = tuple(methods.Route(classes, loss='classes', member=k)
                for k, classes in enumerate(HEADS))
 CASES = {
     'statistics': {}, 'affine': dict(norm='affine'),
@@ -93,7 +93,7 @@ class TestContract:
 
   def test_gradients_reach_what_a_task_reads_and_nothing_else(self, case):
     method, _, moved = learned(case)
-    rows = method.banks.rows(moved)
+    rows = method.abilities.banks.rows(moved)
     grads = jax.grad(lambda t: sum(jnp.sum(jnp.square(x)) for x in (
         jax.tree.leaves(method.bind(backbone(), t, {}, ROUTES[1])))))(moved)
     for bank, tree in grads.items():
@@ -119,7 +119,7 @@ def test_a_later_group_freezes_what_earlier_ones_left(norm):
   assert [shared['frozen'][f'level{i + 1}'].tolist() for i in (0, 1)] == (
       used.tolist())
   later = methods.make('part', active=2, first=2, norm=norm)
-  route = methods.Route('p', 3, loss='classes')
+  route = methods.Route(3, loss='classes')
   start = later.init(jax.random.key(0), backbone(), shared, route)
   path = path_sampling.official(456, 3, SHAPE)[2]
   bound = later.bind(backbone(), start, shared, route)

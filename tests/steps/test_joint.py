@@ -22,7 +22,7 @@ from mtl_jax.steps import joint as joint_lib
 from mtl_jax.steps import single
 from mtl_jax.storage import workdir as workdir_lib
 
-ROUTES = tuple(methods.Route('p', classes=2, loss=loss, member=i)
+ROUTES = tuple(methods.Route(classes=2, loss=loss, member=i)
                for i, loss in enumerate(('classes', 'softmax', 'mse')))
 BACKBONE = {'body': np.eye(3, dtype=np.float32),
             'head': np.arange(9, dtype=np.float32).reshape(3, 3) / 9}
@@ -46,7 +46,7 @@ def numpy_loss(params, member):
 @pytest.mark.parametrize('traced, programs', [(True, 1), (False, 3)])
 def test_members_share_a_compiled_bind_if_they_can_be_traced(traced, programs):
   method = methods.make('joint', own=('head',))
-  routes = [methods.Route('p', classes=2, member=i) for i in range(3)]
+  routes = [methods.Route(classes=2, member=i) for i in range(3)]
   trainable = method.init(jax.random.key(0), BACKBONE, {}, tuple(routes))
   trainable['own'] = jax.tree.map(
       lambda x: x + jnp.arange(3.).reshape(3, *[1] * (x.ndim - 1)),
@@ -103,7 +103,7 @@ def test_losses_of_all_kinds_are_summed():
 def test_members_in_a_loop_are_members_unrolled(loss):
   method = methods.make('joint', own='head')
   assert method.traced_member
-  routes = tuple(methods.Route('p', classes=2, loss=loss, member=i)
+  routes = tuple(methods.Route(classes=2, loss=loss, member=i)
                  for i in range(3))
   labels = LABELS[2] if loss == 'mse' else LABELS[0]
   batches = tuple((x, labels) for x in X)

@@ -86,7 +86,7 @@ def parts(moments, tasks=2, **options):
   backbone, stats = network.init(jax.random.key(0), (8, 8, 1))
   optimizer, rate = rounds.make_optimizer(RECIPE)
   first = options.get('first', 0)
-  routes = tuple(methods.Route('p', HEADS[first + k], KINDS, loss='classes',
+  routes = tuple(methods.Route(HEADS[first + k], KINDS, loss='classes',
                                member=k) for k in range(tasks))
   keys = jax.numpy.stack([jax.random.key(first + k) for k in range(tasks)])
   start = rounds.init_state(method, optimizer, moments, keys, backbone, {},
@@ -111,7 +111,7 @@ def plan(order):
 @pytest.mark.parametrize('moments', rounds.MOMENTS)
 def test_a_step_changes_nothing_off_its_path(moments):
   method, _, _, start, run = parts(moments)
-  rows = method.banks.rows(start.trainable)
+  rows = method.abilities.banks.rows(start.trainable)
   before, _ = run(start, plan([0, 1]))  # all moments are there
   after, _ = run(before, plan([1, 1]))
   assert after.step.tolist() == [1, 3]
@@ -128,12 +128,12 @@ def test_a_step_changes_nothing_off_its_path(moments):
 
 def test_shared_statistics_belong_to_modules():
   method, _, stats, start, run = parts('own', norm='shared')
-  rows = method.banks.rows(start.trainable)
+  rows = method.abilities.banks.rows(start.trainable)
   after, _ = run(start, plan([1, 1]))
   for level in ('level1', 'level2'):
     mean = jax.tree.leaves(after.stats[level])[0]
     assert set(np.flatnonzero(np.any(mean, axis=1))) == set(rows[level][1])
-  own = rounds.own_stats(method.banks, after.stats,
+  own = rounds.own_stats(method.abilities.banks, after.stats,
                          {bank: r[1] for bank, r in rows.items()}, 1)
   trees.check_same_structure(own, stats)
   np.testing.assert_array_equal(
@@ -154,9 +154,9 @@ def test_tasks_without_common_modules_train_as_if_alone(options):
     mine = task == k
     alone, losses = run(start, (np.zeros(3, np.int32), rows[mine]))
     np.testing.assert_array_equal(measured.loss[mine], losses.loss)
-    route = methods.Route('p', HEADS[k], KINDS, loss='classes')
+    route = methods.Route(HEADS[k], KINDS, loss='classes')
     found = [m.bind(backbone, s.trainable, {}, r) for m, s, r in (
-        (method, together, methods.Route('p', HEADS[k], KINDS, loss='classes',
+        (method, together, methods.Route(HEADS[k], KINDS, loss='classes',
                                          member=k)),
         (alone_method, alone, route))]
     assert trees.digests(found[0]) == trees.digests(found[1])

@@ -58,7 +58,7 @@ def test_a_step_is_gradient_descent_on_the_scores():
             for name, w in BACKBONE.items()}
   method = methods.make('supsup', masked=['.*'])
   optimizer = single.make_optimizer(recipe(optimizer='sgd', learning_rate=.5))
-  route = methods.Route('phase', 3)
+  route = methods.Route(3)
   state = single.State(np.int32(7), scores, optimizer.init(scores),
                       {'seen': np.int32(2)}, jax.random.key(0))
   x = RANDOM.randn(6, 2, 2, 1).astype(np.float32)
@@ -109,7 +109,7 @@ def test_golden_training_steps():
   state = single.State(np.int32(0), scores, optimizer.init(scores), {},
                       jax.random.key(0))
   state, metrics = jax.jit(chunk, static_argnums=0)(
-      methods.Route('phase', 10, (NORMALISE,)), backbone, {}, source,
+      methods.Route(10, (NORMALISE,)), backbone, {}, source,
       task_arrays(range(10)), state, np.arange(32).reshape(2, 16))
   np.testing.assert_allclose(metrics.loss, [2.575049, 2.263273], rtol=1e-5)
   np.testing.assert_allclose(
@@ -127,7 +127,7 @@ def test_a_chunk_is_its_steps_one_after_another():
   source = single.Source(images(20), RANDOM.randint(0, 3, 20).astype(np.int32))
   task = task_arrays(range(3))
   task = task._replace(transforms=({}, *task.transforms))
-  route = methods.Route('phase', 3, (('crop_flip', 1), NORMALISE))
+  route = methods.Route(3, (('crop_flip', 1), NORMALISE))
   scores = jax.tree.map(np.negative, BACKBONE)
   start = single.State(np.int32(5), scores, optimizer.init(scores), {},
                       jax.random.key(3))
@@ -148,7 +148,7 @@ def test_a_chunk_is_its_steps_one_after_another():
 def test_init_state_starts_at_zero_with_a_key_of_its_own():
   optimizer = single.make_optimizer(recipe())
   method = methods.make('supsup', masked=['.*'])
-  route = methods.Route('phase', 3)
+  route = methods.Route(3)
   key = jax.random.key(4)
   state = single.init_state(method, optimizer, key, BACKBONE, {}, {'s': 1},
                            route)
@@ -165,7 +165,7 @@ def test_init_state_starts_at_zero_with_a_key_of_its_own():
 def test_a_batch_is_mapped_and_transformed():
   source = single.Source(np.arange(12, dtype=np.uint8).reshape(3, 2, 2, 1),
                         np.array([2, 0, 2], np.int32))
-  route = methods.Route('phase', 2, (NORMALISE,))
+  route = methods.Route(2, (NORMALISE,))
   x, y = single.make_batch(route, source, task_arrays([1, -1, 0]), None,
                           np.array([2, 1]), True)
   np.testing.assert_array_equal(y, [0, 1])
@@ -176,7 +176,7 @@ def test_a_batch_is_mapped_and_transformed():
 def test_augmentation_depends_on_key_and_place_and_training():
   source = single.Source(np.repeat(images(1, (6, 6, 1)), 8, axis=0),
                         np.zeros(8, np.int32))
-  route = methods.Route('phase', 2, (('crop_flip', 2), NORMALISE))
+  route = methods.Route(2, (('crop_flip', 2), NORMALISE))
   task = task_arrays([0])
   task = task._replace(transforms=({}, *task.transforms))
   batch = lambda seed, train: np.asarray(single.make_batch(
@@ -195,7 +195,7 @@ def test_evaluate_is_numpys_with_padding_and_foreign_rows():
   label_map = [-1, 1, -1, 0, -1]  # classes 3 and 1 become 0 and 1
   rows = np.flatnonzero(np.isin(source.labels, (1, 3)))
   task = task_arrays(label_map)
-  route = methods.Route('', 2, (NORMALISE,))
+  route = methods.Route(2, (NORMALISE,))
   evaluate = jax.jit(single.make_evaluate(TINY), static_argnums=0)
   loss, right = evaluate(route, BACKBONE, {}, source, task,
                          batches.padded(rows, 4))

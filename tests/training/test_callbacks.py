@@ -40,17 +40,17 @@ def follow(watched, scores, shared=None):
     ([1., .5, .6, .6, .4, .6, .6, .6, .1], True, 5),  # patience starts anew
     ([1., 1., 1., 1., 0.], True, 1)])
 def test_early_stopping_goes_back_to_the_best_epoch(losses, stopped, best):
-  watched = callbacks.early_stop(config_parts.EarlyStop(.01, 3))
+  watched = callbacks.early_stop(watch.EarlyStop(.01, 3))
   found = follow(watched, [(loss, None) for loss in losses])
   assert found[:2] == (stopped, best)
 
 
 OWNER = {'owner': {'w': np.ones(5, np.uint8)}, 'number': np.uint8(1)}
-STOP = config_parts.EarlyStop(.01, 2)
+STOP = watch.EarlyStop(.01, 2)
 
 
 def test_pruning_goes_on_while_the_cutoff_is_reached():
-  watched = callbacks.sparsify(config_parts.Sparsify(
+  watched = callbacks.sparsify(sparsify.Sparsify(
       start=1., rate=.2, least=.2, cutoff=.9, patience=2), STOP)
   stopped, epoch, shared, densities = follow(watched, [
       (1., .95), (1., .9), (1., .8), (1., .8),  # kept, kept, failed twice
@@ -62,7 +62,7 @@ def test_pruning_goes_on_while_the_cutoff_is_reached():
 
 
 def test_pruning_ends_at_the_least_density():
-  watched = callbacks.sparsify(config_parts.Sparsify(
+  watched = callbacks.sparsify(sparsify.Sparsify(
       start=1., rate=.4, least=.2, cutoff=.5), STOP)
   stopped, _, shared, densities = follow(
       watched, [(1., .9)] * 6, OWNER)
@@ -71,7 +71,7 @@ def test_pruning_ends_at_the_least_density():
 
 
 def test_without_a_cutoff_the_first_training_sets_the_loss():
-  watched = callbacks.sparsify(config_parts.Sparsify(
+  watched = callbacks.sparsify(sparsify.Sparsify(
       start=1., rate=.2, least=.2, tolerance=.1, patience=1), STOP)
   _, _, shared, densities = follow(watched, [
       (1., None), (.5, None), (.5, None), (.5, None),  # best .5, then prune
@@ -83,7 +83,7 @@ def test_without_a_cutoff_the_first_training_sets_the_loss():
 
 def test_epochs_that_run_out_in_the_first_training_leave_its_best():
   watched = callbacks.sparsify(
-      config_parts.Sparsify(start=1., tolerance=.1), STOP)
+      sparsify.Sparsify(start=1., tolerance=.1), STOP)
   stopped, epoch, shared, _ = follow(watched, [
       (1., None), (.2, None), (.9, None)], OWNER)
   assert (stopped, epoch) == (False, 2) and shared['owner']['w'].all()
@@ -91,7 +91,7 @@ def test_epochs_that_run_out_in_the_first_training_leave_its_best():
 
 def test_pruning_starts_from_what_a_task_owns():
   """Two of five weights, where as many as there were free."""
-  watched = callbacks.sparsify(config_parts.Sparsify(
+  watched = callbacks.sparsify(sparsify.Sparsify(
       start=1., rate=.2, least=.2, cutoff=.5), STOP)
   mine = {'owner': {'w': np.array([2, 2, 2, 1, 1], np.uint8)},
           'number': np.uint8(1)}
@@ -102,7 +102,7 @@ def test_pruning_starts_from_what_a_task_owns():
 
 def test_pruning_reaches_the_least_density_whatever_rounding_left():
   """A half of five weights are two of them, a quarter is one."""
-  watched = callbacks.sparsify(config_parts.Sparsify(
+  watched = callbacks.sparsify(sparsify.Sparsify(
       start=.5, rate=.25, least=.25, cutoff=.5), STOP)
   mine = {'owner': {'w': np.array([1, 1, 0, 0, 0], np.uint8)},
           'number': np.uint8(1)}
@@ -112,6 +112,6 @@ def test_pruning_reaches_the_least_density_whatever_rounding_left():
 
 
 def test_a_cutoff_needs_an_accuracy():
-  watched = callbacks.sparsify(config_parts.Sparsify(start=1., cutoff=.9), STOP)
+  watched = callbacks.sparsify(sparsify.Sparsify(start=1., cutoff=.9), STOP)
   with pytest.raises(ValueError, match='cutoff is an accuracy'):
     follow(watched, [(1., None)], OWNER)

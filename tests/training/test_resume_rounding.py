@@ -72,5 +72,5 @@ def test_all_entries_of_a_group_come_from_one_state(tmp_path, monkeypatch):
   assert tiny.bits(tmp_path / 'killed') == tiny.bits(tmp_path / 'whole')
   assert list((tmp_path / 'killed' / 'progress').iterdir()) == []
   system = mtl_jax.load(tmp_path / 'killed')
-  allocation.fold([system.own_part(n).values for n in system.tasks],
+  allocation.fold([system.task(n).impression.values for n in system.tasks],
                   little.own_masks(system, system.tasks))

@@ -46,7 +46,7 @@ def test_parallel_and_sequence_leave_the_same_weights():
 def test_subnetworks_are_disjoint_and_of_exact_size():
   system = little.system_of(**little.SEQUENCE)
   bits = little.own_masks(system, system.tasks)
-  values = [system.own_part(name).values for name in system.tasks]
+  values = [system.task(name).impression.values for name in system.tasks]
   weights, owner = allocation.fold(values, bits)
   for name, leaf in trees.flatten(owner).items():
     if leaf is not None:
@@ -55,7 +55,7 @@ def test_subnetworks_are_disjoint_and_of_exact_size():
           round(.3 * leaf.size)] * 3
   # The folded tree gives back every task's network bit for bit.
   for number, name in enumerate(system.tasks, 1):
-    impression = system.own_part(name)
+    impression = system.task(name).impression
     again = impressions.Impression(
         values=trees.map_leaves(
             lambda w, v: v if w is None else w,
@@ -76,7 +76,7 @@ def test_a_task_trains_its_own_weights_from_their_draw(draws):
     backbone = {leaf: own[leaf] if draws == 'own' and leaf.startswith(
         'layer') and leaf.endswith('kernel') else x
                 for leaf, x in common.items()}
-    impression = system.own_part(name)
+    impression = system.task(name).impression
     masks = trees.flatten(impression.masks)
     for leaf, value in trees.flatten(impression.values).items():
       mask = masks[leaf]
@@ -113,11 +113,11 @@ def test_sharing_uses_earlier_weights_and_changes_none():
     mask = system.task(name).impression.masks['layer1']['kernel']
     assert np.sum(mask) == count * round(.3 * 64 * 32)
     np.testing.assert_array_equal(
-        system.own_part(name).masks['layer1']['kernel'],
-        alone.own_part(name).masks['layer1']['kernel'])
+        system.task(name).impression.masks['layer1']['kernel'],
+        alone.task(name).impression.masks['layer1']['kernel'])
   whole = system.task(third).impression
   for name in (first, second):
-    part = system.own_part(name)
+    part = system.task(name).impression
     mask = part.masks['layer2']['kernel']
     np.testing.assert_array_equal(whole.values['layer2']['kernel'][mask],
                                   part.values['layer2']['kernel'][mask])
@@ -151,7 +151,7 @@ def test_later_phases_fill_what_is_free_and_controls_have_their_own_tree():
   tiny.learn(little.make(config), folder)
   system = mtl_jax.load(folder)
   main = [name for name in system.tasks if '@' not in name]
-  allocation.fold([system.own_part(n).values for n in main],
+  allocation.fold([system.task(n).impression.values for n in main],
                   little.own_masks(system, main))  # refuses an overlap
   alone = little.own_masks(system, ['permuted-02@alone', 'permuted-03@alone'])
   np.testing.assert_array_equal(alone[0]['layer1']['kernel'],
@@ -169,7 +169,7 @@ def test_a_gradient_score_is_the_gradient_of_the_mean_loss():
              for shape in ((7, 3), (7, 2), (3, 2)))
   found = ownership.gradient(
       models.Network(None, lambda p, s, x, **_: (x @ p['w'], s)),
-      methods.Route('', classes=2, loss='mse'), {'w': w, 'b': None},
+      methods.Route(classes=2, loss='mse'), {'w': w, 'b': None},
       {'w': 9 * w, 'b': w}, {}, single.Source(x, y),
       single.TaskArrays((), np.zeros(0, np.int32)),
       np.array([[0, 1, 2, 3], [4, 5, 6, -1]], np.int32))
@@ -197,7 +197,7 @@ def test_sparsify_leaves_fewer_weights_and_the_next_task_more_room(tmp_path):
   tiny.learn(config, tmp_path)
   system = mtl_jax.load(tmp_path)
   bits = little.own_masks(system, system.tasks)
-  allocation.fold([system.own_part(n).values for n in system.tasks], bits)
+  allocation.fold([system.task(n).impression.values for n in system.tasks], bits)
   for mask in bits:
     share = np.mean(mask['layer1']['kernel'])
     assert .19 < share < .21  # both fit, though 0.6 + 0.6 would not
@@ -252,7 +252,7 @@ def test_an_ensemble_sums_the_members_softmax_outputs(tmp_path):
   found, = summary['ensembles']
   system = mtl_jax.load(tmp_path)
   assert len(system.tasks) == 3
-  allocation.fold([system.own_part(n).values for n in system.tasks],
+  allocation.fold([system.task(n).impression.values for n in system.tasks],
                   little.own_masks(system, system.tasks))
   test = sources.load('digits').test
   answers = [np.asarray(jax.nn.softmax(system.predict(test.images, task=n)))
@@ -327,7 +327,7 @@ def test_later_tasks_start_with_what_is_left(tmp_path):
   tiny.learn(config, tmp_path)
   system = mtl_jax.load(tmp_path)
   bits = little.own_masks(system, system.tasks)
-  allocation.fold([system.own_part(n).values for n in system.tasks], bits)
+  allocation.fold([system.task(n).impression.values for n in system.tasks], bits)
   first, second = (np.mean(mask['layer1']['kernel']) for mask in bits)
   assert .25 <= first < 1 and 0 < second <= 1 - first
 

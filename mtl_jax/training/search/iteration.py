@@ -34,7 +34,7 @@ from mtl_jax.methods import munet
 from mtl_jax.steps import single
 from mtl_jax.storage import checkpoint
 from mtl_jax.training import commit
-from mtl_jax.training import loop
+from mtl_jax.training import progress
 from mtl_jax.training import run as run_lib
 from mtl_jax.training.search import children as children_lib
 from mtl_jax.training.search import population as population_lib
@@ -109,7 +109,7 @@ class _TaskIteration:
     self.known = population_lib.retained(run, entry, stored)
     self.root = self.known[0]
     rows = run.data.rows(entry)
-    self.rows, self.batch = rows, self.phase.batch_size
+    self.rows, self.batch = rows, self.phase.training.batch_size
     self.round_steps = self.phase.round_steps(len(rows))
     self.valid_index = training.validation_batches(
         run.data.rows(entry, 'valid'), min(self.batch, self.search.valid_cap),
@@ -124,7 +124,7 @@ class _TaskIteration:
         self.search, self.parts, self.known, self.others, entry.task.name,
         entry.task.classes,
         run.data.split(entry.task, 'train').images.shape[1:])
-    self.clock = loop.Clock(run.config.progress_seconds)
+    self.clock = progress.Clock(run.config.progress_seconds)
 
   def _generator(self, *numbers) -> np.random.Generator:
     return np.random.default_rng([
@@ -262,7 +262,7 @@ class _TaskIteration:
     key = plan.named_key(self.run_.config.seed,
                          f'{self.entry.name}/images/{state.generation}')
     return program(self.run_.backbone.network, together)(
-        plan.route_of('', task), data.split(task, 'train'),
+        plan.route_of(task), data.split(task, 'train'),
         data.split(task, 'valid'), data.task_arrays(task), learners, index,
         self.valid_index, augment.of(images), key)
 
@@ -315,8 +315,7 @@ class _TaskIteration:
              for name, values in curve.items()}
     trained = single.State(rounds * self.round_steps, {}, None, {}, None)
     commit.commit(
-        run, entry, self.phase.make_method(), trained,
-        munet.shared_of(best.params, ()), [], curve,
-        commit.Trained(self.phase.recipe(len(self.rows)), state.seconds),
+        run, entry, trained, commit.Given(munet.shared_of(best.params, ())),
+        curve, commit.Trained(self.phase.recipe(len(self.rows)), state.seconds),
         extra)
     state_lib.remove(run.workdir, entry.name)

@@ -14,7 +14,7 @@ from mtl_jax import trees
 from mtl_jax.evolution import networks
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import workdir as workdir_lib
-from mtl_jax.training import loop
+from mtl_jax.training import progress
 
 Path = networks.Path
 _FIELDS = ('name', 'task', 'parent', 'hyper', 'score', 'quality', 'record')
@@ -135,25 +135,18 @@ def from_arrays(arrays: dict, values: dict, known: Sequence[Path]) -> State:
 def save(work: workdir_lib.Workdir, name: str, known: Sequence[Path],
          state: State) -> None:
   """Saves a search's progress, then drops the older one."""
-  new = f'{name}.{state.position:09d}'
-  if checkpoint.exists(work.progress / new):
-    return
   arrays, values = to_arrays(state, known)
   arrays['there'] = np.zeros(1)  # a checkpoint holds at least one array
-  checkpoint.save(work.progress / new, arrays, values)
-  checkpoint.remove_all(work.progress, loop.saved(name), keep=[new])
+  progress.save(work, name, state.position, arrays, values)
 
 
 def restore(work: workdir_lib.Workdir, name: str, known: Sequence[Path],
             start: State) -> State:
   """The newest saved progress of a search, or how it starts."""
-  found = sorted(work.progress.glob(loop.saved(name)))
-  if not found:
-    return start
-  arrays, values = checkpoint.load(found[-1])
-  return from_arrays(arrays, values, known)
+  found = progress.newest(work, name)
+  return from_arrays(*found, known) if found else start
 
 
 def remove(work: workdir_lib.Workdir, name: str) -> None:
   """Removes the progress of a search that has committed."""
-  checkpoint.remove_all(work.progress, loop.saved(name))
+  progress.remove(work, name)

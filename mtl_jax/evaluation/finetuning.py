@@ -1,0 +1,48 @@
+"""What fine-tuning in sequence forgets."""
+
+import jax
+import jax.numpy as jnp
+
+from mtl_jax import parallel
+from mtl_jax import trees
+from mtl_jax.config import plan
+from mtl_jax.training import evaluate
+from mtl_jax.training import run as run_lib
+
+
+def measure(running: run_lib.Run) -> list[dict]:
+  """Of every phase that fine-tunes in sequence: the accuracy matrix.
+
+  Entry [i][j] is the test accuracy on task j of the network as task i left
+  it, with the leaves that task j has for itself (its head): what one network
+  that is trained on and on would give. Regressions have no entry. 'end' is
+  the accuracy of every task on what the last one left, whichever that is.
+  """
+  found = []
+  for phase in running.config.phases:
+    split = phase.make_method().abilities.carries
+    if split is None:
+      continue
+    entries = plan.entries(phase, running.suite)
+    scored = [entry for entry in entries if not entry.task.regression]
+    row = lambda after, columns, split=split: [
+        _mixed(running, after, entry, split) for entry in columns]
+    matrix = [row(entry, scored[:i]) for i, entry in enumerate(scored, 1)]
+    found.append({
+        'phase': phase.name, 'names': [e.name for e in scored],
+        'matrix': matrix, 'end': matrix[-1] if entries[-1] in scored
+        else row(entries[-1], scored)})
+  return found
+
+
+def _mixed(running, after, entry, split) -> float | None:
+  """Accuracy of `entry` on the common leaves that `after` left."""
+  system = running.system
+  backbone = system.backbone
+  (late, _), (params, stats) = [system.effective(system.task(e.name))
+                                for e in (after, entry)]
+  mine, _ = split(params)
+  params = jax.tree.map(jnp.asarray, trees.combine(mine, late))
+  return evaluate.score_entry(
+      backbone.network, parallel.put(params), stats, running.data, entry,
+      'test', running.config.eval_batch_size).accuracy

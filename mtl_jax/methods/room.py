@@ -1,0 +1,159 @@
+"""Whether the subnetworks of a run fit into their weight trees.
+
+Everything here is decided before any training, from densities alone.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from mtl_jax import trees
+from mtl_jax.methods import allocation
+from mtl_jax.methods import base
+
+Tree = trees.Tree
+
+
+def check(parts, own, sharing, given, pruned, training: base.Training,
+          backbone: Tree, before: Sequence[base.Earlier],
+          tasks: Sequence[base.Earlier]) -> None:
+  """Refuses subnetworks that can't be trained so, or don't fit.
+
+  Args:
+    parts: (backbone, own) -> (a task's own leaves, those that are divided).
+    own, sharing, given, pruned: options; see `subnetworks.subnetworks`.
+    training: how the phase trains.
+    backbone: the immutable parameters.
+    before: the run's impressions before the phase.
+    tasks: those of the phase.
+
+  Raises:
+    ValueError: names the option, or the tree, the leaf, and how much is free.
+  """
+  check_training(sharing, given, pruned, training)
+  like = parts(backbone, own)[1]
+  if not jax.tree.leaves(like):
+    raise ValueError("every leaf is a task's own; nothing is left to divide")
+  if pruned is not None and pruned.cutoff is not None:
+    for task in tasks:
+      if task.route.loss == 'mse':
+        raise ValueError('sparsify.cutoff is an accuracy, but task '
+                         f'{task.task} is a regression; leave it out and give '
+                         'a tolerance')
+  if given.tree is None:
+    allocation.require_free(allocation.unowned(like), given.density,
+                            given.scope, 1)
+    return
+  earlier = [e for e in before if e.method == tasks[0].method
+             and e.options.allocation is not None
+             and e.options.allocation.tree == given.tree]
+  taken = Taken(allocation.unowned(like))
+  for _, group in itertools.groupby(earlier, lambda e: e.phase):
+    members = list(group)
+    options = members[0].options
+    _require_same(parts(backbone, options.own)[1], like, given.tree)
+    taken = require_room(options.allocation, options.sparsify, taken,
+                         len(members))
+  if sharing:
+    _require_others([*earlier, *tasks], len(earlier))
+  require_room(given, pruned, taken, len(tasks))
+
+
+def check_training(sharing, given, pruned, training: base.Training) -> None:
+  """Refuses options that go with another way to train."""
+  if given is None:
+    raise ValueError('subnetworks need an allocation (density, ...)')
+  if pruned is not None and (
+      not training.early_stop or training.together or given.scope != 'leaf'
+      or pruned.start != given.density):
+    raise ValueError('sparsify prunes one subnetwork at a time, every leaf '
+                     'alike, from the density of its allocation; it needs '
+                     "early_stop and scope='leaf'")
+  if training.tasks_at_once > 1:
+    raise ValueError('subnetworks of one tree know of each other; train them '
+                     "with together='joint', not tasks_at_once")
+  if training.together and (sharing or given.tree is None):
+    raise ValueError('together trains subnetworks of one tree that use no '
+                     'weights of each other; leave out sharing, and give a '
+                     'tree')
+  if sharing and given.tree is None:
+    raise ValueError('sharing uses the weights of earlier tasks of a tree; '
+                     'give allocation.tree')
+
+
+def _require_same(before, like, tree) -> None:
+  """All phases of a tree fold the same leaves."""
+  given = trees.flatten(like)
+  for name, leaf in trees.flatten(before).items():
+    if (leaf is None) != (given[name] is None):
+      raise ValueError(
+          f"{name} is a task's own in one phase of the tree {tree} and divided "
+          'in another; give both the same own=, or another tree')
+  trees.check_shapes(before, like, 'what the tree folds')
+
+
+def _require_others(members: Sequence[base.Earlier], first: int) -> None:
+  """No task uses, as another's, what it learned itself in the same tree."""
+  for number in range(first, len(members)):
+    for other in members[:number]:
+      if other.task == members[number].task:
+        raise ValueError(
+            f'{members[number].name} would use the weights of {other.name}, '
+            'which is the same task: that is no transfer; give it another '
+            'tree')
+
+
+class Taken(NamedTuple):
+  """What the phases before certainly take of a tree.
+
+  Attributes:
+    owner: weights taken of each leaf are marked; only their number matters.
+    anywhere: weights taken by the scope 'global', of whichever leaf.
+    tasks: how many.
+  """
+  owner: trees.Tree
+  anywhere: int = 0
+  tasks: int = 0
+
+
+def require_room(given, pruned, taken: Taken, count: int) -> Taken:
+  """Refuses what can't fit even if sparsified subnetworks end at `least`."""
+  owner = taken.owner
+  if taken.tasks + count > allocation.LARGEST:
+    raise ValueError(f'{taken.tasks + count} subnetworks in the tree '
+                     f'{given.tree}, but an owner is one byte: at most '
+                     f'{allocation.LARGEST} fold into one tree')
+  anywhere = taken.anywhere
+  if given.scope == 'global':
+    allocation.require_free(owner, given.density, 'global', count)
+    anywhere += count * allocation.counts(owner, given.density, 'global')
+  else:
+    kept = pruned.least if pruned else given.density
+    for done in range(count):
+      allocation.require_free(
+          owner, given.density, 'leaf',
+          1 if pruned or given.fit else count - done,
+          f'subnetwork {taken.tasks + done + 1}: ' if given.fit else '',
+          given.fit)
+      owner = _take(owner, kept)
+  left = sum(int(np.sum(o == 0)) for o in jax.tree.leaves(owner))
+  if anywhere > left:
+    raise ValueError(
+        f'with the phases before, {anywhere - left} weights more are '
+        f'needed than the {trees.size(owner)} of the tree {given.tree}; choose '
+        'a lower density')
+  return Taken(owner, anywhere, taken.tasks + count)
+
+
+def _take(owner, density):
+  """Marks the first free weights: only their number matters here."""
+  def leaf(name, o, k):
+    if o is None:
+      return None
+    flat = np.asarray(o).reshape(-1).copy()
+    flat[np.flatnonzero(flat == 0)[:k]] = 1
+    return flat.reshape(o.shape)
+  return trees.map_named(leaf, owner, allocation.counts(owner, density))

@@ -1,0 +1,156 @@
+"""Prunes a subnetwork while it trains, as long as validation holds.
+
+Renn et al. 2022, https://arxiv.org/abs/2207.08821 (ActiveSparsification).
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from mtl_jax.methods import allocation
+from mtl_jax.methods import watch
+
+
+@dataclasses.dataclass(frozen=True)
+class Sparsify:
+  """Prunes a subnetwork further while validation holds.
+
+  Attributes:
+    start: density at the start; the allocation's.
+    rate: of all weights, the fraction that one step of pruning frees.
+    least: density at which pruning ends.
+    cutoff: validation accuracy that must be reached; `None` takes the loss of
+      the task's own first training + `tolerance` instead.
+    tolerance: see `cutoff`.
+    patience: epochs below the cutoff before the last good one comes back.
+  """
+  start: float
+  rate: float = 0.05
+  least: float = 0.01
+  cutoff: float | None = None
+  tolerance: float = 0.01
+  patience: int = 10
+
+  def __post_init__(self):
+    if not 0 < self.least <= self.start <= 1 or not 0 < self.rate < 1:
+      raise ValueError('sparsify: 0 < least <= start <= 1 and 0 < rate < 1; '
+                       f'got {self}')
+    if self.cutoff is not None and not 0 < self.cutoff <= 1:
+      raise ValueError('sparsify.cutoff is an accuracy and lies in (0, 1]; got '
+                       f'{self.cutoff}')
+    if self.patience < 1 or self.tolerance < 0:
+      raise ValueError('sparsify: patience must be at least 1 and tolerance '
+                       f'not negative; got {self}')
+
+
+DENSE, PRUNING, LAST = 0, 1, 2
+
+
+def sparsify(settings: Sparsify,
+             stopping: watch.EarlyStop) -> watch.Watch:
+  """Prunes a task's own weights further while validation holds.
+
+  With a `cutoff`, the rule of the official code's ActiveSparsification: an
+  epoch whose validation accuracy reaches it is kept and the subnetwork pruned
+  by `rate`; after `patience` epochs that don't, the last one that did comes
+  back and is trained on until early stopping. Without one, the iterative rule
+  per task: trained to its best loss first, then pruned as long as the loss
+  stays below the last accepted one + `tolerance`.
+
+  Only the watched task's weights are pruned, and only what it owns: those of
+  other tasks stay. The smallest magnitudes go first, as many in each leaf.
+  The last training keeps the epoch of the smallest loss, which may reach a
+  `cutoff` no longer.
+  """
+  stop = watch.early_stop(stopping)
+
+  def start(state, shared):
+    return stop.start(state, shared) | {
+        'stage': watch.number(DENSE if settings.cutoff is None else PRUNING,
+                         np.int32),
+        'density': watch.number(_owned(shared, settings.start)),
+        'accepted': watch.number(np.inf),
+        'failed': watch.number(0, np.int32),
+        'good': watch.snapshot(state) | {'owner': shared['owner']},
+        'any': watch.number(False, bool)}
+
+  def holds(memory, loss, accuracy):
+    if settings.cutoff is None:
+      return loss < memory['accepted'] + settings.tolerance
+    if accuracy is None:
+      raise ValueError('sparsify.cutoff is an accuracy, but the task is a '
+                       'regression; leave it out and give a tolerance')
+    return accuracy >= settings.cutoff
+
+  def prune_further(memory, state, shared):
+    density = float(memory['density']) - settings.rate
+    if density < settings.least - 1e-6:
+      return _last(memory, state, shared)
+    owner = allocation.prune(
+        _host(state.trainable['weights']), _host(shared['owner']),
+        int(shared['number']), round(density, 6))
+    return (memory | {'density': watch.number(density)}, state,
+            shared | {'owner': owner})
+
+  def _last(memory, state, shared):
+    fresh = stop.start(state, shared)
+    memory = memory | fresh | {'stage': watch.number(LAST, np.int32)}
+    return memory, state, shared
+
+  def pruning(memory, state, shared, loss, accuracy):
+    if holds(memory, loss, accuracy):
+      memory = memory | {
+          'accepted': watch.number(loss), 'any': watch.number(True, bool),
+          'good': watch.snapshot(state) | {'owner': _host(shared['owner'])}}
+      return prune_further(memory, state, shared)
+    failed = int(memory['failed']) + 1
+    memory = memory | {'failed': watch.number(failed, np.int32)}
+    if failed < settings.patience:
+      return memory, state, shared
+    if bool(memory['any']):
+      state = watch.return_to(state, memory['good'])
+      shared = shared | {'owner': memory['good']['owner']}
+    return _last(memory, state, shared)
+
+  def after_epoch(memory, state, shared, loss, accuracy):
+    if int(memory['stage']) == PRUNING:
+      return pruning(memory, state, shared, loss, accuracy)
+    memory, state, shared = stop.after_epoch(memory, state, shared, loss,
+                                             accuracy)
+    if int(memory['stage']) == DENSE and bool(memory['stop']):
+      state, shared = stop.finish(memory, state, shared)
+      memory = memory | {
+          'stage': watch.number(PRUNING, np.int32),
+          'stop': watch.number(False, bool),
+          'accepted': memory['best'], 'any': watch.number(True, bool),
+          'good': watch.snapshot(state) | {'owner': _host(shared['owner'])}}
+      return prune_further(memory, state, shared)
+    return memory, state, shared
+
+  def finish(memory, state, shared):
+    if int(memory['stage']) in (DENSE, LAST):
+      return stop.finish(memory, state, shared)
+    if bool(memory['any']):  # the epochs ran out: the last one that held
+      state = watch.return_to(state, memory['good'])
+      shared = shared | {'owner': memory['good']['owner']}
+    return state, shared
+
+  return watch.Watch(start, after_epoch, finish)
+
+
+def _owned(shared, start: float) -> float:
+  """`start`, or the least fraction of a leaf that the watched task owns.
+
+  Numbers of weights are whole: a leaf's fraction may be a little off `start`.
+  """
+  mine = [np.asarray(o) == int(shared['number'])
+          for o in jax.tree.leaves(shared['owner'])]
+  wanted = jax.tree.leaves(allocation.counts(shared['owner'], start))
+  if all(np.sum(m) == k for m, k in zip(mine, wanted, strict=True)):
+    return start
+  return min(float(np.mean(m)) for m in mine)
+
+
+def _host(tree):
+  return jax.tree.map(np.asarray, tree)

@@ -1,0 +1,89 @@
+"""What looks at the validation data after every epoch, and may stop or prune.
+
+A `Watch` is three pure functions of its own memory, a pytree of arrays that is
+saved with mid-task progress:
+
+    start(state, shared)                            -> memory
+    after_epoch(memory, state, shared, loss, accuracy)
+                                                    -> (memory, state, shared)
+    finish(memory, state, shared)                   -> (state, shared)
+
+Training ends when `memory['stop']` is set. `loss` is the sum over the group's
+tasks of their validation losses (as the official code of arXiv 2207.08821
+watches it), `accuracy` the mean accuracy, or `None` if no task has one.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStop:
+  """Ends training when the validation loss no longer falls.
+
+  Attributes:
+    min_delta: a loss is better if it is lower by more than this.
+    patience: epochs in a row that aren't better before it ends.
+  """
+  min_delta: float = 0.01
+  patience: int = 3
+
+  def __post_init__(self):
+    if self.min_delta < 0 or self.patience < 1:
+      raise ValueError('early_stop: min_delta must not be negative and '
+                       f'patience at least 1; got {self}')
+
+
+class Watch(NamedTuple):
+  """See the module docstring."""
+  start: Callable[..., dict]
+  after_epoch: Callable[..., tuple]
+  finish: Callable[..., tuple]
+
+
+def snapshot(state) -> dict:
+  """A copy of what a network is made of: the state's arrays are donated."""
+  return jax.tree.map(lambda x: np.array(x), {
+      'trainable': state.trainable, 'stats': state.stats})
+
+
+def return_to(state, kept: dict):
+  return state._replace(trainable=kept['trainable'], stats=kept['stats'])
+
+
+def number(value, dtype=np.float32):
+  return np.asarray(value, dtype)
+
+
+def early_stop(settings: EarlyStop) -> Watch:
+  """Stops when the loss stops falling, and goes back to its best epoch.
+
+  As Keras does: an epoch is better if its loss is below the best by more than
+  `min_delta`; after `patience` epochs in a row that aren't, it ends.
+  """
+  def start(state, shared):
+    del shared
+    return {'best': number(np.inf), 'waited': number(0, np.int32),
+            'stop': number(False, bool), 'kept': snapshot(state)}
+
+  def after_epoch(memory, state, shared, loss, accuracy):
+    del accuracy
+    if loss < memory['best'] - settings.min_delta:
+      memory = memory | {'best': number(loss), 'kept': snapshot(state),
+                         'waited': number(0, np.int32)}
+    else:
+      waited = memory['waited'] + np.int32(1)
+      memory = memory | {'waited': number(waited, np.int32),
+                         'stop': number(waited >= settings.patience, bool)}
+    return memory, state, shared
+
+  def finish(memory, state, shared):
+    if np.isfinite(memory['best']):
+      state = return_to(state, memory['kept'])
+    return state, shared
+
+  return Watch(start, after_epoch, finish)

@@ -1,0 +1,120 @@
+"""What users register under a name, and which file defines it.
+
+One table each for methods, models, data sources and suites. A name that stands
+there already may be registered again: the new one takes its place, and what
+was cached of the old one is dropped.
+"""
+
+import hashlib
+import importlib.util
+import inspect
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from mtl_jax import trees
+
+_PACKAGE = pathlib.Path(__file__).parent
+
+
+class Registry(Mapping):
+  """Values by name; a read-only mapping with `register`.
+
+  Attributes:
+    kind: what its values are, for messages.
+  """
+
+  def __init__(self, kind: str, known: dict[str, Any] | None = None):
+    self.kind = kind
+    self._known: dict[str, Any] = dict(known or {})
+    self._caches: list[Callable[[], None]] = []
+
+  def __getitem__(self, name: str) -> Any:
+    if name not in self._known:
+      raise ValueError(
+          f'unknown {self.kind} {name!r}'
+          f'{trees.nearest(str(name), self._known)}; known: '
+          f'{", ".join(sorted(self._known))}')
+    return self._known[name]
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._known)
+
+  def __len__(self) -> int:
+    return len(self._known)
+
+  def __contains__(self, name: object) -> bool:
+    return name in self._known
+
+  def register(self, name: str, value: Any) -> None:
+    """Adds a value, or puts it in the place of an older one.
+
+    Raises:
+      ValueError: the name is no name, or the value can't be called.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r'\w[\w.-]*', name):
+      raise ValueError(f'{self.kind} {name!r}: a name has letters, digits, _, '
+                       '. and -')
+    if not callable(value):
+      raise ValueError(f'{self.kind} {name!r}: {value!r} cannot be called; '
+                       'register a function')
+    self._known[name] = value
+    for clear in self._caches:
+      clear()
+
+  def on_change(self, clear: Callable[[], None]) -> None:
+    """Has a cache cleared whenever something is registered."""
+    self._caches.append(clear)
+
+
+def origin(function: Callable) -> dict | None:
+  """The file that defines a function, if it is no part of this package.
+
+  Returns:
+    {'file': its name, 'sha256': of its content}, or `None`.
+  """
+  try:
+    found = inspect.getsourcefile(inspect.unwrap(function))
+  except TypeError:
+    found = None
+  if found is None or not os.path.exists(found):
+    return {'file': getattr(function, '__module__', 'unknown'), 'sha256': ''}
+  path = pathlib.Path(found)
+  if path.is_relative_to(_PACKAGE):
+    return None
+  return {'file': path.name,
+          'sha256': hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def load_plugins(paths: Iterable[Any] | str | os.PathLike | None) -> None:
+  """Runs Python files that register methods, models, sources or suites.
+
+  Args:
+    paths: one path, or several; `None` for none.
+
+  Raises:
+    ValueError: a file is missing, or fails; names it.
+  """
+  if paths is None:
+    return
+  given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+  for given_path in given:
+    path = pathlib.Path(given_path).expanduser().resolve()
+    if not path.is_file():
+      raise ValueError(f'plugins: there is no file {path}')
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    name = f'mtl_jax_plugin_{path.stem}_{digest}'
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+      raise ValueError(f'plugins: {path} is not a Python file')
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+      spec.loader.exec_module(module)
+    except Exception as error:
+      del sys.modules[name]
+      raise ValueError(f'plugins: {path} failed: {type(error).__name__}: '
+                       f'{error}') from error

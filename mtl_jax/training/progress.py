@@ -1,0 +1,62 @@
+"""Mid-task progress: what a killed run goes on from.
+
+One checkpoint under `progress/`, named by what is being learned and by how far
+it has come; the older one goes when a new one is whole.
+"""
+
+import time
+
+from mtl_jax import parallel
+from mtl_jax.storage import checkpoint
+from mtl_jax.storage import workdir as workdir_lib
+
+
+class Clock:
+  """When to save progress; every process follows the first one's clock."""
+
+  def __init__(self, every: float):
+    self.every, self.start = every, time.perf_counter()
+    self.last = self.start
+
+  def total(self) -> float:
+    return time.perf_counter() - self.start
+
+  def due(self) -> bool:
+    due = bool(parallel.agree(time.perf_counter() - self.last >= self.every))
+    if due:
+      self.last = time.perf_counter()
+    return due
+
+
+def _pattern(name: str) -> str:
+  return f'{name}.{"[0-9]" * 9}'
+
+
+def save(work: workdir_lib.Workdir, name: str, position: int, arrays: dict,
+         values: dict) -> None:
+  """Saves progress, then drops the older one.
+
+  Args:
+    work: the workdir.
+    name: of what is being learned.
+    position: how far it has come; grows with every save. What was saved at
+      this position already stays.
+    arrays: by name.
+    values: JSON values.
+  """
+  new = f'{name}.{position:09d}'
+  if checkpoint.exists(work.progress / new):
+    return
+  checkpoint.save(work.progress / new, arrays, values)
+  checkpoint.remove_all(work.progress, _pattern(name), keep=[new])
+
+
+def newest(work: workdir_lib.Workdir, name: str) -> tuple[dict, dict] | None:
+  """(arrays, values) that were saved last, or `None`."""
+  found = sorted(work.progress.glob(_pattern(name)))
+  return checkpoint.load(found[-1]) if found else None
+
+
+def remove(work: workdir_lib.Workdir, name: str) -> None:
+  """Removes the progress of what has committed."""
+  checkpoint.remove_all(work.progress, _pattern(name))
