@@ -20,7 +20,8 @@ SIZES = (3, 5, 10, 20, 40, 100)
 def get_config():
   config = ml_collections.ConfigDict()
   config.seed = 0  # of scores, batches and the backbone
-  config.suite = dict(kind='permuted', source='mnist', num_tasks=110)
+  config.suite = dict(kind='permuted', source='mnist', num_tasks=110,
+                      number_width=3)
   config.backbone = dict(model='lenet_300_100', outputs=10)
   supermask = dict(method='supsup', steps=1000, batch_size=128,
                    optimizer='rmsprop', learning_rate=1e-4)

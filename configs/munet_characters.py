@@ -9,9 +9,8 @@ configs/munet_root.py (runs/munet_root.npz). MNIST, KMNIST, Omniglot and
 CMATERdb x 3 with mu2Net's splits, but Omniglot, whose official
 validation and test images are all in its training split, keeps 16, 2 and 2
 drawings of each character; `leaking` runs its official splits alone, for
-comparison. Sets of CMATERdb that hold the same images are refused (copies of it
-are about that have one set under three names); `four` takes Telugu alone of
-the three. Fashion-MNIST comes afterwards as a task unlike all others.
+comparison; `four` takes Telugu alone of CMATERdb's three. Fashion-MNIST comes
+afterwards as a task unlike all others.
 
 The space is that of the published ViT-L runs, but for mirroring (never: it
 makes other characters) and crops (at least half of the image), chosen before

@@ -21,7 +21,8 @@ TASKS = 2500
 def get_config():
   config = ml_collections.ConfigDict()
   config.seed = 0  # of scores, batches and the backbone
-  config.suite = dict(kind='permuted', source='mnist', num_tasks=TASKS)
+  config.suite = dict(kind='permuted', source='mnist', num_tasks=TASKS,
+                      number_width=4)
   config.backbone = dict(model='lenet_300_100', outputs=500)
   config.phases = dict(supermasks=dict(
       method='supsup', tasks=(0, TASKS), steps=1000, batch_size=128,

@@ -7,7 +7,8 @@ Published recipe (code of arXiv 2006.14769): threshold masks, RMSProp 1e-4,
 1000 batches of 128 per task. FC1024 as in the paper's second network:
 
     ... --config.backbone.model=fc1024 --config.backbone.outputs=500 \\
-        --config.suite.num_tasks=50 --config.phases.supermasks.tasks="(0, 50)"
+        --config.suite.num_tasks=50 --config.suite.number_width=2 \\
+        --config.phases.supermasks.tasks="(0, 50)"
 
 Hardware, time and accuracy: see experiments/supsup/README.md.
 """
@@ -18,7 +19,9 @@ import ml_collections
 def get_config():
   config = ml_collections.ConfigDict()
   config.seed = 0  # of scores, batches and the backbone
-  config.suite = dict(kind='permuted', source='mnist', num_tasks=250)
+  # Names and random numbers of a short run are those of the first of 250.
+  config.suite = dict(kind='permuted', source='mnist', num_tasks=250,
+                      number_width=3)
   config.backbone = dict(model='lenet_300_100', outputs=100)
   config.phases = dict(supermasks=dict(
       method='supsup', tasks=(0, 250), steps=1000, batch_size=128,

@@ -4,8 +4,7 @@
 # itself. Usage: run.sh [FOLDER FOR WORKDIRS]      (default: runs)
 source "$(dirname "$0")/../run.bash"
 for seed in 0 1 2; do
-  go munet preliminary_s$seed --config=configs/munet_preliminary.py --config.seed=$seed \
-    --config.suite.copies=True
+  go munet preliminary_s$seed --config=configs/munet_preliminary.py --config.seed=$seed
 done
 go munet root_s0 --config=configs/munet_root.py
 root=$runs/munet_root.npz

@@ -8,7 +8,8 @@ for seed in 0 1 2; do
     --config.seed=$seed
   go supsup "permuted_fc1024_s$seed" --config=configs/supsup_permuted_mnist.py \
     --config.backbone.model=fc1024 --config.backbone.outputs=500 \
-    --config.suite.num_tasks=50 --config.phases.supermasks.tasks="(0, 50)" \
+    --config.suite.num_tasks=50 --config.suite.number_width=2 \
+    --config.phases.supermasks.tasks="(0, 50)" \
     --config.seed=$seed
   go supsup "rotated_fc1024_s$seed" --config=configs/supsup_rotated_mnist.py \
     --config.seed=$seed

@@ -44,13 +44,13 @@ class Entry:
 
   def seed(self, run_seed: int) -> tuple[int, int]:
     """Integers for the order of batches; equal in paired phases."""
-    return run_seed, zlib.crc32(f'{self.task.name}/{self.repeat}'.encode())
+    return run_seed, zlib.crc32(f'{self.task.drawn_by}/{self.repeat}'.encode())
 
   def key(self, run_seed: int):
     """Key of its initial scores and augmentation; equal in paired phases."""
     # A stream's mask starts before it is known which task it will see.
     return named_key(run_seed, self.name if self.phase.stream
-                     else f'{self.task.name}/{self.repeat}')
+                     else f'{self.task.drawn_by}/{self.repeat}')
 
 
 def named_key(run_seed: int, name: str):

@@ -13,6 +13,7 @@ written costs time, not the run. A set whose files were replaced or copied is
 decoded anew; what was decoded before stays until it is removed by hand.
 """
 
+import hashlib
 import logging
 import os
 import pathlib
@@ -20,6 +21,8 @@ import re
 import tempfile
 
 import numpy as np
+
+_LONGEST = 200  # bytes; disks take 255, of which '.npz' and the like are some
 
 
 def directory(cache_dir=None):
@@ -43,9 +46,17 @@ def path(name, version, split, cache_dir=None):
   >>> path('omniglot:alphabet', '3.0.0', 'test', '/c').as_posix()
   '/c/omniglot%3Aalphabet/3.0.0/test.npz'
   """
-  quoted = [re.sub(r'[^\w.-]', lambda m: f'%{ord(m[0]):02X}', part)
+  quoted = [_fit(re.sub(r'[^\w.-]', lambda m: f'%{ord(m[0]):02X}', part))
             for part in (name, version, split)]
   return directory(cache_dir).joinpath(*quoted[:2]) / f'{quoted[2]}.npz'
+
+
+def _fit(name):
+  """Of a name too long for a folder the start, and a digest of it all."""
+  if len(name.encode()) <= _LONGEST and name.strip('.'):
+    return name
+  digest = hashlib.sha256(name.encode()).hexdigest()[:32]
+  return f'{name.encode()[:_LONGEST - 40].decode(errors="ignore")}%{digest}'
 
 
 def fetch(name, version, split, decode, cache_dir=None):
@@ -63,7 +74,8 @@ def fetch(name, version, split, decode, cache_dir=None):
     What `decode` returns.
 
   >>> with tempfile.TemporaryDirectory() as folder:
-  ...   decode = lambda: (np.zeros((1, 2, 2, 1), np.uint8), np.zeros(1), 10)
+  ...   decode = lambda: (np.zeros((1, 2, 2, 1), np.uint8),
+  ...                     np.zeros(1, np.int32), 10)
   ...   fetch('toy', '1', 'train', decode, folder)[2]
   10
   """
@@ -83,7 +95,12 @@ def _read(file, key):
           np.load(stream, allow_pickle=False) as members):
       if str(members['key']) != key:
         raise ValueError(f'it holds {str(members["key"])!r}, not {key!r}')
-      return members['images'], members['labels'], int(members['classes'])
+      images, labels = members['images'], members['labels']
+      if (images.dtype, labels.dtype, labels.shape) != (
+          np.uint8, np.int32, images.shape[:1]) or images.ndim != 4:
+        raise ValueError(f'it holds {images.dtype} {list(images.shape)} and '
+                         f'{labels.dtype} {list(labels.shape)}')
+      return images, labels, int(members['classes'])
   except FileNotFoundError:
     return None
   except Exception as error:  # whatever is wrong with it: it is not used

@@ -1,4 +1,4 @@
-"""Reads image folders and prepared TFDS sets as plain arrays.
+"""Reads prepared TFDS sets as plain arrays.
 
 TFDS is imported only to decode, and never asked to download or to prepare.
 """
@@ -8,23 +8,18 @@ import functools
 import hashlib
 import io
 import json
-import logging
 import pathlib
 import re
 
 import numpy as np
 
 from mtl_jax.data import cache
+from mtl_jax.data import folders
 from mtl_jax.data import label_makers
+from mtl_jax.data import pictures
 
 # TFDS keeps the shapes of dSprites as ones.
 _FACTORS = {'dsprites': 255}
-_SPLITS = {'train': 'train', 'test': 'test', 'valid': 'valid', 'val': 'valid',
-           'validation': 'valid'}
-_MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'HSV',
-          'LAB')  # Pillow's, of 8 bits
-_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.pgm', '.ppm', '.tif',
-             '.tiff', '.webp')
 
 
 def split_size(name):
@@ -34,117 +29,6 @@ def split_size(name):
     return name, None
   base, *size = match.groups()
   return base, tuple(int(s) for s in size if s)
-
-
-def _shrink(image, size):
-  """Resizes one uint8 [H, W, C] image; Pillow's bilinear filter."""
-  if size is None:
-    return image
-  from PIL import Image
-  picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-  if len(size) == 3:
-    picture = picture.convert('L' if size[2] == 1 else 'RGB')
-  resized = np.asarray(picture.resize(size[1::-1], Image.Resampling.BILINEAR))
-  return resized[..., None] if resized.ndim == 2 else resized
-
-
-def _stack(where, count, images, size):
-  """Fills one array from an iterable of (label of the image, uint8 image)."""
-  found = None
-  for row, (which, image) in enumerate(images):
-    image = _shrink(image, size)
-    if found is None:
-      found = np.empty((count, *image.shape), np.uint8)
-    if image.shape != found.shape[1:]:
-      raise ValueError(
-          f'{where}: {which} is {image.shape} but the first image is '
-          f'{found.shape[1:]}; add a size to the name, as in "...@32x32x3"')
-    found[row] = image
-  if found is None:
-    raise ValueError(f'{where}: there are no images')
-  return found
-
-
-def folder(name, root, size, cache_dir):
-  """An image folder: (version, classes, {split: (images, labels)})."""
-  root = pathlib.Path(root).expanduser()
-  if not root.is_dir():
-    raise FileNotFoundError(f'source {name!r}: there is no folder {root}')
-  folders = _split_folders(name, root)
-  names = sorted({f.name for part in folders.values() for f in part.iterdir()
-                  if f.is_dir() and not f.name.startswith('.')})
-  if not names:
-    raise FileNotFoundError(
-        f'source {name!r}: {root} has no class folders; expected '
-        'CLASS/IMAGE.png, or train/CLASS/IMAGE.png with valid/ and test/')
-  splits, version = {}, hashlib.sha256()
-  for split, part in folders.items():
-    files = [(f, i) for i, c in enumerate(names)
-             for f in sorted((part / c).rglob('*'))
-             if f.suffix.lower() in _SUFFIXES]
-    empty = [c for i, c in enumerate(names) if i not in {i for _, i in files}]
-    if split == 'train' and empty:
-      raise ValueError(f'source {name!r}: {part / empty[0]} holds no image '
-                       f'({", ".join(_SUFFIXES)}); a class without images '
-                       'cannot be learned')
-    listing = [[f.relative_to(root).as_posix(), *_seen(f)] for f, _ in files]
-    state = hashlib.sha256(json.dumps([names, listing]).encode()).hexdigest()
-    images, labels, _ = cache.fetch(
-        name, state[:16], split, functools.partial(
-            _read_files, f'source {name!r}, split {split!r}', files, size,
-            len(names)), cache_dir)
-    splits[split] = images, labels
-    version.update(images.tobytes() + labels.tobytes())
-  return version.hexdigest()[:16], len(names), splits
-
-
-def _split_folders(name, root):
-  """{split: folder}; of a folder of classes alone, {'train': root}."""
-  inside = sorted(f.name for f in root.iterdir()
-                  if f.is_dir() and not f.name.startswith('.'))
-  named = [f for f in inside if f in _SPLITS]
-  found = {split: root / f for split in ('train', 'valid', 'test')
-           for f in named if _SPLITS[f] == split}
-  wrong = [f for f in inside if f not in _SPLITS and (
-      re.fullmatch('(?i)(train|test|val|valid|eval|dev)(ing|idation|uation)?',
-                   f) or named and difflib.get_close_matches(
-                       f.lower(), _SPLITS, cutoff=.7))]
-  if wrong or len(found) < len(named) or found and 'train' not in found:
-    raise FileNotFoundError(
-        f"source {name!r}: {root} has {inside}; expected class folders alone, "
-        "or 'train' with one 'valid' (or 'val') and 'test' beside it")
-  if found and len(named) < len(inside):
-    logging.info('%s: %s is neither a split nor a class; left out.', name,
-                 ', '.join(f for f in inside if f not in named))
-  return found or {'train': root}
-
-
-def _read_files(where, files, size, classes):
-  images = ((file, _pixels(where, file, file)) for file, _ in files)
-  labels = np.array([label for _, label in files], np.int32)
-  return _stack(where, len(files), images, size), labels, classes
-
-
-def _pixels(where, which, file, mode=None):
-  """Decodes an image file to uint8 [H, W, C]; grey only if it is grey."""
-  from PIL import Image
-  try:
-    with Image.open(file) as picture:
-      if picture.mode not in _MODES:
-        raise ValueError(f'{where}: {which} has pixels of mode '
-                         f'{picture.mode!r}, which are not 0..255; convert it '
-                         'to 8 bits, or use sources.from_arrays')
-      if (picture.has_transparency_data and
-          picture.convert('RGBA').getextrema()[3][0] < 255):
-        raise ValueError(f'{where}: {which} is transparent in places, and what '
-                         'stands behind it is not known; put it on a '
-                         'background')
-      mode = mode or ('L' if picture.mode in ('1', 'L', 'LA') else 'RGB')
-      pixels = np.asarray(picture.convert(mode))
-  except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-    raise ValueError(f'{where}: {which} can not be read as an image '
-                     f'({error})') from error
-  return pixels[..., None] if mode == 'L' else pixels
 
 
 def tfds(name, base, size, cache_dir, tfds_dir, known):
@@ -160,8 +44,7 @@ def tfds(name, base, size, cache_dir, tfds_dir, known):
   """
   base, _, label = base.partition(':')
   version = _prepared(name, base, tfds_dir, known)
-  info = json.loads((version / 'dataset_info.json').read_text())
-  present = [split['name'] for split in info['splits']]
+  present = [split['name'] for split in _info(name, version)['splits']]
   splits, classes = {}, 0
   for split, ours in (('train', 'train'), ('validation', 'valid'),
                       ('test', 'test')):
@@ -215,8 +98,7 @@ def split(base, name, size, cache_dir, tfds_dir, known):
   own = base + ('@' + 'x'.join(map(str, size)) if size else '')
   plain, _, label = base.partition(':')
   version = _prepared(own, plain, tfds_dir, known)
-  info = json.loads((version / 'dataset_info.json').read_text())
-  present = [found['name'] for found in info['splits']]
+  present = [found['name'] for found in _info(own, version)['splits']]
   if name not in present:
     raise ValueError(f'source {own!r} has no split {name!r}; its splits are '
                      f'{present}')
@@ -260,9 +142,9 @@ def _decode(where, version, split, label, size):
         which = f'image {len(labels)}'
         labels.append(row[label] if made is None
                       else label_makers.MAKERS[made].make(row))
-        yield which, factor * _pixels(where, which, io.BytesIO(row[pixels]),
-                                      mode)
-  stacked = _stack(where, len(rows), images(), size)
+        yield which, factor * pictures.read(
+            where, which, io.BytesIO(row[pixels]), mode, seen=False)
+  stacked = pictures.stack(where, len(rows), images(), size)
   whole = np.array(labels)
   if not np.issubdtype(whole.dtype, np.integer):
     raise ValueError(f'{where}: labels must be integers, not {whole.dtype}')
@@ -272,30 +154,63 @@ def _decode(where, version, split, label, size):
   return stacked, whole.astype(np.int32), classes or 1 + int(whole.max())
 
 
-def _seen(file):
-  """What changes when a file does, even if its time is set back."""
-  found = file.stat()
-  return found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
 def _state(version):
   """The version with a digest of its files, for the cache: a set that was
   prepared anew is decoded anew."""
-  listing = [[f.name, *_seen(f)] for f in sorted(version.iterdir())]
+  listing = [[f.name, *folders.seen(f)] for f in sorted(version.iterdir())]
   digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
   return f'{version.name}-{digest[:12]}'
 
 
+def class_names(base, tfds_dir, classes):
+  """The names that a prepared set keeps for its labels; `None` if it has none.
+
+  Args:
+    base: TFDS name, with ':feature' to take another label.
+    tfds_dir: where prepared sets lie.
+    classes: how many there are.
+  """
+  base, _, label = base.partition(':')
+  version = _newest(base, tfds_dir)
+  file = version and version / f'{label or "label"}.labels.txt'
+  if not file or not file.is_file():
+    return None
+  names = tuple(file.read_text(encoding='utf-8').splitlines())
+  return names if len(set(names)) == len(names) == classes else None
+
+
+def _newest(base, tfds_dir):
+  """The folder of the newest prepared version, or `None`."""
+  versions = [f.parent for f in pathlib.Path(tfds_dir, base).glob(
+      '*/dataset_info.json') if re.fullmatch(r'\d+\.\d+\.\d+', f.parent.name)]
+  return max(versions, default=None,
+             key=lambda f: [int(n) for n in f.name.split('.')])
+
+
+def _info(name, version):
+  """What TFDS wrote about a prepared set."""
+  file = version / 'dataset_info.json'
+  try:
+    info = json.loads(file.read_text(encoding='utf-8'))
+    if not isinstance(info['name'], str) or not all(
+        isinstance(split['name'], str)
+        and isinstance(split['shardLengths'], list)
+        for split in info['splits']):
+      raise TypeError('other types')
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(f'source {name!r}: {file} does not say what TFDS writes '
+                     'there (name and splits); prepare the set anew') from error
+  return info
+
+
 def _prepared(name, base, tfds_dir, known):
   """The folder of the newest prepared version, complete."""
-  root = pathlib.Path(tfds_dir, base)
-  versions = [f.parent for f in root.glob('*/dataset_info.json')
-              if re.fullmatch(r'\d+\.\d+\.\d+', f.parent.name)]
-  if not versions:
+  version = _newest(base, tfds_dir)
+  if version is None:
     raise FileNotFoundError(_missing(
-        name, base, tfds_dir, known, f'{root}/VERSION/dataset_info.json'))
-  version = max(versions, key=lambda f: [int(n) for n in f.name.split('.')])
-  info = json.loads((version / 'dataset_info.json').read_text())
+        name, base, tfds_dir, known, pathlib.Path(
+            tfds_dir, base, 'VERSION/dataset_info.json')))
+  info = _info(name, version)
   for split in info['splits']:
     count = len(split['shardLengths'])
     for shard in range(count):

@@ -9,6 +9,9 @@ Splits, the same on every machine for ever:
   * No test split (digits, arrays, folders): the first 20 % of
     `np.random.RandomState(0).permutation(n)` are test, the next 10 % of the
     rest (at most 5,000) validation.
+  * A class of which no image would be for training is divided by itself, in
+    the same order: a fifth of its images (at least one of two) is test, the
+    others are for training. The report says which classes these are.
   * A set whose train and test have no class in common (Omniglot: other
     characters, other alphabets) can't be classified as it is: its splits are
     pooled, train first, and divided as if it had none.
@@ -17,14 +20,18 @@ Splits, the same on every machine for ever:
   * '!FEATURE': all splits are pooled, train first, then validation and test,
     and divided within each value of the feature: a tenth (at least one image)
     is test, another validation. In Omniglot each of the 1,623 characters
-    ('label') has 20 drawings: 2 are test, 2 validation, 16 train.
+    ('label') has 20 drawings: 2 are test, 2 validation, 16 train. A folder
+    takes '!label': each class is divided alike.
 
 Within a split the original order stays. What stands twice in the original
-data stays too; `leaks` counts it.
+data stays too; `leaks` counts it, and a suite's `drop_shared` leaves it out of
+training.
 """
 
 import dataclasses
+import functools
 import hashlib
+import numbers
 from typing import NamedTuple
 
 import numpy as np
@@ -52,9 +59,12 @@ class Source:
     version: of the original data.
     classes: int; labels lie in [0, classes). Of a regression, its targets.
     train, valid, test: `Arrays` of one image shape.
+    class_names: str of every class, or `None` where classes have no names.
+    notes: sentences about the data that a run's report repeats.
 
   Raises:
-    ValueError: wrong type, rank, length or label, naming source and split.
+    ValueError: wrong type, rank, length, label or class name, naming source
+      and split.
   """
 
   name: str
@@ -63,8 +73,19 @@ class Source:
   train: Arrays
   valid: Arrays
   test: Arrays
+  class_names: tuple[str, ...] | None = None
+  notes: tuple[str, ...] = ()
 
   def __post_init__(self):
+    if not isinstance(self.name, str) or not self.name:
+      raise ValueError(f'a source is named {self.name!r}; its name must be a '
+                       'string that is not empty')
+    if not isinstance(self.classes, numbers.Integral) or isinstance(
+        self.classes, bool) or self.classes < 1:
+      raise ValueError(f'source {self.name!r}: classes is {self.classes!r}; it '
+                       'must be a whole number above 0')
+    object.__setattr__(self, 'classes', int(self.classes))
+    object.__setattr__(self, 'class_names', _class_names(self))
     for split in ('train', 'valid', 'test'):
       where = f'source {self.name!r}, split {split!r}'
       images, labels = (np.asarray(a) for a in getattr(self, split))
@@ -91,6 +112,46 @@ class Source:
   def tokens(self):
     """Whether inputs are tokens of texts."""
     return self.train.images.dtype == np.int32
+
+  @functools.cached_property
+  def repeated(self):
+    """Which inputs stand on both sides of the test split, as bool [n] each.
+
+    Of 'test', those that also stand in train or validation, pixel by pixel; of
+    'train' and 'valid', those that also stand in test.
+    """
+    found = {split: _digests(getattr(self, split).images)
+             for split in ('train', 'valid', 'test')}
+    known = {*found['train'], *found['valid']}
+    tested = set(found['test'])
+    return {split: np.fromiter((d in (known if split == 'test' else tested)
+                                for d in digests), bool, len(digests))
+            for split, digests in found.items()}
+
+
+def _digests(images):
+  return [hashlib.blake2b(i.tobytes(), digest_size=16).digest() for i in images]
+
+
+def parts(source):
+  """Its train, validation and test split."""
+  return source.train, source.valid, source.test
+
+
+def _class_names(source):
+  names = source.class_names
+  if names is None:
+    return None
+  if isinstance(names, str) or not all(isinstance(n, str) for n in names):
+    raise ValueError(f'source {source.name!r}: class_names is {names!r}; it '
+                     'must be a sequence of strings')
+  names = tuple(map(str, names))
+  if len(names) != source.classes or len(set(names)) != len(names):
+    raise ValueError(
+        f'source {source.name!r}: class_names are {len(names)}, '
+        f'{len(set(names))} of them different, but there are {source.classes} '
+        'classes; give each a name of its own')
+  return names
 
 
 def _check(where, images, labels, classes):
@@ -123,11 +184,7 @@ def leaks(source):
   >>> leaks(divide('same', '1', 1, same))
   2
   """
-  def digests(images):
-    return [hashlib.blake2b(i.tobytes(), digest_size=16).digest()
-            for i in images]
-  known = set(digests(source.train.images)) | set(digests(source.valid.images))
-  return sum(digest in known for digest in digests(source.test.images))
+  return int(source.repeated['test'].sum())
 
 
 def _require_pairs(name, split, pair):
@@ -136,13 +193,15 @@ def _require_pairs(name, split, pair):
                      f'but {len(pair[1])} labels; there must be as many')
 
 
-def divide(name, version, classes, train, valid=None, test=None):
+def divide(name, version, classes, train, valid=None, test=None,
+           class_names=None, notes=()):
   """Splits off what is missing, as the module says.
 
   Args:
     name, version, classes: of the `Source`.
     train: `Arrays`; what is missing is taken from it.
     valid, test: `Arrays`, or `None`.
+    class_names, notes: of the `Source`.
 
   Returns:
     A `Source`.
@@ -159,23 +218,50 @@ def divide(name, version, classes, train, valid=None, test=None):
     raise ValueError(f'source {name!r}: {len(order)} images are too few to '
                      'split off validation and test')
 
-  def part(rows):
-    rows = np.sort(rows)
-    return Arrays(train.images[rows], train.labels[rows])
-  test = test or part(order[:tests])
-  valid = valid or part(order[tests:tests + valids])
-  if tests or valids:
-    train = part(order[tests + valids:])
-  return Source(name, version, classes, train, valid, test)
+  which = np.full(len(order), 'train')
+  which[order[:tests]] = 'test'
+  which[order[tests:tests + valids]] = 'valid'
+  moved = train.labels.ndim == 1 and _give_to_training(
+      which, order, train.labels, tests > 0)
+  part = lambda split: Arrays(train.images[which == split],
+                              train.labels[which == split])
+  found = {'train': part('train') if tests or valids else train,
+           'valid': valid or part('valid'), 'test': test or part('test')}
+  if moved:
+    notes = [*notes, f'source {name!r}: class '
+             f'{", ".join(map(str, moved[:8]))}'
+             f'{f" and {len(moved) - 8} more" if len(moved) > 8 else ""} '
+             'divided by itself: no image would have been for training']
+  return Source(name, version, classes, **found, class_names=class_names,
+                notes=tuple(notes))
 
 
-def divide_within(name, version, classes, whole, groups):
+def _give_to_training(which, order, labels, tested):
+  """Divides classes without training images by themselves; returns them.
+
+  Args:
+    which: str [n], the split of every row; changed in place.
+    order: int [n], in which rows were drawn.
+    labels: int [n].
+    tested: whether test images are drawn too.
+  """
+  lacking = np.setdiff1d(labels, labels[which == 'train']).tolist()
+  for label in lacking:
+    rows = order[labels[order] == label]
+    tests = max(len(rows) // 5, int(len(rows) > 1)) if tested else 0
+    which[rows], which[rows[:tests]] = 'train', 'test'
+  return lacking
+
+
+def divide_within(name, version, classes, whole, groups, class_names=None,
+                  notes=()):
   """Divides each group of rows into train, validation and test alike.
 
   Args:
     name, version, classes: of the `Source`.
     whole: `Arrays` of n images.
     groups: integers [n].
+    class_names, notes: of the `Source`.
 
   Returns:
     A `Source`.
@@ -186,15 +272,19 @@ def divide_within(name, version, classes, whole, groups):
   _require_pairs(name, 'whole', whole)
   order = np.random.RandomState(0).permutation(len(groups))
   order = order[np.argsort(groups[order], kind='stable')]
-  _, start, sizes = np.unique(groups[order], return_index=True,
-                              return_counts=True)
+  values, start, sizes = np.unique(groups[order], return_index=True,
+                                   return_counts=True)
   if sizes.min() < 3:
-    raise ValueError(f'source {name!r}: a group of {sizes.min()} images is too '
-                     'small for train, validation and test')
+    raise ValueError(
+        f'source {name!r}: a group of {sizes.min()} images is too small for '
+        f'train, validation and test (number {values[sizes.argmin()]}); give '
+        'it more images, or leave it out')
   place = np.arange(len(order)) - np.repeat(start, sizes)
   tenth = np.repeat(np.maximum(1, sizes // 10), sizes)
   which = np.where(place < tenth, 'test',
                    np.where(place < 2 * tenth, 'valid', 'train'))
   rows = {s: np.sort(order[which == s]) for s in ('train', 'valid', 'test')}
-  return Source(name, version, classes, **{
-      s: Arrays(whole.images[r], whole.labels[r]) for s, r in rows.items()})
+  return Source(name, version, classes, class_names=class_names,
+                notes=tuple(notes), **{
+                    s: Arrays(whole.images[r], whole.labels[r])
+                    for s, r in rows.items()})

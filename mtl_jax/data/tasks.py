@@ -2,11 +2,14 @@
 
 import dataclasses
 import re
+import unicodedata
 from typing import NamedTuple
 
 import numpy as np
 
 from mtl_jax.data import transforms
+
+LONGEST = 100  # bytes of a name; more is added where it names a folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,10 @@ class Task:
     classes: among how many outputs its answer is chosen; of a regression,
       the number of its targets.
     regression: whether the answer is a number (or several) and not a class.
+    key: what its random numbers come from, so that they depend neither on how
+      many tasks there are nor on what they are called; '' takes the name.
+    drop_shared: leave images out of training and validation that are also
+      test images of the source.
   """
 
   name: str
@@ -33,17 +40,26 @@ class Task:
   labels: tuple[int, ...] | None
   classes: int
   regression: bool = False
+  key: str = ''
+  drop_shared: bool = False
 
   def __post_init__(self):
-    if not re.fullmatch(r'\w[\w.-]*', self.name):
-      raise ValueError(f'task name {self.name!r} may hold only letters, '
-                       'digits, "_", "-" and "."')
+    if not isinstance(self.name, str) or not re.fullmatch(
+        r'\w[\w.-]*', self.name) or len(self.name.encode()) > LONGEST:
+      raise ValueError(
+          f'task name {self.name!r} may hold only letters, digits, "_", "-" '
+          f'and ".", at most {LONGEST} bytes; give suite.names')
     kept = [label for label in self.labels or () if label != -1]
     if self.labels is not None and (
         len(set(kept)) != len(kept) or not kept
         or len(self.labels) != self.classes):
       raise ValueError(f'task {self.name!r}: labels {self.labels} must be '
                        f'{self.classes} different classes')
+
+  @property
+  def drawn_by(self) -> str:
+    """What its random numbers come from."""
+    return self.key or self.name
 
 
 class View(NamedTuple):
@@ -63,14 +79,19 @@ class Suite:
   tasks: tuple[Task, ...]
 
   def __post_init__(self):
-    seen = set()
+    seen: dict[str, str] = {}
     for i, task in enumerate(self.tasks):
-      if task.name in seen:
-        raise ValueError(f'suite {self.name!r} has two tasks {task.name!r}')
+      # Some disks do not tell capital letters apart.
+      other = seen.setdefault(
+          unicodedata.normalize('NFC', task.name).casefold(), task.name)
+      if len(seen) == i:
+        raise ValueError(
+            f'suite {self.name!r} has two tasks {task.name!r}'
+            f'{"" if other == task.name else f" and {other!r}"}; give each a '
+            'name of its own, on disks that do not tell capitals apart too')
       if task.index != i:
         raise ValueError(f'suite {self.name!r}: task {task.name!r} stands at '
                          f'{i} but says {task.index}')
-      seen.add(task.name)
 
 
 def view(task, source):
@@ -107,15 +128,27 @@ def view(task, source):
   if task.regression != source.regression:
     raise ValueError(f'task {task.name!r} and source {source.name!r} disagree '
                      'on whether this is a regression')
-  if source.regression:
-    return View(*(np.arange(len(getattr(source, split).labels), dtype=np.int32)
-                  for split in ('train', 'valid', 'test')),
-                label_map=np.zeros(0, np.int32))
   rows = {}
   for split in ('train', 'valid', 'test'):
-    found = np.flatnonzero(label_map[getattr(source, split).labels] >= 0)
-    if not len(found):
+    labels = getattr(source, split).labels
+    kept = (np.ones(len(labels), bool) if source.regression
+            else label_map[labels] >= 0)
+    if task.drop_shared and split != 'test':
+      kept &= ~source.repeated[split]
+    if not kept.any():
       raise ValueError(f'task {task.name!r} has no images in split {split!r} '
                        f'of source {source.name!r}')
-    rows[split] = found.astype(np.int32)
+    rows[split] = np.flatnonzero(kept).astype(np.int32)
+  if source.regression:
+    label_map = np.zeros(0, np.int32)
   return View(**rows, label_map=label_map)
+
+
+def dropped(task, source):
+  """By split, how many images of a task `drop_shared` leaves out."""
+  if not task.drop_shared:
+    return {'train': 0, 'valid': 0}
+  whole = view(dataclasses.replace(task, drop_shared=False), source)
+  own = view(task, source)
+  return {split: len(getattr(whole, split)) - len(getattr(own, split))
+          for split in ('train', 'valid')}

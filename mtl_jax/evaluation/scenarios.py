@@ -199,7 +199,7 @@ def _test_batches(entry, data, scenario) -> np.ndarray:
   """
   rows = data.view(entry.task).test
   if scenario.batches:
-    drawn = np.random.default_rng(zlib.crc32(entry.task.name.encode()))
+    drawn = np.random.default_rng(zlib.crc32(entry.task.drawn_by.encode()))
     rows = drawn.permutation(rows)
   return batches_lib.padded(rows, scenario.batch_size)[
       :scenario.batches or None]

@@ -12,6 +12,7 @@ What the functions read (all of it JSON; accuracies are fractions):
            loss {valid, test}, curve {step, loss, accuracy}, density {leaf: d},
            bytes {masks, coefficients, values, stats, total, stored,
            dedicated}, seconds {train, evaluate, save}, basis {kind, size},
+           data (as `data.labels.facts` makes it),
            search (of paths that evolved; see `report_search`)
   summary  names, matrix, before, metrics (see `metrics.summarise`),
            overlap {names, matrix}, seconds_in_all, verified {ok, tasks},
@@ -26,6 +27,7 @@ import json
 import os
 import pathlib
 
+from mtl_jax.data import labels
 from mtl_jax.evaluation import metrics as metrics_lib
 from mtl_jax.report import capacity as capacity_report
 from mtl_jax.report import drawing
@@ -34,6 +36,7 @@ from mtl_jax.report import inference as inference_report
 
 _TEMPLATES = pathlib.Path(__file__).parent / 'templates'
 _LONG = 40  # a terminal table of more tasks than this has one row per phase
+_NOTES = 6  # sentences about the data in a terminal; the page has them all
 _FOLD = 50  # and the page's table of tasks is folded
 
 
@@ -55,6 +58,7 @@ def render(run: dict, records: list[dict], summary: dict) -> str:
       identity=inference_report.rows(summary),
       sentences=inference_report.sentences(summary),
       capacity=capacity_report.sentences(summary),
+      notes=labels.sentences(records),
       phases=phases(records), figures=figures, metrics=metrics,
       tasks=_task_rows(records), fold=len(records) > _FOLD)
 
@@ -83,6 +87,7 @@ def table(records: list[dict], summary: dict):
     lines.append(f'{readable_seconds(_in_all(summary))} in all')
   lines += inference_report.sentences(summary)
   lines += capacity_report.sentences(summary)
+  lines += labels.sentences(records, _NOTES)
   lines.append('“of own”: compared with a network of its own')
   result = rich.table.Table(box=rich.box.SIMPLE_HEAD,
                             collapse_padding=True, pad_edge=False,

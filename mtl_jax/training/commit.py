@@ -14,6 +14,7 @@ from mtl_jax import parallel
 from mtl_jax import registry
 from mtl_jax import trees
 from mtl_jax.config import plan
+from mtl_jax.data import labels
 from mtl_jax.data import transforms
 from mtl_jax.serving import system as system_lib
 from mtl_jax.steps import single
@@ -210,6 +211,7 @@ def _facts(run, entry, impression, curve, trained) -> dict:
       'method': phase.method, 'control': phase.control,
       'repeat': entry.repeat, 'pooled': len(entry.pooled),
       'classes': entry.task.classes,
+      'data': labels.facts(entry.tasks[0], run.data.source(entry.task.source)),
       'steps': trained.recipe.steps, 'batch_size': trained.recipe.batch_size,
       'seed': run.config.seed, 'curve': thin(curve), 'density': density,
       'bytes': parts | {'total': sum(parts.values()),
@@ -254,7 +256,8 @@ def _metadata(run, entry, record) -> dict:
       'seed': run.config.seed,
       'transforms': transforms.to_json(task.transforms),
       'source': task.source, 'classes': task.classes,
-      'labels': None if task.labels is None else list(task.labels),
+      'class_names': labels.class_names(task, run.data.source(task.source)),
+      'labels': labels.label_map(task),
       'source_shape': list(run.data.source(task.source).image_shape),
       'source_dtype': str(run.data.source(task.source).train.images.dtype),
       'versions': provenance.versions()}

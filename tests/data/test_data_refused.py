@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mtl_jax import validate
+from mtl_jax.data import pictures
 from mtl_jax.data import readers
 from mtl_jax.data import sources
 from mtl_jax.data import suites
@@ -63,9 +64,10 @@ def test_large_numbers_are_scaled_before_they_are_rounded():
 
 
 def test_a_source_keeps_its_pixels_when_the_arrays_change():
-  pair = lambda: (np.ones((9, 2, 2), np.uint8), np.zeros(9, np.int32))
-  test, valid = pair(), pair()
-  source = sources.from_arrays('m', *pair(), test=test, valid=valid)
+  pair = lambda pixel: (np.full((9, 2, 2), pixel, np.uint8),
+                        np.zeros(9, np.int32))
+  test, valid = pair(1), pair(1)
+  source = sources.from_arrays('m', *pair(2), test=test, valid=valid)
   for images, labels in (test, valid):
     images[:], labels[:] = 5, 3
   for part in (source.test, source.valid):
@@ -108,9 +110,9 @@ def test_a_validation_folder_by_its_common_names(tmp_path, name):
 def test_transparent_images(tmp_path, mode, value):
   file = picture(tmp_path / 'a.png', value, mode)
   with pytest.raises(ValueError, match='a.png is transparent in places'):
-    readers._pixels('here', 'a.png', file)
+    pictures.read('here', 'a.png', file)
   opaque = picture(tmp_path / 'b.png', (*value[:-1], 255), mode)
-  assert readers._pixels('here', 'b.png', opaque).max() == 0
+  assert pictures.read('here', 'b.png', opaque).max() == 0
 
 
 def test_other_pixels_in_a_file_of_the_same_size_and_time(tmp_path):
@@ -138,7 +140,7 @@ def test_pooled_classes_leave_no_validation_of_their_own(monkeypatch):
         np.zeros((30, 2, 2, 1), np.uint8), np.arange(30, dtype=np.int32) % 3
         + 3 * i) for i, split in enumerate(('train', 'valid', 'test'))}
   monkeypatch.setattr(readers, 'tfds', read)
-  source = sources._tfds('some', 'some', None, None, None)
+  source = sources._tfds('some', 'some', None, None, '/nowhere')
   for part in (source.train, source.valid):
     assert len(np.unique(part.labels)) > 3
   assert set(source.train.labels.tolist()) == set(range(9))
@@ -149,7 +151,7 @@ def test_two_preparations_of_one_version_differ(monkeypatch):
     monkeypatch.setattr(readers, 'tfds', lambda *_: ('3.0.1', 3, {'train': (
         np.full((30, 2, 2, 1), value, np.uint8),
         np.arange(30, dtype=np.int32) % 3)}))
-    return sources._tfds('some', 'some', None, None, None).version
+    return sources._tfds('some', 'some', None, None, '/nowhere').version
   assert versions(1) == versions(1) != versions(2)
   assert versions(1).startswith('3.0.1-')
 

@@ -1,0 +1,195 @@
+"""Sources from your own arrays, numbers or texts."""
+
+import hashlib
+
+import numpy as np
+
+from mtl_jax.data import labels as labels_lib
+from mtl_jax.data import splits
+from mtl_jax.data import tables
+
+Arrays = splits.Arrays
+Source = splits.Source
+
+
+def from_arrays(name, images, labels, classes=None, test=None, valid=None,
+                version=None, class_names=None, stratified=False):
+  """A source from your own arrays.
+
+  Args:
+    name: str.
+    images: uint8 [n, H, W, C] or [n, H, W]; C is 1 or 3.
+    labels: integers [n], 0 for the first class.
+    classes: int. By default the largest label and one, or the number of
+      `class_names`; then every class needs a training image. A number that
+      is given keeps classes that have none.
+    test: (images, labels), or None to split some off (see `splits`).
+    valid: likewise.
+    version: str, recorded with whatever is trained on it; a digest of the
+      arrays by default.
+    class_names: str of every class; they are stored with its tasks.
+    stratified: divide each class alike, instead of all images at random;
+      takes neither `test` nor `valid`.
+
+  Returns:
+    A `Source`.
+
+  Raises:
+    ValueError: arrays of another type or shape, labels out of range, a class
+      without training images, or a test split that is the training split;
+      names the source and the split.
+
+  >>> source = from_arrays('mine', np.zeros((100, 4, 4), np.uint8),
+  ...                      np.arange(100) % 3)
+  >>> [len(split.labels) for split in (source.train, source.valid, source.test)]
+  [72, 8, 20]
+  """
+  parts = {'train': (images, labels), 'test': test, 'valid': valid}
+  parts = {split: _arrays(f'source {name!r}, split {split!r}', *pair)
+           for split, pair in parts.items() if pair is not None}
+  whole = classes is None
+  if whole:
+    classes = len(class_names) if class_names is not None else largest(
+        name, *(pair.labels for pair in parts.values()))
+  if version is None:
+    version = digest(*(a for pair in parts.values() for a in pair))
+  if stratified:
+    if len(parts) > 1:
+      raise ValueError(f'source {name!r}: stratified divides one set of images '
+                       'into splits; leave out test and valid')
+    found = splits.divide_within(name, version, classes, parts['train'],
+                                 parts['train'].labels, class_names)
+  else:
+    found = splits.divide(name, version, classes, class_names=class_names,
+                          **parts)
+  if whole:
+    labels_lib.require_training(found)
+  if test is not None:
+    labels_lib.refuse_copied_test(found)
+  return found
+
+
+def largest(name, *labels) -> int:
+  """The largest label and one, which every class must come near to.
+
+  Raises:
+    ValueError: there are fewer classes than half of that, so that labels are
+      numbers of another kind; says how to renumber them.
+  """
+  present = np.unique(np.concatenate(labels))
+  count = 1 + int(np.max(present, initial=0))
+  if len(present) < count / 2 and count > 2:
+    raise ValueError(
+        f'source {name!r}: the largest label is {count - 1} but there are only '
+        f'{len(present)} different labels; renumber them from 0 '
+        '(np.unique(labels, return_inverse=True)[1]), or give classes='
+        f'{count}')
+  return count
+
+
+def digest(*arrays) -> str:
+  """Twelve hexadecimal digits of the content of arrays."""
+  found = hashlib.sha256()
+  for a in arrays:
+    found.update(str((a.dtype, a.shape)).encode())
+    found.update(np.ascontiguousarray(a).data)
+  return found.hexdigest()[:12]
+
+
+def from_table(name, features, targets, version=None):
+  """A regression from your own numbers, columns scaled to [0, 1].
+
+  Args:
+    name: str.
+    features: float [n, f].
+    targets: float [n, t] or [n].
+    version: str; a digest of the numbers by default.
+
+  Returns:
+    A `Source` whose splits are made as `splits` says; the training part's
+    smallest and largest values become 0 and 1 of every column, of the targets
+    too. `System.predict` takes rows that are scaled so, and answers so.
+  """
+  features, targets = (np.asarray(a, np.float64) for a in (features, targets))
+  targets = targets[:, None] if targets.ndim == 1 else targets
+  if features.ndim != 2 or targets.ndim != 2:
+    raise ValueError(f'source {name!r}: features are {list(features.shape)} '
+                     f'and targets {list(targets.shape)}; they must be [n, f] '
+                     'and [n, t]')
+  version = version or digest(features, targets)
+  # Numbers of rows are divided: only scaled values may become float32.
+  numbered = _numbered(len(features), np.zeros(len(targets), np.int32))
+  rows = [part.images[:, 0] for part in splits.parts(
+      splits.divide(name, version, 1, numbered))]
+  inputs = tables.scaled(*(features[r] for r in rows))
+  answers = tables.scaled(*(targets[r] for r in rows))
+  return Source(name, version, targets.shape[1],
+                *(Arrays(*pair) for pair in zip(inputs, answers)))
+
+
+def from_texts(name, train, test=None, words=tables.WORDS,
+               length=tables.LENGTH, version=None):
+  """A classification of texts, as tokens.
+
+  Args:
+    name: str.
+    train: (texts, labels), of str and integers.
+    test: likewise, or `None` to split some off (see `splits`).
+    words: size of the vocabulary, made of the training part alone; 0 pads.
+    length: words of a text that are kept, the first.
+    version: str; a digest of the tokens by default.
+
+  Raises:
+    ValueError: fewer than two words (one is none), no length, or a class
+      without training texts.
+  """
+  if words < 2 or length < 1:
+    raise ValueError(f'source {name!r}: {words} words and a length of '
+                     f'{length}; at least 2 words (0 pads) and a length of 1 '
+                     'are needed')
+  # Numbers of texts are divided first, then the words of one part are counted.
+  pairs = [pair and _numbered(len(pair[0]), _whole(
+      f'source {name!r}, split {split!r}', pair[1]))
+           for split, pair in (('train', train), ('test', test))]
+  classes = largest(name, *(pair.labels for pair in pairs if pair))
+  divided = splits.divide(name, version, classes, pairs[0], test=pairs[1])
+  labels_lib.require_training(divided)
+  found = [([texts[i] for i in part.images[:, 0]], part.labels)
+           for texts, part in ((train[0], divided.train),
+                               (train[0], divided.valid),
+                               ((test or train)[0], divided.test))]
+  known = tables.vocabulary(found[0][0], words)
+  parts = [Arrays(tables.tokens(texts, known, length), labels)
+           for texts, labels in found]
+  version = version or digest(*(a for part in parts for a in part))
+  return Source(name, version, classes, *parts)
+
+
+def _numbered(count, labels):
+  """Rows by their number, to be divided like images."""
+  return Arrays(np.arange(count, dtype=np.int32)[:, None], labels)
+
+
+def _whole(where, labels):
+  """Labels as int32, without changing values."""
+  labels = np.asarray(labels)
+  if not np.issubdtype(labels.dtype, np.integer):
+    raise ValueError(f'{where}: labels must be integers, not {labels.dtype}')
+  narrow = labels.astype(np.int32)
+  if np.any(narrow != labels):
+    raise ValueError(f'{where}: a label does not fit int32')
+  return narrow
+
+
+def _arrays(where, images, labels):
+  """Adds the channel axis and makes labels int32, without changing values."""
+  images, narrow = np.asarray(images), _whole(where, labels)
+  shown = images[..., None] if images.ndim == 3 else images
+  if shown.dtype != np.uint8 or shown.ndim != 4 or not all(
+      shown.shape[1:3]) or shown.shape[3] not in (1, 3):
+    raise ValueError(
+        f'{where}: images must be uint8 [n, H, W, C] with 1 or 3 channels '
+        f'last, or [n, H, W], not {images.dtype} {list(images.shape)}; scale '
+        'to 0..255, then .astype(np.uint8)')
+  # A copy, so that the caller's later changes are not the source's.
+  return Arrays(shown.copy(), narrow.copy())

@@ -1,0 +1,263 @@
+"""Folders of images: which files are read, and as which class.
+
+    CLASS/IMAGE               one folder a class; files may lie deeper
+    train/CLASS/IMAGE         the same with splits: train, with valid (or val,
+                              validation) and test where there are any
+
+Classes are numbered by their names in alphabetical order ('1', '10', '2'); the
+names stay with the source. Every file is read or named: what is no image by its
+content is left out and said. Files and folders whose names begin with a dot
+are hidden, at every depth.
+"""
+
+import difflib
+import functools
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import re
+import stat
+import unicodedata
+from typing import NamedTuple
+
+import numpy as np
+
+from mtl_jax.data import cache
+from mtl_jax.data import pictures
+
+_SPLITS = {'train': 'train', 'test': 'test', 'valid': 'valid', 'val': 'valid',
+           'validation': 'valid'}
+# A file of such a name is meant as an image; others are tried by content.
+_SUFFIXES = ('.avif', '.bmp', '.gif', '.ico', '.jfif', '.jp2', '.jpe', '.jpeg',
+             '.jpg', '.pbm', '.pgm', '.png', '.pnm', '.ppm', '.tga', '.tif',
+             '.tiff', '.webp')
+_KINDS = {stat.S_IFIFO: 'a FIFO', stat.S_IFSOCK: 'a socket',
+          stat.S_IFCHR: 'a device', stat.S_IFBLK: 'a device'}
+_SHOWN = 10  # names of files that a note lists
+_NUMBERED = 20  # and names of classes
+
+
+class Folder(NamedTuple):
+  """What was read.
+
+  Attributes:
+    version: of the content.
+    class_names: by class.
+    splits: by name, (images uint8 [n, H, W, C], labels int32 [n]).
+    notes: sentences about what was left out.
+  """
+  version: str
+  class_names: tuple[str, ...]
+  splits: dict[str, tuple[np.ndarray, np.ndarray]]
+  notes: tuple[str, ...]
+
+
+def read(name, root, size, cache_dir) -> Folder:
+  """Reads a folder of images.
+
+  Args:
+    name: of the source, for messages and the cache.
+    root: the folder.
+    size: (H, W) or (H, W, C) to resize to, or `None`.
+    cache_dir: see `cache.directory`.
+
+  Raises:
+    FileNotFoundError: there is no folder, or no class in it.
+    ValueError: a class without images, a file that can't be read, or a folder
+      that stands in itself or twice; names it.
+  """
+  root = pathlib.Path(root).expanduser()
+  if not root.is_dir():
+    raise FileNotFoundError(f'source {name!r}: there is no folder {root}')
+  parts, beside = _split_folders(name, root)
+  listed = {split: _classes(name, part, root) for split, part in parts.items()}
+  names = sorted(set().union(*listed.values()))
+  if not names:
+    raise FileNotFoundError(
+        f'source {name!r}: {root} has no class folders; expected '
+        'CLASS/IMAGE.png, or train/CLASS/IMAGE.png with valid/ and test/')
+  walk = _Walk(name, root)
+  splits, version = {}, hashlib.sha256()
+  left_out = [*beside, *(f for part in parts.values() for f in _loose(part))]
+  for split, part in parts.items():
+    found = {c: walk.files(listed[split][c]) if c in listed[split] else []
+             for c in names}
+    files = [(f, i) for i, c in enumerate(names) for f in found[c]
+             if is_image(f)]
+    left_out += [f for c in names for f in found[c] if not is_image(f)]
+    if split == 'train':
+      _require_images(name, part, found)
+    splits[split] = _cached(name, split, root, names, files, size, cache_dir)
+    version.update(splits[split][0].tobytes() + splits[split][1].tobytes())
+  shown = tuple(map(_shown, names))
+  return Folder(version.hexdigest()[:16], shown, splits, (
+      *_numbers(name, shown), *_note(name, root, left_out)))
+
+
+def _require_images(name, part, found):
+  for class_, files in found.items():
+    if not any(map(is_image, files)):
+      held = ', '.join(_shown(f.name) for f in files[:3])
+      raise ValueError(
+          f'source {name!r}: {part / class_} holds no image that can be read'
+          f'{f" (but {held})" if held else ""}; a class without images cannot '
+          'be learned: give it some, or remove its folder from every split')
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _is_picture(file, state):
+  del state  # a changed file is looked at again
+  return pictures.readable(file)
+
+
+def is_image(file) -> bool:
+  """Whether a file is meant as an image: by its name, or by its content."""
+  return file.suffix.lower() in _SUFFIXES or _is_picture(file, seen(file))
+
+
+def seen(file) -> tuple[int, int, int]:
+  """What changes when a file does, even if its time is set back."""
+  found = file.stat()
+  return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _cached(name, split, root, names, files, size, cache_dir):
+  """One split, from the cache if no file has changed."""
+  listing = [[f.relative_to(root).as_posix(), *seen(f)] for f, _ in files]
+  state = hashlib.sha256(json.dumps([names, listing]).encode()).hexdigest()
+  where = f'source {name!r}, split {split!r}'
+
+  def decode():
+    images = ((file, pictures.read(where, file, file)) for file, _ in files)
+    return (pictures.stack(where, len(files), images, size),
+            np.array([label for _, label in files], np.int32), len(names))
+  # 'seen': how pictures are decoded; earlier versions did it otherwise.
+  return cache.fetch(name, f'{state[:16]}-seen', split, decode, cache_dir)[:2]
+
+
+def _split_folders(name, root):
+  """({split: folder}, what lies beside them); of classes alone, root."""
+  inside = sorted(f.name for f in root.iterdir()
+                  if f.is_dir() and not f.name.startswith('.'))
+  named = [f for f in inside if f in _SPLITS]
+  found = {split: root / f for split in ('train', 'valid', 'test')
+           for f in named if _SPLITS[f] == split}
+  wrong = [f for f in inside if f not in _SPLITS and (
+      re.fullmatch('(?i)(train|test|val|valid|eval|dev)(ing|idation|uation)?',
+                   f) or named and difflib.get_close_matches(
+                       f.lower(), _SPLITS, cutoff=.7))]
+  if wrong or len(found) < len(named) or found and 'train' not in found:
+    raise FileNotFoundError(
+        f"source {name!r}: {root} has {inside}; expected class folders alone, "
+        "or 'train' with one 'valid' (or 'val') and 'test' beside it")
+  if not found:
+    return {'train': root}, []
+  return found, [root / f for f in inside if f not in named] + _loose(root)
+
+
+def _loose(folder):
+  """Files that stand in no class."""
+  return [f for f in sorted(folder.iterdir())
+          if not f.is_dir() and not f.name.startswith('.')]
+
+
+def _classes(name, part, root):
+  """{class: its folder}; names that look the same are one."""
+  found: dict[str, pathlib.Path] = {}
+  for folder in sorted(part.iterdir()):
+    if folder.name.startswith('.') or not folder.is_dir():
+      continue
+    # A disk may write a letter and its accent as one sign or as two.
+    other = found.setdefault(unicodedata.normalize('NFC', folder.name), folder)
+    if other != folder:
+      raise ValueError(
+          f'source {name!r}: {root} has two folders {other.name!r}, whose '
+          'names differ in how accents are written alone; rename one')
+  return found
+
+
+class _Walk:
+  """Finds the files of folders, each folder once."""
+
+  def __init__(self, name, root):
+    self._where = f'source {name!r}'
+    self._visited = {}
+    real = pathlib.Path(os.path.realpath(root))
+    self._above = {str(folder) for folder in (real, *real.parents)}
+
+  def files(self, folder):
+    """The files below a folder, in order of their paths.
+
+    Raises:
+      ValueError: a folder stands in itself or a second time, or something is
+        neither a folder nor a file; names it.
+    """
+    real = os.path.realpath(folder)
+    other = self._visited.setdefault(real, folder)
+    if other != folder or real in self._above:
+      held = real if real in self._above else other
+      raise ValueError(f'{self._where}: {folder} is a link to {held}, whose '
+                       'images would be taken twice; remove the link')
+    found = []
+    self._above.add(real)
+    for path in sorted(self._listed(folder)):
+      if path.name.startswith('.'):
+        continue
+      if path.is_dir():
+        found += self.files(path)
+      elif path.is_file():
+        found.append(path)
+      else:
+        raise ValueError(f'{self._where}: {path} is {_kind(path)}, not a file; '
+                         'remove it')
+    self._above.remove(real)
+    return found
+
+  def _listed(self, folder):
+    try:
+      return list(folder.iterdir())
+    except OSError as error:
+      raise ValueError(f'{self._where}: {folder} can not be read ({error}); '
+                       'allow it, or remove the folder') from error
+
+
+def _kind(path):
+  try:
+    return _KINDS.get(stat.S_IFMT(path.stat().st_mode), 'something else')
+  except OSError:
+    return 'a link to nothing'
+
+
+def _shown(name):
+  """A name that can be written, whatever bytes the disk has."""
+  return os.fsencode(str(name)).decode('utf-8', 'replace')
+
+
+def _numbers(name, class_names):
+  """Which number every class has, as a sentence; none if it is the name."""
+  if class_names == tuple(map(str, range(len(class_names)))):
+    return ()
+  more = len(class_names) - _NUMBERED
+  return (f'source {_shown(name)!r}: class '
+          + ', '.join(f'{i} is {c}'
+                      for i, c in enumerate(class_names[:_NUMBERED]))
+          + (f' and {more} more' if more > 0 else ''),)
+
+
+def _note(name, root, left_out):
+  """What was left out, as sentences; said in the log as well."""
+  if not left_out:
+    return ()
+  names = [_shown(f.relative_to(root)) for f in left_out]
+  more = len(names) - _SHOWN
+  files = '1 file or folder is' if len(names) == 1 else (
+      f'{len(names)} files or folders are')
+  note = (f'source {_shown(name)!r}: {files} no image of a class and left out: '
+          + ', '.join(names[:_SHOWN]) + (f' and {more} more' if more > 0
+                                         else ''))
+  logging.warning('%s', note)
+  if more > 0:
+    logging.info('%s: left out: %s', name, ', '.join(names))
+  return (note,)

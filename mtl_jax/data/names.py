@@ -1,0 +1,93 @@
+"""Names of tasks, made of what they learn."""
+
+import collections
+import hashlib
+import pathlib
+import re
+import unicodedata
+
+from mtl_jax.data import sources
+from mtl_jax.data import tasks
+
+_KEPT = 60  # bytes of a name that is too long
+
+
+def of_number(kind: str, number: int, count: int,
+              width: int | None = None) -> dict[str, str]:
+  """Name and key of a numbered task, as arguments of `Task`.
+
+  Args:
+    kind: what stands before the number.
+    number: of the task.
+    count: of all tasks; decides how many digits its name has.
+    width: digits of names, and of what random numbers come from; `None` takes
+      as many as `count` needs, at least two, and a key without regard to it.
+
+  >>> of_number('permuted', 3, 250), of_number('permuted', 3, 250, 3)['key']
+  ({'name': 'permuted-003', 'key': 'permuted-03'}, 'permuted-003')
+  """
+  digits = width or max(2, len(str(count - 1)))
+  return {'name': f'{kind}-{number:0{digits}d}',
+          'key': f'{kind}-{number:0{width or 2}d}'}
+
+
+def of_source(name: str) -> str:
+  """A task's name from its source's; of a file or folder, its own name.
+
+  >>> of_source('cmaterdb/bangla'), of_source('table:/x/prices.csv')
+  ('cmaterdb-bangla', 'prices')
+  >>> of_source('signs=folder:/x/images')
+  'signs'
+  """
+  own, name = sources.split_name(name)
+  kind, _, path = name.partition(':')
+  if own:
+    name = own
+  elif kind == 'table':
+    name = pathlib.PurePath(path).stem
+  elif kind == 'folder':
+    name = pathlib.PurePath(path).name
+  return _fit(name)
+
+
+def of_sources(names) -> list[str]:
+  """Names of tasks that differ where their sources do.
+
+  Of folders and files with equal names, as many of the folders above them are
+  taken as tell them apart; what is equal still gets a number.
+
+  >>> of_sources(('folder:/a/images', 'folder:/b/images', 'mnist'))
+  ['a-images', 'b-images', 'mnist']
+  """
+  found = [of_source(name) for name in names]
+  for count in range(2, 10):
+    twice = {name.casefold() for name in found
+             if [n.casefold() for n in found].count(name.casefold()) > 1}
+    found = [_fit('-'.join(_parts(name)[-count:]))
+             if short.casefold() in twice and _parts(name) else short
+             for name, short in zip(names, found)]
+  seen: collections.Counter = collections.Counter()
+  for i, name in enumerate(found):
+    seen[name.casefold()] += 1
+    if seen[name.casefold()] > 1:
+      found[i] = f'{name}-{seen[name.casefold()]}'
+  return found
+
+
+def _parts(name):
+  """Folders of a path, the last one first of all its own name."""
+  own, name = sources.split_name(name)
+  kind, _, path = name.partition(':')
+  if own or kind not in ('table', 'folder'):
+    return ()
+  path = pathlib.PurePath(path)
+  return (*path.parent.parts, path.stem if kind == 'table' else path.name)
+
+
+def _fit(name):
+  """What a task may be called; of a long name the start and a digest."""
+  name = re.sub(r'[^\w.]+', '-', unicodedata.normalize('NFC', name)).strip('-.')
+  if len(name.encode()) <= tasks.LONGEST:
+    return name
+  start = name.encode()[:_KEPT].decode(errors='ignore').strip('-.')
+  return f'{start}-{hashlib.sha256(name.encode()).hexdigest()[:8]}'

@@ -1,0 +1,88 @@
+"""Options of suites: known ones, of the right type."""
+
+import difflib
+import numbers
+
+import numpy as np
+
+_WHOLE = ('num_tasks', 'seed', 'order_seed', 'classes_per_task', 'augment',
+          'number_width')
+_SWITCHES = ('shared_outputs', 'leaking', 'drop_shared', 'incomplete')
+_NEEDED = ('source', 'num_tasks', 'seed', 'augment', 'classes_per_task')
+
+
+def check(kind, options, taken, common) -> None:
+  """Refuses options that a suite doesn't take, or takes otherwise.
+
+  Args:
+    kind: of the suite.
+    options: as they were given.
+    taken: parameters of the suite's function, by name.
+    common: options that every suite takes, with their defaults.
+  """
+  free = any(p.kind is p.VAR_KEYWORD for p in taken.values())
+  names = [*(n for n, p in taken.items() if p.kind in (
+      p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)), *common]
+  for option in options:
+    if not free:
+      known(f'option of suite {kind!r}', option, names)
+  missing = [name for name in names
+             if name in taken and taken[name].default is taken[name].empty
+             and name not in options]
+  if missing:
+    raise ValueError(f'suite {kind!r} needs {", ".join(missing)}')
+  for option, value in options.items():
+    default = (common[option] if option in common else
+               taken[option].default if option in taken else None)
+    _check_value(option, value, default)
+
+
+def known(what, name, names) -> None:
+  """Refuses a name that is not among some; says the nearest and all."""
+  if name in names:
+    return
+  near = difflib.get_close_matches(str(name), names, n=1)
+  hint = f'; did you mean {near[0]!r}?' if near else ''
+  raise ValueError(f'unknown {what}: {name!r}{hint} Known: {", ".join(names)}')
+
+
+def whole(x) -> bool:
+  """Whether a value is a whole number, of Python or of NumPy."""
+  return isinstance(x, numbers.Integral) and not isinstance(x, bool)
+
+
+def positive(name, value) -> None:
+  if value < 1:
+    raise ValueError(f'{name} must be positive, but is {value}')
+
+
+def _check_value(name, value, default):
+  wrong = None
+  if value is None:
+    if default is None or name not in _NEEDED:
+      return
+    wrong = 'given'
+  elif name in _WHOLE:
+    wrong = 'a whole number' if not whole(value) else None
+    if not wrong and name == 'number_width' and not 1 <= value <= 9:
+      wrong = 'between 1 and 9'
+  elif name in _SWITCHES:
+    wrong = ('True or False' if not isinstance(value, (bool, np.bool_))
+             else None)
+  elif name == 'source':
+    wrong = 'the name of a source' if not isinstance(value, str) else None
+  elif name == 'names':
+    if not isinstance(value, (tuple, list)) or not all(
+        isinstance(x, str) for x in value):
+      wrong = 'a sequence of strings'
+  elif name == 'image_shape':
+    if not (isinstance(value, (tuple, list)) and len(value) == 3
+            and all(whole(x) and x > 0 for x in value)):
+      wrong = '(H, W, C), three whole numbers above 0'
+  elif name == 'normalise':
+    if (not isinstance(value, (tuple, list)) or len(value) != 2 or
+        not all(isinstance(x, numbers.Real) and np.isfinite(float(x))
+                for part in value for x in np.ravel(part).tolist())):
+      wrong = '(mean, std), finite'
+  if wrong:
+    raise ValueError(f'suite.{name} is {value!r}; it must be {wrong}')

@@ -1,0 +1,196 @@
+"""One picture from its file, as a person sees it, in 8 bits a channel.
+
+A picture of a folder is turned as its EXIF tag says, its colours are
+converted to sRGB by the colour profile that stands in it, and it is decoded by
+its content, whatever its name. What would lose something is refused: more than
+8 bits a channel, transparency, several pages or frames.
+"""
+
+import functools
+import io
+import re
+
+import numpy as np
+
+# Pillow's modes of 8 bits a channel.
+_MODES = ('1', 'L', 'LA', 'La', 'P', 'PA', 'RGB', 'RGBA', 'RGBa', 'RGBX',
+          'CMYK', 'YCbCr', 'HSV', 'LAB')
+_GREY = ('1', 'L', 'LA', 'La')
+# Formats that run another program or that Pillow can't decode by itself.
+_NEVER = ('BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG', 'WMF')
+# What several frames of these formats hold is not another picture.
+_ONE_PICTURE = ('MPO', 'PSD')
+
+
+def resize(image, size):
+  """Resizes one uint8 [H, W, C] image; Pillow's bilinear filter.
+
+  Args:
+    image: uint8 [H, W, C].
+    size: (H, W) or (H, W, C); `None` leaves the image as it is.
+  """
+  if size is None:
+    return image
+  from PIL import Image
+  picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+  if len(size) == 3:
+    picture = picture.convert('L' if size[2] == 1 else 'RGB')
+  resized = np.asarray(picture.resize(size[1::-1], Image.Resampling.BILINEAR))
+  return resized[..., None] if resized.ndim == 2 else resized
+
+
+def stack(where, count, images, size):
+  """Fills one array from an iterable of (label of the image, uint8 image)."""
+  found = None
+  for row, (which, image) in enumerate(images):
+    image = resize(image, size)
+    if found is None:
+      found = np.empty((count, *image.shape), np.uint8)
+    if image.shape != found.shape[1:]:
+      raise ValueError(
+          f'{where}: {which} is {image.shape} but the first image is '
+          f'{found.shape[1:]}; add a size to the name, as in "...@32x32x3"')
+    found[row] = image
+  if found is None:
+    raise ValueError(f'{where}: there are no images')
+  return found
+
+
+def readable(file) -> bool:
+  """Whether the content of a file is a picture; its name is not asked."""
+  try:
+    from PIL import Image
+    with Image.open(file, formats=_formats()):
+      return True
+  except Exception:  # pylint: disable=broad-except # of whatever reader
+    return False
+
+
+def read(where, which, file, mode=None, seen=True):
+  """Decodes a picture to uint8 [H, W, C].
+
+  Args:
+    where: the source and split, for messages.
+    which: the picture, for messages.
+    file: a path, or a binary file.
+    mode: 'L' or 'RGB'; by default 'L' if it is grey, else 'RGB'.
+    seen: as a person sees it. Without, its pixels as they are stored, as TFDS
+      and the published codes take them.
+
+  Raises:
+    ValueError: it is no picture, or one that 8 bits of three channels can't
+      hold; names it and the remedy.
+  """
+  from PIL import Image
+  try:
+    with Image.open(file, formats=_formats() if seen else None) as picture:
+      wrong = _lossy(picture, seen)
+      if not wrong:
+        pixels = _pixels(picture, mode, seen)
+  except Exception as error:  # pylint: disable=broad-except
+    # Pillow's readers let through whatever a damaged file makes them raise.
+    raise ValueError(f'{where}: {which} can not be read as an image '
+                     f'({error}); mend it, or take it away') from error
+  if wrong:
+    raise ValueError(f'{where}: {which} {wrong}')
+  return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+@functools.lru_cache(maxsize=None)
+def _formats():
+  """What a file of a folder may be: all that Pillow decodes by itself."""
+  from PIL import Image
+  Image.init()
+  return tuple(f for f in Image.ID if f not in _NEVER)
+
+
+def _lossy(picture, seen):
+  """What of a picture would be lost, and the remedy; '' if nothing."""
+  if picture.mode not in _MODES:
+    return (f'has pixels of mode {picture.mode!r}, which are not 0..255; '
+            'convert it to 8 bits, or use sources.from_arrays')
+  if _is_deep(picture):
+    return ('has more than 8 bits a channel, which would be cut; convert it '
+            'to 8 bits')
+  frames = getattr(picture, 'n_frames', 1)
+  if seen and frames > 1 and picture.format not in _ONE_PICTURE:
+    return (f'has {frames} pages or frames; save the one that is meant as a '
+            'file of its own')
+  if picture.has_transparency_data and (
+      _straight(picture).convert('RGBA').getextrema()[3][0] < 255):
+    return ('is transparent in places, and what stands behind it is not known; '
+            'put it on a background')
+  return ''
+
+
+def _is_deep(picture):
+  """Whether Pillow cuts the picture's channels to 8 bits."""
+  for tile in picture.tile:
+    given = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+    if isinstance(given[0], str) and re.search(';16[A-Z]', given[0]):
+      return True
+    if tile[0] in ('ppm', 'ppm_plain') and isinstance(given[-1], int) and (
+        given[-1] > 255):
+      return True
+  if picture.format == 'TIFF':
+    return max(picture.tag_v2.get(258, (1,))) > 8  # BitsPerSample
+  if picture.format == 'JPEG2000':
+    return _bits_of_jpeg_2000(picture.fp) > 8
+  return False
+
+
+def _bits_of_jpeg_2000(stream):
+  """The largest number of bits of a component, from the marker SIZ."""
+  place = stream.tell()
+  stream.seek(0)
+  head = stream.read(1 << 16)
+  stream.seek(place)
+  marker = head.find(b'\xff\x4f\xff\x51')  # the codestream and its size
+  if marker < 0:
+    return 8
+  start = marker + 40  # the number of components
+  count = int.from_bytes(head[start:start + 2], 'big')
+  return max((1 + (byte & 0x7f) for byte in
+              head[start + 2:start + 2 + 3 * count:3]), default=8)
+
+
+def _straight(picture):
+  """Colours that are multiplied by the opacity are divided by it again."""
+  return picture.convert({'La': 'LA', 'RGBa': 'RGBA'}.get(
+      picture.mode, picture.mode))
+
+
+def _pixels(picture, mode, seen):
+  from PIL import ImageOps
+  mode = mode or ('L' if picture.mode in _GREY else 'RGB')
+  picture = _straight(picture)
+  if picture.mode == 'PA' or 'transparency' in picture.info:  # opaque
+    picture = picture.convert('RGBA')
+  if seen:
+    picture = _to_srgb(ImageOps.exif_transpose(picture))
+  return np.asarray(picture.convert(mode))
+
+
+def _to_srgb(picture):
+  """Converts by the picture's own colour profile, if it has another one."""
+  from PIL import ImageCms
+  srgb = ImageCms.createProfile('sRGB')
+  if picture.mode == 'LAB':
+    return ImageCms.profileToProfile(
+        picture, ImageCms.createProfile('LAB'), srgb, outputMode='RGB')
+  raw = picture.info.get('icc_profile')
+  if not raw:
+    return picture
+  try:
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(raw))
+    space = profile.profile.xcolor_space.strip()
+    described = ImageCms.getProfileDescription(profile)
+  except (OSError, ImageCms.PyCMSError):
+    return picture  # no viewer can use it either
+  grey = picture.mode in _GREY
+  mode = picture.mode if picture.mode == 'CMYK' else 'L' if grey else 'RGB'
+  if {'GRAY': 'L', 'RGB': 'RGB', 'CMYK': 'CMYK'}.get(space) != mode or (
+      'srgb' in described.lower()):
+    return picture
+  return ImageCms.profileToProfile(picture.convert(mode), profile, srgb,
+                                   outputMode='RGB')
