@@ -63,9 +63,11 @@ def _hopfield_row(prefix: str, found: list[dict]) -> list[str]:
 def hopsupsup_grid() -> str:
   """How many of the validation streams gave the very mask."""
   counts: dict = collections.defaultdict(lambda: [0, 0])
-  for path in sorted((collected.HERE / 'hopsupsup' / 'results').glob(
-      'grid_s*.jsonl')):
-    for line in collected.read(path):
+  tried = [collected.read(path) for path in sorted(
+      (collected.HERE / 'hopsupsup' / 'results').glob('grid_s*.jsonl'))]
+  collected.require_seeds('grid', [lines[0] for lines in tried])
+  for lines in tried:
+    for line in lines:
       if line['kind'] == 'grid':
         recipe = line['recipe']['learning_rate'], line['recipe']['gamma']
         counts[recipe][0] += sum(s is not None for s in line['steps'])

@@ -29,6 +29,7 @@ def lines(folder: str, prefix: str) -> dict[tuple, list[dict]]:
   the task given.
   """
   found: dict[tuple, list[dict]] = {}
+  collected.runs(collected.HERE / folder, prefix)  # seeds of one config?
   for path in sorted((collected.HERE / folder / 'results').glob(
       f'{prefix}_s[0-9]*.jsonl')):
     read = collected.read(path)
@@ -144,7 +145,7 @@ def costs() -> str:
       disk = sum(t['bytes']['stored'] for t in run['tasks'])
       if folder == 'identity':
         rows.append([title, str(run['run']['seed']), str(len(run['tasks'])),
-                     f"{summary['seconds'] / 60:.1f}",
+                     collected.minutes([run]),
                      str(run['run']['starts']),
                      f"{summary['peak_memory_bytes'] / 1e9:.2f}",
                      f'{disk / 1e6:.1f}', collected.command(run),

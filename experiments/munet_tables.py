@@ -126,7 +126,7 @@ def others() -> str:
 
 
 def _origin(found: list[dict]) -> str:
-  minutes = collected.spread([r['summary']['seconds'] / 60 for r in found], 1)
+  minutes = collected.minutes(found)
   proof = all(r['summary']['verified']['ok'] for r in found)
   return (f'\n\nSeeds: {len(found)}. Mean (± standard deviation over seeds); '
           f'{minutes} min a run. '

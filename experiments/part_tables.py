@@ -82,7 +82,7 @@ def accuracy() -> str:
           f'\n\nSeeds (and path draws): {len(found)}, mean ± standard '
           f'deviation. {_command(found[0])} on '
           f'{collected.where(found)}, '
-          + collected.spread([r['summary']['seconds'] / 60 for r in found], 0)
+          + collected.minutes(found, 0)
           + f' min a seed, commit {collected.commits(found)}.')
 
 

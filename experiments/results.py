@@ -43,6 +43,7 @@ def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
   run['starts'] = len(starts)
   run['commits'] = list(dict.fromkeys(line['commit'] for line in starts))
   summary['seconds'] = workdir_lib.total_seconds(lines)
+  summary['seconds_whole'] = workdir_lib.whole_seconds(lines)
   for name in ('matrix', 'before', 'overlap', 'names'):
     summary.pop(name, None)
   tasks = [{k: v for k, v in line.items() if k not in DROPPED

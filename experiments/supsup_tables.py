@@ -28,14 +28,13 @@ def supsup_table() -> str:
     accuracy = [collected.phase_accuracy(r)['supermasks'] for r in found]
     lowest = min(100 * t['accuracy']['test'] for r in found
                  for t in r['tasks'])
-    seconds = [r['summary']['seconds'] / 60 for r in found]
     stored = max(t['bytes']['stored'] for r in found for t in r['tasks'])
     verified = all(r['summary']['verified']['ok'] for r in found)
     rows.append([
         title, reference, collected.spread(accuracy), f'{lowest:.2f}',
         str(len(found)), '0, bit for bit' if verified else 'NOT VERIFIED',
         f'{stored:,}', collected.command(found[0]),
-        f'{collected.where(found)}; {collected.spread(seconds, 1)} min',
+        f'{collected.where(found)}; {collected.minutes(found)} min',
         collected.commits(found)])
   return collected.markdown(
       ['experiment', 'reference, test accuracy %', 'ours, %', 'lowest task',
