@@ -137,7 +137,13 @@ def markdown(columns: list[str], rows: list[list[str]]) -> str:
   return '\n'.join(lines + ['| ' + ' | '.join(r) + ' |' for r in rows])
 
 
-def command(run: dict) -> str:
-  """A run's command for any seed."""
-  text = re.sub(r' --config.seed=\d+', '', run['run']['command'])
-  return f"`{re.sub(r'_s[0-9]+[.]', '_sSEED.', text)}`"
+def command(found: list[dict]) -> str:
+  """The command of one run with its seed, or of several for any seed."""
+  run = found[0]['run']
+  seed = run.get('seed', 0) if len(found) == 1 else 'SEED'
+  text = re.sub(r' --config.seed=\d+', '', run['command'])
+  text = re.sub(r'_s[0-9]+[.]', f'_s{seed}.', text)
+  text = re.sub(r'(part_five_tasks[.]py:)\d+', rf'\g<1>{seed}', text)
+  if '-m mtl_jax.main' in text and 'part_five_tasks' not in text:
+    text += f' --config.seed={seed}'
+  return f'`{text}`'

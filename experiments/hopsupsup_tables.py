@@ -39,7 +39,8 @@ def hopsupsup_table() -> str:
           'whatever their number, so that they would pay from '
           f"{sizes['break_even_tasks']:,} tasks on. Stored norm statistics: "
           f"{sizes['stats_per_task']:,} bytes per task, used in the first row "
-          f"alone. {collected.where(found)}; {collected.command(found[0])}, "
+          f"alone. {collected.where(found)}, {collected.minutes(found)} min a "
+          f'run; {collected.command(found)}, '
           'commit '
           f'{collected.commits(found)}.')
 

@@ -148,7 +148,7 @@ def costs() -> str:
                      collected.minutes([run]),
                      str(run['run']['starts']),
                      f"{summary['peak_memory_bytes'] / 1e9:.2f}",
-                     f'{disk / 1e6:.1f}', collected.command(run),
+                     f'{disk / 1e6:.1f}', collected.command([run]),
                      collected.where([run]), collected.commits([run])])
   return collected.markdown(
       ['experiment', 'seed', 'impressions', 'minutes',

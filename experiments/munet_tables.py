@@ -132,5 +132,5 @@ def _origin(found: list[dict]) -> str:
           f'{minutes} min a run. '
           + ('All outputs verified bit for bit. ' if proof
              else '**Not verified.** ')
-          + f'{collected.command(found[0])} on {collected.where(found)}, '
+          + f'{collected.command(found)} on {collected.where(found)}, '
           f'commit {collected.commits(found)}.')

@@ -33,8 +33,8 @@ def supsup_table() -> str:
     rows.append([
         title, reference, collected.spread(accuracy), f'{lowest:.2f}',
         str(len(found)), '0, bit for bit' if verified else 'NOT VERIFIED',
-        f'{stored:,}', collected.command(found[0]),
-        f'{collected.where(found)}; {collected.minutes(found)} min',
+        f'{stored:,}', collected.command(found),
+        f'{collected.where(found)}; {collected.minutes(found)} min a run',
         collected.commits(found)])
   return collected.markdown(
       ['experiment', 'reference, test accuracy %', 'ours, %', 'lowest task',
@@ -61,8 +61,9 @@ def impresslearn_table(suite: str) -> str:
       collected.spread([_seconds(r, k) for r in found], 1) for k in SIZES])
   return collected.markdown(['basis'] + [f'K = {k}' for k in SIZES], rows) + (
       f'\n\nSeeds: {len(found)}. Mean (± standard deviation over seeds) of the '
-      f'mean over 10 unseen tasks. {collected.command(found[0])} on '
-      f'{collected.where(found)}, commit {collected.commits(found)}.')
+      f'mean over 10 unseen tasks. {collected.command(found)} on '
+      f'{collected.where(found)}, {collected.minutes(found)} min a run, commit '
+      f'{collected.commits(found)}.')
 
 
 def _seconds(run: dict, size: int) -> float:

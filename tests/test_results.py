@@ -228,9 +228,21 @@ def test_weights_are_counted_from_the_paths():
         for level, module in used)
 
 
-def test_the_command_of_all_seeds_names_none():
-  run = {'run': {'command': 'python -m mtl_jax.main --workdir=DIR '
-                 '--config=configs/part_five_tasks.py:2'}}
-  assert part_tables._command(run) == (
-      '`python -m mtl_jax.main --workdir=DIR '
-      '--config=configs/part_five_tasks.py:SEED`')
+@pytest.mark.parametrize('command, one, any_seed', [
+    ('python -m mtl_jax.main --workdir=DIR --config=a.py',
+     'python -m mtl_jax.main --workdir=DIR --config=a.py --config.seed=2',
+     'python -m mtl_jax.main --workdir=DIR --config=a.py --config.seed=SEED'),
+    ('python -m mtl_jax.main --config.seed=2 --config=a.py',
+     'python -m mtl_jax.main --config=a.py --config.seed=2',
+     'python -m mtl_jax.main --config=a.py --config.seed=SEED'),
+    ('python -m mtl_jax.main --config=configs/part_five_tasks.py:2,4',
+     'python -m mtl_jax.main --config=configs/part_five_tasks.py:2,4',
+     'python -m mtl_jax.main --config=configs/part_five_tasks.py:SEED,4'),
+    ('python evaluate.py --workdir=DIR --out=test_s2.jsonl',
+     'python evaluate.py --workdir=DIR --out=test_s2.jsonl',
+     'python evaluate.py --workdir=DIR --out=test_sSEED.jsonl'),
+])
+def test_printed_commands_carry_the_seed(command, one, any_seed):
+  run = {'run': {'command': command, 'seed': 2}}
+  assert collected.command([run]) == f'`{one}`'
+  assert collected.command([run, run]) == f'`{any_seed}`'
