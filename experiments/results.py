@@ -116,7 +116,9 @@ TABLES = {  # README: markers and what stands between them
     'supsup/README.md': {'results': supsup_tables.supsup_table},
     'impresslearn/README.md': {
         suite: functools.partial(supsup_tables.impresslearn_table, suite)
-        for suite in ('permuted', 'rotated')},
+        for suite in ('permuted', 'rotated')} | {
+            'rates': supsup_tables.impresslearn_rates,
+            'chosen': supsup_tables.impresslearn_chosen},
     'identity/README.md': {
         name: getattr(identity_tables, name)
         for name in ('scenarios', 'curves', 'streams', 'pools', 'costs')},

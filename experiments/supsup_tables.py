@@ -66,6 +66,54 @@ def impresslearn_table(suite: str) -> str:
       f'{collected.commits(found)}.')
 
 
+def impresslearn_rates() -> str:
+  """Validation accuracy of every learning rate and K."""
+  found = collected.runs(collected.HERE / 'impresslearn', 'grid')
+  if not found:
+    return collected.NONE
+  phases = found[0]['run']['config']['phases']
+  tried: dict = {}
+  for task in found[0]['tasks']:
+    if task['basis']:
+      key = task['basis']['size'], phases[task['phase']]['learning_rate']
+      tried.setdefault(key, []).append(100 * task['accuracy']['valid'])
+  rates = sorted({rate for _, rate in tried})
+  rows = []
+  for size in sorted({size for size, _ in tried}):
+    means = [statistics.mean(tried[size, rate]) for rate in rates]
+    rows.append([str(size)] + [f'**{m:.2f}**' if m == max(means) else f'{m:.2f}'
+                               for m in means])
+  return collected.markdown(
+      ['K', *(f'rate {rate:g}' for rate in rates)], rows) + (
+          f'\n\n{collected.command(found)} on {collected.where(found)}, '
+          f'{collected.minutes(found)} min, commit {collected.commits(found)}.')
+
+
+def impresslearn_chosen() -> str:
+  """The ten unseen tasks with each K's own rate, beside the common one."""
+  found = collected.runs(collected.HERE / 'impresslearn', 'chosen')
+  if not found:
+    return collected.NONE
+  common = [collected.phase_accuracy(r) for r in collected.runs(
+      collected.HERE / 'impresslearn', 'rotated')]
+  accuracy = [collected.phase_accuracy(r) for r in found]
+  rows = []
+  for name, phase in found[0]['run']['config']['phases'].items():
+    if phase['basis']:
+      rows.append([
+          str(phase['basis']['size']), f"{phase['learning_rate']:g}",
+          collected.spread([a[name] for a in accuracy]),
+          collected.spread([c[name] for c in common]),
+          collected.spread([_seconds(r, phase['basis']['size'])
+                            for r in found], 1)])
+  return collected.markdown(
+      ['K', 'its rate', 'test accuracy, %', 'with 0.1 for every K, %',
+       'seconds of training per task'], rows) + (
+           f'\n\nSeeds: {len(found)}. {collected.command(found)} on '
+           f'{collected.where(found)}, {collected.minutes(found)} min a run, '
+           f'commit {collected.commits(found)}.')
+
+
 def _seconds(run: dict, size: int) -> float:
   """Median training time of a task with `size` basis masks."""
   return statistics.median(
