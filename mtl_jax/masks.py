@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_jax import exact_top_k
+from mtl_jax import _top_k
 from mtl_jax import trees
 
 Tree = trees.Tree
@@ -92,7 +92,7 @@ def top_k(scores: Tree, density) -> Tree:
   {'w': Array([ True,  True, False, False], dtype=bool)}
   """
   def leaf(name, s, d):
-    return None if s is None else exact_top_k.select(s, kept(name, s.shape, d))
+    return None if s is None else _top_k.select(s, kept(name, s.shape, d))
   return trees.map_named(leaf, scores, _per_leaf(density, scores))
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_jax import exact_top_k
+from mtl_jax import _top_k
 from mtl_jax import masks
 from mtl_jax import trees
 
@@ -115,8 +115,8 @@ def test_top_k_is_exact_under_jit_and_vmap(ks):
 
 def test_sorted_and_searched_top_k_are_equal():
   """What GPUs compute, and what other platforms do."""
-  keys = exact_top_k._order_keys(top_k_cases())
-  for form in (exact_top_k._sorted, exact_top_k._searched):
+  keys = _top_k._order_keys(top_k_cases())
+  for form in (_top_k._sorted, _top_k._searched):
     program = jax.jit(jax.vmap(lambda row: [form(row, k) for k in (1, 4, 10)]))
     for k, found in zip((1, 4, 10), program(keys)):
       for row, kept in zip(top_k_cases(), np.asarray(found)):
