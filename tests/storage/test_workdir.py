@@ -11,8 +11,8 @@ import pytest
 import tiny
 
 from mtl_jax import experiment
-from mtl_jax import final
-from mtl_jax import workdir as workdir_lib
+from mtl_jax.evaluation import final
+from mtl_jax.storage import workdir as workdir_lib
 
 RUN = {'kind': 'run', 'started': '2026-01-01T00:00:00+00:00'}
 SUMMARY = {'kind': 'summary', 'seconds': 1.}
@@ -52,7 +52,7 @@ def test_what_a_start_did_outside_of_finished_tasks_counts(
 
 _CHILD = """
 import sys, time
-from mtl_jax import workdir
+from mtl_jax.storage import workdir
 work = workdir.Workdir(sys.argv[1])
 with work.timed(time.perf_counter() - 100., every=.02):
   print('begun', flush=True)
