@@ -81,18 +81,30 @@ def hopsupsup_grid() -> str:
 
 
 def hopsupsup_load() -> str:
-  """Recovery beside masks that belong to no task."""
+  """Recovery beside masks that belong to no task; seeds by semicolons."""
   rows = []
   for name, rule, decoys in (
       ('valid', 'Storkey', 0), ('hebb', 'Hebb', 0),
       *((f'decoys_{n}', 'Storkey', n) for n in (2, 5, 10, 20, 50))):
-    for found in collected.runs(collected.HERE / 'hopsupsup', name)[:1]:
-      steps = [t['hopfield']['steps_to_converge'] for t in found['tasks']]
-      rows.append([rule, str(decoys), ', '.join(
-          'never' if s is None else str(s) for s in steps), ', '.join(
-              str(sum(t['hopfield']['hamming'].values()))
-              for t in found['tasks']),
-          f"{100 * found['summary']['accuracy']['hopfield']:.2f}"])
+    found = collected.runs(collected.HERE / 'hopsupsup', name)
+    if not found:
+      continue
+    steps = [[t['hopfield']['steps_to_converge'] for t in r['tasks']]
+             for r in found]
+    wrong = [[sum(t['hopfield']['hamming'].values()) for t in r['tasks']]
+             for r in found]
+    flat = [s for row in steps for s in row]
+    rows.append([
+        rule, str(decoys), f'{sum(s is not None for s in flat)} of {len(flat)}',
+        _by_seed(steps), _by_seed(wrong), collected.spread(
+            [100 * r['summary']['accuracy']['hopfield'] for r in found]),
+        str(len(found)), collected.minutes(found), collected.commits(found)])
   return collected.markdown(
-      ['rule', 'random masks beside the 5', 'steps, by task',
-       'wrong bits of 4,096, by task', 'accuracy, %'], rows)
+      ['rule', 'random masks beside the 5', 'exact masks', 'steps, by task',
+       'wrong bits of 4,096, by task', 'accuracy, %', 'seeds', 'minutes',
+       'commit'], rows)
+
+
+def _by_seed(values: list[list]) -> str:
+  return '; '.join(', '.join('never' if v is None else str(v) for v in row)
+                   for row in values)

@@ -49,18 +49,6 @@ def images_of(line: dict) -> int:
   return round(line['test_images'] / line['tasks'])
 
 
-def easier(seeds: list[dict]) -> str:
-  """What to say of evaluations on the split's first images for every task."""
-  if all(s.get('batches_drawn') or s['test_images'] == s['tasks'] * 10_000
-         for s in seeds):
-    return ''
-  given, whole = (collected.spread([100 * value for value in values])
-                  for values in ([s['accuracy']['GG'] for s in seeds],
-                                 [s['whole'] for s in seeds]))
-  return (', the first of the split, which are easier: with the task given '
-          f'{given} on these, {whole} on all')
-
-
 def scenarios() -> str:
   """The last point of every curve: all tasks of a run."""
   rows = []

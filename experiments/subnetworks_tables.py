@@ -61,28 +61,6 @@ def accuracy_table() -> str:
            f'\n\nAuthors\' numbers: {OFFICIAL}.')
 
 
-def headline() -> list[list[str]]:
-  """Rows of the main README: every task's subnetwork, and its dense network."""
-  rows = []
-  for prefix, title, _ in RUNS:
-    found = collected.runs(FOLDER, prefix)
-    for task in dict.fromkeys(t['task'] for r in found for t in r['tasks']):
-      answers = {
-          phase: [100 * t['accuracy']['test'] for r in found
-                  for t in r['tasks'] if t['accuracy']['test'] is not None
-                  and (t['task'], t['phase']) == (task, phase)]
-          for phase in ('subnetworks', 'dense')}
-      if answers['subnetworks']:
-        dense = (f"; a dense network: {collected.spread(answers['dense'])}"
-                 if answers['dense'] else '')
-        shown = {'split-00': 'the easy ones', 'split-01': 'the hard ones'
-                 }.get(task, task)
-        rows.append(['Subnetworks', f'{title}: {shown}{dense}',
-                     collected.spread(answers['subnetworks']),
-                     str(len(found))])
-  return rows
-
-
 def _hardware(found: list[dict]) -> str:
   return f'{collected.where(found)}; {collected.minutes(found)} min a run'
 

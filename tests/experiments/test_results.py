@@ -15,6 +15,7 @@ from mtl_jax.storage import workdir as workdir_lib
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / 'experiments'))
 
 import collected  # noqa: E402 pylint: disable=wrong-import-position
+import headline  # noqa: E402 pylint: disable=wrong-import-position
 import part_tables  # noqa: E402 pylint: disable=wrong-import-position
 import results  # noqa: E402 pylint: disable=wrong-import-position
 
@@ -170,6 +171,17 @@ def test_every_table_has_its_place_in_a_readme():
     for name in parts:
       assert text.count(f'<!-- {name} -->') == 1, (path, name)
       assert text.count(f'<!-- /{name} -->') == 1, (path, name)
+
+
+def test_the_main_table_is_short_and_names_every_page():
+  rows = headline.table().splitlines()[2:]
+  assert 6 <= len(rows) <= 10
+  for row in rows:
+    cells = [cell.strip() for cell in row.strip('|').split('|')]
+    assert len(cells) == len(headline.COLUMNS)
+    assert int(cells[4]) > 0 and float(cells[2].split()[0]) > 50.
+    page = results.HERE.parent / cells[5].split('(')[1].rstrip(')')
+    assert page.exists(), page
 
 
 def part_task(name, phase='part', values=40, train=1.5, **fields):
