@@ -29,30 +29,51 @@ def runs(folder: pathlib.Path, prefix: str) -> list[dict]:
         'run': next(x for x in lines if x['kind'] == 'run'),
         'summary': next(x for x in lines if x['kind'] == 'summary'),
         'tasks': [x for x in lines if x['kind'] == 'task']})
-  require_seeds(prefix, [r['run'].get('config', {}) for r in found])
+  require_seeds(prefix, [r['run'] for r in found])
   return found
 
 
-def require_seeds(prefix: str, configs: list[dict]) -> None:
-  """Refuses runs that differ in more than a seed, or in what is measured."""
+def require_seeds(prefix: str, starts: list[dict]) -> None:
+  """Refuses runs that differ in more than a seed, or in what is measured.
+
+  Args:
+    prefix: what they are called in the message.
+    starts: their lines of kind 'run'.
+  """
+  if len({tuple(start.get('config', {}).get('schedule', ()))
+          for start in starts}) > 1:
+    raise SystemExit(f'{prefix}: runs that are to be seeds of one config have '
+                     'different phases')
+  first, *others = map(_origin, starts or [{}])
+  for other in others:
+    for name in first:
+      if name in other and first[name] != other[name]:
+        raise SystemExit(f'{prefix}: runs that are to be seeds of one config '
+                         f'differ in {name}: {first[name]!r} and '
+                         f'{other[name]!r}; make them alike, or give one of '
+                         'them another name')
+
+
+def _origin(start: dict) -> dict:
+  """What must be equal among runs that are averaged, by its name."""
   free = ('seed', 'path_seed', 'identify', 'mixed_rows', 'transparency',
           'tensorboard', 'progress_seconds')
 
   def flat(value, name=''):
     if not isinstance(value, dict):
-      return {name: value}
+      return {name[1:]: value}
     return {leaf: v for k, part in value.items() if k not in free
             for leaf, v in flat(part, f'{name}.{k}').items()}
-  if len({tuple(config.get('schedule', ())) for config in configs}) > 1:
-    raise SystemExit(f'{prefix}: runs that are to be seeds of one config have '
-                     'different phases')
-  first, *others = map(flat, configs or [{}])
-  for other in others:
-    for name in first.keys() & other.keys():
-      if first[name] != other[name]:
-        raise SystemExit(f'{prefix}: runs that are to be seeds of one config '
-                         f'differ in {name[1:]}: {first[name]!r} and '
-                         f'{other[name]!r}')
+  found = flat(start.get('config', {}))
+  versions, hardware = (start.get(name, {}) for name in
+                        ('versions', 'hardware'))
+  found |= {name: hardware[name] for name in ('platform', 'device')
+            if name in hardware}
+  found |= {name: versions[name] for name in ('jax', 'jaxlib')
+            if name in versions}
+  # Before it was recorded it was not changed either.
+  found['matmul_precision'] = versions.get('matmul_precision', 'default')
+  return found
 
 
 def phase_accuracy(run: dict) -> dict[str, float]:
@@ -69,6 +90,18 @@ def spread(values: list[float], digits: int = 2) -> str:
   mean, std = metrics.mean_and_std(values)
   return f'{mean:.{digits}f}' + ('' if std is None
                                  else f' ± {std:.{digits}f}')
+
+
+def minutes(found: list[dict], digits: int = 1) -> str:
+  """Minutes of runs, all starts together.
+
+  Results of a killed run that an earlier version made have no more of it than
+  the tasks that were finished: their minutes are a lower bound.
+  """
+  lost = any(r['run'].get('starts', 1) > 1
+             and not r['summary'].get('seconds_whole') for r in found)
+  return ('at least ' if lost else '') + spread(
+      [r['summary']['seconds'] / 60 for r in found], digits)
 
 
 def where(found: list[dict]) -> str:
@@ -104,7 +137,13 @@ def markdown(columns: list[str], rows: list[list[str]]) -> str:
   return '\n'.join(lines + ['| ' + ' | '.join(r) + ' |' for r in rows])
 
 
-def command(run: dict) -> str:
-  """A run's command for any seed."""
-  text = re.sub(r' --config.seed=\d+', '', run['run']['command'])
-  return f"`{re.sub(r'_s[0-9]+[.]', '_sSEED.', text)}`"
+def command(found: list[dict]) -> str:
+  """The command of one run with its seed, or of several for any seed."""
+  run = found[0]['run']
+  seed = run.get('seed', 0) if len(found) == 1 else 'SEED'
+  text = re.sub(r' --config.seed=\d+', '', run['command'])
+  text = re.sub(r'_s[0-9]+[.]', f'_s{seed}.', text)
+  text = re.sub(r'(part_five_tasks[.]py:)\d+', rf'\g<1>{seed}', text)
+  if '-m mtl_jax.main' in text and 'part_five_tasks' not in text:
+    text += f' --config.seed={seed}'
+  return f'`{text}`'

@@ -39,7 +39,8 @@ def hopsupsup_table() -> str:
           'whatever their number, so that they would pay from '
           f"{sizes['break_even_tasks']:,} tasks on. Stored norm statistics: "
           f"{sizes['stats_per_task']:,} bytes per task, used in the first row "
-          f"alone. {collected.where(found)}; {collected.command(found[0])}, "
+          f"alone. {collected.where(found)}, {collected.minutes(found)} min a "
+          f'run; {collected.command(found)}, '
           'commit '
           f'{collected.commits(found)}.')
 
@@ -63,9 +64,11 @@ def _hopfield_row(prefix: str, found: list[dict]) -> list[str]:
 def hopsupsup_grid() -> str:
   """How many of the validation streams gave the very mask."""
   counts: dict = collections.defaultdict(lambda: [0, 0])
-  for path in sorted((collected.HERE / 'hopsupsup' / 'results').glob(
-      'grid_s*.jsonl')):
-    for line in collected.read(path):
+  tried = [collected.read(path) for path in sorted(
+      (collected.HERE / 'hopsupsup' / 'results').glob('grid_s*.jsonl'))]
+  collected.require_seeds('grid', [lines[0] for lines in tried])
+  for lines in tried:
+    for line in lines:
       if line['kind'] == 'grid':
         recipe = line['recipe']['learning_rate'], line['recipe']['gamma']
         counts[recipe][0] += sum(s is not None for s in line['steps'])
@@ -78,18 +81,30 @@ def hopsupsup_grid() -> str:
 
 
 def hopsupsup_load() -> str:
-  """Recovery beside masks that belong to no task."""
+  """Recovery beside masks that belong to no task; seeds by semicolons."""
   rows = []
   for name, rule, decoys in (
       ('valid', 'Storkey', 0), ('hebb', 'Hebb', 0),
       *((f'decoys_{n}', 'Storkey', n) for n in (2, 5, 10, 20, 50))):
-    for found in collected.runs(collected.HERE / 'hopsupsup', name)[:1]:
-      steps = [t['hopfield']['steps_to_converge'] for t in found['tasks']]
-      rows.append([rule, str(decoys), ', '.join(
-          'never' if s is None else str(s) for s in steps), ', '.join(
-              str(sum(t['hopfield']['hamming'].values()))
-              for t in found['tasks']),
-          f"{100 * found['summary']['accuracy']['hopfield']:.2f}"])
+    found = collected.runs(collected.HERE / 'hopsupsup', name)
+    if not found:
+      continue
+    steps = [[t['hopfield']['steps_to_converge'] for t in r['tasks']]
+             for r in found]
+    wrong = [[sum(t['hopfield']['hamming'].values()) for t in r['tasks']]
+             for r in found]
+    flat = [s for row in steps for s in row]
+    rows.append([
+        rule, str(decoys), f'{sum(s is not None for s in flat)} of {len(flat)}',
+        _by_seed(steps), _by_seed(wrong), collected.spread(
+            [100 * r['summary']['accuracy']['hopfield'] for r in found]),
+        str(len(found)), collected.minutes(found), collected.commits(found)])
   return collected.markdown(
-      ['rule', 'random masks beside the 5', 'steps, by task',
-       'wrong bits of 4,096, by task', 'accuracy, %'], rows)
+      ['rule', 'random masks beside the 5', 'exact masks', 'steps, by task',
+       'wrong bits of 4,096, by task', 'accuracy, %', 'seeds', 'minutes',
+       'commit'], rows)
+
+
+def _by_seed(values: list[list]) -> str:
+  return '; '.join(', '.join('never' if v is None else str(v) for v in row)
+                   for row in values)

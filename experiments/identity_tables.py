@@ -29,6 +29,7 @@ def lines(folder: str, prefix: str) -> dict[tuple, list[dict]]:
   the task given.
   """
   found: dict[tuple, list[dict]] = {}
+  collected.runs(collected.HERE / folder, prefix)  # seeds of one config?
   for path in sorted((collected.HERE / folder / 'results').glob(
       f'{prefix}_s[0-9]*.jsonl')):
     read = collected.read(path)
@@ -46,18 +47,6 @@ def lines(folder: str, prefix: str) -> dict[tuple, list[dict]]:
 def images_of(line: dict) -> int:
   """Test images of each task that an evaluation counts."""
   return round(line['test_images'] / line['tasks'])
-
-
-def easier(seeds: list[dict]) -> str:
-  """What to say of evaluations on the split's first images for every task."""
-  if all(s.get('batches_drawn') or s['test_images'] == s['tasks'] * 10_000
-         for s in seeds):
-    return ''
-  given, whole = (collected.spread([100 * value for value in values])
-                  for values in ([s['accuracy']['GG'] for s in seeds],
-                                 [s['whole'] for s in seeds]))
-  return (', the first of the split, which are easier: with the task given '
-          f'{given} on these, {whole} on all')
 
 
 def scenarios() -> str:
@@ -144,10 +133,10 @@ def costs() -> str:
       disk = sum(t['bytes']['stored'] for t in run['tasks'])
       if folder == 'identity':
         rows.append([title, str(run['run']['seed']), str(len(run['tasks'])),
-                     f"{summary['seconds'] / 60:.1f}",
+                     collected.minutes([run]),
                      str(run['run']['starts']),
                      f"{summary['peak_memory_bytes'] / 1e9:.2f}",
-                     f'{disk / 1e6:.1f}', collected.command(run),
+                     f'{disk / 1e6:.1f}', collected.command([run]),
                      collected.where([run]), collected.commits([run])])
   return collected.markdown(
       ['experiment', 'seed', 'impressions', 'minutes',

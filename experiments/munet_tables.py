@@ -126,11 +126,11 @@ def others() -> str:
 
 
 def _origin(found: list[dict]) -> str:
-  minutes = collected.spread([r['summary']['seconds'] / 60 for r in found], 1)
+  minutes = collected.minutes(found)
   proof = all(r['summary']['verified']['ok'] for r in found)
   return (f'\n\nSeeds: {len(found)}. Mean (± standard deviation over seeds); '
           f'{minutes} min a run. '
           + ('All outputs verified bit for bit. ' if proof
              else '**Not verified.** ')
-          + f'{collected.command(found[0])} on {collected.where(found)}, '
+          + f'{collected.command(found)} on {collected.where(found)}, '
           f'commit {collected.commits(found)}.')

@@ -1,7 +1,6 @@
 """Tables of PaRT on five tasks: every row from the same batches and weights."""
 
 import collections
-import re
 
 import jax
 import numpy as np
@@ -29,12 +28,6 @@ def _runs() -> list[dict]:
 def _by_task(run: dict, phase: str) -> dict[str, float]:
   return {t['task']: 100 * t['accuracy']['test'] for t in run['tasks']
           if t['phase'] == phase}
-
-
-def _command(run: dict) -> str:
-  """The command for any seed, which stands behind the config's colon."""
-  return re.sub(r'(part_five_tasks[.]py:)\d+', r'\1SEED',
-                collected.command(run))
 
 
 def weights(run: dict, phase: str) -> int:
@@ -80,9 +73,9 @@ def accuracy() -> str:
   return collected.markdown(
       ['trained', 'mean, %', 'weights, % of single'] + tasks, rows) + (
           f'\n\nSeeds (and path draws): {len(found)}, mean ± standard '
-          f'deviation. {_command(found[0])} on '
+          f'deviation. {collected.command(found)} on '
           f'{collected.where(found)}, '
-          + collected.spread([r['summary']['seconds'] / 60 for r in found], 0)
+          + collected.minutes(found, 0)
           + f' min a seed, commit {collected.commits(found)}.')
 
 
@@ -107,7 +100,8 @@ def modules() -> str:
   return collected.markdown(
       ['modules a level', 'PaRT, mean %', 'each task alone', 'PaRT less alone, '
        'points', 'weights, % of alone', 'seeds'], rows) + (
-          f'\n\nThe last row: {_command(last[0])} on {collected.where(last)}, '
+          f'\n\nThe last row: {collected.command(last)} on '
+          f'{collected.where(last)}, {collected.minutes(last, 0)} min a run, '
           f'commit {collected.commits(last)}.')
 
 
@@ -214,5 +208,5 @@ def stand_in() -> str:
           ['test accuracy on the drawn classes, mean %', '{:.2f}'.format(
               collected.phase_accuracy(run)['part'])]]
   return collected.markdown(['measured', ''], rows) + (
-      f'\n\nOne run. {collected.command(run)} on {collected.where(found)}, '
+      f'\n\nOne run. {collected.command([run])} on {collected.where(found)}, '
       f'commit {collected.commits(found)}.')

@@ -15,6 +15,7 @@ import re
 import sys
 
 import collected
+import headline
 import hopsupsup_tables
 import identity_tables
 import munet_tables
@@ -43,6 +44,7 @@ def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
   run['starts'] = len(starts)
   run['commits'] = list(dict.fromkeys(line['commit'] for line in starts))
   summary['seconds'] = workdir_lib.total_seconds(lines)
+  summary['seconds_whole'] = workdir_lib.whole_seconds(lines)
   for name in ('matrix', 'before', 'overlap', 'names'):
     summary.pop(name, None)
   tasks = [{k: v for k, v in line.items() if k not in DROPPED
@@ -70,52 +72,14 @@ def without_folders(text: str) -> str:
   return re.sub(r'(?<![\w./-])/(?:[\w.-]+/)+(?=[\w.-])', '', text)
 
 
-def headline() -> str:
-  """The main README's table: one line per result that is there."""
-  rows = []
-  for name, title, _ in supsup_tables.SUPSUP:
-    found = collected.runs(HERE / 'supsup', name)
-    if found:
-      rows.append(['SupSup', title, collected.spread([
-          collected.phase_accuracy(r)['supermasks'] for r in found]),
-                   str(len(found))])
-  for folder, prefix, title, _ in identity_tables.RUNS:
-    by_name = identity_tables.lines(folder, prefix)
-    if folder == 'identity' and prefix == 'impresslearn_rotated':
-      continue
-    for name in list(dict.fromkeys(name for name, _ in by_name))[:1]:
-      seeds = by_name[name, max(t for n, t in by_name if n == name)]
-      rows.append(['SupSup', f"{title}, {seeds[0]['tasks']:,} tasks, the task "
-                   f'inferred (GNu; {identity_tables.images_of(seeds[0]):,} '
-                   f'test images a task{identity_tables.easier(seeds)})',
-                   collected.spread(
-                       [100 * s['accuracy']['GNu'] for s in seeds]),
-                   str(len(seeds))])
-  for suite, title in (('permuted', 'PermutedMNIST'),
-                       ('rotated', 'RotatedMNIST')):
-    found = collected.runs(HERE / 'impresslearn', suite)
-    for size in (20, 40, 100) if found else ():
-      rows.append(['ImpressLearn', f'{title}, 10 unseen tasks, {3 * size} '
-                   f'numbers each over {size} masks', collected.spread([
-                       collected.phase_accuracy(r)[f'heterogeneous_{size}']
-                       for r in found]), str(len(found))])
-  found = collected.runs(HERE / 'part', 'five_tasks')
-  for phase, title in part_tables.PHASES[:1] if found else ():
-    rows.append(['PaRT', f'five data sets, 1/16 of the width; {title}',
-                 collected.spread([collected.phase_accuracy(r)[phase]
-                                   for r in found]), str(len(found))])
-  rows += subnetworks_tables.headline()
-  rows += munet_tables.headline()
-  return collected.markdown(
-      ['system', 'experiment', 'test accuracy, %', 'seeds'], rows)
-
-
 TABLES = {  # README: markers and what stands between them
-    '../README.md': {'headline': headline},
+    '../README.md': {'headline': headline.table},
     'supsup/README.md': {'results': supsup_tables.supsup_table},
     'impresslearn/README.md': {
         suite: functools.partial(supsup_tables.impresslearn_table, suite)
-        for suite in ('permuted', 'rotated')},
+        for suite in ('permuted', 'rotated')} | {
+            'rates': supsup_tables.impresslearn_rates,
+            'chosen': supsup_tables.impresslearn_chosen},
     'identity/README.md': {
         name: getattr(identity_tables, name)
         for name in ('scenarios', 'curves', 'streams', 'pools', 'costs')},

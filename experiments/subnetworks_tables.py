@@ -52,35 +52,17 @@ def accuracy_table() -> str:
           reference[0] if phase in ('subnetworks', 'images', 'table')
           else reference[1] if phase == 'dense' else '–',
           collected.spread([t['steps'] for t in own], 0), str(len(own)),
-          *((collected.command(found[0]), collected.where(found),
+          *((collected.command(found), _hardware(found),
              collected.commits(found)) if title else ('', '', ''))])
       title = ''
   return collected.markdown(
       ['experiment', 'task', 'network', 'ours, test %', 'authors\' run',
-       'steps', 'seeds', 'command', 'hardware', 'commit'], rows) + (
+       'steps', 'seeds', 'command', 'hardware, time', 'commit'], rows) + (
            f'\n\nAuthors\' numbers: {OFFICIAL}.')
 
 
-def headline() -> list[list[str]]:
-  """Rows of the main README: every task's subnetwork, and its dense network."""
-  rows = []
-  for prefix, title, _ in RUNS:
-    found = collected.runs(FOLDER, prefix)
-    for task in dict.fromkeys(t['task'] for r in found for t in r['tasks']):
-      answers = {
-          phase: [100 * t['accuracy']['test'] for r in found
-                  for t in r['tasks'] if t['accuracy']['test'] is not None
-                  and (t['task'], t['phase']) == (task, phase)]
-          for phase in ('subnetworks', 'dense')}
-      if answers['subnetworks']:
-        dense = (f"; a dense network: {collected.spread(answers['dense'])}"
-                 if answers['dense'] else '')
-        shown = {'split-00': 'the easy ones', 'split-01': 'the hard ones'
-                 }.get(task, task)
-        rows.append(['Subnetworks', f'{title}: {shown}{dense}',
-                     collected.spread(answers['subnetworks']),
-                     str(len(found))])
-  return rows
+def _hardware(found: list[dict]) -> str:
+  return f'{collected.where(found)}; {collected.minutes(found)} min a run'
 
 
 def _answer(tasks: list[dict]) -> str:
@@ -127,11 +109,12 @@ def ensemble_table() -> str:
           ' / '.join(f'{100 * a:.2f}' for a in line['members']),
           ' / '.join(f'{100 * share:.1f}' for share in owned),
           f"{100 * line['accuracy']:.2f}",
-          '–' if dense is None else f'{dense:.2f}', collected.command(run),
-          collected.where([run])])
+          '–' if dense is None else f'{dense:.2f}',
+          collected.command([run]), _hardware([run])])
   return collected.markdown(
       ['experiment', 'seed', 'members, %', 'weights that each owns, %',
-       'together, %', 'one dense network, %', 'command', 'hardware'], rows)
+       'together, %', 'one dense network, %', 'command', 'hardware, time'],
+      rows)
 
 
 def study_table() -> str:
@@ -148,12 +131,12 @@ def study_table() -> str:
     rows.append([str(count), collected.spread([sum(a) / len(a) for a in each]),
                  collected.spread(lowest),
                  f'{sum(x >= PASSES for x in lowest)} of {len(lowest)}',
-                 collected.command(found[0]), collected.where(found),
+                 collected.command(found), _hardware(found),
                  collected.commits(found)])
   rows.sort(key=lambda row: int(row[0]))
   return collected.markdown(
       ['tasks', 'mean, %', 'lowest task, %',
-       f'runs with all above {PASSES:.0f} %', 'command', 'hardware',
+       f'runs with all above {PASSES:.0f} %', 'command', 'hardware, time',
        'commit'], rows)
 
 

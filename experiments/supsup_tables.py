@@ -28,14 +28,13 @@ def supsup_table() -> str:
     accuracy = [collected.phase_accuracy(r)['supermasks'] for r in found]
     lowest = min(100 * t['accuracy']['test'] for r in found
                  for t in r['tasks'])
-    seconds = [r['summary']['seconds'] / 60 for r in found]
     stored = max(t['bytes']['stored'] for r in found for t in r['tasks'])
     verified = all(r['summary']['verified']['ok'] for r in found)
     rows.append([
         title, reference, collected.spread(accuracy), f'{lowest:.2f}',
         str(len(found)), '0, bit for bit' if verified else 'NOT VERIFIED',
-        f'{stored:,}', collected.command(found[0]),
-        f'{collected.where(found)}; {collected.spread(seconds, 1)} min',
+        f'{stored:,}', collected.command(found),
+        f'{collected.where(found)}; {collected.minutes(found)} min a run',
         collected.commits(found)])
   return collected.markdown(
       ['experiment', 'reference, test accuracy %', 'ours, %', 'lowest task',
@@ -62,8 +61,57 @@ def impresslearn_table(suite: str) -> str:
       collected.spread([_seconds(r, k) for r in found], 1) for k in SIZES])
   return collected.markdown(['basis'] + [f'K = {k}' for k in SIZES], rows) + (
       f'\n\nSeeds: {len(found)}. Mean (± standard deviation over seeds) of the '
-      f'mean over 10 unseen tasks. {collected.command(found[0])} on '
-      f'{collected.where(found)}, commit {collected.commits(found)}.')
+      f'mean over 10 unseen tasks. {collected.command(found)} on '
+      f'{collected.where(found)}, {collected.minutes(found)} min a run, commit '
+      f'{collected.commits(found)}.')
+
+
+def impresslearn_rates() -> str:
+  """Validation accuracy of every learning rate and K."""
+  found = collected.runs(collected.HERE / 'impresslearn', 'grid')
+  if not found:
+    return collected.NONE
+  phases = found[0]['run']['config']['phases']
+  tried: dict = {}
+  for task in found[0]['tasks']:
+    if task['basis']:
+      key = task['basis']['size'], phases[task['phase']]['learning_rate']
+      tried.setdefault(key, []).append(100 * task['accuracy']['valid'])
+  rates = sorted({rate for _, rate in tried})
+  rows = []
+  for size in sorted({size for size, _ in tried}):
+    means = [statistics.mean(tried[size, rate]) for rate in rates]
+    rows.append([str(size)] + [f'**{m:.2f}**' if m == max(means) else f'{m:.2f}'
+                               for m in means])
+  return collected.markdown(
+      ['K', *(f'rate {rate:g}' for rate in rates)], rows) + (
+          f'\n\n{collected.command(found)} on {collected.where(found)}, '
+          f'{collected.minutes(found)} min, commit {collected.commits(found)}.')
+
+
+def impresslearn_chosen() -> str:
+  """The ten unseen tasks with each K's own rate, beside the common one."""
+  found = collected.runs(collected.HERE / 'impresslearn', 'chosen')
+  if not found:
+    return collected.NONE
+  common = [collected.phase_accuracy(r) for r in collected.runs(
+      collected.HERE / 'impresslearn', 'rotated')]
+  accuracy = [collected.phase_accuracy(r) for r in found]
+  rows = []
+  for name, phase in found[0]['run']['config']['phases'].items():
+    if phase['basis']:
+      rows.append([
+          str(phase['basis']['size']), f"{phase['learning_rate']:g}",
+          collected.spread([a[name] for a in accuracy]),
+          collected.spread([c[name] for c in common]),
+          collected.spread([_seconds(r, phase['basis']['size'])
+                            for r in found], 1)])
+  return collected.markdown(
+      ['K', 'its rate', 'test accuracy, %', 'with 0.1 for every K, %',
+       'seconds of training per task'], rows) + (
+           f'\n\nSeeds: {len(found)}. {collected.command(found)} on '
+           f'{collected.where(found)}, {collected.minutes(found)} min a run, '
+           f'commit {collected.commits(found)}.')
 
 
 def _seconds(run: dict, size: int) -> float:

@@ -72,7 +72,8 @@ def run(config: config_lib.Config, workdir, command: str = '',
     validate.check_backbone(work, backbone)
     work.prepare()
     claim(work, config, backbone, command, versions)
-    return _learn(started, config, suite, backbone, data, work, quiet)
+    with work.timed(started):
+      return _learn(started, config, suite, backbone, data, work, quiet)
 
 
 def _learn(started, config, suite, backbone, data, work, quiet) -> dict:
@@ -154,12 +155,14 @@ def claim(work, config, backbone, command, sources=None) -> None:
   if not work.config.exists() or work.config.read_text() != text:
     workdir_lib.write_atomic(work.config, text)
   finished = set(work.task_names())
-  lines = [line for line in workdir_lib.read_lines(work.metrics)
-           if line['kind'] not in ('task', 'row')
+  lines = list(workdir_lib.read_lines(work.metrics))
+  killed = work.killed(lines)
+  lines = [line for line in lines if line['kind'] not in ('task', 'row')
            or line['entry'] in finished]
   logged = {line['entry'] for line in lines if line['kind'] == 'task'}
   lines += [commit.finished_record(work, name)  # killed before its line
             for name in sorted(finished - logged)]
+  lines += killed
   workdir_lib.write_lines(work.metrics, lines)
   workdir_lib.append_line(
       work.metrics, run_line(config, backbone, command) | {

@@ -19,10 +19,12 @@ for seed in 0 1 2; do
   try grid $seed --grid --orders=2
   try valid $seed --split=valid
 done
-for count in 2 5 10 20 50; do
-  try "decoys_$count" 0 --split=valid --decoys=$count
+for seed in 0 1 2; do
+  for count in 2 5 10 20 50; do
+    try "decoys_$count" $seed --split=valid --decoys=$count
+  done
+  try hebb $seed --split=valid --rule=hebb
 done
-try hebb 0 --split=valid --rule=hebb
 for seed in 0 1 2; do
   try test $seed --split=test --orders=5
   try chosen $seed --split=test --orders=5 --learning_rate=5000 \

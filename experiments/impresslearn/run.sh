@@ -9,4 +9,10 @@ for seed in 0 1 2; do
       --config="configs/impresslearn_${suite}_mnist.py" --config.seed=$seed
   done
 done
+# The learning rate for each K; `chosen` has what `grid` found.
+go impresslearn grid_s0 --config=configs/impresslearn_rotated_mnist.py:grid
+for seed in 0 1 2; do
+  go impresslearn chosen_s$seed \
+    --config=configs/impresslearn_rotated_mnist.py:chosen --config.seed=$seed
+done
 python experiments/results.py tables

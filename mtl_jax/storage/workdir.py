@@ -8,6 +8,8 @@
     tasks/<name>/          one checkpoint per task
     progress/<name>/       mid-task state; gone when the task commits
     shared/<name>/         bookkeeping that stored impressions don't hold
+    start.json             how long the process that works here has worked; what
+                           a killed one leaves is counted by the next
     .lock                  held by the process that works here
 """
 
@@ -21,6 +23,8 @@ import pathlib
 import re
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Iterable, Iterator
 
 from mtl_jax import parallel
@@ -41,6 +45,7 @@ class Workdir:
     self.tasks = self.root / 'tasks'
     self.progress = self.root / 'progress'
     self.shared = self.root / 'shared'
+    self.start = self.root / 'start.json'
 
   def task(self, name: str) -> pathlib.Path:
     return self.tasks / name
@@ -114,6 +119,48 @@ class Workdir:
       file.flush()
       yield
 
+  @contextlib.contextmanager
+  def timed(self, began: float, every: float = 5.):
+    """Notes how long a start works, for the case that it is killed.
+
+    Args:
+      began: of this start, by `time.perf_counter`.
+      every: seconds between two notes; a kill loses no more of them.
+    """
+    if not parallel.is_primary():
+      yield
+      return
+    label = _label(list(read_lines(self.metrics)))
+    ended = threading.Event()
+
+    def note():
+      write_atomic(self.start, json.dumps({
+          'start': label, 'seconds': time.perf_counter() - began}) + '\n')
+
+    def keep_noting():
+      while not ended.wait(every):
+        note()
+    note()
+    thread = threading.Thread(target=keep_noting, daemon=True)
+    thread.start()
+    try:
+      yield
+    except BaseException:
+      ended.set()
+      thread.join()
+      note()
+      raise
+    ended.set()
+    thread.join()
+    self.start.unlink(missing_ok=True)
+
+  def killed(self, lines: list[dict]) -> list[dict]:
+    """The line of the last start among `lines`, if it was killed."""
+    left = read_json(self.start) if self.start.exists() else {}
+    if left.get('start') is None or left['start'] != _label(lines):
+      return []
+    return [{'kind': 'killed', 'seconds': left['seconds']}]
+
   def prepare(self) -> None:
     """Makes the folders and removes what a killed run left half written."""
     for folder in (self.root, self.tasks, self.probe, self.progress,
@@ -121,7 +168,8 @@ class Workdir:
       folder.mkdir(parents=True, exist_ok=True)
       checkpoint.remove_unfinished(folder)
     if parallel.is_primary():
-      for path in (self.config, self.backbone, self.metrics, self.report):
+      for path in (self.config, self.backbone, self.metrics, self.report,
+                   self.start):
         for left in self.root.glob(f'.{path.name}.*'):
           left.unlink(missing_ok=True)
 
@@ -175,13 +223,27 @@ def read_lines(path: pathlib.Path) -> Iterator[dict]:
       continue
 
 
+def _label(lines: list[dict]) -> list | None:
+  """Which start the last one is, unless how it ended stands there already."""
+  starts = [line for line in lines if line['kind'] == 'run']
+  ends = [line['kind'] for line in lines
+          if line['kind'] in ('run', 'killed', 'summary')]
+  if ends[-1:] != ['run']:
+    return None
+  return [len(starts), starts[-1].get('started')]
+
+
 def total_seconds(lines: Iterable[dict]) -> float:
-  """Of all starts; a killed start counts with the tasks that it finished.
+  """Of all starts, those that were killed among them.
+
+  Earlier versions left nothing of a start that was killed: of those only the
+  tasks that it finished are counted (see `whole_seconds`).
 
   >>> total_seconds([
   ...     {'kind': 'run'}, {'kind': 'task', 'seconds': {'train': 2.}},
+  ...     {'kind': 'killed', 'seconds': 7.},
   ...     {'kind': 'run'}, {'kind': 'summary', 'seconds': 3.}])
-  5.0
+  10.0
   """
   total = start = 0.
   for line in lines:
@@ -189,9 +251,21 @@ def total_seconds(lines: Iterable[dict]) -> float:
       total, start = total + start, 0.
     elif line['kind'] == 'task':
       start += sum(line['seconds'].values())
-    elif line['kind'] == 'summary':
+    elif line['kind'] in ('killed', 'summary'):
       total, start = total + line['seconds'], 0.
   return total
+
+
+def whole_seconds(lines: Iterable[dict]) -> bool:
+  """Whether `total_seconds` has all starts whole.
+
+  >>> whole_seconds([{'kind': 'run'}, {'kind': 'run'}, {'kind': 'summary'}])
+  False
+  """
+  kinds = [line['kind'] for line in lines
+           if line['kind'] in ('run', 'killed', 'summary')]
+  return all(after != 'run' for kind, after in zip(kinds, kinds[1:])
+             if kind == 'run')
 
 
 def write_lines(path: pathlib.Path, lines: list[dict]) -> None:

@@ -15,11 +15,14 @@ from mtl_jax.storage import workdir as workdir_lib
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / 'experiments'))
 
 import collected  # noqa: E402 pylint: disable=wrong-import-position
+import headline  # noqa: E402 pylint: disable=wrong-import-position
 import part_tables  # noqa: E402 pylint: disable=wrong-import-position
 import results  # noqa: E402 pylint: disable=wrong-import-position
 
 RUN = {'kind': 'run', 'command': 'main --workdir=/here', 'commit': 'c'}
 SUMMARY = {'kind': 'summary', 'seconds': 2.}
+TASK = {'kind': 'task', 'seconds': {'train': 3., 'save': .5},
+        'accuracy': {'test': .5}}
 IDENTITY = {'kind': 'identity', 'name': 'a', 'tasks': 2}
 
 
@@ -66,11 +69,51 @@ def test_streams_of_earlier_versions_are_collected(tmp_path):
 def test_seeds_of_one_config_differ_in_nothing_else():
   config = {'seed': 0, 'suite': {'seed': 3, 'num_tasks': 4}, 'identify': {}}
   same = {'seed': 1, 'suite': {'seed': 4, 'num_tasks': 4}, 'identify': {'a': 1}}
-  collected.require_seeds('x', [config, same])
+  of = lambda *configs: [{'config': x} for x in configs]
+  collected.require_seeds('x', of(config, same))
   with pytest.raises(SystemExit, match='have different phases'):
-    collected.require_seeds('x', [config, config | {'schedule': ['a']}])
+    collected.require_seeds('x', of(config, config | {'schedule': ['a']}))
   with pytest.raises(SystemExit, match='x: .* differ in suite.num_tasks: 4'):
-    collected.require_seeds('x', [config, {'suite': {'num_tasks': 5}}])
+    collected.require_seeds('x', of(config, {'suite': {'num_tasks': 5}}))
+
+
+ONE = {'config': {'seed': 0},
+       'versions': {'jax': '0.10.2', 'python': '3.11.7'},
+       'hardware': {'platform': 'cpu', 'device': 'cpu', 'cores': 2}}
+
+
+@pytest.mark.parametrize('versions, hardware, match', [
+    ({'jax': '0.11.2'}, {}, "differ in jax: '0.10.2' and '0.11.2'"),
+    ({'matmul_precision': 'highest'}, {}, 'differ in matmul_precision'),
+    ({}, {'platform': 'gpu', 'device': 'NVIDIA H200'}, 'differ in platform'),
+    ({}, {'device': 'another'}, 'differ in device'),
+])
+def test_averages_are_over_one_version_precision_and_platform(
+    versions, hardware, match):
+  other = {'config': {'seed': 1}, 'versions': ONE['versions'] | versions,
+           'hardware': ONE['hardware'] | hardware}
+  with pytest.raises(SystemExit, match=match):
+    collected.require_seeds('x', [ONE, other])
+
+
+def test_what_changes_no_bits_of_a_seed_may_differ():
+  """Cores, host and what an earlier version did not yet record."""
+  collected.require_seeds('x', [ONE, {
+      'config': {'seed': 1},
+      'versions': ONE['versions'] | {'matmul_precision': 'default',
+                                     'python': '3.12.3'},
+      'hardware': ONE['hardware'] | {'cores': 1}}])
+
+
+def test_every_committed_average_keeps_to_that():
+  """Of all files that are named as seeds of one thing, whoever reads them."""
+  names = {(path.parents[1], path.name.rsplit('_s', 1)[0])
+           for path in results.HERE.glob('*/results/*_s[0-9]*.jsonl')}
+  assert len(names) > 20
+  for folder, name in sorted(names):
+    collected.require_seeds(name, [
+        next(line for line in collected.read(path) if line['kind'] == 'run')
+        for path in (folder / 'results').glob(f'{name}_s[0-9]*.jsonl')])
 
 
 def test_the_last_lines_of_streams_are_collected(tmp_path):
@@ -97,9 +140,29 @@ def test_folders_of_the_machine_are_left_out(tmp_path):
 
 
 def test_a_killed_start_counts_with_the_tasks_that_it_finished():
-  task = {'kind': 'task', 'seconds': {'train': 3., 'save': .5}}
-  assert workdir_lib.total_seconds([RUN, task, task, RUN, task, SUMMARY]) == 9.
-  assert workdir_lib.total_seconds([RUN, task, SUMMARY, RUN, SUMMARY]) == 4.
+  assert workdir_lib.total_seconds([RUN, TASK, TASK, RUN, TASK, SUMMARY]) == 9.
+  assert workdir_lib.total_seconds([RUN, TASK, SUMMARY, RUN, SUMMARY]) == 4.
+
+
+def test_a_killed_start_counts_whole_where_it_left_its_seconds(tmp_path):
+  killed = {'kind': 'killed', 'seconds': 8.}
+  lines = [RUN, TASK, killed, RUN, TASK, SUMMARY]
+  assert workdir_lib.total_seconds(lines) == 10.
+  assert workdir_lib.whole_seconds(lines)
+  assert not workdir_lib.whole_seconds([RUN, TASK, RUN, SUMMARY])
+  target = tmp_path / 'out.jsonl'
+  results.collect(workdir(tmp_path, *lines), target)
+  summary = collected.read(target)[-1]
+  assert summary['seconds'] == 10. and summary['seconds_whole']
+
+
+def test_minutes_of_starts_that_were_lost_are_a_lower_bound():
+  run = lambda starts, **more: {
+      'run': RUN | {'starts': starts}, 'summary': {'seconds': 90.} | more}
+  assert collected.minutes([run(1)]) == '1.5'
+  assert collected.minutes([run(2)]) == 'at least 1.5'
+  assert collected.minutes([run(2, seconds_whole=True)]) == '1.5'
+  assert collected.minutes([run(1), run(2)]) == 'at least 1.5 ± 0.0'
 
 
 def test_every_table_has_its_place_in_a_readme():
@@ -108,6 +171,17 @@ def test_every_table_has_its_place_in_a_readme():
     for name in parts:
       assert text.count(f'<!-- {name} -->') == 1, (path, name)
       assert text.count(f'<!-- /{name} -->') == 1, (path, name)
+
+
+def test_the_main_table_is_short_and_names_every_page():
+  rows = headline.table().splitlines()[2:]
+  assert 6 <= len(rows) <= 10
+  for row in rows:
+    cells = [cell.strip() for cell in row.strip('|').split('|')]
+    assert len(cells) == len(headline.COLUMNS)
+    assert int(cells[4]) > 0 and float(cells[2].split()[0]) > 50.
+    page = results.HERE.parent / cells[5].split('(')[1].rstrip(')')
+    assert page.exists(), page
 
 
 def part_task(name, phase='part', values=40, train=1.5, **fields):
@@ -166,9 +240,21 @@ def test_weights_are_counted_from_the_paths():
         for level, module in used)
 
 
-def test_the_command_of_all_seeds_names_none():
-  run = {'run': {'command': 'python -m mtl_jax.main --workdir=DIR '
-                 '--config=configs/part_five_tasks.py:2'}}
-  assert part_tables._command(run) == (
-      '`python -m mtl_jax.main --workdir=DIR '
-      '--config=configs/part_five_tasks.py:SEED`')
+@pytest.mark.parametrize('command, one, any_seed', [
+    ('python -m mtl_jax.main --workdir=DIR --config=a.py',
+     'python -m mtl_jax.main --workdir=DIR --config=a.py --config.seed=2',
+     'python -m mtl_jax.main --workdir=DIR --config=a.py --config.seed=SEED'),
+    ('python -m mtl_jax.main --config.seed=2 --config=a.py',
+     'python -m mtl_jax.main --config=a.py --config.seed=2',
+     'python -m mtl_jax.main --config=a.py --config.seed=SEED'),
+    ('python -m mtl_jax.main --config=configs/part_five_tasks.py:2,4',
+     'python -m mtl_jax.main --config=configs/part_five_tasks.py:2,4',
+     'python -m mtl_jax.main --config=configs/part_five_tasks.py:SEED,4'),
+    ('python evaluate.py --workdir=DIR --out=test_s2.jsonl',
+     'python evaluate.py --workdir=DIR --out=test_s2.jsonl',
+     'python evaluate.py --workdir=DIR --out=test_sSEED.jsonl'),
+])
+def test_printed_commands_carry_the_seed(command, one, any_seed):
+  run = {'run': {'command': command, 'seed': 2}}
+  assert collected.command([run]) == f'`{one}`'
+  assert collected.command([run, run]) == f'`{any_seed}`'

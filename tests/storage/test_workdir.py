@@ -1,0 +1,114 @@
+"""What a killed start has cost is counted whole, and once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny
+
+from mtl_jax import experiment
+from mtl_jax.evaluation import final
+from mtl_jax.storage import workdir as workdir_lib
+
+RUN = {'kind': 'run', 'started': '2026-01-01T00:00:00+00:00'}
+SUMMARY = {'kind': 'summary', 'seconds': 1.}
+
+
+def lines(folder, *kinds):
+  return [line for line in workdir_lib.read_lines(folder / 'metrics.jsonl')
+          if line['kind'] in kinds]
+
+
+def test_what_a_start_did_outside_of_finished_tasks_counts(
+    tmp_path, monkeypatch):
+  config = tiny.make('few')
+
+  def stop(running):
+    time.sleep(.4)  # as a long inference would
+    raise KeyboardInterrupt
+  began = time.perf_counter()
+  with monkeypatch.context() as patch:
+    patch.setattr(final, 'infer_tasks', stop)
+    with pytest.raises(KeyboardInterrupt):
+      tiny.learn(config, tmp_path)
+  spent = time.perf_counter() - began
+  summary = tiny.learn(config, tmp_path)
+  killed, = lines(tmp_path, 'killed')
+  tasks = sum(sum(line['seconds'].values()) for line in lines(tmp_path, 'task'))
+  assert tasks + .4 < killed['seconds'] <= spent
+  assert summary['seconds_in_all'] == pytest.approx(
+      killed['seconds'] + summary['seconds'])
+  assert not (tmp_path / 'start.json').exists()
+  # Once more: three starts, of which each counts once.
+  again = tiny.learn(config, tmp_path)
+  assert len(lines(tmp_path, 'killed')) == 1
+  assert again['seconds_in_all'] == pytest.approx(
+      summary['seconds_in_all'] + again['seconds'])
+
+
+_CHILD = """
+import sys, time
+from mtl_jax.storage import workdir
+work = workdir.Workdir(sys.argv[1])
+with work.timed(time.perf_counter() - 100., every=.02):
+  print('begun', flush=True)
+  time.sleep(60.)
+"""
+
+
+def test_a_process_that_is_ended_from_outside_leaves_its_seconds(tmp_path):
+  work = workdir_lib.Workdir(tmp_path)
+  workdir_lib.write_lines(work.metrics, [RUN])
+  with subprocess.Popen([sys.executable, '-c', _CHILD, str(tmp_path)],
+                        env=tiny.environment(), text=True,
+                        stdout=subprocess.PIPE) as child:
+    assert child.stdout.readline() == 'begun\n'
+    time.sleep(.5)
+    os.kill(child.pid, signal.SIGKILL)
+  line, = work.killed([RUN])
+  assert line['kind'] == 'killed' and 100.2 < line['seconds'] < 110.
+
+
+@pytest.mark.parametrize('found', [
+    [], [RUN, SUMMARY], [RUN, {'kind': 'killed', 'seconds': 9.}],
+    [RUN, RUN], [RUN | {'started': 'at another time'}],
+    [RUN, SUMMARY, RUN],
+], ids=['nothing', 'it ended', 'counted before', 'another start',
+        'another time', 'a start before it ended'])
+def test_seconds_count_for_the_start_that_left_them_alone(tmp_path, found):
+  work = workdir_lib.Workdir(tmp_path)
+  work.start.write_text(json.dumps({'start': [1, RUN['started']],
+                                    'seconds': 7.}))
+  assert work.killed(found) == []
+  assert work.killed([RUN]) == [{'kind': 'killed', 'seconds': 7.}]
+
+
+def test_a_finished_task_without_its_line_is_not_counted_twice(tmp_path):
+  """The line is made up at the next start, before that of the kill."""
+  run = tiny.learned(tmp_path / 'run', 'few')
+  work = workdir_lib.Workdir(run)
+  kept = [line for line in workdir_lib.read_lines(work.metrics)
+          if line['kind'] != 'summary' and line.get('entry') != 'permuted-12']
+  workdir_lib.write_lines(work.metrics, kept)
+  started = [line for line in kept if line['kind'] == 'run'][0]['started']
+  work.start.write_text(json.dumps({'start': [1, started], 'seconds': 50.}))
+  config = tiny.make('few')
+  summary = tiny.learn(config, run)
+  assert [line['kind'] for line in lines(run, 'run', 'killed', 'summary')] == [
+      'run', 'killed', 'run', 'summary']
+  assert summary['seconds_in_all'] == pytest.approx(50. + summary['seconds'])
+
+
+def test_a_start_that_is_refused_leaves_the_seconds_for_the_next(tmp_path):
+  run = tiny.learned(tmp_path / 'run', 'few')
+  work = workdir_lib.Workdir(run)
+  workdir_lib.write_lines(work.metrics, lines(run, 'run', 'task'))
+  started = lines(run, 'run')[0]['started']
+  work.start.write_text(json.dumps({'start': [1, started], 'seconds': 50.}))
+  with pytest.raises(ValueError):
+    experiment.run(tiny.make('few', seed=8), run, quiet=True)
+  assert work.killed(lines(run, 'run'))
