@@ -5,7 +5,7 @@ import json
 import pathlib
 import re
 
-from mtl_jax import metrics
+from mtl_jax.evaluation import metrics
 
 HERE = pathlib.Path(__file__).parent
 NONE = 'No run is committed yet; `./run.sh` makes them.'

@@ -2,8 +2,8 @@
 
 import collected
 
-from mtl_jax import metrics
-from mtl_jax import report_search
+from mtl_jax.evaluation import metrics
+from mtl_jax.report import search as search_report
 
 FOLDER = collected.HERE / 'munet'
 # Test accuracy in the sample output of the official analysis notebook
@@ -56,7 +56,7 @@ def preliminary() -> str:
         _tested(found, 'grow', task), collected.spread([
             100 * t['search']['quality'] for t in own]),
         *_cost_cells(
-            own, [report_search.introduced(_paths(r, 'grow'))[task]
+            own, [search_report.introduced(_paths(r, 'grow'))[task]
                   for r in found],
             [sum(t['bytes']['stored'] for t in _paths(r, 'grow')
                  if t['task'] == task) for r in found])])
@@ -96,7 +96,7 @@ def characters() -> str:
                                                 for r in found])
                               for phase in columns])
   rows.append(['weights added per task', ''] + [collected.spread(
-      [metrics.mean_and_std(list(report_search.introduced(
+      [metrics.mean_and_std(list(search_report.introduced(
           _paths(r, phase)).values()))[0] for r in found], 0)
                                                 for phase in columns])
   return collected.markdown(

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 import collected
-from mtl_jax import config as config_lib
 from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import trees
+from mtl_jax.config import config as config_lib
 
 PHASES = (
     ('part', 'PaRT, an Adam per task (published)'),

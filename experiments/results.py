@@ -22,7 +22,7 @@ import part_tables
 import subnetworks_tables
 import supsup_tables
 
-from mtl_jax import workdir as workdir_lib
+from mtl_jax.storage import workdir as workdir_lib
 
 HERE = collected.HERE
 DROPPED = ('curve', 'density', 'loss', 'batch_size', 'classes')

@@ -13,6 +13,9 @@ __all__ = ['__version__', 'impressions', 'load', 'masks', 'trees']
 
 
 def load(workdir):
-  """The system that a run left in `workdir`; see `mtl_jax.system.System`."""
-  from mtl_jax import system
-  return system.load(workdir)
+  """The system that a run left in a workdir.
+
+  See `mtl_jax.serving.system.System`.
+  """
+  from mtl_jax.serving import system as system_lib
+  return system_lib.load(workdir)

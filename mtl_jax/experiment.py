@@ -9,31 +9,32 @@ import time
 from rich import console as console_lib
 from rich import progress as progress_lib
 
-from mtl_jax import backbone as backbone_lib
-from mtl_jax import capacity
-from mtl_jax import checkpoint
-from mtl_jax import checks
-from mtl_jax import combined
-from mtl_jax import commit
-from mtl_jax import config as config_lib
-from mtl_jax import evaluate
 from mtl_jax import models
-from mtl_jax import ownership
 from mtl_jax import parallel
-from mtl_jax import final
-from mtl_jax import plan
-from mtl_jax import provenance
-from mtl_jax import report
-from mtl_jax import scenarios
-from mtl_jax import search
-from mtl_jax import stream
-from mtl_jax import system as system_lib
-from mtl_jax import tensorboard
-from mtl_jax import train
 from mtl_jax import trees
-from mtl_jax import workdir as workdir_lib
+from mtl_jax import validate
+from mtl_jax.config import config as config_lib
+from mtl_jax.config import plan
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
+from mtl_jax.evaluation import capacity
+from mtl_jax.evaluation import combined
+from mtl_jax.evaluation import final
+from mtl_jax.evaluation import scenarios
+from mtl_jax.report import page as report_page
+from mtl_jax.serving import backbone as backbone_lib
+from mtl_jax.serving import system as system_lib
+from mtl_jax.storage import checkpoint
+from mtl_jax.storage import provenance
+from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.training import commit
+from mtl_jax.training import evaluate
+from mtl_jax.training import loop
+from mtl_jax.training import ownership
+from mtl_jax.training import run as run_lib
+from mtl_jax.training import stream
+from mtl_jax.training import tensorboard
+from mtl_jax.training.search import iteration
 
 
 def run(config: config_lib.Config, workdir, command: str = '',
@@ -59,18 +60,18 @@ def run(config: config_lib.Config, workdir, command: str = '',
   suite = suites.make(config.suite.kind, **dict(config.suite.options))
   plan.check(config, suite)
   scenarios.check(config, suite)
-  data = evaluate.Data()
-  checks.check_config(work, config)
+  data = run_lib.Data()
+  validate.check_config(work, config)
   backbone = make_backbone(config, suite, data, work)
-  checks.check_fit(config, suite, data, backbone)
+  validate.check_fit(config, suite, data, backbone)
   final.check_mixed(config, suite, data)
   ownership.check(config, suite, backbone.params)
-  versions = checks.check_sources(work, suite, data)
+  versions = validate.check_sources(work, suite, data)
   with work.locked():
     # Again: another process may have worked here in the meantime.
-    checks.check_config(work, config)
-    checks.check_sources(work, suite, data)
-    checks.check_backbone(work, backbone)
+    validate.check_config(work, config)
+    validate.check_sources(work, suite, data)
+    validate.check_backbone(work, backbone)
     work.prepare()
     claim(work, config, backbone, command, versions)
     return _learn(started, config, suite, backbone, data, work, quiet)
@@ -82,7 +83,7 @@ def _learn(started, config, suite, backbone, data, work, quiet) -> dict:
       params=parallel.local(backbone.params),
       stats=parallel.local(backbone.stats)))
   with _bar(config, suite, data, quiet) as advance:
-    running = train.Run(config, suite, backbone, data, work, system, advance)
+    running = run_lib.Run(config, suite, backbone, data, work, system, advance)
     rows = {}
     for phase in config.phases:
       learn_phase(running, phase)
@@ -111,14 +112,14 @@ def _learn(started, config, suite, backbone, data, work, quiet) -> dict:
   return summary
 
 
-def learn_phase(running: train.Run, phase: config_lib.Phase) -> None:
+def learn_phase(running: run_lib.Run, phase: config_lib.Phase) -> None:
   """Whatever a phase does."""
   if phase.stream:
     stream.learn(running, phase)
   elif phase.search:
-    search.learn(running, phase)
+    iteration.learn(running, phase)
   else:
-    train.learn_phase(running, phase)
+    loop.learn_phase(running, phase)
 
 
 def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
@@ -191,10 +192,10 @@ def _report(work, records, summary, quiet) -> None:
     return
   run_lines = [line for line in workdir_lib.read_lines(work.metrics)
                if line['kind'] == 'run']
-  report.write(work.report, run_lines[-1], records, summary)
+  report_page.write(work.report, run_lines[-1], records, summary)
   if not quiet:
     console = console_lib.Console()
-    console.print(report.table(records, summary))
+    console.print(report_page.table(records, summary))
     console.print(f'report: {work.report}', soft_wrap=True)
 
 

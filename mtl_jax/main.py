@@ -14,10 +14,10 @@ from absl import flags
 from absl import logging
 from ml_collections import config_flags
 
-from mtl_jax import config as config_lib
 from mtl_jax import experiment
 from mtl_jax import parallel
-from mtl_jax import provenance
+from mtl_jax.config import config as config_lib
+from mtl_jax.storage import provenance
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'What to do.')
 _WORKDIR = flags.DEFINE_string(

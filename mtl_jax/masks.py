@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_jax import exact_top_k
+from mtl_jax import _top_k
 from mtl_jax import trees
 
 Tree = trees.Tree
@@ -95,7 +95,7 @@ def top_k(scores: Tree, density) -> Tree:
     return None if s is None else kept(name, s.shape, d)
   counts = trees.map_named(leaf, scores, _per_leaf(density, scores))
   leaves, treedef = jax.tree.flatten(scores)
-  return jax.tree.unflatten(treedef, exact_top_k.select_all(
+  return jax.tree.unflatten(treedef, _top_k.select_all(
       leaves, jax.tree.leaves(counts)))
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import tiny
 
-from mtl_jax import commit
 from mtl_jax import experiment
 from mtl_jax import impressions
 from mtl_jax import methods
-from mtl_jax import plan
 from mtl_jax import trees
+from mtl_jax.config import plan
 from mtl_jax.data import sources
 from mtl_jax.data import suites
+from mtl_jax.training import commit
 
 
 def assert_refused(config, folder, error, text):
@@ -59,7 +59,8 @@ COMMANDS = {
 def test_command_ends_with_one_line(tmp_path, name):
   flags, text = COMMANDS[name]
   done = tiny.call(
-      tiny.command(tmp_path / 'run', *flags, config='tests/tiny.py:few'),
+      tiny.command(tmp_path / 'run', *flags,
+                   config='tests/fixtures/tiny.py:few'),
       cwd=tmp_path, TFDS_DATA_DIR='/nowhere', MTL_JAX_CACHE='/nowhere')
   assert done.returncode > 0
   assert 'Traceback' not in done.stderr and done.stdout == ''
@@ -157,7 +158,7 @@ def test_workdir_of_another_config_through_the_command(tmp_path):
   run = tiny.learned(tmp_path / 'run', 'few')
   before = tiny.files(run)
   done = tiny.call(tiny.command(run, '--config.seed=1',
-                                config='tests/tiny.py:few'))
+                                config='tests/fixtures/tiny.py:few'))
   assert done.returncode == 1 and done.stdout == ''
   assert 'seed is 0 there and 1 now' in done.stderr
   assert done.stderr.startswith('error: ') and 'Traceback' not in done.stderr

@@ -9,25 +9,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_config
+import configs
 import tiny
 import tiny_subnetworks as little
 
 import mtl_jax
-from mtl_jax import commit
-from mtl_jax import config as config_lib
 from mtl_jax import masks
-from mtl_jax import train
-from mtl_jax import workdir as workdir_lib
+from mtl_jax.config import config as config_lib
 from mtl_jax.data import sources
 from mtl_jax.data import suites
+from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.training import commit
+from mtl_jax.training import loop
 
 NAN = float('nan')
 
 
 def changed(name, value):
   """A config's dict with one field changed, by dotted name."""
-  fields = test_config.small()
+  fields = configs.small()
   *path, last = name.split('.')
   node = fields
   for part in path:
@@ -62,7 +62,7 @@ def test_types_of_fields(name, value, text):
 
 @pytest.mark.parametrize('name', ['x/y', '../x', 'a b', 'a*', '[a]', '', '.a'])
 def test_names_of_phases_become_names_of_files(name):
-  fields = test_config.small()
+  fields = configs.small()
   fields['phases'] = {name: fields['phases']['a']}
   fields['schedule'] = (name,)
   with pytest.raises(ValueError, match='a name has letters, digits'):
@@ -102,7 +102,7 @@ def test_options_of_suites(option, value, text):
     ({'phases__basis__options': dict(sampler='top_k', density='0.5')},
      "density is '0.5'; give a number")])
 def test_later_phases_are_checked_first(tmp_path, monkeypatch, changes, text):
-  monkeypatch.setattr(train, 'learn_phase', None)
+  monkeypatch.setattr(loop, 'learn_phase', None)
   fields = tiny.make('few')
   fields = config_lib.to_dict(fields)
   for name, value in changes.items():
@@ -212,7 +212,7 @@ def test_one_process_at_a_time(tmp_path):
   start = lambda: subprocess.run(
       [sys.executable, '-c', code, str(work.root)], capture_output=True,
       text=True, check=False, env=os.environ | {
-          'PYTHONPATH': str(pathlib.Path(__file__).parent.parent)})
+          'PYTHONPATH': str(pathlib.Path(__file__).parents[1])})
   with work.locked():
     other = start()
   assert other.returncode and (

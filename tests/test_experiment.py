@@ -5,11 +5,11 @@ import shutil
 import pytest
 import tiny
 
-from mtl_jax import checkpoint
-from mtl_jax import evaluate
 from mtl_jax import experiment
-from mtl_jax import train
-from mtl_jax import workdir as workdir_lib
+from mtl_jax.storage import checkpoint
+from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.training import evaluate
+from mtl_jax.training import loop
 
 NAMES = [f'permuted-{i:02d}' for i in range(14)]
 
@@ -74,7 +74,7 @@ def test_every_task_was_learned(folder):
 
 def test_same_command_again_changes_nothing(folder, tmp_path, monkeypatch):
   again = shutil.copytree(folder, tmp_path / 'again')
-  monkeypatch.setattr(train, 'learn_group', None)  # nothing is trained
+  monkeypatch.setattr(loop, 'learn_group', None)  # nothing is trained
   before = tiny.files(again)
   summary = tiny.learn(tiny.make(), again)
   after = tiny.files(again)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_jax import exact_top_k
+from mtl_jax import _top_k
 from mtl_jax import masks
 from mtl_jax import trees
 
@@ -117,7 +117,7 @@ def test_top_k_is_exact_under_jit_and_vmap(ks):
 def test_every_form_of_top_k_is_exact(form):
   """What GPUs compute, and what other platforms do, of several leaves."""
   cases, ks = top_k_cases(), (0, 1, 4, 10, SIZE)
-  program = jax.jit(jax.vmap(lambda row: exact_top_k.select_all(
+  program = jax.jit(jax.vmap(lambda row: _top_k.select_all(
       [row] * len(ks), list(ks), form)))
   for k, found in zip(ks, program(cases)):
     for row, kept in zip(cases, np.asarray(found)):
@@ -128,11 +128,11 @@ def test_every_form_of_top_k_is_exact(form):
 @pytest.mark.parametrize('form', ['sorted', 'digits'])
 def test_forms_of_top_k_agree_on_leaves_of_many_sizes(form):
   random = np.random.RandomState(2)
-  shapes = [(3, 3, 20, 20), (1,), (2, exact_top_k.WIDTH), (5, 7), (4000,)]
+  shapes = [(3, 3, 20, 20), (1,), (2, _top_k.WIDTH), (5, 7), (4000,)]
   leaves = [jnp.asarray(np.round(random.randn(2, *shape), digits), jnp.float32)
             for shape, digits in zip(shapes, (1, 3, 0, 7, 2))]  # tied or not
   counts = [1500, 1, 2000, 0, 39]
-  program = jax.jit(jax.vmap(lambda many: exact_top_k.select_all(
+  program = jax.jit(jax.vmap(lambda many: _top_k.select_all(
       many, counts, form)))
   for leaf, k, found in zip(leaves, counts, program(leaves), strict=True):
     for row, kept in zip(np.asarray(leaf), np.asarray(found)):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tiny
 
-from mtl_jax import checkpoint
-from mtl_jax import workdir as workdir_lib
+from mtl_jax.storage import checkpoint
+from mtl_jax.storage import workdir as workdir_lib
 
 pytestmark = pytest.mark.slow
 

@@ -20,9 +20,9 @@ import pytest
 from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import parallel
-from mtl_jax import steps
 from mtl_jax import trees
 from mtl_jax.data import batches as batches_lib
+from mtl_jax.steps import single
 
 ROOT = pathlib.Path(__file__).parents[1]
 CLASSES = 5
@@ -64,7 +64,7 @@ def signed(random, tree):
 
 
 def source_of(random, shape, n=64):
-  return steps.Source(random.randint(0, 256, (n, *shape)).astype(np.uint8),
+  return single.Source(random.randint(0, 256, (n, *shape)).astype(np.uint8),
                       random.randint(0, 10, n).astype(np.int32))
 
 
@@ -83,12 +83,12 @@ def problem(name, task=0):
   kinds = (('normalise',),) if name == 'plain' else (AUGMENT, ('normalise',))
   mean = np.full(shape[-1:], 120 + task, np.float32)
   arrays = ({},) * (len(kinds) - 1) + ({'mean': mean, 'std': mean / 2},)
-  optimizer = steps.make_optimizer(steps.Recipe(
+  optimizer = single.make_optimizer(single.Recipe(
       STEPS, BATCH, optimizer='sgd', learning_rate=.05, momentum=.9))
   scores = jax.tree.map(lambda w: own.uniform(-.1, .1, w.shape).astype(
       np.float32), backbone)
   traces = []
-  step = steps.make_step(methods.make('supsup'), network, optimizer)
+  step = single.make_step(methods.make('supsup'), network, optimizer)
 
   def counted(*arguments, **options):
     traces.append(1)
@@ -97,11 +97,11 @@ def problem(name, task=0):
   return Problem(
       methods.Route('phase', CLASSES, kinds), backbone, {},
       source_of(fixed, shape),
-      steps.TaskArrays(arrays, np.arange(10, dtype=np.int32) % CLASSES),
-      steps.State(np.int32(0), scores, optimizer.init(scores), stats,
+      single.TaskArrays(arrays, np.arange(10, dtype=np.int32) % CLASSES),
+      single.State(np.int32(0), scores, optimizer.init(scores), stats,
                   jax.random.key(task)),
       batches_lib.of_epochs(np.arange(64), STEPS, BATCH, (task,)),
-      steps.make_chunk(counted), network, traces)
+      single.make_chunk(counted), network, traces)
 
 
 def put(p):
@@ -304,7 +304,7 @@ def test_splits_by_hand():
 def test_evaluation_over_devices_equals_plain_jit():
   p = problem('plain')
   rows = np.arange(41)
-  evaluate = steps.make_evaluate(p.network)
+  evaluate = single.make_evaluate(p.network)
   index = batches_lib.padded(rows, 3, parallel.device_count())
   mapped = parallel.evaluate_over_batches(evaluate)
   fixed = [parallel.put(x) for x in (p.backbone, {}, p.source, p.task)]

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tiny
 
-from mtl_jax import checkpoint
-from mtl_jax import system as system_lib
 from mtl_jax import verify
+from mtl_jax.serving import system as system_lib
+from mtl_jax.serving import verification
+from mtl_jax.storage import checkpoint
 
 
 @pytest.fixture(name='run')
@@ -19,7 +20,7 @@ def _run(tmp_path):
 
 
 def faults(run):
-  return verify.check(system_lib.load(run)).faults
+  return verification.check(system_lib.load(run)).faults
 
 
 @contextlib.contextmanager
@@ -36,15 +37,16 @@ def nothing_else_changes(run, *but):
 
 def test_a_good_run_passes_and_is_not_touched(run):
   with nothing_else_changes(run):
-    result = verify.check(system_lib.load(run))
-  assert result == verify.Result(tasks=3, faults=[], notes=[])
+    result = verification.check(system_lib.load(run))
+  assert result == verification.Result(tasks=3, faults=[], notes=[])
 
 
 @pytest.mark.parametrize('kind, tasks', [
     ('lenet', 15), pytest.param('norm', 3, marks=pytest.mark.slow)])
 def test_every_kind_of_task_passes(tmp_path, kind, tasks):
   run = tiny.learned(tmp_path / 'run', kind)
-  assert verify.check(system_lib.load(run)) == verify.Result(tasks, [], [])
+  assert verification.check(
+      system_lib.load(run)) == verification.Result(tasks, [], [])
 
 
 def test_the_command_passes_on_a_good_run(run):
@@ -246,7 +248,8 @@ def test_lost_or_changed_probe_is_a_fault(run):
 def test_half_written_task_is_not_counted(run):
   shutil.copytree(run / 'tasks/permuted-00',
                   run / 'tasks/permuted-99.orbax-checkpoint-tmp')
-  assert verify.check(system_lib.load(run)) == verify.Result(3, [], [])
+  assert verification.check(
+      system_lib.load(run)) == verification.Result(3, [], [])
 
 
 @pytest.mark.parametrize('what', ['missing', 'empty'])
@@ -276,7 +279,7 @@ def test_rounding_on_another_platform_is_a_note(run, off, platform, fine):
   if platform:
     stored.metadata['versions']['platform'] = platform
   found = stored.probe + off * np.abs(stored.probe).max()
-  notes = verify._compare('a', found, stored)[1]
+  notes = verification._compare('a', found, stored)[1]
   assert bool(notes) == fine
   assert not fine or "'platform': ('tpu', 'cpu')" in notes[0]
 
@@ -290,7 +293,9 @@ def test_rounding_in_another_process_on_an_accelerator_is_a_note(
   stored.metadata['versions'] = here
   monkeypatch.setattr(verify.provenance, 'versions', lambda: here)
   largest = np.abs(stored.probe).max()
-  faults, notes = verify._compare('a', stored.probe + .01 * largest, stored)
+  faults, notes = verification._compare(
+      'a', stored.probe + .01 * largest, stored)
   assert not faults and 'other kernels in another process' in notes[0]
-  faults, notes = verify._compare('a', stored.probe + .1 * largest, stored)
+  faults, notes = verification._compare(
+      'a', stored.probe + .1 * largest, stored)
   assert faults and not notes

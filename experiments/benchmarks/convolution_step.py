@@ -25,9 +25,9 @@ from jax import lax
 import timing
 from mtl_jax import methods
 from mtl_jax import models
-from mtl_jax import steps
 from mtl_jax.models import convolution
 from mtl_jax.models import pooling
+from mtl_jax.steps import single
 
 CONVOLUTION = mock.patch.object(
     convolution, 'convolve', functools.partial(
@@ -50,13 +50,13 @@ def make_run(form: str, channels, batch: int, count: int):
   labels = jnp.asarray(random.randint(0, 10, (count, batch)))
   method, optimizer = methods.make('dedicated'), optax.adam(1e-3)
   route = methods.Route('phase', 10)
-  step = steps.make_step(method, network, optimizer)
+  step = single.make_step(method, network, optimizer)
 
   @jax.jit
   def run(state, batches):
     return lax.scan(lambda s, b: step(route, params, {}, s, b), state, batches)
 
-  state = steps.init_state(method, optimizer, jax.random.key(0), params, {},
+  state = single.init_state(method, optimizer, jax.random.key(0), params, {},
                            {}, route)
 
   def timed():

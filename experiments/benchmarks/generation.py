@@ -23,24 +23,23 @@ import jax
 import numpy as np
 
 import timing
-from mtl_jax import config as config_lib
-from mtl_jax import evaluate
 from mtl_jax import experiment
 from mtl_jax import parallel
-from mtl_jax import plan
-from mtl_jax import search
-from mtl_jax import search_state
-from mtl_jax import system as system_lib
-from mtl_jax import train
-from mtl_jax import workdir as workdir_lib
+from mtl_jax.config import config as config_lib
+from mtl_jax.config import plan
 from mtl_jax.data import sources
 from mtl_jax.data import suites
+from mtl_jax.serving import system as system_lib
+from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.training import run as run_lib
+from mtl_jax.training.search import iteration
+from mtl_jax.training.search import state as state_lib
 
 PROGRAMS, TIMES = 6, 1.3  # targets
 COMPILED = '/jax/core/compile/backend_compile_duration'
 
 
-def make_run(folder, steps: int, batch: int, images: int) -> train.Run:
+def make_run(folder, steps: int, batch: int, images: int) -> run_lib.Run:
   """Two tasks of random images and different numbers of classes."""
   for name, classes in (('one', 10), ('two', 11)):
     random = np.random.RandomState(classes)
@@ -61,24 +60,24 @@ def make_run(folder, steps: int, batch: int, images: int) -> train.Run:
       schedule=('grow',)))
   work = workdir_lib.Workdir(folder)
   suite = suites.make(config.suite.kind, **dict(config.suite.options))
-  data = evaluate.Data()
+  data = run_lib.Data()
   backbone = experiment.make_backbone(config, suite, data, work)
   work.prepare()
   experiment.claim(work, config, backbone, '')
-  return train.Run(config, suite, backbone, data, work,
-                   system_lib.System(work, backbone), lambda *_: None)
+  return run_lib.Run(config, suite, backbone, data, work,
+                  system_lib.System(work, backbone), lambda *_: None)
 
 
-def iteration(run: train.Run) -> dict:
+def _iteration(run: run_lib.Run) -> dict:
   """The second task's iteration against 32 times one child's steps."""
   first, second = plan.entries(run.config.phases[0], run.suite)
-  search._TaskIteration(run, first, {}).run()
+  iteration._TaskIteration(run, first, {}).run()
   compiled: list[float] = []
   listen = lambda name, seconds, **_: name == COMPILED and compiled.append(
       seconds)
   jax.monitoring.register_event_duration_secs_listener(listen)
   started, used = time.perf_counter(), time.process_time()
-  search._TaskIteration(run, second, {}).run()
+  iteration._TaskIteration(run, second, {}).run()
   seconds, used = time.perf_counter() - started, time.process_time() - used
   programs, compiling = len(compiled), sum(compiled)
   alone, alone_used = child_seconds(run, second)
@@ -93,7 +92,7 @@ def iteration(run: train.Run) -> dict:
 
 def _wave(work, count):
   """Learners of so many children, placed on the devices, and their images."""
-  children, _, _, images = work._children(search_state.State(seeds=tuple(
+  children, _, _, images = work._children(state_lib.State(seeds=tuple(
       path.name for path in work.others)))
   children = (children * count)[:count]
   news = [work.maker.new(child, jax.random.key(i))
@@ -103,7 +102,7 @@ def _wave(work, count):
 
 def _rounds(work, learners, images, together):
   for number in range(work.search.validations):
-    learners, measured = work._round(search_state.State(), learners, number,
+    learners, measured = work._round(state_lib.State(), learners, number,
                                      images, together)
   return jax.block_until_ready(measured)
 
@@ -111,7 +110,7 @@ def _rounds(work, learners, images, together):
 def child_seconds(run, entry, rounds: int = 3) -> tuple[float, float]:
   """Median seconds, and processor seconds, of one child's steps and
   validations, compiled before."""
-  work, times = search._TaskIteration(run, entry, {}), []
+  work, times = iteration._TaskIteration(run, entry, {}), []
   for _ in range(rounds + 1):
     learners, images = _wave(work, 1)
     started, used = time.perf_counter(), time.process_time()
@@ -123,7 +122,7 @@ def child_seconds(run, entry, rounds: int = 3) -> tuple[float, float]:
 
 def at_once(run, counts, rounds: int) -> list[dict]:
   """Children per minute, in turn and side by side."""
-  work = search._TaskIteration(run, plan.entries(
+  work = iteration._TaskIteration(run, plan.entries(
       run.config.phases[0], run.suite)[0], {})
   lines = []
   for count in counts:
@@ -155,7 +154,7 @@ def main():
   given = parser.parse_args()
   with tempfile.TemporaryDirectory() as folder:
     run = make_run(pathlib.Path(folder), given.steps, given.batch, given.images)
-    lines = [iteration(run)]
+    lines = [_iteration(run)]
     print(lines[0], flush=True)
     with tempfile.TemporaryDirectory() as empty:
       fresh = make_run(pathlib.Path(empty), given.steps, given.batch,

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import timing
-from mtl_jax import backbone as backbone_lib
-from mtl_jax import candidates
-from mtl_jax import identify
 from mtl_jax.data import transforms
+from mtl_jax.inference import identify
+from mtl_jax.serving import backbone as backbone_lib
+from mtl_jax.serving import candidates
 
 SHAPE = (28, 28, 1)
 TASKS = (10, 100, 500, 1000, 2500)

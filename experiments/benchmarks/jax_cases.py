@@ -14,13 +14,13 @@ from mtl_jax import masks
 from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import parallel
-from mtl_jax import steps
 from mtl_jax.data import transforms
 from mtl_jax.methods import impresslearn
 from mtl_jax.methods import supsup
+from mtl_jax.steps import single
 
 ROUTE = methods.Route('benchmark', 10)
-RECIPE = steps.Recipe(steps=1000)
+RECIPE = single.Recipe(steps=1000)
 
 
 class Setup(NamedTuple):
@@ -51,7 +51,7 @@ def make_setup(count: int = 100, batch: int = 128) -> Setup:
 
 def start(setup, method, shared):
   """The state before the first step."""
-  return steps.init_state(method, steps.make_optimizer(RECIPE),
+  return single.init_state(method, single.make_optimizer(RECIPE),
                           jax.random.key(2), setup.backbone, shared, {}, ROUTE)
 
 
@@ -68,7 +68,7 @@ def step_scan(setup, method, shared=None, count=None):
     run() -> (state, Metrics of [count]), always from the same start.
   """
   shared = shared or {}
-  step = steps.make_step(method, setup.network, steps.make_optimizer(RECIPE))
+  step = single.make_step(method, setup.network, single.make_optimizer(RECIPE))
 
   @jax.jit
   def scan(backbone, shared, state, batches):
@@ -139,12 +139,12 @@ def chunk_run(setup, count: int, tasks: int = 1, at_once: bool = False,
     run(), which goes on from where the last call ended.
   """
   rng = np.random.RandomState(1)
-  source = steps.Source(
+  source = single.Source(
       rng.randint(0, 256, (source_size, 28, 28, 1)).astype(np.uint8),
       rng.randint(0, 10, source_size).astype(np.int32))
   method = methods.make('supsup')
-  chunk = steps.make_chunk(steps.make_step(
-      method, setup.network, steps.make_optimizer(RECIPE)))
+  chunk = single.make_chunk(single.make_step(
+      method, setup.network, single.make_optimizer(RECIPE)))
   backbone, source = parallel.put((setup.backbone, source))
   arrays = [task_arrays(i) for i in range(tasks)]
   index = rng.randint(0, source_size, (tasks, count, setup.labels.shape[1]))
@@ -176,8 +176,8 @@ def pipeline(seed: int):
   return (transforms.permute(seed), transforms.normalise(0.1307, 0.3081))
 
 
-def task_arrays(seed: int) -> steps.TaskArrays:
-  return steps.TaskArrays(transforms.parameters(pipeline(seed), (28, 28, 1)),
+def task_arrays(seed: int) -> single.TaskArrays:
+  return single.TaskArrays(transforms.parameters(pipeline(seed), (28, 28, 1)),
                           np.arange(10, dtype=np.int32))
 
 

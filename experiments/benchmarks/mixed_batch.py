@@ -18,14 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import timing
-from mtl_jax import backbone as backbone_lib
-from mtl_jax import checkpoint
 from mtl_jax import impressions
 from mtl_jax import models
-from mtl_jax import system as system_lib
 from mtl_jax import trees
-from mtl_jax import workdir as workdir_lib
 from mtl_jax.data import transforms
+from mtl_jax.serving import backbone as backbone_lib
+from mtl_jax.serving import system as system_lib
+from mtl_jax.storage import checkpoint
+from mtl_jax.storage import workdir as workdir_lib
 
 SHAPE = (28, 28, 1)
 TARGET_AT, TARGET = 64, 5.

@@ -23,16 +23,16 @@ from jax import lax
 import timing
 from mtl_jax import methods
 from mtl_jax import models
-from mtl_jax import rounds
-from mtl_jax import steps
 from mtl_jax.data import transforms
 from mtl_jax.models import convolution
+from mtl_jax.steps import rounds
+from mtl_jax.steps import single
 
 SHAPE = (32, 32, 1)
 SPEC = (transforms.normalise(.5, .25),)
 TASKS, MODULES = 4, 8
 FORMS = ('loop', 'blocks', 'fused')
-RECIPE = steps.Recipe(steps=1000, batch_size=16, optimizer='adam',
+RECIPE = single.Recipe(steps=1000, batch_size=16, optimizer='adam',
                       learning_rate=1e-3)
 
 
@@ -85,11 +85,11 @@ def round_step(form: str, active: int, width: int, count: int, batch: int,
   keys = jnp.stack([jax.random.key(k) for k in range(TASKS)])
   state = rounds.init_state(method, optimizer, moments, keys, params, {},
                             stats, routes)
-  tasks = rounds.stack_tasks([steps.TaskArrays(
+  tasks = rounds.stack_tasks([single.TaskArrays(
       transforms.parameters(SPEC, SHAPE), np.arange(10, dtype=np.int32))
       for _ in range(TASKS)], [10] * TASKS)
   random = np.random.RandomState(0)
-  source = steps.Source(
+  source = single.Source(
       random.randint(0, 256, (1000, *SHAPE)).astype(np.uint8),
       random.randint(0, 10, 1000).astype(np.int32))
   order = rounds.sequence((0,), [-(-count // TASKS)] * TASKS, 10)[:count]

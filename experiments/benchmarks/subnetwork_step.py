@@ -19,13 +19,13 @@ import numpy as np
 import optax
 
 import timing
-from mtl_jax import allocation
 from mtl_jax import methods
 from mtl_jax import models
-from mtl_jax import steps
-from mtl_jax import together
 from mtl_jax import trees
+from mtl_jax.methods import allocation
 from mtl_jax.methods import subnetworks
+from mtl_jax.steps import joint as joint_lib
+from mtl_jax.steps import single
 
 
 def setup(tasks: int, batch: int, width: int):
@@ -51,11 +51,11 @@ def together_run(network, backbone, routes, batches, shared):
   """(a function of no arguments that does one step; bytes of its temporaries).
   """
   method, optimizer = methods.make('subnetworks'), optax.adam(1e-3)
-  state = jax.jit(lambda: together.init_state(
+  state = jax.jit(lambda: joint_lib.init_state(
       method, optimizer, [jax.random.key(0)] * len(routes), backbone, shared,
       {}, routes))()
   step = jax.jit(functools.partial(
-      together.make_step(method, network, optimizer), routes),
+      joint_lib.make_step(method, network, optimizer), routes),
                  donate_argnums=2)
   held = [state]
 
@@ -69,9 +69,9 @@ def dedicated_run(network, backbone, routes, batches):
   """The same of one step of each of T dense networks, one after another."""
   method, optimizer = methods.make('dedicated'), optax.adam(1e-3)
   step = jax.jit(functools.partial(
-      steps.make_step(method, network, optimizer), routes[0]),
+      single.make_step(method, network, optimizer), routes[0]),
                  donate_argnums=2)
-  held = [steps.init_state(method, optimizer, jax.random.key(i),
+  held = [single.init_state(method, optimizer, jax.random.key(i),
                            jax.tree.map(jnp.copy, backbone), {}, {}, routes[0])
           for i in range(len(routes))]
 

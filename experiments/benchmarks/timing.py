@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mtl_jax import provenance
+from mtl_jax.storage import provenance
 
 
 class Case(NamedTuple):

@@ -19,7 +19,7 @@ statistics of each batch in the norms, as the official code does:
   bank_batch     the same, chosen anew for every batch
   one_shot       chosen for every batch from one gradient of the entropy of
                  all masks in superposition (SupSup, eq. 4)
-  hopfield       the mask that `mtl_jax.hopfield.recover` finds
+  hopfield       the mask that `mtl_jax.inference.hopfield.recover` finds
 
 `--decoys=N` stores N random masks of the same densities after the tasks' own,
 as if there had been so many more tasks; only the memory sees them. `--grid`
@@ -42,15 +42,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import mtl_jax
-from mtl_jax import hopfield
 from mtl_jax import impressions
 from mtl_jax import masks
-from mtl_jax import provenance
 from mtl_jax import trees
-from mtl_jax import workdir as workdir_lib
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
+from mtl_jax.inference import hopfield
+from mtl_jax.storage import provenance
+from mtl_jax.storage import workdir as workdir_lib
 
 LEARNING_RATES = (500., 1500., 5000.)
 GAMMAS = (1.5e-3, 5e-3, 1.5e-2)

@@ -20,11 +20,11 @@ import numpy as np
 import optax
 from jax import lax
 
-from mtl_jax import steps
 from mtl_jax import trees
 from mtl_jax.evolution import augment
 from mtl_jax.evolution import mutations
 from mtl_jax.evolution import spaces
+from mtl_jax.steps import single
 
 Tree = trees.Tree
 SCHEDULES = spaces.SCHEDULES
@@ -165,7 +165,7 @@ def make_round(apply):
   def round_(route, source, valid, task, learner, index, valid_index, how,
              key):
     def body(learner, rows):
-      images, labels = steps.make_batch(route, source, task, None, rows, False)
+      images, labels = single.make_batch(route, source, task, None, rows, False)
       images = augment.apply(how, jax.random.fold_in(key, learner.step),
                              images)
       (loss, _), gradients = jax.value_and_grad(loss_of, has_aux=True)(
@@ -173,7 +173,7 @@ def make_round(apply):
       return update(learner, gradients), loss
 
     def check(_, rows):
-      images, labels = steps.make_batch(route, valid, task, None, rows, False)
+      images, labels = single.make_batch(route, valid, task, None, rows, False)
       loss, logits = loss_of(learner.params, learner.active, images, labels)
       right = jnp.argmax(logits, -1) == labels
       return None, (loss, jnp.mean(right, dtype=jnp.float32))

@@ -2,7 +2,8 @@
 
 Gesmundo and Dean 2022, https://arxiv.org/abs/2205.12755. Which components a
 path shares and which it trains is found by the search (`mtl_jax.evolution`,
-`mtl_jax.search`); this file says what one path is in terms of the contract.
+`mtl_jax.training.search`); this file says what one path is in terms of the
+contract.
 """
 
 import jax.numpy as jnp

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import impressions
-from mtl_jax import paths as paths_lib
 from mtl_jax import trees
 from mtl_jax.methods import base
+from mtl_jax.methods import path_sampling
 
 Tree = trees.Tree
 NORMS = ('affine', 'shared', 'statistics')
@@ -38,7 +38,7 @@ def part(active: int, paths: str = 'official', path_seed: int = 456,
 
   Args:
     active: N, the modules of a path in each level; the model's `active`.
-    paths: kind of paths; see `mtl_jax.paths.draw`.
+    paths: kind of paths; see `mtl_jax.methods.path_sampling.draw`.
     path_seed: of the paths. PaRT's five test cases have 456, 23743, 96253, 36
       and 2543.
     overlap: paths='overlapping' only: modules of each level for all tasks.
@@ -60,7 +60,7 @@ def part(active: int, paths: str = 'official', path_seed: int = 456,
 
   def draw(backbone, tasks):
     shape = graph_shape(backbone, active)
-    return paths_lib.draw(paths, path_seed, first + tasks, shape, overlap,
+    return path_sampling.draw(paths, path_seed, first + tasks, shape, overlap,
                           similarity)[first:]
 
   def init(key, backbone, shared, route):
@@ -148,7 +148,7 @@ def part(active: int, paths: str = 'official', path_seed: int = 456,
       rebuild=segments_of, check_later=functools.partial(check_later, own))
 
 
-def graph_shape(backbone: Tree, active: int) -> paths_lib.Shape:
+def graph_shape(backbone: Tree, active: int) -> path_sampling.Shape:
   """Levels and modules of a backbone, or of anything with its names.
 
   Raises:
@@ -159,7 +159,7 @@ def graph_shape(backbone: Tree, active: int) -> paths_lib.Shape:
     raise ValueError('PaRT needs a backbone of levels of parallel modules and '
                      'a head per task, such as the models part_cifar and '
                      f'part_resnet; this one has: {", ".join(backbone)}')
-  return paths_lib.Shape(len(levels), len(backbone[levels[0]]), active)
+  return path_sampling.Shape(len(levels), len(backbone[levels[0]]), active)
 
 
 def task_path(rows: np.ndarray, head: int) -> impressions.Path:

@@ -2,7 +2,8 @@
 
 Renn et al. 2022, https://arxiv.org/abs/2207.08821. A task's network is the
 folded tree with everything that it doesn't own at 0; its biases, stem and head
-are leaves of its own. See `mtl_jax.allocation` for how weights are given out.
+are leaves of its own. See `mtl_jax.methods.allocation` for how weights are
+given out.
 
 With `sharing` (PackNet's rule, Mallya and Lazebnik 2018) a later task also uses
 the weights of earlier ones, as they are; it changes none of them.
@@ -12,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_jax import allocation
 from mtl_jax import impressions
 from mtl_jax import trees
+from mtl_jax.methods import allocation
 from mtl_jax.methods import base
 from mtl_jax.methods import joint
 

@@ -4,7 +4,7 @@
 and no shift (SupSup, https://arxiv.org/abs/2006.14769, section 3.5, and its
 official code). A mask of the two scales, 1 as they are initialised, switches
 units off: 2 x 2048 bits instead of 5.8 million, few enough for the square
-matrices of a Hopfield network (`mtl_jax.hopfield`).
+matrices of a Hopfield network (`mtl_jax.inference.hopfield`).
 
 The official norm never keeps running statistics: it normalises with those of
 the batch, in tests too. This one keeps them, and they become part of a task's

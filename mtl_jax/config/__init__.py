@@ -1,0 +1,1 @@
+"""A run as frozen dataclasses, and the plan that is made of it."""

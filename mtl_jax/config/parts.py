@@ -1,0 +1,345 @@
+"""Parts of a config that stand for themselves; see `mtl_jax.config.config`."""
+
+import dataclasses
+
+from mtl_jax import models
+from mtl_jax import trees
+from mtl_jax.evolution import mutations
+from mtl_jax.evolution import networks
+from mtl_jax.evolution import spaces
+from mtl_jax.inference import identify
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+  """Which tasks; see `mtl_jax.data.suites.make`.
+
+  Attributes:
+    kind: name of the suite.
+    options: its options, as sorted (name, value) pairs.
+  """
+  kind: str
+  options: tuple = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+  """The network and how its immutable weights are drawn.
+
+  Attributes:
+    model: name in `mtl_jax.models.MODELS`.
+    outputs: logits; at least the classes of every task.
+    init: 'signed_constant' (SupSup), or 'default' (the module's own).
+    seed: of the weights; `None` takes the run's seed.
+    options: further options of the model, as (name, value) pairs.
+  """
+  model: str
+  outputs: int
+  init: str = 'signed_constant'
+  seed: int | None = None
+  options: tuple = ()
+
+  def __post_init__(self):
+    if self.init not in ('signed_constant', 'default'):
+      raise ValueError(f'unknown backbone init {self.init!r}; known: '
+                       "'signed_constant', 'default'")
+    if self.outputs < 1:
+      raise ValueError(f'outputs is {self.outputs}; it must be at least 1')
+    if self.seed is not None and not 0 <= self.seed < 1 << 32:
+      raise ValueError(f'backbone seed is {self.seed}; it must lie between 0 '
+                       'and 2 ** 32 - 1')
+    models.make(self.model, self.outputs, **dict(self.options))
+
+
+@dataclasses.dataclass(frozen=True)
+class Basis:
+  """The masks that ImpressLearn combines.
+
+  Attributes:
+    kind: 'heterogeneous' (one mask of each of `size` tasks), 'homogeneous'
+      (masks of one task, trained with different seeds) or 'random'.
+    size: number of masks K.
+    phase: phase that trained them, its first `size` impressions.
+    density: 'random' only: fraction of ones in every leaf.
+    masked: 'random' only: patterns of the leaves that the masks cover.
+  """
+  kind: str
+  size: int
+  phase: str | None = None
+  density: float | None = None
+  masked: tuple[str, ...] = ('.*kernel',)
+
+  def __post_init__(self):
+    if isinstance(self.masked, str):
+      object.__setattr__(self, 'masked', (self.masked,))
+    kinds = ('heterogeneous', 'homogeneous', 'random')
+    if self.kind not in kinds:
+      raise ValueError(f'unknown basis kind {self.kind!r}'
+                       f'{trees.nearest(self.kind, kinds)}; known: {kinds}')
+    if self.size < 1:
+      raise ValueError(f'basis size is {self.size}; it must be at least 1')
+    if (self.kind == 'random') != (self.density is not None):
+      raise ValueError('a random basis needs a density, and only a random one '
+                       f'takes it; got {self.kind} with {self.density}')
+    if self.density is not None and not 0 < self.density <= 1:
+      raise ValueError(f'basis density is {self.density}; it must lie in '
+                       '(0, 1]')
+    if (self.kind == 'random') != (self.phase is None):
+      raise ValueError('a basis of trained masks needs the phase that trains '
+                       f'them, and only it; got {self.kind}, {self.phase}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+  """Tasks in a row without names (SupSup's NNs); see `mtl_jax.training.stream`.
+
+  Attributes:
+    every: batches between two decisions.
+    tolerance: a mask is new if k max softmax(-gradient) < 1 + tolerance.
+    at_least: so many masks take part in a decision, fresh ones included.
+    budget: no more masks than this; 0 for no limit.
+    passes: how often the whole row of tasks comes.
+    objective: 'entropy' or 'superfluous'.
+  """
+  every: int = 100
+  tolerance: float = 0.125
+  at_least: int = 5
+  budget: int = 0
+  passes: int = 1
+  objective: str = 'entropy'
+
+  def __post_init__(self):
+    identify.Rule(objective=self.objective)
+    if min(self.every, self.passes) < 1 or self.at_least < 2:
+      raise ValueError('stream: every and passes must be at least 1 and '
+                       f'at_least at least 2; got {self}')
+    if self.tolerance <= 0 or self.budget < 0:
+      raise ValueError('stream: tolerance must be above 0 and budget not '
+                       f'negative; got {self}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Rounds:
+  """Tasks that take turns in one state (PaRT); see `mtl_jax.steps.rounds`.
+
+  Attributes:
+    set_batches: consecutive batches of a task in a round; 0 for all of them,
+      so that the tasks follow one another.
+    order: of the tasks in a round: 'drawn' (from the seed) or 'sequence'.
+    moments: 'own' (an optimizer per task) or 'common' (one for all).
+  """
+  set_batches: int = 10
+  order: str = 'drawn'
+  moments: str = 'own'
+
+  def __post_init__(self):
+    if self.set_batches < 0:
+      raise ValueError(f'rounds: set_batches is {self.set_batches}; it must '
+                       'not be negative')
+    for name, known in (('order', ('drawn', 'sequence')),
+                        ('moments', ('own', 'common'))):
+      if getattr(self, name) not in known:
+        raise ValueError(f'rounds: {name} is {getattr(self, name)!r}; known: '
+                         f'{known}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Allocation:
+  """How a task's subnetwork is chosen; see `mtl_jax.methods.allocation`.
+
+  Scores are taken at the task's initial weights, before any training: masks
+  made for all tasks up front and masks made task by task are then the same.
+
+  Attributes:
+    density: fraction of the weights that each task owns.
+    score: 'gradient' (|d loss / d weight| on training images of the task) or
+      'magnitude' (|weight|).
+    sample: of how many training images; 0 takes all.
+    scope: 'leaf' (the fraction of every leaf) or 'global'.
+    draws: initial weights, at which scores are taken too: 'own', drawn for
+      each task as the backbone was (the official code), or 'common', the
+      backbone's for all, so that tasks want much the same weights. Heads and
+      biases start as the backbone's.
+    fit: a task takes what is free of a leaf if that is less than `density`;
+      with `sparsify`, the first task starts dense and the others with what it
+      and they left. For the scope 'leaf'.
+    tree: phases of the same name fold into one tree, in the order of the
+      schedule. `None`: every task has a tree to itself (pruned alone).
+  """
+  density: float
+  score: str = 'gradient'
+  sample: int = 10000
+  scope: str = 'leaf'
+  draws: str = 'own'
+  fit: bool = False
+  tree: str | None = 'main'
+
+  def __post_init__(self):
+    if self.fit and self.scope != 'leaf':
+      raise ValueError("allocation.fit takes what is free of every leaf; it "
+                       "needs scope='leaf'")
+    for name, known in (('score', ('gradient', 'magnitude')),
+                        ('draws', ('own', 'common')),
+                        ('scope', ('leaf', 'global'))):
+      if getattr(self, name) not in known:
+        raise ValueError(f'allocation.{name} is {getattr(self, name)!r}; '
+                         f'known: {known}')
+    if not 0 < self.density <= 1 or self.sample < 0:
+      raise ValueError(f'allocation: density must lie in (0, 1] and sample '
+                       f'not be negative; got {self}')
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStop:
+  """Ends training when the validation loss no longer falls.
+
+  Attributes:
+    min_delta: a loss is better if it is lower by more than this.
+    patience: epochs in a row that aren't better before it ends.
+  """
+  min_delta: float = 0.01
+  patience: int = 3
+
+  def __post_init__(self):
+    if self.min_delta < 0 or self.patience < 1:
+      raise ValueError('early_stop: min_delta must not be negative and '
+                       f'patience at least 1; got {self}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Sparsify:
+  """Prunes a subnetwork further while validation holds.
+
+  Attributes:
+    start: density at the start; the allocation's.
+    rate: of all weights, the fraction that one step of pruning frees.
+    least: density at which pruning ends.
+    cutoff: validation accuracy that must be reached; `None` takes the loss of
+      the task's own first training + `tolerance` instead.
+    tolerance: see `cutoff`.
+    patience: epochs below the cutoff before the last good one comes back.
+  """
+  start: float
+  rate: float = 0.05
+  least: float = 0.01
+  cutoff: float | None = None
+  tolerance: float = 0.01
+  patience: int = 10
+
+  def __post_init__(self):
+    if not 0 < self.least <= self.start <= 1 or not 0 < self.rate < 1:
+      raise ValueError('sparsify: 0 < least <= start <= 1 and 0 < rate < 1; '
+                       f'got {self}')
+    if self.cutoff is not None and not 0 < self.cutoff <= 1:
+      raise ValueError('sparsify.cutoff is an accuracy and lies in (0, 1]; got '
+                       f'{self.cutoff}')
+    if self.patience < 1 or self.tolerance < 0:
+      raise ValueError('sparsify: patience must be at least 1 and tolerance '
+                       f'not negative; got {self}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+  """mu2Net's evolution of a path for every task.
+
+  See `mtl_jax.training.search.iteration`.
+
+  Attributes:
+    space: name in `mtl_jax.evolution.spaces.SPACES`.
+    fixed: (hyper-parameter, value or values) pairs that take the place of
+      its ranges; see `mtl_jax.evolution.spaces.Space.replace`.
+    iterations: how often the phase's tasks come in a row.
+    generations: per task and iteration.
+    children: per generation.
+    validations: of a child; its best one counts.
+    train_cap: images between two validations, at most a pass over the task's;
+      the phase's `steps`, if given, are used instead.
+    valid_cap: validation images, at most.
+    private: tasks whose paths are no other task's parents.
+    control: a fixed way to train from the root, for comparison: 'finetune',
+      'head' or 'adapters'. Generations are then repeats, the best of which
+      is kept.
+    scale_size, scale_weights, scale_compute, scale_flops: as in
+      `mtl_jax.evolution.networks.Scale`.
+    at_once: children that train together on a device; 0 takes one on a CPU
+      and a whole generation on an accelerator.
+  """
+  space: str = 'mu2net_ti0'
+  fixed: tuple = ()
+  iterations: int = 1
+  generations: int = 4
+  children: int = 8
+  validations: int = 4
+  train_cap: int = 51_200
+  valid_cap: int = 5_120
+  private: tuple[str, ...] = ()
+  control: str | None = None
+  scale_size: float = 1.
+  scale_weights: float = 1_484_162.
+  scale_compute: float = 1.
+  scale_flops: float = 15e6
+  at_once: int = 0
+
+  def __post_init__(self):
+    if isinstance(self.private, str):
+      object.__setattr__(self, 'private', (self.private,))
+    self.make_space()
+    self.make_scale()
+    for name in ('iterations', 'generations', 'children', 'validations',
+                 'train_cap', 'valid_cap'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'search: {name} is {getattr(self, name)}; it must be '
+                         'at least 1')
+    if self.at_once < 0:
+      raise ValueError(f'search: at_once is {self.at_once}; 0 chooses')
+    known = (None, *mutations.CONTROLS)
+    if self.control not in known:
+      raise ValueError(f'search: control is {self.control!r}; known: {known}')
+    if self.control and self.iterations > 1:
+      raise ValueError('search: a control starts from the root every time; its '
+                       'repeats are generations, and iterations is 1')
+
+  def make_space(self) -> spaces.Space:
+    return spaces.make(self.space, self.fixed)
+
+  def make_scale(self) -> networks.Scale:
+    return networks.Scale(self.scale_size, self.scale_weights,
+                          self.scale_compute, self.scale_flops)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+  """One evaluation without task names.
+
+  Attributes:
+    name: of its lines in the results.
+    phases: whose tasks take part; empty takes all but controls.
+    rule, objective, normalise: as in `identify.Rule`.
+    images: of each test batch, how many the inference sees.
+    batch_size: images per test batch; one inference each.
+    batches: so many of every task, of test images that it draws for itself;
+      0 takes all.
+    at: numbers of tasks; candidates and test data are the first so many
+      tasks. Empty takes all.
+  """
+  name: str
+  phases: tuple[str, ...] = ()
+  rule: str = 'one_shot'
+  objective: str = 'entropy'
+  normalise: bool = False
+  images: int = 1
+  batch_size: int = 128
+  batches: int = 0
+  at: tuple[int, ...] = ()
+
+  def __post_init__(self):
+    self.make_rule()
+    if not 1 <= self.images <= self.batch_size:
+      raise ValueError(f'identify.{self.name}: images is {self.images}; it '
+                       f'must lie between 1 and batch_size, {self.batch_size}')
+    if self.batches < 0 or any(count < 2 for count in self.at):
+      raise ValueError(f'identify.{self.name}: batches must not be negative '
+                       'and every number of tasks in at must be at least 2')
+
+  def make_rule(self) -> identify.Rule:
+    return identify.Rule(self.rule, self.objective, self.normalise)

@@ -1,0 +1,200 @@
+"""From a config to the ordered list of impressions that it asks for."""
+
+import dataclasses
+import zlib
+
+import jax
+
+from mtl_jax import methods
+from mtl_jax.config import config as config_lib
+from mtl_jax.data import suites
+from mtl_jax.data import transforms
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One impression to be made: a task, learned in a phase.
+
+  Attributes:
+    name: of its folder: the task's name; with '@phase' if the phase is a
+      control or repeats tasks, and then '~repeat'.
+    task: what is learned.
+    phase: how it is learned.
+    repeat: number of the repetition.
+    pooled: the tasks of a pool, which `task` then stands for.
+    member: its place in a group of tasks that are trained together.
+  """
+  name: str
+  task: suites.Task
+  phase: config_lib.Phase
+  repeat: int = 0
+  pooled: tuple[suites.Task, ...] = ()
+  member: int = 0
+
+  @property
+  def tasks(self) -> tuple[suites.Task, ...]:
+    """The suite's tasks that it learns: one, unless it is a pool."""
+    return self.pooled or (self.task,)
+
+  @property
+  def route(self) -> methods.Route:
+    route = route_of(self.phase.name, self.tasks[0], self.phase.loss)
+    return dataclasses.replace(route, pooled=bool(self.pooled),
+                               member=self.member)
+
+  def seed(self, run_seed: int) -> tuple[int, int]:
+    """Integers for the order of batches; equal in paired phases."""
+    return run_seed, zlib.crc32(f'{self.task.name}/{self.repeat}'.encode())
+
+  def key(self, run_seed: int):
+    """Key of its initial scores and augmentation; equal in paired phases."""
+    # A stream's mask starts before it is known which task it will see.
+    return named_key(run_seed, self.name if self.phase.stream
+                     else f'{self.task.name}/{self.repeat}')
+
+
+def named_key(run_seed: int, name: str):
+  """A key of its own for everything that has a name."""
+  root = jax.random.key(run_seed, impl='threefry2x32')
+  return jax.random.fold_in(root, zlib.crc32(name.encode()))
+
+
+def once(chain: tuple) -> tuple:
+  """The leading transforms that are done once per source, not per batch."""
+  count = 0
+  while count < len(chain) and chain[count].kind == 'fit':
+    count += 1
+  return chain[:count]
+
+
+def route_of(phase: str, task: suites.Task,
+             loss: str = 'softmax') -> methods.Route:
+  """The structural facts of a task whose images were fitted already.
+
+  Args:
+    phase: its name, or '' where phases make no difference.
+    task: what is learned.
+    loss: of a classification; a regression has its own.
+  """
+  rest = task.transforms[len(once(task.transforms)):]
+  return methods.Route(phase, task.classes, transforms.kinds(rest),
+                       loss='mse' if task.regression else loss)
+
+
+def entries(phase: config_lib.Phase, suite: suites.Suite) -> list[Entry]:
+  """The phase's entries in order: repeats of a task stand together."""
+  if phase.stream is not None:
+    return []  # its masks are known once it is learned: see `stream.entries`
+  first, stop = phase.tasks
+  if stop > len(suite.tasks):
+    raise ValueError(f'phase {phase.name}: tasks {phase.tasks}, but the suite '
+                     f'{suite.name} has {len(suite.tasks)}')
+  if phase.search is not None:
+    return _versions(phase, suite.tasks[first:stop])
+  result: list[Entry] = []
+  for task in suite.tasks[first:stop] if not phase.pool else (
+      pool_task(phase, suite.tasks[first:stop]),):
+    for repeat in range(phase.repeats):
+      name = task.name
+      if phase.control or phase.repeats > 1 or phase.pool:
+        name += f'@{phase.name}'
+      if phase.repeats > 1:
+        name += f'~{repeat:0{len(str(phase.repeats - 1))}d}'
+      result.append(Entry(name, task, phase, repeat,
+                          suite.tasks[first:stop] if phase.pool else (),
+                          len(result) if phase.together else 0))
+  return result
+
+
+def _versions(phase: config_lib.Phase, tasks) -> list[Entry]:
+  """The paths of a search: all tasks in a row, iteration after iteration.
+
+  The last path of a task has the task's name, earlier ones '~1', '~2', ...
+  behind it; `repeat` says how many come after it.
+  """
+  assert phase.search is not None
+  result, iterations = [], phase.search.iterations
+  for iteration in range(1, iterations + 1):
+    for task in tasks:
+      name = f'{task.name}@{phase.name}' if phase.control else task.name
+      if iteration < iterations:
+        name += f'~{iteration:0{len(str(iterations))}d}'
+      result.append(Entry(name, task, phase, iterations - iteration))
+  return result
+
+
+def pool_task(phase: config_lib.Phase,
+              tasks: tuple[suites.Task, ...]) -> suites.Task:
+  """What stands for all tasks of a pool: images as the tasks show them.
+
+  Raises:
+    ValueError: the tasks don't share source, classes and kinds of transforms.
+  """
+  first = tasks[0]
+  for task in tasks:
+    if (task.source != first.source or task.classes != first.classes
+        or route_of('', task) != route_of('', first)):
+      raise ValueError(
+          f'phase {phase.name}: a pool needs tasks of one source and one kind; '
+          f'{first.name} and {task.name} differ')
+  return suites.Task('pool', 0, first.source,
+                     transforms.common(first.transforms), None, first.classes)
+
+
+def groups(phase: config_lib.Phase, suite: suites.Suite) -> list[list[Entry]]:
+  """Entries of one compiled call: neighbours of one route, or all together."""
+  if phase.together:
+    return [entries(phase, suite)]
+  result: list[list[Entry]] = []
+  for entry in entries(phase, suite):
+    if (result and len(result[-1]) < phase.tasks_at_once
+        and result[-1][0].route == entry.route
+        and result[-1][0].task.source == entry.task.source):
+      result[-1].append(entry)
+    else:
+      result.append([entry])
+  return result
+
+
+def group_of(entry: Entry, suite: suites.Suite) -> list[Entry]:
+  """The entries that share an entry's trainable: itself, unless together."""
+  return entries(entry.phase, suite) if entry.phase.together else [entry]
+
+
+def init_route(group: list[Entry]):
+  """The route that `init` takes: of a group trained together, all of them."""
+  routes = tuple(entry.route for entry in group)
+  return routes if group[0].phase.together else routes[0]
+
+
+def check(config: config_lib.Config, suite: suites.Suite) -> None:
+  """Refuses a plan in which two phases leave one name, or a head too small."""
+  owner: dict[str, str] = {}
+  for phase in config.phases:
+    # A stream's masks have names of their own; its tasks must fit all the same.
+    for entry in entries(dataclasses.replace(phase, stream=None), suite):
+      if entry.name in owner and phase.stream is None:
+        raise ValueError(
+            f'phases {owner[entry.name]} and {phase.name} both leave an '
+            f'impression named {entry.name}; mark one of them control=True')
+      if phase.stream is None:
+        owner[entry.name] = phase.name
+      if entry.task.classes > config.backbone.outputs:
+        raise ValueError(
+            f'task {entry.task.name} has {entry.task.classes} classes but the '
+            f'backbone has {config.backbone.outputs} outputs')
+
+
+def basis_members(phase: config_lib.Phase, config: config_lib.Config,
+                  suite: suites.Suite) -> list[str]:
+  """Names of the impressions whose masks are the phase's basis."""
+  if phase.basis is None or phase.basis.phase is None:
+    return []
+  made_by = next(p for p in config.phases if p.name == phase.basis.phase)
+  made = entries(made_by, suite)
+  if phase.basis.kind == 'homogeneous':
+    made = [e for e in made if e.task == made[0].task]
+  else:
+    made = [e for e in made if e.repeat == 0]
+  assert len(made) >= phase.basis.size, (made, phase.basis)
+  return [entry.name for entry in made[:phase.basis.size]]

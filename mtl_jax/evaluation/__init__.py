@@ -1,0 +1,1 @@
+"""What is measured once the tasks are learned."""

@@ -1,0 +1,83 @@
+"""Weights of a folded tree: free, owned and shared, and what they take."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from mtl_jax import trees
+from mtl_jax.config import plan
+from mtl_jax.storage import checkpoint
+from mtl_jax.training import ownership
+from mtl_jax.training import run as run_lib
+
+
+def measure(running: run_lib.Run) -> list[dict]:
+  """One record per folded tree, from the stored impressions.
+
+  Args:
+    running: the run.
+
+  Returns:
+    Dicts with
+      tree: its name; a phase whose tasks are pruned alone has none.
+      tasks: names of the subnetworks, in the tree's order.
+      leaves: {leaf: {'size', 'owned' (by task), 'free', 'used' (by task)}};
+        a task with sharing uses more weights than it owns.
+      overlap: [task][task] weights that two tasks both own.
+      bytes: 'folded' (computed: one weight tree, one byte per weight for its
+        owner, the tasks' own leaves), 'stored' (the tasks' folders; what a
+        task refers to in the folder of another tree's is counted there),
+        'dedicated' (a dense network, with all stems, per task).
+  """
+  trees_: dict[str, list[plan.Entry]] = {}
+  for phase in running.config.phases:
+    if phase.allocation is not None and phase.allocation.tree is not None:
+      trees_.setdefault(phase.allocation.tree, []).extend(
+          plan.entries(phase, running.suite))
+  return [_tree(running, name, entries) for name, entries in trees_.items()]
+
+
+def _tree(running, name, entries) -> dict:
+  system = running.system
+  like = ownership.folded_part(entries[0].phase, system.backbone.params)
+  names = [entry.name for entry in entries]
+  used_by = {entry.name: ownership.uses(running.config, running.suite, entry)
+             for entry in entries}
+  bits: list[dict[str, np.ndarray]] = []
+  own_bytes = 0
+  for entry in entries:
+    impression = system.own_part(entry.name)
+    bits.append({leaf: np.asarray(m) for leaf, m in
+                 trees.flatten(impression.masks).items() if m is not None})
+    own_bytes += sum(
+        np.asarray(v).nbytes for leaf, v in trees.flatten(
+            impression.values).items()
+        if v is not None and leaf not in bits[-1])
+  leaves: dict[str, dict[str, Any]] = {}
+  for leaf, weights in trees.flatten(like).items():
+    if weights is None:
+      continue
+    owned = [int(b[leaf].sum()) for b in bits]
+    leaves[leaf] = {
+        'size': int(np.size(weights)), 'owned': owned,
+        'free': int(np.size(weights) - np.any(
+            np.stack([b[leaf] for b in bits]), axis=0).sum()),
+        'used': [own + sum(owned[names.index(other)]
+                           for other in used_by[task])
+                 for task, own in zip(names, owned)]}
+  overlap = [[sum(int((a[leaf] & b[leaf]).sum()) for leaf in leaves)
+              for b in bits] for a in bits]
+  for i, j in np.argwhere(np.triu(overlap, 1)):
+    raise RuntimeError(f'tree {name}: {overlap[i][j]} weights belong to both '
+                       f'{names[i]} and {names[j]}; train the phase again '
+                       'in a new workdir')
+  size = sum(leaf['size'] for leaf in leaves.values())
+  itemsize = jax.tree.leaves(like)[0].dtype.itemsize
+  return {
+      'tree': name, 'tasks': names, 'leaves': leaves, 'overlap': overlap,
+      'bytes': {
+          'folded': size * (itemsize + 1) + own_bytes,
+          'stored': sum(checkpoint.stored_bytes(system.workdir.task(n))
+                        for n in names),
+          'dedicated': len(names) * trees.nbytes(system.backbone.params)}}

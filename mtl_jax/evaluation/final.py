@@ -1,0 +1,179 @@
+"""What is measured once everything is learned: of the whole system, from disk.
+"""
+
+import time
+
+import numpy as np
+
+from mtl_jax import parallel
+from mtl_jax.config import plan
+from mtl_jax.evaluation import matrix
+from mtl_jax.evaluation import scenarios
+from mtl_jax.evaluation import transparency
+from mtl_jax.serving import verification
+from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.training import evaluate
+from mtl_jax.training import run as run_lib
+from mtl_jax.training import stream
+
+
+def main_entries(running: run_lib.Run) -> list[plan.Entry]:
+  """Entries of the accuracy matrix, in learning order."""
+  return [entry for phase in running.config.phases if not phase.control
+          for entry in entries(running, phase) if entry.repeat == 0]
+
+
+def entries(running: run_lib.Run, phase) -> list[plan.Entry]:
+  """What a learned phase has left."""
+  if phase.stream:
+    return stream.entries(running.workdir, phase, running.suite)
+  return plan.entries(phase, running.suite)
+
+
+def matrix_rows(running: run_lib.Run) -> dict[str, dict]:
+  """Every task's accuracy after each one, measured from the disk.
+
+  A finished task's folder never changes, so a row may be measured after later
+  tasks were learned: what it reads is what was there.
+  """
+  known = {line['entry']: line['accuracy'] for line in
+           workdir_lib.read_lines(running.workdir.metrics)
+           if line['kind'] == 'row'}
+  measured = main_entries(running)
+  for i, entry in enumerate(measured):
+    if entry.name not in known:
+      known[entry.name] = evaluate.row(
+          running.system, measured[:i + 1], running.data,
+          running.config.eval_batch_size)
+      workdir_lib.append_line(running.workdir.metrics, {
+          'kind': 'row', 'entry': entry.name, 'accuracy': known[entry.name]})
+  return known
+
+
+def infer_tasks(running: run_lib.Run) -> list[dict]:
+  """Accuracy without task names; what is measured already is kept."""
+  if not running.config.identify:
+    return []
+  work = running.workdir
+  found = [line for line in workdir_lib.read_lines(work.metrics)
+           if line['kind'] == 'identity'
+           and any(scenarios.is_of(line, s) for s in running.config.identify)]
+  networks = scenarios.Networks(running.system, running.data)
+  for scenario in running.config.identify:
+    phases = scenarios.phases(running.config, scenario)
+    learned = [e for phase in phases for e in entries(running, phase)
+               if e.repeat == 0]
+    tested = list({task.name: plan.Entry(task.name, task, phase)
+                   for phase in phases
+                   for task in running.suite.tasks[slice(*phase.tasks)]
+                   }.values())
+    for line in scenarios.measure(running.system, learned, tested,
+                                  running.data, scenario, found, networks):
+      workdir_lib.append_line(work.metrics, line)
+      found.append(line)
+  return found
+
+
+def check_mixed(config, suite, data) -> None:
+  """Refuses, before anything is learned, a mixed batch that can't be made.
+
+  Raises:
+    ValueError: fewer rows than tasks, or tasks whose raw inputs are not images
+      of one shape; names two of them.
+  """
+  tasks = list(dict.fromkeys(
+      task for phase in config.phases if not (phase.control or phase.pool)
+      for task in suite.tasks[slice(*phase.tasks)]))
+  if not config.mixed_rows or not tasks:
+    return
+  if config.mixed_rows < len(tasks):
+    raise ValueError(f'mixed_rows is {config.mixed_rows} but there are '
+                     f'{len(tasks)} tasks: give at least a row for each, or 0')
+  shapes: dict[tuple, str] = {}
+  for task in tasks:
+    images = data.source(task.source).test.images
+    if images.dtype != np.uint8 or images.ndim != 4:
+      raise ValueError(f'mixed_rows: task {task.name} has {images.dtype} '
+                       f'inputs of shape {images.shape[1:]}, no images uint8 '
+                       '[H, W, C]; set mixed_rows to 0')
+    shapes.setdefault(images.shape[1:], task.name)
+  if len(shapes) > 1:
+    raise ValueError(
+        f'mixed_rows: the sources of tasks {" and ".join(shapes.values())} '
+        f'have images of different shapes {list(shapes)}; one call takes one '
+        'shape: set mixed_rows to 0')
+
+
+def mixed_batch(running: run_lib.Run) -> dict | None:
+  """One batch of all tasks in one call, beside calls task by task."""
+  learned = [e for e in main_entries(running) if not e.pooled]
+  if not running.config.mixed_rows or not learned:
+    return None
+  each = max(1, running.config.mixed_rows // len(learned))
+  images, labels, names = [], [], []
+  for entry in learned:
+    view = running.data.view(entry.task)
+    test = running.data.source(entry.task.source).test
+    rows = view.test[:each]
+    images.append(test.images[rows])
+    labels.append(view.label_map[test.labels[rows]])
+    names += [entry.name] * len(rows)
+  x = np.concatenate(images)
+  order = np.random.RandomState(0).permutation(len(x))
+  shuffled = [names[i] for i in order]
+  one_call = lambda: np.asarray(running.system.predict_mixed(x[order],
+                                                             shuffled))
+  calls = lambda: [np.asarray(running.system.predict(part, task=entry.name))
+                   for part, entry in zip(images, learned)]
+  mixed, single = one_call()[np.argsort(order)], calls()  # and compiles
+  seconds = []
+  for call in (one_call, calls):
+    started = time.perf_counter()
+    call()
+    seconds.append(time.perf_counter() - started)
+  difference = max(
+      float(np.max(np.abs(part[:, :own.shape[1]] - own))) for part, own in
+      zip(np.split(mixed, np.cumsum([len(p) for p in images])[:-1]), single))
+  right = np.argmax(mixed, 1) == np.concatenate(labels)
+  return {'rows': len(x), 'tasks': len(learned),
+          'accuracy': float(np.mean(right)), 'difference': difference,
+          'times_faster': seconds[1] / seconds[0]}
+
+
+def shared_segments(running: run_lib.Run) -> dict | None:
+  """What tasks with paths share; see `laid_open`."""
+  if not running.config.transparency:
+    return None
+  controls = [entry for phase in running.config.phases if phase.control
+              for entry in entries(running, phase) if entry.repeat == 0]
+  return transparency.measure(running, main_entries(running), controls,
+                           running.config.transparency)
+
+
+def collect(running: run_lib.Run) -> list[dict]:
+  """The records of all entries in learning order."""
+  parallel.barrier('all records are written')
+  logged = {line['entry']: line for line in
+            workdir_lib.read_lines(running.workdir.metrics)
+            if line['kind'] == 'task'}
+  return [logged[entry.name]
+          for phase in running.config.phases
+          for entry in entries(running, phase)]
+
+
+def summarise(running: run_lib.Run, records, rows) -> dict:
+  """Measures every task from the disk, proves it, and summarises."""
+  measured = {entry.name: entry for entry in main_entries(running)}
+  final = {}
+
+  def measure(name):
+    if name in measured:
+      final.update(evaluate.row(running.system, [measured[name]], running.data,
+                                running.config.eval_batch_size))
+
+  proof = verification.check(running.system, measure)
+  overlap = matrix.mask_overlap(running.system, list(measured))
+  summary = matrix.summarise(running.config, records, rows, final, overlap)
+  summary['verified'] = {'ok': not proof.faults, 'tasks': proof.tasks,
+                         'faults': proof.faults}
+  return summary

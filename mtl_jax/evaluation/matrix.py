@@ -1,0 +1,74 @@
+"""The accuracy matrix of a run, and the overlap of its masks."""
+
+import numpy as np
+
+from mtl_jax.config import config as config_lib
+from mtl_jax.evaluation import metrics
+from mtl_jax.serving import system as system_lib
+from mtl_jax.storage import checkpoint
+
+OVERLAP_LIMIT = 60
+MATRIX_LIMIT = 100  # tasks; a larger matrix is kept if it was measured whole
+
+
+def summarise(config: config_lib.Config, records: list[dict],
+              rows: dict[str, dict], final: dict[str, float],
+              overlap: dict | None) -> dict:
+  """The accuracy matrix and every published measure that it supports.
+
+  Args:
+    config: of the run.
+    records: of all entries, in learning order.
+    rows: by entry, test accuracies measured right after it was learned.
+    final: test accuracies measured at the end of the run.
+    overlap: as `mask_overlap` gives it.
+  """
+  main = [r for r in records if not r['control'] and r['repeat'] == 0
+          and r['accuracy']['test'] is not None]
+  names = [r['entry'] for r in main]
+  matrix = np.full((len(names), len(names)), np.nan)
+  for i, record in enumerate(main):
+    for j, name in enumerate(names):
+      measured = rows.get(record['entry'], {}).get(name)
+      if measured is not None:
+        matrix[i, j] = measured
+    matrix[i, i] = record['accuracy']['test']
+    if i:
+      matrix[i - 1, i] = record['accuracy']['before']
+  for j, name in enumerate(names):
+    if name in final and len(names):
+      matrix[-1, j] = final[name]
+  keep = len(names) <= MATRIX_LIMIT or config.matrix == 'full'
+  before = [r['accuracy']['backbone'] for r in main]
+  return {
+      'names': names,
+      'matrix': [[None if np.isnan(v) else float(v) for v in row]
+                 for row in matrix] if keep else None,
+      'before': before,
+      'metrics': metrics.summarise(matrix, np.array(before)) if names else [],
+      'overlap': overlap,
+      'matrix_measured': config.matrix,
+  }
+
+
+def mask_overlap(system: system_lib.System, names: list[str]) -> dict | None:
+  """Jaccard index between the stored masks of (at most 60) tasks."""
+  packed: list[np.ndarray] = []
+  kept: list[str] = []
+  for name in names:
+    if len(kept) == OVERLAP_LIMIT:
+      break
+    arrays, _ = checkpoint.load(system.workdir.task(name))
+    bits = [a for leaf, a in sorted(arrays.items())
+            if leaf.startswith('masks/')]
+    if bits and (not packed or sum(map(len, bits)) == packed[0].size):
+      packed.append(np.concatenate(bits))
+      kept.append(name)
+  if len(kept) < 2:
+    return None
+  count = lambda x: int(np.bitwise_count(x).sum())
+  matrix = np.ones((len(kept), len(kept)))
+  for i, a in enumerate(packed):
+    for j, b in enumerate(packed[:i]):
+      matrix[i, j] = matrix[j, i] = count(a & b) / max(1, count(a | b))
+  return {'names': kept, 'matrix': matrix.tolist()}

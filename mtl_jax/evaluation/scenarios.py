@@ -1,0 +1,329 @@
+"""Accuracy when nobody names the task: GG, GNs and GNu side by side.
+
+The scenarios of SupSup (https://arxiv.org/abs/2006.14769, Table 1): GG, the
+task is given; GNs, it is inferred and tasks share their labels; GNu, it is
+inferred and labels aren't shared, so that task and class must both be right.
+As in its code, the task is inferred once per test batch, and in GNu a batch
+that is taken for another task's counts as wrong altogether.
+"""
+
+import collections
+import dataclasses
+import functools
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtl_jax import methods
+from mtl_jax import parallel
+from mtl_jax import trees
+from mtl_jax.config import config as config_lib
+from mtl_jax.config import parts as config_parts
+from mtl_jax.config import plan
+from mtl_jax.data import batches as batches_lib
+from mtl_jax.data import suites
+from mtl_jax.data import transforms
+from mtl_jax.inference import identify
+from mtl_jax.serving import candidates as candidates_lib
+from mtl_jax.serving import system as system_lib
+from mtl_jax.steps import single
+from mtl_jax.training import evaluate
+from mtl_jax.training import run as run_lib
+
+CONFUSION_LIMIT = 60
+GRADIENT_WEIGHTS = 2 ** 26  # of all inferences of a call: 256 MiB of float32
+
+
+def check(config: config_lib.Config, suite: suites.Suite) -> None:
+  """Refuses, before anything is learned, what could not be inferred then.
+
+  Raises:
+    ValueError: tasks that can't be superposed or that prepare their images
+      differently, or no superfluous output; names phase or task.
+  """
+  for scenario in config.identify:
+    tasks: list[suites.Task] = []
+    chosen = phases(config, scenario)
+    _check_phases(scenario, chosen)
+    for phase in chosen:
+      if phase.method not in ('supsup', 'impresslearn'):
+        raise ValueError(
+            f'identify.{scenario.name}: phase {phase.name} leaves weights of '
+            f'its own, which cannot be superposed ({phase.method}); name the '
+            'phases that take part, or mark it control=True')
+      tasks += suite.tasks[slice(*phase.tasks)]
+    if not tasks:
+      raise ValueError(f'identify.{scenario.name}: no phase takes part; pools '
+                       'never do, controls only by name')
+    for task in tasks:
+      if transforms.common(task.transforms) != transforms.common(
+          tasks[0].transforms):
+        raise ValueError(
+            f'identify.{scenario.name}: tasks {tasks[0].name} and {task.name} '
+            'prepare their images differently; give the suite one normalise '
+            'and image_shape')
+  asking = [s.name for s in config.identify if s.objective == 'superfluous']
+  asking += [p.name for p in config.phases
+             if p.stream and p.stream.objective == 'superfluous']
+  classes = max(task.classes for task in suite.tasks)
+  if asking and config.backbone.outputs <= classes:
+    raise ValueError(
+        f'{asking[0]}: the objective superfluous needs more outputs than the '
+        f'{classes} classes; backbone.outputs is {config.backbone.outputs}')
+
+
+def _check_phases(scenario, chosen) -> None:
+  where, found = f'identify.{scenario.name}', [p.name for p in chosen]
+  left_out = sorted(set(scenario.phases) - set(found))
+  if left_out:
+    raise ValueError(f'{where}: {left_out[0]} is a pool, which leaves one '
+                     'impression for all its tasks: there is nothing to infer')
+  bases = {p.basis for p in chosen if p.basis is not None}
+  if len(bases) > 1:
+    raise ValueError(f'{where}: phases {", ".join(found)} combine different '
+                     'bases and cannot be superposed; name phases of one')
+  if scenario.normalise and chosen and not bases:
+    raise ValueError(f'{where}: normalise divides coefficients, but phases '
+                     f'{", ".join(found)} leave masks; leave it out')
+
+
+def phases(config: config_lib.Config,
+           scenario: config_parts.Scenario) -> list[config_lib.Phase]:
+  """The phases whose tasks take part in a scenario."""
+  return [p for p in config.phases if not p.pool and (
+      p.name in scenario.phases or not (scenario.phases or p.control))]
+
+
+def measure(system: system_lib.System, entries: list[plan.Entry],
+            tested: list[plan.Entry], data: run_lib.Data,
+            scenario: config_parts.Scenario, known: Iterable[dict] = (),
+            networks: 'Networks | None' = None) -> Iterator[dict]:
+  """All three scenarios, for every number of tasks in `scenario.at`.
+
+  Args:
+    system: in which the entries are stored.
+    entries: the candidates, in learning order.
+    tested: whose test data is to be recognised, in learning order; a task for
+      which there is no candidate counts as wrong.
+    data: sources.
+    scenario: how.
+    known: earlier results, which are not measured again if `is_of` holds.
+    networks: what earlier scenarios found out already; `None` starts anew.
+
+  Yields:
+    JSON values: name, tasks, inferences, identified (fraction), accuracy {GG,
+    GNs, GNu} (fractions), passes (mean backward passes), the scenario's own
+    fields, mistaken (the most
+    frequent [true, inferred, times]), confusion (names and counts, if tasks
+    are few), seconds.
+  """
+  counts = sorted({min(n, len(tested))
+                   for n in scenario.at or (len(tested),)})
+  done = {r['tasks'] for r in known if is_of(r, scenario)}
+  counts = [n for n in counts if n not in done]
+  if not counts:
+    return
+  largest = _of_tasks(entries, tested[:counts[-1]])
+  everything = system.candidates(tuple(e.name for e in largest))
+  networks = networks or Networks(system, data)
+  for count in counts:
+    chosen = {e.name: e for e in _of_tasks(entries, tested[:count])}
+    found = candidates_lib.subset(everything, list(chosen))
+    yield _measure(found, [chosen[n] for n in found.names], tested[:count],
+                   networks, scenario)
+
+
+def is_of(line: dict, scenario: config_parts.Scenario) -> bool:
+  """Whether an earlier result was measured in exactly this way."""
+  return all(line.get(k) == v for k, v in _definition(scenario).items())
+
+
+def _definition(scenario) -> dict:
+  fields = dataclasses.asdict(scenario)
+  del fields['at']
+  drawn = {'batches_drawn': 'per task'} if scenario.batches else {}
+  return fields | {'phases': list(scenario.phases)} | drawn
+
+
+def _of_tasks(entries, tested):
+  names = {e.task.name for e in tested}
+  return [e for e in entries if e.task.name in names]
+
+
+def _measure(found, entries, tested, networks, scenario) -> dict:
+  started = time.perf_counter()
+  batches = [_test_batches(e, networks.data, scenario) for e in tested]
+  task = np.repeat(np.arange(len(tested)), [len(b) for b in batches])
+  rows = np.concatenate(batches)
+  inferred, passes = _infer(found, tested, networks, scenario, task, rows)
+  inferring = time.perf_counter() - started
+  given, shared = np.zeros(len(rows)), np.zeros(len(rows))
+  for t, entry in enumerate(tested):
+    mine = task == t
+    own = [e for e in entries if e.task.name == entry.task.name]
+    if own:
+      given[mine] = networks.right(entry, own[0], batches[t])
+    for other in np.unique(inferred[mine]):
+      taken = mine & (inferred == other)
+      shared[taken] = networks.right(entry, entries[other], batches[t])[
+          inferred[mine] == other]
+  images = int(np.sum(rows >= 0))
+  position = {e.task.name: t for t, e in enumerate(tested)}
+  taken_for = np.array([position[e.task.name] for e in entries])[inferred]
+  same = taken_for == task
+  return {
+      'kind': 'identity', **_definition(scenario), 'tasks': len(tested),
+      'candidates': len(entries), 'inferences': len(rows),
+      'test_images': images,
+      'identified': float(np.mean(same)),
+      'accuracy': {'GG': given.sum() / images, 'GNs': shared.sum() / images,
+                   'GNu': shared[same].sum() / images},
+      'passes': float(np.mean(passes)),
+      **_confusion(tested, task, taken_for),
+      'seconds': {'infer': round(inferring, 3),
+                  'all': round(time.perf_counter() - started, 3)},
+      'peak_memory_bytes': evaluate.memory_bytes()}
+
+
+def _test_batches(entry, data, scenario) -> np.ndarray:
+  """int32 [batches, batch_size], rows of the test split, padded with -1.
+
+  Of a part of the split, each task draws its own: the same few images for all
+  tasks would say little about the others.
+  """
+  rows = data.view(entry.task).test
+  if scenario.batches:
+    drawn = np.random.default_rng(zlib.crc32(entry.task.name.encode()))
+    rows = drawn.permutation(rows)
+  return batches_lib.padded(rows, scenario.batch_size)[
+      :scenario.batches or None]
+
+
+def _infer(found, tested, networks, scenario, task, rows):
+  """The inferred candidate of every batch; many inferences in one call."""
+  inferred = np.zeros(len(rows), int)
+  passes = np.zeros(len(rows), int)
+  tied = np.zeros(len(rows), bool)
+  seen = rows[:, :scenario.images]
+  counts = np.sum(seen >= 0, axis=1)
+  most = max(1, GRADIENT_WEIGHTS // trees.size(
+      networks.system.backbone.params))
+  # Short batches in calls of their own, not padded: norm statistics are those
+  # of all images of an inference.
+  for count in np.unique(counts):
+    which = np.flatnonzero(counts == count)
+    at_once = min(most, len(which))
+    for start in range(0, len(which), at_once):
+      # The last call repeats some, so that nothing compiles again.
+      part = which[min(start, len(which) - at_once):start + at_once]
+      images = networks.observed([tested[t] for t in task[part]],
+                                 seen[part, :count])
+      result = candidates_lib.infer_among(
+          found, scenario.make_rule(), networks.system.backbone, images,
+          np.ones(images.shape[:2], bool))
+      _require_finite(result, tested, task[part])
+      inferred[part], passes[part] = result.task, result.passes
+      tied[part] = [identify.tied(values) for values in result.gradient]
+  if tied.all():
+    raise ValueError(
+        f'identify.{scenario.name}: no batch tells the candidates apart, '
+        f'{scenario.rule} finds the same value for all of them. A network that '
+        'normalises by the statistics of the images needs several: set images '
+        f'above {scenario.images}. What was learned is kept')
+  return inferred, passes
+
+
+def _require_finite(result, entries, task):
+  bad = np.isnan(result.gradient).any(axis=-1)
+  if bad.any():
+    name = entries[task[np.argmax(bad)]].name
+    raise FloatingPointError(
+        f'task inference on test images of {name} met NaN: a candidate\'s '
+        'impression or the images are not finite; run mtl_jax.verify')
+
+
+def _confusion(entries, task, inferred) -> dict:
+  """Every count if tasks are few, else the most frequent mistakes."""
+  names = [e.task.name for e in entries]
+  pairs = collections.Counter(zip(task.tolist(), inferred.tolist()))
+  mistaken = [[names[t], names[p], n] for (t, p), n in pairs.most_common()
+              if t != p][:20]
+  if len(names) > CONFUSION_LIMIT:
+    return {'mistaken': mistaken, 'confusion': None}
+  counts = np.zeros((len(names), len(names)), int)
+  for (t, p), n in pairs.items():
+    counts[t, p] = n
+  return {'mistaken': mistaken,
+          'confusion': {'names': names, 'counts': counts.tolist()}}
+
+
+class Networks:
+  """Right answers of any task's network on any task's batches, kept."""
+
+  def __init__(self, system, data):
+    self.system, self.data = system, data
+    self._known: dict[tuple, np.ndarray] = {}
+    self._images: dict[tuple, np.ndarray] = {}
+    self._parameters: dict[str, Any] = {}
+
+  def right(self, of, by, batches) -> np.ndarray:
+    """int [batches], images of task `of` that `by`'s network gets right."""
+    key = of.name, by.name, batches.shape, batches.tobytes()
+    if key not in self._known:
+      stored = self.system.task(by.name)
+      params, stats = self.system.effective(stored)
+      source, task = parallel.local((self.data.split(of.task, 'test'),
+                                     self.data.task_arrays(of.task)))
+      self._known[key] = np.asarray(_right_per_batch(
+          self.system.backbone.network, of.route.transforms, stored.classes,
+          params, stats, source, task, batches))
+    return self._known[key]
+
+  def observed(self, entries, rows) -> Any:
+    """uint8 [N, n, H, W, C]: the test rows [N, n] as their tasks show them."""
+    for entry in {e.name: e for e in entries}.values():
+      self._prepare(entry)
+    kinds = {e.route.transforms for e in entries}
+    if len(kinds) > 1:
+      raise ValueError('the tasks transform images in different ways; infer '
+                       'among tasks of one kind')
+    images = np.stack([self._images[e.task.source, plan.once(
+        e.task.transforms)][r] for e, r in zip(entries, rows)])
+    parameters = jax.tree.map(lambda *leaves: np.stack(leaves), *[
+        self._parameters[e.name] for e in entries])
+    return _observe(kinds.pop(), parameters, images)
+
+  def _prepare(self, entry):
+    fits = plan.once(entry.task.transforms)
+    if (entry.task.source, fits) not in self._images:
+      self._images[entry.task.source, fits] = parallel.to_host(
+          self.data.split(entry.task, 'test').images)
+    if entry.name not in self._parameters:
+      shape = self._images[entry.task.source, fits].shape[1:]
+      self._parameters[entry.name] = transforms.parameters(
+          entry.task.transforms[len(fits):], shape)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _observe(kinds, parameters, images):
+  return jax.vmap(lambda p, x: transforms.observed(kinds, p, x))(
+      parameters, images)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _right_per_batch(network, kinds, classes, params, stats, source, task,
+                     batches):
+  route = methods.Route('', classes, kinds)
+
+  def one(rows):
+    images, labels = single.make_batch(route, source, task, None,
+                                      jnp.maximum(rows, 0), False)
+    logits, _ = network.apply(params, stats, images, train=False)
+    right = jnp.argmax(logits[:, :classes], -1) == labels
+    return jnp.sum(right & (rows >= 0))
+  return jax.lax.map(one, batches)

@@ -1,0 +1,196 @@
+"""Which task does an input belong to? SupSup's inference by gradients.
+
+Wortsman et al. 2020, https://arxiv.org/abs/2006.14769, sections 3.3 to 3.6.
+All tasks are superposed in one network (`mtl_jax.inference.superposition`),
+and an objective that is low for a confident output is differentiated with
+respect to the beliefs. A task whose belief lowers the objective fastest is the
+one.
+
+Everything is pure and can be jitted and vmapped.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from mtl_jax import masks
+from mtl_jax import trees
+from mtl_jax.inference import superposition
+
+Tree = trees.Tree
+Superposition = superposition.Superposition
+
+
+class Inferred(NamedTuple):
+  """What an inference found.
+
+  Attributes:
+    task: int32, index of the task.
+    gradient: float32 [T], d objective / d beliefs at the last step (of
+      `brute_force` the objective itself); inf where a task was not in play.
+    passes: int32, backward passes that were made.
+  """
+  task: Any
+  gradient: Any
+  passes: Any
+
+
+def entropy(logits, counted, classes: int | None = None):
+  """H: the mean entropy of softmax(logits), in nats.
+
+  Args:
+    logits: float32 [n, outputs].
+    counted: bool [n], rows that count; others are padding.
+    classes: not used; as in `superfluous`.
+
+  >>> import jax.numpy as jnp
+  >>> h = entropy(jnp.zeros((1, 4)), jnp.array([True]))
+  >>> bool(jnp.isclose(h, jnp.log(4.)))
+  True
+  """
+  del classes
+  log_p = jax.nn.log_softmax(logits)
+  return _mean(-jnp.sum(jnp.exp(log_p) * log_p, -1), counted)
+
+
+def _mean(values, counted):
+  return (jnp.sum(jnp.where(counted, values, 0.))
+          / jnp.maximum(jnp.sum(counted), 1))
+
+
+def superfluous(logits, counted, classes: int | None = None):
+  """G: mean logsumexp, differentiated in the superfluous outputs only.
+
+  Args:
+    logits: float32 [n, outputs].
+    counted: bool [n], rows that count; others are padding.
+    classes: the first so many are real; no gradient goes through them.
+
+  Raises:
+    ValueError: no output is left over.
+  """
+  if classes is None or not 0 < classes < logits.shape[-1]:
+    raise ValueError(
+        f'the objective G needs superfluous outputs: {logits.shape[-1]} '
+        f'outputs, of which {classes} are classes; use a backbone with more '
+        'outputs, or the objective entropy')
+  real = jnp.arange(logits.shape[-1]) < classes
+  held = jnp.where(real[None, :], lax.stop_gradient(logits), logits)
+  return _mean(jax.nn.logsumexp(held, -1), counted)
+
+
+OBJECTIVES = {'entropy': entropy, 'superfluous': superfluous}
+
+
+def _gradient(loss, backbone, tasks, beliefs):
+  cotangent = jax.grad(lambda mixture: loss(masks.apply(backbone, mixture)))(
+      tasks.mix(beliefs))
+  return tasks.agree(cotangent)
+
+
+def one_shot(loss: Callable[[Tree], Any], backbone: Tree,
+             tasks: Superposition, used) -> Inferred:
+  """One backward pass at equal beliefs; the steepest descent wins (eq. 4).
+
+  Args:
+    loss: parameters -> the objective on the inputs, a scalar.
+    backbone: the immutable parameters.
+    tasks: see `Superposition`.
+    used: bool [T], the tasks that are in play.
+  """
+  beliefs = used / jnp.maximum(jnp.sum(used), 1)
+  gradient = jnp.where(used, _gradient(loss, backbone, tasks, beliefs),
+                       jnp.inf)
+  return Inferred(jnp.argmin(gradient), gradient, jnp.int32(1))
+
+
+def binary(loss: Callable[[Tree], Any], backbone: Tree,
+           tasks: Superposition, used) -> Inferred:
+  """Halves the tasks in play until one is left: ceil(log2 T) passes.
+
+  Of an odd number of tasks, the larger half stays. See `one_shot`.
+  """
+  def halve(state):
+    alive, _, passes = state
+    count = jnp.sum(alive)
+    gradient = jnp.where(alive, _gradient(loss, backbone, tasks,
+                                          alive / count), jnp.inf)
+    rank = jnp.argsort(jnp.argsort(gradient))
+    return alive & (rank < (count + 1) // 2), gradient, passes + 1
+
+  start = used, jnp.where(used, 0., jnp.inf), jnp.int32(0)
+  alive, gradient, passes = lax.while_loop(
+      lambda state: jnp.sum(state[0]) > 1, halve, start)
+  return Inferred(jnp.argmax(alive), gradient, passes)
+
+
+def brute_force(loss: Callable[[Tree], Any], backbone: Tree,
+                tasks: Superposition, used) -> Inferred:
+  """The objective of every task's own network; T forward passes, no gradient.
+
+  The reference that the gradients approximate. See `one_shot`.
+  """
+  values = lax.map(lambda i: loss(masks.apply(backbone, tasks.one(i))),
+                   jnp.arange(tasks.size))
+  values = jnp.where(used, values, jnp.inf)
+  return Inferred(jnp.argmin(values), values, jnp.int32(0))
+
+
+RULES = {'one_shot': one_shot, 'binary': binary, 'brute_force': brute_force}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """How a task is inferred.
+
+  Attributes:
+    rule: 'one_shot' (one backward pass), 'binary' (ceil(log2 T) of them) or
+      'brute_force' (every task's network).
+    objective: 'entropy' (H) or 'superfluous' (G; needs outputs beyond the
+      classes).
+    normalise: divide coefficients by the sum of their magnitudes first
+      (ImpressLearn only; our reading).
+  """
+  rule: str = 'one_shot'
+  objective: str = 'entropy'
+  normalise: bool = False
+
+  def __post_init__(self):
+    for name, table in (('rule', RULES),
+                        ('objective', OBJECTIVES)):
+      value = getattr(self, name)
+      if value not in table:
+        raise ValueError(f'unknown {name} {value!r}'
+                         f'{trees.nearest(str(value), table)}; known: '
+                         f'{", ".join(table)}')
+    if (self.rule, self.objective) == ('brute_force', 'superfluous'):
+      raise ValueError('brute_force compares values, but only the gradient of '
+                       'superfluous says anything; take the objective entropy')
+
+
+def tied(gradient) -> bool:
+  """Whether no task in play is preferred to another: all values are equal.
+
+  Args:
+    gradient: float32 [T] of an `Inferred`; infinite where not in play.
+
+  >>> tied(np.array([.5, .5, np.inf])), tied(np.array([.5, np.inf]))
+  (True, False)
+  """
+  found = gradient[np.isfinite(gradient)]
+  return len(found) > 1 and bool(np.all(found == found[0]))
+
+
+def fits_no_task(gradient, used, tolerance: float = 0.125):
+  """Whether no known task explains the inputs (SupSup, section 3.4).
+
+  True if k max softmax(-gradient) < 1 + tolerance over the k tasks in play:
+  the beliefs would hardly move from equal ones.
+  """
+  p = jax.nn.softmax(jnp.where(used, -gradient, -jnp.inf))
+  return jnp.sum(used) * jnp.max(p) < 1. + tolerance

@@ -1,0 +1,89 @@
+"""What a report says of folded trees, ensembles and fine-tuning in sequence.
+
+Reads `summary['capacity']` (of `capacity.measure`), `['ensembles']` and
+`['carried']` (of `combined`).
+"""
+
+import numpy as np
+
+from mtl_jax.report import drawing
+
+
+def sentences(summary: dict) -> list[str]:
+  """In words, for the terminal and the page."""
+  found = []
+  for tree in summary.get('capacity') or []:
+    leaves = tree['leaves'].values()
+    size, free = (sum(leaf[key] for leaf in leaves) for key in
+                  ('size', 'free'))
+    both = max((n for i, row in enumerate(tree['overlap'])
+                for j, n in enumerate(row) if i != j), default=0)
+    sizes = {key: drawing.readable_bytes(n) for key, n in
+             tree['bytes'].items()}
+    found.append(
+        f'tree {tree["tree"]}: {len(tree["tasks"])} subnetworks own '
+        f'{100 * (1 - free / size):.1f} % of {size:,} weights, at most {both} '
+        f'of them twice; folded they take {sizes["folded"]}, on disk '
+        f'{sizes["stored"]}, as networks of their own {sizes["dedicated"]}')
+  for line in summary.get('ensembles') or []:
+    found.append(
+        f'{line["phase"]}: an ensemble of {len(line["members"])} on '
+        f'{line["task"]}: {100 * line["accuracy"]:.2f} % right; its members '
+        + ', '.join(f'{100 * a:.2f}' for a in line['members']) + ' %')
+  for line in summary.get('carried') or []:
+    matrix = line['matrix']
+    if len(matrix) > 1:
+      learned = np.mean([row[-1] for row in matrix])
+      found.append(
+          f'{line["phase"]}: one network fine-tuned in sequence ends with '
+          f'{100 * np.mean(line["end"]):.2f} % over its {len(matrix)} tasks, '
+          f'of {100 * learned:.2f} % right after each')
+  return found
+
+
+def owners(records, summary):
+  """Of every leaf of a tree, who owns how much."""
+  del records
+  found = summary.get('capacity') or []
+  if not found:
+    return None
+  tree = max(found, key=lambda t: len(t['tasks']))
+  leaves, tasks = tree['leaves'], tree['tasks']
+  canvas, ax = drawing.axes(9.4, 1.2 + .34 * len(leaves))
+  left = np.zeros(len(leaves))
+  for i, task in enumerate(tasks):
+    width = np.array([100 * leaf['owned'][i] / leaf['size']
+                      for leaf in leaves.values()])
+    ax.barh(range(len(leaves)), width, left=left, edgecolor='white', lw=.4,
+            color=drawing.PALETTE[i % len(drawing.PALETTE)],
+            label=drawing.short(task) if i < 12 else None)
+    left += width
+  ax.set_yticks(range(len(leaves)), [drawing.short(n, 40) for n in leaves],
+                fontsize=7.5)
+  ax.set_ylim(len(leaves) - .4, -.6)
+  ax.set_xlim(0, 100)
+  ax.set_xlabel('weights owned (%); the rest is free')
+  drawing.legend(canvas, ax)
+  more = f' (of {len(tasks)} tasks, 12 are named)' if len(tasks) > 12 else ''
+  return canvas, (f'Tree “{tree["tree"]}”: the weights of each layer by the '
+                  f'task that owns them{more}. No weight has two owners.')
+
+
+def forgotten(records, summary):
+  """Accuracy of every task as one network is fine-tuned on and on."""
+  del records
+  found = [line for line in summary.get('carried') or []
+           if len(line['matrix']) > 1]
+  if not found:
+    return None
+  line = found[0]
+  names = line['names']
+  matrix = np.full((len(names), len(names)), np.nan)
+  for i, row in enumerate(line['matrix']):
+    matrix[i, :len(row)] = 100 * np.array(row)
+  canvas, ax = drawing.axes(4.9, 4.3)
+  drawing.heat_map(canvas, ax, matrix, names, 'test accuracy (%)', '.0f',
+                   (0, 100))
+  ax.set_ylabel('after …')
+  return canvas, (f'“{line["phase"]}”: one dense network, fine-tuned on a task '
+                  'after the other. What it forgets is what impressions keep.')

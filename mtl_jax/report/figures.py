@@ -1,0 +1,327 @@
+"""The figures of a report, as SVG text for one self-contained HTML page.
+
+Each `_name(records, summary)` draws one figure and says what it shows, or
+returns `None` where the run has no data for it; `draw` calls them all.
+"""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from mtl_jax.report import capacity as capacity_report
+from mtl_jax.report import drawing
+from mtl_jax.report import inference as inference_report
+from mtl_jax.report import search as search_report
+from mtl_jax.report import segments as segments_report
+
+
+class Figure(NamedTuple):
+  """One figure: its SVG text and the words that go with it."""
+  name: str
+  title: str
+  caption: str
+  svg: str
+  wide: bool
+
+
+def draw(records: list[dict], summary: dict) -> list[Figure]:
+  """All figures that the data allows; see `report` for the schema."""
+  import matplotlib
+  drawings = []
+  with matplotlib.rc_context(), warnings.catch_warnings():
+    warnings.filterwarnings('ignore', message='Glyph')  # browsers have fonts
+    matplotlib.rcdefaults()
+    matplotlib.rcParams.update(drawing.RC)  # type: ignore[arg-type]
+    for name, (title, wide, function) in _FIGURES.items():
+      drawn = function(records, summary)
+      if drawn is not None:
+        figure, caption = drawn
+        matplotlib.rcParams['svg.hashsalt'] = name
+        drawings.append(Figure(name, title, caption, drawing.svg(figure), wide))
+  return drawings
+
+
+def _accuracy(records, summary):
+  del summary
+  found = drawing.groups(records, lambda r: _test(r) is not None)
+  if not found:
+    return None
+  names = dict.fromkeys(r['task'] for m in found.values() for r in m)
+  tasks = {name: i for i, name in enumerate(names)}
+  canvas, ax = drawing.axes(9.4, 3.6)
+  for label, members in found.items():
+    colour, marker = drawing.styles(records)[label]
+    control = members[0]['control']
+    ax.plot([tasks[r['task']] for r in members],
+            [100 * _test(r) for r in members], marker, color=colour,
+            label=drawing.short(label, 40), ms=6 if len(tasks) < 41 else 4,
+            mfc='none' if control else colour, zorder=2 if control else 3)
+  drawing.name_ticks(ax, list(tasks))
+  ax.set_ylabel('test accuracy (%)')
+  drawing.legend(canvas, ax)
+  caption = ('Each dot is the test accuracy of one task, with the impression '
+             'that the task left; the axis needn’t begin at 0.')
+  if any(r['control'] for r in records):
+    caption += (' Hollow marks are controls: the same task learned in '
+                'another way, for comparison.')
+  return canvas, caption
+
+
+def _matrix(records, summary):
+  del records
+  matrix = np.array(summary.get('matrix') or [[]], float) * 100
+  size = len(matrix)
+  if matrix.shape != (size, size):
+    return None
+  if not np.isfinite(matrix[~np.eye(size, dtype=bool)]).any():
+    return None
+  canvas, ax = drawing.axes(4.9, 4.3)
+  drawing.heat_map(canvas, ax, matrix, summary['names'], 'test accuracy (%)',
+                   '.0f')
+  ax.set_ylabel('after learning …')
+  caption = ('Row: the task just learned; column: the task tested. Reading '
+             'down a column shows whether a task changes when later ones are '
+             'learned; where nothing is forgotten, it keeps one colour. The '
+             'cell above the diagonal is the task before it was learned.')
+  if np.isnan(matrix).any():
+    caption += ' Grey was not measured.'
+  return canvas, caption
+
+
+def _overlap(records, summary):
+  overlap = summary.get('overlap')
+  matrix = np.array((overlap or {}).get('matrix') or [[]], float)
+  size = len(matrix)
+  if size < 2 or matrix.shape != (size, size):
+    return None
+  np.fill_diagonal(matrix, np.nan)
+  if not np.isfinite(matrix).any():
+    return None
+  chance = _chance_overlap(records, overlap['names'])
+  values = np.append(matrix[np.isfinite(matrix)], chance or [])
+  limits = max(values.min() - .02, 0.), min(values.max() + .02, 1.)
+  canvas, ax = drawing.axes(4.9, 4.3)
+  drawing.heat_map(canvas, ax, matrix, overlap['names'], 'Jaccard overlap',
+                   '.2f', limits)
+  caption = ('How much the masks of two tasks have in common: weights that '
+             'both keep, divided by weights that either keeps; the diagonal '
+             'is left out.')
+  if chance:
+    low, high = (f'{value:.2f}' for value in chance)
+    expected = low if low == high else f'between {low} and {high}'
+    caption += (f' Two independent random masks of these densities would '
+                f'give {expected}.')
+  return canvas, caption
+
+
+def _chance_overlap(records, names):
+  """Bounds of the Jaccard overlap d / (2 - d) of independent masks."""
+  densities = [d for r in records if r['entry'] in set(names)
+               for d in (r.get('density') or {}).values() if d]
+  if not densities:
+    return None
+  return [d / (2 - d) for d in (min(densities), max(densities))]
+
+
+def _curves(records, summary):
+  del summary
+  found = drawing.groups(
+      records, lambda r: (r.get('curve') or {}).get('step'))
+  panels = [key for key in ('loss', 'accuracy')
+            if any(r['curve'].get(key) for m in found.values() for r in m)]
+  if not panels:
+    return None
+  canvas, axes = drawing.axes(9.4, 3.4, len(panels), squeeze=False)
+  styles = drawing.styles(records)
+  for ax, key in zip(axes[0], panels):
+    for label, members in found.items():
+      curves = [r['curve'] for r in members if r['curve'].get(key)]
+      if curves:
+        drawing.plot_curves(ax, curves, key, styles[label][0],
+                            drawing.short(label, 40),
+                            '--' if members[0]['control'] else '-')
+    ax.set_xlabel('training step')
+    ax.set_ylabel('loss' if key == 'loss' else 'accuracy (%)')
+  drawing.legend(canvas, axes[0][0])
+  many = any(len(members) > drawing.FAINT for members in found.values())
+  single = ('bands go from the lowest to the highest task.' if many
+            else 'faint lines are single tasks.')
+  return canvas, ('Means over training batches. Thick lines are means over '
+                  f'tasks; {single}')
+
+
+def _basis(records, summary):
+  del summary
+  records = [r for r in records if _test(r) is not None]
+  main = [r for r in records if r.get('basis') and not r['control']]
+  sizes = sorted({r['basis']['size'] for r in main})
+  if len(sizes) < 2:
+    return None
+  canvas, ax = drawing.axes(9.4, 3.8)
+  for i, kind in enumerate(dict.fromkeys(r['basis']['kind'] for r in main)):
+    points = {}
+    for r in main:
+      if r['basis']['kind'] == kind:
+        points.setdefault(r['basis']['size'], []).append(100 * _test(r))
+    x = sorted(points)
+    colour = drawing.PALETTE[i % len(drawing.PALETTE)]
+    ax.fill_between(x, [min(points[k]) for k in x], [max(points[k]) for k in x],
+                    color=colour, alpha=.13, lw=0)
+    ax.plot(x, [np.mean(points[k]) for k in x], 'o-', color=colour, ms=5,
+            label=drawing.short(f'{kind} basis', 40))
+  tasks = {r['task'] for r in main}
+  controls = drawing.groups(
+      records, lambda r: r['control'] and r['task'] in tasks)
+  for i, (label, members) in enumerate(controls.items()):
+    ax.axhline(100 * np.mean([_test(r) for r in members]), lw=1.2,
+               ls=('--', ':', '-.')[i % 3], color=drawing.CONTROL,
+               label=drawing.short(label, 40))
+  if sizes[-1] >= 8 * sizes[0] > 0:
+    ax.set_xscale('log')
+  ax.set_xticks(sizes, [str(size) for size in sizes])
+  ax.set_xticks([], minor=True)
+  ax.set_xlabel('K, the number of masks in the basis')
+  ax.set_ylabel('test accuracy (%)')
+  drawing.legend(canvas, ax)
+  return canvas, (
+      'Tasks learned by combining K fixed masks: lines are means over tasks, '
+      'bands go from the lowest to the highest task'
+      + (', the broken line is the mean of the controls on the same tasks.'
+         if controls else '.'))
+
+
+def _test(record):
+  return (record.get('accuracy') or {}).get('test')
+
+
+def _density(records, summary):
+  del summary
+  found = drawing.groups(records, lambda r: r.get('density'))
+  if not found:
+    return None
+  layers = list(dict.fromkeys(
+      layer for m in found.values() for r in m for layer in r['density']))
+  canvas, ax = drawing.axes(9.4, min(1.1 + .3 * len(layers), 14))
+  shift, styles = .5 / len(found), drawing.styles(records)
+  for i, label in enumerate(found):
+    colour, marker = styles[label]
+    for y, layer in enumerate(layers):
+      values = [100 * r['density'][layer] for r in found[label]
+                if r['density'].get(layer) is not None]
+      if values:
+        y += (i - (len(found) - 1) / 2) * shift
+        ax.plot([min(values), max(values)], [y, y], color=colour, lw=3,
+                alpha=.3, solid_capstyle='round')
+        ax.plot(np.mean(values), y, marker, color=colour, ms=6)
+    ax.plot([], [], marker, color=colour, label=drawing.short(label, 40))
+  ax.set_yticks(range(len(layers)), [drawing.short(n, 40) for n in layers],
+                fontsize=7.5)
+  ax.set_ylim(len(layers) - .4, -.6)
+  high = ax.get_xlim()[1]
+  ax.set_xlim(0, 101 if high > 40 else high)
+  ax.set_xlabel('weights kept (%)')
+  drawing.legend(canvas, ax)
+  return canvas, ('The share of each layer’s weights that the masks keep: '
+                  'dots are means over tasks, bars go from the lowest to the '
+                  'highest task.')
+
+
+def _bytes(records, summary):
+  del summary
+  found = {}
+  for label, members in drawing.groups(records).items():
+    sizes = [r['bytes'] for r in members if (r.get('bytes') or {}).get('total')]
+    if sizes:
+      found[label] = [
+          np.mean([s[key] for s in sizes if s.get(key)] or [np.nan])
+          for key in ('total', 'stored', 'dedicated')]
+  if not found:
+    return None
+  values = np.array(list(found.values()))
+  canvas, ax = drawing.axes(9.4, 1.2 + .42 * len(found))
+  y = range(len(found))
+  ax.hlines(y, np.nanmin(values, axis=1), np.nanmax(values, axis=1),
+            color='#d0d4d9', lw=2, zorder=1)
+  for column, (label, marker, size, colour) in enumerate((
+      ('impression in memory', 'o', 9, drawing.PALETTE[0]),
+      ('impression on disk', 's', 4.5, drawing.PALETTE[4]),
+      ('a network of its own', 'D', 8, drawing.CONTROL))):
+    if np.isfinite(values[:, column]).any():
+      ax.plot(values[:, column], y, marker, color=colour, ms=size, label=label,
+              mfc=colour if column < 2 else 'none', zorder=3 + column % 2)
+  for row, (total, stored, own) in enumerate(values):
+    if own >= 1.5 * total:
+      disk = f', {own / stored:,.0f}× on disk' if stored > 0 else ''
+      ax.text(own * 1.3, row, f'{own / total:,.0f}× smaller{disk}',
+              va='center', fontsize=8)
+  ax.set_xscale('log')
+  low, high = np.nanmin(values), np.nanmax(values)
+  ax.set_xlim(low / 2, high * 20)
+  ax.set_xticks([p for p in 10. ** np.arange(13) if low / 2 <= p <= high * 2])
+  ax.xaxis.set_major_formatter(lambda value, _: drawing.readable_bytes(value))
+  ax.set_yticks(y, [drawing.short(label, 40) for label in found])
+  ax.set_ylim(len(found) - .5, -.5)
+  ax.set_xlabel('bytes per task, mean (each grid line is ten times the last)')
+  drawing.legend(canvas, ax)
+  caption = ('What one more task costs: the impression it leaves, in memory '
+             'and on disk, beside a network trained for that task alone.')
+  if any(r.get('basis') for r in records):
+    caption += (' The masks of a basis are counted with the tasks that left '
+                'them, not again with the tasks that combine them.')
+  return canvas, caption
+
+
+def _seconds(records, summary):
+  del summary
+  keys = ('train', 'evaluate', 'save')
+  parts = np.array([[(r.get('seconds') or {}).get(key) or 0. for key in keys]
+                    for r in records])
+  if not parts.any():
+    return None
+  canvas, ax = drawing.axes(9.4, 3.2)
+  base, edges = np.zeros(len(records)), np.arange(len(records) + 1) - .5
+  for i, key in enumerate(keys):
+    top = base + parts[:, i]
+    ax.stairs(top, edges, baseline=base, fill=True, label=key,
+              color=drawing.PALETTE[(0, 4, 2)[i]])
+    base = top
+  drawing.name_ticks(ax, [r['entry'] for r in records])
+  ax.set_ylabel('seconds')
+  drawing.legend(canvas, ax)
+  return canvas, ('Wall time of every task in the order learned; the first '
+                  'task of each kind also pays for compilation.')
+
+
+_FIGURES = {
+    'accuracy': ('Accuracy of every task', True, _accuracy),
+    'matrix': ('Accuracy while learning', False, _matrix),
+    'overlap': ('Overlap of masks', False, _overlap),
+    'segments': ('Which tasks use which modules', True,
+                 segments_report.graph),
+    'relation': ('Similar features, or a common path?', True,
+                 segments_report.relation),
+    'similarity': ('The same module, trained in another way', True,
+                   segments_report.similarity),
+    'ablation': ('A module that gives nothing', True,
+                 segments_report.ablation),
+    'probe': ('A task on the features of another', False,
+              segments_report.probe),
+    'robustness': ('Accuracy under corruptions', False,
+                   segments_report.robustness),
+    'confusion': ('Which task is it?', False, inference_report.confusion),
+    'identity': ('Accuracy without task names', True, inference_report.curves),
+    'network': ('The network that grew', True, search_report.network),
+    'quality': ('Quality while it grew', True, search_report.quality),
+    'costs': ('What a path costs', True, search_report.costs),
+    'inheritance': ('Who inherits from whom', True,
+                    search_report.inheritance),
+    'curves': ('Learning curves', True, _curves),
+    'basis': ('Accuracy against the size of the basis', True, _basis),
+    'density': ('Density of masks', True, _density),
+    'owners': ('Who owns the weights', True, capacity_report.owners),
+    'forgotten': ('What fine-tuning forgets', False,
+                  capacity_report.forgotten),
+    'bytes': ('Size of a task', True, _bytes),
+    'seconds': ('Time', True, _seconds),
+}

@@ -1,0 +1,102 @@
+"""What a report says of runs without task names: figures and table rows.
+
+Reads `summary['identity']` (lines of `scenarios.measure`), `['streams']`
+(lines of `stream.learn`) and `['mixed']` (of `experiment.mixed_batch`).
+"""
+
+import numpy as np
+
+from mtl_jax.report import drawing
+
+_SCENARIOS = {'GG': 'task given (GG)', 'GNs': 'inferred, labels shared (GNs)',
+              'GNu': 'inferred, labels not shared (GNu)'}
+_OBJECTIVES = {'entropy': 'H', 'superfluous': 'G'}
+
+
+def rows(summary: dict) -> list[dict]:
+  """One row of printable values per evaluation."""
+  return [{
+      'name': line['name'], 'tasks': line['tasks'],
+      'rule': f'{line["rule"].replace("_", "-")}, '
+              f'{_OBJECTIVES[line["objective"]]}',
+      'images': f'{line["images"]} of {line["batch_size"]}',
+      'identified': _percent(line['identified']),
+      'passes': f'{line["passes"]:.0f}',
+      **{name: _percent(line['accuracy'][name]) for name in _SCENARIOS}}
+          for line in summary.get('identity') or []]
+
+
+def sentences(summary: dict) -> list[str]:
+  """The same in words, for the terminal and above the table."""
+  found = []
+  for row in rows(summary):
+    found.append(
+        f'{row["name"]}: task inferred ({row["rule"]}) from {row["images"]} '
+        f'images, {row["tasks"]} tasks: {row["identified"]} right; accuracy '
+        f'{row["GG"]} with the task given, {row["GNs"]} without, {row["GNu"]} '
+        'if task and class must be right')
+  for line in summary.get('streams') or []:
+    returned = line['right_on_return']
+    found.append(
+        f'{line["phase"]}: a stream of {line["tasks"]} unnamed tasks made '
+        f'{line["masks"]} masks; {_percent(line["right_at_first"])} of the '
+        'decisions were right' + ('' if returned is None else
+                                  f', {_percent(returned)} when tasks '
+                                  'returned'))
+  mixed = summary.get('mixed')
+  if mixed:
+    found.append(
+        f'one mixed batch: {mixed["rows"]} rows of {mixed["tasks"]} tasks in '
+        f'one call: {_percent(mixed["accuracy"])} right, largest difference '
+        f'from calls task by task {mixed["difference"]:.1g}; '
+        f'{mixed["times_faster"]:.1f} times as fast')
+  return found
+
+
+def _percent(fraction):
+  return f'{100 * fraction:.2f} %'
+
+
+def curves(records, summary):
+  """Accuracy with and without task names against the number of tasks."""
+  del records
+  lines: dict[str, list] = {}
+  for line in summary.get('identity') or []:
+    lines.setdefault(line['name'], []).append(line)
+  lines = {name: sorted(found, key=lambda x: x['tasks'])
+           for name, found in lines.items()}
+  if not any(len(found) > 1 for found in lines.values()):
+    return None
+  canvas, ax = drawing.axes(9.4, 3.8)
+  for i, (name, found) in enumerate(lines.items()):
+    colour = drawing.PALETTE[i % len(drawing.PALETTE)]
+    tasks = [x['tasks'] for x in found]
+    for key, style in zip(('identified', *_SCENARIOS), (':', '--', '-.', '-')):
+      values = [100 * (x['accuracy'] | x)[key] for x in found]
+      label = _SCENARIOS.get(key, 'task identified')
+      ax.plot(tasks, values, style, color=colour, marker='o', ms=4,
+              label=drawing.short(f'{name}: {label}', 60))
+  ax.set_xlabel('tasks learned')
+  ax.set_ylabel('%')
+  drawing.legend(canvas, ax)
+  return canvas, ('Test accuracy when the task is given and when it is '
+                  'inferred, and how often it is inferred rightly, as the '
+                  'number of tasks grows.')
+
+
+def confusion(records, summary):
+  """For which task the images of each task were taken."""
+  del records
+  found = [x for x in summary.get('identity') or [] if x.get('confusion')]
+  if not found:
+    return None
+  line = max(found, key=lambda x: x['tasks'])
+  counts = np.array(line['confusion']['counts'], float)
+  shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+  canvas, ax = drawing.axes(4.9, 4.3)
+  drawing.heat_map(canvas, ax, shares, line['confusion']['names'],
+                   'inferences (%)', '.0f', (0, 100))
+  ax.set_ylabel('images of …')
+  return canvas, (f'“{line["name"]}”, {line["tasks"]} tasks. Row: the task '
+                  'that a test batch belongs to; column: the task for which '
+                  'it was taken. On the diagonal the inference is right.')

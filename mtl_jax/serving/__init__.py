@@ -1,0 +1,1 @@
+"""A stored system: its tasks, backbone and bases, ready to predict."""

@@ -1,0 +1,109 @@
+"""The immutable backbone: regenerated from its seed recipe, bit for bit."""
+
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtl_jax import host
+from mtl_jax import masks
+from mtl_jax import models
+from mtl_jax import trees
+from mtl_jax.config import config as config_lib
+
+
+class Backbone(NamedTuple):
+  """What every task's network is made of.
+
+  Attributes:
+    network: the pure functions.
+    params: the parameter tree that is never changed.
+    stats: initial norm statistics, {} if the network has none.
+    recipe: JSON values from which all of this is made again, and the
+      fingerprint of `params`.
+  """
+  network: models.Network
+  params: Any
+  stats: Any
+  recipe: dict
+
+
+def make(recipe: dict, weights: pathlib.Path | None = None) -> Backbone:
+  """The backbone of a recipe.
+
+  Args:
+    recipe: 'model', 'outputs', 'options', 'init', 'seed', 'image_shape', and
+      'fingerprint' if the result must be a known one.
+    weights: a copy of the file that the option `weights` names, read instead
+      if it is there.
+
+  Raises:
+    ValueError: the weights are not those of the recipe's fingerprint.
+  """
+  missing = sorted({'model', 'outputs', 'options', 'init', 'seed',
+                    'image_shape'} - set(recipe or ()))
+  if missing:
+    raise ValueError(f'the recipe of the backbone lacks {missing}; restore '
+                     'its file from a copy')
+  options = dict(recipe['options'])
+  if options.get('weights') and weights is not None and weights.exists():
+    options['weights'] = str(weights)
+  network = models.make(recipe['model'], recipe['outputs'], **options)
+  params, stats = _draw(network, recipe, jax.random.key(
+      recipe['seed'], impl='threefry2x32'))
+  found = trees.fingerprint(params)
+  if recipe.get('fingerprint', found) != found:
+    raise ValueError(
+        f"the backbone's fingerprint is {found} but {recipe['fingerprint']} "
+        'was recorded: impressions fit only the backbone on which they were '
+        'made. Was the seed, the model or the version of jax changed?')
+  return Backbone(network, params, stats, dict(recipe, fingerprint=found))
+
+
+def _draw(network, recipe, key):
+  """On the CPU, whatever computes: a platform rounds its normal draws as it
+  likes, and tasks made on one are to be read on another."""
+  if jax.default_backend() == 'cpu':
+    return _draw_here(network, recipe, key)
+  with host.on_cpu():
+    drawn = jax.tree.map(np.asarray, _draw_here(network, recipe, key))
+  return jax.tree.map(jnp.asarray, drawn)
+
+
+def _draw_here(network, recipe, key):
+  init = functools.partial(network.init, key, tuple(recipe['image_shape']))
+  if recipe['init'] != 'signed_constant':
+    return init()
+  rest, stats = jax.jit(lambda: _without_kernels(*init()))()
+  like = trees.combine(rest, jax.eval_shape(init)[0])
+  return masks.signed_constant(jax.random.fold_in(key, 1), like), stats
+
+
+def another_draw(backbone: Backbone, number: int) -> trees.Tree:
+  """Parameters drawn as the backbone's were, with a key of their own.
+
+  Args:
+    backbone: whose recipe is used; weights from a file are the same again.
+    number: of the draw, from 1.
+  """
+  key = jax.random.key(backbone.recipe['seed'], impl='threefry2x32')
+  return _draw(backbone.network, backbone.recipe, jax.random.fold_in(
+      jax.random.fold_in(key, 2), number))[0]
+
+
+def _without_kernels(params, stats):
+  """So that XLA draws none of the kernels that are replaced anyway."""
+  return trees.map_leaves(lambda x: None if x.ndim > 1 else x, params), stats
+
+
+def recipe_of(config: config_lib.Config, shapes: list) -> dict:
+  """The recipe that a config asks for on inputs of one shape, or several."""
+  part = config.backbone
+  return {'model': part.model, 'outputs': part.outputs,
+          'options': dict(part.options), 'init': part.init,
+          'seed': config.seed if part.seed is None else part.seed,
+          'image_shape': list(shapes[0]) if len(shapes) == 1 else [
+              list(shape) for shape in shapes]}

@@ -1,0 +1,241 @@
+"""Stored tasks gathered into one bank, and inference over it.
+
+An image whose task isn't named arrives as the world shows it: permuted or
+rotated already, if that is what makes the tasks. Only what all candidates have
+in common (fitting, normalising) is done to it.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtl_jax import trees
+from mtl_jax.data import transforms
+from mtl_jax.inference import identify
+from mtl_jax.inference import superposition as superposition_lib
+from mtl_jax.serving import backbone as backbone_lib
+
+Tree = trees.Tree
+
+
+class Bank(NamedTuple):
+  """The candidates' arrays: tasks with masks first, then those that combine.
+
+  Attributes:
+    packed: uint8 [T, bytes] per masked leaf, or `None`.
+    coefficients: float32 [T', K] per combined leaf, or `None`.
+    head: uint8 [T', bytes] of leaves that those tasks mask by themselves.
+    basis: bool [K, ...] that the coefficients combine, or `None`.
+  """
+  packed: Tree
+  coefficients: Tree
+  head: Tree
+  basis: Tree
+
+
+class Candidates(NamedTuple):
+  """Tasks among which one is inferred.
+
+  Attributes:
+    names: in the order of the bank.
+    bank: their arrays.
+    transforms: what is done to every image.
+    image_shapes: (H, W, C) that are taken: first as the tasks show images,
+      then as their sources give them, unless all permute or rotate them.
+    classes: the largest number of classes of a candidate.
+  """
+  names: tuple[str, ...]
+  bank: Bank
+  transforms: tuple
+  image_shapes: tuple[tuple[int, int, int], ...]
+  classes: int
+
+
+def gather(names: Sequence[str], read: Callable[[str], tuple[dict, dict]],
+           make_basis: Callable[[dict], Tree], like: Tree) -> Candidates:
+  """Reads the candidates' checkpoints; masks stay packed.
+
+  Args:
+    names: of stored tasks, at least one.
+    read: (name) -> (arrays, metadata) of a stored task.
+    make_basis: (its description) -> bool leaves [K, ...].
+    like: the backbone's parameters.
+
+  Raises:
+    ValueError: a task owns weights and can't be superposed, or two tasks
+      prepare their images differently, mask different leaves or combine
+      different bases; names them.
+  """
+  if not names:
+    raise ValueError('no task has left masks or coefficients yet: there is '
+                     'nothing to infer')
+  loaded = [(name, *_superposable(name, *read(name))) for name in names]
+  own = [x for x in loaded if not _part(x[1], 'coefficients')]
+  mixed = [x for x in loaded if _part(x[1], 'coefficients')]
+  chain, shapes = _common_chain(loaded)
+  basis = None
+  if mixed:
+    described = [x[2]['basis'] for x in mixed]
+    for name, _, metadata in mixed:
+      if metadata['basis'] != described[0]:
+        raise ValueError(f'tasks {mixed[0][0]} and {name} combine different '
+                         'bases; infer among the tasks of one basis (names=)')
+    basis = make_basis(described[0])
+  bank = Bank(_stacked(own, 'masks', like), _stacked(mixed, 'coefficients',
+                                                     like),
+              _stacked(mixed, 'masks', like), basis)
+  _require_same_leaves(bank, own, mixed)
+  return Candidates(tuple(x[0] for x in own + mixed), bank, chain, shapes,
+                    max(x[2]['classes'] for x in loaded))
+
+
+def _superposable(name, arrays, metadata):
+  if _part(arrays, 'values') or not (_part(arrays, 'masks')
+                                     or _part(arrays, 'coefficients')):
+    raise ValueError(f'task {name} left weights of its own, which cannot be '
+                     'superposed; leave it out of the candidates (names=)')
+  return arrays, metadata
+
+
+def _part(arrays, part):
+  return {name.removeprefix(f'{part}/'): a for name, a in arrays.items()
+          if name.startswith(f'{part}/')}
+
+
+def _common_chain(loaded):
+  found, raw = {}, {}
+  for name, _, metadata in loaded:
+    chain = transforms.from_json(metadata['transforms'])
+    shape = tuple(metadata['source_shape'])
+    if chain == transforms.common(chain):
+      raw[shape] = name
+    shown = transforms.output_shape(transforms.kinds(chain), shape)
+    found.setdefault((transforms.common(chain), shown), name)
+  if len(found) > 1:
+    a, b = list(found.values())[:2]
+    raise ValueError(
+        f'tasks {a} and {b} prepare their images differently, so that an '
+        'image alone does not say how to prepare it; train them with one '
+        'normalisation and image_shape (options of the suite)')
+  chain, shown = next(iter(found))
+  return chain, tuple(dict.fromkeys([shown, *raw]))
+
+
+def _stacked(loaded, part, like) -> Tree:
+  parts = [_part(arrays, part) for _, arrays, _ in loaded]
+  if not any(parts):
+    return None
+  for (name, *_), leaves in zip(loaded, parts):
+    if set(leaves) != set(parts[0]):
+      raise ValueError(f'tasks {loaded[0][0]} and {name} left {part} of '
+                       'different leaves and cannot be superposed')
+  return trees.map_named(
+      lambda name, _: jnp.asarray(np.stack([p[name] for p in parts]))
+      if name in parts[0] else None, like)
+
+
+def _require_same_leaves(bank, own, mixed):
+  if not own or not mixed:
+    return
+  masked = {n for n, x in trees.flatten(bank.packed).items() if x is not None}
+  combined = {n for part in (bank.coefficients, bank.head) if part is not None
+              for n, x in trees.flatten(part).items() if x is not None}
+  if masked != combined:
+    name = sorted(masked ^ combined)[0]
+    raise ValueError(f'tasks {own[0][0]} and {mixed[0][0]} do not mask the '
+                     f'same leaves ({name}) and cannot be superposed')
+
+
+def subset(found: Candidates, names) -> Candidates:
+  """Only the candidates with these names, in the order of the bank."""
+  chosen = [i for i, name in enumerate(found.names) if name in set(names)]
+  part = found.bank
+  own = 0 if part.packed is None else jax.tree.leaves(part.packed)[0].shape[0]
+  first = np.array([i for i in chosen if i < own], int)
+  last = np.array([i - own for i in chosen if i >= own], int)
+
+  def take(tree, index):
+    if tree is None or not len(index):
+      return None
+    return jax.tree.map(lambda x: x[index], tree)
+  bank = Bank(take(part.packed, first), take(part.coefficients, last),
+              take(part.head, last), part.basis if len(last) else None)
+  return found._replace(names=tuple(found.names[i] for i in chosen), bank=bank)
+
+
+def superposition(bank: Bank, like: Tree,
+                  normalise: bool = False
+                  ) -> superposition_lib.Superposition:
+  """The bank's tasks in the order of `Candidates.names`."""
+  parts = []
+  if bank.packed is not None:
+    parts.append(superposition_lib.of_masks(bank.packed, like))
+  if bank.coefficients is not None:
+    alphas = bank.coefficients
+    if normalise:
+      alphas = superposition_lib.normalised(alphas)
+    combined = superposition_lib.of_coefficients(alphas, bank.basis)
+    if bank.head is not None:
+      combined = superposition_lib.beside(
+          superposition_lib.of_masks(bank.head, like), combined)
+    parts.append(combined)
+  return functools.reduce(superposition_lib.joined, parts)
+
+
+def infer_among(found: Candidates, rule: identify.Rule,
+                backbone: backbone_lib.Backbone, images,
+                counted) -> identify.Inferred:
+  """`infer` over the candidates that were found, as NumPy arrays.
+
+  Args:
+    found: see `gather`.
+    rule: how.
+    backbone: of the system.
+    images: uint8 [N, n, H, W, C], see `infer`.
+    counted: bool [N, n].
+  """
+  return jax.device_get(infer(
+      rule, backbone.network, transforms.kinds(found.transforms),
+      found.classes, backbone.params, backbone.stats, found.bank,
+      transforms.parameters(found.transforms, np.shape(images)[2:]), images,
+      counted))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def infer(rule: identify.Rule, network, kinds, classes, backbone, stats, bank,
+          parameters, images, counted) -> identify.Inferred:
+  """Many inferences in one call.
+
+  A network with norm statistics uses those of the images: which task's stored
+  ones to use is what isn't known yet (as in SupSup's code).
+
+  Args:
+    rule: static.
+    network: `models.Network`; static.
+    kinds: static part of `Candidates.transforms`.
+    classes: number of real outputs; static.
+    backbone, stats: of the system.
+    bank: `Bank`.
+    parameters: of the transforms.
+    images: uint8 [N, n, H, W, C], n images for each of N inferences.
+    counted: bool [N, n], images that count; others are padding.
+
+  Returns:
+    `identify.Inferred` with leaves [N, ...].
+  """
+  tasks = superposition(bank, backbone, rule.normalise)
+  used = jnp.ones(tasks.size, bool)
+
+  def one(own, real):
+    x = transforms.apply(kinds, parameters, own)
+
+    def loss(params):
+      logits, _ = network.apply(params, stats, x, train=bool(stats))
+      return identify.OBJECTIVES[rule.objective](logits, real, classes)
+    return identify.RULES[rule.rule](loss, backbone, tasks, used)
+
+  return jax.vmap(one)(images, counted)

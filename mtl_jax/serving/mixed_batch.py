@@ -1,0 +1,231 @@
+"""One jitted call for a batch whose rows belong to different tasks.
+
+The host sorts the rows by task and cuts them into blocks of rows of one task.
+Inside the call a loop goes over the blocks: it takes the task's impression
+from its shelf, materialises the network, transforms the rows and applies it.
+So no more than one task's weights (or one group's) exist as floats at a time.
+
+All but the network's products is exact, so a row has the bits of the task's
+own call if the backend multiplies blocks of that size in the same order. On
+an x86 CPU, LeNet-300-100 has equal bits for 2 to 16 rows, but others for one
+row, from 17 and again from about 50 on; they differ by some 1e-6.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from mtl_jax import impressions
+from mtl_jax import models
+from mtl_jax.data import transforms
+from mtl_jax.serving import backbone as backbone_lib
+from mtl_jax.serving import task_cache
+
+# A task's network costs about as much to materialise as this many rows cost
+# to pass through it: 14 to 18 for supermasks on LeNet-300-100, 2 CPU cores.
+EXPANSION = 16
+# Blocks that are done at once. On CPU one after the other: their weights stay
+# in the cache. Elsewhere in parallel; that was not measured.
+WIDTH = {'cpu': 1}
+WIDTH_ELSEWHERE = 16
+
+
+class Plan(NamedTuple):
+  """Which rows stand in which block. A group is `width` blocks of a shelf.
+
+  Attributes:
+    rows: int [groups, width, size], indices of rows (0 where there is none).
+    shelf: int32 [groups], whose tasks the group's blocks are.
+    slot: int32 [groups, width], the task of each block.
+    groups: how many groups are in use; the others are padding.
+    position: int [n], where each row stands in `rows`, flattened.
+  """
+  rows: np.ndarray
+  shelf: np.ndarray
+  slot: np.ndarray
+  groups: int
+  position: np.ndarray
+
+
+def block_size(counts: np.ndarray) -> int:
+  """The power of two that is cheapest for so many rows of each task.
+
+  >>> block_size(np.array([8] * 64)), block_size(np.array([500, 1, 1]))
+  (8, 64)
+  """
+  sizes = 2 ** np.arange((int(counts.max()) - 1).bit_length() + 1)
+  blocks = -(-counts[None, :] // sizes[:, None])
+  return int(sizes[np.argmin(blocks.sum(1) * (EXPANSION + sizes))])
+
+
+def plan(shelf: np.ndarray, slot: np.ndarray, width: int) -> Plan:
+  """Sorts rows by task and cuts them into blocks.
+
+  Args:
+    shelf: int [n], of each row's task; n is at least 1.
+    slot: int [n], of each row's task on its shelf.
+    width: blocks that are done at once.
+  """
+  order = np.lexsort((slot, shelf))
+  first = np.ones(len(order), bool)
+  first[1:] = ((np.diff(shelf[order]) != 0) | (np.diff(slot[order]) != 0))
+  starts = np.flatnonzero(first)
+  counts = np.diff(np.append(starts, len(order)))
+  size = block_size(counts)
+  blocks = -(-counts // size)
+  # The first block of each task; a shelf begins with a new group.
+  of_task, block = shelf[order][starts], np.zeros(len(starts), int)
+  used = 0
+  for number in np.unique(of_task):
+    mine = of_task == number
+    block[mine] = used + np.cumsum(blocks[mine]) - blocks[mine]
+    used += -(-blocks[mine].sum() // width) * width
+  groups = int(used) // width
+  padded = 1 << (groups - 1).bit_length()
+  rank = np.arange(len(order)) - np.repeat(starts, counts)
+  where = np.repeat(block, counts) * size + rank
+  rows = np.zeros(padded * width * size, int)
+  rows[where] = order
+  position = np.empty(len(order), int)
+  position[order] = where
+  slots = np.zeros(padded * width, np.int32)
+  slots[where // size] = slot[order]
+  shelf_of = np.zeros(padded, np.int32)
+  shelf_of[where // size // width] = shelf[order]
+  return Plan(rows.reshape(padded, width, size), shelf_of,
+              slots.reshape(padded, width), groups, position)
+
+
+def check(x, tasks) -> list[str | None]:
+  """The names of the rows' tasks.
+
+  Raises:
+    ValueError: `x` isn't uint8 [n, H, W, C], or `tasks` isn't n names.
+  """
+  if getattr(x, 'dtype', None) != np.uint8 or np.ndim(x) != 4:
+    raise ValueError('predict_mixed takes raw images uint8 [n, H, W, C]; got '
+                     f'{getattr(x, "dtype", type(x).__name__)} '
+                     f'{getattr(x, "shape", "")}')
+  if tasks is None or isinstance(tasks, str):
+    raise ValueError('tasks must be a sequence with a name, or None, for each '
+                     f'of the {len(x)} images; got {tasks!r}')
+  names = list(tasks)
+  if len(names) != len(x):
+    raise ValueError(f'{len(x)} images but {len(names)} names of tasks: give '
+                     'one for each image')
+  for name in names:
+    if name is not None and not isinstance(name, str):
+      raise ValueError(f'a task is named by a string or None, not {name!r}')
+  return names
+
+
+def predict(backbone: backbone_lib.Backbone, shelves: task_cache.Shelves,
+            x, names: list[str | None]) -> np.ndarray:
+  """Logits of rows whose tasks are on the shelves.
+
+  Args:
+    backbone: the immutable network.
+    shelves: hold every name for images of the shape of `x`.
+    x: uint8 [n, H, W, C].
+    names: n names.
+
+  Returns:
+    float32 [n, most classes of any row], -inf beyond a row's own.
+  """
+  if not names:
+    return np.zeros((0, 0), np.float32)
+  x = np.asarray(x)
+  used = shelves.of_shape(x.shape[1:])
+  number = {id(shelf): i for i, shelf in enumerate(used)}
+  index = {name: i for i, name in enumerate(dict.fromkeys(names))}
+  homes = [shelves.find(name, x.shape[1:]) for name in index]
+  places = np.array([(number[id(home)], home.slot(name))
+                     for name, home in zip(index, homes)], np.int32)
+  classes = max(home.classes(name) for name, home in zip(index, homes))
+  of_row = places[[index[name] for name in names]]
+  width = WIDTH.get(jax.default_backend(), WIDTH_ELSEWHERE)
+  chosen = plan(of_row[:, 0], of_row[:, 1], width)
+  logits = np.asarray(_forward(
+      backbone.network, tuple(shelf.kinds for shelf in used), backbone.params,
+      backbone.stats, [Part(shelf.stack, shelf.basis) for shelf in used],
+      chosen.shelf, chosen.slot, np.int32(chosen.groups), x[chosen.rows]))
+  rows = logits.reshape(-1, logits.shape[-1])
+  return rows[chosen.position, :classes]
+
+
+class Part(NamedTuple):
+  """A shelf's arrays, as the jitted call takes them."""
+  stack: task_cache.Slot
+  basis: Any
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _forward(network: models.Network, kinds: tuple, params, stats,
+             parts: list[Part], shelf, slot, groups, images):
+  """Logits of all blocks, -inf beyond a task's classes.
+
+  Args:
+    network: static.
+    kinds: static part of the transforms of each shelf.
+    params: of the backbone.
+    stats: of the backbone.
+    parts: of each shelf.
+    shelf: int32 [groups].
+    slot: int32 [groups, width].
+    groups: int32, how many to do.
+    images: uint8 [groups, width, size, H, W, C].
+
+  Returns:
+    float32 [groups, width, size, outputs].
+  """
+  def blocks(kinds, part, slot, images):
+    one = functools.partial(_block, network, kinds, params, stats, part)
+    if slot.shape[0] == 1:
+      return one(slot[0], images[0])[None]
+    return jax.vmap(one)(slot, images)
+
+  branches = [functools.partial(blocks, *shelf)
+              for shelf in zip(kinds, parts, strict=True)]
+  # Tasks with heads of their own have as many outputs as classes.
+  widths = [jax.eval_shape(branch, slot[0], images[0]).shape[-1]
+            for branch in branches]
+  branches = [functools.partial(_widened, branch, max(widths))
+              for branch in branches]
+
+  like = jax.eval_shape(branches[0], slot[0], images[0])
+
+  def group(i, out):
+    logits = lax.switch(shelf[i], branches, slot[i], images[i])
+    return lax.dynamic_update_index_in_dim(out, logits, i, 0)
+
+  return lax.fori_loop(0, groups, group,
+                       jnp.zeros((len(shelf), *like.shape), like.dtype))
+
+
+def _widened(branch, outputs: int, slot, images):
+  """The logits of a branch, -inf behind them."""
+  logits = branch(slot, images)
+  missing = outputs - logits.shape[-1]
+  if not missing:
+    return logits
+  return jnp.pad(logits, [(0, 0)] * (logits.ndim - 1) + [(0, missing)],
+                 constant_values=-jnp.inf)
+
+
+def _block(network, kinds, params, stats, part, slot, images):
+  """Logits [size, outputs] of rows of one task."""
+  task = jax.tree.map(
+      lambda x: lax.dynamic_index_in_dim(x, slot, keepdims=False), part.stack)
+  impression = task.impression
+  if impression.masks is not None:
+    impression = impression._replace(
+        masks=task_cache.unpack(impression.masks, params))
+  own = impressions.materialise(params, impression, part.basis)
+  x = transforms.apply(kinds, task.parameters, images)
+  logits = network.apply(own, impression.stats or stats, x, train=False)[0]
+  return jnp.where(jnp.arange(logits.shape[-1])[None, :] < task.classes,
+                   logits, -jnp.inf)

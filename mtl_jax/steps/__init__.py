@@ -1,0 +1,1 @@
+"""One training step: of one task, of several jointly, or in rounds."""

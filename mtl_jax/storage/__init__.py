@@ -1,0 +1,1 @@
+"""What lies in a workdir, and how it is read and written."""

@@ -1,0 +1,152 @@
+"""A value that stands in an earlier task's checkpoint is stored once.
+
+Impressions are whole in memory. On the disk, a leaf of `values` whose bits an
+earlier task stored under the same name becomes a reference: that task's name
+and the leaf's SHA-256. One that equals the backbone's own leaf isn't stored at
+all. Tasks that share modules (PaRT) or components (mu2Net) thus leave each of
+them in one place, and what a task writes is what it brought in.
+"""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from mtl_jax import impressions
+from mtl_jax import trees
+from mtl_jax.storage import checkpoint
+from mtl_jax.storage import workdir as workdir_lib
+
+# Below this many bytes a reference would take as much as the leaf.
+SMALLEST = 1024
+
+
+class Index:
+  """Which finished task stores a value, by the leaf's name and its SHA-256.
+
+  Attributes:
+    workdir: whose finished tasks are indexed.
+    params: the backbone's parameters.
+  """
+
+  def __init__(self, workdir: workdir_lib.Workdir, params: trees.Tree):
+    self.workdir, self.params = workdir, params
+    self._stored: dict[tuple[str, str], str] = {}
+    self._indexed: set[str] = set()
+
+  @functools.cached_property
+  def backbone(self) -> dict[str, str]:
+    """SHA-256 of the backbone's leaves, by name."""
+    return trees.digests(self.params)
+
+  def _update(self) -> None:
+    for name in sorted(set(self.workdir.task_names()) - self._indexed):
+      hashes = checkpoint.load_metadata(self.workdir.task(name))['hashes']
+      for leaf, digest in hashes.items():
+        if leaf.startswith('values/'):
+          self._stored.setdefault((leaf, digest), name)
+      self._indexed.add(name)
+
+  def split(self, arrays: dict[str, Any]) -> tuple[dict, dict]:
+    """What a task must store itself, and where the rest lies.
+
+    Args:
+      arrays: of an impression, as `checkpoint.impression_to_arrays` has them.
+
+    Returns:
+      (the arrays to store, {leaf: {'task', 'sha256'}}). Leaves equal to the
+      backbone's are in neither.
+    """
+    values = [name for name, a in arrays.items()
+              if name.startswith('values/') and a is not None]
+    if values:
+      self._update()
+    own, references = dict(arrays), {}
+    for name in values:
+      digest = trees.digest(arrays[name])
+      leaf = name.removeprefix('values/')
+      if self.backbone.get(leaf) == digest:
+        own.pop(name)
+      elif (np.asarray(arrays[name]).nbytes >= SMALLEST
+            and (name, digest) in self._stored):
+        references[name] = {'task': self._stored[name, digest],
+                            'sha256': digest}
+        own.pop(name)
+    return own, references
+
+
+def resolve(workdir: workdir_lib.Workdir, arrays: dict[str, np.ndarray],
+            metadata: dict) -> dict[str, np.ndarray]:
+  """A task's arrays together with those that it refers to.
+
+  Args:
+    workdir: where the tasks lie.
+    arrays: as `checkpoint.load` gives them.
+    metadata: likewise.
+
+  Raises:
+    CheckpointError: the task that stores a leaf is gone, or stores another
+      one now; names the leaf and the task.
+  """
+  by_task: dict[str, list[str]] = {}
+  references = metadata.get('references') or {}
+  for leaf, found in references.items():
+    by_task.setdefault(found['task'], []).append(leaf)
+  result = dict(arrays)
+  for task, leaves in by_task.items():
+    path = workdir.task(task)
+    if not checkpoint.exists(path):
+      raise checkpoint.CheckpointError(
+          f'leaf {leaves[0]} is stored with task {task}, which is gone from '
+          f'{path}; restore it from a copy')
+    hashes = checkpoint.load_metadata(path)['hashes']
+    for leaf in leaves:
+      if hashes.get(leaf) != references[leaf]['sha256']:
+        raise checkpoint.CheckpointError(
+            f'leaf {leaf} is stored with task {task}, but {path} holds another '
+            'one now; restore it from a copy')
+    result |= checkpoint.load(path, leaves)[0]
+  return result
+
+
+def without(impression: impressions.Impression,
+            used: list[impressions.Impression]) -> impressions.Impression:
+  """A task's own weights alone, without those of others that it uses."""
+  if not used or impression.masks is None:
+    return impression
+  others = functools.reduce(_union, [i.masks for i in used])
+  return impression._replace(masks=trees.map_leaves(
+      lambda m, o: m if m is None or o is None else np.asarray(m) & ~o,
+      impression.masks, others))
+
+
+def together(own: impressions.Impression,
+             used: list[impressions.Impression]) -> impressions.Impression:
+  """Inverse of `without`: the network of a task that uses others' weights.
+
+  Raises:
+    CheckpointError: a weight belongs to two of them; names the leaf.
+  """
+  if not used or own.masks is None:
+    return own
+
+  def leaf(name, mask, value, other, theirs):
+    if mask is None or other is None:
+      return value
+    if (np.asarray(mask) & other).any():
+      raise checkpoint.CheckpointError(
+          f'{name}: a weight belongs to the task and to one that it uses; '
+          'restore the folder of the task from a copy')
+    return np.where(other, theirs, value)
+
+  mask, values = own.masks, own.values
+  for impression in used:
+    values = trees.map_named(leaf, mask, values, impression.masks,
+                             impression.values)
+    mask = _union(mask, impression.masks)
+  return own._replace(masks=mask, values=values)
+
+
+def _union(a: trees.Tree, b: trees.Tree) -> trees.Tree:
+  return trees.map_leaves(
+      lambda x, y: x if y is None else np.asarray(x) | np.asarray(y), a, b)

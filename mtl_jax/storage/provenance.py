@@ -1,0 +1,71 @@
+"""Where a number comes from: versions, hardware, command and commit."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+
+import jax
+
+from mtl_jax import _version
+
+
+def versions() -> dict[str, str]:
+  """Versions of what decides a result's bits."""
+  precision = getattr(jax.config, 'jax_default_matmul_precision')
+  found = {'platform': jax.default_backend(),
+           'matmul_precision': precision or 'default',
+           'python': platform.python_version(),
+           'mtl_jax': _version.__version__}
+  for package in ('jax', 'jaxlib', 'flax', 'optax', 'numpy',
+                  'orbax-checkpoint'):
+    try:
+      found[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      found[package] = 'not installed'
+  return found
+
+
+def hardware() -> dict:
+  """The devices that compute, the host's processor and XLA's flags."""
+  device = jax.devices()[0]
+  return {'device': device.device_kind, 'platform': device.platform,
+          'count': jax.device_count(), 'processes': jax.process_count(),
+          'cpu': _processor(), 'cores': len(os.sched_getaffinity(0)),
+          'xla_flags': os.environ.get('XLA_FLAGS', '')}
+
+
+def _processor() -> str:
+  info = pathlib.Path('/proc/cpuinfo')
+  if info.exists():
+    for line in info.read_text().splitlines():
+      if line.startswith('model name'):
+        return line.split(':', 1)[1].strip()
+  return platform.processor() or platform.machine()
+
+
+def command() -> str:
+  """The command line as it can be typed again."""
+  spec = sys.modules['__main__'].__spec__
+  program = ['-m', spec.name] if spec else sys.argv[:1]
+  return shlex.join(['python', *program, *sys.argv[1:]])
+
+
+def commit() -> str | None:
+  """The git commit of the package, '+changes' if files differ from it.
+
+  `None` outside a checkout, and where git isn't installed.
+  """
+  root = pathlib.Path(__file__).parents[2]
+  if not (root / '.git').exists() or not shutil.which('git'):
+    return None
+  git = lambda *words: subprocess.run(
+      ['git', '-C', str(root), *words], capture_output=True, text=True,
+      check=False).stdout.strip()
+  head = git('rev-parse', '--short=12', 'HEAD')
+  changed = git('status', '--porcelain', '--untracked-files=no')
+  return f'{head}+changes' if head and changed else head or None

@@ -1,0 +1,199 @@
+"""What lies in a workdir, and its JSON files.
+
+    config.json  metrics.jsonl  report.html
+    backbone.json          the seed recipe of the backbone and its fingerprint
+    backbone.npz           a copy of the file of weights that it starts from,
+                           if it does
+    probe/                 raw images on which every task's outputs are kept
+    tasks/<name>/          one checkpoint per task
+    progress/<name>/       mid-task state; gone when the task commits
+    shared/<name>/         bookkeeping that stored impressions don't hold
+    .lock                  held by the process that works here
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+
+from mtl_jax import parallel
+from mtl_jax.storage import checkpoint
+
+
+class Workdir:
+  """Paths below one folder."""
+
+  def __init__(self, root):
+    self.root = pathlib.Path(root)
+    self.config = self.root / 'config.json'
+    self.metrics = self.root / 'metrics.jsonl'
+    self.report = self.root / 'report.html'
+    self.backbone = self.root / 'backbone.json'
+    self.weights = self.root / 'backbone.npz'
+    self.probe = self.root / 'probe'
+    self.tasks = self.root / 'tasks'
+    self.progress = self.root / 'progress'
+    self.shared = self.root / 'shared'
+
+  def task(self, name: str) -> pathlib.Path:
+    return self.tasks / name
+
+  def probe_of(self, source: str) -> pathlib.Path:
+    """Of a source that is named by a path: unique, and no longer than names
+    may be. Workdirs of earlier versions keep the folder that they have.
+    """
+    plain = self.probe / source.replace('/', '-')
+    path = '/' in source and source.startswith(('folder:', 'table:'))
+    if len(plain.name.encode()) <= 100 and not (
+        path and self._probed(plain) != source):
+      return plain
+    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    return self.probe / f'{re.sub("[^!-~]", "_", plain.name)[-60:]}-{digest}'
+
+  def _probed(self, folder: pathlib.Path) -> str | None:
+    """The source of a probe, if there is one."""
+    return (checkpoint.load_metadata(folder)['source']
+            if checkpoint.exists(folder) else None)
+
+  def task_names(self) -> list[str]:
+    """Names of all finished tasks, sorted."""
+    if not self.tasks.is_dir():
+      return []
+    return sorted(p.name for p in self.tasks.iterdir()
+                  if not p.name.startswith('.') and checkpoint.exists(p))
+
+  def lost_tasks(self) -> list[str]:
+    """Names that were logged as finished, or have a folder, but aren't."""
+    logged = {line['entry'] for line in read_lines(self.metrics)
+              if line['kind'] == 'task'}
+    folders = {p.name for p in self.tasks.iterdir()
+               if '.orbax-checkpoint-tmp' not in p.name
+               and not p.name.startswith('.')} if self.tasks.is_dir() else set()
+    return sorted((logged | folders) - set(self.task_names()))
+
+  def keep_weights(self, path: str | None) -> None:
+    """Copies the weights that a backbone starts from, if there are any."""
+    if path and not self.weights.exists() and parallel.is_primary():
+      part = self.weights.with_suffix('.part')
+      shutil.copyfile(path, part)
+      os.replace(part, self.weights)
+    parallel.barrier('weights are kept')
+
+  @contextlib.contextmanager
+  def locked(self):
+    """Keeps other processes from working here; a kill ends it too.
+
+    Raises:
+      ValueError: another process works here.
+    """
+    if not parallel.is_primary():
+      yield
+      return
+    self.root.mkdir(parents=True, exist_ok=True)
+    with (self.root / '.lock').open('a+') as file:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        file.seek(0)
+        raise ValueError(
+            f'another process ({file.read().strip() or "unknown"}) works in '
+            f'{self.root}; wait for it, or choose another --workdir. Nothing '
+            'was changed') from None
+      except OSError as error:  # a file system without locks
+        logging.warning('%s cannot be locked (%s): see to it that one process '
+                        'works there at a time', self.root, error)
+      file.truncate(0)
+      file.write(f'{os.uname().nodename}, pid {os.getpid()}')
+      file.flush()
+      yield
+
+  def prepare(self) -> None:
+    """Makes the folders and removes what a killed run left half written."""
+    for folder in (self.root, self.tasks, self.probe, self.progress,
+                   self.shared):
+      folder.mkdir(parents=True, exist_ok=True)
+      checkpoint.remove_unfinished(folder)
+    if parallel.is_primary():
+      for path in (self.config, self.backbone, self.metrics, self.report):
+        for left in self.root.glob(f'.{path.name}.*'):
+          left.unlink(missing_ok=True)
+
+
+def write_atomic(path: pathlib.Path, text: str) -> None:
+  """Replaces a file as a whole, or leaves it as it was."""
+  if not parallel.is_primary():
+    return
+  handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+  with os.fdopen(handle, 'w') as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  os.chmod(name, 0o644)
+  os.replace(name, path)
+
+
+def read_json(path: pathlib.Path) -> dict:
+  """A JSON file's value.
+
+  Raises:
+    ValueError: the file is missing or malformed; names it.
+  """
+  try:
+    return json.loads(path.read_text())
+  except FileNotFoundError as error:
+    raise ValueError(f'{path} is missing: {path.parent} is not the workdir of '
+                     'a run') from error
+  except json.JSONDecodeError as error:
+    raise ValueError(f'{path} is malformed: {error}') from error
+
+
+def append_line(path: pathlib.Path, record: dict) -> None:
+  """Adds one JSON line and flushes it to the disk."""
+  if not parallel.is_primary():
+    return
+  with path.open('a') as file:
+    file.write(json.dumps(record) + '\n')
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def read_lines(path: pathlib.Path) -> Iterator[dict]:
+  """The JSON lines of a file; a last line cut by a kill is passed over."""
+  if not path.exists():
+    return
+  for line in path.read_text().splitlines():
+    try:
+      yield json.loads(line)
+    except json.JSONDecodeError:
+      continue
+
+
+def total_seconds(lines: Iterable[dict]) -> float:
+  """Of all starts; a killed start counts with the tasks that it finished.
+
+  >>> total_seconds([
+  ...     {'kind': 'run'}, {'kind': 'task', 'seconds': {'train': 2.}},
+  ...     {'kind': 'run'}, {'kind': 'summary', 'seconds': 3.}])
+  5.0
+  """
+  total = start = 0.
+  for line in lines:
+    if line['kind'] == 'run':  # what stands before it was killed
+      total, start = total + start, 0.
+    elif line['kind'] == 'task':
+      start += sum(line['seconds'].values())
+    elif line['kind'] == 'summary':
+      total, start = total + line['seconds'], 0.
+  return total
+
+
+def write_lines(path: pathlib.Path, lines: list[dict]) -> None:
+  """Replaces a file of JSON lines as a whole."""
+  write_atomic(path, ''.join(json.dumps(line) + '\n' for line in lines))

@@ -1,0 +1,287 @@
+"""How the entries of a group train: one, many at once, or all together.
+
+A `Driver` makes the three look alike to the loop in `train`: it starts a
+state, runs a chunk of steps, and hands out each entry's own state at the end.
+"""
+
+import functools
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mtl_jax import models
+from mtl_jax import parallel
+from mtl_jax.config import config as config_lib
+from mtl_jax.config import parts as config_parts
+from mtl_jax.config import plan
+from mtl_jax.data import batches
+from mtl_jax.steps import joint as joint_lib
+from mtl_jax.steps import rounds
+from mtl_jax.steps import single
+from mtl_jax.training import run as run_lib
+
+
+class Driver(NamedTuple):
+  """A group's training as functions of a state.
+
+  Attributes:
+    start: (shared) -> the state before the first step.
+    place: (state) -> the same state on the devices.
+    advance: (shared, state, first step, count) -> (state, Metrics of
+      [entries, count] on the host).
+    whole: (state) -> what is saved; `place` takes it.
+    member: (whole state, i) -> the `steps.State` of entry i.
+    curves: (values [entries, steps] as `advance` gave them) -> the same, a row
+      for each entry.
+  """
+  start: Callable[..., Any]
+  place: Callable[..., Any]
+  advance: Callable[..., Any]
+  whole: Callable[..., Any]
+  member: Callable[..., Any]
+  curves: Callable[..., Any] = lambda values: values
+
+
+class Program(NamedTuple):
+  """A phase's compiled functions; tasks of equal recipes share one."""
+  init: Any
+  chunk: Any
+  chunk_many: Any
+  init_together: Any
+  chunk_together: Any
+
+
+@functools.lru_cache(maxsize=None)
+def program(phase: config_lib.Phase, recipe: single.Recipe,
+            network: models.Network) -> Program:
+  """Builds (and keeps) the functions of one phase and recipe."""
+  method = phase.make_method()
+  optimizer = single.make_optimizer(recipe)
+  chunk = single.make_chunk(single.make_step(method, network, optimizer))
+  joint = joint_lib.make_chunk(joint_lib.make_step(method, network, optimizer))
+  init = functools.partial(single.init_state, method, optimizer)
+  init_joint = functools.partial(joint_lib.init_state, method, optimizer)
+  return Program(jax.jit(init, static_argnums=4), parallel.over_batches(chunk),
+                 parallel.over_tasks(chunk),
+                 jax.jit(init_joint, static_argnums=4),
+                 parallel.over_batches(joint))
+
+
+def make(run: run_lib.Run, group: list[plan.Entry],
+         recipe: single.Recipe) -> Driver:
+  """The driver of a group.
+
+  Args:
+    run: the run.
+    group: entries of one phase, as `plan.groups` has them.
+    recipe: of its training.
+  """
+  if group[0].phase.together == 'rounds':
+    return _rounds(run, group, recipe)
+  if group[0].phase.together:
+    return _together(run, group, recipe)
+  return _many(run, group, recipe) if len(group) > 1 else _one(
+      run, group, recipe)
+
+
+def _index(run, group, recipe, first, count) -> np.ndarray:
+  """Rows of every entry's batches, int32 [entries, count, batch]."""
+  return np.stack([batches.of_epochs(
+      run.data.rows(entry), count, recipe.batch_size,
+      entry.seed(run.config.seed), first) for entry in group])
+
+
+def _ahead(run, group, recipe):
+  """`_index` by (first, count), that of the next chunk made beforehand.
+
+  Returns:
+    (draw(first, count), prepare(first, count)); `prepare` is called while the
+    devices work on the chunk that ends before `first`.
+  """
+  ready: dict[tuple[int, int], np.ndarray] = {}
+
+  def draw(first, count):
+    found = ready.pop((first, count), None)
+    return _index(run, group, recipe, first, count) if found is None else found
+
+  def prepare(first, count):
+    count = min(count, recipe.steps - first)
+    ready.clear()
+    if count > 0:
+      ready[first, count] = _index(run, group, recipe, first, count)
+
+  return draw, prepare
+
+
+def _initial(run, functions, entry, shared) -> single.State:
+  return functions.init(
+      entry.key(run.config.seed), run.system.backbone.params,
+      parallel.local(shared), run.system.backbone.stats, entry.route)
+
+
+def _one(run, group, recipe) -> Driver:
+  functions = program(group[0].phase, recipe, run.backbone.network)
+  entry, = group
+  task = run.data.entry_arrays(entry)
+  source = run.data.split(entry.task, 'train')
+  draw, prepare = _ahead(run, group, recipe)
+
+  def advance(shared, state, first, count):
+    index = draw(first, count)
+    state, measured = functions.chunk(
+        entry.route, run.backbone.params, shared, source, task, state,
+        parallel.split_batch(index[0]))
+    prepare(first + count, count)
+    return state, jax.tree.map(lambda x: x[None], parallel.to_host(measured))
+
+  return Driver(
+      functools.partial(_initial, run, functions, entry), parallel.put,
+      advance, lambda state: state, lambda state, i: state)
+
+
+def _many(run, group, recipe) -> Driver:
+  """Entries of one route under vmap, divided over the devices."""
+  functions = program(group[0].phase, recipe, run.backbone.network)
+  tasks = parallel.split_tasks(parallel.stack(
+      [run.data.entry_arrays(entry) for entry in group]))
+  source = run.data.split(group[0].task, 'train')
+  draw, prepare = _ahead(run, group, recipe)
+
+  def advance(shared, state, first, count):
+    index = draw(first, count)
+    state, measured = functions.chunk_many(
+        group[0].route, run.backbone.params, shared, source, tasks, state,
+        parallel.split_tasks(index))
+    prepare(first + count, count)
+    return state, parallel.to_host(parallel.join_tasks(measured))
+
+  return Driver(
+      lambda shared: parallel.stack([_initial(run, functions, entry, shared)
+                                     for entry in group]),
+      parallel.split_tasks, advance, parallel.join_tasks,
+      lambda state, i: jax.tree.map(lambda x: x[i], state))
+
+
+def _together(run, group, recipe) -> Driver:
+  """Entries whose losses are summed; each has a batch in every step."""
+  functions = program(group[0].phase, recipe, run.backbone.network)
+  routes = tuple(entry.route for entry in group)
+  tasks = tuple(run.data.entry_arrays(entry) for entry in group)
+  sources = tuple(run.data.split(entry.task, 'train') for entry in group)
+  keys = tuple(entry.key(run.config.seed) for entry in group)
+
+  def start(shared):
+    return functions.init_together(
+        keys, run.system.backbone.params, parallel.local(shared),
+        run.system.backbone.stats, routes)
+
+  def advance(shared, state, first, count):
+    index = _index(run, group, recipe, first, count).swapaxes(0, 1)
+    state, measured = functions.chunk_together(
+        routes, run.backbone.params, shared, sources, tasks, state,
+        parallel.split_batch(index))
+    return state, jax.tree.map(np.transpose, parallel.to_host(measured))
+
+  return Driver(start, parallel.put, advance, lambda state: state,
+                joint_lib.of_member)
+
+
+@functools.lru_cache(maxsize=None)
+def round_program(phase: config_lib.Phase, recipe: single.Recipe,
+                  network: models.Network):
+  """(init, chunk) of a phase that trains in rounds, compiled."""
+  method, turns = phase.make_method(), phase.rounds or config_parts.Rounds()
+  optimizer, rate = rounds.make_optimizer(recipe)
+  init = functools.partial(rounds.init_state, method, optimizer,
+                           turns.moments)
+  chunk = rounds.make_chunk(rounds.make_step(
+      method, network, optimizer, rate, turns.moments), method)
+  return jax.jit(init, static_argnums=4), parallel.over_batches(chunk)
+
+
+def _rounds(run, group, recipe) -> Driver:
+  """Entries that take turns; `count` steps of all are one run of the scan.
+
+  A chunk may end within a round: its metrics then stand in the order of the
+  sequence, and `curves` sorts them by entry.
+  """
+  phase = group[0].phase
+  init, chunk = round_program(phase, recipe, run.backbone.network)
+  method, tasks_ = phase.make_method(), len(group)
+  routes = plan.init_route(group)
+  order = rounds.sequence(
+      (run.config.seed, zlib.crc32(phase.order_name.encode())),
+      [recipe.steps] * tasks_, phase.rounds.set_batches or recipe.steps,
+      phase.rounds.order)
+  arrays = parallel.put(rounds.stack_tasks(
+      [parallel.local(run.data.entry_arrays(entry)) for entry in group],
+      [entry.task.classes for entry in group]))
+  source, offsets = _one_source(run, group)
+
+  def draw(task, first, count):
+    return offsets[task] + batches.of_epochs(
+        run.data.rows(group[task]), count, recipe.batch_size,
+        group[task].seed(run.config.seed), first)
+
+  def start(shared):
+    keys = jax.numpy.stack([entry.key(run.config.seed) for entry in group])
+    return init(keys, run.system.backbone.params, parallel.local(shared),
+                run.system.backbone.stats, routes)
+
+  def advance(shared, state, first, count):
+    first, stop = first * tasks_, (first + count) * tasks_
+    index = parallel.split_batch(rounds.batches(order, first, stop, draw))
+    task = np.repeat(order[None, first:stop], len(index), 0)
+    state, measured = chunk(group[0].route, run.backbone.params, shared,
+                            source, arrays, state, (task, index))
+    measured = parallel.to_host(measured)
+    _require_finite_rounds(group, order, first, measured.loss)
+    return state, jax.tree.map(lambda x: x.reshape(count, tasks_).T, measured)
+
+  def curves(values):
+    flat = values.T.reshape(-1)
+    now = order[:len(flat)]
+    return np.stack([flat[now == i] for i in range(tasks_)])
+
+  def member(state, i):
+    rows = {bank: r[i] for bank, r in
+            method.banks.rows(state.trainable).items()}
+    return single.State(state.step[i], state.trainable, None, rounds.own_stats(
+        method.banks, state.stats, rows, i), state.key[i])
+
+  return Driver(start, parallel.put, advance, lambda state: state, member,
+                curves)
+
+
+def _one_source(run, group):
+  """The training images of all entries as one array.
+
+  Returns:
+    (`steps.Source`, the row at which each entry's own source starts).
+  """
+  found: dict[tuple, single.Source] = {}
+  names = []
+  for entry in group:
+    name = entry.task.source, plan.once(entry.task.transforms)
+    names.append(name)
+    if name not in found:
+      found[name] = parallel.to_host(run.data.split(entry.task, 'train'))
+  starts = dict(zip(found, np.cumsum([0] + [
+      len(source.labels) for source in found.values()])))
+  whole = jax.tree.map(lambda *parts: np.concatenate(parts), *found.values())
+  return parallel.put(whole), [starts[name] for name in names]
+
+
+def _require_finite_rounds(group, order, first, losses) -> None:
+  """Names the task and its own step; `losses` start at step `first` of all."""
+  bad = np.flatnonzero(~np.isfinite(losses))
+  if len(bad):
+    at = first + bad[0]
+    step = np.sum(order[:at] == order[at])
+    raise FloatingPointError(
+        f'the loss of task {group[order[at]].name} is {losses[bad[0]]} at its '
+        f'step {step}. Finished tasks and the last saved state are kept; lower '
+        'the learning rate, or look at the images of this task')

@@ -1,0 +1,92 @@
+"""What training needs: the run, and its data on the devices."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from mtl_jax import parallel
+from mtl_jax.config import config as config_lib
+from mtl_jax.config import plan
+from mtl_jax.data import sources
+from mtl_jax.data import suites
+from mtl_jax.data import transforms
+from mtl_jax.serving import backbone as backbone_lib
+from mtl_jax.serving import system as system_lib
+from mtl_jax.steps import single
+from mtl_jax.storage import workdir as workdir_lib
+
+
+class Data:
+  """Sources, on the host and (each split once) on the devices.
+
+  Images are fitted to the suite's shape once, when they are put there; what
+  is left of a task's transforms runs with every batch.
+
+  Attributes:
+    unlearned: the backbone's own accuracy by (tasks, loss), which is the same
+      in all phases.
+  """
+
+  def __init__(self):
+    self.source = functools.lru_cache(maxsize=None)(sources.load)
+    self.task_arrays = functools.lru_cache(maxsize=4)(self._task_arrays)
+    self._on_device = functools.lru_cache(maxsize=None)(self._put)
+    self.unlearned: dict[tuple, float | None] = {}
+
+  def view(self, task: suites.Task) -> suites.View:
+    return suites.view(task, self.source(task.source))
+
+  def rows(self, entry: plan.Entry, split: str = 'train') -> np.ndarray:
+    """Rows of the source; of a pool, task number x images + row."""
+    found = [getattr(self.view(task), split) for task in entry.tasks]
+    if not entry.pooled:
+      return found[0]
+    images = len(getattr(self.source(entry.task.source), split).images)
+    return np.concatenate([i * images + rows for i, rows in enumerate(found)])
+
+  def entry_arrays(self, entry: plan.Entry) -> single.TaskArrays:
+    """Of its task; of a pool, those of all its tasks, stacked."""
+    if not entry.pooled:
+      return self.task_arrays(entry.task)
+    return parallel.put(parallel.stack(
+        [parallel.local(self._task_arrays(task)) for task in entry.pooled]))
+
+  def split(self, task: suites.Task, split: str) -> single.Source:
+    """A whole split of the task's source, on the devices."""
+    return self._on_device(task.source, plan.once(task.transforms), split)
+
+  def _put(self, name, fits, split):
+    images, labels = getattr(self.source(name), split)
+    return parallel.put(single.Source(transforms.prepare(fits, images)[0],
+                                     labels))
+
+  def _task_arrays(self, task: suites.Task) -> single.TaskArrays:
+    fits = plan.once(task.transforms)
+    shape = transforms.output_shape(transforms.kinds(fits),
+                                    self.source(task.source).image_shape)
+    rest = task.transforms[len(fits):]
+    return parallel.put(single.TaskArrays(transforms.parameters(rest, shape),
+                                         self.view(task).label_map))
+
+
+class Run(NamedTuple):
+  """Everything that training needs, made once.
+
+  Attributes:
+    config: of the run.
+    suite: its tasks.
+    backbone: on the devices.
+    data: sources.
+    workdir: where results go.
+    system: reads the tasks that are finished.
+    advance: called with the number of steps done and a description.
+  """
+  config: config_lib.Config
+  suite: suites.Suite
+  backbone: backbone_lib.Backbone
+  data: Data
+  workdir: workdir_lib.Workdir
+  system: system_lib.System
+  advance: Callable[..., None]

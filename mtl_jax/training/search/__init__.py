@@ -1,0 +1,1 @@
+"""A phase in which evolution finds the path of each task."""

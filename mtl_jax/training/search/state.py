@@ -1,0 +1,159 @@
+"""Where a search stands, and how it is kept on the disk.
+
+Paths are kept as references: the components that the root or a committed path
+uses are not written again.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mtl_jax import trees
+from mtl_jax.evolution import networks
+from mtl_jax.storage import checkpoint
+from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.training import loop
+
+Path = networks.Path
+_FIELDS = ('name', 'task', 'parent', 'hyper', 'score', 'quality', 'record')
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+  """A task's search between two calls of its program.
+
+  Attributes:
+    generation: number of the current one.
+    paths: the task's own, in the order in which they were made, up to the
+      end of the last generation.
+    children: by name of a path, how many it has had for this task, up to
+      the end of the last generation.
+    seeds: names of the other tasks' paths in their order.
+    log: JSON lines of all children that were trained.
+    trained: of this generation, paths of the children so far; `None` for
+      those that weren't kept.
+    rounds: of the children that are training, what each round measured.
+    learners: their arrays by name, or `None` before the first round.
+    seconds: spent so far.
+  """
+  generation: int = 0
+  paths: list[Path] = dataclasses.field(default_factory=list)
+  children: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  seeds: tuple[str, ...] = ()
+  log: list[dict] = dataclasses.field(default_factory=list)
+  trained: list[Path | None] = dataclasses.field(default_factory=list)
+  rounds: list = dataclasses.field(default_factory=list)
+  learners: dict[str, Any] | None = None
+  seconds: float = 0.
+
+  @property
+  def position(self) -> int:
+    """Grows with every save."""
+    return (self.generation * 1000 + len(self.trained)) * 100 + len(self.rounds)
+
+
+def with_components(path: Path, known: Mapping[str, Any]) -> Path:
+  """A path whose components are the known objects, by id."""
+  return dataclasses.replace(path, components={
+      name: known.get(part.id, part)
+      for name, part in path.components.items()})
+
+
+def to_arrays(state: State, known: Sequence[Path]) -> tuple[dict, dict]:
+  """A state as (named arrays, JSON values).
+
+  Args:
+    state: to be kept.
+    known: the root and the committed paths, whose components are left out.
+  """
+  stored = {part.id for path in known for part in path.components.values()}
+  arrays: dict[str, Any] = {}
+  for path in [*state.paths, *state.trained]:
+    for part in () if path is None else path.components.values():
+      if part.id not in stored:
+        arrays |= _named(f'part/{part.id}', {part.name: part.tree})
+        if part.trace is not None:
+          arrays |= _named(f'trace/{part.id}', {part.name: part.trace})
+  arrays |= {f'learners/{name}': leaf
+             for name, leaf in (state.learners or {}).items()}
+  values = {name: getattr(state, name) for name in (
+      'generation', 'children', 'seeds', 'log', 'rounds', 'seconds')}
+  return arrays, values | {
+      'paths': [_describe(path) for path in state.paths],
+      'trained': [None if path is None else _describe(path)
+                  for path in state.trained]}
+
+
+def _named(prefix, tree):
+  return {f'{prefix}/{name}': np.asarray(leaf)
+          for name, leaf in trees.flatten(tree).items()}
+
+
+def _describe(path):
+  found = {name: getattr(path, name) for name in _FIELDS}
+  return found | {'components': {name: part.id for name, part in
+                                 path.components.items()}}
+
+
+def from_arrays(arrays: dict, values: dict, known: Sequence[Path]) -> State:
+  """Inverse of `to_arrays`.
+
+  Raises:
+    CheckpointError: a path refers to a component that is nowhere.
+  """
+  parts = {part.id: part for path in known
+           for part in path.components.values()}
+  tree = trees.unflatten(arrays)
+  for identity, content in tree.get('part', {}).items():
+    (name, leaves), = content.items()
+    trace = tree.get('trace', {}).get(identity, {}).get(name)
+    parts[identity] = networks.Component(name, identity, leaves,
+                                         trees.size(leaves), trace)
+
+  def path(described):
+    if described is None:
+      return None
+    missing = sorted(set(described['components'].values()) - set(parts))
+    if missing:
+      raise checkpoint.CheckpointError(
+          f'path {described["name"]} needs component {missing[0]}, which no '
+          'finished task holds any more; restore the tasks from a copy')
+    return Path(**{k: described[k] for k in _FIELDS}, components={
+        name: parts[i] for name, i in described['components'].items()})
+
+  learners = {name.removeprefix('learners/'): leaf
+              for name, leaf in arrays.items() if name.startswith('learners/')}
+  return State(
+      values['generation'], [path(p) for p in values['paths']],
+      dict(values['children']), tuple(values['seeds']), list(values['log']),
+      [path(p) for p in values['trained']], list(values['rounds']),
+      learners or None, values['seconds'])
+
+
+def save(work: workdir_lib.Workdir, name: str, known: Sequence[Path],
+         state: State) -> None:
+  """Saves a search's progress, then drops the older one."""
+  new = f'{name}.{state.position:09d}'
+  if checkpoint.exists(work.progress / new):
+    return
+  arrays, values = to_arrays(state, known)
+  arrays['there'] = np.zeros(1)  # a checkpoint holds at least one array
+  checkpoint.save(work.progress / new, arrays, values)
+  checkpoint.remove_all(work.progress, loop.saved(name), keep=[new])
+
+
+def restore(work: workdir_lib.Workdir, name: str, known: Sequence[Path],
+            start: State) -> State:
+  """The newest saved progress of a search, or how it starts."""
+  found = sorted(work.progress.glob(loop.saved(name)))
+  if not found:
+    return start
+  arrays, values = checkpoint.load(found[-1])
+  return from_arrays(arrays, values, known)
+
+
+def remove(work: workdir_lib.Workdir, name: str) -> None:
+  """Removes the progress of a search that has committed."""
+  checkpoint.remove_all(work.progress, loop.saved(name))

@@ -1,0 +1,174 @@
+"""Only whole runs become committed results."""
+
+import json
+import pathlib
+import runpy
+import sys
+
+import jax
+import pytest
+
+from mtl_jax import models
+from mtl_jax import trees
+from mtl_jax.storage import workdir as workdir_lib
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / 'experiments'))
+
+import collected  # noqa: E402 pylint: disable=wrong-import-position
+import part_tables  # noqa: E402 pylint: disable=wrong-import-position
+import results  # noqa: E402 pylint: disable=wrong-import-position
+
+RUN = {'kind': 'run', 'command': 'main --workdir=/here', 'commit': 'c'}
+SUMMARY = {'kind': 'summary', 'seconds': 2.}
+IDENTITY = {'kind': 'identity', 'name': 'a', 'tasks': 2}
+
+
+def workdir(tmp_path, *lines):
+  (tmp_path / 'metrics.jsonl').write_text(
+      ''.join(json.dumps(line) + '\n' for line in lines))
+  return tmp_path
+
+
+@pytest.mark.parametrize('lines', [(), (RUN,), (RUN, SUMMARY, RUN, IDENTITY)])
+def test_a_killed_start_is_not_collected(tmp_path, lines):
+  target = tmp_path / 'out.jsonl'
+  with pytest.raises(SystemExit, match='run the same command again'):
+    results.collect(workdir(tmp_path, *lines), target)
+  assert not target.exists()
+
+
+def test_a_finished_start_is_collected_with_all_its_seconds(tmp_path):
+  target = tmp_path / 'out.jsonl'
+  old = IDENTITY | {'rule': 'as it was in an earlier start'}
+  results.collect(workdir(tmp_path, RUN, old, SUMMARY, RUN, IDENTITY,
+                          SUMMARY | {'identity': [IDENTITY]}), target)
+  run, identity, summary = map(json.loads, target.read_text().splitlines())
+  assert run['command'] == 'main --workdir=DIR' and run['starts'] == 2
+  assert identity == IDENTITY and summary['seconds'] == 4.
+
+
+def test_what_a_run_no_longer_measures_is_not_collected(tmp_path):
+  target = tmp_path / 'out.jsonl'
+  results.collect(workdir(tmp_path, RUN, IDENTITY, SUMMARY, RUN,
+                          SUMMARY | {'identity': []}), target)
+  assert 'identity' not in target.read_text()
+
+
+def test_streams_of_earlier_versions_are_collected(tmp_path):
+  target = tmp_path / 'out.jsonl'
+  line = {'kind': 'stream', 'phase': 'a', 'tasks': 3, 'masks': 2}
+  results.collect(workdir(tmp_path, RUN, line, line | {'masks': 4}, SUMMARY),
+                  target)
+  assert [json.loads(x).get('masks') for x in
+          target.read_text().splitlines()] == [None, 4, None]
+
+
+def test_seeds_of_one_config_differ_in_nothing_else():
+  config = {'seed': 0, 'suite': {'seed': 3, 'num_tasks': 4}, 'identify': {}}
+  same = {'seed': 1, 'suite': {'seed': 4, 'num_tasks': 4}, 'identify': {'a': 1}}
+  collected.require_seeds('x', [config, same])
+  with pytest.raises(SystemExit, match='have different phases'):
+    collected.require_seeds('x', [config, config | {'schedule': ['a']}])
+  with pytest.raises(SystemExit, match='x: .* differ in suite.num_tasks: 4'):
+    collected.require_seeds('x', [config, {'suite': {'num_tasks': 5}}])
+
+
+def test_the_last_lines_of_streams_are_collected(tmp_path):
+  lines = [{'kind': 'stream', 'phase': phase, 'tasks': 3, 'masks': masks}
+           for phase, masks in (('a', 2), ('a', 4), ('b', 3))]
+  results.collect(workdir(tmp_path, RUN, *lines,
+                          SUMMARY | {'streams': lines[1:]}),
+                  tmp_path / 'out.jsonl')
+  found = [json.loads(line) for line in
+           (tmp_path / 'out.jsonl').read_text().splitlines()]
+  assert [(x['phase'], x['masks']) for x in found if x['kind'] == 'stream'
+          ] == [('a', 4), ('b', 3)]
+
+
+def test_folders_of_the_machine_are_left_out(tmp_path):
+  run = RUN | {'command': 'main --workdir=/here --config=a.py:/data/b.txt',
+               'config': {'sources': ['mnist', 'table:/data/x/b.txt'],
+                          'weights': '/data/w.npz', 'url': 'a/b'}}
+  results.collect(workdir(tmp_path, run, SUMMARY), tmp_path / 'out.jsonl')
+  found = json.loads((tmp_path / 'out.jsonl').read_text().splitlines()[0])
+  assert found['command'] == 'main --workdir=DIR --config=a.py:b.txt'
+  assert found['config'] == {'sources': ['mnist', 'table:b.txt'],
+                             'weights': 'w.npz', 'url': 'a/b'}
+
+
+def test_a_killed_start_counts_with_the_tasks_that_it_finished():
+  task = {'kind': 'task', 'seconds': {'train': 3., 'save': .5}}
+  assert workdir_lib.total_seconds([RUN, task, task, RUN, task, SUMMARY]) == 9.
+  assert workdir_lib.total_seconds([RUN, task, SUMMARY, RUN, SUMMARY]) == 4.
+
+
+def test_every_table_has_its_place_in_a_readme():
+  for path, parts in results.TABLES.items():
+    text = (results.HERE / path).read_text()
+    for name in parts:
+      assert text.count(f'<!-- {name} -->') == 1, (path, name)
+      assert text.count(f'<!-- /{name} -->') == 1, (path, name)
+
+
+def part_task(name, phase='part', values=40, train=1.5, **fields):
+  """A line of a PaRT run's task, as `results.collect` leaves it."""
+  return {'kind': 'task', 'task': name, 'phase': phase, 'steps': 7,
+          'accuracy': {'test': .5}, 'bytes': {'values': values, 'stored': 60},
+          'seconds': {'train': train, 'evaluate': 9., 'save': 9.}} | fields
+
+
+def part_run(*tasks, **summary):
+  run = RUN | {'hardware': {'platform': 'cpu', 'cpu': 'C', 'cores': 1}}
+  return {'run': run, 'tasks': list(tasks), 'summary': SUMMARY | summary}
+
+
+def test_the_stand_ins_epoch_takes_the_training_of_all_tasks(monkeypatch):
+  run = part_run(part_task('a'), part_task('b'))
+  config = runpy.run_path(
+      str(results.HERE.parent / 'configs' / 'part_cifar100.py'))['get_config']()
+  run['run']['config'] = config.to_dict()
+  monkeypatch.setattr(collected, 'runs', lambda folder, prefix: [run])
+  table = part_tables.stand_in()
+  assert '| steps of the epoch, all ten tasks | 14 |' in table
+  assert '| seconds of training in the epoch | 3 |' in table
+  # Ten paths take almost all modules of the network; see test_part_configs.
+  count = part_tables.weights(run, 'part')
+  assert .9 * 132_038_244 < count <= 132_038_244 and f' {count:,} |' in table
+
+
+def test_lost_accuracy_is_averaged_within_levels_that_have_both_kinds():
+  line = lambda level, users, lost: dict(level=level, users=users, lost=lost)
+  found = part_tables.level_means([
+      line(1, 1, .8), line(1, 1, .6), line(1, 3, .5), line(2, 1, .1),
+      line(2, 2, .2), line(2, 2, .4), line(3, 2, 1.), line(4, 1, 0.)])
+  assert found == pytest.approx(((.7 + .1) / 2, (.5 + .3) / 2))
+
+
+def test_weights_are_counted_from_the_paths():
+  run = part_tables._runs()[0]
+  own = {t['task']: t['bytes']['dedicated'] // 4 for t in run['tasks']
+         if t['phase'] == 'single'}  # a path and a head each
+  output, rest = divmod(own['omniglot-alphabet-label-32x32x1'] - own['mnist'],
+                        40)  # weights of an output; one head has 50, not 10
+  assert not rest
+  heads, path = 90 * output, own['mnist'] - 10 * output
+  assert part_tables.weights(run, 'single') == sum(own.values())
+  assert part_tables.weights(run, 'hard_sharing') == path + heads
+  backbone = run['run']['config']['backbone']
+  network = models.make(backbone['model'], 50, **backbone['options'])
+  params = jax.eval_shape(lambda key: network.init(key, (32, 32, 1))[0],
+                          jax.random.key(0))
+  used = {(level, module) for paths in run['summary']['segments']['paths']
+          for level, row in enumerate(paths) for module in row}
+  for phase in ('part', 'part_common', 'joint', 'sequential'):
+    assert part_tables.weights(run, phase) == heads + sum(
+        trees.size(params[f'level{level + 1}'][f'module{module:02d}'])
+        for level, module in used)
+
+
+def test_the_command_of_all_seeds_names_none():
+  run = {'run': {'command': 'python -m mtl_jax.main --workdir=DIR '
+                 '--config=configs/part_five_tasks.py:2'}}
+  assert part_tables._command(run) == (
+      '`python -m mtl_jax.main --workdir=DIR '
+      '--config=configs/part_five_tasks.py:SEED`')

@@ -1,0 +1,254 @@
+"""A checkpoint is read as it was written, or refused."""
+
+import logging
+import pickle
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from mtl_jax import impressions
+from mtl_jax import trees
+from mtl_jax.storage import checkpoint
+from mtl_jax.storage import workdir as workdir_lib
+
+ARRAYS = {'masks/a': np.array([3, 255], np.uint8),
+          'coefficients/b': np.array([0.5, -1.5], np.float32)}
+
+
+@pytest.fixture(name='path')
+def _path(tmp_path):
+  path = tmp_path / 'task'
+  checkpoint.save(path, ARRAYS | {'stats/c': None}, {'classes': 10})
+  return path
+
+
+def test_arrays_and_metadata_come_back(path):
+  arrays, metadata = checkpoint.load(path)
+  assert sorted(arrays) == ['coefficients/b', 'masks/a']
+  for name, array in ARRAYS.items():
+    np.testing.assert_array_equal(arrays[name], array)
+    assert arrays[name].dtype == array.dtype
+  assert metadata['classes'] == 10 and 'digest' not in metadata
+
+
+def test_a_sound_checkpoint_is_not_called_malformed(tmp_path):
+  """Names as a training state has them, many folders deep."""
+  said = []
+  handler = logging.Handler()
+  handler.emit = lambda record: said.append(record.getMessage())
+  logger = logging.getLogger('absl')
+  logger.addHandler(handler)
+  try:
+    checkpoint.save(tmp_path / 'state', {'state/weights/a/kernel': np.ones(3)},
+                    {})
+    checkpoint.load(tmp_path / 'state')
+  finally:
+    logger.removeHandler(handler)
+  assert not [text for text in said if 'malformed' in text]
+
+
+def test_nothing_is_overwritten(path):
+  before = tiny.files(path)
+  with pytest.raises(checkpoint.CheckpointError, match='never overwritten'):
+    checkpoint.save(path, {'a': np.zeros(1)}, {})
+  assert tiny.files(path) == before
+
+
+def test_missing_folder(tmp_path):
+  with pytest.raises(checkpoint.CheckpointError, match='no checkpoint at .*x'):
+    checkpoint.load(tmp_path / 'x')
+
+
+def test_one_changed_bit_names_the_leaf(path):
+  def flip(arrays):
+    arrays['masks/a'][1] ^= 4
+  tiny.rewrite(path, flip)
+  with pytest.raises(checkpoint.CheckpointError,
+                     match='leaf masks/a was changed'):
+    checkpoint.load(path)
+
+
+@pytest.mark.parametrize('change', [
+    lambda arrays: arrays.pop('masks/a'),
+    lambda arrays: arrays.update({'masks/a2': np.zeros(1)})])
+def test_missing_or_added_leaf_is_named(path, change):
+  tiny.rewrite(path, change)
+  with pytest.raises(checkpoint.CheckpointError,
+                     match='leaf masks/a2? is missing or was added'):
+    checkpoint.load(path)
+
+
+def test_same_bytes_of_another_shape_are_refused(path):
+  def reshape(arrays):
+    arrays['masks/a'] = arrays['masks/a'][None]
+  tiny.rewrite(path, reshape)
+  with pytest.raises(checkpoint.CheckpointError, match='leaf masks/a was'):
+    checkpoint.load(path)
+
+
+def test_changed_metadata_is_refused(path):
+  file = path / '_CHECKPOINT_METADATA'
+  file.write_text(file.read_text().replace('"classes": 10', '"classes": 11'))
+  with pytest.raises(checkpoint.CheckpointError, match='metadata of .*changed'):
+    checkpoint.load_metadata(path)
+
+
+def test_another_format_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(checkpoint, 'FORMAT', 2)
+  checkpoint.save(tmp_path / 'task', ARRAYS, {})
+  monkeypatch.undo()
+  with pytest.raises(checkpoint.CheckpointError,
+                     match='has format 2; this version reads format 1'):
+    checkpoint.load(tmp_path / 'task')
+
+
+def test_half_written_folder_is_not_there(tmp_path, path):
+  half = tmp_path / 'task.orbax-checkpoint-tmp'
+  path.rename(half)
+  assert not checkpoint.exists(half)
+  with pytest.raises(checkpoint.CheckpointError, match='not a finished'):
+    checkpoint.load(half)
+
+
+@pytest.mark.parametrize('name', ['arrays.pkl', 'checkpoint', '_METADATA'])
+def test_folder_of_pickles_is_not_opened(tmp_path, name):
+  class Trap:
+    def __reduce__(self):
+      return (tmp_path / 'sprung').touch, ()
+  folder = tmp_path / 'task'
+  folder.mkdir()
+  (folder / name).write_bytes(pickle.dumps(Trap()))
+  with pytest.raises(checkpoint.CheckpointError, match='task (is not a fini'
+                     'shed checkpoint|cannot be read)'):
+    checkpoint.load(folder)
+  assert not (tmp_path / 'sprung').exists()
+
+
+def test_pickle_beside_the_arrays_is_not_opened(path, tmp_path):
+  class Trap:
+    def __reduce__(self):
+      return (tmp_path / 'sprung').touch, ()
+  for file in [p for p in path.rglob('*') if p.is_dir()] + [path]:
+    (file / 'extra.pkl').write_bytes(pickle.dumps(Trap()))
+  arrays, _ = checkpoint.load(path)
+  assert sorted(arrays) == sorted(ARRAYS)
+  assert not (tmp_path / 'sprung').exists()
+
+
+def test_removal_by_pattern(tmp_path, path):
+  for name in ('a.000000002', 'a.000000004', 'a.v2.000000002'):
+    shutil.copytree(path, tmp_path / name)
+  checkpoint.remove_all(tmp_path, 'a.' + '[0-9]' * 9, keep=['a.000000004'])
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+      'a.000000004', 'a.v2.000000002', 'task']
+
+
+def test_only_unfinished_folders_are_removed(tmp_path, path):
+  for name in ('x.orbax-checkpoint-tmp', '.y.removed', 'kept', 'my.removed'):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'file').touch()
+  before = tiny.files(path)
+  checkpoint.remove_unfinished(tmp_path)
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+      'kept', 'my.removed', 'task']
+  assert tiny.files(path) == before
+
+
+def test_trees_with_keys_and_scalars_come_back(tmp_path):
+  tree = {'key': jax.random.key(3), 'step': jnp.int32(7), 'none': None,
+          'many': jax.random.split(jax.random.key(4), 3)}
+  checkpoint.save(tmp_path / 'a', checkpoint.tree_to_arrays(tree), {})
+  like = {'key': jax.random.key(0), 'step': jnp.int32(0), 'none': None,
+          'many': jax.random.split(jax.random.key(0), 3)}
+  found = checkpoint.arrays_to_tree(checkpoint.load(tmp_path / 'a')[0], like)
+  assert found['step'] == 7 and found['none'] is None
+  for name in ('key', 'many'):
+    np.testing.assert_array_equal(jax.random.key_data(found[name]),
+                                  jax.random.key_data(tree[name]))
+
+
+@pytest.mark.parametrize('like, text', [
+    ({'w': np.zeros((2, 1), np.float32)}, r'leaf w is float32\(2,\)'),
+    ({'w': np.zeros(2, np.int32)}, 'float32.*but int32'),
+    ({'v': np.zeros(2, np.float32)}, 'leaf v stands only')])
+def test_tree_of_another_form_is_refused(like, text):
+  with pytest.raises(checkpoint.CheckpointError, match=text):
+    checkpoint.arrays_to_tree({'w': np.zeros(2, np.float32)}, like)
+
+
+def test_impression_comes_back():
+  backbone = {'w': jnp.zeros((3, 3)), 'v': jnp.zeros(2)}
+  mask = np.array([[True, False, True], [False, False, True],
+                   [True, True, False]])
+  made = impressions.Impression(
+      masks={'w': jnp.array(mask), 'v': None},
+      coefficients={'w': None, 'v': jnp.array([2., -3.])},
+      stats={'mean': jnp.array([5.])})
+  arrays = checkpoint.impression_to_arrays(made)
+  assert arrays['masks/w'].dtype == np.uint8 and arrays['masks/w'].size == 2
+  found = checkpoint.arrays_to_impression(
+      {k: v for k, v in arrays.items() if v is not None}, backbone,
+      {'mean': jnp.zeros(1)})
+  np.testing.assert_array_equal(found.masks['w'], mask)
+  assert found.masks['v'] is None and found.values is None
+  np.testing.assert_array_equal(found.coefficients['v'], [2., -3.])
+  np.testing.assert_array_equal(found.stats['mean'], [5.])
+
+
+def test_impression_of_another_network_is_refused():
+  with pytest.raises(checkpoint.CheckpointError,
+                     match='leaf masks/u has no counterpart'):
+    checkpoint.arrays_to_impression({'masks/u': np.zeros(1, np.uint8)},
+                                    {'w': jnp.zeros(2)}, {})
+
+
+def test_a_task_takes_its_bits_and_little_more(tmp_path):
+  work = workdir_lib.Workdir(tiny.learned(tmp_path / 'run'))
+  bits = (64 * 300 + 300 * 100 + 100 * 10) / 8
+  more = {}
+  for name in work.task_names():
+    parts = checkpoint.load_metadata(work.task(name))['record']['bytes']
+    assert parts['total'] == bits or parts['masks'] == 0
+    more[name] = checkpoint.stored_bytes(work.task(name)) - parts['total']
+  assert max(more.values()) <= 5000, more
+
+
+def test_lines_that_were_cut_are_passed_over(tmp_path):
+  file = tmp_path / 'metrics.jsonl'
+  workdir_lib.append_line(file, {'kind': 'run'})
+  workdir_lib.append_line(file, {'kind': 'task', 'entry': 'a'})
+  file.write_text(file.read_text()[:-5])
+  assert list(workdir_lib.read_lines(file)) == [{'kind': 'run'}]
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
+  file = tmp_path / 'config.json'
+  workdir_lib.write_atomic(file, 'old')
+
+  def fail(*_):
+    raise OSError('disk full')
+  monkeypatch.setattr(workdir_lib.os, 'fsync', fail)
+  with pytest.raises(OSError, match='disk full'):
+    workdir_lib.write_atomic(file, 'new')
+  assert file.read_text() == 'old'
+
+
+def test_a_structure_of_its_own_survives(tmp_path):
+  grown = impressions.Impression(
+      values={'cls': np.ones(3, np.float32), 'new': {'w': np.zeros((2, 2))}},
+      structure=impressions.Structure(('body', 'cls', 'new')))
+  checkpoint.save(tmp_path / 'x', checkpoint.impression_to_arrays(grown) | {
+      'probe': np.zeros(1)}, {'structure': list(grown.structure.parts)})
+  arrays, metadata = checkpoint.load(tmp_path / 'x')
+  found = checkpoint.arrays_to_impression(
+      arrays, {'body': np.zeros(2), 'cls': np.zeros(9)}, {},
+      metadata['structure'])
+  assert found.structure == grown.structure and found.masks is None
+  assert trees.fingerprint(found.values) == trees.fingerprint(grown.values)
+  with pytest.raises(checkpoint.CheckpointError, match='masks/body does not '
+                                                       'belong to a task'):
+    checkpoint.arrays_to_impression({'masks/body': np.zeros(1)}, {}, {}, ['a'])
