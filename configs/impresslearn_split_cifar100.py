@@ -51,6 +51,7 @@ def get_config(variant=''):
   config.schedule = ('supermasks', 'repeated', 'dedicated', 'heterogeneous',
                      'homogeneous', 'hybrid')
   config.chunk_steps = 100
+  config.progress_seconds = 300.  # 20 tasks' scores and moments: 260 MB
   if variant == 'after_supsup':
     phases = config.phases
     config.phases = dict(

@@ -26,4 +26,5 @@ def get_config():
       options=dict(sampler='top_k', eps=16., transfer=False)))
   config.schedule = ('supermasks',)
   config.chunk_steps = 100
+  config.progress_seconds = 300.  # 20 tasks' scores and moments: 260 MB
   return config

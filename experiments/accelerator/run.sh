@@ -9,7 +9,7 @@
 #   permuted   256 PermutedMNIST tasks at once, whole run
 #   tests      the tests of forms that only accelerators take
 # FOLDER gets workdirs, logs, and a .jsonl per result. SEEDS (default '0 1 2'),
-# MAIN, FORMS and MANY (flags of the programs) shrink it for a rehearsal.
+# and MAIN, COEFFICIENTS, FORMS and MANY (flags of programs) shrink a rehearsal.
 set -euo pipefail
 [ $# -ge 1 ] || { sed -n '2,13s/^# //p' "$0" >&2; exit 2; }
 mkdir -p "$1"
@@ -38,15 +38,14 @@ go() {  # NAME WORKDIR FLAGS...: a run and its results
 split_cifar() {  # SEED
   go "supsup_split_cifar100_s$1" "split_s$1" \
     --config=configs/supsup_split_cifar100.py --config.seed="$1" \
-    --config.phases.supermasks.tasks_at_once=20 \
-    --config.progress_seconds=1000.0
+    --config.phases.supermasks.tasks_at_once=20
 }
 coefficients() {  # SEED
   go "impresslearn_split_cifar100_s$1" "split_s$1" \
     --config=configs/impresslearn_split_cifar100.py:after_supsup \
     --config.seed="$1" --config.phases.supermasks.tasks_at_once=20 \
     --config.phases.heterogeneous.tasks_at_once=5 \
-    --config.phases.hybrid.tasks_at_once=5 --config.progress_seconds=1000.0
+    --config.phases.hybrid.tasks_at_once=5 ${COEFFICIENTS:-}
 }
 stage() {
   case $1 in
