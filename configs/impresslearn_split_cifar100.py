@@ -6,8 +6,14 @@
 Masks as in supsup_split_cifar100.py. Coefficients, from the authors' code
 before the paper: Adam 0.02, cosine over 150 epochs, batch 64, weight decay
 0.01, penalty 0.005 (|alpha|_1 - 1)^2; homogeneous basis: 0.005; hybrid head:
-0.008. The real run waits for data and an accelerator; tests run this path on
-images of the same shapes.
+0.008.
+
+`:after_supsup` goes on in the workdir of supsup_split_cifar100.py: the masks of
+its first 15 tasks are the basis, and those of its last 5, which are unseen
+then, what the coefficients are held against:
+
+    ... --config=configs/impresslearn_split_cifar100.py:after_supsup \\
+        --workdir=DIR OF supsup_split_cifar100.py
 """
 
 import ml_collections
@@ -22,7 +28,7 @@ COEFFICIENTS = dict(
     optimizer='adam', schedule='cosine', weight_decay=0.01, control=True)
 
 
-def get_config():
+def get_config(variant=''):
   config = ml_collections.ConfigDict()
   config.seed = 0  # of scores, batches and the backbone
   config.suite = dict(kind='split', source='cifar100', classes_per_task=5,
@@ -45,4 +51,16 @@ def get_config():
   config.schedule = ('supermasks', 'repeated', 'dedicated', 'heterogeneous',
                      'homogeneous', 'hybrid')
   config.chunk_steps = 100
+  config.progress_seconds = 300.  # 20 tasks' scores and moments: 260 MB
+  if variant == 'after_supsup':
+    phases = config.phases
+    config.phases = dict(
+        supermasks=dict(SUPERMASK, tasks=(0, 20), tasks_at_once=1,
+                        options=dict(SUPERMASK['options'], transfer=False)),
+        heterogeneous=dict(phases['heterogeneous'], tasks_at_once=1),
+        hybrid=dict(phases['hybrid'], tasks_at_once=1))
+    config.schedule = tuple(config.phases)
+  elif variant:
+    raise ValueError(f"there is no variant {variant!r}; take 'after_supsup' or "
+                     'none')
   return config

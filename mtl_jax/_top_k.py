@@ -1,14 +1,17 @@
-"""The k largest entries of an array, exactly; without sorting, but for GPUs.
+"""The k largest entries of arrays, exactly, without sorting.
 
 A bracketing search over the floats' bit patterns counts how many entries lie
-above a bound: some 10 to 20 passes, where XLA's sort costs a hundred on CPU. A
-GPU sorts quickly, and there every round of a search waits for the host.
+above a bound: some 10 to 20 passes, where XLA's sort costs a hundred on CPU.
+On a GPU every round of such a search waits for the host. There the bits of
+all bounds are found two at a time, of all arrays and tasks in one pass: the
+number of passes is fixed, and few kernels run (`_digits`).
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 
@@ -27,9 +30,88 @@ def select(scores, k: int):
   """
   if k == 0 or k == scores.size:
     return jnp.full(scores.shape, k == scores.size)
-  keys = _order_keys(scores)
-  return _sorted(keys, k) if jax.default_backend() == 'gpu' else (
-      _searched(keys, k))
+  if jax.default_backend() == 'gpu':
+    return _digits((scores,), (k,))[0]
+  return _searched(_order_keys(scores), k)
+
+
+def select_all(scores: list, counts: list[int], form: str | None = None):
+  """`select` of several arrays.
+
+  Args:
+    scores: arrays of any shapes.
+    counts: how many of each are kept; static.
+    form: 'searched', 'digits' or 'sorted'; `None` takes what is fastest on
+      the backend.
+
+  Returns:
+    A list of boolean masks.
+  """
+  form = form or ('digits' if jax.default_backend() == 'gpu' else 'searched')
+  if form == 'searched':
+    return [select(s, k) for s, k in zip(scores, counts)]
+  if form == 'digits':
+    return _digits(tuple(scores), tuple(counts))
+  return [_sorted(_order_keys(s), k) for s, k in zip(scores, counts)]
+
+
+WIDTH = 1024  # entries whose counts are added up at first
+BITS = 2  # of a bound, found in one pass
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _digits(scores, counts):
+  """`select_all` of a tuple of arrays by a search for bounds, bit by bit."""
+  sizes = [s.size for s in scores]
+  blocks = [-(-size // WIDTH) for size in sizes]
+  owner = np.repeat(np.arange(len(sizes)), blocks)
+  wanted = jnp.array(counts, jnp.int32)
+
+  def lay_out(arrays):  # padded with 0, below every entry
+    return jnp.concatenate([
+        jnp.pad(a.reshape(-1), (0, count * WIDTH - a.size)).reshape(-1, WIDTH)
+        for a, count in zip(arrays, blocks)])
+
+  flipped = np.uint32(1 << 31)  # so that unsigned keys have the same order
+  keys = lay_out([lax.bitcast_convert_type(_order_keys(s), jnp.uint32)
+                  ^ flipped for s in scores])
+  bound = _bounds(keys, owner, wanted, 32)[owner][:, None]
+  above = keys > bound
+  # Of those equal to the bound the first ones, by the same search.
+  left = wanted - _count(above, owner, len(sizes))
+  places = lay_out([jnp.arange(size, 0, -1, dtype=jnp.uint32)
+                    for size in sizes])
+  places = jnp.where(keys == bound, places, 0)
+  last = _bounds(places, owner, left, max(sizes).bit_length())
+  last = jnp.maximum(last, 1)[owner][:, None]
+  enough = (left > 0)[owner][:, None]
+  kept = (above | (places >= last) & enough).reshape(-1)
+  starts = np.cumsum([0, *blocks]) * WIDTH
+  return [kept[start:start + s.size].reshape(s.shape)
+          for s, start in zip(scores, starts)]
+
+
+def _bounds(keys, owner, wanted, bits: int):
+  """The `wanted`-th largest key of every array, uint32 [arrays]."""
+  digits = np.arange(1, 1 << BITS, dtype=np.uint32)
+  bits = -(-bits // BITS) * BITS
+
+  def body(i, found):
+    shift = (bits - BITS * (i + 1)).astype(jnp.uint32)
+    tried = found[:, None] | (digits << shift)[None]  # [arrays, digits]
+    above = keys[:, None, :] >= tried[owner][:, :, None]
+    enough = _count(above, owner, len(wanted)) >= wanted[:, None]
+    digit = jnp.sum(enough, 1).astype(jnp.uint32)
+    return found | (digit << shift)
+
+  return lax.fori_loop(0, bits // BITS, body,
+                       jnp.zeros(len(wanted), jnp.uint32))
+
+
+def _count(true, owner, arrays: int):
+  """How many of each array's entries [blocks, ..., WIDTH] are true."""
+  own = jnp.sum(true, -1, dtype=jnp.int32)
+  return jax.ops.segment_sum(own, owner, arrays, indices_are_sorted=True)
 
 
 def _sorted(keys, k: int):

@@ -17,14 +17,18 @@ from mtl_jax.training.search import iteration
 
 
 def check_config(work: workdir_lib.Workdir, config) -> None:
-  """Refuses a workdir that belongs to another config."""
+  """Refuses a workdir that belongs to another config.
+
+  More phases may come after those that it has.
+  """
   if not work.config.exists():
     if work.tasks.is_dir() and any(work.tasks.iterdir()):
       raise ValueError(f'{work.root} has tasks but no config.json; choose '
                        'another workdir')
     return
   kept = workdir_lib.read_json(work.config)
-  given = json.loads(json.dumps(config_lib.to_dict(config)))
+  given = _without_added(kept, json.loads(json.dumps(
+      config_lib.to_dict(config))))
   # What is measured at the end changes nothing that is learned.
   old, new = (trees.flatten({
       k: v for k, v in c.items()
@@ -39,6 +43,16 @@ def check_config(work: workdir_lib.Workdir, config) -> None:
         f'{old.get(name)!r} there and {new.get(name)!r} now'
         f'{f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""}; '
         'choose another --workdir, or the old value. Nothing was changed')
+
+
+def _without_added(kept: Any, given: dict) -> dict:
+  """A config without the phases that come after those of a kept one."""
+  before = dict(kept or {}).get('schedule') or []
+  if given['schedule'][:len(before)] != before:
+    return given
+  return given | {'schedule': before, 'phases': {
+      name: phase for name, phase in given['phases'].items()
+      if name in before}}
 
 
 def check_backbone(work: workdir_lib.Workdir, backbone) -> None:

@@ -168,6 +168,18 @@ def test_workdir_of_another_config_through_the_command(tmp_path):
   assert tiny.files(run) == before
 
 
+def test_more_phases_may_come_after_those_of_a_workdir(tmp_path):
+  first = tiny.only('basis', kind='few')
+  tiny.learn(first, tmp_path / 'run')
+  kept = tiny.files(tmp_path / 'run' / 'tasks')
+  summary = experiment.run(tiny.make('few'), tmp_path / 'run', quiet=True)
+  assert summary['verified'] == {'ok': True, 'tasks': 3, 'faults': []}
+  after = tiny.files(tmp_path / 'run' / 'tasks')
+  assert kept.items() < after.items()
+  assert_refused(first, tmp_path / 'run', ValueError,
+                 'holds a run of another config: phases/impress')
+
+
 def test_workdir_with_tasks_but_no_config(tmp_path):
   run = tiny.learned(tmp_path / 'run', 'few')
   (run / 'config.json').unlink()

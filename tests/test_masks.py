@@ -113,15 +113,38 @@ def test_top_k_is_exact_under_jit_and_vmap(ks):
                                     err_msg=f'{k} of {row}')
 
 
-def test_sorted_and_searched_top_k_are_equal():
-  """What GPUs compute, and what other platforms do."""
-  keys = _top_k._order_keys(top_k_cases())
-  for form in (_top_k._sorted, _top_k._searched):
-    program = jax.jit(jax.vmap(lambda row: [form(row, k) for k in (1, 4, 10)]))
-    for k, found in zip((1, 4, 10), program(keys)):
-      for row, kept in zip(top_k_cases(), np.asarray(found)):
-        np.testing.assert_array_equal(kept, reference_top_k(row, k),
-                                      err_msg=f'{form} {k} of {row}')
+@pytest.mark.parametrize('form', ['sorted', 'searched', 'digits'])
+def test_every_form_of_top_k_is_exact(form):
+  """What GPUs compute, and what other platforms do, of several leaves."""
+  cases, ks = top_k_cases(), (0, 1, 4, 10, SIZE)
+  program = jax.jit(jax.vmap(lambda row: _top_k.select_all(
+      [row] * len(ks), list(ks), form)))
+  for k, found in zip(ks, program(cases)):
+    for row, kept in zip(cases, np.asarray(found)):
+      np.testing.assert_array_equal(kept, reference_top_k(row, k),
+                                    err_msg=f'{form} {k} of {row}')
+
+
+@pytest.mark.parametrize('form', ['sorted', 'digits'])
+def test_forms_of_top_k_agree_on_leaves_of_many_sizes(form):
+  random = np.random.RandomState(2)
+  shapes = [(3, 3, 20, 20), (1,), (2, _top_k.WIDTH), (5, 7), (4000,)]
+  leaves = [jnp.asarray(np.round(random.randn(2, *shape), digits), jnp.float32)
+            for shape, digits in zip(shapes, (1, 3, 0, 7, 2))]  # tied or not
+  counts = [1500, 1, 2000, 0, 39]
+  program = jax.jit(jax.vmap(lambda many: _top_k.select_all(
+      many, counts, form)))
+  for leaf, k, found in zip(leaves, counts, program(leaves), strict=True):
+    for row, kept in zip(np.asarray(leaf), np.asarray(found)):
+      np.testing.assert_array_equal(kept, reference_top_k(row, k))
+
+
+def test_top_k_on_a_gpu_has_no_loop_that_waits_for_the_host(monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  scores = {'w': np.zeros((4, 6), np.float32), 'v': np.ones(3, np.float32)}
+  found = primitives(jax.make_jaxpr(
+      lambda s: masks.top_k(s, .5))(scores).jaxpr)
+  assert 'scan' in found and not {'while', 'sort', 'top_k'} & found
 
 
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16, jnp.float32])
@@ -146,7 +169,7 @@ def primitives(jaxpr):
   return names
 
 
-@pytest.mark.skipif(jax.default_backend() == 'gpu', reason='GPUs sort')
+@pytest.mark.skipif(jax.default_backend() == 'gpu', reason='has no while')
 def test_top_k_never_sorts():
   scores = {'w': np.zeros((4, 5), np.float32)}
   program = lambda f: primitives(jax.make_jaxpr(f)(scores).jaxpr)

@@ -53,15 +53,14 @@ def of_epochs(rows, steps: int, batch_size: int, seed: tuple[int, ...],
   """
   check_size(len(rows), batch_size)
   per_epoch = len(rows) // batch_size
-  batches, shuffled, epoch = [], rows, -1
-  for number in range(start, start + steps):
-    if number // per_epoch != epoch:
-      epoch = number // per_epoch
-      bits = np.random.MT19937(np.random.SeedSequence([*seed, epoch]))
-      shuffled = np.random.RandomState(bits).permutation(rows)
-    at = number % per_epoch * batch_size
-    batches.append(shuffled[at:at + batch_size])
-  return np.stack(batches).astype(np.int32)
+  stop, parts = start + steps, []
+  for epoch in range(start // per_epoch, -(-stop // per_epoch)):
+    bits = np.random.MT19937(np.random.SeedSequence([*seed, epoch]))
+    shuffled = np.random.RandomState(bits).permutation(rows)
+    first, last = (min(max(number - epoch * per_epoch, 0), per_epoch)
+                   for number in (start, stop))
+    parts.append(shuffled[first * batch_size:last * batch_size])
+  return np.concatenate(parts).astype(np.int32).reshape(steps, batch_size)
 
 
 def padded(rows, batch_size: int, devices: int = 1) -> np.ndarray:

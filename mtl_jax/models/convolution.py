@@ -7,8 +7,8 @@ gradients of a convolution are computed by plain nested loops
 written as convolutions that have that layout already. The kernel's has the
 output's gradient as its kernel then, which is slow once that leaves the cache:
 from there on it is one matrix product for each place of the window. On
-accelerators, and for grouped or dilated convolutions, this is
-`lax.conv_general_dilated`.
+accelerators this is `batched_convolution`, and for grouped or dilated
+convolutions `lax.conv_general_dilated`.
 """
 
 import functools
@@ -16,6 +16,8 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from mtl_jax.models import batched_convolution
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 # Products are faster from so many numbers of the output's gradient on, with so
@@ -45,14 +47,16 @@ def convolve(x, kernel, strides, padding, lhs_dilation=None, rhs_dilation=None,
            and not _dilated(lhs_dilation) and not _dilated(rhs_dilation)
            and numbers == lax.conv_dimension_numbers(x.shape, kernel.shape,
                                                      LAYOUT))
-  if not plain or jax.default_backend() != 'cpu':
+  if not plain:
     return lax.conv_general_dilated(
         x, kernel, strides, padding, lhs_dilation, rhs_dilation,
         dimension_numbers, feature_group_count, precision=precision)
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides,
                                   padding)
-  return _plain(tuple(strides), tuple(map(tuple, padding)), x, kernel)
+  form = (_plain if jax.default_backend() == 'cpu' else
+          batched_convolution.convolve)
+  return form(tuple(strides), tuple(map(tuple, padding)), x, kernel)
 
 
 def _dilated(dilation) -> bool:

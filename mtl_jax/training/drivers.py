@@ -93,6 +93,28 @@ def _index(run, group, recipe, first, count) -> np.ndarray:
       entry.seed(run.config.seed), first) for entry in group])
 
 
+def _ahead(run, group, recipe):
+  """`_index` by (first, count), that of the next chunk made beforehand.
+
+  Returns:
+    (draw(first, count), prepare(first, count)); `prepare` is called while the
+    devices work on the chunk that ends before `first`.
+  """
+  ready: dict[tuple[int, int], np.ndarray] = {}
+
+  def draw(first, count):
+    found = ready.pop((first, count), None)
+    return _index(run, group, recipe, first, count) if found is None else found
+
+  def prepare(first, count):
+    count = min(count, recipe.steps - first)
+    ready.clear()
+    if count > 0:
+      ready[first, count] = _index(run, group, recipe, first, count)
+
+  return draw, prepare
+
+
 def _initial(run, functions, entry, shared) -> single.State:
   return functions.init(
       entry.key(run.config.seed), run.system.backbone.params,
@@ -105,12 +127,14 @@ def _one(run, group, recipe) -> Driver:
   entry, = group
   task = run.data.entry_arrays(entry)
   source = run.data.split(entry.task, 'train')
+  draw, prepare = _ahead(run, group, recipe)
 
   def advance(shared, state, first, count):
-    index = _index(run, group, recipe, first, count)
+    index = draw(first, count)
     state, measured = functions.chunk(
         entry.route, run.backbone.params, shared, source, task, state,
         parallel.split_batch(index[0]))
+    prepare(first + count, count)
     return state, jax.tree.map(lambda x: x[None], parallel.to_host(measured))
 
   return Driver(
@@ -125,12 +149,14 @@ def _many(run, group, recipe) -> Driver:
   tasks = parallel.split_tasks(parallel.stack(
       [run.data.entry_arrays(entry) for entry in group]))
   source = run.data.split(group[0].task, 'train')
+  draw, prepare = _ahead(run, group, recipe)
 
   def advance(shared, state, first, count):
-    index = _index(run, group, recipe, first, count)
+    index = draw(first, count)
     state, measured = functions.chunk_many(
         group[0].route, run.backbone.params, shared, source, tasks, state,
         parallel.split_tasks(index))
+    prepare(first + count, count)
     return state, parallel.to_host(parallel.join_tasks(measured))
 
   return Driver(

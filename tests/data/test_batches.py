@@ -59,3 +59,16 @@ def test_padded_batches_hold_every_row_once(count, batch_size, devices, shape):
   flat = found.ravel()
   np.testing.assert_array_equal(flat[flat >= 0], rows)
   assert set(flat[flat < 0]) <= {-1}
+
+
+@pytest.mark.parametrize('start, count', [(0, 1), (2, 3), (0, 9), (5, 7)])
+def test_rows_are_those_of_epochs_drawn_one_batch_after_another(start, count):
+  rows, batch, seed = np.arange(50, 63), 4, (3, 8)
+  expected = []
+  for number in range(start, start + count):
+    epoch, place = divmod(number, len(rows) // batch)
+    random = np.random.RandomState(np.random.MT19937(
+        np.random.SeedSequence([*seed, epoch])))
+    expected.append(random.permutation(rows)[place * batch:][:batch])
+  np.testing.assert_array_equal(
+      batches.of_epochs(rows, count, batch, seed, start), expected)
