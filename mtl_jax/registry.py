@@ -97,6 +97,24 @@ def origin(function: Callable) -> dict | None:
           'sha256': hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
+def changed(recorded: dict | None, function: Callable) -> str:
+  """What to say if another file defines a function than when it was recorded.
+
+  Args:
+    recorded: what `origin` gave then.
+    function: registered now.
+
+  Returns:
+    A sentence without its end, or '' if the file is the same.
+  """
+  now, then = origin(function), recorded
+  if now == then:
+    return ''
+  named = [f'{found["file"]} (SHA-256 {found["sha256"][:12] or "unknown"})'
+           if found else 'mtl_jax itself' for found in (now, then)]
+  return f'{named[0]} now defines what {named[1]} defined then'
+
+
 def load_plugins(paths: Iterable[Any] | str | os.PathLike | None) -> None:
   """Runs Python files that register methods, models, sources or suites.
 

@@ -129,6 +129,7 @@ class Training(NamedTuple):
     early_stop: validation may end the training.
     loss: as in `Route`, of classifications.
     weight_decay: of the optimizer.
+    epochs: of each task, 0 if the phase counts steps.
   """
   phase: str
   together: str | None = None
@@ -140,6 +141,7 @@ class Training(NamedTuple):
   early_stop: bool = False
   loss: str = 'softmax'
   weight_decay: float = 0.
+  epochs: int = 0
 
 
 def no_penalty(trainable: Tree) -> Any:
