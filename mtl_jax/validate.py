@@ -139,14 +139,26 @@ def check_methods(config, suite, backbone) -> None:
     own = plan.planned(phase, suite)
     group = plan.groups(phase.named, suite)[0]
     try:
-      method.check(phase.as_training(), backbone.params,
-                   known[:len(known) - len(own)], own)
+      _call_check(method, phase.as_training(), backbone.params,
+                  known[:len(known) - len(own)], own)
       if phase.search is None:
         relied = [left[e.phase] for e in plan.relied(known, group)]
         left[phase.name] = trace.impression(
             method, backbone, relied, group, config.seed)
+    except trace.WrongMethod as error:
+      raise ValueError(f'phase {phase.name}: method {phase.method}: {error}'
+                       ) from error
     except ValueError as error:
       raise ValueError(f'phase {phase.name}: {error}') from error
+
+
+def _call_check(method, *facts) -> None:
+  try:
+    method.check(*facts)
+  except ValueError:
+    raise
+  except Exception as error:  # pylint: disable=broad-except
+    raise trace.failed('check', error) from error
 
 
 def check_words(suite, data, params) -> None:

@@ -154,10 +154,10 @@ class Phase:
 def _check_ability(phase: Phase) -> None:
   """Refuses a driver that the method is not able to go with."""
   able = phase.make_method().abilities
-  if able.searches != (phase.search is not None):
+  if (able.searched is None) != (phase.search is None):
     raise ValueError(
         f'{phase.method} needs a search (space, generations, children, ...)'
-        if able.searches else f'{phase.method} is not found by a search; leave '
+        if able.searched else f'{phase.method} is not found by a search; leave '
         'out search')
   if able.watch is not None and not phase.training.epochs:
     raise ValueError(f'the method {phase.method} looks at the validation '

@@ -221,7 +221,9 @@ class Abilities(NamedTuple):
     needs_earlier: `materialise` needs what `prepare` makes of earlier tasks;
       without it, a stored impression stands for itself.
     per_group: `prepare` looks at the tasks that are about to be trained.
-    searches: its impressions are found by a search, not by gradients alone.
+    searched: of a method whose impressions are found by a search, not by
+      gradients alone: (the network that was found, names of its components
+      that are trained) -> the `shared` with which `commit` leaves it.
     watch: (early stopping's settings or `None`) -> `watch.Watch`, of a method
       that prunes while it trains.
     folds: of a method whose tasks fold into one weight tree.
@@ -234,7 +236,7 @@ class Abilities(NamedTuple):
   banks: Banks | None = None
   needs_earlier: bool = False
   per_group: bool = False
-  searches: bool = False
+  searched: Callable[[Tree, Sequence[str]], dict] | None = None
   watch: Callable[[Any], Any] | None = None
   folds: Folds | None = None
   carries: Callable[[Tree], tuple[Tree, Tree]] | None = None

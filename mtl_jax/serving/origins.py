@@ -29,9 +29,9 @@ def changed(metadata: dict, recipe: dict) -> str:
   method = metadata['method']
   found = (
       registry.changed(method.get('defined_in'),
-                       methods.METHODS[method['name']]),
+                       methods.METHODS.origin(method['name'])),
       registry.changed(recipe.get('defined_in'),
-                       models.MODELS[recipe['model']]))
+                       models.MODELS.origin(recipe['model'])))
   return '; '.join(dict.fromkeys(sentence for sentence in found if sentence))
 
 

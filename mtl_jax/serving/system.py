@@ -51,6 +51,12 @@ class StoredTask(NamedTuple):
   metadata: dict
   probe: np.ndarray
 
+  def __repr__(self) -> str:
+    """In short, without the arrays."""
+    how = self.metadata.get('method', {}).get('name', 'no method')
+    return (f'StoredTask({self.name!r} by {how}: {self.classes} classes, '
+            f'{self.impression!r})')
+
 
 class Identified(NamedTuple):
   """The task that an inference found.
@@ -88,6 +94,13 @@ class System:
     self.fingerprint = functools.lru_cache(maxsize=None)(
         lambda name: checkpoint.fingerprint(workdir.task(name)))
     self._known: set[str] = set()
+
+  def __repr__(self) -> str:
+    names, recipe = self.tasks, self.backbone.recipe
+    return (f'System({str(self.workdir.root)!r}: {len(names)} tasks '
+            f'({_some(names[:3])}{", ..." if len(names) > 3 else ""}) on '
+            f'{recipe["model"]} of {trees.size(self.backbone.params):,} '
+            f'weights {recipe["fingerprint"][:12]})')
 
   @property
   def tasks(self) -> list[str]:
