@@ -34,7 +34,7 @@ def test_functions_are_short(path):
 def test_files_are_short():
   found = {path for path in FILES
            if len((ROOT / path).read_text().splitlines()) > LENGTH}
-  assert found == LONG_FILES, 'split them, or shorten the list'
+  assert found <= LONG_FILES, 'split them'
 
 
 def test_the_probe_counts_without_docstrings():
