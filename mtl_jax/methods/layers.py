@@ -57,7 +57,7 @@ def signs(key, name: str, units: int):
   return jnp.where(bits >= 128, 1., -1.).astype(jnp.float32)
 
 
-def require_rate(name: str, rate) -> None:
+def require_rate(name: str, rate: float) -> None:
   """Raises ValueError for a factor of the learning rate that is none."""
   if not (isinstance(rate, numbers.Real) and 0 < rate < np.inf):
     raise ValueError(f'{name} is {rate!r}; it must be a number above 0, and '
