@@ -100,7 +100,7 @@ def _grid(common):
   found = {}
   for rate in RATES:
     made = _dense(common, dict.fromkeys(CHOSEN, rate))
-    found |= {f'{name}_{rate:g}'.replace('-', 'm'): dict(made[name],
+    found |= {f'{name}_{rate:g}'.replace('.', 'p'): dict(made[name],
                                                          tasks=TRIED)
               for name in CHOSEN}
   return found
