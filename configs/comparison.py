@@ -23,8 +23,8 @@ import ml_collections
 
 HEAD = 'Dense_2/kernel'
 BASIS, TASKS, TRIED = (0, 20), (20, 30), (30, 33)
-RATES = (1e-4, 3e-4, 1e-3, 3e-3)
-CHOSEN = dict(dedicated=1e-3, joint=1e-3, probe=1e-3)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+CHOSEN = dict(dedicated=1e-3, joint=3e-3, probe=1e-2)
 SUITES = dict(permuted=dict(kind='permuted', source='mnist', num_tasks=33),
               rotated=dict(kind='rotated', source='mnist', num_tasks=120,
                            order_seed=0))
@@ -40,10 +40,9 @@ def get_config(variant='permuted'):
   config.suite = SUITES[suite]
   config.backbone = dict(model='lenet_300_100', outputs=10)
   common = dict(tasks=TASKS, steps=1000, batch_size=128, control=True)
-  config.phases = (_grid(common) if kind else
-                   {'supsup': _supsup(common)['supsup']}
-                   | _impresslearn(common) | _supsup(common) | _dense(common))
-  config.schedule = tuple(config.phases)
+  phases = (_grid(common) if kind else _supsup(common)
+            | _impresslearn(common) | _dense(common))
+  config.phases, config.schedule = phases, tuple(phases)
   if not kind:
     # One gradient for a batch of 128 images of an unknown task.
     inferred = dict(rule='one_shot', objective='entropy', images=128)

@@ -75,9 +75,10 @@ def _blocks(config, variant, coefficients):
         wide=made(WIDE[0], blocks=WIDE[1], **head()))
   else:
     phases = {f'head_rate_{rate:g}'.replace('.', 'p'): made(
-        40, blocks=5, **head(rate)) for rate in (0.03, 0.1, 0.3)}
+        40, blocks=5, **head(rate)) for rate in (0.01, 0.03, 0.1)}
     phases |= {f'shape_{size}x{blocks}_{rate:g}'.replace('.', 'p'): made(
-        size, rate, blocks=blocks, **head()) for size, blocks in SHAPES
+        size, rate, blocks=blocks, **head(0.003 / rate))
+               for size, blocks in SHAPES
                for rate in (0.03, 0.1)}
     phases = {name: dict(phase, tasks=(110, 113))
               for name, phase in phases.items()}

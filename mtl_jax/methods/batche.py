@@ -121,5 +121,5 @@ def effective(backbone: Tree, slow: Tree | None,
     vectors: {leaf: {'in': float [in], 'out': float [out]}}.
   """
   weights = backbone if slow is None else trees.combine(slow, backbone)
-  return layers_lib.change(
-      lambda w, v: w * (v['in'][:, None] * v['out'][None, :]), weights, vectors)
+  return layers_lib.change(lambda w, v: layers_lib.times(
+      w, v['in'][:, None] * v['out'][None, :]), weights, vectors)

@@ -50,6 +50,11 @@ def change(f, tree: Tree, own: dict[str, Tree]) -> Tree:
       if name.replace('/', '.') in own else leaf, tree)
 
 
+def times(weights, matrix):
+  """weights [..., in, out] times a matrix [in, out], [in, 1] or [1, out]."""
+  return weights * matrix.reshape((1,) * (weights.ndim - 2) + matrix.shape)
+
+
 def signs(key, name: str, units: int):
   """Fair coins of +1 and -1, float32 [units], of a key and a name."""
   bits = masks.draw(key, name, (units,), functools.partial(

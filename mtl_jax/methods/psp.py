@@ -97,7 +97,8 @@ def make(options: Options) -> base.Method:
 
 def behind(weights: Tree, signs: dict[str, Tree]) -> Tree:
   """diag(c) W of every leaf [..., in, out] that has signs float [in]."""
-  return layers_lib.change(lambda w, c: w * c[:, None], weights, signs)
+  return layers_lib.change(
+      lambda w, c: layers_lib.times(w, c[:, None]), weights, signs)
 
 
 def on_later(impression, later) -> impressions.Impression:
