@@ -63,8 +63,8 @@ def _blocks(config, variant, coefficients):
     raise ValueError(f"there is no variant {variant!r}; take 'blocks', "
                      "'blocks,grid' or none")
   config.suite.num_tasks = 113  # the first 110 stay what they are
-  made = lambda size, rate=0.1, **options: dict(
-      coefficients, learning_rate=rate, options=options,
+  made = lambda size, **options: dict(
+      coefficients, options=options,
       basis=dict(kind='random', density=0.5, size=size))
   head = lambda rate=0.1: dict(head='mask', head_rate=rate)
   if variant == 'blocks':
@@ -76,10 +76,8 @@ def _blocks(config, variant, coefficients):
   else:
     phases = {f'head_rate_{rate:g}'.replace('.', 'p'): made(
         40, blocks=5, **head(rate)) for rate in (0.01, 0.03, 0.1)}
-    phases |= {f'shape_{size}x{blocks}_{rate:g}'.replace('.', 'p'): made(
-        size, rate, blocks=blocks, **head(0.003 / rate))
-               for size, blocks in SHAPES
-               for rate in (0.03, 0.1)}
+    phases |= {f'shape_{size}x{blocks}': made(
+        size, blocks=blocks, **head(0.03)) for size, blocks in SHAPES}
     phases = {name: dict(phase, tasks=(110, 113))
               for name, phase in phases.items()}
   config.phases = phases
