@@ -11,7 +11,7 @@ basis of ImpressLearn's `heterogeneous` rows comes from tasks 0 to 19.
 Published recipes: SupSup (RMSProp 1e-4; sparse masks: edge-popup by |score|,
 eps 16), BatchE (Adam 1e-4, vectors 1e-2), PSP (RMSProp 1e-4), all of SupSup's
 code; subnetworks (Adam 1e-3), of theirs. Fine-tuning as PSP. ImpressLearn:
-Adam 0.1, cosine, the head's mask 0.01, five blocks a layer (chosen on
+Adam 0.1, cosine, the head's mask 0.003, five blocks a layer (chosen on
 validation, see experiments/impresslearn/README.md). `grid` tries RATES for what
 has no recipe, on tasks 30 to 32, that no table reports; CHOSEN has what the
 validation images of PermutedMNIST say, for both suites.
@@ -61,7 +61,7 @@ def _impresslearn(common):
   """The masks of the basis, and the coefficients over it."""
   plain = dict(common, method='impresslearn', optimizer='adam',
                learning_rate=0.1, schedule='cosine')
-  more = dict(blocks=5, head='mask', head_rate=0.1)
+  more = dict(blocks=5, head='mask', head_rate=0.03)
   random = dict(kind='random', density=0.5, size=40)
   learned = dict(kind='heterogeneous', phase='basis', size=20)
   return dict(

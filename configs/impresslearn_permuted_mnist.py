@@ -66,7 +66,7 @@ def _blocks(config, variant, coefficients):
   made = lambda size, **options: dict(
       coefficients, options=options,
       basis=dict(kind='random', density=0.5, size=size))
-  head = lambda rate=0.1: dict(head='mask', head_rate=rate)
+  head = lambda rate=0.03: dict(head='mask', head_rate=rate)
   if variant == 'blocks':
     phases = dict(
         head_20=made(20, **head()), blocks_20=made(20, blocks=5),
@@ -77,7 +77,7 @@ def _blocks(config, variant, coefficients):
     phases = {f'head_rate_{rate:g}'.replace('.', 'p'): made(
         40, blocks=5, **head(rate)) for rate in (0.01, 0.03, 0.1)}
     phases |= {f'shape_{size}x{blocks}': made(
-        size, blocks=blocks, **head(0.03)) for size, blocks in SHAPES}
+        size, blocks=blocks, **head()) for size, blocks in SHAPES}
     phases = {name: dict(phase, tasks=(110, 113))
               for name, phase in phases.items()}
   config.phases = phases
