@@ -196,7 +196,7 @@ def test_what_must_not_know_of_each_other(path, never):
 
 
 METHODS = ('supsup', 'impresslearn', 'subnetworks', 'munet', 'dedicated',
-           'joint', 'part')
+           'joint', 'part', 'batche', 'psp')
 # Where a method may be known by name.
 AT_HOME = ('mtl_jax/methods/', 'mtl_jax/evolution/', 'mtl_jax/report/')
 # What has the word of a method and means something else.

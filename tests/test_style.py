@@ -8,10 +8,9 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(p.relative_to(ROOT).as_posix() for folder in (
     'mtl_jax', 'examples', 'configs') for p in (ROOT / folder).rglob('*.py'))
-LINES, LENGTH = 60, 360
+LINES, LENGTH = 60, 370
 # What is still to be split.
-LONG_FILES = {'mtl_jax/data/transforms.py', 'mtl_jax/masks.py',
-              'mtl_jax/serving/system.py'}
+LONG_FILES = {'mtl_jax/data/transforms.py', 'mtl_jax/serving/system.py'}
 
 
 def functions(source):

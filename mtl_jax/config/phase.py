@@ -178,6 +178,9 @@ def _check_ability(phase: Phase) -> None:
   if phase.rounds is not None and able.banks is None:
     raise ValueError(f'the method {phase.method} cannot train in rounds; part '
                      'can')
+  if phase.rounds is not None and able.rates is not None:
+    raise ValueError(f'the method {phase.method} asks for learning rates of '
+                     'its own, which rounds do not keep')
 
 
 def _check_search(phase: Phase) -> None:

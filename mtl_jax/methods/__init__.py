@@ -14,11 +14,13 @@ from mtl_jax import fields
 from mtl_jax import impressions
 from mtl_jax import registry
 from mtl_jax.methods import base
+from mtl_jax.methods import batche
 from mtl_jax.methods import dedicated
 from mtl_jax.methods import impresslearn
 from mtl_jax.methods import joint
 from mtl_jax.methods import munet
 from mtl_jax.methods import part
+from mtl_jax.methods import psp
 from mtl_jax.methods import subnetworks
 from mtl_jax.methods import supsup
 
@@ -128,10 +130,12 @@ def make(name: str, **options) -> Method:
   return of_options(name, options_of(name, options))
 
 
+register('batche', batche.make, batche.Options)
 register('dedicated', dedicated.make, dedicated.Options)
 register('impresslearn', impresslearn.make, impresslearn.Options)
 register('joint', joint.make, joint.Options)
 register('munet', munet.make, munet.Options)
 register('part', part.make, part.Options)
+register('psp', psp.make, psp.Options)
 register('subnetworks', subnetworks.make, subnetworks.Options)
 register('supsup', supsup.make, supsup.Options)

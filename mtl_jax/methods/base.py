@@ -227,8 +227,11 @@ class Abilities(NamedTuple):
     watch: (early stopping's settings or `None`) -> `watch.Watch`, of a method
       that prunes while it trains.
     folds: of a method whose tasks fold into one weight tree.
-    carries: (params) -> (a task's own leaves, leaves that go on to the next
-      task), of a method that fine-tunes in sequence and forgets.
+    carries: (impression, that of a later task of the phase) -> the impression
+      of the first task on what the later one left, of a method that goes on
+      training what tasks share, and forgets.
+    rates: (trainable) -> for each of its leaves a factor of the learning rate,
+      of a method whose leaves do not all take the same; not in rounds.
   """
   superposes: bool = False
   streams: bool = False
@@ -239,7 +242,8 @@ class Abilities(NamedTuple):
   searched: Callable[[Tree, Sequence[str]], dict] | None = None
   watch: Callable[[Any], Any] | None = None
   folds: Folds | None = None
-  carries: Callable[[Tree], tuple[Tree, Tree]] | None = None
+  carries: Callable[..., impressions.Impression] | None = None
+  rates: Callable[[Tree], Tree] | None = None
 
 
 class Method(NamedTuple):
