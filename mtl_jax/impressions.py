@@ -96,6 +96,30 @@ class Impression(NamedTuple):
   structure: Structure | None = None
   parts: dict[str, Tree] | None = None
 
+  def __repr__(self) -> str:
+    """In short, without the arrays.
+
+    >>> import jax.numpy as jnp
+    >>> Impression(masks={'w': jnp.ones((4, 5), bool)},
+    ...            parts={'s': jnp.ones(3)})
+    Impression(masks: 1 leaf of 20, s: 1 leaf of 3)
+    """
+    trees_ = self._asdict()
+    if isinstance(self.parts, dict):
+      trees_ = {k: v for k, v in trees_.items() if k != 'parts'} | self.parts
+    return 'Impression({})'.format(', '.join(
+        f'{name}: {_said(part)}' for name, part in trees_.items()
+        if part is not None))
+
+
+def _said(part: Tree) -> str:
+  """A part in short: its leaves, and how many numbers they hold."""
+  if isinstance(part, (Path, Structure)):
+    return f'{len(part.parts)} components'
+  leaves = [leaf for leaf in jax.tree.leaves(part) if hasattr(leaf, 'shape')]
+  return (f'{len(leaves)} {"leaf" if len(leaves) == 1 else "leaves"} of '
+          f'{trees.size(leaves):,}')
+
 
 def combine(alphas: Tree, basis: Tree) -> Tree:
   """Sum over k of alpha_k M^k for every leaf, without a float copy of M.
@@ -315,6 +339,10 @@ def check_parts(impression: Impression) -> None:
     ValueError: a part has the name of a known one, or is not a dict of arrays
       at every level; names it.
   """
+  if not isinstance(impression.parts, (dict, type(None))):
+    raise ValueError('parts of the impression are a '
+                     f'{type(impression.parts).__name__}; they must be a dict '
+                     'of parts by name')
   for name, tree in (impression.parts or {}).items():
     if name in Impression._fields:
       raise ValueError(f'the impression has a part {name!r}, but that is the '

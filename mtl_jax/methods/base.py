@@ -129,6 +129,7 @@ class Training(NamedTuple):
     early_stop: validation may end the training.
     loss: as in `Route`, of classifications.
     weight_decay: of the optimizer.
+    epochs: of each task, 0 if the phase counts steps.
   """
   phase: str
   together: str | None = None
@@ -140,6 +141,7 @@ class Training(NamedTuple):
   early_stop: bool = False
   loss: str = 'softmax'
   weight_decay: float = 0.
+  epochs: int = 0
 
 
 def no_penalty(trainable: Tree) -> Any:
@@ -219,7 +221,9 @@ class Abilities(NamedTuple):
     needs_earlier: `materialise` needs what `prepare` makes of earlier tasks;
       without it, a stored impression stands for itself.
     per_group: `prepare` looks at the tasks that are about to be trained.
-    searches: its impressions are found by a search, not by gradients alone.
+    searched: of a method whose impressions are found by a search, not by
+      gradients alone: (the network that was found, names of its components
+      that are trained) -> the `shared` with which `commit` leaves it.
     watch: (early stopping's settings or `None`) -> `watch.Watch`, of a method
       that prunes while it trains.
     folds: of a method whose tasks fold into one weight tree.
@@ -235,7 +239,7 @@ class Abilities(NamedTuple):
   banks: Banks | None = None
   needs_earlier: bool = False
   per_group: bool = False
-  searches: bool = False
+  searched: Callable[[Tree, Sequence[str]], dict] | None = None
   watch: Callable[[Any], Any] | None = None
   folds: Folds | None = None
   carries: Callable[..., impressions.Impression] | None = None
