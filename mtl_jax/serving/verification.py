@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mtl_jax.serving import probes
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import provenance
@@ -41,7 +42,7 @@ def check(system: system_lib.System,
   for name in names:
     try:
       stored = system.task(name)
-      probe = system.probe(stored.metadata['source'])
+      probe = probes.of_task(system, stored.metadata)
       found = np.asarray(system.outputs(stored, probe))
       visit(name)
     except ValueError as error:
