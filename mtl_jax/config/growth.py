@@ -7,6 +7,7 @@ from the start, as far as it relies on it.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 from mtl_jax import trees
 from mtl_jax.config import config as config_lib
@@ -40,8 +41,8 @@ def check(old: config_lib.Config, new: config_lib.Config) -> None:
   Raises:
     Other: names what differs.
   """
-  _same(*({k: v for k, v in config_lib.to_dict(c).items()
-           if k not in (*FREE, *_OWN)} for c in (old, new)))
+  _same(old, new, lambda c: {k: v for k, v in config_lib.to_dict(c).items()
+                             if k not in (*FREE, *_OWN)})
   _same_phases(old, new)
   if old.suite.kind != new.suite.kind:
     raise Other('suite.kind', old.suite.kind, new.suite.kind)
@@ -65,14 +66,15 @@ def grown(old: config_lib.Config,
           if was.tasks != now.tasks]
 
 
-def _same(before: dict, now: dict, prefix: str = '') -> None:
-  """Refuses nested values that aren't equal."""
-  flat = [trees.flatten(_as_lists(value)) for value in (before, now)]
+def _same(old: config_lib.Config, new: config_lib.Config,
+          part: Callable[[config_lib.Config], dict]) -> None:
+  """Refuses two configs of which a part isn't equal."""
+  flat = [trees.flatten(_as_lists(part(config))) for config in (old, new)]
   changed = sorted(name for name in flat[0].keys() | flat[1].keys()
                    if flat[0].get(name) != flat[1].get(name))
   if changed:
     name = changed[0]
-    raise Other(prefix + name, flat[0].get(name), flat[1].get(name),
+    raise Other(name, flat[0].get(name), flat[1].get(name),
                 len(changed) - 1)
 
 
@@ -87,21 +89,21 @@ def _same_phases(old, new) -> None:
   """Old phases come first, and are the same but for tasks at their ends."""
   before, now = ([phase.name for phase in c.phases] for c in (old, new))
   if now[:len(before)] != before:
-    _same(*({k: config_lib.to_dict(c)[k] for k in ('phases', 'schedule')}
-            for c in (old, new)))
+    _same(old, new, lambda c: {
+        k: config_lib.to_dict(c)[k] for k in ('phases', 'schedule')})
   was, is_ = (config_lib.to_dict(c)['phases'] for c in (old, new))
   for name in before:
     (first, stop), (start, end) = was[name]['tasks'], is_[name]['tasks']
-    same = start == first and end >= stop
-    _same(*({k: v for k, v in phases[name].items()
-             if not (same and k == 'tasks')} for phases in (was, is_)),
-          prefix=f'phases/{name}/')
+    free = 'tasks' if start == first and end >= stop else None
+    _same(old, new, lambda c, name=name, free=free: {'phases': {name: {
+        k: v for k, v in config_lib.to_dict(c)['phases'][name].items()
+        if k != free}}})
 
 
 def _same_tasks(before: suites.Suite, now: suites.Suite, old, new) -> None:
   """The tasks from before stand at the beginning, and are the same."""
   if len(now.tasks) < len(before.tasks):
-    _same(*({'suite': config_lib.to_dict(c)['suite']} for c in (old, new)))
+    _same(old, new, lambda c: {'suite': config_lib.to_dict(c)['suite']})
     raise Other('suite', f'{len(before.tasks)} tasks', f'{len(now.tasks)}')
   for i, (one, other) in enumerate(zip(before.tasks, now.tasks)):
     if one == other:

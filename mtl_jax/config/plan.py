@@ -190,8 +190,8 @@ def before(config: config_lib.Config, suite: suites.Suite,
     phase: of the config.
     earlier: what lay in the workdir before the config's first phase.
   """
-  return [*earlier] + [e for other in config.phases[:config.phases.index(phase) + 1]
-          for e in planned(other, suite)]
+  phases = config.phases[:config.phases.index(phase) + 1]
+  return [*earlier, *(e for other in phases for e in planned(other, suite))]
 
 
 def relied(known: list[methods.Earlier],
@@ -231,6 +231,7 @@ def check(config: config_lib.Config, suite: suites.Suite,
             f'task {entry.task.name} has {entry.task.classes} classes but the '
             f'backbone has {config.backbone.outputs} outputs')
     try:
-      relied(before(config, suite, phase, earlier), groups(phase.named, suite)[0])
+      relied(before(config, suite, phase, earlier),
+             groups(phase.named, suite)[0])
     except ValueError as error:
       raise ValueError(f'phase {phase.name}: {error}') from error

@@ -312,4 +312,3 @@ def renamed(metadata: dict, name: str) -> dict[str, Any]:
   """A task's metadata under another name."""
   return metadata | {'name': name,
                      'record': metadata['record'] | {'entry': name}}
-

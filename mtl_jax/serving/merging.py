@@ -33,8 +33,8 @@ from mtl_jax.storage import checkpoint
 from mtl_jax.storage import provenance
 from mtl_jax.storage import workdir as workdir_lib
 
-HOW = {'union': masks.union, 'intersection': masks.intersection,
-       'combination': None}
+_OF_MASKS = {'union': masks.union, 'intersection': masks.intersection}
+HOW = (*_OF_MASKS, 'combination')
 
 
 class Merged(NamedTuple):
@@ -138,7 +138,7 @@ def _of_masks(stored, how) -> _Made:
     raise ValueError(f'a{"n" if how[0] == "i" else ""} {how} is of masks, but '
                      f'not all of these left masks alone: {kinds}; take '
                      "how='combination'")
-  made = functools.reduce(HOW[how], [s.impression.masks for s in stored])
+  made = functools.reduce(_OF_MASKS[how], [s.impression.masks for s in stored])
   empty = [leaf for leaf, m in trees.flatten(made).items()
            if m is not None and not np.any(m)]
   if empty:

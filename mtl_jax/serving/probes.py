@@ -49,8 +49,9 @@ def describe(system: system_lib.System, metadata: dict) -> dict[str, Any]:
   if dtype == np.uint8:
     return {'rows': rows, 'below': 256}
   # Numbers of words: no larger ones than the data are known to have.
-  known = of_task(system, metadata) if is_here(system, metadata) else np.zeros(1)
-  return {'rows': rows, 'below': int(np.max(known)) + 1}
+  most = (int(np.max(of_task(system, metadata)))
+          if is_here(system, metadata) else 0)
+  return {'rows': rows, 'below': most + 1}
 
 
 def draw(described: dict, metadata: dict) -> np.ndarray:

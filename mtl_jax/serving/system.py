@@ -396,17 +396,21 @@ class System:
 
   def require_own(self, name: str, metadata: dict) -> None:
     """Refuses a task that was made on another backbone, or other tasks."""
-    own = self.backbone.recipe['fingerprint']
-    if metadata['backbone'] != own:
-      raise checkpoint.CheckpointError(
-          f'task {name} was made on the backbone {metadata["backbone"]}, not '
-          f'on {own}: its impression does not fit this one')
+    self.require_backbone(name, metadata)
     for used, digest in metadata.get('relies_on', {}).items():
       if self.fingerprint(used) != digest:
         raise checkpoint.CheckpointError(
             f'task {name} was made with the task {used}, but another one of '
             'that name lies here; bring that back, or remove '
             f'{self.workdir.task(name)} to have {name} made again')
+
+  def require_backbone(self, name: str, metadata: dict) -> None:
+    """Refuses a task that was made on another backbone."""
+    own = self.backbone.recipe['fingerprint']
+    if metadata['backbone'] != own:
+      raise checkpoint.CheckpointError(
+          f'task {name} was made on the backbone {metadata["backbone"]}, not '
+          f'on {own}: its impression does not fit this one')
 
   def _load_probe(self, source: str) -> np.ndarray:
     """Raw images of a source on which its tasks' outputs were kept."""
