@@ -106,8 +106,12 @@ def load(path, plugins=None) -> System:
     return _of_workdir(path, plugins)
   folder = tempfile.TemporaryDirectory(prefix='mtl_jax-')
   root = pathlib.Path(folder.name) / 'system'
-  artifact.import_task(root, path)
-  system = _of_workdir(root, plugins)
+  try:
+    artifact.import_task(root, path)
+    system = _of_workdir(root, plugins)
+  except BaseException:
+    folder.cleanup()
+    raise
   weakref.finalize(system, folder.cleanup)
   return system
 

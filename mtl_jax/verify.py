@@ -46,7 +46,7 @@ def check(path, plugins=None) -> verification.Result:
   """Checks a workdir, the file of one task, or one task's folder alone."""
   folder = pathlib.Path(path)
   if not workdir_lib.Workdir(folder).backbone.exists() and (
-      checkpoint.exists(folder)):
+      checkpoint.has_metadata(folder)):
     return verification.check_alone(folder)
   return verification.check(lifecycle.load(path, plugins))
 

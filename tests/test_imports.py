@@ -210,6 +210,7 @@ OTHER_WORDS = {
     # Fields of results: bytes of a dense network, components of a search.
     ('mtl_jax/evaluation/capacity.py', 'dedicated'),
     ('mtl_jax/training/commit.py', 'dedicated'),
+    ('mtl_jax/serving/merging.py', 'dedicated'),
     ('mtl_jax/training/search/state.py', 'part'),
 }
 

@@ -25,6 +25,7 @@ from mtl_jax import masks
 from mtl_jax import parallel
 from mtl_jax import trees
 
+_METADATA = '_CHECKPOINT_METADATA'
 FORMAT = 2  # 1: tasks did not name the method that made them
 
 
@@ -49,6 +50,11 @@ class CheckpointError(ValueError):
 def exists(path: pathlib.Path) -> bool:
   """Whether a finished checkpoint stands at `path`."""
   return path.is_dir() and bool(ocp.is_orbax_checkpoint(path))
+
+
+def has_metadata(path: pathlib.Path) -> bool:
+  """Whether a folder looks like a checkpoint, sound or not."""
+  return (path / _METADATA).is_file()
 
 
 def save(path: pathlib.Path, arrays: dict[str, Any], metadata: dict) -> None:
@@ -163,7 +169,7 @@ def change_metadata(path: pathlib.Path, changes: dict) -> None:
   """
   full = load_metadata(path) | changes
   full['digest'] = _json_digest(full)
-  file = path / '_CHECKPOINT_METADATA'
+  file = path / _METADATA
   try:
     whole = json.loads(file.read_text())
     whole['custom_metadata']  # pylint: disable=pointless-statement
