@@ -7,6 +7,7 @@ from the start, as far as it relies on it.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 from mtl_jax import trees
@@ -95,9 +96,14 @@ def _same_phases(old, new) -> None:
   for name in before:
     (first, stop), (start, end) = was[name]['tasks'], is_[name]['tasks']
     free = 'tasks' if start == first and end >= stop else None
-    _same(old, new, lambda c, name=name, free=free: {'phases': {name: {
-        k: v for k, v in config_lib.to_dict(c)['phases'][name].items()
-        if k != free}}})
+    _same(old, new, functools.partial(_phase_but, name, free))
+
+
+def _phase_but(name, left_out, config) -> dict:
+  """A phase of a config, without one of its fields."""
+  phase = config_lib.to_dict(config)['phases'][name]
+  return {'phases': {name: {k: v for k, v in phase.items()
+                            if k != left_out}}}
 
 
 def _same_tasks(before: suites.Suite, now: suites.Suite, old, new) -> None:
