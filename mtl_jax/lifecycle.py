@@ -25,6 +25,7 @@ from mtl_jax.serving import edits
 from mtl_jax.serving import merging
 from mtl_jax.serving import programs
 from mtl_jax.serving import system as system_lib
+from mtl_jax.storage import formats
 from mtl_jax.storage import workdir as workdir_lib
 
 
@@ -39,14 +40,6 @@ class System(system_lib.System):
 
   def __contains__(self, task: object) -> bool:
     return task in self.tasks
-
-  def __repr__(self) -> str:
-    recipe = self.backbone.recipe
-    names = self.tasks
-    some = ', '.join(names[:8]) + (', ...' if len(names) > 8 else '')
-    return (f'System({str(self.workdir.root)!r}: {len(names)} tasks on '
-            f'{recipe["model"]} with {trees.size(self.backbone.params):,} '
-            f'weights, fingerprint {recipe["fingerprint"][:8]}: {some})')
 
   def export(self, task: str, path, with_basis: bool = False,
              licence: str = '', text: str = '') -> pathlib.Path:
@@ -119,5 +112,6 @@ def load(path, plugins=None) -> System:
 def _of_workdir(root, plugins) -> System:
   registry.load_plugins(plugins)
   work = workdir_lib.Workdir(root)
+  formats.require(work.root)
   return System(work, backbone_lib.make(
       workdir_lib.read_json(work.backbone), work.weights))

@@ -13,6 +13,7 @@ from mtl_jax.config import growth
 from mtl_jax.config import plan
 from mtl_jax.data import batches
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import formats
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import progress
 from mtl_jax.training import trace
@@ -20,11 +21,12 @@ from mtl_jax.training.search import iteration
 
 
 def check_config(work: workdir_lib.Workdir, config) -> None:
-  """Refuses a workdir that belongs to another config.
+  """Refuses a workdir of another format, or that belongs to another config.
 
   More may come after what it has: phases, tasks of the suite, tasks of a phase
   that learns them one after another (see `growth`).
   """
+  formats.require(work.root)
   if not work.config.exists():
     if work.tasks.is_dir() and any(work.tasks.iterdir()):
       raise ValueError(f'{work.root} has tasks but no config.json; choose '
@@ -163,6 +165,7 @@ def check_fit(config, suite, data, backbone, earlier=(), read=None) -> None:
     read: (name) -> the impression of one of those.
   """
   check_words(suite, data, backbone.params)
+  check_methods(config, suite, backbone, earlier, read)
   for phase in config.phases:
     if phase.search:
       iteration.check(phase, suite, backbone)
@@ -182,7 +185,6 @@ def check_fit(config, suite, data, backbone, earlier=(), read=None) -> None:
               for entry in group})
         except ValueError as error:
           raise ValueError(f'phase {phase.name}: {error}') from error
-  check_methods(config, suite, backbone, earlier, read)
 
 
 def check_methods(config, suite, backbone, earlier=(), read=None) -> None:
@@ -201,15 +203,27 @@ def check_methods(config, suite, backbone, earlier=(), read=None) -> None:
     own = plan.planned(phase, suite)
     group = plan.groups(phase.named, suite)[0]
     try:
-      method.check(phase.as_training(), backbone.params,
-                   known[:len(known) - len(own)], own)
+      _call_check(method, phase.as_training(), backbone.params,
+                  known[:len(known) - len(own)], own)
       if phase.search is None:
         relied = [read(e.name) if e in earlier else left[e.phase]
                   for e in plan.relied(known, group)]
         left[phase.name] = trace.impression(
             method, backbone, relied, group, config.seed)
+    except trace.WrongMethod as error:
+      raise ValueError(f'phase {phase.name}: method {phase.method}: {error}'
+                       ) from error
     except ValueError as error:
       raise ValueError(f'phase {phase.name}: {error}') from error
+
+
+def _call_check(method, *facts) -> None:
+  try:
+    method.check(*facts)
+  except ValueError:
+    raise
+  except Exception as error:  # pylint: disable=broad-except
+    raise trace.failed('check', error) from error
 
 
 def check_words(suite, data, params) -> None:

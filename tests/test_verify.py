@@ -321,7 +321,8 @@ def test_a_copied_task_lacks_things_and_is_no_fault(run, tmp_path):
   """Where it was learned, the same things missing would be one."""
   bare = tmp_path / 'bare'
   (bare / 'tasks').mkdir(parents=True)
-  shutil.copy(run / 'backbone.json', bare)
+  for name in ('backbone.json', 'format.json'):
+    shutil.copy(run / name, bare)
   shutil.copytree(run / 'tasks/permuted-12', bare / 'tasks/permuted-12')
   found = verify.check(bare)
   assert not found.faults and found.partly == 1

@@ -27,6 +27,7 @@ from mtl_jax.serving import probes
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import deduplicate
+from mtl_jax.storage import formats
 from mtl_jax.storage import provenance
 from mtl_jax.storage import tensor_file
 from mtl_jax.storage import workdir as workdir_lib
@@ -129,7 +130,7 @@ def _part(system: system_lib.System, name: str) -> Part:
   metadata = {key: value for key, value in stored.metadata.items()
               if key not in _OF_PLACE}
   metadata['drawn_probe'] = metadata.get('drawn_probe') or probes.describe(
-      system, metadata)
+      system.workdir, system.probe, metadata)
   arrays['probe'] = np.asarray(system.outputs(
       stored, probes.draw(metadata['drawn_probe'], metadata)))
   metadata['versions'] = provenance.versions()
@@ -230,6 +231,7 @@ def import_task(workdir, path, name: str | None = None) -> str:
 
 def _check_backbone(work: workdir_lib.Workdir, recipe: dict, path) -> None:
   """Refuses a workdir on whose backbone the task would not be itself."""
+  formats.require(work.root)
   if work.backbone.exists():
     kept = dict(workdir_lib.read_json(work.backbone) or {})
     if kept.get('fingerprint') != recipe['fingerprint']:

@@ -211,7 +211,8 @@ def _store(system, name, stored, made: _Made, share, how) -> None:
   if made.relies is not None:
     metadata['relies_on'] = {other: system.fingerprint(other)
                              for other in made.relies}
-  metadata['drawn_probe'] = probes.describe(system, first)
+  metadata['drawn_probe'] = probes.describe(
+      system.workdir, system.probe, first)
   task = stored[0]._replace(
       name=name, impression=made.impression, metadata=metadata,
       method=system.method(name, metadata), shared=system.shared(
@@ -226,8 +227,8 @@ def _store(system, name, stored, made: _Made, share, how) -> None:
 def _lost(system, merged, stored, first) -> str:
   """What a merged task does otherwise than one of its parts."""
   said = [f'{stored.name}: ']
-  if probes.is_here(system, stored.metadata):
-    x = probes.of_task(system, stored.metadata)
+  if probes.is_here(system.workdir, stored.metadata):
+    x = probes.of_task(system.probe, stored.metadata)
     before = np.asarray(system.outputs(stored, x))
     after = np.asarray(system.outputs(merged._replace(
         transforms=stored.transforms, parameters=stored.parameters), x))

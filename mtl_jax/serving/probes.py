@@ -6,21 +6,22 @@ wherever it arrives.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import workdir as workdir_lib
 
 MOST_ROWS, MOST_BYTES, LARGEST = 4, 1024, 1 << 28
 
 
-def of_task(system: system_lib.System, metadata: dict) -> np.ndarray:
+def of_task(read: Callable[[str], np.ndarray], metadata: dict) -> np.ndarray:
   """The raw inputs on which a task's outputs were kept.
 
   Args:
-    system: where it lies.
+    read: (source) -> what the workdir keeps of it.
     metadata: of the task.
 
   Returns:
@@ -31,16 +32,17 @@ def of_task(system: system_lib.System, metadata: dict) -> np.ndarray:
   """
   if metadata.get('drawn_probe'):
     return draw(metadata['drawn_probe'], metadata)
-  return system.probe(metadata['source'])
+  return read(metadata['source'])
 
 
-def is_here(system: system_lib.System, metadata: dict) -> bool:
+def is_here(work: workdir_lib.Workdir, metadata: dict) -> bool:
   """Whether `of_task` has something to read."""
   return bool(metadata.get('drawn_probe')) or checkpoint.exists(
-      system.workdir.probe_of(metadata['source']))
+      work.probe_of(metadata['source']))
 
 
-def describe(system: system_lib.System, metadata: dict) -> dict[str, Any]:
+def describe(work: workdir_lib.Workdir, read: Callable[[str], np.ndarray],
+             metadata: dict) -> dict[str, Any]:
   """What `draw` takes for a task: few rows, so that its outputs are small."""
   rows = max(1, min(MOST_ROWS, MOST_BYTES // (4 * metadata['classes'])))
   dtype = np.dtype(metadata.get('source_dtype', 'uint8'))
@@ -49,8 +51,8 @@ def describe(system: system_lib.System, metadata: dict) -> dict[str, Any]:
   if dtype == np.uint8:
     return {'rows': rows, 'below': 256}
   # Numbers of words: no larger ones than the data are known to have.
-  most = (int(np.max(of_task(system, metadata)))
-          if is_here(system, metadata) else 0)
+  most = (int(np.max(of_task(read, metadata)))
+          if is_here(work, metadata) else 0)
   return {'rows': rows, 'below': most + 1}
 
 

@@ -64,7 +64,7 @@ def check(system: system_lib.System,
         notes.append(_in_part(system.workdir.task(name), lacking))
         continue
       stored = system.task(name)
-      probe = probes.of_task(system, stored.metadata)
+      probe = probes.of_task(system.probe, stored.metadata)
       found = np.asarray(system.outputs(stored, probe))
       visit(name)
     except ValueError as error:
@@ -99,7 +99,7 @@ def _lacking(system, name) -> list[str]:
   system.require_backbone(name, metadata)
   found = _others(metadata, lambda other: checkpoint.exists(
       system.workdir.task(other)))
-  if not probes.is_here(system, metadata):
+  if not probes.is_here(system.workdir, metadata):
     found.append(f'the probe images of {metadata["source"]}')
   return found
 

@@ -132,9 +132,3 @@ def test_changed_metadata_are_sound(system):
   (path / '_CHECKPOINT_METADATA').unlink()
   with pytest.raises(checkpoint.CheckpointError):
     checkpoint.change_metadata(path, {'seed': 8})
-
-
-def test_a_system_says_what_it_is(system):
-  assert repr(system).endswith(
-      '3 tasks on lenet_300_100 with 50,200 weights, fingerprint 160b332c: '
-      'permuted-00, permuted-01, permuted-12)')
