@@ -14,7 +14,8 @@ CONFIGS = sorted(p.relative_to(ROOT).as_posix()
                  for p in (ROOT / 'configs').glob('*.py'))
 HEAVY = ('absl', 'chex', 'flax', 'jinja2', 'matplotlib',
          'ml_collections', 'optax', 'orbax', 'PIL', 'rich', 'safetensors',
-         'sklearn', 'tensorboardX', 'tensorflow', 'tensorflow_datasets', 'torch')
+         'sklearn', 'tensorboardX', 'tensorflow', 'tensorflow_datasets',
+         'torch')
 
 
 def imported(path):

@@ -20,7 +20,7 @@ from mtl_jax.storage import checkpoint
 from mtl_jax.storage import tensor_file
 
 EXAMPLES = [tiny.ROOT / 'examples' / f'{name}.py'
-            for name in ('lora', 'piggyback')]
+            for name in ('lora', 'packnet', 'piggyback')]
 
 
 @pytest.fixture(name='system')
@@ -245,8 +245,12 @@ def every_method():
       sharing=dict(subs, tasks=(82, 84), options=dict(sharing=True)),
       lora=dict(common, method='lora', tasks=(84, 88)),
       piggyback=dict(common, method='piggyback', tasks=(88, 92),
-                     options=dict(head=('Dense_2/.*',))))
-  config.suite.num_tasks = 92
+                     options=dict(head=('Dense_2/.*',))),
+      packnet=dict(common, method='packnet', tasks=(92, 94), steps=0, epochs=2,
+                   options=dict(prune_after=1)),
+      batche=dict(common, method='batche', tasks=(94, 96)),
+      psp=dict(common, method='psp', tasks=(96, 98)))
+  config.suite.num_tasks = 98
   config.matrix = 'final'
   config.phases, config.schedule = phases, tuple(phases)
   return config_lib.from_dict(config.to_dict())
@@ -288,7 +292,8 @@ def test_a_hundred_tasks_of_all_methods_in_another_process(tmp_path):
       count += 1
   assert count >= 100
   assert methods == {'supsup', 'impresslearn', 'dedicated', 'joint', 'part',
-                     'subnetworks', 'munet', 'lora', 'piggyback'}
+                     'subnetworks', 'munet', 'batche', 'psp', 'lora',
+                     'packnet', 'piggyback'}
   done = tiny.call([sys.executable, '-c', _LOAD, str(out),
                     *map(str, EXAMPLES)])
   assert done.returncode == 0, done.stderr

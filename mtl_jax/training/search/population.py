@@ -58,7 +58,7 @@ def _searched(run: run_lib.Run) -> Iterable[tuple[str, str]]:
   """(name, task) of all paths that are no controls, in order."""
   for other in run.earlier:
     able = methods.of_options(other.method, other.options).abilities
-    if able.searches and not run.system.task(
+    if able.searched and not run.system.task(
         other.name).metadata['record']['control']:
       yield other.name, other.task
   for phase in run.config.phases:
