@@ -1,7 +1,6 @@
 """What is refused before a run writes anything."""
 
 import json
-import re
 from typing import Any, NoReturn
 
 import numpy as np
@@ -140,11 +139,7 @@ def check_sources(work: workdir_lib.Workdir, suite, data) -> dict[str, str]:
                        'another name')
   for line in workdir_lib.read_lines(work.metrics):
     for name, before in line.get('sources', {}).items():
-      now = found.get(name, before)
-      # Of data sets the version once stood alone, without their content.
-      if now != before and not (
-          re.fullmatch(r'[\d.+]*\.[\d.+]*', before)
-          and now.startswith(f'{before}-')):
+      if found.get(name, before) != before:
         raise ValueError(
             f'source {name} is version {found[name]}, but {work.root} was '
             f'begun with version {before}: bring that back (the data, or the '

@@ -59,20 +59,14 @@ class Workdir:
 
   def probe_of(self, source: str) -> pathlib.Path:
     """Of a source that is named by a path: unique, and no longer than names
-    may be. Workdirs of earlier versions keep the folder that they have.
+    may be.
     """
     plain = self.probe / source.replace('/', '-')
     path = '/' in source and source.startswith(('folder:', 'table:'))
-    if len(plain.name.encode()) <= 100 and not (
-        path and self._probed(plain) != source):
+    if len(plain.name.encode()) <= 100 and not path:
       return plain
     digest = hashlib.sha256(source.encode()).hexdigest()[:12]
     return self.probe / f'{re.sub("[^!-~]", "_", plain.name)[-60:]}-{digest}'
-
-  def _probed(self, folder: pathlib.Path) -> str | None:
-    """The source of a probe, if there is one."""
-    return (checkpoint.load_metadata(folder)['source']
-            if checkpoint.exists(folder) else None)
 
   def task_names(self) -> list[str]:
     """Names of all finished tasks, sorted."""
