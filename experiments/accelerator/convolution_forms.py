@@ -30,7 +30,7 @@ from mtl_jax import _top_k  # noqa: E402 pylint: disable=wrong-import-position
 from mtl_jax import masks  # noqa: E402 pylint: disable=wrong-import-position
 from mtl_jax import models  # noqa: E402 pylint: disable=wrong-import-position
 from mtl_jax import trees  # noqa: E402 pylint: disable=wrong-import-position
-from mtl_jax.models import batched_convolution  # noqa: E402 pylint: disable=wrong-import-position
+from mtl_jax.models import batched_convolution  # noqa: E402
 
 FORMS = ('grouped', 'map', 'each', 'patches', 'blocks')
 

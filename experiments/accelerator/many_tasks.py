@@ -23,8 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'benchmarks'))
 
 import jax_cases  # noqa: E402 pylint: disable=wrong-import-position
 import supermask_step  # noqa: E402 pylint: disable=wrong-import-position
-import timing  # noqa: E402 pylint: disable=wrong-import-position
-from mtl_jax.methods import supsup  # noqa: E402 pylint: disable=wrong-import-position
+from mtl_jax.methods import supsup  # noqa: E402
 
 
 def seconds_of(run, rounds: int) -> list[float]:

@@ -100,7 +100,7 @@ def test_a_test_split_that_links_to_the_training_split(root):
     load(root)
   (root / 'test').unlink()
   shutil.copytree(root / 'train', root / 'test')
-  with pytest.raises(ValueError, match='its 12 test images are its 11 training'):
+  with pytest.raises(ValueError, match='its 12 test images are its 11 train'):
     load(root)
 
 

@@ -61,7 +61,7 @@ def test_stars_of_texts_count_from_zero_too():
   with pytest.raises(ValueError, match='class 0 has no images'):
     sources.from_texts('stars', (['good', 'bad'] * 30,
                                  np.arange(60) % 5 + 1))
-  with pytest.raises(ValueError, match="split 'train': labels must be integers"):
+  with pytest.raises(ValueError, match="'train': labels must be integers"):
     sources.from_texts('stars', (['good', 'bad'] * 30, np.arange(60) / 7))
 
 
@@ -101,7 +101,8 @@ def test_a_class_of_the_own_test_split_must_be_trained():
   with pytest.raises(ValueError, match=r'class 2 \(cat\) has 9 images'):
     source(np.arange(60) % 2, test=test, class_names=('ant', 'bee', 'cat'))
   kept = source(np.arange(60) % 2, test=test, classes=3)
-  with pytest.raises(ValueError, match='class 2 has 9 images for validation and '
+  with pytest.raises(ValueError, match='class 2 has 9 images for validation '
+                     'and '
                      'test but none for training; .*suite.incomplete=True'):
     make(kept)
   suite = make(kept, incomplete=True)
@@ -127,7 +128,8 @@ def test_a_test_split_of_training_images():
 
 def test_classes_are_divided_alike():
   found = source([0] * 40 + [1] * 4 + [2] * 3, stratified=True)
-  assert [np.bincount(part.labels).tolist() for part in splits.parts(found)] == [
+  counts = [np.bincount(p.labels).tolist() for p in splits.parts(found)]
+  assert counts == [
       [32, 2, 1], [4, 1, 1], [4, 1, 1]]
   with pytest.raises(ValueError, match='leave out test and valid'):
     source([0, 1] * 30, stratified=True, test=(images_of(5), [0] * 5))
@@ -208,7 +210,8 @@ def test_a_damaged_description_is_named(tmp_path, text):
 
 
 @pytest.mark.parametrize('kind, options, text', [
-    ('split', dict(classes_per_task=2), "task 'split-01': .*class 2 is the only "),
+    ('split', dict(classes_per_task=2),
+     "task 'split-01': .*class 2 is the only "),
     ('split', dict(groups=((0, 3), (1, 2))), "task 'split-00': .*class 0 is "
      'the only class with training images'),
     ('split', dict(classes_per_task=1, num_tasks=2), 'class 0 is the only'),
@@ -278,8 +281,9 @@ def test_they_can_be_left_out_of_training():
   assert len(view.test) == len(view.valid) == 20
   facts = labels_lib.facts(task, found)
   assert facts['dropped'] == {'train': 6, 'valid': 0}
-  assert facts['notes'] == ["source 'twice': 6 training and 0 validation images "
-                            'were left out, which are also test images']
+  assert facts['notes'] == ["source 'twice': 6 training and 0 validation "
+                            'images were left out, which are also test '
+                            'images']
   with pytest.raises(ValueError, match='drop_shared is .yes.'):
     make(found, drop_shared='yes')
 
@@ -319,7 +323,8 @@ def test_the_official_omniglot_says_that_it_tests_what_it_trains():
                  image_shape=(4, 4, 3), load=lambda name: found)
   task, = suites.make('official', **options).tasks
   note, = labels_lib.facts(task, found)['notes']
-  assert note.endswith('every test image is also a training or validation image')
+  assert note.endswith(
+    'every test image is also a training or validation image')
   with pytest.raises(ValueError, match='every test image'):
     suites.make('official', incomplete=False, **options)
 

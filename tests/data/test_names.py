@@ -70,7 +70,7 @@ def test_the_names_of_shipped_configs_are_their_keys():
                       ('supsup_nameless_permuted_mnist', 100),
                       ('quickstart', 20)):
     space = {}
-    exec((tiny.ROOT / f'configs/{name}.py').read_text(), space)  # pylint: disable=exec-used
+    exec((tiny.ROOT / f'configs/{name}.py').read_text(), space)
     options = space['get_config']().suite.to_dict()
     assert options.pop('num_tasks') == count
     for short in (3, count):

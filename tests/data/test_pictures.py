@@ -95,7 +95,7 @@ def test_more_than_eight_bits_are_not_cut(content):
 def test_several_frames_are_not_one_picture(format_):
   frames = [Image.fromarray(np.roll(PIXELS, i)) for i in range(3)]
   stream = saved(frames[0], format_, save_all=True, append_images=frames[1:])
-  with pytest.raises(ValueError, match='it has 3 pages or frames; save the one'):
+  with pytest.raises(ValueError, match='it has 3 pages or frames; save the'):
     read(stream)
   assert read(saved(frames[0], format_)).shape == (4, 6, 3)
 
@@ -111,11 +111,12 @@ def profile(red, green, blue, gamma=1., space=b'RGB '):
   """A colour profile of three primaries in XYZ (D50), of one gamma."""
   def fixed(*values):
     return b''.join(struct.pack('>i', round(v * 65536)) for v in values)
-  curve = b'curv' + bytes(4) + struct.pack('>IH', 1, round(gamma * 256)) + bytes(
-      2)
+  curve = b'curv' + bytes(4)
+  curve += struct.pack('>IH', 1, round(gamma * 256)) + bytes(2)
   name = b'of a test'
   tags = {b'desc': b'desc' + bytes(4) + struct.pack('>I', len(name) + 1) + name
-                   + bytes(80), b'cprt': b'text' + bytes(4) + b'none' + bytes(4),
+                   + bytes(80),
+          b'cprt': b'text' + bytes(4) + b'none' + bytes(4),
           b'wtpt': b'XYZ ' + bytes(4) + fixed(.9642, 1., .8249)}
   for letter, primary in zip('rgb', (red, green, blue)):
     tags[f'{letter}XYZ'.encode()] = b'XYZ ' + bytes(4) + fixed(*primary)
@@ -198,7 +199,7 @@ def test_content_decides_and_nothing_is_run():
     assert picture.format == 'EPS'  # which Pillow hands to Ghostscript
   for content in (encapsulated, b'', b'text', b'{"a": 1}'):
     assert not pictures.readable(io.BytesIO(content))
-    with pytest.raises(ValueError, match='here: it can not be read as an image'):
+    with pytest.raises(ValueError, match='it can not be read as an image'):
       read(io.BytesIO(content))
 
 

@@ -204,7 +204,8 @@ def test_sparsify_leaves_fewer_weights_and_the_next_task_more_room(tmp_path):
   tiny.learn(config, tmp_path)
   system = mtl_jax.load(tmp_path)
   bits = little.own_masks(system, system.tasks)
-  allocation.fold([system.task(n).impression.values for n in system.tasks], bits)
+  allocation.fold(
+    [system.task(n).impression.values for n in system.tasks], bits)
   for mask in bits:
     share = np.mean(mask['layer1']['kernel'])
     assert .19 < share < .21  # both fit, though 0.6 + 0.6 would not
@@ -334,7 +335,8 @@ def test_later_tasks_start_with_what_is_left(tmp_path):
   tiny.learn(config, tmp_path)
   system = mtl_jax.load(tmp_path)
   bits = little.own_masks(system, system.tasks)
-  allocation.fold([system.task(n).impression.values for n in system.tasks], bits)
+  allocation.fold(
+    [system.task(n).impression.values for n in system.tasks], bits)
   first, second = (np.mean(mask['layer1']['kernel']) for mask in bits)
   assert .25 <= first < 1 and 0 < second <= 1 - first
 
