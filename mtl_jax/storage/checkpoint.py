@@ -24,6 +24,7 @@ from mtl_jax import json_files
 from mtl_jax import masks
 from mtl_jax import parallel
 from mtl_jax import trees
+from mtl_jax.storage import array_files
 
 FORMAT = 2  # 1: tasks did not name the method that made them
 _UNFINISHED = '.orbax-checkpoint-tmp'
@@ -121,6 +122,11 @@ def load(path: pathlib.Path, names: Sequence[str] | None = None,
 
 
 def _read(path: pathlib.Path, names: Sequence[str] | None):
+  there = array_files.names(path)
+  if there is not None:
+    return array_files.read(path, there if names is None else [
+        name for name in names if name in there])
+  # As a version of Orbax lays them that `array_files` doesn't know.
   if names is None:
     return ocp.load(path.absolute())
   found = ocp.metadata(path.absolute()).metadata

@@ -8,12 +8,19 @@ import tiny
 
 import mtl_jax
 from mtl_jax.evaluation import final
+from mtl_jax.report import figures
 from mtl_jax.data import sources
 from mtl_jax.serving import verification
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import workdir as workdir_lib
 
 IMAGES = sources.load('digits').test.images[:4]
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch):
+  """They are most of the time of a finished run, and say nothing here."""
+  monkeypatch.setattr(figures, 'draw', lambda records, summary: [])
 
 
 @pytest.fixture(name='run')
