@@ -90,12 +90,12 @@ class Described(NamedTuple):
   Attributes:
     name: of the task.
     metadata: of its checkpoint.
-    masked, combined: names of the leaves of both kinds.
+    masked, combined: shapes of the leaves of both kinds as stored, by name.
   """
   name: str
   metadata: dict
-  masked: frozenset[str]
-  combined: frozenset[str]
+  masked: dict[str, tuple]
+  combined: dict[str, tuple]
 
   @property
   def combines(self) -> bool:
@@ -113,8 +113,8 @@ def describe(name: str, arrays: dict, metadata: dict) -> Described:
   Raises:
     ValueError: it owns weights and can't be superposed.
   """
-  masked, combined = (frozenset(_part(arrays, part))
-                      for part in ('masks', 'coefficients'))
+  masked, combined = ({leaf: np.shape(array) for leaf, array in _part(
+      arrays, part).items()} for part in ('masks', 'coefficients'))
   if _part(arrays, 'values') or not (masked or combined):
     raise ValueError(f'task {name} left weights of its own, which cannot be '
                      'superposed; leave it out of the candidates (names=)')
@@ -140,11 +140,10 @@ def agreed(found: Sequence[Described]) -> Candidates:
   for part, members in (('masks', own), ('coefficients', mixed),
                         ('masks', mixed)):
     for x in members:
-      if _leaves(x, part) != _leaves(members[0], part):
-        raise ValueError(f'tasks {members[0].name} and {x.name} left {part} of '
-                         'different leaves and cannot be superposed')
-  if own and mixed and own[0].masked != mixed[0].masked | mixed[0].combined:
-    name = sorted(own[0].masked ^ (mixed[0].masked | mixed[0].combined))[0]
+      _require_same_leaves(members[0], x, part)
+  both = {**mixed[0].masked, **mixed[0].combined} if mixed else {}
+  if own and mixed and set(own[0].masked) != set(both):
+    name = sorted(set(own[0].masked) ^ set(both))[0]
     raise ValueError(f'tasks {own[0].name} and {mixed[0].name} do not mask the '
                      f'same leaves ({name}) and cannot be superposed')
   return Candidates(tuple(x.name for x in own + mixed),
@@ -152,8 +151,18 @@ def agreed(found: Sequence[Described]) -> Candidates:
                     max(x.metadata['classes'] for x in found))
 
 
-def _leaves(described, part):
-  return described.masked if part == 'masks' else described.combined
+def _require_same_leaves(first, other, part) -> None:
+  wanted, found = ((x.masked if part == 'masks' else x.combined)
+                   for x in (first, other))
+  if set(wanted) != set(found):
+    raise ValueError(f'tasks {first.name} and {other.name} left {part} of '
+                     'different leaves and cannot be superposed')
+  for leaf, shape in wanted.items():
+    if found[leaf] != shape:
+      raise ValueError(
+          f'tasks {first.name} and {other.name} left {part} of {leaf} in other '
+          f'shapes, {shape} and {found[leaf]}; infer among the tasks of one '
+          'kind (names=)')
 
 
 def _basis_of(metadata):

@@ -17,6 +17,7 @@ from mtl_jax import methods
 from mtl_jax.data import transforms
 from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.serving import cache
+from mtl_jax.serving import origins
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import deduplicate
 from mtl_jax.storage import workdir as workdir_lib
@@ -49,6 +50,12 @@ class StoredTask(NamedTuple):
   metadata: dict
   probe: np.ndarray
   version: tuple | None = None
+
+  def __repr__(self) -> str:
+    """In short, without the arrays."""
+    how = self.metadata.get('method', {}).get('name', 'no method')
+    return (f'StoredTask({self.name!r} by {how}: {self.classes} classes, '
+            f'{self.impression!r})')
 
 
 class StoredTasks:
@@ -115,12 +122,12 @@ class StoredTasks:
   def require_own(self, name: str, metadata: dict) -> None:
     """Refuses a task of another backbone, place, suite or other tasks."""
     own = self.backbone.recipe['fingerprint']
-    if metadata['backbone'] != own:
+    if metadata.get('backbone', own) != own:
       raise checkpoint.CheckpointError(
           f'task {name} was made on the backbone {metadata["backbone"]}, not '
           f'on {own}: its impression does not fit this one')
-    checkpoint.require(self.workdir.task(name), metadata,
-                       {'name': name} | self._suite)
+    checkpoint.require_task(self.workdir.task(name), metadata,
+                            {'name': name} | self._suite)
     for used, digest in metadata.get('relies_on', {}).items():
       if self.fingerprint(used) != digest:
         raise checkpoint.CheckpointError(
@@ -164,9 +171,12 @@ class StoredTasks:
     name, version = key
     arrays, metadata = self.read(name)
     chosen = transforms.from_json(metadata['transforms'])
+    method = self.method(name, metadata)
+    said = origins.changed(metadata, self.backbone.recipe)
     return StoredTask(
         name, jax.tree.map(_on_device, self._impression(arrays, metadata)),
-        self.method(name, metadata), self.shared(name, metadata), chosen,
+        method, origins.call(name, said, lambda: self.shared(name, metadata)),
+        chosen,
         jax.tree.map(_on_device, transforms.parameters(
             chosen, tuple(metadata['source_shape']))),
         metadata['classes'], metadata, arrays['probe'], version)
@@ -178,8 +188,9 @@ class StoredTasks:
 
   def _load_record(self, key) -> dict:
     name, _ = key
-    return checkpoint.load_metadata(self.workdir.task(name),
-                                    {'name': name})['record']
+    metadata = checkpoint.load_metadata(self.workdir.task(name))
+    self.require_own(name, metadata)
+    return metadata['record']
 
   def _load_fingerprint(self, key) -> str:
     name, _ = key

@@ -20,9 +20,11 @@ from mtl_jax.serving import cache
 from mtl_jax.serving import candidate_shelf
 from mtl_jax.serving import candidates
 from mtl_jax.serving import mixed_batch
+from mtl_jax.serving import origins
 from mtl_jax.serving import stored_tasks
 from mtl_jax.serving import task_cache
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import formats
 from mtl_jax.storage import workdir as workdir_lib
 
 StoredTask = stored_tasks.StoredTask
@@ -65,6 +67,13 @@ class System(stored_tasks.StoredTasks):
     self._identifiable = candidate_shelf.CandidateShelf(
         self.read_mask, self.shared, backbone.params)
     self._chosen: tuple = (None, [])
+
+  def __repr__(self) -> str:
+    names, recipe = self.tasks, self.backbone.recipe
+    return (f'System({str(self.workdir.root)!r}: {len(names)} tasks '
+            f'({some(names[:3])}{", ..." if len(names) > 3 else ""}) on '
+            f'{recipe["model"]} of {trees.size(self.backbone.params):,} '
+            f'weights {recipe["fingerprint"][:12]})')
 
   def predict(self, x, task: str | None = None, names=None) -> jax.Array:
     """Logits of a task for images, all of the same task.
@@ -301,6 +310,13 @@ class System(stored_tasks.StoredTasks):
         transforms.parameters(common, shape), self.backbone.recipe['outputs'],
         {'source_shape': list(shape)}, np.zeros(0))
 
+  def _load_task(self, key) -> StoredTask:
+    stored = super()._load_task(key)
+    said = origins.changed(stored.metadata, self.backbone.recipe)
+    origins.check(stored.name or '', said, lambda: self.outputs(
+        stored, self.probe(stored.metadata['source'])), stored.probe)
+    return stored
+
 
 # Apart from `_forward`, whose bits would depend on what is fused into it.
 _materialise = jax.jit(
@@ -349,6 +365,7 @@ def load(workdir, plugins=None,
   """
   registry.load_plugins(plugins)
   work = workdir_lib.Workdir(workdir)
+  formats.require(work.root)
   recipe = workdir_lib.read_json(work.backbone)
   if work.config.exists():
     workdir_lib.read_json(work.config)  # refuses one that was edited

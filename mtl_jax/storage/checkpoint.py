@@ -162,6 +162,21 @@ def remedy(path: pathlib.Path) -> str:
   return '; restore the folder from a copy, or remove it to have it made again'
 
 
+_OF_A_TASK = {'backbone', 'classes', 'method', 'source_shape', 'transforms'}
+
+
+def require_task(path: pathlib.Path, metadata: dict,
+                 expected: Mapping[str, Any]) -> None:
+  """`require` of a checkpoint in whose place a task belongs."""
+  lacking = sorted(_OF_A_TASK - metadata.keys())
+  if lacking:
+    raise CheckpointError(
+        f'{path} is not what belongs there: it is no task, for its metadata '
+        f'lack {lacking[0]!r}. Give each folder its own name back, or restore '
+        'it from a copy')
+  require(path, metadata, expected)
+
+
 def fingerprint(path: pathlib.Path,
                 expected: Mapping[str, Any] | None = None) -> str:
   """Of all that a task left but its outputs: what others rely on."""

@@ -61,7 +61,8 @@ def check_tasks(work: workdir_lib.Workdir, config: config_lib.Config,
       path = work.task(name)
       if not path.exists():
         continue
-      metadata = checkpoint.load_metadata(path, expected | {'name': name})
+      metadata = checkpoint.load_metadata(path)
+      checkpoint.require_task(path, metadata, expected | {'name': name})
       found = metadata['method']['name']
       if found != phase.method:
         raise checkpoint.CheckpointError(

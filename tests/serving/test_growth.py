@@ -59,7 +59,8 @@ def test_the_workdir_is_listed_once(system, count):
     system.predict(IMAGES, task=name)
     system.identify(shown, names=MASKED[:2])
   assert len(system.tasks) == 15
-  assert len(listed) == 1
+  tasks = system.workdir.tasks
+  assert len([path for path, in listed if path == tasks]) == 1
 
 
 def test_nameless_candidates_are_chosen_once(system, count):
@@ -136,12 +137,11 @@ def test_a_commit_does_not_list_the_tasks_before_it(tmp_path, count):
   read, listed = count(checkpoint, 'load_metadata'), count(
       workdir_lib.os, 'listdir')
   for i, name in enumerate('bcdef', 2):
-    own, referred = index.split({'values/a': params['a'] + i,
-                                 'values/b': params['a'] + 1})
-    assert list(own) == ['values/a', 'values/b'] and not referred
+    own, referred = index.split({'values/a': params['a'] + i})
+    assert list(own) == ['values/a'] and not referred
     checkpoint.save(work.task(name), own, {})
     index.add(name)
     assert index.split({'values/a': params['a'] + i})[1]['values/a'][
         'task'] == name
   assert [args[0].name for args in read] == list('abcdef')
-  assert len(listed) == 1
+  assert len([path for path, in listed if path == work.tasks]) == 1
