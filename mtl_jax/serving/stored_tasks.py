@@ -72,14 +72,19 @@ class StoredTasks:
                cache_bytes: int = CACHE_BYTES):
     self.workdir = workdir
     self.backbone = backbone
-    self.index = deduplicate.Index(workdir, backbone.params)
-    self._tasks = cache.Cache(self._load_task, nbytes=cache_bytes,
+    self._cache_bytes = cache_bytes
+    self.refresh()
+
+  def refresh(self) -> None:
+    """Forgets what was read of tasks, after some were changed in place."""
+    self.index = deduplicate.Index(self.workdir, self.backbone.params)
+    self._tasks = cache.Cache(self._load_task, nbytes=self._cache_bytes,
                               size=_bytes_of)
     self._prepared = cache.Cache(self._prepare, count=4)
     self._records = cache.Cache(self._load_record)
     self._fingerprints = cache.Cache(self._load_fingerprint)
     self.probe = cache.Cache(self._load_probe)
-    plan = workdir.read_plan()
+    plan = self.workdir.read_plan()
     self._suite = {'suite': plan['suite']} if plan else {}
 
   @property
@@ -121,19 +126,26 @@ class StoredTasks:
 
   def require_own(self, name: str, metadata: dict) -> None:
     """Refuses a task of another backbone, place, suite or other tasks."""
-    own = self.backbone.recipe['fingerprint']
-    if metadata.get('backbone', own) != own:
-      raise checkpoint.CheckpointError(
-          f'task {name} was made on the backbone {metadata["backbone"]}, not '
-          f'on {own}: its impression does not fit this one')
-    checkpoint.require_task(self.workdir.task(name), metadata,
-                            {'name': name} | self._suite)
+    self._require_place(name, metadata)
     for used, digest in metadata.get('relies_on', {}).items():
       if self.fingerprint(used) != digest:
         raise checkpoint.CheckpointError(
             f'task {name} was made with the task {used}, but another one of '
             'that name lies here; bring that back, or remove '
             f'{self.workdir.task(name)} to have {name} made again')
+
+  def _require_place(self, name: str, metadata: dict) -> None:
+    self.require_backbone(name, metadata)
+    checkpoint.require_task(self.workdir.task(name), metadata,
+                            {'name': name} | self._suite)
+
+  def require_backbone(self, name: str, metadata: dict) -> None:
+    """Refuses a task that was made on another backbone."""
+    own = self.backbone.recipe['fingerprint']
+    if metadata.get('backbone', own) != own:
+      raise checkpoint.CheckpointError(
+          f'task {name} was made on the backbone {metadata["backbone"]}, not '
+          f'on {own}: its impression does not fit this one')
 
   def method(self, name: str, metadata: dict) -> methods.Method:
     """The method that left a stored task.
@@ -189,7 +201,7 @@ class StoredTasks:
   def _load_record(self, key) -> dict:
     name, _ = key
     metadata = checkpoint.load_metadata(self.workdir.task(name))
-    self.require_own(name, metadata)
+    self._require_place(name, metadata)
     return metadata['record']
 
   def _load_fingerprint(self, key) -> str:

@@ -58,14 +58,12 @@ class System(stored_tasks.StoredTasks):
     candidates: by names, those that `evaluation.scenarios` infers among.
   """
 
-  def __init__(self, workdir: workdir_lib.Workdir,
-               backbone: backbone_lib.Backbone,
-               cache_bytes: int = stored_tasks.CACHE_BYTES):
-    super().__init__(workdir, backbone, cache_bytes)
+  def refresh(self) -> None:
+    super().refresh()
     self.shelves = task_cache.Shelves()
     self.candidates = cache.Cache(self._gather, count=1)
     self._identifiable = candidate_shelf.CandidateShelf(
-        self.read_mask, self.shared, backbone.params)
+        self.read_mask, self.shared, self.backbone.params)
     self._chosen: tuple = (None, [])
 
   def __repr__(self) -> str:
@@ -101,7 +99,7 @@ class System(stored_tasks.StoredTasks):
       stored = self.task(found.task)
       return self._network_outputs(
           stored, x, transforms.common(stored.transforms))
-    self._require(task)
+    self.require(task)
     stored = self.task(task)
     check_images(x, tuple(stored.metadata['source_shape']), task,
                  stored.metadata.get('source_dtype', 'uint8'))
@@ -117,7 +115,7 @@ class System(stored_tasks.StoredTasks):
     Returns:
       uint8 [n, H', W', C'], what `identify` and `predict(x)` take.
     """
-    self._require(task)
+    self.require(task)
     stored = self.task(task)
     check_images(x, tuple(stored.metadata['source_shape']), task)
     return transforms.observed(transforms.kinds(stored.transforms),
@@ -148,7 +146,7 @@ class System(stored_tasks.StoredTasks):
     if names is None:
       names = self._nameless()
     for name in names:
-      self._require(name)
+      self.require(name)
     if len(set(names)) != len(names):
       raise ValueError(f'names= has a task twice: {list(names)}')
     found = self._identifiable.select(
@@ -271,15 +269,15 @@ class System(stored_tasks.StoredTasks):
       if name is None:
         new.append(self._bare(shape))
         continue
-      self._require(name)
+      self.require(name)
       new.append(self.task(name))
       check_images(x, tuple(new[-1].metadata['source_shape']), name)
     self.shelves.add(new)
     return jnp.asarray(
         mixed_batch.predict(self.backbone, self.shelves, x, names))
 
-  def _require(self, name) -> None:
-    """Raises ValueError if there is no such task."""
+  def require(self, name) -> None:
+    """Raises ValueError if there is no such task; names the nearest."""
     plain = isinstance(name, str) and re.fullmatch(r'\w[\w.@~-]*', name)
     if not plain or not self.workdir.has_task(name):
       raise ValueError(f'unknown task {name!r}'

@@ -61,6 +61,8 @@ _FILES: dict[str, tuple[str, json_files.Schema, str]] = {
 # What must stand in a line of metrics.jsonl, by its kind.
 _LINES: dict[str, json_files.Schema] = {
     'task': {'entry': str, 'seconds': dict},
+    'imported': {'entry': str}, 'merged': {'entry': str},
+    'renamed': {'entry': str},
     'row': {'entry': str, 'accuracy': dict},
     'killed': {'seconds': _NUMBER},
     'summary': {'seconds': _NUMBER},
@@ -68,6 +70,8 @@ _LINES: dict[str, json_files.Schema] = {
 }
 
 
+# Lines that say that a task is there: learned, or come in another way.
+ENTRY_KINDS = ('task', 'imported', 'merged', 'renamed')
 _TICK = 2 * 10 ** 9  # nanoseconds; file systems round to at most 2 s
 
 
@@ -153,7 +157,7 @@ class Workdir:
     Of the plan's, those that were not finished yet are no loss.
     """
     lines = list(read_lines(self.metrics))
-    lost = {line['entry'] for line in lines if line['kind'] == 'task'}
+    lost = {line['entry'] for line in lines if line['kind'] in ENTRY_KINDS}
     if [line['kind'] for line in lines if line['kind'] in ('run', 'summary')][
         -1:] == ['summary']:
       lost |= set(self.read_plan().get('entries', ()))

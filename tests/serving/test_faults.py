@@ -242,11 +242,12 @@ def survive(number, run):
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')  # Orbax's, of what it can't read
 @pytest.mark.parametrize('first', range(0, FILES, AT_ONCE))
-def test_a_harmed_file_or_folder(tmp_path, monkeypatch, first):
+def test_a_harmed_file_or_folder(tmp_path, monkeypatch, capfd, first):
   # Most of the time of a finished run, and the same for all of them.
   monkeypatch.setattr(figures, 'draw', lambda records, summary: [])
   for number in range(first, first + AT_ONCE):
     survive(number, tmp_path / f'{number}')
+    assert 'Traceback' not in capfd.readouterr().err, number  # of any thread
 
 
 # Configs.

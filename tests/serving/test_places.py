@@ -298,3 +298,53 @@ def test_task_and_candidates_exclude_each_other(run):
   with pytest.raises(ValueError, match="task is 'permuted-00', so there is "
                      'nothing to infer among names='):
     system.predict(IMAGES, task='permuted-00', names=['permuted-01'])
+
+
+def test_a_plan_that_was_removed_is_written_again(run):
+  kept = (run / 'plan.json').read_text()
+  (run / 'plan.json').write_text('[]')
+  with pytest.raises(ValueError, match="plan.json: .*or remove it: the run's"):
+    tiny.learn(tiny.make('few'), run)
+  (run / 'plan.json').unlink()
+  assert mtl_jax.load(run).tasks and tiny.learn(tiny.make('few'), run)[
+      'verified']['ok']
+  assert (run / 'plan.json').read_text() == kept
+
+
+@pytest.mark.parametrize('damage', ['array', 'metadata', 'renamed'])
+def test_damaged_progress_is_made_again(tmp_path, damage):
+  run = tmp_path / 'stopped'
+  with pytest.raises(tiny.Stopped):
+    tiny.train_alone(tiny.make('few'), run, lambda seen: len(seen) > 3)
+  path, = (run / 'progress').iterdir()
+  if damage == 'array':
+    tiny.rewrite(path, lambda arrays: arrays['curve/loss'].fill(7))
+  elif damage == 'metadata':
+    (path / '_CHECKPOINT_METADATA').write_text('{}')
+  else:
+    path.rename(path.with_name(f'permuted-00.{4:09d}'))
+  assert tiny.learn(tiny.make('few'), run)['verified']['ok']
+  assert tiny.bits(run) == tiny.bits(tiny.learned(tmp_path / 'whole', 'few'))
+
+
+def test_what_cannot_be_made_again_is_said_before_it_is_removed(tmp_path):
+  """A task whose phase went on from what an earlier one kept."""
+  config = tiny.only('transfer', phases__transfer__tasks=(0, 3))
+  run = tmp_path / 'run'
+  tiny.learn(config, run)
+  assert [p.name for p in (run / 'shared').iterdir()] == ['permuted-02']
+  path = run / 'tasks/permuted-01'
+  tiny.rewrite(path, lambda arrays: arrays['probe'].fill(7))
+  with pytest.raises(ValueError, match='Without one, remove it and start the '
+                     "run's command: it makes the task again or says why it "):
+    tiny.learn(config, run)
+  shutil.rmtree(path)
+  before = tiny.files(run / 'tasks')
+  with pytest.raises(ValueError, match='only the newest is kept'):
+    tiny.learn(config, run)
+  assert tiny.files(run / 'tasks') == before
+  shutil.rmtree(run / 'shared/permuted-02')  # the same of the last one's
+  checkpoint.save(run / 'shared/permuted-00', {'a': IMAGES}, {
+      'name': 'permuted-02', 'absent': []})
+  with pytest.raises(ValueError, match="its name is 'permuted-02', not 'perm"):
+    tiny.learn(config, run)
