@@ -85,6 +85,7 @@ class StoredTasks:
     self._fingerprints = cache.Cache(self._load_fingerprint)
     self.probe = cache.Cache(self._load_probe)
     plan = self.workdir.read_plan()
+    self._planned = frozenset(plan.get('entries', ()))
     self._suite = {'suite': plan['suite']} if plan else {}
 
   @property
@@ -126,7 +127,7 @@ class StoredTasks:
 
   def require_own(self, name: str, metadata: dict) -> None:
     """Refuses a task of another backbone, place, suite or other tasks."""
-    self._require_place(name, metadata)
+    self.require_place(name, metadata)
     for used, digest in metadata.get('relies_on', {}).items():
       if self.fingerprint(used) != digest:
         raise checkpoint.CheckpointError(
@@ -134,10 +135,13 @@ class StoredTasks:
             'that name lies here; bring that back, or remove '
             f'{self.workdir.task(name)} to have {name} made again')
 
-  def _require_place(self, name: str, metadata: dict) -> None:
+  def require_place(self, name: str, metadata: dict) -> None:
+    """Refuses a task that isn't what belongs under a name here."""
     self.require_backbone(name, metadata)
-    checkpoint.require_task(self.workdir.task(name), metadata,
-                            {'name': name} | self._suite)
+    # A task that came from elsewhere may be of another suite.
+    checkpoint.require_task(
+        self.workdir.task(name), metadata,
+        {'name': name} | (self._suite if name in self._planned else {}))
 
   def require_backbone(self, name: str, metadata: dict) -> None:
     """Refuses a task that was made on another backbone."""
@@ -201,7 +205,7 @@ class StoredTasks:
   def _load_record(self, key) -> dict:
     name, _ = key
     metadata = checkpoint.load_metadata(self.workdir.task(name))
-    self._require_place(name, metadata)
+    self.require_place(name, metadata)
     return metadata['record']
 
   def _load_fingerprint(self, key) -> str:

@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,13 @@ from mtl_jax import trees
 from mtl_jax.data import transforms
 from mtl_jax.inference import identify
 from mtl_jax.serving import backbone as backbone_lib
+from mtl_jax.serving import blocks
 from mtl_jax.serving import cache
 from mtl_jax.serving import candidate_shelf
 from mtl_jax.serving import candidates
 from mtl_jax.serving import mixed_batch
 from mtl_jax.serving import origins
+from mtl_jax.serving import probes
 from mtl_jax.serving import stored_tasks
 from mtl_jax.serving import task_cache
 from mtl_jax.storage import checkpoint
@@ -84,7 +86,10 @@ class System(stored_tasks.StoredTasks):
       names: without `task`, the candidates; as in `identify`.
 
     Returns:
-      float32 [n, classes of the task].
+      float32 [n, classes of the task]. Rows are computed in blocks of at most
+      1024, the last one padded to a power of two: a row's bits may depend on
+      the size of its block (in the last place, where the backend's products
+      do), and on no other row.
 
     Raises:
       ValueError: an unknown task (lists the nearest), images of another dtype
@@ -97,13 +102,14 @@ class System(stored_tasks.StoredTasks):
     if task is None:
       found = self.identify(x, names=names)
       stored = self.task(found.task)
-      return self._network_outputs(
-          stored, x, transforms.common(stored.transforms))
+      chain = transforms.common(stored.transforms)
+      return blocks.rows(
+          lambda part: self._network_outputs(stored, part, chain), x)
     self.require(task)
     stored = self.task(task)
     check_images(x, tuple(stored.metadata['source_shape']), task,
                  stored.metadata.get('source_dtype', 'uint8'))
-    return self.outputs(stored, x)
+    return blocks.rows(lambda part: self.outputs(stored, part), x)
 
   def observe(self, x, task: str) -> jax.Array:
     """Raw images as a task shows them: permuted or rotated, if it does that.
@@ -312,7 +318,7 @@ class System(stored_tasks.StoredTasks):
     stored = super()._load_task(key)
     said = origins.changed(stored.metadata, self.backbone.recipe)
     origins.check(stored.name or '', said, lambda: self.outputs(
-        stored, self.probe(stored.metadata['source'])), stored.probe)
+        stored, probes.of_task(self.probe, stored.metadata)), stored.probe)
     return stored
 
 
@@ -346,8 +352,11 @@ def some(names: list[str]) -> str:
   return (', '.join(names[:20]) or 'none') + more
 
 
-def load(workdir, plugins=None,
-         cache_bytes: int = stored_tasks.CACHE_BYTES) -> System:
+S = TypeVar('S', bound=System)
+
+
+def load(workdir, plugins=None, cache_bytes: int = stored_tasks.CACHE_BYTES,
+         kind: type[S] = System) -> S:  # type: ignore[assignment]
   """The system in a workdir; needs neither its data nor its config.
 
   Args:
@@ -356,6 +365,7 @@ def load(workdir, plugins=None,
       your own that the run used. Nothing is ever imported from a workdir.
     cache_bytes: how much of the device's memory tasks may take that were used
       before. Those used last are kept.
+    kind: of system to make.
 
   Raises:
     ValueError: not a workdir, a file of it was edited, its backbone can't be
@@ -367,4 +377,4 @@ def load(workdir, plugins=None,
   recipe = workdir_lib.read_json(work.backbone)
   if work.config.exists():
     workdir_lib.read_json(work.config)  # refuses one that was edited
-  return System(work, backbone_lib.make(recipe, work.weights), cache_bytes)
+  return kind(work, backbone_lib.make(recipe, work.weights), cache_bytes)

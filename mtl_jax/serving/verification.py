@@ -6,11 +6,13 @@ in `shared/` and `progress/` against its own hashes.
 """
 
 import json
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from mtl_jax.serving import probes
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import provenance
@@ -25,10 +27,23 @@ class Result(NamedTuple):
     faults: one sentence per fault, naming task and leaf.
     notes: what can't be compared bit for bit here, and why; what the config
       asks for and isn't there yet, and what it doesn't ask for.
+    partly: of the tasks, those whose arrays are as they were written, but
+      whose outputs couldn't be derived again; a note says what they lack.
   """
   tasks: int
   faults: list[str]
   notes: list[str]
+  partly: int = 0
+
+  def __str__(self) -> str:
+    """One line, of a result without faults."""
+    whole = self.tasks - self.partly
+    said = [f'{whole} tasks verified: all hashes and outputs are those of '
+            'their commits'] if whole or not self.partly else []
+    if self.partly:
+      said.append(f'{self.partly} verified in part: all hashes are those of '
+                  'their commits; the notes say what is lacking')
+    return '\n'.join(said)
 
 
 def check(system: system_lib.System,
@@ -40,12 +55,14 @@ def check(system: system_lib.System,
     visit: called with the name of every task that could be read, while it
       is in memory: a large system is then read once for several purposes.
   """
-  faults, notes = [], []
+  faults, notes, partly = [], [], 0
   names = sorted(system.tasks, key=lambda name: _basis_of(system, name))
   try:
     lost = system.workdir.lost_tasks()
+    logged, _ = workdir_lib.came_and_went(workdir_lib.read_lines(
+        system.workdir.metrics))
   except ValueError as error:  # the log, or the plan
-    lost = []
+    lost, logged = [], set(names)
     faults.append(str(error))
   for name in lost:
     path = system.workdir.task(name)
@@ -57,9 +74,14 @@ def check(system: system_lib.System,
   records: dict[str, dict] = {}
   for name in names:
     try:
+      lacking = [] if name in logged else _lacking(system, name)
+      if lacking:
+        partly += 1
+        notes.append(_in_part(system.workdir.task(name), lacking))
+        continue
       stored = system.task(name)
       records[name] = stored.metadata.get('record', {})
-      probe = system.probe(stored.metadata['source'])
+      probe = probes.of_task(system.probe, stored.metadata)
       found = np.asarray(system.outputs(stored, probe))
       visit(name)
     except ValueError as error:
@@ -72,7 +94,68 @@ def check(system: system_lib.System,
   faults += _folder_faults(system.workdir,
                            system.backbone.recipe['fingerprint'])
   notes += _plan_notes(system.workdir, set(names), set(lost))
-  return Result(len(names), faults, sorted(set(notes)))
+  return Result(len(names), faults, sorted(set(notes)), partly)
+
+
+def check_alone(path: pathlib.Path) -> Result:
+  """Checks a task's folder that lies by itself, without its workdir.
+
+  Args:
+    path: of the folder, copied from the `tasks` of a workdir.
+  """
+  try:
+    metadata = checkpoint.load_metadata(path)
+    checkpoint.require_task(path, metadata, {})
+    lacking = [f'its backbone {metadata["backbone"][:16]}',
+               *_others(metadata, lambda name: False)]
+    if not metadata.get('drawn_probe'):
+      lacking.append(f'the probe images of {metadata["source"]}')
+    return Result(1, [], [_in_part(path, lacking)], 1)
+  except ValueError as error:
+    return Result(1, [f'task {path.name}: {error}'], [])
+
+
+def _lacking(system, name) -> list[str]:
+  """What a task that was put here needs, and what isn't here."""
+  metadata = checkpoint.load_metadata(system.workdir.task(name))
+  system.require_place(name, metadata)
+  found = _others(metadata, lambda other: checkpoint.exists(
+      system.workdir.task(other)))
+  if not probes.is_here(system.workdir, metadata):
+    found.append(f'the probe images of {metadata["source"]}')
+  return found
+
+
+def _others(metadata: dict, is_here: Callable[[str], bool]) -> list[str]:
+  """The tasks that one relies on, as far as they are missing."""
+  found = []
+  relied = [f'{name} ({digest})' for name, digest in (
+      metadata.get('relies_on') or {}).items() if not is_here(name)]
+  if relied:
+    basis = metadata['record'].get('basis')
+    what = 'the impressions' if not basis else (
+        f'its {basis["kind"]} basis of {basis["size"]} masks: those')
+    found.append(f'{what} of the tasks {", ".join(relied)}')
+  stored = sorted({found['task'] for found in (
+      metadata.get('references') or {}).values()
+      if not is_here(found['task'])})
+  if stored:
+    found.append(f'values that are stored with the tasks {", ".join(stored)}')
+  return found
+
+
+def _in_part(path: pathlib.Path, lacking: list[str]) -> str:
+  """A note of a task whose arrays are checked here, and nothing else.
+
+  Raises:
+    CheckpointError: they aren't those that were written.
+  """
+  arrays, metadata = checkpoint.load(path)
+  return (f'task {metadata["name"]}: its {len(arrays)} arrays and its metadata '
+          'are as they were written. Its outputs cannot be derived again '
+          f'without {"; and ".join(lacking)}. Copy them from the workdir where '
+          f'it was learned (suite {metadata.get("suite")}), or export the task '
+          'there (with_basis=True)')
 
 
 def _basis_of(system, name) -> str:
@@ -162,18 +245,20 @@ def _plan_notes(work: workdir_lib.Workdir, there: set[str],
               and path.name not in lost and checkpoint.is_final(path.name)]
   try:
     plan = work.read_plan()
+    came, went = workdir_lib.came_and_went(workdir_lib.read_lines(
+        work.metrics))
   except ValueError:
     return notes  # a fault, said already
   if not plan:
     return notes
-  missing = sorted(set(plan['entries']) - there - lost)
+  missing = sorted(set(plan['entries']) - there - lost - went)
   if missing:
-    notes.append(f'{len(missing)} tasks of the config are not learned yet: '
+    notes.append(f'tasks of the config that are not learned yet: '
                  f'{system_lib.some(missing)}')
   masks = tuple(f'{name}-mask-' for name in plan['streams'])
-  surplus = sorted(name for name in there - set(plan['entries'])
+  surplus = sorted(name for name in there - set(plan['entries']) - came
                    if not name.startswith(masks))
   if surplus:
-    notes.append(f'{len(surplus)} tasks are none that the config asks for: '
+    notes.append('tasks that neither the config asks for nor the log knows: '
                  f'{system_lib.some(surplus)}')
   return notes

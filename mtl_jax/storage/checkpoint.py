@@ -12,6 +12,7 @@ import logging
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,6 +60,11 @@ def exists(path: pathlib.Path) -> bool:
 def is_final(name: str) -> bool:
   """Whether a folder's name is none that a kill leaves behind."""
   return not name.startswith('.') and _UNFINISHED not in name
+
+
+def has_metadata(path: pathlib.Path) -> bool:
+  """Whether a folder looks like a checkpoint, sound or not."""
+  return (path / _METADATA).is_file()
 
 
 def save(path: pathlib.Path, arrays: dict[str, Any], metadata: dict) -> None:
@@ -162,7 +168,8 @@ def remedy(path: pathlib.Path) -> str:
   return '; restore the folder from a copy, or remove it to have it made again'
 
 
-_OF_A_TASK = {'backbone', 'classes', 'method', 'source_shape', 'transforms'}
+_OF_A_TASK = {'backbone', 'classes', 'method', 'name', 'source', 'source_shape',
+              'transforms'}
 
 
 def require_task(path: pathlib.Path, metadata: dict,
@@ -235,6 +242,26 @@ def require(path: pathlib.Path, metadata: dict,
           f'{metadata[key]!r}, not {wanted!r}. It was renamed, or another was '
           'put in its place; give each folder its own name back, or restore '
           'it from a copy')
+
+
+def change_metadata(path: pathlib.Path, changes: dict) -> None:
+  """Puts other values into a checkpoint's metadata, at once or not at all.
+
+  Raises:
+    CheckpointError: it can't be read, or does not lie as Orbax writes it.
+  """
+  full = load_metadata(path) | changes
+  full['digest'] = json_files.digest(full)
+  file = path / _METADATA
+  whole = json_files.read(file, {'custom_metadata': dict}, 'the metadata')
+  whole['custom_metadata'] = full
+  handle, part = tempfile.mkstemp(dir=path.parent, prefix='.metadata.')
+  with os.fdopen(handle, 'w') as out:
+    out.write(json.dumps(whole))
+    out.flush()
+    os.fsync(out.fileno())
+  os.chmod(part, 0o644)
+  os.replace(part, file)
 
 
 def _brief(error: Exception) -> str:

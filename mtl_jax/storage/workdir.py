@@ -154,17 +154,18 @@ class Workdir:
   def lost_tasks(self) -> list[str]:
     """Names that the plan or the log has, or a folder, but no checkpoint.
 
-    Of the plan's, those that were not finished yet are no loss.
+    Of the plan's, those that were not finished yet or were taken away by
+    `System.delete` and `System.rename` are no loss.
     """
     lines = list(read_lines(self.metrics))
-    lost = {line['entry'] for line in lines if line['kind'] in ENTRY_KINDS}
+    logged, removed = came_and_went(lines)
     if [line['kind'] for line in lines if line['kind'] in ('run', 'summary')][
         -1:] == ['summary']:
-      lost |= set(self.read_plan().get('entries', ()))
+      logged |= set(self.read_plan().get('entries', ())) - removed
     if self.tasks.is_dir():
-      lost |= {p.name for p in self.tasks.iterdir()
-               if checkpoint.is_final(p.name) and p.is_dir()}
-    return sorted(lost - set(self.task_names()))
+      logged |= {p.name for p in self.tasks.iterdir()
+                 if checkpoint.is_final(p.name) and p.is_dir()}
+    return sorted(logged - set(self.task_names()))
 
   def read_plan(self) -> dict:
     """What the config asks for; {} of a workdir that has no plan."""
@@ -261,6 +262,30 @@ class Workdir:
                    self.report, self.start, self.plan):
         for left in self.root.glob(f'.{path.name}.*'):
           left.unlink(missing_ok=True)
+
+
+def came_and_went(lines: Iterable[dict]) -> tuple[set[str], set[str]]:
+  """Names of tasks that came, and of those that were taken away since.
+
+  >>> came, went = came_and_went([
+  ...     {'kind': 'task', 'entry': 'a'}, {'kind': 'task', 'entry': 'b'},
+  ...     {'kind': 'renamed', 'entry': 'c', 'from': 'a'},
+  ...     {'kind': 'deleted', 'entry': 'b'}, {'kind': 'task', 'entry': 'b'}])
+  >>> sorted(came), sorted(went)
+  (['b', 'c'], ['a'])
+  """
+  came: set[str] = set()
+  went: set[str] = set()
+  for line in lines:
+    gone = {'deleted': line.get('entry'), 'renamed': line.get('from')}.get(
+        line['kind'])
+    if gone is not None:
+      came.discard(gone)
+      went.add(gone)
+    if line['kind'] in ENTRY_KINDS:
+      came.add(line['entry'])
+      went.discard(line['entry'])
+  return came, went
 
 
 def _listed(folder: pathlib.Path) -> Iterator[tuple]:

@@ -52,6 +52,11 @@ def save(work: workdir_lib.Workdir, name: str, position: int, arrays: dict,
   checkpoint.remove_all(work.progress, _pattern(name), keep=[new])
 
 
+def begun(work: workdir_lib.Workdir, name: str) -> bool:
+  """Whether something was saved, sound or not; changes nothing."""
+  return any(work.progress.glob(_pattern(name)))
+
+
 def newest(work: workdir_lib.Workdir, name: str) -> tuple[dict, dict] | None:
   """(arrays, values) that were saved last, or `None`.
 
