@@ -164,8 +164,11 @@ def claim(work, config, backbone, command, sources=None) -> None:
   lines = [line for line in lines if line['kind'] not in (*of_entries, 'row')
            or line['entry'] in finished]
   logged = {line['entry'] for line in lines if line['kind'] in of_entries}
-  lines += [commit.finished_record(work, name)  # killed before its line
-            for name in sorted(finished - logged)]
+  begun = {line['entry'] for line in lines if line['kind'] == 'learn'}
+  # Killed before its line. What somebody put there is none of the log's.
+  own = work.planned(finished) | begun & finished
+  lines += [commit.finished_record(work, name)
+            for name in sorted(own - logged)]
   lines += killed
   workdir_lib.write_lines(work.metrics, lines)
   workdir_lib.append_line(

@@ -204,7 +204,7 @@ class StoredTasks:
 
   def _load_record(self, key) -> dict:
     name, _ = key
-    metadata = checkpoint.load_metadata(self.workdir.task(name))
+    metadata = checkpoint.task_metadata(self.workdir.task(name))
     self.require_place(name, metadata)
     return metadata['record']
 

@@ -106,6 +106,8 @@ def check_alone(path: pathlib.Path) -> Result:
   try:
     metadata = checkpoint.load_metadata(path)
     checkpoint.require_task(path, metadata, {})
+    if not {'record', 'name', 'source'} <= metadata.keys():
+      raise checkpoint.CheckpointError(f'{path} has no record of a task')
     lacking = [f'its backbone {metadata["backbone"][:16]}',
                *_others(metadata, lambda name: False)]
     if not metadata.get('drawn_probe'):
@@ -117,7 +119,7 @@ def check_alone(path: pathlib.Path) -> Result:
 
 def _lacking(system, name) -> list[str]:
   """What a task that was put here needs, and what isn't here."""
-  metadata = checkpoint.load_metadata(system.workdir.task(name))
+  metadata = checkpoint.task_metadata(system.workdir.task(name))
   system.require_place(name, metadata)
   found = _others(metadata, lambda other: checkpoint.exists(
       system.workdir.task(other)))
@@ -255,9 +257,7 @@ def _plan_notes(work: workdir_lib.Workdir, there: set[str],
   if missing:
     notes.append(f'tasks of the config that are not learned yet: '
                  f'{system_lib.some(missing)}')
-  masks = tuple(f'{name}-mask-' for name in plan['streams'])
-  surplus = sorted(name for name in there - set(plan['entries']) - came
-                   if not name.startswith(masks))
+  surplus = sorted(there - work.planned(there) - came)
   if surplus:
     notes.append('tasks that neither the config asks for nor the log knows: '
                  f'{system_lib.some(surplus)}')

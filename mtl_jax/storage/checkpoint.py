@@ -168,8 +168,7 @@ def remedy(path: pathlib.Path) -> str:
   return '; restore the folder from a copy, or remove it to have it made again'
 
 
-_OF_A_TASK = {'backbone', 'classes', 'method', 'name', 'source', 'source_shape',
-              'transforms'}
+_OF_A_TASK = {'backbone', 'classes', 'method', 'source_shape', 'transforms'}
 
 
 def require_task(path: pathlib.Path, metadata: dict,
@@ -182,6 +181,20 @@ def require_task(path: pathlib.Path, metadata: dict,
         f'lack {lacking[0]!r}. Give each folder its own name back, or restore '
         'it from a copy')
   require(path, metadata, expected)
+
+
+def task_metadata(path: pathlib.Path) -> dict:
+  """The metadata of a task with its record, held against its folder's name.
+
+  Raises:
+    CheckpointError: as `load_metadata`, or it is no task that a run stored.
+  """
+  metadata = load_metadata(path)
+  require_task(path, metadata, {'name': path.name})
+  if not isinstance(metadata.get('record'), dict):
+    raise CheckpointError(f'{path} is not what belongs there: it has no record '
+                          'of a task. Restore it from a copy')
+  return metadata
 
 
 def fingerprint(path: pathlib.Path,

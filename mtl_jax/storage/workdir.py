@@ -167,6 +167,16 @@ class Workdir:
                  if checkpoint.is_final(p.name) and p.is_dir()}
     return sorted(logged - set(self.task_names()))
 
+  def planned(self, names: Iterable[str]) -> set[str]:
+    """Those names that the config asks for; all, of a workdir without plan."""
+    plan = self.read_plan()
+    if not plan:
+      return set(names)
+    entries = set(plan['entries'])
+    masks = tuple(f'{phase}-mask-' for phase in plan['streams'])
+    return {name for name in names
+            if name in entries or name.startswith(masks)}
+
   def read_plan(self) -> dict:
     """What the config asks for; {} of a workdir that has no plan."""
     return read_json(self.plan) if self.plan.exists() else {}

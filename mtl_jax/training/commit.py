@@ -275,7 +275,7 @@ def finished_record(work: workdir_lib.Workdir, name: str,
     record: as it was stored; `None` reads it.
   """
   path = work.task(name)
-  record = record or checkpoint.load_metadata(path, {'name': name})['record']
+  record = record or checkpoint.task_metadata(path)['record']
   sizes = record['bytes'] | {'stored': checkpoint.stored_bytes(path)}
   return {'kind': 'task'} | record | {'bytes': sizes}
 
