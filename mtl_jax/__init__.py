@@ -13,19 +13,20 @@ __all__ = ['__version__', 'import_task', 'impressions', 'load', 'masks',
            'trees']
 
 
-def load(path, plugins=None):
+def load(path, plugins=None, **options):
   """The system that a run left in a workdir, or that of one exported task.
 
   Args:
     path: the folder, or the file that `System.export` wrote.
     plugins: a Python file, or several, that register what was used of your
       own methods and models.
+    **options: of `mtl_jax.serving.system.load`.
 
   Returns:
-    `mtl_jax.lifecycle.System`.
+    `mtl_jax.lifecycle.System`, which any number of threads may share.
   """
   from mtl_jax import lifecycle
-  return lifecycle.load(path, plugins)
+  return lifecycle.load(path, plugins, **options)
 
 
 def import_task(workdir, path, name=None):

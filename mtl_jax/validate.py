@@ -94,7 +94,7 @@ def check_growth(work: workdir_lib.Workdir, old, new) -> None:
   for phase in growth.grown(old, new):
     was = before[phase.name]
     last = plan.groups(was, suite)[-1]
-    if (progress.newest(work, last[0].name) is not None
+    if (progress.begun(work, last[0].name)
         and last[0].name not in work.task_names()
         and [e.name for e in last] not in [
             [e.name for e in group] for group in plan.groups(phase, suite)]):
