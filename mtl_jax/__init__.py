@@ -1,18 +1,39 @@
 """Many tasks in one network that is never changed.
 
 `import mtl_jax` loads the core (trees, masks, impressions) and needs jax
-alone. `mtl_jax.load(workdir)` reads what a run left.
+alone. `mtl_jax.load(workdir)` reads what a run left. `mtl_jax.data`,
+`mtl_jax.methods` and `mtl_jax.models` are imported when they are first used;
+each has a `register` for what is your own.
 """
+
+import importlib
+from typing import TYPE_CHECKING
 
 from mtl_jax import impressions
 from mtl_jax import masks
 from mtl_jax import trees
 from mtl_jax._version import __version__
 
-__all__ = ['__version__', 'impressions', 'load', 'masks', 'trees']
+if TYPE_CHECKING:
+  from mtl_jax.serving import system as system_lib
+
+__all__ = ['__version__', 'data', 'impressions', 'load', 'masks', 'methods',
+           'models', 'trees']
+_LAZY = ('data', 'methods', 'models')
 
 
-def load(workdir, plugins=None):
+def __getattr__(name: str):
+  if name in _LAZY:
+    return importlib.import_module(f'mtl_jax.{name}')
+  raise AttributeError(f"module 'mtl_jax' has no attribute {name!r}"
+                       f'{trees.nearest(name, __all__)}')
+
+
+def __dir__() -> list[str]:
+  return sorted(__all__)
+
+
+def load(workdir, plugins=None) -> 'system_lib.System':
   """The system that a run left in a workdir.
 
   Args:
@@ -23,5 +44,5 @@ def load(workdir, plugins=None):
   Returns:
     `mtl_jax.serving.system.System`.
   """
-  from mtl_jax.serving import system as system_lib
+  from mtl_jax.serving import system as system_lib  # pylint: disable=redefined-outer-name
   return system_lib.load(workdir, plugins)
