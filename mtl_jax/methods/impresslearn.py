@@ -102,7 +102,7 @@ def impresslearn(penalty: float = 0., head: str | None = None,
     head_leaves = trees.map_leaves(
         lambda m, w: None if m is None else w, own, backbone)
     return {'coefficients': coefficients,
-            'scores': base.kaiming_uniform(key, head_leaves)}
+            'scores': base.kaiming_uniform(key, head_leaves, backbone)}
 
   def bind(backbone, trainable, shared, route):
     del route
