@@ -174,9 +174,11 @@ def recover(apply_fn: Callable, backbone: Tree, stats: Tree, memory: Memory,
             batches: Any, recipe: Recipe = Recipe()) -> Recovered:
   """The mask of unlabelled batches that all come from one unknown task.
 
-  Step t of T uses batch t and descends, straight through the threshold, on
-    (1 - t / T) entropy + gamma (t / T) energy.
-  It is compiled once per `apply_fn` and shapes.
+  Step t of T uses batch t. It descends, straight through the threshold, on
+
+    (1 - t / T) entropy + gamma (t / T) energy
+
+  and is compiled once per `apply_fn` and shapes.
 
   Args:
     apply_fn: (params, stats, batch) -> logits [n, outputs]; a function that

@@ -136,7 +136,18 @@ def impresslearn(penalty: float = 0., head: str | None = None,
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a config may say; see `impresslearn`, `Basis` and `supsup.sampler`.
+  """Options of the method in a config.
+
+  Attributes:
+    basis: the masks that are combined.
+    penalty: weight of the sum over layers of (|alpha_l|_1 - 1)^2.
+    head: a leaf pattern: these leaves get a supermask of their own, trained
+      beside the coefficients of the other leaves (the hybrid variant). `None`
+      combines every leaf of the basis.
+    sampler: of the head's supermask: 'threshold' or 'top_k'.
+    density: with 'top_k': fraction of every leaf of the head that is kept.
+    eps: with 'top_k': Erdos-Renyi budgets instead of one density.
+    absolute: with 'top_k': rank |score| instead of the score.
   """
   basis: Basis | None = None
   penalty: float = 0.

@@ -64,7 +64,7 @@ def joint(own: tuple[str, ...] = (), carry: bool = False) -> base.Method:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a config may say; see `joint`."""
+  """Options of the method in a config; `joint` explains them."""
   own: tuple[str, ...] = ()
   carry: bool = False
 

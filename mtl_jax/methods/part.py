@@ -160,7 +160,7 @@ def part(active: int, paths: str = 'official', path_seed: int = 456,
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a config may say; see `part`."""
+  """Options of the method in a config; `part` explains them."""
   active: int
   paths: str = 'official'
   path_seed: int = 456

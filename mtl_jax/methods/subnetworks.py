@@ -151,7 +151,15 @@ def subnetworks(own: tuple[str, ...] | None = None, sharing: bool = False,
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a config may say; see `subnetworks`."""
+  """Options of the method in a config.
+
+  Attributes:
+    allocation: how each task's subnetwork is chosen.
+    own: patterns of the leaves that every task has for itself, whole; all
+      other leaves are folded. `None` takes biases, `stem` and `head`.
+    sharing: also use, unchanged, the weights of earlier tasks.
+    sparsify: prune a task's subnetwork further while validation holds.
+  """
   allocation: Allocation | None = None
   own: tuple[str, ...] | None = None
   sharing: bool = False

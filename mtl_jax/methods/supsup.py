@@ -121,7 +121,18 @@ def supsup(sampling: Sampler = THRESHOLD,
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a config may say; see `sampler` and `supsup`."""
+  """Options of the method in a config.
+
+  Attributes:
+    sampler: from scores to a mask: 'threshold' (score >= 0) or 'top_k'
+      (edge-popup).
+    density: with 'top_k': fraction of every leaf that is kept.
+    eps: with 'top_k': Erdos-Renyi budgets instead of one density.
+    absolute: with 'top_k': rank |score| (edge-popup) instead of the score.
+    masked: patterns of the leaves that are masked (`trees.select`).
+    transfer: start a task's scores at the mean of the scores of all earlier
+      tasks (SupSup's "transfer").
+  """
   sampler: str = 'threshold'
   density: float | None = None
   eps: float | None = None
