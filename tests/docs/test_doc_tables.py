@@ -39,7 +39,7 @@ def test_every_part_of_a_config_has_a_table():
 
 def test_a_field_that_nothing_explains_is_an_error():
   with pytest.raises(ValueError, match='Shown.b is explained nowhere'):
-    tables.fields('test_tables.Shown')
+    tables.fields('test_doc_tables.Shown')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,6 @@ def test_blocks_of_a_docstring_become_code_and_signs_stay_themselves():
 
 def test_links_lead_to_pages_or_lose_their_target():
   source = ['[a](../experiments/part/README.md#x) [b](../LICENSE) '
-            '![c](../d.svg) [e](https://f.g)']
             ' [e](https://f.g)']
   tables.fill(None, 'guide', source)
   assert source == ['[a](results/part.md#x) b ![c](../d.svg) '
