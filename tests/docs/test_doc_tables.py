@@ -73,7 +73,7 @@ def test_blocks_of_a_docstring_become_code_and_signs_stay_themselves():
 
 def test_links_lead_to_pages_or_lose_their_target():
   source = ['[a](../experiments/part/README.md#x) [b](../LICENSE) '
-            ' [e](https://f.g)']
+            '![c](../d.svg) [e](https://f.g)']
   tables.fill(None, 'guide', source)
   assert source == ['[a](results/part.md#x) b ![c](../d.svg) '
                     '[e](https://f.g)']
