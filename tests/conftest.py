@@ -93,7 +93,8 @@ def pytest_runtest_makereport(item):
     found = there(reason, _prepared())
     if found:
       report.outcome = 'failed'
-      report.longrepr = f'{item.nodeid} skips, but {found} is prepared: {reason}'
+      report.longrepr = (f'{item.nodeid} skips, but {found} is prepared: '
+                         f'{reason}')
 
 
 def _prepared():
