@@ -11,7 +11,11 @@ validated 4 times; score = validation accuracy. Official splits: 7, 14 and 3 of
 the test images are also in the training or validation split; the run says so,
 and --config.suite.drop_shared=True leaves them out there.
 
-Hardware, time and accuracy: see experiments/munet/README.md.
+Hardware: one core of an AMD EPYC.
+Minutes: 25.
+Accuracy: 64.8 % (3 seeds, which differ by up to 20 points), on one set of
+  digits under three names; not run on three different sets.
+Results: experiments/munet/README.md
 """
 
 import ml_collections
