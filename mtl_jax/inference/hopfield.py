@@ -61,7 +61,7 @@ class Recipe(NamedTuple):
 
 
 class Recovered(NamedTuple):
-  """What `recover` found, and how.
+  """The result of `recover`.
 
   Attributes:
     mask: bool leaves [d] after the last step.
@@ -107,12 +107,12 @@ def signs(mask: Tree) -> Tree:
 
 
 def hebb(w, z):
-  """Hebb's rule: W + z z^T / d, without the diagonal (the paper's)."""
+  """Hebb's rule, as in the paper: W + z z^T / d, without the diagonal."""
   return w + (jnp.outer(z, z) - jnp.eye(z.size)) / z.size
 
 
 def storkey(w, z):
-  """Storkey's rule, as in the official code: Hebb less what W has already.
+  """Storkey's rule, as in the official code: Hebb's, less what W already has.
 
   With h = W z it adds (z z^T - I - z h^T - h z^T) / d. Masks of one backbone
   resemble each other, and the correction keeps what they share from drowning
@@ -235,12 +235,12 @@ def _product(w, z):
 
 
 def _check(what, tree, like):
-  """Names a leaf that only one of the two has, or of another shape."""
+  """Refuses a leaf that only one of the two has, or whose shapes differ."""
   def leaf(name, x, y):
     if (x is None) != (y is None):
-      raise ValueError(f'{name} stands only in the '
-                       f'{what if y is None else "memory"}; make both from '
-                       'the same leaf patterns')
+      has, lacks = (what, 'memory') if y is None else ('memory', what)
+      raise ValueError(f'{name} is in the {has} but not in the {lacks}; make '
+                       'both from the same leaf patterns')
     if x is not None and x.shape != y.shape:
       raise ValueError(f'{what} has shape {x.shape} but {name} is {y.shape}')
   trees.map_named(leaf, tree, like)
