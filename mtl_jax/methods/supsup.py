@@ -23,8 +23,8 @@ Tree = trees.Tree
 class Sampler(NamedTuple):
   """From scores to a mask: `sample(rank(scores))`.
 
-  The straight-through gradient goes to rank(scores), so that with |score| a
-  weight that should be kept is pushed away from 0 on either side.
+  The straight-through gradient goes to rank(scores). If that is |score|, the
+  gradient pushes the score of a weight to keep away from 0 on either side.
   """
   rank: Callable[[Tree], Tree]
   sample: Callable[[Tree], Tree]
