@@ -6,9 +6,9 @@ preliminary experiment, muNet's characters and Visual Domain Decathlon, and
 mu2Net+'s four. Where a size factor is chosen, mu2Net and muNet search the
 number of blocks as well: give `num_layers` (see `Space.replace`).
 
-All defaults are the official values. Three options of a space replace what we
-would do otherwise than the official code: `accumulator='float32'`,
-`shuffle='epochs'` and `remember_children=False`.
+All defaults are the official values. Three options turn a part of the official
+behaviour off: `accumulator='float32'`, `shuffle='epochs'` and
+`remember_children=False`.
 """
 
 import dataclasses

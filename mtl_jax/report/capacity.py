@@ -85,5 +85,5 @@ def forgotten(records, summary):
   drawing.heat_map(canvas, ax, matrix, names, 'test accuracy (%)', '.0f',
                    (0, 100))
   ax.set_ylabel('after …')
-  return canvas, (f'“{line["phase"]}”: one dense network, fine-tuned on one task '
-                  'after another. It forgets; stored impressions do not.')
+  return canvas, (f'“{line["phase"]}”: one dense network, fine-tuned on one '
+                  'task after another. It forgets; stored impressions do not.')
