@@ -11,10 +11,9 @@ validated 4 times; score = validation accuracy. Official splits: 7, 14 and 3 of
 the test images are also in the training or validation split; the run says so,
 and --config.suite.drop_shared=True leaves them out there.
 
-Hardware: one core of an AMD EPYC.
-Minutes: 25.
-Accuracy: 64.8 % (3 seeds, which differ by up to 20 points), on one set of
-  digits under three names; not run on three different sets.
+Hardware: not run.
+Minutes: not run.
+Accuracy: not run.
 Results: experiments/munet/README.md
 """
 

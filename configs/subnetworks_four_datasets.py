@@ -8,9 +8,9 @@ an earlier task owns is touched. `sharing` (PackNet's rule) lets later tasks use
 earlier weights; `dense` is a network for each; `finetune` shows what a dense
 network forgets that goes from task to task. Recipe of arXiv 2207.08821's code.
 
-Hardware: one core of an AMD EPYC.
-Minutes: 54.
-Accuracy: 92.6 % (1 seed; dense 91.9 %).
+Hardware: not run.
+Minutes: not run.
+Accuracy: not run.
 Results: experiments/subnetworks/README.md
 """
 

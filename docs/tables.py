@@ -9,8 +9,8 @@ import shutil
 import textwrap
 
 # Pages of `experiments` in the order of the results page.
-RESULTS = ('supsup', 'impresslearn', 'identity', 'hopsupsup', 'subnetworks',
-           'part', 'munet', 'benchmarks')
+RESULTS = ('comparison', 'supsup', 'impresslearn', 'identity', 'hopsupsup',
+           'subnetworks', 'part', 'munet', 'benchmarks')
 ROOT = pathlib.Path(__file__).parents[1]
 # Pages that stand at the root of the repository.
 WHOLE = {'contributing': 'CONTRIBUTING.md', 'changelog': 'CHANGELOG.md'}
@@ -38,8 +38,11 @@ def write_results(experiments: pathlib.Path, target: pathlib.Path) -> None:
   target.mkdir(exist_ok=True)
   for name in RESULTS:
     text = (experiments / name / 'README.md').read_text()
-    for figure in re.findall(r'!\[[^\]]*\]\(([\w.]+)\)', text):
-      shutil.copyfile(experiments / name / figure, target / figure)
+    for alt, figure in re.findall(r'!\[([^\]]*)\]\(([\w.]+)\)', text):
+      if (experiments / name / figure).exists():
+        shutil.copyfile(experiments / name / figure, target / figure)
+      else:
+        text = text.replace(f'![{alt}]({figure})', f'*{alt}: not drawn yet*')
     text = re.sub(r'\]\(\.\./(\w+)/README\.md', r'](\1.md', text)
     text = re.sub(r'(?<!!)\[([^\[\]]+)\]\((?!https?:|\w+\.md|#)[^)]+\)', r'\1',
                   text)

@@ -9,6 +9,7 @@ import pathlib
 import statistics
 
 import collected
+import part_tables
 import supsup_tables
 
 # folder, prefix, shown as, colour, the system's phases, the phase it is
@@ -26,7 +27,7 @@ SHOWN = (
      ('supermasks',), None),
     ('subnetworks', 'mnist_fashion', 'Subnetworks: MNIST and Fashion-MNIST',
      'C3', ('subnetworks',), 'dense'),
-    ('part', 'five_tasks', 'PaRT: five data sets, 1/16 of the width', 'C4',
+    ('part', 'five_tasks', 'PaRT: digits, clothes and characters', 'C4',
      ('part',), 'single'),
     ('munet', 'characters', 'mu2Net: four sets of characters', 'C5',
      ('grow',), 'finetune'),
@@ -41,7 +42,8 @@ def points(folder: str, prefix: str, phase: str) -> tuple[float, float] | None:
   values = []
   for run in collected.runs(collected.HERE / folder, prefix):
     last = {t['task']: t for t in run['tasks']
-            if t['phase'] == phase and not t['repeat']}
+            if t['phase'] == phase and not t['repeat']
+            and not part_tables.misnamed(run, t['task'])}
     if last:
       values.append(tuple(
           statistics.mean(of(t) for t in last.values()) for of in (

@@ -11,16 +11,18 @@ from mtl_jax import trees
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
 from mtl_jax.data import batches
+from mtl_jax.storage import formats
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import trace
 from mtl_jax.training.search import iteration
 
 
 def check_config(work: workdir_lib.Workdir, config) -> None:
-  """Refuses a workdir that belongs to another config.
+  """Refuses a workdir of another format, or that belongs to another config.
 
   More phases may come after those that it has.
   """
+  formats.require(work.root)
   if not work.config.exists():
     if work.tasks.is_dir() and any(work.tasks.iterdir()):
       raise ValueError(f'{work.root} has tasks but no config.json; choose '
@@ -137,14 +139,26 @@ def check_methods(config, suite, backbone) -> None:
     own = plan.planned(phase, suite)
     group = plan.groups(phase.named, suite)[0]
     try:
-      method.check(phase.as_training(), backbone.params,
-                   known[:len(known) - len(own)], own)
+      _call_check(method, phase.as_training(), backbone.params,
+                  known[:len(known) - len(own)], own)
       if phase.search is None:
         relied = [left[e.phase] for e in plan.relied(known, group)]
         left[phase.name] = trace.impression(
             method, backbone, relied, group, config.seed)
+    except trace.WrongMethod as error:
+      raise ValueError(f'phase {phase.name}: method {phase.method}: {error}'
+                       ) from error
     except ValueError as error:
       raise ValueError(f'phase {phase.name}: {error}') from error
+
+
+def _call_check(method, *facts) -> None:
+  try:
+    method.check(*facts)
+  except ValueError:
+    raise
+  except Exception as error:  # pylint: disable=broad-except
+    raise trace.failed('check', error) from error
 
 
 def check_words(suite, data, params) -> None:

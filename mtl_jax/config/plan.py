@@ -199,7 +199,18 @@ def relied(known: list[methods.Earlier],
   phase, names = group[0].phase, {entry.name for entry in group}
   first = next((i for i, e in enumerate(known)
                 if e.phase == phase.name and e.name in names), len(known))
-  return list(phase.make_method().relies_on(known[:first], phase.name))
+  try:
+    found = list(phase.make_method().relies_on(known[:first], phase.name))
+  except ValueError:
+    raise
+  except Exception as error:  # pylint: disable=broad-except
+    raise ValueError(f'method {phase.method}: relies_on fails: '
+                     f'{type(error).__name__}: {error}') from error
+  for e in found:
+    if e not in known[:first]:
+      raise ValueError(f'method {phase.method}: relies_on must give those of '
+                       f'the impressions that it was given; {e!r} is none')
+  return found
 
 
 def check(config: config_lib.Config, suite: suites.Suite) -> None:

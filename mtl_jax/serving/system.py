@@ -19,9 +19,11 @@ from mtl_jax.inference import identify
 from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.serving import candidates
 from mtl_jax.serving import mixed_batch
+from mtl_jax.serving import origins
 from mtl_jax.serving import task_cache
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import deduplicate
+from mtl_jax.storage import formats
 from mtl_jax.storage import workdir as workdir_lib
 
 
@@ -48,6 +50,12 @@ class StoredTask(NamedTuple):
   classes: int
   metadata: dict
   probe: np.ndarray
+
+  def __repr__(self) -> str:
+    """In short, without the arrays."""
+    how = self.metadata.get('method', {}).get('name', 'no method')
+    return (f'StoredTask({self.name!r} by {how}: {self.classes} classes, '
+            f'{self.impression!r})')
 
 
 class Identified(NamedTuple):
@@ -86,6 +94,13 @@ class System:
     self.fingerprint = functools.lru_cache(maxsize=None)(
         lambda name: checkpoint.fingerprint(workdir.task(name)))
     self._known: set[str] = set()
+
+  def __repr__(self) -> str:
+    names, recipe = self.tasks, self.backbone.recipe
+    return (f'System({str(self.workdir.root)!r}: {len(names)} tasks '
+            f'({_some(names[:3])}{", ..." if len(names) > 3 else ""}) on '
+            f'{recipe["model"]} of {trees.size(self.backbone.params):,} '
+            f'weights {recipe["fingerprint"][:12]})')
 
   @property
   def tasks(self) -> list[str]:
@@ -325,11 +340,16 @@ class System:
   def _load_task(self, name: str) -> StoredTask:
     arrays, metadata = self._read(name)
     chosen = transforms.from_json(metadata['transforms'])
-    return StoredTask(
-        name, self._impression(arrays, metadata), self.method(name, metadata),
-        self.shared(name, metadata), chosen,
+    method = self.method(name, metadata)
+    said = origins.changed(metadata, self.backbone.recipe)
+    stored = StoredTask(
+        name, self._impression(arrays, metadata), method,
+        origins.call(name, said, lambda: self.shared(name, metadata)), chosen,
         transforms.parameters(chosen, tuple(metadata['source_shape'])),
         metadata['classes'], metadata, arrays['probe'])
+    origins.check(name, said, lambda: self.outputs(
+        stored, self.probe(metadata['source'])), stored.probe)
+    return stored
 
   def _impression(self, arrays, metadata) -> impressions.Impression:
     return checkpoint.arrays_to_impression(
@@ -456,5 +476,6 @@ def load(workdir, plugins=None) -> System:
   """
   registry.load_plugins(plugins)
   work = workdir_lib.Workdir(workdir)
+  formats.require(work.root)
   return System(work, backbone_lib.make(workdir_lib.read_json(work.backbone),
                                         work.weights))

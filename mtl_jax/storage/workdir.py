@@ -1,5 +1,6 @@
 """What lies in a workdir, and its JSON files.
 
+    format.json            its format; see `mtl_jax.storage.formats`
     config.json  metrics.jsonl  report.html
     backbone.json          the seed recipe of the backbone and its fingerprint
     backbone.npz           a copy of the file of weights that it starts from,
@@ -29,6 +30,7 @@ from collections.abc import Iterable, Iterator
 
 from mtl_jax import parallel
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import formats
 
 
 class Workdir:
@@ -36,6 +38,7 @@ class Workdir:
 
   def __init__(self, root):
     self.root = pathlib.Path(root)
+    self.format = self.root / formats.FILE
     self.config = self.root / 'config.json'
     self.metrics = self.root / 'metrics.jsonl'
     self.report = self.root / 'report.html'
@@ -167,9 +170,11 @@ class Workdir:
                    self.shared):
       folder.mkdir(parents=True, exist_ok=True)
       checkpoint.remove_unfinished(folder)
+    if not self.format.exists():
+      write_atomic(self.format, formats.text())
     if parallel.is_primary():
-      for path in (self.config, self.backbone, self.metrics, self.report,
-                   self.start):
+      for path in (self.format, self.config, self.backbone, self.metrics,
+                   self.report, self.start):
         for left in self.root.glob(f'.{path.name}.*'):
           left.unlink(missing_ok=True)
 

@@ -11,7 +11,6 @@ from mtl_jax import fields
 from mtl_jax import impressions
 from mtl_jax import methods
 from mtl_jax import parallel
-from mtl_jax import registry
 from mtl_jax import trees
 from mtl_jax.config import plan
 from mtl_jax.data import labels
@@ -247,12 +246,11 @@ def _stored(impression: impressions.Impression, arrays: dict) -> dict:
 def _metadata(run, entry, record) -> dict:
   """What loads a task by itself, beside its arrays."""
   task, phase = entry.task, entry.phase
-  own = methods.METHODS[phase.method]
   return {
       'record': record, 'backbone': run.backbone.recipe['fingerprint'],
       'name': entry.name, 'suite': run.suite.name,
       'method': {'name': phase.method, 'options': fields.plain(phase.options),
-                 'defined_in': registry.origin(own)},
+                 'defined_in': methods.METHODS.origin(phase.method)},
       'seed': run.config.seed,
       'transforms': transforms.to_json(task.transforms),
       'source': task.source, 'classes': task.classes,

@@ -8,7 +8,6 @@ import numpy as np
 
 from mtl_jax.config import plan
 from mtl_jax.evolution import networks
-from mtl_jax.methods import munet
 from mtl_jax.training import run as run_lib
 from mtl_jax.training.search import state as state_lib
 
@@ -117,7 +116,8 @@ def stored_path(run: run_lib.Run, entry: plan.Entry,
                 root: networks.Path) -> networks.Path:
   """The path of a committed entry."""
   stored = run.system.task(entry.name)
-  params = munet.munet().materialise(root.params, stored.impression, {})
+  params = stored.method.materialise(root.params, stored.impression,
+                                     stored.shared)
   found = stored.metadata['record']['search']
   return networks.path_of(
       jax.tree.map(np.asarray, params), name=entry.name, task=entry.task.name,
