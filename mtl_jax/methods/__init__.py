@@ -118,6 +118,17 @@ def of_options(name: str, options: Any) -> Method:
   return method
 
 
+def combining(count: int) -> tuple[str, Any]:
+  """The method, and its options, of one weight for each of `count` masks."""
+  return 'impresslearn', impresslearn.Options(
+      impresslearn.Basis('heterogeneous', count, 'merged'))
+
+
+def whole() -> tuple[str, Any]:
+  """The method, and its options, of a network that is stored whole."""
+  return 'dedicated', dedicated.Options()
+
+
 METHODS.on_change(of_options.cache_clear)
 
 

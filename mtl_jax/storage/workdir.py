@@ -33,6 +33,10 @@ from mtl_jax.storage import checkpoint
 from mtl_jax.storage import formats
 
 
+# Lines that say that a task is there: learned, or come in another way.
+ENTRY_KINDS = ('task', 'imported', 'merged', 'renamed')
+
+
 class Workdir:
   """Paths below one folder."""
 
@@ -80,7 +84,7 @@ class Workdir:
   def lost_tasks(self) -> list[str]:
     """Names that were logged as finished, or have a folder, but aren't."""
     logged = {line['entry'] for line in read_lines(self.metrics)
-              if line['kind'] == 'task'}
+              if line['kind'] in ENTRY_KINDS}
     folders = {p.name for p in self.tasks.iterdir()
                if '.orbax-checkpoint-tmp' not in p.name
                and not p.name.startswith('.')} if self.tasks.is_dir() else set()

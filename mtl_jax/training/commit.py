@@ -104,8 +104,10 @@ def _forget(run, name: str) -> None:
   """Removes what commits before an entry had kept."""
   names = [e.name for phase in run.config.phases
            for e in plan.entries(phase, run.suite)]
-  checkpoint.remove_all(run.workdir.shared, '*',
-                        keep=names[names.index(name):])
+  before = names[:names.index(name)]
+  checkpoint.remove_all(run.workdir.shared, '*', keep=[
+      path.name for path in run.workdir.shared.iterdir()
+      if path.name not in before])
 
 
 def describe(run: run_lib.Run, entry: plan.Entry,

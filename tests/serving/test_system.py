@@ -107,7 +107,9 @@ def test_twenty_tasks_compile_once(folder, tmp_path):
   for i in range(20):
     system.predict(IMAGES[:8], task=f'copy-{i:02d}')
   assert len(traces) == 1
-  system.predict(IMAGES[:7], task='copy-00')  # another shape
+  system.predict(IMAGES[:7], task='copy-00')  # padded to eight
+  assert len(traces) == 1
+  system.predict(IMAGES[:9], task='copy-00')
   assert len(traces) == 2
 
 
