@@ -6,7 +6,7 @@
     commit(backbone, trainable, shared, route)  -> (impression, shared)
     materialise(backbone, impression, shared)   -> params
 
-`trainable` alone receives gradients. `shared` is what a method needs of
+Only `trainable` receives gradients. `shared` is what a method needs of
 earlier tasks (a basis of masks, an owner map), and `prepare` makes it from
 their stored impressions. `materialise` of what `commit` returns equals `bind`
 at that point; loading, predicting and verifying a task use nothing else.
@@ -17,7 +17,7 @@ are meant. `commit` is called for each member in order.
 
 A method that says no more than these functions can be trained from a config,
 stored, resumed after a kill, verified, predicted, exported and put into mixed
-batches. What else it can do stands in its `Abilities`.
+batches. Its `Abilities` declare what else it can do.
 """
 
 import dataclasses
@@ -50,7 +50,8 @@ class Route:
   Attributes:
     classes: how many of the network's outputs are the task's classes.
     transforms: static part of the task's transforms.
-    pooled: one impression for several tasks, whose images come mixed.
+    pooled: whether one impression serves several tasks, whose images are
+      mixed.
     loss: 'softmax' over all outputs of the network, 'classes' over the
       task's own outputs alone, or 'mse' (regression).
     member: its place in a group of tasks that are trained together.
@@ -149,7 +150,7 @@ class Training(NamedTuple):
 
 
 def no_penalty(trainable: Tree) -> Any:
-  """The regulariser of a method that has none."""
+  """The regulariser of a method without one: 0."""
   del trainable
   return 0.
 
@@ -178,7 +179,7 @@ def same_phase(before: Sequence[Earlier], phase: str) -> Sequence[Earlier]:
 
 def no_check(training: Training, backbone: Tree, before: Sequence[Earlier],
              own: Sequence[Earlier]) -> None:
-  """The check of a method that can be trained in every way."""
+  """The check of a method that any driver can train."""
   del training, backbone, before, own
 
 
@@ -223,7 +224,7 @@ class Abilities(NamedTuple):
     members: `bind` takes a route whose member is traced.
     banks: of a method whose tasks can be trained in rounds, else `None`.
     needs_earlier: `materialise` needs what `prepare` makes of earlier tasks;
-      without it, a stored impression stands for itself.
+      otherwise a stored impression is enough.
     per_group: `prepare` looks at the tasks that are about to be trained.
     searched: of a method whose impressions are found by a search, not by
       gradients alone: (the network that was found, names of its components
@@ -251,7 +252,7 @@ class Abilities(NamedTuple):
 
 
 class Method(NamedTuple):
-  """A way to leave an impression; see the module docstring.
+  """A method: how a task is trained and what it leaves; see the module.
 
   Attributes:
     init: what will receive gradients, from a key.
@@ -284,7 +285,7 @@ class Method(NamedTuple):
 
 def materialise(backbone: Tree, impression: impressions.Impression,
                 shared: dict) -> Tree:
-  """`impressions.materialise`, of a method that needs nothing shared."""
+  """`impressions.materialise`, for a method that needs nothing shared."""
   del shared
   return impressions.materialise(backbone, impression)
 
@@ -295,18 +296,18 @@ def members(route: Route | tuple[Route, ...]) -> tuple[Route, ...]:
 
 
 def per_member(own: Tree, route: Route | tuple[Route, ...]) -> Tree:
-  """Leaves that each member has for itself, with an axis [members] before."""
+  """Each member's own copy of leaves, stacked along a first axis [members]."""
   count = len(members(route))
   return jax.tree.map(lambda x: jnp.stack([x] * count), own)
 
 
 def of_member(own: Tree, route: Route) -> Tree:
-  """A member's part of what `per_member` gave; it may be traced."""
+  """One member's copy from `per_member`; `route.member` may be traced."""
   return jax.tree.map(lambda x: x[route.member], own)
 
 
 def set_patterns(options: Any, *names: str) -> None:
-  """In `__post_init__` of frozen options: a pattern alone becomes a tuple."""
+  """Makes tuples of single patterns, in `__post_init__` of frozen options."""
   for name in names:
     given = getattr(options, name)
     if given is not None:
