@@ -61,7 +61,7 @@ def _refuse_other(work, kept, given, why: str) -> NoReturn:
   """Of a kept config that this version can't read."""
   old, new = (trees.flatten(_learned_by(c)) for c in (kept, given))
   changed = sorted(name for name in old.keys() | new.keys()
-                   if old.get(name) != new.get(name))
+                   if old.get(name) != new.get(name)) or ['config.json']
   name = changed[0]
   raise ValueError(
       f'{work.root} holds a run of another config: {name} is '
