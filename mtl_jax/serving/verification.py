@@ -119,8 +119,9 @@ def check_alone(path: pathlib.Path) -> Result:
 
 def _lacking(system, name) -> list[str]:
   """What a task that was put here needs, and what isn't here."""
-  metadata = checkpoint.task_metadata(system.workdir.task(name))
-  system.require_place(name, metadata)
+  path = system.workdir.task(name)
+  system.require_place(name, checkpoint.load_metadata(path))
+  metadata = checkpoint.task_metadata(path)
   found = _others(metadata, lambda other: checkpoint.exists(
       system.workdir.task(other)))
   if not probes.is_here(system.workdir, metadata):

@@ -1,6 +1,5 @@
 """A task as one file has the same logits to the bit, wherever it goes."""
 
-import json
 import os
 import sys
 
@@ -20,6 +19,7 @@ from mtl_jax.serving import artifact
 from mtl_jax.serving import verification
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import tensor_file
+from mtl_jax.storage import workdir as workdir_lib
 
 EXAMPLES = [tiny.ROOT / 'examples' / f'{name}.py'
             for name in ('lora', 'packnet', 'piggyback')]
@@ -152,9 +152,9 @@ def test_another_task_of_that_name_stays(system, other, tmp_path):
 
 def test_another_backbone_is_refused(system, other, tmp_path):
   path = system.export('permuted-01', tmp_path / 'a')
-  recipe = json.loads((other.workdir.root / 'backbone.json').read_text())
-  (other.workdir.root / 'backbone.json').write_text(
-      json.dumps(recipe | {'fingerprint': 'f' * 64}))
+  kept = other.workdir.backbone
+  workdir_lib.write_json(kept, workdir_lib.read_json(kept) | {
+      'fingerprint': 'f' * 64})
   with pytest.raises(ValueError, match='was made on the backbone .* has .*its '
                                        'impression does not fit'):
     mtl_jax.import_task(tmp_path / 'other', path)

@@ -123,7 +123,7 @@ def test_missing_and_surplus_tasks_are_listed(run):
       if line['kind'] != 'summary'])
   found = verification.check(mtl_jax.load(run))
   assert not found.faults and found.notes == [
-      surplus, 'tasks of the config that are not learned yet: permuted-01']
+      'tasks of the config that are not learned yet: permuted-01', surplus]
 
 
 def test_a_stray_file_among_the_tasks_is_passed_over(run):
