@@ -34,14 +34,14 @@ Route = base.Route
 Training = base.Training
 
 METHODS = registry.Registry('method')
-# What the bare backbone is, as if it were a task.
+# The bare backbone as a task.
 PLAIN = base.Method(lambda *_: {}, lambda backbone, *_: backbone,
                     lambda *_: (impressions.Impression(), {}),
                     base.materialise)
 
 
 class _Options(NamedTuple):
-  """How a method takes its options: as one object, or as keywords."""
+  """How a factory takes its options: as one object or as keywords."""
   cls: type
   keywords: bool
 
