@@ -22,18 +22,22 @@ batches. Its `Abilities` declare what else it can do.
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import aliases
+from mtl_jax import fans
 from mtl_jax import impressions
 from mtl_jax import masks
 from mtl_jax import trees
 
-Tree = trees.Tree
+Params = aliases.Params
+PRNGKey = aliases.PRNGKey
+Tree = aliases.Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +114,9 @@ class Context(NamedTuple):
     group: what is about to be trained; `None` where a stored task is loaded,
       which needs no more than `materialise` does.
   """
-  backbone: Tree
+  backbone: Params
   earlier: tuple[impressions.Impression, ...]
-  key: Any
+  key: PRNGKey
   group: Group | None = None
 
 
@@ -286,12 +290,12 @@ def materialise(backbone: Tree, impression: impressions.Impression,
   return impressions.materialise(backbone, impression)
 
 
-def members(route) -> tuple[Route, ...]:
+def members(route: Route | tuple[Route, ...]) -> tuple[Route, ...]:
   """The routes that `init` was given: a group's, or the only one."""
   return route if isinstance(route, tuple) else (route,)
 
 
-def per_member(own: Tree, route) -> Tree:
+def per_member(own: Tree, route: Route | tuple[Route, ...]) -> Tree:
   """Each member's own copy of leaves, stacked along a first axis [members]."""
   count = len(members(route))
   return jax.tree.map(lambda x: jnp.stack([x] * count), own)
@@ -310,7 +314,7 @@ def set_patterns(options: Any, *names: str) -> None:
       object.__setattr__(options, name, as_patterns(given))
 
 
-def as_patterns(given) -> tuple[str, ...]:
+def as_patterns(given: str | Iterable[str]) -> tuple[str, ...]:
   """One leaf pattern, or several, as a tuple."""
   return (given,) if isinstance(given, str) else tuple(given)
 
@@ -320,7 +324,7 @@ def matches(tree: Tree, pattern: str) -> bool:
   return any(re.fullmatch(pattern, name) for name in trees.flatten(tree))
 
 
-def masked_part(backbone: Tree, patterns) -> Tree:
+def masked_part(backbone: Params, patterns: str | Iterable[str]) -> Params:
   """The backbone's leaves that the patterns name, `None` elsewhere.
 
   Args:
@@ -338,20 +342,30 @@ def masked_part(backbone: Tree, patterns) -> Tree:
   return trees.partition(backbone, chosen)[0]
 
 
-def kaiming_uniform(key, like: Tree) -> Tree:
+def kaiming_uniform(key: PRNGKey, like: Tree, backbone: Params = None
+                    ) -> aliases.Scores:
   """Initial scores: uniform in +-1/sqrt(fan_in) (a = sqrt 5 in PyTorch).
 
-  A leaf with fewer than two dimensions (a norm's scale) has no fan-in: its
-  scores start at 0, as in HopSupSup's official code. A threshold mask keeps
-  all of such a leaf at first, so that the first forward pass is the
-  backbone's own, and training takes units away.
+  A leaf that is no kernel (a norm's scale, a bias) has no fan-in: its scores
+  start at 0, as in HopSupSup's official code. A threshold mask keeps all of
+  such a leaf at first, so that the first forward pass is the backbone's own,
+  and training takes units away.
+
+  Args:
+    key: typed PRNG key.
+    like: the leaves that get scores.
+    backbone: all parameters, whose biases tell the kernels' axes (`fans`);
+      `None` takes `like`.
   """
-  def leaf(name, x):
+  known = fans.fans(like if backbone is None else backbone)
+
+  def leaf(name: str, x: aliases.Array | None) -> aliases.Array | None:
     if x is None:
       return None
-    if len(x.shape) < 2:
+    fan = known[name]
+    if fan is None:
       return jnp.zeros(x.shape, jnp.float32)
-    bound = float(1. / np.sqrt(np.prod(x.shape[:-1])))
+    bound = float(1. / np.sqrt(max(fan.fan_in, 1)))
     return masks.draw(key, name, x.shape, lambda k, shape: jax.random.uniform(
         k, shape, jnp.float32, -bound, bound))
   return trees.map_named(leaf, like)

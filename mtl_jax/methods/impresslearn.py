@@ -102,7 +102,7 @@ def impresslearn(penalty: float = 0., head: str | None = None,
     head_leaves = trees.map_leaves(
         lambda m, w: None if m is None else w, own, backbone)
     return {'coefficients': coefficients,
-            'scores': base.kaiming_uniform(key, head_leaves)}
+            'scores': base.kaiming_uniform(key, head_leaves, backbone)}
 
   def bind(backbone, trainable, shared, route):
     del route
@@ -121,12 +121,6 @@ def impresslearn(penalty: float = 0., head: str | None = None,
     return impressions.materialise(backbone, impression,
                                    require_basis(shared))
 
-  def regulariser(trainable):
-    if not penalty:
-      return 0.
-    return penalty * sum(jnp.sum((jnp.sum(jnp.abs(a), 0) - 1.) ** 2) for a in
-                         jax.tree.leaves(trainable['coefficients']))
-
   def prepare(context):
     if basis is None:
       return {}
@@ -141,10 +135,19 @@ def impresslearn(penalty: float = 0., head: str | None = None,
         'basis': {'kind': basis.kind, 'size': basis.size}}
 
   return base.Method(
-      init, bind, commit, materialise, prepare, relies_on, regulariser,
+      init, bind, commit, materialise, prepare, relies_on,
+      functools.partial(_regulariser, penalty),
       functools.partial(_check, basis), facts, base.Abilities(
           superposes=True, needs_earlier=True,
           rates=layers.rates_of_parts({'scores': head_rate})))
+
+
+def _regulariser(penalty: float, trainable):
+  """Draws the magnitudes of a layer's coefficients to a sum of 1."""
+  if not penalty:
+    return 0.
+  return penalty * sum(jnp.sum((jnp.sum(jnp.abs(a), 0) - 1.) ** 2) for a in
+                       jax.tree.leaves(trainable['coefficients']))
 
 
 def _check(basis: Basis | None, training, backbone, before, own) -> None:

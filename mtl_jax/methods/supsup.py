@@ -94,7 +94,8 @@ def supsup(sampling: Sampler = THRESHOLD,
     del route
     if transfer and shared:
       return shared['mean_scores']
-    return base.kaiming_uniform(key, base.masked_part(backbone, masked))
+    return base.kaiming_uniform(key, base.masked_part(backbone, masked),
+                                backbone)
 
   def bind(backbone, scores, shared, route):
     del shared, route

@@ -355,7 +355,7 @@ def make_evaluate(network):
       loss = losses(route, logits, labels)
       right = correct(route, logits, labels)
       counted = rows >= 0
-      return None, (jnp.sum(loss * counted),
+      return None, (jnp.sum(loss * counted.astype(loss.dtype)),
                     jnp.sum(jnp.where(counted, right, False)))
     _, (loss, right) = lax.scan(body, None, index)
     sums = jnp.sum(loss), jnp.sum(right)
