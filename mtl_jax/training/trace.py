@@ -135,6 +135,14 @@ def _require_trainable(method, trainable) -> None:
   if getattr(penalty, 'shape', None) != ():
     raise WrongMethod('penalty must give a number; it gives '
                       f'{_said(penalty)}')
+  if method.abilities.rates is None:
+    return
+  rates = _traced('rates', method.abilities.rates, trainable)
+  if jax.tree.structure(rates) != jax.tree.structure(trainable):
+    raise WrongMethod(
+        'rates must give a number for every leaf that init gives, '
+        f'{jax.tree.structure(trainable)}; it gives '
+        f'{jax.tree.structure(rates)}')
 
 
 def _require_used(name, what, function, params, given, shared) -> None:
