@@ -138,11 +138,13 @@ def _require_trainable(method, trainable) -> None:
   if method.abilities.rates is None:
     return
   rates = _traced('rates', method.abilities.rates, trainable)
-  if jax.tree.structure(rates) != jax.tree.structure(trainable):
-    raise WrongMethod(
-        'rates must give a number for every leaf that init gives, '
-        f'{jax.tree.structure(trainable)}; it gives '
-        f'{jax.tree.structure(rates)}')
+  wanted, given = ({name for name, leaf in trees.flatten(tree).items()
+                    if leaf is not None} for tree in (trainable, rates))
+  for name in sorted(wanted ^ given):
+    who = ('init gives', 'it does not') if name in wanted else (
+        'it gives', 'init does not')
+    raise WrongMethod('rates must give a number for every leaf that init '
+                      f'gives; {who[0]} {name or "an array"}, {who[1]}')
 
 
 def _require_used(name, what, function, params, given, shared) -> None:
