@@ -44,5 +44,5 @@ def load(workdir, plugins=None) -> 'system_lib.System':
   Returns:
     `mtl_jax.serving.system.System`.
   """
-  from mtl_jax.serving import system as system_lib  # pylint: disable=redefined-outer-name
+  from mtl_jax.serving import system as system_lib
   return system_lib.load(workdir, plugins)

@@ -1,4 +1,4 @@
-"""What the algebra refuses, by the leaf's name, and what it computes exactly."""
+"""What the algebra refuses, by the leaf, and what it computes exactly."""
 
 import jax
 import jax.numpy as jnp
