@@ -71,9 +71,16 @@ def _hopsupsup():
 
 
 def _impresslearn():
+  found = _runs('comparison', 'permuted')
+  if found:
+    yield ['ImpressLearn', 'PermutedMNIST, 10 tasks, 1.7 kB each over masks '
+           'from a seed (blocks and head)',
+           _of_phase(found, 'random_40_blocks_head'),
+           f"a mask of its own, 33 kB: {_of_phase(found, 'supsup')}",
+           str(len(found)), _page('comparison')]
   for suite, title, prefix in (
       ('permuted', 'PermutedMNIST, 10 unseen tasks', 'permuted'),
-      ('rotated', 'RotatedMNIST, 10 unseen angles', 'chosen')):
+      ('rotated', 'RotatedMNIST, 10 unseen angles', 'chosen'))[bool(found):]:
     found, own = _runs('impresslearn', prefix), _runs('impresslearn', suite)
     if found and own:
       yield ['ImpressLearn', f'{title}, 300 numbers each over 100 masks',

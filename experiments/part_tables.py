@@ -27,7 +27,7 @@ def _runs() -> list[dict]:
 
 def _by_task(run: dict, phase: str) -> dict[str, float]:
   return {t['task']: 100 * t['accuracy']['test'] for t in run['tasks']
-          if t['phase'] == phase and not _misnamed(run, t['task'])}
+          if t['phase'] == phase and not misnamed(run, t['task'])}
 
 
 def mean_accuracy(found: list[dict], phase: str) -> str:
@@ -36,7 +36,7 @@ def mean_accuracy(found: list[dict], phase: str) -> str:
                            for run in found])
 
 
-def _misnamed(run: dict, task: str) -> bool:
+def misnamed(run: dict, task: str) -> bool:
   """Whether the images were Telugu's under another name: made before the copy
   of CMATERdb was mended, which is when runs began to note their sources."""
   return task == 'cmaterdb-bangla' and not run['run'].get('sources')

@@ -24,6 +24,7 @@ import part_tables
 import subnetworks_tables
 import supsup_tables
 
+from mtl_jax import json_files
 from mtl_jax.storage import workdir as workdir_lib
 
 HERE = collected.HERE
@@ -32,7 +33,7 @@ DROPPED = ('curve', 'density', 'loss', 'batch_size', 'classes')
 
 def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
   """Writes a run's last start, its tasks and its summary as JSON lines."""
-  lines = collected.read(workdir / 'metrics.jsonl')
+  lines = list(json_files.read_lines(workdir / 'metrics.jsonl', {}, 'the log'))
   last = {line['kind']: line for line in lines}
   kinds = [line['kind'] for line in lines if line['kind'] in ('run', 'summary')]
   if kinds[-1:] != ['summary']:

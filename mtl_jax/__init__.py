@@ -1,9 +1,13 @@
 """Many tasks in one network that is never changed.
 
 `import mtl_jax` loads the core (trees, masks, impressions) and needs jax
+<<<<<<< HEAD
 alone. `mtl_jax.load(workdir)` reads what a run left. `mtl_jax.data`,
 `mtl_jax.methods` and `mtl_jax.models` are imported when they are first used;
 each has a `register` for what is your own.
+=======
+alone. `mtl_jax.load(workdir)` reads what a run left, or one task's file.
+>>>>>>> main
 """
 
 import importlib
@@ -14,6 +18,7 @@ from mtl_jax import masks
 from mtl_jax import trees
 from mtl_jax._version import __version__
 
+<<<<<<< HEAD
 if TYPE_CHECKING:
   from mtl_jax.serving import system as system_lib
 
@@ -35,14 +40,35 @@ def __dir__() -> list[str]:
 
 def load(workdir, plugins=None) -> 'system_lib.System':
   """The system that a run left in a workdir.
+=======
+__all__ = ['__version__', 'import_task', 'impressions', 'load', 'masks',
+           'trees']
+
+
+def load(path, plugins=None, **options):
+  """The system that a run left in a workdir, or that of one exported task.
+>>>>>>> main
 
   Args:
-    workdir: the folder.
-    plugins: a Python file, or several, that register what the run used of your
+    path: the folder, or the file that `System.export` wrote.
+    plugins: a Python file, or several, that register what was used of your
       own methods and models.
+    **options: of `mtl_jax.serving.system.load`.
 
   Returns:
-    `mtl_jax.serving.system.System`.
+    `mtl_jax.lifecycle.System`, which any number of threads may share.
   """
-  from mtl_jax.serving import system as system_lib
-  return system_lib.load(workdir, plugins)
+  from mtl_jax import lifecycle
+  return lifecycle.load(path, plugins, **options)
+
+
+def import_task(workdir, path, name=None):
+  """Puts the task of an exported file into a workdir; returns its name.
+
+  Args:
+    workdir: of a run on the same backbone, or a new folder.
+    path: the file.
+    name: under which it goes there; `None` keeps its own.
+  """
+  from mtl_jax.serving import artifact
+  return artifact.import_task(workdir, path, name)

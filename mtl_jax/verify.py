@@ -4,14 +4,19 @@
 
 For every task: the SHA-256 of each stored leaf, the backbone's fingerprint,
 and the outputs on the stored probe images against those of the moment when
-the task was committed. Exits non-zero and names what changed.
+the task was committed. Exits non-zero and names what changed. DIR may also be
+the file of an exported task, or a task's folder that was copied alone: then
+says what it lacks.
 """
 
 import argparse
+import pathlib
 import sys
 
-from mtl_jax.serving import system as system_lib
+from mtl_jax import lifecycle
 from mtl_jax.serving import verification
+from mtl_jax.storage import checkpoint
+from mtl_jax.storage import workdir as workdir_lib
 
 
 def main():
@@ -23,7 +28,7 @@ def main():
   given = parser.parse_args()
   workdir = given.workdir
   try:
-    result = verification.check(system_lib.load(workdir, given.plugins))
+    result = check(workdir, given.plugins)
   except (ValueError, OSError) as error:
     sys.exit(f'error: {error}')
   for note in result.notes:
@@ -34,8 +39,16 @@ def main():
     sys.exit(f'error: no finished task in {workdir}')
   if result.faults:
     sys.exit(1)
-  print(f'{result.tasks} tasks verified: all hashes and outputs are those of '
-        'their commits')
+  print(result)
+
+
+def check(path, plugins=None) -> verification.Result:
+  """Checks a workdir, the file of one task, or one task's folder alone."""
+  folder = pathlib.Path(path)
+  if not workdir_lib.Workdir(folder).backbone.exists() and (
+      checkpoint.has_metadata(folder)):
+    return verification.check_alone(folder)
+  return verification.check(lifecycle.load(path, plugins))
 
 
 if __name__ == '__main__':

@@ -58,7 +58,7 @@ def learn(folder):
                                                'init': 'default'},
       phases={'only': dict(method='mine', tasks=(0, 1), steps=2, batch_size=8,
                            learning_rate=.1)}, schedule=('only',),
-      matrix='none')
+      matrix='final')
   tiny.learn(config, folder)
   system = system_lib.load(folder)
   name, = system.tasks
@@ -115,13 +115,13 @@ def test_a_source_whose_files_have_changed_is_read_again(tmp_path):
         Image.fromarray(pixels).save(folder / name / f'{i}.png')
   rows = [f'{i},{i % 2}' for i in range(20)]
   write(tmp_path / 'images', 1)
-  table.write_text('x,label\n' + '\n'.join(rows) + '\n')
+  table.write_text('\n'.join(rows) + '\n')
   names = (f'folder:{tmp_path}/images', f'own=folder:{tmp_path}/images@2x2',
            f'table:{table}')
   before = [sources.load(name) for name in names]
   assert [sources.load(name) for name in names][0] is before[0]
   write(tmp_path / 'images', 31)
-  table.write_text('x,label\n' + '\n'.join(rows) + '\n99,1\n')
+  table.write_text('\n'.join(rows) + '\n99,1\n')
   for name, old in zip(names, before):
     assert sources.load(name).version != old.version, name
 

@@ -13,8 +13,9 @@ FILES = sorted(p.relative_to(ROOT).as_posix()
 CONFIGS = sorted(p.relative_to(ROOT).as_posix()
                  for p in (ROOT / 'configs').glob('*.py'))
 HEAVY = ('absl', 'chex', 'flax', 'jinja2', 'matplotlib',
-         'ml_collections', 'optax', 'orbax', 'PIL', 'rich', 'sklearn',
-         'tensorboardX', 'tensorflow', 'tensorflow_datasets', 'torch')
+         'ml_collections', 'optax', 'orbax', 'PIL', 'rich', 'safetensors',
+         'sklearn', 'tensorboardX', 'tensorflow', 'tensorflow_datasets',
+         'torch')
 
 
 def imported(path):
@@ -61,6 +62,7 @@ def test_the_probe_for_loaded_modules_can_see_them():
 
 @pytest.mark.parametrize('package, homes', [
     ('orbax', {'mtl_jax/storage/checkpoint.py'}),
+    ('safetensors', {'mtl_jax/storage/tensor_file.py'}),
     ('ml_collections', {'mtl_jax/main.py'}),
     ('absl', {'mtl_jax/main.py'}),
 ])
@@ -87,7 +89,7 @@ def test_pmap_and_meshes_stand_in_parallel_alone():
 
 # From the bottom up; a room may import those below it, and its own modules.
 LAYERS = (
-    ('host', '_version', '_top_k', 'aliases'),
+    ('aliases', 'host', 'json_files', '_version', '_top_k'),
     ('trees',),
     ('registry', 'fields', 'fans'),
     ('masks',),
@@ -100,11 +102,14 @@ LAYERS = (
     ('training',),
     ('evaluation',),
     ('report', 'validate'),
-    ('experiment', 'verify'),
+    ('experiment',),
+    ('learning',),
+    ('lifecycle',),
+    ('verify',),
     ('main',),
 )
 # `mtl_jax.load` reaches up when it is called, not when it is imported.
-FACADE = {'mtl_jax/__init__.py': {'serving'}}
+FACADE = {'mtl_jax/__init__.py': {'lifecycle', 'serving'}}
 
 
 def room_of(path):
@@ -206,6 +211,7 @@ OTHER_WORDS = {
     # Fields of results: bytes of a dense network, components of a search.
     ('mtl_jax/evaluation/capacity.py', 'dedicated'),
     ('mtl_jax/training/commit.py', 'dedicated'),
+    ('mtl_jax/serving/merging.py', 'dedicated'),
     ('mtl_jax/training/search/state.py', 'part'),
 }
 

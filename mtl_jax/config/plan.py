@@ -2,6 +2,7 @@
 
 import dataclasses
 import zlib
+from collections.abc import Sequence
 
 import jax
 
@@ -179,10 +180,18 @@ def planned(phase: config_lib.Phase,
 
 
 def before(config: config_lib.Config, suite: suites.Suite,
-           phase: config_lib.Phase) -> list[methods.Earlier]:
-  """The impressions of all phases up to one, its own at the end, in order."""
-  return [e for other in config.phases[:config.phases.index(phase) + 1]
-          for e in planned(other, suite)]
+           phase: config_lib.Phase, earlier: Sequence[methods.Earlier] = ()
+           ) -> list[methods.Earlier]:
+  """The impressions of all phases up to one, its own at the end, in order.
+
+  Args:
+    config: of the run.
+    suite: its tasks.
+    phase: of the config.
+    earlier: what lay in the workdir before the config's first phase.
+  """
+  phases = config.phases[:config.phases.index(phase) + 1]
+  return [*earlier, *(e for other in phases for e in planned(other, suite))]
 
 
 def relied(known: list[methods.Earlier],
@@ -213,7 +222,8 @@ def relied(known: list[methods.Earlier],
   return found
 
 
-def check(config: config_lib.Config, suite: suites.Suite) -> None:
+def check(config: config_lib.Config, suite: suites.Suite,
+          earlier: Sequence[methods.Earlier] = ()) -> None:
   """Refuses a plan in which two phases leave one name, a head too small, or a
   method that relies on impressions which the run does not make before.
   """
@@ -232,6 +242,7 @@ def check(config: config_lib.Config, suite: suites.Suite) -> None:
             f'task {entry.task.name} has {entry.task.classes} classes but the '
             f'backbone has {config.backbone.outputs} outputs')
     try:
-      relied(before(config, suite, phase), groups(phase.named, suite)[0])
+      relied(before(config, suite, phase, earlier),
+             groups(phase.named, suite)[0])
     except ValueError as error:
       raise ValueError(f'phase {phase.name}: {error}') from error

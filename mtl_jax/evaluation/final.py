@@ -12,6 +12,7 @@ from mtl_jax.evaluation import scenarios
 from mtl_jax.evaluation import transparency
 from mtl_jax.serving import verification
 from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.training import commit
 from mtl_jax.training import evaluate
 from mtl_jax.training import run as run_lib
 from mtl_jax.training import stream
@@ -41,9 +42,11 @@ def matrix_rows(running: run_lib.Run) -> dict[str, dict]:
            if line['kind'] == 'row'}
   measured = main_entries(running)
   for i, entry in enumerate(measured):
-    if entry.name not in known:
+    before = measured[:i + 1]
+    # A phase that was given more tasks has them before a later phase's.
+    if {e.name for e in before} - set(known.get(entry.name, ())):
       known[entry.name] = evaluate.row(
-          running.system, measured[:i + 1], running.data,
+          running.system, before, running.data,
           running.config.eval_batch_size)
       workdir_lib.append_line(running.workdir.metrics, {
           'kind': 'row', 'entry': entry.name, 'accuracy': known[entry.name]})
@@ -151,14 +154,21 @@ def shared_segments(running: run_lib.Run) -> dict | None:
 
 
 def collect(running: run_lib.Run) -> list[dict]:
-  """The records of all entries in learning order."""
+  """The records of all entries in learning order, as checkpoints have them.
+
+  Only what a checkpoint can't know of itself comes from the log: the seconds
+  that it took to save it, and the peak of memory then.
+  """
   parallel.barrier('all records are written')
   logged = {line['entry']: line for line in
             workdir_lib.read_lines(running.workdir.metrics)
             if line['kind'] == 'task'}
-  return [logged[entry.name]
-          for phase in running.config.phases
-          for entry in entries(running, phase)]
+  found = []
+  for phase in running.config.phases:
+    for entry in entries(running, phase):
+      record = commit.finished_record(running.workdir, entry.name)
+      found.append(commit.with_log(record, logged.get(entry.name, {})))
+  return found
 
 
 def summarise(running: run_lib.Run, records, rows) -> dict:

@@ -109,13 +109,24 @@ def of_options(name: str, options: Any) -> Method:
   except Exception as error:  # pylint: disable=broad-except
     raise ValueError(f'method {name}: its factory fails: '
                      f'{type(error).__name__}: {error}') from error
-  if not isinstance(method, Method):
+  if not isinstance(method, base.Method):
     raise ValueError(f'method {name}: the factory of {name} must return a '
                      f'methods.Method; it returned a {type(method).__name__}')
-  if not isinstance(method.abilities, Abilities):
+  if not isinstance(method.abilities, base.Abilities):
     raise ValueError(f'method {name}: abilities must be a methods.Abilities, '
                      f'not a {type(method.abilities).__name__}')
   return method
+
+
+def combining(count: int) -> tuple[str, Any]:
+  """The method, and its options, of one weight for each of `count` masks."""
+  return 'impresslearn', impresslearn.Options(
+      impresslearn.Basis('heterogeneous', count, 'merged'))
+
+
+def whole() -> tuple[str, Any]:
+  """The method, and its options, of a network that is stored whole."""
+  return 'dedicated', dedicated.Options()
 
 
 METHODS.on_change(of_options.cache_clear)

@@ -10,6 +10,7 @@ layer and block of the layer's output units.
 """
 
 import dataclasses
+import functools
 import numbers
 import re
 import zlib
@@ -120,12 +121,6 @@ def impresslearn(penalty: float = 0., head: str | None = None,
     return impressions.materialise(backbone, impression,
                                    require_basis(shared))
 
-  def regulariser(trainable):
-    if not penalty:
-      return 0.
-    return penalty * sum(jnp.sum((jnp.sum(jnp.abs(a), 0) - 1.) ** 2) for a in
-                         jax.tree.leaves(trainable['coefficients']))
-
   def prepare(context):
     if basis is None:
       return {}
@@ -135,22 +130,33 @@ def impresslearn(penalty: float = 0., head: str | None = None,
     del phase
     return () if basis is None else members(basis, before)
 
-  def check(training, backbone, before, own):
-    del training, before, own
-    if basis is None:
-      raise ValueError('impresslearn needs a basis (kind, size, phase)')
-    if basis.kind == 'random':
-      base.masked_part(backbone, basis.masked)
-
   def facts():
     return {} if basis is None else {
         'basis': {'kind': basis.kind, 'size': basis.size}}
 
   return base.Method(
-      init, bind, commit, materialise, prepare, relies_on, regulariser, check,
-      facts, base.Abilities(superposes=True, needs_earlier=True,
-                            rates=layers.rates_of_parts(
-                                {'scores': head_rate})))
+      init, bind, commit, materialise, prepare, relies_on,
+      functools.partial(_regulariser, penalty),
+      functools.partial(_check, basis), facts, base.Abilities(
+          superposes=True, needs_earlier=True,
+          rates=layers.rates_of_parts({'scores': head_rate})))
+
+
+def _regulariser(penalty: float, trainable):
+  """Draws the magnitudes of a layer's coefficients to a sum of 1."""
+  if not penalty:
+    return 0.
+  return penalty * sum(jnp.sum((jnp.sum(jnp.abs(a), 0) - 1.) ** 2) for a in
+                       jax.tree.leaves(trainable['coefficients']))
+
+
+def _check(basis: Basis | None, training, backbone, before, own) -> None:
+  """Refuses a phase without a basis, or a random one that masks no leaf."""
+  del training, before, own
+  if basis is None:
+    raise ValueError('impresslearn needs a basis (kind, size, phase)')
+  if basis.kind == 'random':
+    base.masked_part(backbone, basis.masked)
 
 
 @dataclasses.dataclass(frozen=True)

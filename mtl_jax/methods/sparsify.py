@@ -84,8 +84,9 @@ def sparsify(settings: Sparsify,
   other tasks stay. The smallest magnitudes go first, as many in each leaf.
   """
   rules = Rules(settings, stopping, watch.early_stop(stopping))
-  return watch.Watch(*(functools.partial(function, rules) for function in (
-      _start, _after_epoch, _finish)))
+  return watch.Watch(functools.partial(_start, rules),
+                     functools.partial(_after_epoch, rules),
+                     functools.partial(_finish, rules))
 
 
 def _start(rules: Rules, state, shared) -> dict:

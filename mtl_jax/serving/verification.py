@@ -1,14 +1,22 @@
-"""Re-derives every stored task and compares it with its commit, bit for bit."""
+"""Re-derives every stored task and compares it with its commit, bit for bit.
+
+Beside that, whatever lies in the workdir is held against its place: tasks
+against the plan, the log against what the checkpoints record, and what waits
+in `shared/` and `progress/` against its own hashes.
+"""
 
 import json
-from collections.abc import Callable
-from typing import NamedTuple
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from mtl_jax.serving import probes
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import provenance
+from mtl_jax.storage import workdir as workdir_lib
 
 
 class Result(NamedTuple):
@@ -17,11 +25,25 @@ class Result(NamedTuple):
   Attributes:
     tasks: how many were checked.
     faults: one sentence per fault, naming task and leaf.
-    notes: what can't be compared bit for bit here, and why.
+    notes: what can't be compared bit for bit here, and why; what the config
+      asks for and isn't there yet, and what it doesn't ask for.
+    partly: of the tasks, those whose arrays are as they were written, but
+      whose outputs couldn't be derived again; a note says what they lack.
   """
   tasks: int
   faults: list[str]
   notes: list[str]
+  partly: int = 0
+
+  def __str__(self) -> str:
+    """One line, of a result without faults."""
+    whole = self.tasks - self.partly
+    said = [f'{whole} tasks verified: all hashes and outputs are those of '
+            'their commits'] if whole or not self.partly else []
+    if self.partly:
+      said.append(f'{self.partly} verified in part: all hashes are those of '
+                  'their commits; the notes say what is lacking')
+    return '\n'.join(said)
 
 
 def check(system: system_lib.System,
@@ -33,15 +55,33 @@ def check(system: system_lib.System,
     visit: called with the name of every task that could be read, while it
       is in memory: a large system is then read once for several purposes.
   """
-  faults, notes = [], []
+  faults, notes, partly = [], [], 0
   names = sorted(system.tasks, key=lambda name: _basis_of(system, name))
-  for name in system.workdir.lost_tasks():
-    faults.append(f'task {name}: it was finished once, but its folder is gone '
-                  'or no longer a checkpoint; the same command trains it again')
+  try:
+    lost = system.workdir.lost_tasks()
+    logged, _ = workdir_lib.came_and_went(workdir_lib.read_lines(
+        system.workdir.metrics))
+  except ValueError as error:  # the log, or the plan
+    lost, logged = [], set(names)
+    faults.append(str(error))
+  for name in lost:
+    path = system.workdir.task(name)
+    what = (f'{path} is not a finished checkpoint{checkpoint.remedy(path)}'
+            if path.exists() else 'it was finished once, but its folder is '
+            'gone; restore it from a copy, or start the run\'s command, which '
+            'makes the task again or says why it cannot')
+    faults.append(f'task {name}: {what}')
+  records: dict[str, dict] = {}
   for name in names:
     try:
+      lacking = [] if name in logged else _lacking(system, name)
+      if lacking:
+        partly += 1
+        notes.append(_in_part(system.workdir.task(name), lacking))
+        continue
       stored = system.task(name)
-      probe = system.probe(stored.metadata['source'])
+      records[name] = stored.metadata.get('record', {})
+      probe = probes.of_task(system.probe, stored.metadata)
       found = np.asarray(system.outputs(stored, probe))
       visit(name)
     except ValueError as error:
@@ -50,7 +90,74 @@ def check(system: system_lib.System,
     fault, note = _compare(name, found, stored)
     faults += fault
     notes += note
-  return Result(len(names), faults, sorted(set(notes)))
+  faults += _log_faults(system.workdir, records)
+  faults += _folder_faults(system.workdir,
+                           system.backbone.recipe['fingerprint'])
+  notes += _plan_notes(system.workdir, set(names), set(lost))
+  return Result(len(names), faults, sorted(set(notes)), partly)
+
+
+def check_alone(path: pathlib.Path) -> Result:
+  """Checks a task's folder that lies by itself, without its workdir.
+
+  Args:
+    path: of the folder, copied from the `tasks` of a workdir.
+  """
+  try:
+    metadata = checkpoint.load_metadata(path)
+    checkpoint.require_task(path, metadata, {})
+    if not {'record', 'name', 'source'} <= metadata.keys():
+      raise checkpoint.CheckpointError(f'{path} has no record of a task')
+    lacking = [f'its backbone {metadata["backbone"][:16]}',
+               *_others(metadata, lambda name: False)]
+    if not metadata.get('drawn_probe'):
+      lacking.append(f'the probe images of {metadata["source"]}')
+    return Result(1, [], [_in_part(path, lacking)], 1)
+  except ValueError as error:
+    return Result(1, [f'task {path.name}: {error}'], [])
+
+
+def _lacking(system, name) -> list[str]:
+  """What a task that was put here needs, and what isn't here."""
+  metadata = checkpoint.task_metadata(system.workdir.task(name))
+  system.require_place(name, metadata)
+  found = _others(metadata, lambda other: checkpoint.exists(
+      system.workdir.task(other)))
+  if not probes.is_here(system.workdir, metadata):
+    found.append(f'the probe images of {metadata["source"]}')
+  return found
+
+
+def _others(metadata: dict, is_here: Callable[[str], bool]) -> list[str]:
+  """The tasks that one relies on, as far as they are missing."""
+  found = []
+  relied = [f'{name} ({digest})' for name, digest in (
+      metadata.get('relies_on') or {}).items() if not is_here(name)]
+  if relied:
+    basis = metadata['record'].get('basis')
+    what = 'the impressions' if not basis else (
+        f'its {basis["kind"]} basis of {basis["size"]} masks: those')
+    found.append(f'{what} of the tasks {", ".join(relied)}')
+  stored = sorted({found['task'] for found in (
+      metadata.get('references') or {}).values()
+      if not is_here(found['task'])})
+  if stored:
+    found.append(f'values that are stored with the tasks {", ".join(stored)}')
+  return found
+
+
+def _in_part(path: pathlib.Path, lacking: list[str]) -> str:
+  """A note of a task whose arrays are checked here, and nothing else.
+
+  Raises:
+    CheckpointError: they aren't those that were written.
+  """
+  arrays, metadata = checkpoint.load(path)
+  return (f'task {metadata["name"]}: its {len(arrays)} arrays and its metadata '
+          'are as they were written. Its outputs cannot be derived again '
+          f'without {"; and ".join(lacking)}. Copy them from the workdir where '
+          f'it was learned (suite {metadata.get("suite")}), or export the task '
+          'there (with_basis=True)')
 
 
 def _basis_of(system, name) -> str:
@@ -81,3 +188,77 @@ def _compare(name, found, stored) -> tuple[list[str], list[str]]:
     return [], [f'outputs differ by rounding only (at most {worst:.1e}): {why}']
   return [f'task {name}: its outputs on the probe images differ from those at '
           f'its commit by up to {worst:.3g}'], []
+
+
+def _log_faults(work: workdir_lib.Workdir,
+                records: dict[str, dict]) -> list[str]:
+  """Where the log says another thing of a task than its checkpoint."""
+  faults = []
+  try:
+    lines = list(workdir_lib.read_lines(work.metrics))
+  except ValueError:
+    return []  # said already: the lost tasks are read from the log, too
+  for line in lines:
+    if line['kind'] != 'task':
+      continue
+    for name, logged, recorded in _differences(
+        line, records.get(line['entry'], {})):
+      faults.append(
+          f'task {line["entry"]}: {work.metrics} says {name} {logged!r}, but '
+          f'its checkpoint records {recorded!r}, which counts; remove the line '
+          'and start the run\'s command, which writes it again')
+      break
+  return faults
+
+
+def _differences(line: Any, record: Any, name='') -> Iterator[tuple]:
+  """(name, in the log, in the record) of the record's values alone."""
+  if isinstance(record, dict) and isinstance(line, dict):
+    for key, value in record.items():
+      yield from _differences(line.get(key), value,
+                              f'{name}.{key}' if name else key)
+  elif line != record:
+    yield name, line, record
+
+
+def _folder_faults(work: workdir_lib.Workdir, fingerprint: str) -> list[str]:
+  """What waits for the next task or start, and can't be read."""
+  faults = []
+  for folder in (work.shared, work.progress):
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+      if not checkpoint.is_final(path.name):
+        continue
+      try:
+        checkpoint.load(path, expected={'name': path.name,
+                                        'backbone': fingerprint})
+      except ValueError as error:
+        if path.exists():  # else a run that works here took it away
+          faults.append(f'{folder.name}: {error}')
+  return faults
+
+
+def _plan_notes(work: workdir_lib.Workdir, there: set[str],
+                lost: set[str]) -> list[str]:
+  """Tasks that the config asks for and that are not there, or not asked for."""
+  notes = []
+  if work.tasks.is_dir():
+    notes += [f'{path} is no folder, so no task; it is passed over'
+              for path in work.tasks.iterdir() if not path.is_dir()
+              and path.name not in lost and checkpoint.is_final(path.name)]
+  try:
+    plan = work.read_plan()
+    came, went = workdir_lib.came_and_went(workdir_lib.read_lines(
+        work.metrics))
+  except ValueError:
+    return notes  # a fault, said already
+  if not plan:
+    return notes
+  missing = sorted(set(plan['entries']) - there - lost - went)
+  if missing:
+    notes.append(f'tasks of the config that are not learned yet: '
+                 f'{system_lib.some(missing)}')
+  surplus = sorted(there - work.planned(there) - came)
+  if surplus:
+    notes.append('tasks that neither the config asks for nor the log knows: '
+                 f'{system_lib.some(surplus)}')
+  return notes

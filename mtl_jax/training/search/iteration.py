@@ -122,7 +122,8 @@ class _TaskIteration:
                for task in phase.search.private}
     self.others = [path for path in self.known
                    if path.task != entry.task.name
-                   and path.task not in private]
+                   and path.task not in private
+                   and not path.record.get('private')]
     self.locked = networks.locked(entry.task.name, self.known)
     self.maker = children_lib.Maker(
         self.search, self.parts, self.known, self.others, entry.task.name,
