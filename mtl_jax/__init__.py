@@ -1,13 +1,9 @@
 """Many tasks in one network that is never changed.
 
 `import mtl_jax` loads the core (trees, masks, impressions) and needs jax
-<<<<<<< HEAD
-alone. `mtl_jax.load(workdir)` reads what a run left. `mtl_jax.data`,
-`mtl_jax.methods` and `mtl_jax.models` are imported when they are first used;
-each has a `register` for what is your own.
-=======
 alone. `mtl_jax.load(workdir)` reads what a run left, or one task's file.
->>>>>>> main
+`mtl_jax.data`, `mtl_jax.methods` and `mtl_jax.models` are imported when they
+are first used; each has a `register` for what is your own.
 """
 
 import importlib
@@ -18,12 +14,11 @@ from mtl_jax import masks
 from mtl_jax import trees
 from mtl_jax._version import __version__
 
-<<<<<<< HEAD
 if TYPE_CHECKING:
-  from mtl_jax.serving import system as system_lib
+  from mtl_jax import lifecycle
 
-__all__ = ['__version__', 'data', 'impressions', 'load', 'masks', 'methods',
-           'models', 'trees']
+__all__ = ['__version__', 'data', 'import_task', 'impressions', 'load', 'masks',
+           'methods', 'models', 'trees']
 _LAZY = ('data', 'methods', 'models')
 
 
@@ -38,16 +33,8 @@ def __dir__() -> list[str]:
   return sorted(__all__)
 
 
-def load(workdir, plugins=None) -> 'system_lib.System':
-  """The system that a run left in a workdir.
-=======
-__all__ = ['__version__', 'import_task', 'impressions', 'load', 'masks',
-           'trees']
-
-
-def load(path, plugins=None, **options):
+def load(path, plugins=None, **options) -> 'lifecycle.System':
   """The system that a run left in a workdir, or that of one exported task.
->>>>>>> main
 
   Args:
     path: the folder, or the file that `System.export` wrote.
@@ -58,7 +45,7 @@ def load(path, plugins=None, **options):
   Returns:
     `mtl_jax.lifecycle.System`, which any number of threads may share.
   """
-  from mtl_jax import lifecycle
+  from mtl_jax import lifecycle  # pylint: disable=redefined-outer-name
   return lifecycle.load(path, plugins, **options)
 
 
