@@ -14,6 +14,7 @@ from mtl_jax.data import batches
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import formats
 from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.training import drivers
 from mtl_jax.training import progress
 from mtl_jax.training import trace
 from mtl_jax.training.search import iteration
@@ -167,9 +168,7 @@ def check_fit(config, suite, data, backbone, earlier=(), read=None) -> None:
       continue
     size = phase.training.batch_size
     for group in plan.groups(phase.named, suite):
-      if len(group) > 1 and not phase.together:
-        parallel.split_tasks(np.zeros(len(group)))
-      else:
+      if not drivers.at_once(group, size):
         parallel.split_batch(np.zeros(size))
       for entry in group:
         batches.check_size(len(data.rows(entry)), size)

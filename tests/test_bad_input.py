@@ -141,12 +141,6 @@ def test_batch_that_does_not_fit(tmp_path, batch, text):
   assert_refused(config, tmp_path / 'run', ValueError, text)
 
 
-def test_tasks_that_do_not_divide_over_devices(tmp_path):
-  config = tiny.only('many', phases__many__tasks=(4, 9))
-  assert_refused(config, tmp_path / 'run', ValueError,
-          '5 tasks at once do not divide over 8 devices')
-
-
 @pytest.mark.parametrize('changes, text', [
     ({'seed': 1}, r'seed is 0 there and 1 now'),
     ({'phases__basis__steps': 8}, 'phases/basis/steps is 6 there and 8 now'),
