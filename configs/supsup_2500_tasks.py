@@ -10,7 +10,10 @@ inference is compared with every task. Two tasks train at once, one on each
 device. On CPU `--cpu_devices=2` makes two; elsewhere a multiple of the number
 of devices keeps all of them busy.
 
-Hardware, time and accuracy: see experiments/identity/README.md.
+Hardware: two cores of an AMD EPYC.
+Minutes: at least 119.
+Accuracy: 93.5 %, and all 2,500 tasks inferred rightly (1 seed).
+Results: experiments/identity/README.md
 """
 
 import ml_collections

@@ -4,6 +4,7 @@ One checkpoint under `progress/`, named by what is being learned and by how far
 it has come; the older one goes when a new one is whole.
 """
 
+import logging
 import time
 
 from mtl_jax import parallel
@@ -47,14 +48,29 @@ def save(work: workdir_lib.Workdir, name: str, position: int, arrays: dict,
   new = f'{name}.{position:09d}'
   if checkpoint.exists(work.progress / new):
     return
-  checkpoint.save(work.progress / new, arrays, values)
+  checkpoint.save(work.progress / new, arrays, values | {'name': new})
   checkpoint.remove_all(work.progress, _pattern(name), keep=[new])
 
 
+def begun(work: workdir_lib.Workdir, name: str) -> bool:
+  """Whether something was saved, sound or not; changes nothing."""
+  return any(work.progress.glob(_pattern(name)))
+
+
 def newest(work: workdir_lib.Workdir, name: str) -> tuple[dict, dict] | None:
-  """(arrays, values) that were saved last, or `None`."""
-  found = sorted(work.progress.glob(_pattern(name)))
-  return checkpoint.load(found[-1]) if found else None
+  """(arrays, values) that were saved last, or `None`.
+
+  What is damaged is removed: its steps are made again, with the same bits.
+  """
+  for path in sorted(work.progress.glob(_pattern(name)), reverse=True):
+    try:
+      return checkpoint.load(path, expected={'name': path.name})
+    except checkpoint.CheckpointError as error:
+      logging.warning('%s. It is left out: its steps are made again',
+                      str(error).split(';')[0])
+      parallel.barrier(f'{path.name} is damaged')
+      checkpoint.remove_all(work.progress, path.name)
+  return None
 
 
 def remove(work: workdir_lib.Workdir, name: str) -> None:
