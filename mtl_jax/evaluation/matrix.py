@@ -45,7 +45,7 @@ def _measured(main: list[dict], rows: dict[str, dict],
               final: dict[str, float]) -> sparse.Sparse:
   """What was measured of the matrix: O(T) entries, unless it is the whole."""
   place = {record['entry']: i for i, record in enumerate(main)}
-  entries = {}
+  entries: dict[tuple[int, int], float] = {}
   for name, i in place.items():
     entries |= {(i, place[other]): value
                 for other, value in rows.get(name, {}).items()

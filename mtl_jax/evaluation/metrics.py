@@ -277,14 +277,15 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
 
 def _square(matrix, at_least: int = 1) -> np.ndarray | sparse.Sparse:
   """The matrix as floats [T, T], T >= at_least; else raises ValueError."""
+  r: np.ndarray | sparse.Sparse
   if isinstance(matrix, sparse.Sparse):
     _fractions(matrix.values)
     r = matrix
   else:
-    r = np.asarray(matrix, float)
-    if r.ndim != 2 or r.shape[0] != r.shape[1] or not r.size:
-      raise ValueError(f'the accuracy matrix must be [T, T], got {r.shape}')
-    _fractions(r)
+    dense = np.asarray(matrix, float)
+    if dense.ndim != 2 or dense.shape[0] != dense.shape[1] or not dense.size:
+      raise ValueError(f'the accuracy matrix must be [T, T], got {dense.shape}')
+    r = _fractions(dense)
   if _size(r) < at_least:
     raise ValueError(
         f'undefined for {_size(r)} task: it compares a task with what was '
