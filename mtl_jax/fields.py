@@ -8,7 +8,6 @@ A string that stands alone for a tuple of strings is taken as one of them.
 import dataclasses
 import decimal
 import enum
-import fractions
 import inspect
 import math
 import numbers

@@ -2,41 +2,12 @@
 
     python -m mtl_jax.verify --workdir=DIR
 
-For every task: the SHA-256 of each stored leaf, the backbone's fingerprint,
-and the outputs on the stored probe images against those of the moment when
-the task was committed. Exits non-zero and names what changed.
+The same as `python -m mtl_jax verify`; see `mtl_jax.commands.verify`.
 """
 
-import argparse
 import sys
 
-from mtl_jax.serving import system as system_lib
-from mtl_jax.serving import verification
-
-
-def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--workdir', required=True, help='of a run')
-  parser.add_argument('--plugins', action='append', metavar='FILE', help=(
-      'a Python file that registers methods or models of your own; may be '
-      'given several times'))
-  given = parser.parse_args()
-  workdir = given.workdir
-  try:
-    result = verification.check(system_lib.load(workdir, given.plugins))
-  except (ValueError, OSError) as error:
-    sys.exit(f'error: {error}')
-  for note in result.notes:
-    print(f'note: {note}')
-  for fault in result.faults:
-    print(f'FAULT: {fault}')
-  if not result.tasks:
-    sys.exit(f'error: no finished task in {workdir}')
-  if result.faults:
-    sys.exit(1)
-  print(f'{result.tasks} tasks verified: all hashes and outputs are those of '
-        'their commits')
-
+from mtl_jax import commands
 
 if __name__ == '__main__':
-  main()
+  sys.exit(commands.call('verify', None, 'python -m mtl_jax.verify'))

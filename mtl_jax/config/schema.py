@@ -7,7 +7,7 @@ method, a suite those of its kind, a backbone those of its model.
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mtl_jax import fields
@@ -92,7 +92,8 @@ def _dict(value: Any) -> dict:
   return dict(value) if isinstance(value, Mapping) else {}
 
 
-def _of_class(cls: type, where: str, leave=(), inside=False) -> dict[str, Field]:
+def _of_class(cls: type, where: str, leave=(),
+              inside=False) -> dict[str, Field]:
   """The fields of a dataclass, and of the dataclasses in it."""
   hints = typing.get_type_hints(cls)
   result: dict[str, Field] = {}
@@ -118,7 +119,7 @@ def _of_class(cls: type, where: str, leave=(), inside=False) -> dict[str, Field]
   return result
 
 
-def _of_function(function: Callable, where: str, leave=()) -> dict[str, Field]:
+def _of_function(function: Any, where: str, leave=()) -> dict[str, Field]:
   """The keyword arguments of a function."""
   try:
     found = inspect.signature(function).parameters.values()

@@ -12,6 +12,7 @@ import sys
 import jax
 
 from mtl_jax import _version
+from mtl_jax import host
 
 
 def versions() -> dict[str, str]:
@@ -35,7 +36,7 @@ def hardware() -> dict:
   device = jax.devices()[0]
   return {'device': device.device_kind, 'platform': device.platform,
           'count': jax.device_count(), 'processes': jax.process_count(),
-          'cpu': _processor(), 'cores': len(os.sched_getaffinity(0)),
+          'cpu': _processor(), 'cores': host.cores(),
           'xla_flags': os.environ.get('XLA_FLAGS', '')}
 
 
