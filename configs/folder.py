@@ -4,7 +4,7 @@
 
 PATH/CLASS/IMAGE.png, or PATH/train/CLASS/IMAGE.png with valid/ and test/ beside
 it. Several folders, with commas between them, are as many tasks on one
-backbone. Then, what new images show:
+backbone: --config=folder:birds=PATH,signs=OTHER. Then, what new images show:
 
     python -m mtl_jax predict --workdir=DIR NEW/*.png --output=answers.csv
 
@@ -16,13 +16,22 @@ A thousand images take under a minute on 2 CPU cores.
 import ml_collections
 
 
+def _named(path):
+  """('name=', path): the name given before '=', or that of the folder."""
+  name, equals, folder = path.partition('=')
+  if not equals or '/' in name:
+    name, folder = path.rstrip('/').rpartition('/')[2], path
+  name = ''.join(c if c.isalnum() or c in '._-' else '-' for c in name)
+  return f'{name}=' if name.strip('.-') else '', folder
+
+
 def get_config(paths='PATH'):
   config = ml_collections.ConfigDict()
   config.seed = 0  # of scores, batches and the backbone
-  folders = [path for path in paths.split(',') if path]
+  folders = [_named(path) for path in paths.split(',') if path]
   config.suite = dict(
       kind='datasets', image_shape=(32, 32, 3),
-      sources=tuple(f'folder:{path}@64x64x3' for path in folders))
+      sources=tuple(f'{name}folder:{path}@64x64x3' for name, path in folders))
   # More outputs than classes: what tells tasks apart without their names.
   config.backbone = dict(model='lenet_300_100', outputs=200)
   config.phases = dict(masks=dict(

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import fnmatch
 import io
 import json
 import pathlib
@@ -16,8 +17,8 @@ from mtl_jax.storage import checkpoint
 
 DESCRIPTION = (
     'Says what images show: the class, its probability, and those of all '
-    'classes.\nWithout --task, all images are taken to be of one task, and it '
-    'is inferred.')
+    'classes.\nWithout --task, all images are taken to be of one task, as it '
+    'shows them\n(permuted, if it permutes them), and it is inferred.')
 EXAMPLES = (
     ('{} --workdir=runs/mine new/*.png --output=answers.csv',
      'image files; the only task of the run'),
@@ -36,6 +37,9 @@ def flags(parser: argparse.ArgumentParser) -> None:
                       help='of a run')
   parser.add_argument('--task', metavar='NAME', help=(
       'whose classes; by default the only one, or inferred from the images'))
+  parser.add_argument('--among', action='append', metavar='PATTERN', help=(
+      "without --task, infer it among tasks of such names ('permuted-0*'); "
+      'may be given several times'))
   parser.add_argument('--format', choices=('csv', 'json'), help=(
       "by default what --output ends with, else 'csv'"))
   parser.add_argument('--output', metavar='FILE',
@@ -54,10 +58,13 @@ def main(given: argparse.Namespace) -> int | None:
   form = given.format or (
       'json' if str(given.output).endswith('.json') else 'csv')
   system = system_lib.load(given.workdir, given.plugins)
-  task, read = choose(system, given.task, given.inputs)
-  logits = np.concatenate([
-      np.asarray(system.predict(read.rows[i:i + given.batch_size], task=task))
-      for i in range(0, len(read.rows), given.batch_size)])
+  task, read, among = choose(system, given.task, given.inputs, given.among)
+  if among is not None:  # as the task shows them, in one call: one task
+    logits = np.asarray(system.predict(read.rows, names=among))
+  else:
+    logits = np.concatenate([
+        np.asarray(system.predict(read.rows[i:i + given.batch_size], task=task))
+        for i in range(0, len(read.rows), given.batch_size)])
   metadata = checkpoint.load_metadata(system.workdir.task(task))
   rows = answers(read.names, task, logits, metadata)
   text = _as_csv(rows) if form == 'csv' else json.dumps(
@@ -72,8 +79,18 @@ def main(given: argparse.Namespace) -> int | None:
 
 
 def choose(system: system_lib.System, task: str | None,
-           paths: list[str]) -> tuple[str, inputs.Inputs]:
+           paths: list[str], among: list[str] | None = None
+           ) -> tuple[str, inputs.Inputs, list[str] | None]:
   """The task whose answers are wanted, and its inputs.
+
+  Args:
+    system: the stored tasks.
+    task: its name; `None` takes the only one, or infers it.
+    paths: of the inputs.
+    among: patterns of the names among which it is inferred.
+
+  Returns:
+    The task, its inputs, and the candidates if it was inferred.
 
   Raises:
     ValueError: no such task, or no task was named and it can't be inferred.
@@ -81,6 +98,12 @@ def choose(system: system_lib.System, task: str | None,
   names = system.tasks
   if not names:
     raise ValueError(f'no finished task in {system.workdir.root}')
+  if among is not None and task is None:
+    every, names = names, [name for name in names if any(
+        fnmatch.fnmatchcase(name, pattern) for pattern in among)]
+    if not names:
+      raise ValueError(f'--among={", ".join(among)}: no task has such a name; '
+                       f'known: {", ".join(every[:20])}')
   if task is None and len(names) == 1:
     task, = names
   known = system.task(task) if task in names else None
@@ -99,15 +122,17 @@ def choose(system: system_lib.System, task: str | None,
   read = inputs.read(paths, shape, dtype)
   if task is None:
     try:
-      task = system.identify(read.rows).task
+      found = system.identify(read.rows,
+                              names=None if among is None else names)
     except ValueError as error:
-      raise ValueError(f'no --task was named, and it can not be inferred: '
-                       f'{error}. Known tasks: {", ".join(names[:20])}'
-                       ) from error
-    print(f'note: by what the images show, their task is {task}',
+      raise ValueError(
+          f'no --task was named, and it can not be inferred: {error}. Name a '
+          "task, or say --among='PATTERN'; known: "
+          f'{", ".join(names[:20])}') from error
+    print(f'note: by what the images show, their task is {found.task}',
           file=sys.stderr)
-  assert task is not None
-  return task, read
+    return found.task, read, list(found.gradient)
+  return task, read, None
 
 
 def answers(names: list[str], task: str, logits: np.ndarray,

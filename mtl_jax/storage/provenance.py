@@ -15,6 +15,9 @@ from mtl_jax import _version
 from mtl_jax import host
 
 
+_SCRIPT = 'mtl-jax'  # the console script
+
+
 def versions() -> dict[str, str]:
   """Versions of what decides a result's bits."""
   precision = getattr(jax.config, 'jax_default_matmul_precision')
@@ -52,8 +55,13 @@ def _processor() -> str:
 def command() -> str:
   """The command line as it can be typed again."""
   spec = sys.modules['__main__'].__spec__
-  program = ['-m', spec.name] if spec else sys.argv[:1]
-  return shlex.join(['python', *program, *sys.argv[1:]])
+  if spec:
+    words = ['python', '-m', spec.name.removesuffix('.__main__')]
+  elif pathlib.Path(sys.argv[0]).stem == _SCRIPT:
+    words = [_SCRIPT]
+  else:
+    words = ['python', *sys.argv[:1]]
+  return shlex.join([*words, *sys.argv[1:]])
 
 
 def commit() -> str | None:
