@@ -100,6 +100,7 @@ def check_sources(work: workdir_lib.Workdir, suite, data) -> dict[str, str]:
 def check_fit(config, suite, data, backbone) -> None:
   """Refuses, before anything is written, what would fail in a later phase."""
   check_words(suite, data, backbone.params)
+  check_methods(config, suite, backbone)
   for phase in config.phases:
     if phase.search:
       iteration.check(phase, suite, backbone)
@@ -119,7 +120,6 @@ def check_fit(config, suite, data, backbone) -> None:
               for entry in group})
         except ValueError as error:
           raise ValueError(f'phase {phase.name}: {error}') from error
-  check_methods(config, suite, backbone)
 
 
 def check_methods(config, suite, backbone) -> None:

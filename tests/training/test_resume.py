@@ -279,7 +279,7 @@ def test_remade_first_task_leaves_the_mean_alone(tmp_path):
 
 def test_transfer_of_many_at_once_is_refused():
   with pytest.raises(ValueError, match='transfer: transfer starts'):
-    tiny.only('transfer', phases__transfer__tasks_at_once=8)
+    tiny.check(tiny.only('transfer', phases__transfer__tasks_at_once=8))
 
 
 def test_progress_of_a_longer_name_is_not_taken(tmp_path):

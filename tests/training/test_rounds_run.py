@@ -167,8 +167,8 @@ def test_later_tasks_reuse_modules_and_change_none(tmp_path):
 @pytest.mark.parametrize('phase, changes, text', [
     ('b', dict(after='other'), "after is 'other'.*earlier phases: a$"),
     ('b', dict(after='b'), "after is 'b', which must be an earlier"),
-    ('b', dict(first=0), r'phase b, after a: first is 0.* before number 1'),
-    ('c', dict(first=1), r'phase c, after b: first is 1.* before number 2'),
+    ('b', dict(first=0), r'phase b: first is 0.* before number 1'),
+    ('c', dict(first=1), r'phase c: first is 1.* before number 2'),
     ('b', dict(path_seed=36), 'path_seed is 36 but was 456'),
     ('b', dict(active=1), 'active is 1 but was 2'),
     ('b', dict(paths='identical'), "paths is 'identical' but was 'official'"),
@@ -181,14 +181,14 @@ def test_a_phase_goes_on_where_the_one_before_it_ended(phase, changes, text):
     place = fields['phases'][phase]
     (place if name == 'after' else place['options'])[name] = value
   with pytest.raises(ValueError, match=text):
-    config_lib.from_dict(fields)
+    tiny.check(config_lib.from_dict(fields))
 
 
 def test_a_phase_reuses_modules_of_its_own_method_alone():
   fields = in_a_row()
   fields['phases']['a'] = dict(method='dedicated', tasks=(0, 1), steps=1)
   with pytest.raises(ValueError, match="'a', a phase of the method dedicated"):
-    config_lib.from_dict(fields)
+    tiny.check(config_lib.from_dict(fields))
 
 
 def test_epochs_of_different_length_are_refused_before_training(tmp_path):
@@ -225,4 +225,4 @@ def test_bad_phases_are_refused(changes, text):
   fields = config_lib.to_dict(tiny_rounds.make())
   fields['phases']['part'] |= changes
   with pytest.raises(ValueError, match=text):
-    config_lib.from_dict(fields)
+    tiny.check(config_lib.from_dict(fields))

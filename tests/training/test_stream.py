@@ -160,7 +160,7 @@ class Bank:
     (1, 2, (-1., 0., -9., np.inf), 0),  # nor is a fresh one taken
     (1, 3, (0., -.1, 0., np.inf), 2)])
 def test_decisions(newest, budget, gradient, decision):
-  phase = dataclasses.replace(CLEAR.phases[0], stream=config_parts.Stream(
+  phase = dataclasses.replace(CLEAR.phases[0], driver=config_parts.Stream(
       budget=budget))
   learner = stream.Learner(position=7, mask=newest)
   task = tiny.prepared(CLEAR)[0].tasks[0]
@@ -338,11 +338,12 @@ def test_streams_survive_json_and_only_they_are_written():
 
 
 @pytest.mark.parametrize('changes, text', [
-    ({'phases__a__tasks_at_once': 2}, 'phase a: a stream is learned by supsup'),
-    ({'phases__a__repeats': 2}, 'no tasks_at_once, repeats or transfer'),
-    ({'phases__a__options': {'transfer': True}}, 'a stream is learned by'),
+    ({'phases__a__tasks_at_once': 2}, 'phase a: a stream is learned one mask'),
+    ({'phases__a__repeats': 2}, 'no tasks_at_once or repeats'),
+    ({'phases__a__options': {'transfer': True}},
+     'a stream is learned one mask at a time'),
     ({'phases__b__stream': {}, 'phases__a__stream': None},
-     'phase b: a stream is learned by supsup'),
+     'phase b: a stream is learned one mask at a time'),
     ({'phases__a__stream': {'every': 0}}, 'every and passes must be at least'),
     ({'phases__a__stream': {'at_least': 1}}, 'at_least at least 2'),
     ({'phases__a__stream': {'tolerance': 0.}}, 'tolerance must be above 0'),
@@ -354,7 +355,7 @@ def test_streams_survive_json_and_only_they_are_written():
 def test_streams_that_are_refused(changes, text):
   fields = configs.small(**{'phases__a__stream': {}} | changes)
   with pytest.raises(ValueError, match=text):
-    config_lib.from_dict(fields)
+    configs.check(fields)
 
 
 @pytest.mark.parametrize('changes, text', [
