@@ -82,10 +82,9 @@ def find(given: str) -> Given:
 def _readings(given: str) -> list[tuple[str, str | None]]:
   """(file, argument), the likelier reading first: paths may hold colons."""
   behind = re.fullmatch(r'(.*?\.py):(.*)', given, re.DOTALL)
-  if behind:
-    return [(behind[1], behind[2]), (given, None)]
+  found = [(behind[1], behind[2])] if behind else []
   name, colon, argument = given.partition(':')
-  return [(name, argument), (given, None)] if colon else [(given, None)]
+  return [*found, *([(name, argument)] if colon else []), (given, None)]
 
 
 def load(given: str) -> Any:
@@ -127,7 +126,11 @@ def load(given: str) -> Any:
 def _require_argument(path, make, argument) -> None:
   """Refuses an argument that `get_config` does not take, or lacks."""
   try:
-    inspect.signature(make).bind(*(() if argument is None else (argument,)))
+    found = inspect.signature(make)
+  except ValueError:  # of a builtin
+    return
+  try:
+    found.bind(*(() if argument is None else (argument,)))
   except TypeError as error:
     wanted = ('needs an argument behind a colon: '
               f'--config={path}:ARGUMENT' if argument is None else
