@@ -160,6 +160,10 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
         f'tasks {" and ".join(shapes.values())} have inputs of different '
         f'shapes {list(shapes)}; give the suite an image_shape, or take a '
         f'model with stems: {", ".join(models.STEMS)}')
+  part = config.backbone
+  models.check(part.model, models.make(
+      part.model, part.outputs, **dict(part.options)), part.outputs,
+               list(shapes))
   recipe = backbone_lib.recipe_of(config, list(shapes))
   if work.backbone.exists():
     kept = workdir_lib.read_json(work.backbone)

@@ -32,7 +32,8 @@ COMMANDS = {
     'unknown key': (['--config.foo=1'], 'foo'),
     'unknown key of a phase': (['--config.phases.basis.step=1'], 'step'),
     'unknown phase': (['--config.phases.search.steps=1'],
-                      "error: --config: the config has no field search"),
+                      'error: --config.phases.search.steps: phases of the '
+                      'config has no field search; known: basis, impress'),
     'wrong type': (['--config.seed=abc'], 'abc'),
     'no phases left': (['--config.schedule=()'],
                        'error: schedule .* must name every phase'),

@@ -26,7 +26,7 @@ def test_memory_in_bytes_whatever_the_system_counts(
 def test_without_posix_modules_everything_imports():
   """As on Windows."""
   code = (
-      'import sys, os\n'
+      'import sys, os, numpy, jax\n'
       'class Absent:\n'
       '  def find_spec(self, name, *_):\n'
       "    if name in ('fcntl', 'resource', 'pwd', 'grp'):\n"
@@ -59,12 +59,12 @@ def test_a_signal_stops_at_once_where_nothing_is_saved():
 
 def test_a_signal_waits_for_the_next_save_and_a_second_one_does_not():
   with host.stoppable(), host.saves():
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)
     assert host.asked_to_stop()
     with pytest.raises(host.Stopped):
       host.may_stop()
     with pytest.raises(host.Stopped):
-      os.kill(os.getpid(), signal.SIGINT)
+      os.kill(os.getpid(), signal.SIGTERM)
   assert not host.asked_to_stop()
   host.may_stop()  # nothing waits any more
 

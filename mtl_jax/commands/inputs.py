@@ -1,6 +1,8 @@
 """What is to be predicted: image files, folders of them, arrays in npz."""
 
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -78,7 +80,8 @@ def _picture(file: pathlib.Path, shape, dtype) -> np.ndarray:
 def _arrays(path: pathlib.Path, shape, dtype) -> np.ndarray:
   """The rows of an npz file."""
   try:
-    with np.load(path, allow_pickle=False) as file:
+    with path.open('rb') as stream, np.load(
+        stream, allow_pickle=False) as file:
       names = file.files
       name = 'images' if 'images' in names else names[0] if (
           len(names) == 1) else None
@@ -86,9 +89,9 @@ def _arrays(path: pathlib.Path, shape, dtype) -> np.ndarray:
         raise ValueError(f'{path} holds {", ".join(names) or "nothing"}; call '
                          "the array to predict 'images'")
       rows = file[name]
-  except (OSError, EOFError, KeyError) as error:
+  except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
     raise ValueError(f'{path} can not be read as npz: {error}') from error
-  if rows.ndim == len(shape) and len(shape) == 3 and shape[-1] == 1:
+  if shape[-1:] == (1,) and rows.shape[1:] == shape[:-1]:  # grey, as [n, H, W]
     rows = rows[..., None]
   if rows.shape[1:] != shape or rows.dtype != np.dtype(dtype):
     raise ValueError(

@@ -66,7 +66,7 @@ def test_every_field_of_a_config_is_listed_as_it_can_be_given(capsys):
 
 @pytest.mark.parametrize('argv, said', [
     (['rnu'], "there is no command 'rnu' (did you mean: run?); known: run"),
-    (['run', '--wrkdir=x'], "unknown argument '--wrkdir=x' (did you mean: --wor"),
+    (['run', '--wrkdir=x'], "unknown argument '--wrkdir=x' (did you mean: --"),
     (['run', 'x'], "unknown argument 'x'"),
     (['verify', '--workdir=x', '--config.seed=1'], 'no config is read here'),
     (['verify'], 'the following arguments are required: --workdir'),

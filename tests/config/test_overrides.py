@@ -120,7 +120,7 @@ def test_references_follow():
 
 
 @pytest.mark.parametrize('name, text, said', [
-    ('tensorbord', '1', 'config has no field tensorbord (did you mean: tensorb'),
+    ('tensorbord', '1', 'config has no field tensorbord (did you mean: tens'),
     ('phases.aa.steps', '1', 'phases of the config has no field aa (did you m'),
     ('phases.a.step', '1', 'phases.a of the config has no field step (did you'),
     ('phases.a.options.densty', '1', 'no field densty (did you mean: density'),
