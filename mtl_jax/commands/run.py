@@ -81,6 +81,8 @@ def main(given: argparse.Namespace) -> int | None:
   if not given.workdir:
     raise ValueError('--workdir must have a value: the folder for the results')
   workdir = workdir_lib.local_folder(given.workdir)
+  if workdir.exists() and not workdir.is_dir():
+    raise ValueError(f'--workdir={given.workdir} is a file; name a folder')
   registry.load_plugins(given.plugins)
   config = config_lib.from_dict(overrides.apply(files.load(given.config),
                                                 given.overrides))

@@ -75,7 +75,8 @@ REFUSED = {
                      'predicting inputs [8, 8, 1] gives [n, 13] where the conf'
                      'ig says backbone.outputs=10: it must return logits [n, '),
     'fewer outputs': (linen(lambda outputs, x, train: dense(7, x)), '[n, 7]'),
-    'several outputs': (linen(lambda outputs, x, train: (x, x)), 'a tuple'),
+    'several outputs': (linen(lambda outputs, x, train: (dense(10, x), x)),
+                        'gives a tuple'),
     'images': (linen(lambda outputs, x, train: nn.Dense(outputs)(x)),
                'gives [n, 8, 8, 10]'),
     'it fails': (linen(lambda outputs, x, train: dense(10, x.reshape(3, -1))),
