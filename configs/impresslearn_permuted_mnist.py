@@ -10,14 +10,22 @@ of their own. Masks: SupSup's recipe. Coefficients: Adam, 0.1, cosine, chosen
 on validation images of tasks 100-102 at K=40, seed 0; the paper's own values
 were not found. Hardware, time and accuracy: see
 experiments/impresslearn/README.md.
+
+`:blocks` has random masks alone, with a mask of its own for the head, with a
+coefficient for each of several blocks of a layer's units (ours), and with both;
+`:blocks,grid` tries rates and shapes of these on tasks 110 to 112, that no
+table reports.
 """
 
 import ml_collections
 
 SIZES = (3, 5, 10, 20, 40, 100)
+# (masks, blocks) of some 1,440 numbers a task: 5.9 kB with the head's bits
+SHAPES = ((20, 36), (40, 18), (100, 7))
+WIDE = (40, 18)  # chosen: see experiments/impresslearn/results/blocks_grid_s0
 
 
-def get_config():
+def get_config(variant=''):
   config = ml_collections.ConfigDict()
   config.seed = 0  # of scores, batches and the backbone
   config.suite = dict(kind='permuted', source='mnist', num_tasks=110,
@@ -28,6 +36,8 @@ def get_config():
   coefficients = dict(method='impresslearn', steps=1000, batch_size=128,
                       optimizer='adam', learning_rate=0.1, schedule='cosine',
                       tasks=(100, 110), control=True)
+  if variant:
+    return _blocks(config, variant, coefficients)
   phases = dict(
       supermasks=dict(supermask, tasks=(0, 100)),
       dedicated=dict(supermask, tasks=(100, 110), control=True),
@@ -44,4 +54,32 @@ def get_config():
       schedule.append(name)
   config.phases = phases
   config.schedule = tuple(schedule)
+  return config
+
+
+def _blocks(config, variant, coefficients):
+  """Random masks with more numbers per task."""
+  if variant not in ('blocks', 'blocks,grid'):
+    raise ValueError(f"there is no variant {variant!r}; take 'blocks', "
+                     "'blocks,grid' or none")
+  config.suite.num_tasks = 113  # the first 110 stay what they are
+  made = lambda size, **options: dict(
+      coefficients, options=options,
+      basis=dict(kind='random', density=0.5, size=size))
+  head = lambda rate=0.03: dict(head='mask', head_rate=rate)
+  if variant == 'blocks':
+    phases = dict(
+        head_20=made(20, **head()), blocks_20=made(20, blocks=5),
+        both_20=made(20, blocks=5, **head()),
+        both_40=made(40, blocks=5, **head()),
+        wide=made(WIDE[0], blocks=WIDE[1], **head()))
+  else:
+    phases = {f'head_rate_{rate:g}'.replace('.', 'p'): made(
+        40, blocks=5, **head(rate)) for rate in (0.01, 0.03, 0.1)}
+    phases |= {f'shape_{size}x{blocks}': made(
+        size, blocks=blocks, **head()) for size, blocks in SHAPES}
+    phases = {name: dict(phase, tasks=(110, 113))
+              for name, phase in phases.items()}
+  config.phases = phases
+  config.schedule = tuple(phases)
   return config

@@ -1,14 +1,15 @@
 """Piggyback (Mallya et al. 2018, arXiv 1801.06519): method and config.
 
-A task leaves a binary mask over weights that are given, found by thresholding
-real-valued scores, and a dense head of its own.
+A task leaves one bit for every weight of a network that is given: which of
+them it uses, found by thresholding real-valued scores. Its last layer is its
+own. Here the network given is what the first phase learned on the first task;
+with `given=None` it is the backbone itself, for example weights from a file.
 
     python -m mtl_jax.main --config=examples/piggyback.py --workdir=runs/piggy
     python -m mtl_jax.verify --workdir=runs/piggy \
         --plugins=examples/piggyback.py
 
-Half a minute on 2 CPU cores. The backbone's weights are drawn here; give
-`backbone` the weights of a trained network for the paper's setting.
+Half a minute on 2 CPU cores; 98 % on the first task and 95 % on three others.
 """
 
 import jax
@@ -18,24 +19,38 @@ import ml_collections
 from mtl_jax import impressions, masks, methods, trees
 from mtl_jax.methods import base
 
+HEAD = ('Dense_2.*',)  # the last layer of lenet_300_100
 
-def piggyback(threshold: float = 5e-3, start: float = 1e-2,
-              masked: tuple = ('.*kernel',),
-              head: tuple = ('head.*',)) -> methods.Method:
-  """Scores from `start`, kept where they exceed `threshold`."""
+
+def piggyback(given: str | None = None, threshold: float = 5e-3,
+              start: float = 1e-2, masked: tuple = ('.*kernel',),
+              head: tuple = HEAD) -> methods.Method:
+  """A mask over the network that the phase `given` learned, and a head."""
   sample = masks.straight_through(
       lambda scores: masks.threshold(scores, threshold))
 
+  def relies_on(before, phase):
+    found = [e for e in before if e.phase == given]
+    if given is not None and not found:
+      raise ValueError(f'given is {given!r}, but no phase of that name comes '
+                       f'before {phase}')
+    return found[:1]
+
+  def prepare(context):
+    if not context.earlier:
+      return {}
+    return {'given': trees.combine(context.earlier[0].values,
+                                   context.backbone)}
+
   def init(key, backbone, shared, route):
-    own = base.masked_part(backbone, head)
-    rest = trees.map_leaves(lambda w, h: w if h is None else None,
-                            backbone, own)
-    kernels = base.masked_part(rest, masked)
-    return {'scores': jax.tree.map(lambda w: jnp.full(w.shape, start), kernels),
-            'head': own}
+    own, body = trees.partition(backbone, trees.select(
+        backbone, [(pattern, True) for pattern in head]))
+    return {'head': own, 'scores': jax.tree.map(
+        lambda w: jnp.full(w.shape, start), base.masked_part(body, masked))}
 
   def bind(backbone, trainable, shared, route):
-    params = masks.apply(backbone, sample(trainable['scores']))
+    params = masks.apply(shared.get('given', backbone),
+                         sample(trainable['scores']))
     return trees.combine(trainable['head'], params)
 
   def commit(backbone, trainable, shared, route):
@@ -43,18 +58,26 @@ def piggyback(threshold: float = 5e-3, start: float = 1e-2,
         masks=masks.threshold(trainable['scores'], threshold),
         values=trainable['head']), shared
 
-  return methods.Method(init, bind, commit, base.materialise)
+  def materialise(backbone, impression, shared):
+    params = masks.apply(shared.get('given', backbone), impression.masks)
+    return trees.combine(impression.values, params)
+
+  return methods.Method(
+      init, bind, commit, materialise, prepare, relies_on,
+      abilities=methods.Abilities(needs_earlier=given is not None))
 
 
 methods.register('piggyback', piggyback)
 
 
 def get_config():
+  learning = dict(steps=400, batch_size=64, optimizer='adam')
   return ml_collections.ConfigDict(dict(
-      seed=0, suite=dict(kind='permuted', source='digits', num_tasks=3),
+      seed=0, suite=dict(kind='permuted', source='digits', num_tasks=4),
       backbone=dict(model='lenet_300_100', outputs=10, init='default'),
-      phases=dict(piggyback=dict(
-          method='piggyback', tasks=(0, 3), steps=400, batch_size=64,
-          optimizer='adam', learning_rate=1e-3,
-          options=dict(head=('head.*',)))),
-      schedule=('piggyback',)))
+      phases=dict(
+          given=dict(learning, method='dedicated', tasks=(0, 1),
+                     learning_rate=1e-3),
+          piggyback=dict(learning, method='piggyback', tasks=(1, 4),
+                         learning_rate=1e-3, options=dict(given='given'))),
+      schedule=('given', 'piggyback')))

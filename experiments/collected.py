@@ -28,7 +28,8 @@ def runs(folder: pathlib.Path, prefix: str) -> list[dict]:
     found.append({
         'run': next(x for x in lines if x['kind'] == 'run'),
         'summary': next(x for x in lines if x['kind'] == 'summary'),
-        'tasks': [x for x in lines if x['kind'] == 'task']})
+        'tasks': [x for x in lines if x['kind'] == 'task'],
+        'identity': [x for x in lines if x['kind'] == 'identity']})
   require_seeds(prefix, [r['run'] for r in found])
   return found
 

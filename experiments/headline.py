@@ -6,6 +6,7 @@ At most ten rows; all others are on the pages.
 import collected
 import identity_tables
 import munet_tables
+import part_tables
 import supsup_tables
 
 COLUMNS = ['method', 'experiment', 'test accuracy, %', 'beside it, %', 'seeds',
@@ -84,9 +85,10 @@ def _impresslearn():
 def _part():
   found = _runs('part', 'five_tasks')
   if found:
-    yield ['PaRT', 'five data sets, 1/16 of the width',
-           _of_phase(found, 'part'),
-           f"each task alone: {_of_phase(found, 'single')}", str(len(found)),
+    part, alone = (part_tables.mean_accuracy(found, phase)
+                   for phase in ('part', 'single'))
+    yield ['PaRT', 'digits, clothes and characters in parallel, 1/16 of the '
+           'width', part, f'each task alone: {alone}', str(len(found)),
            _page('part')]
 
 

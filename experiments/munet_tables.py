@@ -33,7 +33,7 @@ def headline() -> list[list[str]]:
   """Rows of the main README's table."""
   rows = []
   for prefix, title in (
-      ('preliminary', 'one set of digits under three names, random root'),
+      ('preliminary', 'CMATERdb, three scripts, random root'),
       ('characters', 'four sets of characters in a row, twice')):
     found = collected.runs(FOLDER, prefix)
     if found:

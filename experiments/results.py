@@ -15,6 +15,7 @@ import re
 import sys
 
 import collected
+import comparison_tables
 import headline
 import hopsupsup_tables
 import identity_tables
@@ -74,12 +75,18 @@ def without_folders(text: str) -> str:
 
 TABLES = {  # README: markers and what stands between them
     '../README.md': {'headline': headline.table},
+    'comparison/README.md': {
+        suite: functools.partial(comparison_tables.table, suite)
+        for suite in comparison_tables.SUITES} | {
+            'grid': comparison_tables.grid},
     'supsup/README.md': {'results': supsup_tables.supsup_table},
     'impresslearn/README.md': {
         suite: functools.partial(supsup_tables.impresslearn_table, suite)
         for suite in ('permuted', 'rotated')} | {
             'rates': supsup_tables.impresslearn_rates,
-            'chosen': supsup_tables.impresslearn_chosen},
+            'chosen': supsup_tables.impresslearn_chosen,
+            'blocks': supsup_tables.impresslearn_blocks,
+            'blocks_grid': supsup_tables.impresslearn_blocks_grid},
     'identity/README.md': {
         name: getattr(identity_tables, name)
         for name in ('scenarios', 'curves', 'streams', 'pools', 'costs')},
@@ -106,6 +113,7 @@ def tables() -> None:
     for name, table in parts.items():
       collected.replace_table(HERE / path, name, table())
   identity_tables.draw(HERE / 'identity' / 'curves.svg')
+  comparison_tables.draw(HERE / 'comparison' / 'accuracy.svg')
 
 
 if __name__ == '__main__':

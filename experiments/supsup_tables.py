@@ -114,6 +114,61 @@ def impresslearn_chosen() -> str:
            f'commit {collected.commits(found)}.')
 
 
+def impresslearn_blocks() -> str:
+  """Random masks with more numbers per task than one a layer."""
+  found = collected.runs(collected.HERE / 'impresslearn', 'blocks')
+  if not found:
+    return collected.NONE
+  plain = [collected.phase_accuracy(r) for r in collected.runs(
+      collected.HERE / 'impresslearn', 'permuted')]
+  rows = [[str(size), 'one coefficient a layer', f'{3 * 4 * size:,}',
+           collected.spread([a[f'random_{size}'] for a in plain]), '', '']
+          for size in (20, 40)]
+  for name, phase in found[0]['run']['config']['phases'].items():
+    tasks = [[t for t in r['tasks'] if t['phase'] == name] for r in found]
+    options, size = phase['options'], phase['basis']['size']
+    words = [f"{options['blocks']} blocks a layer"
+             if options.get('blocks', 1) > 1 else 'one coefficient a layer']
+    words += ['own head mask'] if options.get('head') else []
+    rows.append([
+        str(size), ', '.join(words), f"{tasks[0][0]['bytes']['total']:,}",
+        collected.spread([collected.phase_accuracy(r)[name] for r in found]),
+        f"{100 * min(t['accuracy']['test'] for s in tasks for t in s):.1f}",
+        collected.spread([statistics.median(
+            t['seconds']['train'] for t in s) for s in tasks], 1)])
+  rows.append(['', 'a mask of its own (SupSup)', '33,275', collected.spread(
+      [a['dedicated'] for a in plain]), '', ''])
+  rows.sort(key=lambda row: int(row[2].replace(',', '')))
+  return collected.markdown(
+      ['K', 'of a task', 'bytes a task', 'test accuracy, %', 'lowest task',
+       'seconds of training per task'], rows) + (
+           f'\n\nSeeds: {len(found)}. {collected.command(found)} on '
+           f'{collected.where(found)}, {collected.minutes(found)} min a run, '
+           f'commit {collected.commits(found)}. The rows without a lowest task '
+           'are those of the table above.')
+
+
+def impresslearn_blocks_grid() -> str:
+  """Validation accuracy of rates and shapes."""
+  found = collected.runs(collected.HERE / 'impresslearn', 'blocks_grid')
+  if not found:
+    return collected.NONE
+  rows = []
+  for name, phase in found[0]['run']['config']['phases'].items():
+    tasks = [t for t in found[0]['tasks'] if t['phase'] == name]
+    options, rate = phase['options'], phase['learning_rate']
+    rows.append([
+        str(phase['basis']['size']), str(options['blocks']), f'{rate:g}',
+        f"{rate * options.get('head_rate', 1):g}",
+        f"{tasks[0]['bytes']['total']:,}",
+        f"{100 * statistics.mean(t['accuracy']['valid'] for t in tasks):.2f}"])
+  return collected.markdown(
+      ['K', 'blocks a layer', 'rate', 'rate of the head', 'bytes a task',
+       'validation, %'], rows) + (
+          f'\n\n{collected.command(found)} on {collected.where(found)}, '
+          f'{collected.minutes(found)} min, commit {collected.commits(found)}.')
+
+
 def _seconds(run: dict, size: int) -> float:
   """Median training time of a task with `size` basis masks."""
   return statistics.median(

@@ -185,9 +185,10 @@ def claim(work, config, backbone, command, sources=None) -> None:
   finished = set(work.task_names())
   lines = list(workdir_lib.read_lines(work.metrics))
   killed = work.killed(lines)
-  lines = [line for line in lines if line['kind'] not in ('task', 'row')
+  of_entries = workdir_lib.ENTRY_KINDS
+  lines = [line for line in lines if line['kind'] not in (*of_entries, 'row')
            or line['entry'] in finished]
-  logged = {line['entry'] for line in lines if line['kind'] == 'task'}
+  logged = {line['entry'] for line in lines if line['kind'] in of_entries}
   lines += [commit.finished_record(work, name)  # killed before its line
             for name in sorted(finished - logged)]
   lines += killed

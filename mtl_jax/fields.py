@@ -197,6 +197,17 @@ def plain(value: Any) -> Any:
   return value
 
 
+def is_plain(value: Any) -> bool:
+  """Whether JSON has a frozen value, so that a config can record it.
+
+  >>> is_plain((1, ('a', None))), is_plain({1}), is_plain(print)
+  (True, False, False)
+  """
+  if isinstance(value, tuple):
+    return all(map(is_plain, value))
+  return value is None or isinstance(value, (bool, int, float, str))
+
+
 def from_signature(name: str, function: Callable) -> type:
   """A frozen dataclass with a function's keyword arguments as its fields.
 

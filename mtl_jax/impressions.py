@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from mtl_jax import masks
@@ -75,8 +76,9 @@ class Impression(NamedTuple):
 
   Attributes:
     masks: bool leaves of the backbone's structure, `None` where not masked.
-    coefficients: float leaves [K] of the backbone's structure: one number per
-      basis mask and masked leaf (ImpressLearn).
+    coefficients: float leaves [K], or [K, B], of the backbone's structure: one
+      number per basis mask and masked leaf (ImpressLearn), or per block of the
+      leaf's output units (see `block_sizes`).
     values: leaves that replace the backbone's (owned weights, a head).
     stats: the task's own norm statistics.
     path: which parts of the backbone its network has; `None` for all.
@@ -94,12 +96,37 @@ class Impression(NamedTuple):
   structure: Structure | None = None
   parts: dict[str, Tree] | None = None
 
+  def __repr__(self) -> str:
+    """In short, without the arrays.
+
+    >>> import jax.numpy as jnp
+    >>> Impression(masks={'w': jnp.ones((4, 5), bool)},
+    ...            parts={'s': jnp.ones(3)})
+    Impression(masks: 1 leaf of 20, s: 1 leaf of 3)
+    """
+    trees_ = self._asdict()
+    if isinstance(self.parts, dict):
+      trees_ = {k: v for k, v in trees_.items() if k != 'parts'} | self.parts
+    return 'Impression({})'.format(', '.join(
+        f'{name}: {_said(part)}' for name, part in trees_.items()
+        if part is not None))
+
+
+def _said(part: Tree) -> str:
+  """A part in short: its leaves, and how many numbers they hold."""
+  if isinstance(part, (Path, Structure)):
+    return f'{len(part.parts)} components'
+  leaves = [leaf for leaf in jax.tree.leaves(part) if hasattr(leaf, 'shape')]
+  return (f'{len(leaves)} {"leaf" if len(leaves) == 1 else "leaves"} of '
+          f'{trees.size(leaves):,}')
+
 
 def combine(alphas: Tree, basis: Tree) -> Tree:
   """Sum over k of alpha_k M^k for every leaf, without a float copy of M.
 
   Args:
-    alphas: float leaves [K]; `None` leaves stay `None`.
+    alphas: float leaves [K], or [K, B] with a coefficient for each of B blocks
+      of output units; `None` leaves stay `None`.
     basis: bool leaves [K, ...] (see `masks.stack`).
 
   Returns:
@@ -119,11 +146,43 @@ def combine(alphas: Tree, basis: Tree) -> Tree:
       return None
     if m is None:
       raise ValueError(f'{name} has coefficients but no basis masks')
-    if a.shape != m.shape[:1]:
+    if a.shape[:1] != m.shape[:1] or a.ndim > 2:
       raise ValueError(f'{name} has coefficients of shape {a.shape} but '
                        f'{m.shape[0]} basis masks')
-    return _combine_leaf(a, m)
+    return _combine_leaf(a if a.ndim == 1 else per_unit(name, a, m), m)
   return trees.map_named(leaf, alphas, basis)
+
+
+def block_sizes(blocks: int, units: int) -> tuple[int, ...]:
+  """How many neighbouring output units each of `blocks` blocks has.
+
+  >>> block_sizes(4, 10)
+  (2, 3, 2, 3)
+  """
+  edges = [units * n // blocks for n in range(blocks + 1)]
+  return tuple(stop - start for start, stop in zip(edges, edges[1:]))
+
+
+def per_unit(name: str, alphas, basis):
+  """Coefficients [K, B] of blocks as those of every output unit.
+
+  Args:
+    name: of the leaf.
+    alphas: float [K, B].
+    basis: [K, ..., units]; the last axis has the output units, as in Flax.
+
+  Returns:
+    float [K, units].
+
+  Raises:
+    ValueError: more blocks than output units; names the leaf.
+  """
+  blocks, units = alphas.shape[1], basis.shape[-1]
+  if blocks > units:
+    raise ValueError(f'{name} has coefficients for {blocks} blocks but '
+                     f'{units} output units; take at most {units} blocks')
+  block = np.repeat(np.arange(blocks), block_sizes(blocks, units))
+  return alphas[:, block]
 
 
 @jax.custom_vjp
@@ -131,33 +190,40 @@ def _combine_leaf(alphas, basis):
   # Unrolled: XLA fuses the K selects into one pass that reads K bytes per
   # weight. A dot would first write K float copies (27 times slower on CPU).
   total = jnp.zeros(basis.shape[1:], alphas.dtype)
-  for k in range(basis.shape[0]):
+  for k in range(basis.shape[0]):  # alphas[k]: of the leaf, or of each unit
     total = total + jnp.where(basis[k], alphas[k], 0)
   return total
 
 
 def _combine_forward(alphas, basis):
-  return _combine_leaf(alphas, basis), basis
+  return _combine_leaf(alphas, basis), (alphas, basis)
 
 
-def _combine_backward(basis, cotangent):
-  return agreement(basis, cotangent), None
+def _combine_backward(kept, cotangent):
+  alphas, basis = kept
+  return agreement(basis, cotangent, alphas.ndim == 2), None
 
 
-def agreement(basis, cotangent):
+def agreement(basis, cotangent, units: bool = False):
   """Sum of `cotangent` [...] over each mask of bool `basis` [K, ...]: [K].
 
   One mask after another on CPU. On an accelerator each turn of such a loop
   costs more than a mask does, and all are one pass.
+
+  Args:
+    basis: bool [K, ...].
+    cotangent: float [...].
+    units: a sum for each unit of the last axis: [K, units].
   """
   if jax.default_backend() == 'cpu':
-    return lax.map(lambda m: jnp.sum(jnp.where(m, cotangent, 0)), basis)
-  return _agreement_at_once(basis, cotangent)
+    axes = tuple(range(cotangent.ndim - 1)) if units else None
+    return lax.map(lambda m: jnp.sum(jnp.where(m, cotangent, 0), axes), basis)
+  return _agreement_at_once(basis, cotangent, units)
 
 
-def _agreement_at_once(basis, cotangent):
+def _agreement_at_once(basis, cotangent, units=False):
   return jnp.sum(jnp.where(basis, cotangent[None], 0),
-                 tuple(range(1, basis.ndim)))
+                 tuple(range(1, basis.ndim - units)))
 
 
 _combine_leaf.defvjp(_combine_forward, _combine_backward)
@@ -273,6 +339,10 @@ def check_parts(impression: Impression) -> None:
     ValueError: a part has the name of a known one, or is not a dict of arrays
       at every level; names it.
   """
+  if not isinstance(impression.parts, (dict, type(None))):
+    raise ValueError('parts of the impression are a '
+                     f'{type(impression.parts).__name__}; they must be a dict '
+                     'of parts by name')
   for name, tree in (impression.parts or {}).items():
     if name in Impression._fields:
       raise ValueError(f'the impression has a part {name!r}, but that is the '

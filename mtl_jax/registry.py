@@ -31,6 +31,7 @@ class Registry(Mapping):
   def __init__(self, kind: str, known: dict[str, Any] | None = None):
     self.kind = kind
     self._known: dict[str, Any] = dict(known or {})
+    self._origins: dict[str, dict | None] = {}
     self._caches: list[Callable[[], None]] = []
 
   def __getitem__(self, name: str) -> Any:
@@ -58,6 +59,7 @@ class Registry(Mapping):
     """
     self.check(name, value)
     self._known[name] = value
+    self._origins[name] = origin(value)
     for clear in self._caches:
       clear()
 
@@ -70,6 +72,13 @@ class Registry(Mapping):
     if not callable(value):
       raise ValueError(f'{self.kind} {name!r}: {value!r} cannot be called; '
                        'register a function')
+
+  def origin(self, name: str) -> dict | None:
+    """`origin` of a value, as it was when that was registered.
+
+    A file that has been edited since does not define it.
+    """
+    return self._origins.get(name)
 
   def on_change(self, clear: Callable[[], None]) -> None:
     """Has a cache cleared whenever something is registered."""
@@ -95,6 +104,23 @@ def origin(function: Callable) -> dict | None:
     return None
   return {'file': path.name,
           'sha256': hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def changed(then: dict | None, now: dict | None) -> str:
+  """What to say if another file defines a function than when it was recorded.
+
+  Args:
+    then: what `origin` gave.
+    now: what it gives.
+
+  Returns:
+    A sentence without its end, or '' if the file is the same.
+  """
+  if now == then:
+    return ''
+  named = [f'{found["file"]} (SHA-256 {found["sha256"][:12] or "unknown"})'
+           if found else 'mtl_jax itself' for found in (now, then)]
+  return f'{named[0]} now defines what {named[1]} defined then'
 
 
 def load_plugins(paths: Iterable[Any] | str | os.PathLike | None) -> None:

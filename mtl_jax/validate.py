@@ -2,57 +2,113 @@
 
 import json
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from mtl_jax import parallel
 from mtl_jax import trees
 from mtl_jax.config import config as config_lib
+from mtl_jax.config import growth
 from mtl_jax.config import plan
 from mtl_jax.data import batches
+from mtl_jax.storage import checkpoint
+from mtl_jax.storage import formats
 from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.training import progress
 from mtl_jax.training import trace
 from mtl_jax.training.search import iteration
 
 
 def check_config(work: workdir_lib.Workdir, config) -> None:
-  """Refuses a workdir that belongs to another config.
+  """Refuses a workdir of another format, or that belongs to another config.
 
-  More phases may come after those that it has.
+  More may come after what it has: phases, tasks of the suite, tasks of a phase
+  that learns them one after another (see `growth`).
   """
+  formats.require(work.root)
   if not work.config.exists():
     if work.tasks.is_dir() and any(work.tasks.iterdir()):
       raise ValueError(f'{work.root} has tasks but no config.json; choose '
                        'another workdir')
     return
   kept = workdir_lib.read_json(work.config)
-  given = _without_added(kept, json.loads(json.dumps(
-      config_lib.to_dict(config))))
-  # What is measured at the end changes nothing that is learned.
-  old, new = (trees.flatten({
-      k: v for k, v in c.items()
-      if k not in ('identify', 'mixed_rows', 'transparency')})
-              for c in (dict(kept or {}), given))
+  given = json.loads(json.dumps(config_lib.to_dict(config)))
+  if _learned_by(kept) == _learned_by(given):
+    return
+  try:
+    old = config_lib.from_dict(dict(kept or {}))
+  except ValueError as error:
+    _refuse_other(work, kept, given, str(error))
+  try:
+    growth.check(old, config)
+    check_growth(work, old, config)
+  except growth.Other as other:
+    more = f' (and {other.more} more)' if other.more else ''
+    raise ValueError(
+        f'{work.root} holds a run of another config: {other.name} is '
+        f'{other.before!r} there and {other.now!r} now{more}; '
+        f'{other.why + ", or " if other.why else ""}choose another --workdir'
+        f'{"" if other.why else ", or the old value"}. Nothing was changed'
+    ) from None
+
+
+def _learned_by(given: Any) -> dict:
+  return {k: v for k, v in dict(given or {}).items() if k not in growth.FREE}
+
+
+def _refuse_other(work, kept, given, why: str) -> NoReturn:
+  """Of a kept config that this version can't read."""
+  old, new = (trees.flatten(_learned_by(c)) for c in (kept, given))
   changed = sorted(name for name in old.keys() | new.keys()
                    if old.get(name) != new.get(name))
-  if changed:
-    name = changed[0]
-    raise ValueError(
-        f'{work.root} holds a run of another config: {name} is '
-        f'{old.get(name)!r} there and {new.get(name)!r} now'
-        f'{f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""}; '
-        'choose another --workdir, or the old value. Nothing was changed')
+  name = changed[0]
+  raise ValueError(
+      f'{work.root} holds a run of another config: {name} is '
+      f'{old.get(name)!r} there and {new.get(name)!r} now'
+      f'{f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""}; '
+      f'choose another --workdir, or the old value ({why}). Nothing was '
+      'changed')
 
 
-def _without_added(kept: Any, given: dict) -> dict:
-  """A config without the phases that come after those of a kept one."""
-  before = dict(kept or {}).get('schedule') or []
-  if given['schedule'][:len(before)] != before:
-    return given
-  return given | {'schedule': before, 'phases': {
-      name: phase for name, phase in given['phases'].items()
-      if name in before}}
+def check_growth(work: workdir_lib.Workdir, old, new) -> None:
+  """Refuses what a workdir has no room for, or has not kept.
+
+  Raises:
+    ValueError: a new task has the name of one that is no part of the run, a
+      group that is half trained would get another member, or what a phase
+      goes on from is gone.
+  """
+  suite = growth.make_suite(new)
+  planned = {e.name for phase in old.phases
+             for e in plan.entries(phase, suite)}
+  for phase in new.phases:
+    for entry in plan.entries(phase, suite):
+      if entry.name not in planned and checkpoint.exists(
+          work.task(entry.name)):
+        raise ValueError(
+            f'{work.root} has a task {entry.name} that this run did not learn, '
+            'and the config has a new one of that name; rename either '
+            '(system.rename, suite.names). Nothing was changed')
+  before = {phase.name: phase for phase in old.phases}
+  for phase in growth.grown(old, new):
+    was = before[phase.name]
+    last = plan.groups(was, suite)[-1]
+    if (progress.newest(work, last[0].name) is not None
+        and last[0].name not in work.task_names()
+        and [e.name for e in last] not in [
+            [e.name for e in group] for group in plan.groups(phase, suite)]):
+      raise ValueError(
+          f'{work.root}: {last[0].name} is half trained beside other tasks '
+          'than it would be now; finish the run of the old config first. '
+          'Nothing was changed')
+    if checkpoint.exists(work.task(last[-1].name)):
+      by = checkpoint.load_metadata(work.task(last[-1].name)).get('kept_by')
+      if by is not None and not checkpoint.exists(work.shared / by):
+        raise ValueError(
+            f'phase {phase.name} goes on from what it kept after task {by}, '
+            f'and {work.shared / by} is gone: give the new tasks a phase of '
+            'their own. Nothing was changed')
 
 
 def check_backbone(work: workdir_lib.Workdir, backbone) -> None:
@@ -97,10 +153,19 @@ def check_sources(work: workdir_lib.Workdir, suite, data) -> dict[str, str]:
   return found
 
 
-def check_fit(config, suite, data, backbone) -> None:
-  """Refuses, before anything is written, what would fail in a later phase."""
+def check_fit(config, suite, data, backbone, earlier=(), read=None) -> None:
+  """Refuses, before anything is written, what would fail in a later phase.
+
+  Args:
+    config: of the run.
+    suite: its tasks.
+    data: its sources.
+    backbone: on devices.
+    earlier: what lies in the workdir already and methods may rely on.
+    read: (name) -> the impression of one of those.
+  """
   check_words(suite, data, backbone.params)
-  check_methods(config, suite, backbone)
+  check_methods(config, suite, backbone, earlier, read)
   for phase in config.phases:
     if phase.search:
       iteration.check(phase, suite, backbone)
@@ -122,7 +187,7 @@ def check_fit(config, suite, data, backbone) -> None:
           raise ValueError(f'phase {phase.name}: {error}') from error
 
 
-def check_methods(config, suite, backbone) -> None:
+def check_methods(config, suite, backbone, earlier=(), read=None) -> None:
   """Asks every phase's method what it can't do, and traces its functions.
 
   Nothing is computed. `materialise` of what `commit` leaves must have the
@@ -133,18 +198,32 @@ def check_methods(config, suite, backbone) -> None:
   """
   left: dict[str, Any] = {}  # by phase, a task's impression as shapes
   for phase in config.phases:
-    method, known = phase.make_method(), plan.before(config, suite, phase)
+    method, known = phase.make_method(), plan.before(
+        config, suite, phase, earlier)
     own = plan.planned(phase, suite)
     group = plan.groups(phase.named, suite)[0]
     try:
-      method.check(phase.as_training(), backbone.params,
-                   known[:len(known) - len(own)], own)
+      _call_check(method, phase.as_training(), backbone.params,
+                  known[:len(known) - len(own)], own)
       if phase.search is None:
-        relied = [left[e.phase] for e in plan.relied(known, group)]
+        relied = [read(e.name) if e in earlier else left[e.phase]
+                  for e in plan.relied(known, group)]
         left[phase.name] = trace.impression(
             method, backbone, relied, group, config.seed)
+    except trace.WrongMethod as error:
+      raise ValueError(f'phase {phase.name}: method {phase.method}: {error}'
+                       ) from error
     except ValueError as error:
       raise ValueError(f'phase {phase.name}: {error}') from error
+
+
+def _call_check(method, *facts) -> None:
+  try:
+    method.check(*facts)
+  except ValueError:
+    raise
+  except Exception as error:  # pylint: disable=broad-except
+    raise trace.failed('check', error) from error
 
 
 def check_words(suite, data, params) -> None:

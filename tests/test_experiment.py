@@ -27,8 +27,8 @@ def lines(folder, kind):
 
 def test_what_lies_in_the_workdir(folder):
   assert sorted(p.name for p in folder.iterdir()) == [
-      '.lock', 'backbone.json', 'config.json', 'metrics.jsonl', 'probe',
-      'progress', 'report.html', 'shared', 'tasks']
+      '.lock', 'backbone.json', 'config.json', 'format.json', 'metrics.jsonl',
+      'probe', 'progress', 'report.html', 'shared', 'tasks']
   assert sorted(p.name for p in (folder / 'tasks').iterdir()) == sorted(
       NAMES + ['permuted-12@dedicated'])
   assert list((folder / 'progress').iterdir()) == []

@@ -48,15 +48,34 @@ def test_combine_is_tensordot_in_value_and_gradient(wrap, tasks):
 
 
 @pytest.mark.parametrize('wrap, tasks', [
+    (lambda f: f, ()),
+    (lambda f: jax.jit(jax.vmap(f, in_axes=(0, None, 0))), (4,))])
+@pytest.mark.parametrize('blocks, edges', [
+    (1, [0, 7]), (3, [0, 2, 4, 7]), (7, range(8))])
+def test_blocks_combine_as_if_each_were_a_leaf(wrap, tasks, blocks, edges):
+  random = np.random.RandomState(0)
+  alphas = random.randn(*tasks, 4, blocks).astype(np.float32)
+  basis = random.rand(4, 5, 7) < .5
+  cotangent = random.randn(*tasks, 5, 7).astype(np.float32)
+  out, gradient = wrap(pulled)(alphas, basis, cotangent)
+  for n, (lo, hi) in enumerate(zip(edges, edges[1:])):
+    one, slope = wrap(pulled)(alphas[..., n], basis[..., lo:hi],
+                              cotangent[..., lo:hi])
+    np.testing.assert_allclose(out[..., lo:hi], one, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(gradient[..., n], slope, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('units', [False, True])
+@pytest.mark.parametrize('wrap, tasks', [
     (jax.jit, ()), (lambda f: jax.jit(jax.vmap(f, (None, 0))), (4,))])
-def test_agreement_at_once_is_that_mask_by_mask(wrap, tasks):
+def test_agreement_at_once_is_that_mask_by_mask(wrap, tasks, units):
   """What accelerators compute, and what the CPU does."""
   random = np.random.RandomState(0)
   basis = random.rand(7, 5, 6) < .5
   cotangent = random.randn(*tasks, 5, 6).astype(np.float32)
-  forms = [wrap(f)(basis, cotangent) for f in (
+  forms = [wrap(lambda m, c, f=f: f(m, c, units))(basis, cotangent) for f in (
       impressions.agreement, impressions._agreement_at_once)]
-  assert forms[0].shape == (*tasks, 7)
+  assert forms[0].shape == (*tasks, 7, *([6] if units else []))
   np.testing.assert_allclose(*forms, rtol=1e-5, atol=1e-5)
 
 
@@ -77,7 +96,10 @@ def test_combine_makes_no_float_copy_of_the_basis():
 @pytest.mark.parametrize('alphas, message', [
     ({'w': np.ones(2, np.float32), 'b': None},
      r'w has coefficients of shape \(2,\) but 3 basis masks'),
-    ({'w': np.ones((3, 1), np.float32), 'b': None}, 'w has coefficients of'),
+    ({'w': np.ones((3, 1, 1), np.float32), 'b': None},
+     'w has coefficients of'),
+    ({'w': np.ones((3, 9), np.float32), 'b': None},
+     'w has coefficients for 9 blocks but . output units; take at most'),
     ({'w': np.ones(3, np.float32), 'b': np.ones(3, np.float32)},
      'b has coefficients but no basis masks'),
     ({'w': np.ones(3, np.float32)}, 'leaf b stands only in the second')])

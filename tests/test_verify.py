@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import tiny
 
+import mtl_jax
+from mtl_jax.commands import verify
 from mtl_jax.serving import system as system_lib
 from mtl_jax.serving import verification
 from mtl_jax.storage import checkpoint
@@ -298,3 +300,53 @@ def test_rounding_in_another_process_on_an_accelerator_is_a_note(
   faults, notes = verification._compare(
       'a', stored.probe + .1 * largest, stored)
   assert faults and not notes
+
+
+def test_a_folder_alone_says_what_it_lacks(run, tmp_path):
+  alone = shutil.copytree(run / 'tasks/permuted-12', tmp_path / 'permuted-12')
+  found = verify.check(alone)
+  assert (found.tasks, found.partly, found.faults) == (1, 1, [])
+  for text in ('its 4 arrays and its metadata are as they were written',
+               'backbone 160b332c', 'heterogeneous basis of 1 masks: those of '
+               'the tasks permuted-00 (', 'probe images of digits',
+               'suite permuted-digits'):
+    assert text in found.notes[0]
+  assert str(found).startswith('1 verified in part')
+  tiny.rewrite(alone, flip('coefficients/Dense_0/kernel'))
+  fault, = verify.check(alone).faults
+  assert 'leaf coefficients/Dense_0/kernel was changed' in fault
+
+
+def test_a_copied_task_lacks_things_and_is_no_fault(run, tmp_path):
+  """Where it was learned, the same things missing would be one."""
+  bare = tmp_path / 'bare'
+  (bare / 'tasks').mkdir(parents=True)
+  for name in ('backbone.json', 'format.json'):
+    shutil.copy(run / name, bare)
+  shutil.copytree(run / 'tasks/permuted-12', bare / 'tasks/permuted-12')
+  found = verify.check(bare)
+  assert not found.faults and found.partly == 1
+  assert 'permuted-00' in found.notes[0] and 'probe' in found.notes[0]
+  shutil.copytree(run / 'tasks/permuted-00', bare / 'tasks/permuted-00')
+  assert verify.check(bare).partly == 2
+  shutil.copytree(run / 'probe', bare / 'probe')
+  assert verify.check(bare) == verification.Result(2, [], [])
+  tiny.rewrite(bare / 'tasks/permuted-12', flip('probe'))
+  shutil.rmtree(bare / 'probe')
+  fault, = verify.check(bare).faults
+  assert 'permuted-12: ' in fault and 'leaf probe was changed' in fault
+
+
+def test_the_file_of_a_task_is_verified(run, tmp_path):
+  path = mtl_jax.load(run).export('permuted-12', tmp_path / 'a', True)
+  assert verify.check(path) == verification.Result(2, [], [])
+  path.write_bytes(path.read_bytes()[:-1])
+  done = tiny.verify(path)
+  assert done.returncode == 1 and 'Traceback' not in done.stderr
+  assert done.stderr.startswith('error: ') and 'cannot be read' in done.stderr
+
+
+@pytest.mark.slow
+def test_the_command_on_a_folder_alone(run):
+  done = tiny.verify(run / 'tasks/permuted-12')
+  assert done.returncode == 0 and done.stdout.startswith('note: task permuted')

@@ -9,6 +9,13 @@ for seed in 0 1 2; do
       --config="configs/impresslearn_${suite}_mnist.py" --config.seed=$seed
   done
 done
+# Blocks and own head masks, over random masks.
+go impresslearn blocks_grid_s0 \
+  --config=configs/impresslearn_permuted_mnist.py:blocks,grid
+for seed in 0 1 2; do
+  go impresslearn blocks_s$seed \
+    --config=configs/impresslearn_permuted_mnist.py:blocks --config.seed=$seed
+done
 # The learning rate for each K; `chosen` has what `grid` found.
 go impresslearn grid_s0 --config=configs/impresslearn_rotated_mnist.py:grid
 for seed in 0 1 2; do

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mtl_jax import lifecycle
 from mtl_jax.evaluation import matrix
 from mtl_jax.report import drawing
 from mtl_jax.report import page
@@ -29,7 +30,7 @@ EXAMPLES = (
 def flags(parser: argparse.ArgumentParser) -> None:
   """Which workdir, and how to print."""
   parser.add_argument('--workdir', required=True, metavar='DIR',
-                      help='of a run')
+                      help='of a run, or the file of an exported task')
   parser.add_argument('--task', metavar='NAME', help='one task in full')
   parser.add_argument('--json', action='store_true', help='JSON, no table')
   parser.add_argument('--plugins', action='append', metavar='FILE', help=(
@@ -38,7 +39,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def main(given: argparse.Namespace) -> int | None:
   """Prints what is asked for."""
-  system = system_lib.load(given.workdir, given.plugins)
+  system = lifecycle.load(given.workdir, given.plugins)
   if given.task is not None:
     if given.task not in system.tasks:
       system.predict(np.zeros(0), task=given.task)  # refuses the name

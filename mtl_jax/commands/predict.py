@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mtl_jax import lifecycle
 from mtl_jax.commands import inputs
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
@@ -34,7 +35,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('inputs', nargs='+', metavar='INPUT', help=(
       'image files, folders of images, or npz files'))
   parser.add_argument('--workdir', required=True, metavar='DIR',
-                      help='of a run')
+                      help='of a run, or the file of an exported task')
   parser.add_argument('--task', metavar='NAME', help=(
       'whose classes; by default the only one, or inferred from the images'))
   parser.add_argument('--among', action='append', metavar='PATTERN', help=(
@@ -57,7 +58,7 @@ def main(given: argparse.Namespace) -> int | None:
                      'least 1')
   form = given.format or (
       'json' if str(given.output).endswith('.json') else 'csv')
-  system = system_lib.load(given.workdir, given.plugins)
+  system = lifecycle.load(given.workdir, given.plugins)
   task, read, among = choose(system, given.task, given.inputs, given.among)
   if among is not None:  # as the task shows them, in one call: one task
     logits = np.asarray(system.predict(read.rows, names=among))

@@ -2,8 +2,10 @@
 
 import argparse
 
-from mtl_jax.serving import system as system_lib
+from mtl_jax import lifecycle
 from mtl_jax.serving import verification
+from mtl_jax.storage import checkpoint
+from mtl_jax.storage import workdir as workdir_lib
 
 DESCRIPTION = (
     'Re-derives every task: the SHA-256 of each stored leaf, the '
@@ -20,8 +22,9 @@ EXAMPLES = (
 
 def flags(parser: argparse.ArgumentParser) -> None:
   """Which workdir."""
-  parser.add_argument('--workdir', required=True, metavar='DIR',
-                      help='of a run')
+  parser.add_argument('--workdir', required=True, metavar='DIR', help=(
+      "of a run; also the file of an exported task, or a task's folder that "
+      'was copied alone'))
   parser.add_argument('--plugins', action='append', metavar='FILE', help=(
       'a Python file that registers methods or models of your own; may be '
       'given several times'))
@@ -29,7 +32,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def main(given: argparse.Namespace) -> int | None:
   """Verifies; 1 if something changed."""
-  result = verification.check(system_lib.load(given.workdir, given.plugins))
+  result = check(given.workdir, given.plugins)
   for note in result.notes:
     print(f'note: {note}')
   for fault in result.faults:
@@ -38,6 +41,14 @@ def main(given: argparse.Namespace) -> int | None:
     raise ValueError(f'no finished task in {given.workdir}')
   if result.faults:
     return 1
-  print(f'{result.tasks} tasks verified: all hashes and outputs are those of '
-        'their commits')
+  print(result)
   return None
+
+
+def check(path, plugins=None) -> verification.Result:
+  """Checks a workdir, the file of one task, or one task's folder alone."""
+  folder = workdir_lib.local_folder(path)
+  if not workdir_lib.Workdir(folder).backbone.exists() and (
+      checkpoint.has_metadata(folder)):
+    return verification.check_alone(folder)
+  return verification.check(lifecycle.load(path, plugins))

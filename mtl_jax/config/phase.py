@@ -151,17 +151,25 @@ class Phase:
     return methods.Training(
         self.name, self.together, self.tasks_at_once, self.repeats, self.pool,
         self.stream is not None, self.search is not None,
-        self.early_stop is not None, self.loss, self.training.weight_decay)
+        self.early_stop is not None, self.loss, self.training.weight_decay,
+        self.training.epochs)
 
 
 def _check_ability(phase: Phase) -> None:
   """Refuses a driver that the method is not able to go with."""
   able = phase.make_method().abilities
-  if able.searches != (phase.search is not None):
+  if (able.searched is None) != (phase.search is None):
     raise ValueError(
         f'{phase.method} needs a search (space, generations, children, ...)'
-        if able.searches else f'{phase.method} is not found by a search; leave '
+        if able.searched else f'{phase.method} is not found by a search; leave '
         'out search')
+  if able.watch is not None and not phase.training.epochs:
+    raise ValueError(f'the method {phase.method} looks at the validation '
+                     'images after every epoch; give epochs, not steps')
+  if able.watch is not None and (phase.tasks_at_once > 1 or phase.rounds
+                                 or phase.stream):
+    raise ValueError(f'the method {phase.method} looks at one state after '
+                     'every epoch; leave out tasks_at_once, rounds and stream')
   if phase.stream is not None and (
       not able.streams or phase.tasks_at_once > 1 or phase.repeats > 1):
     raise ValueError('a stream is learned one mask at a time, by a method that '
@@ -174,6 +182,9 @@ def _check_ability(phase: Phase) -> None:
   if phase.rounds is not None and able.banks is None:
     raise ValueError(f'the method {phase.method} cannot train in rounds; part '
                      'can')
+  if phase.rounds is not None and able.rates is not None:
+    raise ValueError(f'the method {phase.method} asks for learning rates of '
+                     'its own, which rounds do not keep')
 
 
 def _check_search(phase: Phase) -> None:

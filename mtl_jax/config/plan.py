@@ -3,6 +3,7 @@
 import dataclasses
 import unicodedata
 import zlib
+from collections.abc import Sequence
 
 import jax
 
@@ -180,10 +181,18 @@ def planned(phase: config_lib.Phase,
 
 
 def before(config: config_lib.Config, suite: suites.Suite,
-           phase: config_lib.Phase) -> list[methods.Earlier]:
-  """The impressions of all phases up to one, its own at the end, in order."""
-  return [e for other in config.phases[:config.phases.index(phase) + 1]
-          for e in planned(other, suite)]
+           phase: config_lib.Phase, earlier: Sequence[methods.Earlier] = ()
+           ) -> list[methods.Earlier]:
+  """The impressions of all phases up to one, its own at the end, in order.
+
+  Args:
+    config: of the run.
+    suite: its tasks.
+    phase: of the config.
+    earlier: what lay in the workdir before the config's first phase.
+  """
+  phases = config.phases[:config.phases.index(phase) + 1]
+  return [*earlier, *(e for other in phases for e in planned(other, suite))]
 
 
 def relied(known: list[methods.Earlier],
@@ -200,7 +209,18 @@ def relied(known: list[methods.Earlier],
   phase, names = group[0].phase, {entry.name for entry in group}
   first = next((i for i, e in enumerate(known)
                 if e.phase == phase.name and e.name in names), len(known))
-  return list(phase.make_method().relies_on(known[:first], phase.name))
+  try:
+    found = list(phase.make_method().relies_on(known[:first], phase.name))
+  except ValueError:
+    raise
+  except Exception as error:  # pylint: disable=broad-except
+    raise ValueError(f'method {phase.method}: relies_on fails: '
+                     f'{type(error).__name__}: {error}') from error
+  for e in found:
+    if e not in known[:first]:
+      raise ValueError(f'method {phase.method}: relies_on must give those of '
+                       f'the impressions that it was given; {e!r} is none')
+  return found
 
 
 def _folded(name: str) -> str:
@@ -208,7 +228,8 @@ def _folded(name: str) -> str:
   return unicodedata.normalize('NFC', name).casefold()
 
 
-def check(config: config_lib.Config, suite: suites.Suite) -> None:
+def check(config: config_lib.Config, suite: suites.Suite,
+          earlier: Sequence[methods.Earlier] = ()) -> None:
   """Refuses a plan in which two phases leave one name, a head too small, or a
   method that relies on impressions which the run does not make before.
   """
@@ -234,6 +255,7 @@ def check(config: config_lib.Config, suite: suites.Suite) -> None:
             f'task {entry.task.name} has {entry.task.classes} classes but the '
             f'backbone has {config.backbone.outputs} outputs')
     try:
-      relied(before(config, suite, phase), groups(phase.named, suite)[0])
+      relied(before(config, suite, phase, earlier),
+             groups(phase.named, suite)[0])
     except ValueError as error:
       raise ValueError(f'phase {phase.name}: {error}') from error

@@ -96,6 +96,15 @@ def read(name, root, size, cache_dir) -> Folder:
       *_numbers(name, shown), *_note(name, root, left_out)))
 
 
+def snapshot(path) -> str:
+  """A digest of what changes when a file, or one below a folder, does."""
+  files = [path] if path.is_file() else sorted(
+      pathlib.Path(folder, name) for folder, below, names in os.walk(path)
+      for name in (*below, *names))
+  found = [[str(file), *seen(file)] for file in files if file.exists()]
+  return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
 def _require_images(name, part, found):
   for class_, files in found.items():
     if not any(map(is_image, files)):
@@ -133,7 +142,7 @@ def _cached(name, split, root, names, files, size, cache_dir):
     images = ((file, pictures.read(where, file, file)) for file, _ in files)
     return (pictures.stack(where, len(files), images, size),
             np.array([label for _, label in files], np.int32), len(names))
-  # 'seen': how pictures are decoded; earlier versions did it otherwise.
+  # 'seen': how pictures are decoded. What decodes otherwise has another word.
   return cache.fetch(name, f'{state[:16]}-seen', split, decode, cache_dir)[:2]
 
 

@@ -75,11 +75,25 @@ def load(name, cache_dir=None, tfds_dir=None):
   tfds_dir = (tfds_dir or os.environ.get('TFDS_DATA_DIR')
               or '~/tensorflow_datasets')
   return _load(name, str(cache.directory(cache_dir)),
-               os.path.expanduser(tfds_dir))
+               os.path.expanduser(tfds_dir), _state(name))
+
+
+def _state(name):
+  """Of a source that is read from files, what changes when they do."""
+  plain = split_name(name)[1]
+  kind, _, path = plain.partition(':')
+  if name in REGISTRY or kind not in ('folder', 'table'):
+    return None
+  base = readers.split_size(plain)[0].removeprefix(f'{kind}:')
+  for given in (path, base, base.removesuffix('!label')):
+    found = pathlib.Path(given).expanduser()
+    if found.exists():
+      return folders.snapshot(found)
+  return None
 
 
 @functools.lru_cache(maxsize=32)
-def _load(name, cache_dir, tfds_dir):
+def _load(name, cache_dir, tfds_dir, state):
   if name in REGISTRY:
     source = REGISTRY[name]()
     if not isinstance(source, Source):
@@ -88,7 +102,7 @@ def _load(name, cache_dir, tfds_dir):
     return source
   own, name = split_name(name)
   if own:
-    return dataclasses.replace(_load(name, cache_dir, tfds_dir),
+    return dataclasses.replace(_load(name, cache_dir, tfds_dir, state),
                                name=f'{own}={name}')
   kind, _, path = name.partition(':')
   base, size = readers.split_size(name)

@@ -41,9 +41,11 @@ def matrix_rows(running: run_lib.Run) -> dict[str, dict]:
            if line['kind'] == 'row'}
   measured = main_entries(running)
   for i, entry in enumerate(measured):
-    if entry.name not in known:
+    before = measured[:i + 1]
+    # A phase that was given more tasks has them before a later phase's.
+    if {e.name for e in before} - set(known.get(entry.name, ())):
       known[entry.name] = evaluate.row(
-          running.system, measured[:i + 1], running.data,
+          running.system, before, running.data,
           running.config.eval_batch_size)
       workdir_lib.append_line(running.workdir.metrics, {
           'kind': 'row', 'entry': entry.name, 'accuracy': known[entry.name]})

@@ -1,10 +1,6 @@
 """What fine-tuning in sequence forgets."""
 
-import jax
-import jax.numpy as jnp
-
 from mtl_jax import parallel
-from mtl_jax import trees
 from mtl_jax.config import plan
 from mtl_jax.training import evaluate
 from mtl_jax.training import run as run_lib
@@ -20,13 +16,12 @@ def measure(running: run_lib.Run) -> list[dict]:
   """
   found = []
   for phase in running.config.phases:
-    split = phase.make_method().abilities.carries
-    if split is None:
+    if phase.make_method().abilities.carries is None:
       continue
     entries = plan.entries(phase, running.suite)
     scored = [entry for entry in entries if not entry.task.regression]
-    row = lambda after, columns, split=split: [
-        _mixed(running, after, entry, split) for entry in columns]
+    row = lambda after, columns: [
+        _mixed(running, after, entry) for entry in columns]
     matrix = [row(entry, scored[:i]) for i, entry in enumerate(scored, 1)]
     found.append({
         'phase': phase.name, 'names': [e.name for e in scored],
@@ -35,14 +30,14 @@ def measure(running: run_lib.Run) -> list[dict]:
   return found
 
 
-def _mixed(running, after, entry, split) -> float | None:
-  """Accuracy of `entry` on the common leaves that `after` left."""
+def _mixed(running, after, entry) -> float | None:
+  """Accuracy of `entry` on what `after` left of what they share."""
   system = running.system
   backbone = system.backbone
-  (late, _), (params, stats) = [system.effective(system.task(e.name))
-                                for e in (after, entry)]
-  mine, _ = split(params)
-  params = jax.tree.map(jnp.asarray, trees.combine(mine, late))
+  late, own = [system.task(e.name) for e in (after, entry)]
+  params = system.materialise(own.method, own.method.abilities.carries(
+      own.impression, late.impression), own.shared)
   return evaluate.score_entry(
-      backbone.network, parallel.put(params), stats, running.data, entry,
+      backbone.network, parallel.put(params),
+      own.impression.stats or backbone.stats, running.data, entry,
       'test', running.config.eval_batch_size).accuracy

@@ -243,7 +243,6 @@ SPACES: dict[str, Space] = {
 }
 
 
-@functools.lru_cache(maxsize=None)
 def make(name: str, fixed: tuple = ()) -> Space:
   """The space `name` with some hyper-parameters fixed.
 
@@ -260,4 +259,9 @@ def make(name: str, fixed: tuple = ()) -> Space:
   if name not in SPACES:
     raise ValueError(f'unknown space {name!r}{trees.nearest(name, SPACES)}; '
                      f'known: {", ".join(sorted(SPACES))}')
-  return SPACES[name].replace(**dict(fixed))
+  return _replaced(SPACES[name], fixed)
+
+
+@functools.lru_cache(maxsize=64)
+def _replaced(space: Space, fixed: tuple) -> Space:
+  return space.replace(**dict(fixed))

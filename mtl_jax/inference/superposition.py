@@ -198,17 +198,20 @@ def of_coefficients(coefficients: Tree, basis: Tree) -> Superposition:
   coefficients takes the place of that with respect to T masks.
 
   Args:
-    coefficients: float32 leaves [T, K].
+    coefficients: float32 leaves [T, K], or [T, K, B] with blocks.
     basis: bool leaves [K, ...].
   """
   size = jax.tree.leaves(coefficients)[0].shape[0]
 
   def mix(beliefs):
-    return impressions.combine(
-        jax.tree.map(lambda a: _dot(beliefs, a), coefficients), basis)
+    return impressions.combine(jax.tree.map(
+        lambda a: _dot(beliefs, a.reshape(size, -1)).reshape(a.shape[1:]),
+        coefficients), basis)
 
   def agree(cotangent):
     def leaf(a, m, c):
+      if a.ndim == 3:
+        return _agree_blocks(a, m, c)
       # Of many inputs at once, vdot takes half the time of that on a CPU.
       if jax.default_backend() != 'cpu':
         return _dot(a, impressions.agreement(m, c))
@@ -222,11 +225,20 @@ def of_coefficients(coefficients: Tree, basis: Tree) -> Superposition:
   return Superposition(mix, agree, one, size)
 
 
+def _agree_blocks(alphas, basis, cotangent):
+  """float32 [T]: <the leaf's cotangent, its combination in each task>."""
+  found = impressions.agreement(basis, cotangent, units=True)  # [K, units]
+  starts = np.cumsum((0, *impressions.block_sizes(
+      alphas.shape[2], basis.shape[-1])[:-1]))
+  blocks = jnp.add.reduceat(found, starts, axis=1)
+  return _dot(alphas.reshape(alphas.shape[0], -1), blocks.reshape(-1))
+
+
 def normalised(coefficients: Tree) -> Tree:
-  """Every task's and leaf's coefficients divided by the sum of |a|.
+  """Every task's and leaf's (or block's) coefficients over the sum of |a|.
 
   Large coefficients else pull the gradient towards their task.
   """
   return jax.tree.map(
-      lambda a: a / jnp.maximum(jnp.sum(jnp.abs(a), -1, keepdims=True), 1e-12),
+      lambda a: a / jnp.maximum(jnp.sum(jnp.abs(a), 1, keepdims=True), 1e-12),
       coefficients)

@@ -14,11 +14,13 @@ from mtl_jax import fields
 from mtl_jax import impressions
 from mtl_jax import registry
 from mtl_jax.methods import base
+from mtl_jax.methods import batche
 from mtl_jax.methods import dedicated
 from mtl_jax.methods import impresslearn
 from mtl_jax.methods import joint
 from mtl_jax.methods import munet
 from mtl_jax.methods import part
+from mtl_jax.methods import psp
 from mtl_jax.methods import subnetworks
 from mtl_jax.methods import supsup
 
@@ -83,18 +85,48 @@ def options_of(name: str, given: dict | None = None, where: str = '') -> Any:
   Raises:
     ValueError: unknown method or option, or a value that it refuses.
   """
-  return fields.build(options_class(name), given or {},
-                      where or f'method {name}: option ')
+  where = where or f'method {name}: option '
+  options = fields.build(options_class(name), given or {}, where)
+  for field in dataclasses.fields(options):
+    value = getattr(options, field.name)
+    if not dataclasses.is_dataclass(value) and not fields.is_plain(value):
+      raise ValueError(f'{where}{field.name} is {value!r}; an option is a '
+                       'number, a string, True, False, None, or a tuple of '
+                       'them')
+  return options
 
 
 @functools.lru_cache(maxsize=256)
 def of_options(name: str, options: Any) -> Method:
   """The method with these options; equal ones give the same object."""
-  factory = METHODS[name]
-  if not _OPTIONS[name].keywords:
-    return factory(options)
-  return factory(**{f.name: getattr(options, f.name)
-                    for f in dataclasses.fields(options)})
+  given = {f.name: getattr(options, f.name)
+           for f in dataclasses.fields(options)}
+  try:
+    method = (METHODS[name](**given) if _OPTIONS[name].keywords else
+              METHODS[name](options))
+  except ValueError:
+    raise
+  except Exception as error:  # pylint: disable=broad-except
+    raise ValueError(f'method {name}: its factory fails: '
+                     f'{type(error).__name__}: {error}') from error
+  if not isinstance(method, Method):
+    raise ValueError(f'method {name}: the factory of {name} must return a '
+                     f'methods.Method; it returned a {type(method).__name__}')
+  if not isinstance(method.abilities, Abilities):
+    raise ValueError(f'method {name}: abilities must be a methods.Abilities, '
+                     f'not a {type(method.abilities).__name__}')
+  return method
+
+
+def combining(count: int) -> tuple[str, Any]:
+  """The method, and its options, of one weight for each of `count` masks."""
+  return 'impresslearn', impresslearn.Options(
+      impresslearn.Basis('heterogeneous', count, 'merged'))
+
+
+def whole() -> tuple[str, Any]:
+  """The method, and its options, of a network that is stored whole."""
+  return 'dedicated', dedicated.Options()
 
 
 METHODS.on_change(of_options.cache_clear)
@@ -109,10 +141,12 @@ def make(name: str, **options) -> Method:
   return of_options(name, options_of(name, options))
 
 
+register('batche', batche.make, batche.Options)
 register('dedicated', dedicated.make, dedicated.Options)
 register('impresslearn', impresslearn.make, impresslearn.Options)
 register('joint', joint.make, joint.Options)
 register('munet', munet.make, munet.Options)
 register('part', part.make, part.Options)
+register('psp', psp.make, psp.Options)
 register('subnetworks', subnetworks.make, subnetworks.Options)
 register('supsup', supsup.make, supsup.Options)

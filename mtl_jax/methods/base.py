@@ -129,6 +129,7 @@ class Training(NamedTuple):
     early_stop: validation may end the training.
     loss: as in `Route`, of classifications.
     weight_decay: of the optimizer.
+    epochs: of each task, 0 if the phase counts steps.
   """
   phase: str
   together: str | None = None
@@ -140,6 +141,7 @@ class Training(NamedTuple):
   early_stop: bool = False
   loss: str = 'softmax'
   weight_decay: float = 0.
+  epochs: int = 0
 
 
 def no_penalty(trainable: Tree) -> Any:
@@ -219,12 +221,17 @@ class Abilities(NamedTuple):
     needs_earlier: `materialise` needs what `prepare` makes of earlier tasks;
       without it, a stored impression stands for itself.
     per_group: `prepare` looks at the tasks that are about to be trained.
-    searches: its impressions are found by a search, not by gradients alone.
+    searched: of a method whose impressions are found by a search, not by
+      gradients alone: (the network that was found, names of its components
+      that are trained) -> the `shared` with which `commit` leaves it.
     watch: (early stopping's settings or `None`) -> `watch.Watch`, of a method
       that prunes while it trains.
     folds: of a method whose tasks fold into one weight tree.
-    carries: (params) -> (a task's own leaves, leaves that go on to the next
-      task), of a method that fine-tunes in sequence and forgets.
+    carries: (impression, that of a later task of the phase) -> the impression
+      of the first task on what the later one left, of a method that goes on
+      training what tasks share, and forgets.
+    rates: (trainable) -> for each of its leaves a factor of the learning rate,
+      of a method whose leaves do not all take the same; not in rounds.
   """
   superposes: bool = False
   streams: bool = False
@@ -232,10 +239,11 @@ class Abilities(NamedTuple):
   banks: Banks | None = None
   needs_earlier: bool = False
   per_group: bool = False
-  searches: bool = False
+  searched: Callable[[Tree, Sequence[str]], dict] | None = None
   watch: Callable[[Any], Any] | None = None
   folds: Folds | None = None
-  carries: Callable[[Tree], tuple[Tree, Tree]] | None = None
+  carries: Callable[..., impressions.Impression] | None = None
+  rates: Callable[[Tree], Tree] | None = None
 
 
 class Method(NamedTuple):

@@ -58,7 +58,7 @@ def joint(own: tuple[str, ...] = (), carry: bool = False) -> base.Method:
       init, bind, commit, base.materialise,
       prepare=base.prepare_kept if carry else base.prepare_nothing,
       check=check, abilities=base.Abilities(
-          members=True, carries=functools.partial(split, own=own)
+          members=True, carries=functools.partial(on_later, own)
           if carry else None))
 
 
@@ -75,6 +75,12 @@ class Options:
 def make(options: Options) -> base.Method:
   """The method of a config's options."""
   return joint(options.own, options.carry)
+
+
+def on_later(own, impression, later) -> impressions.Impression:
+  """A task's own leaves on the common ones that a later task left."""
+  mine, _ = split(impression.values, own)
+  return impressions.Impression(values=trees.combine(mine, later.values))
 
 
 def split(backbone: trees.Tree, own) -> tuple[trees.Tree, trees.Tree]:

@@ -46,7 +46,7 @@ def munet() -> base.Method:
                        '...)')
 
   return base.Method(init, bind, commit, base.materialise, check=check,
-                     abilities=base.Abilities(searches=True))
+                     abilities=base.Abilities(searched=shared_of))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ the same path (single-task learning).
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -21,22 +22,21 @@ import numpy as np
 from mtl_jax import impressions
 from mtl_jax import trees
 from mtl_jax.methods import base
+from mtl_jax.methods import graph
 from mtl_jax.methods import path_sampling
 
-Tree = trees.Tree
 NORMS = ('affine', 'shared', 'statistics')
 
 
-def part(active: int, paths: str = 'official', path_seed: int = 456,
-         overlap: int = 0, similarity=None, norm: str = 'statistics',
-         copies: bool = False, first: int = 0,
-         after: str | None = None) -> base.Method:
+@dataclasses.dataclass(frozen=True)
+class Options:
   """Parallel training on paths.
 
-  `shared` is {} or {'segments': {level: modules [M, ...]}, 'frozen': {level:
-  bool [M]}}, what earlier groups committed.
+  The method's `shared` is {} or {'segments': {level: modules [M, ...]},
+  'frozen': {level: bool [M]}}, what earlier groups committed. Graphs that don't
+  hold the paths are refused by `init`.
 
-  Args:
+  Attributes:
     active: N, the modules of a path in each level; the model's `active`.
     paths: kind of paths; see `mtl_jax.methods.path_sampling.draw`.
     path_seed: of the paths. PaRT's five test cases have 456, 23743, 96253, 36
@@ -51,116 +51,7 @@ def part(active: int, paths: str = 'official', path_seed: int = 456,
     first: number of the group's first head, and path, in the backbone.
     after: an earlier phase whose tasks' modules, and those of the phases that
       it came after itself, are reused, and frozen.
-
-  Raises:
-    ValueError: an unknown mode of norms; graphs that don't hold the paths are
-      refused by `init`.
   """
-  if norm not in NORMS:
-    raise ValueError(f'unknown norm {norm!r}{trees.nearest(norm, NORMS)}; '
-                     f'known: {", ".join(NORMS)}')
-
-  def draw(backbone, tasks):
-    shape = graph_shape(backbone, active)
-    return path_sampling.draw(paths, path_seed, first + tasks, shape, overlap,
-                          similarity)[first:]
-
-  def init(key, backbone, shared, route):
-    del key
-    routes = base.members(route)
-    found = draw(backbone, len(routes))
-    start = stack_modules(backbone)
-    if shared:
-      start = {level: jax.tree.map(
-          lambda mine, theirs, frozen=shared['frozen'][level]: jnp.where(
-              _along(frozen, mine), theirs, mine), bank,
-          shared['segments'][level]) for level, bank in start.items()}
-    banks, own = {}, {}
-    for i, (level, bank) in enumerate(start.items()):
-      modules, norms = split_norms(bank, norm == 'affine')
-      rows = found[:, i].reshape(-1) if copies else np.arange(
-          len(jax.tree.leaves(bank)[0]))
-      banks[level] = jax.tree.map(lambda x, rows=rows: x[rows], modules)
-      own[level] = jax.tree.map(lambda x, i=i: x[found[:, i]], norms)
-    banks['own'] = {'head': stack_heads(backbone, first, routes),
-                    'norms': own if norm == 'affine' else {}}
-    return banks
-
-  def rows_of(trainable):
-    tasks = _tasks(trainable)
-    if copies:
-      place = np.arange(tasks * active).reshape(tasks, active)
-      rows = {level: place for level in trainable if level != 'own'}
-    else:
-      # The shapes tell the graph: M is the number of rows.
-      found = draw(_level_names(trainable), tasks)
-      rows = {level: found[:, int(level[5:]) - 1] for level in trainable
-              if level != 'own'}
-    return rows | {'own': np.arange(tasks)[:, None]}
-
-  def bind_rows(taken, shared, rows):
-    own = jax.tree.map(lambda x: x[0], taken['own'])
-    params: dict = {'head': own['head']}
-    for level, modules in taken.items():
-      if level == 'own':
-        continue
-      if shared:
-        frozen = jnp.asarray(shared['frozen'][level])[rows[level]]
-        modules = jax.tree.map(lambda x, frozen=frozen: jnp.where(
-            _along(frozen, x), jax.lax.stop_gradient(x), x), modules)
-      modules = _merge(modules, own['norms'].get(level))  # never frozen
-      params[level] = {
-          f'slot{n:0{len(str(active - 1))}d}': jax.tree.map(
-              lambda x, n=n: x[n], modules) for n in range(active)}
-    return params
-
-  def bind(backbone, trainable, shared, route):
-    del backbone
-    rows = {bank: own[route.member]
-            for bank, own in rows_of(trainable).items()}
-    taken = {bank: jax.tree.map(lambda x, r=rows[bank]: x[r], tree)
-             for bank, tree in trainable.items()}
-    params = bind_rows(taken, shared, rows)
-    params['head'] = jax.tree.map(lambda x: x[..., :route.classes],
-                                  params['head'])
-    return params
-
-  def commit(backbone, trainable, shared, route):
-    path = task_path(draw(backbone, _tasks(trainable))[route.member],
-                     first + route.member)
-    bound = trees.flatten(bind(backbone, trainable, shared, route))
-    values = dict.fromkeys(trees.flatten(backbone))
-    for own, name in path.parts:
-      values |= {leaf.replace(own, name, 1): value
-                 for leaf, value in bound.items()
-                 if leaf.startswith(f'{own}/')}
-    impression = impressions.Impression(values=trees.unflatten(values),
-                                        path=path)
-    return impression, shared
-
-  def prepare(context):
-    if after is None or context.group is None:
-      return {}
-    return segments_of(context.backbone, context.earlier)
-
-  def relies_on(before, phase):
-    return () if after is None else reused(after, before, phase)
-
-  def check(training, backbone, before, own):
-    check_training(norm, training)
-    graph_shape(backbone, active)
-    if after is not None and own:
-      check_later(own[0].options, [e for e in before if e.phase == after])
-
-  return base.Method(
-      init, bind, commit, base.materialise, prepare, relies_on, check=check,
-      abilities=base.Abilities(
-          banks=base.Banks(rows_of, bind_rows, norm == 'shared')))
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """What a config may say; see `part`."""
   active: int
   paths: str = 'official'
   path_seed: int = 456
@@ -172,13 +63,126 @@ class Options:
   after: str | None = None
 
   def __post_init__(self):
-    make(self)
+    if self.norm not in NORMS:
+      raise ValueError(f'unknown norm {self.norm!r}'
+                       f'{trees.nearest(self.norm, NORMS)}; known: '
+                       f'{", ".join(NORMS)}')
 
 
 def make(options: Options) -> base.Method:
   """The method of a config's options."""
-  return part(**{f.name: getattr(options, f.name)
-                 for f in dataclasses.fields(options)})
+  own = lambda function: functools.partial(function, options)
+  return base.Method(
+      own(_init), own(_bind), own(_commit), base.materialise, own(_prepare),
+      own(_relies_on), check=own(_check), abilities=base.Abilities(
+          banks=base.Banks(own(_rows_of), own(_bind_rows),
+                           options.norm == 'shared')))
+
+
+def _draw(options: Options, backbone, tasks) -> np.ndarray:
+  """The paths of a group: [tasks, levels, N]."""
+  return path_sampling.draw(
+      options.paths, options.path_seed, options.first + tasks,
+      graph.shape_of(backbone, options.active), options.overlap,
+      options.similarity)[options.first:]
+
+
+def _init(options: Options, key, backbone, shared, route):
+  del key
+  routes = base.members(route)
+  paths = _draw(options, backbone, len(routes))
+  start = graph.stack_modules(backbone)
+  if shared:
+    start = {level: jax.tree.map(
+        lambda mine, theirs, frozen=shared['frozen'][level]: jnp.where(
+            _along(frozen, mine), theirs, mine), bank,
+        shared['segments'][level]) for level, bank in start.items()}
+  banks, own = {}, {}
+  for i, (level, bank) in enumerate(start.items()):
+    modules, norms = graph.split_norms(bank, options.norm == 'affine')
+    rows = paths[:, i].reshape(-1) if options.copies else np.arange(
+        len(jax.tree.leaves(bank)[0]))
+    banks[level] = jax.tree.map(lambda x, rows=rows: x[rows], modules)
+    own[level] = jax.tree.map(lambda x, i=i: x[paths[:, i]], norms)
+  banks['own'] = {'head': graph.stack_heads(backbone, options.first, routes),
+                  'norms': own if options.norm == 'affine' else {}}
+  return banks
+
+
+def _rows_of(options: Options, trainable) -> dict:
+  """The rows of each bank that each task trains; see `base.Banks`."""
+  tasks, active = _tasks(trainable), options.active
+  if options.copies:
+    place = np.arange(tasks * active).reshape(tasks, active)
+    rows = {level: place for level in trainable if level != 'own'}
+  else:
+    # The shapes tell the graph: M is the number of rows.
+    paths = _draw(options, _level_names(trainable), tasks)
+    rows = {level: paths[:, int(level[5:]) - 1] for level in trainable
+            if level != 'own'}
+  return rows | {'own': np.arange(tasks)[:, None]}
+
+
+def _bind_rows(options: Options, taken, shared, rows) -> dict:
+  """A task's parameters from its rows of each bank."""
+  own = jax.tree.map(lambda x: x[0], taken['own'])
+  params: dict = {'head': own['head']}
+  digits = len(str(options.active - 1))
+  for level, modules in taken.items():
+    if level == 'own':
+      continue
+    if shared:
+      frozen = jnp.asarray(shared['frozen'][level])[rows[level]]
+      modules = jax.tree.map(lambda x, frozen=frozen: jnp.where(
+          _along(frozen, x), jax.lax.stop_gradient(x), x), modules)
+    modules = _merge(modules, own['norms'].get(level))  # never frozen
+    params[level] = {
+        f'slot{n:0{digits}d}': jax.tree.map(lambda x, n=n: x[n], modules)
+        for n in range(options.active)}
+  return params
+
+
+def _bind(options: Options, backbone, trainable, shared, route):
+  del backbone
+  rows = {bank: own[route.member]
+          for bank, own in _rows_of(options, trainable).items()}
+  taken = {bank: jax.tree.map(lambda x, r=rows[bank]: x[r], tree)
+           for bank, tree in trainable.items()}
+  params = _bind_rows(options, taken, shared, rows)
+  params['head'] = jax.tree.map(lambda x: x[..., :route.classes],
+                                params['head'])
+  return params
+
+
+def _commit(options: Options, backbone, trainable, shared, route):
+  path = graph.task_path(
+      _draw(options, backbone, _tasks(trainable))[route.member],
+      options.first + route.member)
+  bound = trees.flatten(_bind(options, backbone, trainable, shared, route))
+  values = dict.fromkeys(trees.flatten(backbone))
+  for own, name in path.parts:
+    values |= {leaf.replace(own, name, 1): value
+               for leaf, value in bound.items()
+               if leaf.startswith(f'{own}/')}
+  return impressions.Impression(values=trees.unflatten(values),
+                                path=path), shared
+
+
+def _prepare(options: Options, context):
+  if options.after is None or context.group is None:
+    return {}
+  return graph.segments_of(context.backbone, context.earlier)
+
+
+def _relies_on(options: Options, before, phase):
+  return () if options.after is None else reused(options.after, before, phase)
+
+
+def _check(options: Options, training, backbone, before, own):
+  check_training(options.norm, training)
+  graph.shape_of(backbone, options.active)
+  if options.after is not None and own:
+    check_later(own[0].options, [e for e in before if e.phase == options.after])
 
 
 def check_training(norm: str, training: base.Training) -> None:
@@ -213,89 +217,6 @@ def reused(after: str, before, phase: str) -> list[base.Earlier]:
   return [*reused(first.options.after, before, after), *own]
 
 
-def graph_shape(backbone: Tree, active: int) -> path_sampling.Shape:
-  """Levels and modules of a backbone, or of anything with its names.
-
-  Raises:
-    ValueError: the backbone has no parallel modules.
-  """
-  levels = [name for name in backbone if name.startswith('level')]
-  if not levels or 'head' not in backbone:
-    raise ValueError('PaRT needs a backbone of levels of parallel modules and '
-                     'a head per task, such as the models part_cifar and '
-                     f'part_resnet; this one has: {", ".join(backbone)}')
-  return path_sampling.Shape(len(levels), len(backbone[levels[0]]), active)
-
-
-def task_path(rows: np.ndarray, head: int) -> impressions.Path:
-  """Which of the backbone's modules and heads are a task's slots.
-
-  >>> task_path(np.array([[0, 3]]), 2).parts[1:]
-  (('level1/slot1', 'level1/module03'), ('head', 'head/task02'))
-  """
-  digits = len(str(rows.shape[1] - 1))
-  return impressions.Path(tuple(
-      (f'level{i + 1}/slot{n:0{digits}d}', f'level{i + 1}/module{m:02d}')
-      for i, level in enumerate(rows.tolist())
-      for n, m in enumerate(level)) + (('head', f'head/task{head:02d}'),))
-
-
-def stack_modules(backbone: Tree) -> dict[str, Tree]:
-  """The modules of each level as one tree of leaves [M, ...]."""
-  return {level: jax.tree.map(lambda *leaves: jnp.stack(leaves), *[
-      modules[name] for name in sorted(modules)])
-          for level, modules in sorted(backbone.items())
-          if level.startswith('level')}
-
-
-def stack_heads(backbone: Tree, first: int, routes) -> Tree:
-  """The heads of a group's tasks [T, ...], padded with 0 to the widest.
-
-  Raises:
-    ValueError: the backbone lacks a head, or a task has other classes.
-  """
-  heads, found = backbone['head'], []
-  for k, route in enumerate(routes):
-    name = f'task{first + k:02d}'
-    if name not in heads:
-      raise ValueError(f'the backbone has {len(heads)} heads, none named '
-                       f'{name}; give the model (backbone.options.heads) the '
-                       'classes of every task')
-    if heads[name]['bias'].shape != (route.classes,):
-      raise ValueError(
-          f'head {name} has {heads[name]["bias"].shape[0]} outputs but its '
-          f'task has {route.classes} classes; correct backbone.options.heads')
-    found.append(heads[name])
-  most = max(route.classes for route in routes)
-  return jax.tree.map(lambda *leaves: jnp.stack([
-      jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, most - x.shape[-1])])
-      for x in leaves]), *found)
-
-
-def segments_of(backbone: Tree, found) -> dict:
-  """`shared` for a later group: what earlier tasks left, frozen.
-
-  Args:
-    backbone: parameter tree.
-    found: impressions of the earlier tasks, in the order of learning.
-
-  Returns:
-    {'segments', 'frozen'}; see `part`. {} if there is no earlier task.
-  """
-  if not found:
-    return {}
-  params, frozen = backbone, {
-      level: np.zeros(len(modules), bool)
-      for level, modules in backbone.items() if level.startswith('level')}
-  for impression in found:
-    params = trees.combine(impression.values, params)
-    for _, name in impression.path.parts:
-      level, _, module = name.partition('/')
-      if level in frozen:
-        frozen[level][sorted(backbone[level]).index(module)] = True
-  return {'segments': stack_modules(params), 'frozen': frozen}
-
-
 def check_later(now: Options, before) -> None:
   """Refuses a later group that doesn't go on where an earlier one ended.
 
@@ -323,15 +244,6 @@ def check_later(now: Options, before) -> None:
   if now.norm == 'shared':
     raise ValueError("norm='shared' would start the norm statistics of frozen "
                      "modules anew; take 'statistics' or 'affine'")
-
-
-def split_norms(bank: Tree, apart: bool) -> tuple[Tree, Tree]:
-  """The layers of a bank and, if `apart`, its norms for themselves."""
-  is_norm = lambda layer: 'scale' in layer
-  if not apart:
-    return bank, {}
-  return ({name: layer for name, layer in bank.items() if not is_norm(layer)},
-          {name: layer for name, layer in bank.items() if is_norm(layer)})
 
 
 def _merge(modules, norms):

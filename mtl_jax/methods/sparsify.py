@@ -4,6 +4,8 @@ Renn et al. 2022, https://arxiv.org/abs/2207.08821 (ActiveSparsification).
 """
 
 import dataclasses
+import functools
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -48,6 +50,19 @@ class Sparsify:
 DENSE, PRUNING, LAST = 0, 1, 2
 
 
+class Rules(NamedTuple):
+  """When a watched subnetwork is pruned, and when its training ends.
+
+  Attributes:
+    settings: of the pruning.
+    stopping: of the first and the last training.
+    stop: its watch.
+  """
+  settings: Sparsify
+  stopping: watch.EarlyStop
+  stop: watch.Watch
+
+
 def sparsify(settings: Sparsify,
              stopping: watch.EarlyStop) -> watch.Watch:
   """Prunes a task's own weights further while validation holds.
@@ -68,104 +83,119 @@ def sparsify(settings: Sparsify,
   Only the watched task's weights are pruned, and only what it owns: those of
   other tasks stay. The smallest magnitudes go first, as many in each leaf.
   """
-  stop = watch.early_stop(stopping)
+  rules = Rules(settings, stopping, watch.early_stop(stopping))
+  return watch.Watch(*(functools.partial(function, rules) for function in (
+      _start, _after_epoch, _finish)))
 
-  def start(state, shared):
-    return stop.start(state, shared) | {
-        'stage': watch.number(DENSE if settings.cutoff is None else PRUNING,
-                         np.int32),
-        'density': watch.number(_owned(shared, settings.start)),
-        'accepted': watch.number(np.inf),
-        'failed': watch.number(0, np.int32),
-        'good': watch.snapshot(state) | {'owner': shared['owner']},
-        'any': watch.number(False, bool)}
 
-  def holds(memory, loss, accuracy):
-    if settings.cutoff is None:
-      return loss < memory['accepted'] + settings.tolerance
-    if accuracy is None:
-      raise ValueError('sparsify.cutoff is an accuracy, but the task is a '
-                       'regression; leave it out and give a tolerance')
-    return accuracy >= settings.cutoff
+def _start(rules: Rules, state, shared) -> dict:
+  settings = rules.settings
+  return rules.stop.start(state, shared) | {
+      'stage': watch.number(DENSE if settings.cutoff is None else PRUNING,
+                            np.int32),
+      'density': watch.number(_owned(shared, settings.start)),
+      'accepted': watch.number(np.inf),
+      'failed': watch.number(0, np.int32),
+      'good': watch.snapshot(state) | {'owner': shared['owner']},
+      'any': watch.number(False, bool)}
 
-  def prune_further(memory, state, shared):
-    density = float(memory['density']) - settings.rate
-    if density < settings.least - 1e-6:
-      return _last(memory, state, shared)
-    if settings.cutoff is not None:
-      memory = memory | {'failed': watch.number(0, np.int32)}
-    owner = allocation.prune(
-        _host(state.trainable['weights']), _host(shared['owner']),
-        int(shared['number']), round(density, 6))
-    return (memory | {'density': watch.number(density)}, state,
-            shared | {'owner': owner})
 
-  def _last(memory, state, shared):
-    fresh = stop.start(state, shared)
-    if settings.cutoff is not None:
-      fresh['best'] = memory['accepted']
-    memory = memory | fresh | {'stage': watch.number(LAST, np.int32)}
+def _after_epoch(rules: Rules, memory, state, shared, loss, accuracy):
+  if int(memory['stage']) == PRUNING:
+    return _pruning(rules, memory, state, shared, loss, accuracy)
+  if int(memory['stage']) == LAST and rules.settings.cutoff is not None:
+    return _last_by_accuracy(rules, memory, state, shared, accuracy)
+  memory, state, shared = rules.stop.after_epoch(memory, state, shared, loss,
+                                                 accuracy)
+  if int(memory['stage']) == DENSE and bool(memory['stop']):
+    state, shared = rules.stop.finish(memory, state, shared)
+    memory = memory | {
+        'stage': watch.number(PRUNING, np.int32),
+        'stop': watch.number(False, bool),
+        'accepted': memory['best'], 'any': watch.number(True, bool),
+        'good': watch.snapshot(state) | {'owner': _host(shared['owner'])}}
+    return _prune_further(rules, memory, state, shared)
+  return memory, state, shared
+
+
+def _pruning(rules: Rules, memory, state, shared, loss, accuracy):
+  """An epoch of the stage that prunes: it holds, or it fails."""
+  settings = rules.settings
+  held = _holds(settings, memory, loss, accuracy)
+  seen = loss if settings.cutoff is None else accuracy
+  first = settings.cutoff is not None and np.isinf(memory['accepted'])
+  if held or first:
+    memory = memory | {'accepted': watch.number(seen)}
+  if held:
+    memory = memory | {
+        'any': watch.number(True, bool),
+        'good': watch.snapshot(state) | {'owner': _host(shared['owner'])}}
+    return _prune_further(rules, memory, state, shared)
+  failed = int(memory['failed']) + 1
+  memory = memory | {'failed': watch.number(failed, np.int32)}
+  if failed < settings.patience:
     return memory, state, shared
+  return _begin_last(rules, memory, *_last_good(memory, state, shared))
 
-  def last(memory, state, shared, accuracy):
-    """Early stopping by accuracy."""
-    if accuracy >= float(memory['best']) + stopping.min_delta:
-      memory = memory | {
-          'best': watch.number(accuracy), 'kept': watch.snapshot(state),
-          'waited': watch.number(0, np.int32)}
-    else:
-      waited = int(memory['waited']) + 1
-      memory = memory | {
-          'waited': watch.number(waited, np.int32),
-          'stop': watch.number(waited >= stopping.patience, bool)}
-    return memory, state, shared
 
-  def pruning(memory, state, shared, loss, accuracy):
-    held = holds(memory, loss, accuracy)
-    seen = loss if settings.cutoff is None else accuracy
-    first = settings.cutoff is not None and np.isinf(memory['accepted'])
-    if held or first:
-      memory = memory | {'accepted': watch.number(seen)}
-    if held:
-      memory = memory | {
-          'any': watch.number(True, bool),
-          'good': watch.snapshot(state) | {'owner': _host(shared['owner'])}}
-      return prune_further(memory, state, shared)
-    failed = int(memory['failed']) + 1
-    memory = memory | {'failed': watch.number(failed, np.int32)}
-    if failed < settings.patience:
-      return memory, state, shared
-    if bool(memory['any']):
-      state = watch.return_to(state, memory['good'])
-      shared = shared | {'owner': memory['good']['owner']}
-    return _last(memory, state, shared)
+def _holds(settings: Sparsify, memory, loss, accuracy):
+  if settings.cutoff is None:
+    return loss < memory['accepted'] + settings.tolerance
+  if accuracy is None:
+    raise ValueError('sparsify.cutoff is an accuracy, but the task is a '
+                     'regression; leave it out and give a tolerance')
+  return accuracy >= settings.cutoff
 
-  def after_epoch(memory, state, shared, loss, accuracy):
-    if int(memory['stage']) == PRUNING:
-      return pruning(memory, state, shared, loss, accuracy)
-    if int(memory['stage']) == LAST and settings.cutoff is not None:
-      return last(memory, state, shared, accuracy)
-    memory, state, shared = stop.after_epoch(memory, state, shared, loss,
-                                             accuracy)
-    if int(memory['stage']) == DENSE and bool(memory['stop']):
-      state, shared = stop.finish(memory, state, shared)
-      memory = memory | {
-          'stage': watch.number(PRUNING, np.int32),
-          'stop': watch.number(False, bool),
-          'accepted': memory['best'], 'any': watch.number(True, bool),
-          'good': watch.snapshot(state) | {'owner': _host(shared['owner'])}}
-      return prune_further(memory, state, shared)
-    return memory, state, shared
 
-  def finish(memory, state, shared):
-    if int(memory['stage']) in (DENSE, LAST):
-      return stop.finish(memory, state, shared)
-    if bool(memory['any']):  # the epochs ran out: the last one that held
-      state = watch.return_to(state, memory['good'])
-      shared = shared | {'owner': memory['good']['owner']}
+def _prune_further(rules: Rules, memory, state, shared):
+  """Prunes by one rate, or begins the last training if that is too much."""
+  settings = rules.settings
+  density = float(memory['density']) - settings.rate
+  if density < settings.least - 1e-6:
+    return _begin_last(rules, memory, state, shared)
+  if settings.cutoff is not None:
+    memory = memory | {'failed': watch.number(0, np.int32)}
+  owner = allocation.prune(
+      _host(state.trainable['weights']), _host(shared['owner']),
+      int(shared['number']), round(density, 6))
+  return (memory | {'density': watch.number(density)}, state,
+          shared | {'owner': owner})
+
+
+def _begin_last(rules: Rules, memory, state, shared):
+  fresh = rules.stop.start(state, shared)
+  if rules.settings.cutoff is not None:
+    fresh['best'] = memory['accepted']
+  memory = memory | fresh | {'stage': watch.number(LAST, np.int32)}
+  return memory, state, shared
+
+
+def _last_by_accuracy(rules: Rules, memory, state, shared, accuracy):
+  """An epoch of the last training: early stopping by accuracy."""
+  if accuracy >= float(memory['best']) + rules.stopping.min_delta:
+    memory = memory | {
+        'best': watch.number(accuracy), 'kept': watch.snapshot(state),
+        'waited': watch.number(0, np.int32)}
+  else:
+    waited = int(memory['waited']) + 1
+    memory = memory | {
+        'waited': watch.number(waited, np.int32),
+        'stop': watch.number(waited >= rules.stopping.patience, bool)}
+  return memory, state, shared
+
+
+def _last_good(memory, state, shared):
+  """The last epoch that held, or the present one if none did."""
+  if not bool(memory['any']):
     return state, shared
+  return (watch.return_to(state, memory['good']),
+          shared | {'owner': memory['good']['owner']})
 
-  return watch.Watch(start, after_epoch, finish)
+
+def _finish(rules: Rules, memory, state, shared):
+  if int(memory['stage']) in (DENSE, LAST):
+    return rules.stop.finish(memory, state, shared)
+  return _last_good(memory, state, shared)  # the epochs ran out
 
 
 def _owned(shared, start: float) -> float:

@@ -115,7 +115,7 @@ def _of_kernel(convolution, x, dy, shape):
   return jax.linear_transpose(lambda k: convolution(x, k), kernel)(dy)[0]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.lru_cache(maxsize=256)
 def _mapped(what, strides, padding, forms, shape=None):
   """`what` of one convolution, with the rule for many of them under `vmap`.
 

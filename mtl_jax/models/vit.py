@@ -287,7 +287,7 @@ def _named(tree):
           jax.tree_util.tree_leaves_with_path(tree)]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.lru_cache(maxsize=256)
 def _flops(shapes, structure):
   *leaves, image_shape = shapes
   like = jax.tree.unflatten(structure, [

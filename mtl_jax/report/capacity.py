@@ -1,4 +1,4 @@
-"""What a report says of folded trees, ensembles and fine-tuning in sequence.
+"""What a report says of folded trees, ensembles, sizes and fine-tuning.
 
 Reads `summary['capacity']` (of `capacity.measure`), `['ensembles']` and
 `['carried']` (of `combined`).
@@ -87,3 +87,29 @@ def forgotten(records, summary):
   ax.set_ylabel('after …')
   return canvas, (f'“{line["phase"]}”: one dense network, fine-tuned on a task '
                   'after the other. What it forgets is what impressions keep.')
+
+
+def against_bytes(records, summary):
+  """Accuracy against bytes a task, of a run with several methods."""
+  del summary
+  found: dict[str, list] = {}
+  for record in records:
+    accuracy = (record.get('accuracy') or {}).get('test')
+    total = (record.get('bytes') or {}).get('total')
+    if accuracy is not None and total:
+      found.setdefault(str(record['phase']), []).append(
+          (total + (record['bytes'].get('referenced') or 0), 100 * accuracy,
+           record['method']))
+  if len({members[0][2] for members in found.values()}) < 2:
+    return None
+  canvas, ax = drawing.axes(6.4, 3.8)
+  colours = drawing.colours(min(len(found), drawing.COLOURS))
+  for i, (phase, members) in enumerate(found.items()):
+    size, accuracy = (np.mean([m[k] for m in members]) for k in (0, 1))
+    ax.plot(size, accuracy, drawing.MARKERS[i % len(drawing.MARKERS)], ms=7,
+            color=colours[i % len(colours)], label=drawing.short(phase, 40))
+  ax.set(xscale='log', xlabel='bytes a task', ylabel='test accuracy (%)')
+  drawing.legend(canvas, ax)
+  return canvas, ('One mark per phase: the mean test accuracy of its tasks, as '
+                  'each left it, and the mean size of their impressions. What '
+                  'several tasks share counts with each that it stands in.')

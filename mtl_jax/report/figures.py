@@ -322,6 +322,8 @@ _FIGURES = {
     'owners': ('Who owns the weights', True, capacity_report.owners),
     'forgotten': ('What fine-tuning forgets', False,
                   capacity_report.forgotten),
+    'against_bytes': ('Accuracy against bytes', False,
+                      capacity_report.against_bytes),
     'bytes': ('Size of a task', True, _bytes),
     'seconds': ('Time', True, _seconds),
 }

@@ -11,7 +11,6 @@ import numpy as np
 from mtl_jax import host
 from mtl_jax import masks
 from mtl_jax import models
-from mtl_jax import registry
 from mtl_jax import trees
 from mtl_jax.config import config as config_lib
 
@@ -112,5 +111,5 @@ def recipe_of(config: config_lib.Config, shapes: list) -> dict:
             'seed': config.seed if part.seed is None else part.seed,
             'image_shape': list(shapes[0]) if len(shapes) == 1 else [
                 list(shape) for shape in shapes]}
-  own = registry.origin(models.MODELS[part.model])
+  own = models.MODELS.origin(part.model)
   return recipe | ({'defined_in': own} if own else {})

@@ -139,6 +139,12 @@ def _stacked(loaded, part, like) -> Tree:
     if set(leaves) != set(parts[0]):
       raise ValueError(f'tasks {loaded[0][0]} and {name} left {part} of '
                        'different leaves and cannot be superposed')
+    for leaf, array in leaves.items():
+      if np.shape(array) != np.shape(parts[0][leaf]):
+        raise ValueError(
+            f'tasks {loaded[0][0]} and {name} left {part} of {leaf} in other '
+            f'shapes, {np.shape(parts[0][leaf])} and {np.shape(array)}; infer '
+            'among the tasks of one kind (names=)')
   return trees.map_named(
       lambda name, _: jnp.asarray(np.stack([p[name] for p in parts]))
       if name in parts[0] else None, like)

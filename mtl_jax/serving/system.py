@@ -17,11 +17,15 @@ from mtl_jax import trees
 from mtl_jax.data import transforms
 from mtl_jax.inference import identify
 from mtl_jax.serving import backbone as backbone_lib
+from mtl_jax.serving import blocks
 from mtl_jax.serving import candidates
 from mtl_jax.serving import mixed_batch
+from mtl_jax.serving import origins
+from mtl_jax.serving import probes
 from mtl_jax.serving import task_cache
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import deduplicate
+from mtl_jax.storage import formats
 from mtl_jax.storage import workdir as workdir_lib
 
 
@@ -48,6 +52,12 @@ class StoredTask(NamedTuple):
   classes: int
   metadata: dict
   probe: np.ndarray
+
+  def __repr__(self) -> str:
+    """In short, without the arrays."""
+    how = self.metadata.get('method', {}).get('name', 'no method')
+    return (f'StoredTask({self.name!r} by {how}: {self.classes} classes, '
+            f'{self.impression!r})')
 
 
 class Identified(NamedTuple):
@@ -76,6 +86,11 @@ class System:
                backbone: backbone_lib.Backbone):
     self.workdir = workdir
     self.backbone = backbone
+    self.refresh()
+
+  def refresh(self) -> None:
+    """Forgets what was read of tasks, after some were changed or removed."""
+    workdir, backbone = self.workdir, self.backbone
     self.task = functools.lru_cache(maxsize=64)(self._load_task)
     self.shelves = task_cache.Shelves()
     self.index = deduplicate.Index(workdir, backbone.params)
@@ -86,6 +101,13 @@ class System:
     self.fingerprint = functools.lru_cache(maxsize=None)(
         lambda name: checkpoint.fingerprint(workdir.task(name)))
     self._known: set[str] = set()
+
+  def __repr__(self) -> str:
+    names, recipe = self.tasks, self.backbone.recipe
+    return (f'System({str(self.workdir.root)!r}: {len(names)} tasks '
+            f'({_some(names[:3])}{", ..." if len(names) > 3 else ""}) on '
+            f'{recipe["model"]} of {trees.size(self.backbone.params):,} '
+            f'weights {recipe["fingerprint"][:12]})')
 
   @property
   def tasks(self) -> list[str]:
@@ -103,7 +125,10 @@ class System:
       names: without `task`, the candidates; as in `identify`.
 
     Returns:
-      float32 [n, classes of the task].
+      float32 [n, classes of the task]. Rows are computed in blocks of at most
+      1024, the last one padded to a power of two: a row's bits may depend on
+      the size of its block (in the last place, where the backend's products
+      do), and on no other row.
 
     Raises:
       ValueError: an unknown task (lists the nearest), images of another dtype
@@ -112,13 +137,14 @@ class System:
     if task is None:
       found = self.identify(x, names=names)
       stored = self.task(found.task)
-      return self._network_outputs(
-          stored, x, transforms.common(stored.transforms))
-    self._require(task)
+      chain = transforms.common(stored.transforms)
+      return blocks.rows(
+          lambda part: self._network_outputs(stored, part, chain), x)
+    self.require(task)
     stored = self.task(task)
     check_images(x, tuple(stored.metadata['source_shape']), task,
                  stored.metadata.get('source_dtype', 'uint8'))
-    return self.outputs(stored, x)
+    return blocks.rows(lambda part: self.outputs(stored, part), x)
 
   def observe(self, x, task: str) -> jax.Array:
     """Raw images as a task shows them: permuted or rotated, if it does that.
@@ -130,7 +156,7 @@ class System:
     Returns:
       uint8 [n, H', W', C'], what `identify` and `predict(x)` take.
     """
-    self._require(task)
+    self.require(task)
     stored = self.task(task)
     check_images(x, tuple(stored.metadata['source_shape']), task)
     return transforms.observed(transforms.kinds(stored.transforms),
@@ -161,7 +187,7 @@ class System:
     if names is None:
       names = self._nameless()
     for name in names:
-      self._require(name)
+      self.require(name)
     if len(set(names)) != len(names):
       raise ValueError(f'names= has a task twice: {list(names)}')
     found = self.candidates(tuple(names))
@@ -280,15 +306,15 @@ class System:
       if name is None:
         new.append(self._bare(shape))
         continue
-      self._require(name)
+      self.require(name)
       new.append(self.task(name))
       check_images(x, tuple(new[-1].metadata['source_shape']), name)
     self.shelves.add(new)
     return jnp.asarray(
         mixed_batch.predict(self.backbone, self.shelves, x, names))
 
-  def _require(self, name) -> None:
-    """Raises ValueError if there is no such task."""
+  def require(self, name) -> None:
+    """Raises ValueError if there is no such task; names the nearest."""
     plain = isinstance(name, str) and re.fullmatch(r'\w[\w.@~-]*', name)
     if plain and name in self._known:
       return
@@ -325,11 +351,16 @@ class System:
   def _load_task(self, name: str) -> StoredTask:
     arrays, metadata = self._read(name)
     chosen = transforms.from_json(metadata['transforms'])
-    return StoredTask(
-        name, self._impression(arrays, metadata), self.method(name, metadata),
-        self.shared(name, metadata), chosen,
+    method = self.method(name, metadata)
+    said = origins.changed(metadata, self.backbone.recipe)
+    stored = StoredTask(
+        name, self._impression(arrays, metadata), method,
+        origins.call(name, said, lambda: self.shared(name, metadata)), chosen,
         transforms.parameters(chosen, tuple(metadata['source_shape'])),
         metadata['classes'], metadata, arrays['probe'])
+    origins.check(name, said, lambda: self.outputs(
+        stored, probes.of_task(self.probe, metadata)), stored.probe)
+    return stored
 
   def _impression(self, arrays, metadata) -> impressions.Impression:
     return checkpoint.arrays_to_impression(
@@ -386,17 +417,21 @@ class System:
 
   def require_own(self, name: str, metadata: dict) -> None:
     """Refuses a task that was made on another backbone, or other tasks."""
-    own = self.backbone.recipe['fingerprint']
-    if metadata['backbone'] != own:
-      raise checkpoint.CheckpointError(
-          f'task {name} was made on the backbone {metadata["backbone"]}, not '
-          f'on {own}: its impression does not fit this one')
+    self.require_backbone(name, metadata)
     for used, digest in metadata.get('relies_on', {}).items():
       if self.fingerprint(used) != digest:
         raise checkpoint.CheckpointError(
             f'task {name} was made with the task {used}, but another one of '
             'that name lies here; bring that back, or remove '
             f'{self.workdir.task(name)} to have {name} made again')
+
+  def require_backbone(self, name: str, metadata: dict) -> None:
+    """Refuses a task that was made on another backbone."""
+    own = self.backbone.recipe['fingerprint']
+    if metadata['backbone'] != own:
+      raise checkpoint.CheckpointError(
+          f'task {name} was made on the backbone {metadata["backbone"]}, not '
+          f'on {own}: its impression does not fit this one')
 
   def _load_probe(self, source: str) -> np.ndarray:
     """Raw images of a source on which its tasks' outputs were kept."""
@@ -456,5 +491,6 @@ def load(workdir, plugins=None) -> System:
   """
   registry.load_plugins(plugins)
   work = workdir_lib.Workdir(workdir)
+  formats.require(work.root)
   return System(work, backbone_lib.make(workdir_lib.read_json(work.backbone),
                                         work.weights))

@@ -1,14 +1,17 @@
 """Re-derives every stored task and compares it with its commit, bit for bit."""
 
 import json
+import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
+from mtl_jax.serving import probes
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import provenance
+from mtl_jax.storage import workdir as workdir_lib
 
 
 class Result(NamedTuple):
@@ -18,10 +21,23 @@ class Result(NamedTuple):
     tasks: how many were checked.
     faults: one sentence per fault, naming task and leaf.
     notes: what can't be compared bit for bit here, and why.
+    partly: of the tasks, those whose arrays are as they were written, but
+      whose outputs couldn't be derived again; a note says what they lack.
   """
   tasks: int
   faults: list[str]
   notes: list[str]
+  partly: int = 0
+
+  def __str__(self) -> str:
+    """One line, of a result without faults."""
+    whole = self.tasks - self.partly
+    said = [f'{whole} tasks verified: all hashes and outputs are those of '
+            'their commits'] if whole or not self.partly else []
+    if self.partly:
+      said.append(f'{self.partly} verified in part: all hashes are those of '
+                  'their commits; the notes say what is lacking')
+    return '\n'.join(said)
 
 
 def check(system: system_lib.System,
@@ -33,15 +49,22 @@ def check(system: system_lib.System,
     visit: called with the name of every task that could be read, while it
       is in memory: a large system is then read once for several purposes.
   """
-  faults, notes = [], []
+  faults, notes, partly = [], [], 0
+  logged = {line['entry'] for line in workdir_lib.read_lines(
+      system.workdir.metrics) if line['kind'] in workdir_lib.ENTRY_KINDS}
   names = sorted(system.tasks, key=lambda name: _basis_of(system, name))
   for name in system.workdir.lost_tasks():
     faults.append(f'task {name}: it was finished once, but its folder is gone '
                   'or no longer a checkpoint; the same command trains it again')
   for name in names:
     try:
+      lacking = [] if name in logged else _lacking(system, name)
+      if lacking:
+        partly += 1
+        notes.append(_in_part(system.workdir.task(name), lacking))
+        continue
       stored = system.task(name)
-      probe = system.probe(stored.metadata['source'])
+      probe = probes.of_task(system.probe, stored.metadata)
       found = np.asarray(system.outputs(stored, probe))
       visit(name)
     except ValueError as error:
@@ -50,7 +73,67 @@ def check(system: system_lib.System,
     fault, note = _compare(name, found, stored)
     faults += fault
     notes += note
-  return Result(len(names), faults, sorted(set(notes)))
+  return Result(len(names), faults, sorted(set(notes)), partly)
+
+
+def check_alone(path: pathlib.Path) -> Result:
+  """Checks a task's folder that lies by itself, without its workdir.
+
+  Args:
+    path: of the folder, copied from the `tasks` of a workdir.
+  """
+  try:
+    metadata = checkpoint.load_metadata(path)
+    lacking = [f'its backbone {metadata["backbone"][:16]}',
+               *_others(metadata, lambda name: False)]
+    if not metadata.get('drawn_probe'):
+      lacking.append(f'the probe images of {metadata["source"]}')
+    return Result(1, [], [_in_part(path, lacking)], 1)
+  except ValueError as error:
+    return Result(1, [f'task {path.name}: {error}'], [])
+
+
+def _lacking(system, name) -> list[str]:
+  """What a task that was put here needs, and what isn't here."""
+  metadata = checkpoint.load_metadata(system.workdir.task(name))
+  system.require_backbone(name, metadata)
+  found = _others(metadata, lambda other: checkpoint.exists(
+      system.workdir.task(other)))
+  if not probes.is_here(system.workdir, metadata):
+    found.append(f'the probe images of {metadata["source"]}')
+  return found
+
+
+def _others(metadata: dict, is_here: Callable[[str], bool]) -> list[str]:
+  """The tasks that one relies on, as far as they are missing."""
+  found = []
+  relied = [f'{name} ({digest})' for name, digest in (
+      metadata.get('relies_on') or {}).items() if not is_here(name)]
+  if relied:
+    basis = metadata['record'].get('basis')
+    what = 'the impressions' if not basis else (
+        f'its {basis["kind"]} basis of {basis["size"]} masks: those')
+    found.append(f'{what} of the tasks {", ".join(relied)}')
+  stored = sorted({found['task'] for found in (
+      metadata.get('references') or {}).values()
+      if not is_here(found['task'])})
+  if stored:
+    found.append(f'values that are stored with the tasks {", ".join(stored)}')
+  return found
+
+
+def _in_part(path: pathlib.Path, lacking: list[str]) -> str:
+  """A note of a task whose arrays are checked here, and nothing else.
+
+  Raises:
+    CheckpointError: they aren't those that were written.
+  """
+  arrays, metadata = checkpoint.load(path)
+  return (f'task {metadata["name"]}: its {len(arrays)} arrays and its metadata '
+          'are as they were written. Its outputs cannot be derived again '
+          f'without {"; and ".join(lacking)}. Copy them from the workdir where '
+          f'it was learned (suite {metadata.get("suite")}), or export the task '
+          'there (with_basis=True)')
 
 
 def _basis_of(system, name) -> str:

@@ -150,6 +150,15 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
   return optax.chain(optax.add_decayed_weights(recipe.weight_decay), update)
 
 
+def optimizer_of(method, recipe: Recipe) -> optax.GradientTransformation:
+  """The optimizer of a recipe, at the rates that the method asks for."""
+  update, rates = make_optimizer(recipe), method.abilities.rates
+  if rates is None:
+    return update
+  return optax.chain(update, optax.stateless(lambda updates, _: jax.tree.map(
+      lambda leaf, factor: factor * leaf, updates, rates(updates))))
+
+
 def _choose(table: dict, name: str):
   if name not in table:
     raise ValueError(f'unknown {name!r}{trees.nearest(name, table)}; known: '

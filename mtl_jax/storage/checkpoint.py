@@ -9,8 +9,10 @@ checked at each load: a checkpoint is read as it was written or refused.
 import hashlib
 import json
 import logging
+import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +25,7 @@ from mtl_jax import masks
 from mtl_jax import parallel
 from mtl_jax import trees
 
+_METADATA = '_CHECKPOINT_METADATA'
 FORMAT = 2  # 1: tasks did not name the method that made them
 
 
@@ -47,6 +50,11 @@ class CheckpointError(ValueError):
 def exists(path: pathlib.Path) -> bool:
   """Whether a finished checkpoint stands at `path`."""
   return path.is_dir() and bool(ocp.is_orbax_checkpoint(path))
+
+
+def has_metadata(path: pathlib.Path) -> bool:
+  """Whether a folder looks like a checkpoint, sound or not."""
+  return (path / _METADATA).is_file()
 
 
 def save(path: pathlib.Path, arrays: dict[str, Any], metadata: dict) -> None:
@@ -151,6 +159,31 @@ def load_metadata(path: pathlib.Path) -> dict:
     raise CheckpointError(f'the metadata of {path} was changed since it was '
                           f'written (its SHA-256 differs){_REMEDY}')
   return metadata
+
+
+def change_metadata(path: pathlib.Path, changes: dict) -> None:
+  """Puts other values into a checkpoint's metadata, at once or not at all.
+
+  Raises:
+    CheckpointError: it can't be read, or does not lie as Orbax writes it.
+  """
+  full = load_metadata(path) | changes
+  full['digest'] = _json_digest(full)
+  file = path / _METADATA
+  try:
+    whole = json.loads(file.read_text())
+    whole['custom_metadata']  # pylint: disable=pointless-statement
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise CheckpointError(f'the metadata of {path} are not where this version '
+                          f'of Orbax keeps them: {_brief(error)}') from error
+  whole['custom_metadata'] = full
+  handle, part = tempfile.mkstemp(dir=path.parent, prefix='.metadata.')
+  with os.fdopen(handle, 'w') as out:
+    out.write(json.dumps(whole))
+    out.flush()
+    os.fsync(out.fileno())
+  os.chmod(part, 0o644)
+  os.replace(part, file)
 
 
 def _json_digest(value: dict) -> str:

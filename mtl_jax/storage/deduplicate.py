@@ -8,6 +8,9 @@ them in one place, and what a task writes is what it brought in.
 """
 
 import functools
+import hashlib
+import json
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -106,3 +109,35 @@ def resolve(workdir: workdir_lib.Workdir, arrays: dict[str, np.ndarray],
             'one now; restore it from a copy')
     result |= checkpoint.load(path, leaves)[0]
   return result
+
+
+# Beside arrays, what makes a task's network what it is.
+_FACTS = ('method', 'seed', 'transforms', 'classes', 'structure', 'absent',
+          'source_shape')
+
+
+def content(path: pathlib.Path) -> str:
+  """Of all that makes a task, wherever each value is stored.
+
+  `checkpoint.fingerprint` is of what stands in the task's own folder; this is
+  the same for a task that was stored again elsewhere or under another name.
+  """
+  metadata = checkpoint.load_metadata(path)
+  return content_of(metadata['hashes'], metadata)
+
+
+def content_of(leaves: dict[str, Any], metadata: dict) -> str:
+  """`content` of leaves, or of their SHA-256, and of a task's metadata."""
+  hashes = {name: leaf if isinstance(leaf, str) else trees.digest(leaf)
+            for name, leaf in leaves.items() if name != 'probe'}
+  hashes |= {name: found['sha256'] for name, found in (
+      metadata.get('references') or {}).items()}
+  facts = {key: metadata.get(key) for key in _FACTS}
+  return hashlib.sha256(json.dumps(
+      [hashes, facts], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def content_at(workdir: workdir_lib.Workdir, name: str) -> str | None:
+  """`content` of a task, or `None` if there is none of that name."""
+  path = workdir.task(name)
+  return content(path) if checkpoint.exists(path) else None

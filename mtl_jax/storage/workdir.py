@@ -1,5 +1,6 @@
 """What lies in a workdir, and its JSON files.
 
+    format.json            its format; see `mtl_jax.storage.formats`
     config.json  metrics.jsonl  report.html
     backbone.json          the seed recipe of the backbone and its fingerprint
     backbone.npz           a copy of the file of weights that it starts from,
@@ -32,6 +33,11 @@ import filelock
 
 from mtl_jax import parallel
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import formats
+
+
+# Lines that say that a task is there: learned, or come in another way.
+ENTRY_KINDS = ('task', 'imported', 'merged', 'renamed')
 
 
 class Workdir:
@@ -39,6 +45,7 @@ class Workdir:
 
   def __init__(self, root):
     self.root = local_folder(root)
+    self.format = self.root / formats.FILE
     self.config = self.root / 'config.json'
     self.metrics = self.root / 'metrics.jsonl'
     self.report = self.root / 'report.html'
@@ -80,7 +87,7 @@ class Workdir:
   def lost_tasks(self) -> list[str]:
     """Names that were logged as finished, or have a folder, but aren't."""
     logged = {line['entry'] for line in read_lines(self.metrics)
-              if line['kind'] == 'task'}
+              if line['kind'] in ENTRY_KINDS}
     folders = {p.name for p in self.tasks.iterdir()
                if '.orbax-checkpoint-tmp' not in p.name
                and not p.name.startswith('.')} if self.tasks.is_dir() else set()
@@ -174,9 +181,11 @@ class Workdir:
                    self.shared):
       folder.mkdir(parents=True, exist_ok=True)
       checkpoint.remove_unfinished(folder)
+    if not self.format.exists():
+      write_atomic(self.format, formats.text())
     if parallel.is_primary():
-      for path in (self.config, self.backbone, self.metrics, self.report,
-                   self.start):
+      for path in (self.format, self.config, self.backbone, self.metrics,
+                   self.report, self.start):
         for left in self.root.glob(f'.{path.name}.*'):
           left.unlink(missing_ok=True)
 

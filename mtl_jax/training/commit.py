@@ -12,7 +12,6 @@ from mtl_jax import host
 from mtl_jax import impressions
 from mtl_jax import methods
 from mtl_jax import parallel
-from mtl_jax import registry
 from mtl_jax import trees
 from mtl_jax.config import plan
 from mtl_jax.data import labels
@@ -106,8 +105,10 @@ def _forget(run, name: str) -> None:
   """Removes what commits before an entry had kept."""
   names = [e.name for phase in run.config.phases
            for e in plan.entries(phase, run.suite)]
-  checkpoint.remove_all(run.workdir.shared, '*',
-                        keep=names[names.index(name):])
+  before = names[:names.index(name)]
+  checkpoint.remove_all(run.workdir.shared, '*', keep=[
+      path.name for path in run.workdir.shared.iterdir()
+      if path.name not in before])
 
 
 def describe(run: run_lib.Run, entry: plan.Entry,
@@ -248,12 +249,11 @@ def _stored(impression: impressions.Impression, arrays: dict) -> dict:
 def _metadata(run, entry, record) -> dict:
   """What loads a task by itself, beside its arrays."""
   task, phase = entry.task, entry.phase
-  own = methods.METHODS[phase.method]
   return {
       'record': record, 'backbone': run.backbone.recipe['fingerprint'],
       'name': entry.name, 'suite': run.suite.name,
       'method': {'name': phase.method, 'options': fields.plain(phase.options),
-                 'defined_in': registry.origin(own)},
+                 'defined_in': methods.METHODS.origin(phase.method)},
       'seed': run.config.seed,
       'transforms': transforms.to_json(task.transforms),
       'source': task.source, 'classes': task.classes,

@@ -58,7 +58,7 @@ class Program(NamedTuple):
 def program(method: methods.Method, recipe: single.Recipe,
             network: models.Network) -> Program:
   """Builds (and keeps) the functions of one method and recipe."""
-  optimizer = single.make_optimizer(recipe)
+  optimizer = single.optimizer_of(method, recipe)
   chunk = single.make_chunk(single.make_step(method, network, optimizer))
   joint = joint_lib.make_chunk(joint_lib.make_step(method, network, optimizer))
   init = functools.partial(single.init_state, method, optimizer)

@@ -25,7 +25,7 @@ class Score(NamedTuple):
   accuracy: float | None
 
 
-@functools.lru_cache(maxsize=None)
+@functools.lru_cache(maxsize=64)
 def _program(network: models.Network):
   return parallel.evaluate_over_batches(single.make_evaluate(network))
 

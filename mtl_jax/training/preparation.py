@@ -25,7 +25,7 @@ class Preparation:
 
   def __init__(self, run: run_lib.Run, phase: config_lib.Phase):
     self.run, self.method = run, phase.make_method()
-    self.before = plan.before(run.config, run.suite, phase)
+    self.before = plan.before(run.config, run.suite, phase, run.earlier)
     self.kept: dict = {}
     self.kept_by: str | None = None
     self.last: plan.Entry | None = None  # learned by an earlier start

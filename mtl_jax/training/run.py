@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mtl_jax import methods
 from mtl_jax import parallel
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
@@ -29,8 +30,8 @@ class Data:
       in all phases.
   """
 
-  def __init__(self):
-    self.source = functools.lru_cache(maxsize=None)(sources.load)
+  def __init__(self, load: Callable[[str], sources.Source] = sources.load):
+    self.source = functools.lru_cache(maxsize=None)(load)
     self.task_arrays = functools.lru_cache(maxsize=4)(self._task_arrays)
     self._on_device = functools.lru_cache(maxsize=None)(self._put)
     self.unlearned: dict[tuple, float | None] = {}
@@ -82,6 +83,8 @@ class Run(NamedTuple):
     workdir: where results go.
     system: reads the tasks that are finished.
     advance: called with the number of steps done and a description.
+    earlier: impressions that the config doesn't plan and its methods may rely
+      on, in the order in which they were learned.
   """
   config: config_lib.Config
   suite: suites.Suite
@@ -90,3 +93,4 @@ class Run(NamedTuple):
   workdir: workdir_lib.Workdir
   system: system_lib.System
   advance: Callable[..., None]
+  earlier: tuple[methods.Earlier, ...] = ()

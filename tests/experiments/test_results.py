@@ -1,5 +1,7 @@
 """Only whole runs become committed results."""
 
+import ast
+import importlib
 import json
 import pathlib
 import runpy
@@ -171,6 +173,20 @@ def test_every_table_has_its_place_in_a_readme():
     for name in parts:
       assert text.count(f'<!-- {name} -->') == 1, (path, name)
       assert text.count(f'<!-- /{name} -->') == 1, (path, name)
+
+
+@pytest.mark.parametrize('path', sorted(
+    results.HERE.glob('*/*.ipynb')), ids=lambda path: path.parent.name)
+def test_what_a_notebook_takes_from_the_library_is_there(path):
+  code = '\n'.join(
+      line for cell in json.loads(path.read_text())['cells']
+      if cell['cell_type'] == 'code' for line in ''.join(
+          cell['source']).splitlines() if not line.startswith('%'))
+  for node in ast.walk(ast.parse(code)):
+    if (isinstance(node, ast.ImportFrom)
+        and node.module.split('.')[0] == 'mtl_jax'):
+      for alias in node.names:
+        importlib.import_module(f'{node.module}.{alias.name}')
 
 
 def test_the_main_table_is_short_and_names_every_page():

@@ -29,7 +29,8 @@ def test_masks_mix_and_agree_like_dense_ones(monkeypatch, size, at_once):
                              atol=1e-5)
 
 
-@pytest.mark.parametrize('make', ['masks', 'coefficients', 'joined', 'hybrid'])
+@pytest.mark.parametrize('make', ['masks', 'coefficients', 'blocks', 'joined',
+                                  'hybrid'])
 def test_agree_is_the_transpose_of_mix(make):
   tasks = KINDS[make]()
   beliefs = banks.RANDOM.randn(tasks.size).astype(np.float32)
@@ -40,7 +41,8 @@ def test_agree_is_the_transpose_of_mix(make):
                              rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('make', ['masks', 'coefficients', 'joined', 'hybrid'])
+@pytest.mark.parametrize('make', ['masks', 'coefficients', 'blocks', 'joined',
+                                  'hybrid'])
 def test_one_is_mix_with_all_belief_in_it(make):
   tasks = KINDS[make]()
   one, mix = jax.jit(tasks.one), jax.jit(tasks.mix)
@@ -71,10 +73,17 @@ def hybrid():
       superposition.of_coefficients(combined, banks.BASIS))
 
 
+def in_blocks(alphas):
+  """Coefficients [T, K, 2] for two blocks of units."""
+  return jax.tree.map(lambda a: np.stack([a, 2 * a[::-1]], -1), alphas)
+
+
 KINDS = {
     'masks': lambda: banks.bank_of(5),
     'coefficients': lambda: superposition.of_coefficients(
         banks.ALPHAS, banks.BASIS),
+    'blocks': lambda: superposition.of_coefficients(
+        in_blocks(banks.ALPHAS), banks.BASIS),
     'joined': lambda: superposition.joined(
         banks.bank_of(5),
         superposition.of_coefficients(banks.ALPHAS, banks.BASIS)),
@@ -88,6 +97,16 @@ def test_coefficients_mix_like_dense_ones():
       lambda a, m: np.einsum('t,tk,k...->...', beliefs, a, m), banks.ALPHAS,
       banks.BASIS)
   banks.assert_close(KINDS['coefficients']().mix(beliefs), dense, rtol=1e-4)
+
+
+def test_blocks_mix_like_dense_ones():
+  beliefs = banks.RANDOM.randn(3).astype(np.float32)
+
+  def dense(a, m):
+    units = np.arange(m.shape[-1]) >= m.shape[-1] // 2  # 3 units: 1 and 2
+    return np.einsum('t,tku,k...u->...u', beliefs, a[..., units.astype(int)], m)
+  banks.assert_close(KINDS['blocks']().mix(beliefs), jax.tree.map(
+      dense, in_blocks(banks.ALPHAS), banks.BASIS), rtol=1e-4)
 
 
 def test_joined_keeps_the_order_and_beside_the_leaves():
@@ -121,6 +140,9 @@ def test_normalised_divides_by_the_sum_of_magnitudes():
   found = superposition.normalised(alphas)
   np.testing.assert_allclose(found['a'], [[.75, -.25], [0, 0], [.5, .5]])
   assert found['b'] is None
+  blocks = superposition.normalised(
+      {'a': np.stack([alphas['a'], 3 * alphas['a']], -1)})['a']
+  np.testing.assert_allclose(blocks, np.stack([found['a']] * 2, -1))
 
 
 def test_a_bank_that_does_not_fit_is_refused():

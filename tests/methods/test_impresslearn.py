@@ -13,6 +13,7 @@ from mtl_jax import methods
 from mtl_jax import trees
 from mtl_jax.methods import base
 from mtl_jax.methods import impresslearn
+from mtl_jax.steps import single
 
 
 def test_coefficients_start_at_one_over_k():
@@ -107,3 +108,72 @@ def test_one_pattern_may_stand_without_a_tuple():
   assert chosen['a']['bias'] is None and chosen['a']['kernel'] is not None
   basis = impresslearn.Basis('random', 2, density=.5, masked='.*kernel')
   assert basis.masked == ('.*kernel',)
+
+
+def test_blocks_by_hand_and_their_size():
+  """W * sum_k alpha_kb M_k of the block b that an output unit lies in."""
+  method, backbone, shared, trainable, _ = learned('blocks')
+  assert jax.tree.map(jnp.shape, trainable['coefficients']) == {
+      'body': {'bias': None, 'kernel': (5, 4)}, 'head': {'kernel': (5, 3)}}
+  params = method.bind(backbone, trainable, shared, ROUTE)
+  alphas = np.asarray(trainable['coefficients']['body']['kernel'])
+  for unit, block in enumerate((0, 1, 1, 2, 3, 3)):  # 6 units: 1, 2, 1, 2
+    mixed = np.tensordot(alphas[:, block],
+                         BASIS['body']['kernel'][:, :, unit], 1)
+    np.testing.assert_allclose(
+        params['body']['kernel'][:, unit],
+        BACKBONE['body']['kernel'][:, unit] * mixed, rtol=1e-5, atol=1e-6)
+  impression, _ = method.commit(backbone, trainable, shared, ROUTE)
+  assert impressions.size_in_bytes(impression) == 4 * (5 * 4 + 5 * 3)
+
+
+def test_blocks_start_where_one_coefficient_a_layer_does():
+  start = lambda **options: methods.make('impresslearn', **options).bind(
+      BACKBONE, methods.make('impresslearn', **options).init(
+          jax.random.key(0), BACKBONE, {'basis': BASIS}, ROUTE),
+      {'basis': BASIS}, ROUTE)
+  assert trees.fingerprint(start(blocks=3)) == trees.fingerprint(start())
+
+
+def test_the_word_mask_is_the_output_layer():
+  *_, trainable, _ = learned('blocks_head')
+  assert trainable['scores']['body'] == {'kernel': None, 'bias': None}
+  assert trainable['scores']['head']['kernel'].shape == (6, 3)
+  layers = lambda *names: {name: {'kernel': 1, 'bias': None} for name in names}
+  for names, last in ((('Dense_2', 'Dense_10', 'Dense_9'), 'Dense_10'),
+                      (('body', 'head', 'stem'), 'head')):
+    assert impresslearn.output_leaf(layers(*names)) == f'{last}/kernel'
+
+
+def test_the_heads_scores_have_a_learning_rate_of_their_own():
+  method = methods.make('impresslearn', head='mask', head_rate=.25)
+  found = learned('blocks_head')
+  one, all_ = (single.optimizer_of(m, single.Recipe(
+      3, optimizer='adam', schedule='cosine', learning_rate=.1)) for m in (
+          method, methods.make('impresslearn', head='mask')))
+  state, plain = (o.init(found.trainable) for o in (one, all_))
+  for _ in range(2):
+    step, state = one.update(found.gradient, state, found.trainable)
+    whole, plain = all_.update(found.gradient, plain, found.trainable)
+    factor = {'coefficients': 1., 'scores': .25}
+    jax.tree.map(np.testing.assert_array_equal, step, {
+        part: jax.tree.map(lambda x, f=factor[part]: f * x, leaves)
+        for part, leaves in whole.items()})
+
+
+def test_equal_rates_leave_the_optimizer_as_it_was():
+  recipe = single.Recipe(3, optimizer='adam')
+  states = [jax.tree.structure(make.init({'w': jnp.ones(2)})) for make in (
+      single.make_optimizer(recipe), single.optimizer_of(
+          methods.make('impresslearn', head='mask'), recipe))]
+  assert states[0] == states[1]
+
+
+@pytest.mark.parametrize('options, message', [
+    ({'blocks': 0}, 'blocks is 0; it must be a whole number'),
+    ({'blocks': 2.5}, 'blocks'),
+    ({'head': 'mask', 'head_rate': 0.}, 'head_rate is 0.0; it must be a num'),
+    ({'head_rate': .5}, "no head has a mask of its own; give head='mask'")])
+def test_blocks_and_rates_that_mean_nothing_are_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    methods.make('impresslearn', **options)

@@ -130,6 +130,6 @@ class TestContract:
 
 def test_unknown_methods_are_refused():
   with pytest.raises(ValueError, match=(
-      r"unknown method 'supsub' \(did you mean: supsup\?\); known: dedicated, "
-      'impresslearn, .*supsup')):
+      r"unknown method 'supsub' \(did you mean: supsup\?\); known: batche, "
+      'dedicated, impresslearn, .*supsup')):
     methods.make('supsub')

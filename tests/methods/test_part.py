@@ -10,7 +10,7 @@ import pytest
 from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import trees
-from mtl_jax.methods import part
+from mtl_jax.methods import graph
 from mtl_jax.methods import path_sampling
 from mtl_jax.storage import checkpoint
 
@@ -114,7 +114,7 @@ def test_statistics_and_affine_differ_in_whose_norms_are_trained():
 def test_a_later_group_freezes_what_earlier_ones_left(norm):
   method, _, moved = learned(norm)
   left = [method.commit(backbone(), moved, {}, r)[0] for r in ROUTES[:2]]
-  shared = part.segments_of(backbone(), left)
+  shared = graph.segments_of(backbone(), left)
   used = path_sampling.users(path_sampling.official(456, 2, SHAPE), 4) > 0
   assert [shared['frozen'][f'level{i + 1}'].tolist() for i in (0, 1)] == (
       used.tolist())
@@ -140,7 +140,7 @@ def test_a_later_group_freezes_what_earlier_ones_left(norm):
     assert bool(own) == (norm == 'affine')
     assert all(np.all(np.any(g, axis=2)) for g in own)
   assert 0 < sum(used[i, m] for i, row in enumerate(path) for m in row) < 4
-  assert part.segments_of(backbone(), []) == {}
+  assert graph.segments_of(backbone(), []) == {}
 
 
 @pytest.mark.parametrize('options, heads, message', [

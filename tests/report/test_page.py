@@ -16,7 +16,7 @@ from mtl_jax.report import page as report_page
 
 EVIL = '<script>alert("x")</script>&$\\frac{1}{2}$[red]'
 FIGURES = ('accuracy', 'matrix', 'overlap', 'curves', 'basis', 'density',
-           'bytes', 'seconds')
+           'against_bytes', 'bytes', 'seconds')
 RUN = {
     'config': {'backbone': {'model': 'lenet_300_100', 'seed': 0},
                'phases': [{'name': 'basis', 'method': 'supsup'}]},
@@ -175,7 +175,16 @@ def test_a_figure_without_data_is_left_out():
     for record in few:
       remove(record, less)
     shown = figures(Page(report_page.render(run, few, less)))
-    assert shown == [n for n in FIGURES if n not in (name, 'basis')]
+    gone = {name, 'basis'} | ({'against_bytes'} if name in (
+        'accuracy', 'bytes') else set())
+    assert shown == [n for n in FIGURES if n not in gone]
+
+
+def test_one_method_alone_has_nothing_to_compare_its_bytes_with():
+  run, records, summary = quickstart(3)
+  same = [record | {'method': 'supsup'} for record in records]
+  shown = figures(Page(report_page.render(run, same, summary)))
+  assert 'against_bytes' not in shown
 
 
 def test_one_bare_record_and_none_at_all():

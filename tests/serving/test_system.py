@@ -107,7 +107,9 @@ def test_twenty_tasks_compile_once(folder, tmp_path):
   for i in range(20):
     system.predict(IMAGES[:8], task=f'copy-{i:02d}')
   assert len(traces) == 1
-  system.predict(IMAGES[:7], task='copy-00')  # another shape
+  system.predict(IMAGES[:7], task='copy-00')  # padded to eight
+  assert len(traces) == 1
+  system.predict(IMAGES[:9], task='copy-00')
   assert len(traces) == 2
 
 
@@ -177,3 +179,21 @@ def test_predicting_changes_nothing(folder, system):
     system.predict(IMAGES[:2], task=name)
   assert tiny.files(folder) == before
   jax.tree.map(np.testing.assert_array_equal, params, system.backbone.params)
+
+
+# What a notebook prints.
+
+
+def test_a_system_a_task_and_an_impression_are_printed_in_a_line(tmp_path):
+  system = system_lib.load(tiny.learned(tmp_path / 'run', 'infer'))
+  said = repr(system)
+  assert '\n' not in said and len(said) < 200 + len(str(tmp_path))
+  for word in (str(tmp_path / 'run'), f'{len(system.tasks)} tasks',
+               'permuted-00', 'small', 'weights'):
+    assert word in said
+  stored = system.task('permuted-00')
+  assert repr(stored) == (
+      "StoredTask('permuted-00' by supsup: 10 classes, "
+      'Impression(masks: 2 leaves of 6,016))')
+  assert repr(system.task('permuted-03').impression) == (
+      'Impression(coefficients: 2 leaves of 6)')

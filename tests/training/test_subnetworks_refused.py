@@ -62,7 +62,10 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path):
      "score is 'random'"),
     (dict(allocation=dict(density=.2, percentile=90)),
      'unknown key phases.net.allocation.percentile'),
-    (dict(sparsify=dict(start=.3)), 'sparsify prunes one subnetwork'),
+    (dict(sparsify=dict(start=.3)),
+     'looks at the validation images after every epoch; give epochs, not'),
+    (dict(sparsify=dict(start=.3), steps=0, epochs=2),
+     'sparsify prunes one subnetwork'),
     (little.watched(sparsify=dict(start=.3), allocation=dict(
         density=.3, scope='global'))['net'], "needs early_stop and scope="),
     (dict(sparsify=dict(start=.3, cutoff=95.)), r'cutoff is .* in \(0, 1\]'),

@@ -116,8 +116,9 @@ def test_a_run_with_a_wrong_method_writes_nothing(tmp_path, monkeypatch):
   methods.register('halved', lambda: methods.make('supsup')._replace(
       materialise=lambda backbone, impression, shared: {}))
   config = tiny.only('dedicated', phases__dedicated__method='halved')
-  with pytest.raises(ValueError, match='phase dedicated: bind gives the leaf '
-                                       'Dense_0/kernel, which the other one'):
+  with pytest.raises(ValueError, match=(
+      'phase dedicated: method halved: bind gives the leaf Dense_0/kernel, '
+      'which the other one')):
     tiny.learn(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
   methods.of_options.cache_clear()

@@ -31,7 +31,6 @@ from mtl_jax.evolution import networks
 from mtl_jax.evolution import parents
 from mtl_jax.evolution import spaces
 from mtl_jax.evolution import training
-from mtl_jax.methods import munet
 from mtl_jax.steps import single
 from mtl_jax.storage import checkpoint
 from mtl_jax.training import commit
@@ -59,8 +58,9 @@ def check(phase: config_lib.Phase, suite: suites.Suite, backbone) -> None:
       raise ValueError(f'phase {phase.name}: private task {name!r} is not one '
                        f'of its tasks: {", ".join(names)}')
   if backbone.network.parts is None:
-    raise ValueError(f'phase {phase.name}: munet needs a network of components '
-                     f'(vit_ti, vit_s, ...), not {backbone.recipe["model"]}')
+    raise ValueError(f'phase {phase.name}: {phase.method} needs a network of '
+                     'components (vit_ti, vit_s, ...), not '
+                     f'{backbone.recipe["model"]}')
   for task in suite.tasks[slice(*phase.tasks)]:
     if any(kind[0] == 'crop_flip' for kind in transforms.kinds(
         task.transforms)):
@@ -85,7 +85,7 @@ def learn(run: run_lib.Run, phase: config_lib.Phase) -> None:
       _TaskIteration(run, entry, stored).run()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.lru_cache(maxsize=64)
 def program(network, together: bool):
   """The compiled round, one for all searches of a network."""
   return parallel.over_children(training.make_round(network.parts.apply),
@@ -122,7 +122,8 @@ class _TaskIteration:
                for task in phase.search.private}
     self.others = [path for path in self.known
                    if path.task != entry.task.name
-                   and path.task not in private]
+                   and path.task not in private
+                   and not path.record.get('private')]
     self.locked = networks.locked(entry.task.name, self.known)
     self.maker = children_lib.Maker(
         self.search, self.parts, self.known, self.others, entry.task.name,
@@ -321,8 +322,9 @@ class _TaskIteration:
     curve = {name: np.repeat(np.array(values, np.float32), self.round_steps)
              for name, values in curve.items()}
     trained = single.State(rounds * self.round_steps, {}, None, {}, None)
+    searched = self.phase.make_method().abilities.searched
+    assert searched is not None  # seen to by the config
     commit.commit(
-        run, entry, trained, commit.Given(munet.shared_of(best.params, ())),
-        curve, commit.Trained(self.phase.recipe(len(self.rows)), state.seconds),
-        extra)
+        run, entry, trained, commit.Given(searched(best.params, ())), curve,
+        commit.Trained(self.phase.recipe(len(self.rows)), state.seconds), extra)
     state_lib.remove(run.workdir, entry.name)

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
+from mtl_jax import methods
 from mtl_jax.config import plan
 from mtl_jax.evolution import networks
-from mtl_jax.methods import munet
 from mtl_jax.training import run as run_lib
 from mtl_jax.training.search import state as state_lib
 
@@ -39,22 +39,32 @@ def retained(run: run_lib.Run, entry: plan.Entry,
     return [root]
   seeds: list[tuple[str, str, str]] = []
   parts = {part.id: part for part in root.components.values()}
-  for phase in run.config.phases:
-    if phase.search is None or phase.control:
-      continue
-    for other in plan.entries(phase, run.suite):
-      if other.name == entry.name:
-        return [root, *reparented(list(found.values()), lines(seeds))]
-      old = found.pop(other.task.name, None)
-      if old is not None:
-        stored[old.name] = dataclasses.replace(old, components={})
-      path = stored.get(other.name) or stored_path(run, other, root)
-      seeds.append((path.name, path.parent or networks.ROOT,
-                    path.record['path']))
-      parts = {part.id: part for part in path.components.values()} | parts
-      path = state_lib.with_components(path, parts)
-      found[other.task.name] = stored[other.name] = path
+  for name, task in _searched(run):
+    if name == entry.name:
+      return [root, *reparented(list(found.values()), lines(seeds))]
+    old = found.pop(task, None)
+    if old is not None:
+      stored[old.name] = dataclasses.replace(old, components={})
+    path = stored.get(name) or stored_path(run, name, task, root)
+    seeds.append((path.name, path.parent or networks.ROOT,
+                  path.record['path']))
+    parts = {part.id: part for part in path.components.values()} | parts
+    path = state_lib.with_components(path, parts)
+    found[task] = stored[name] = path
   raise AssertionError(f'{entry.name} is not in the plan')
+
+
+def _searched(run: run_lib.Run) -> Iterable[tuple[str, str]]:
+  """(name, task) of all paths that are no controls, in order."""
+  for other in run.earlier:
+    able = methods.of_options(other.method, other.options).abilities
+    if able.searched and not run.system.task(
+        other.name).metadata['record']['control']:
+      yield other.name, other.task
+  for phase in run.config.phases:
+    if phase.search is not None and not phase.control:
+      for entry in plan.entries(phase, run.suite):
+        yield entry.name, entry.task.name
 
 
 def lines(stored: Iterable[tuple[str, str, str]]) -> dict[str, str]:
@@ -113,14 +123,15 @@ def offspring(known: Iterable[networks.Path], task: str) -> dict[str, int]:
   return {name: count for name, count in found.items() if count}
 
 
-def stored_path(run: run_lib.Run, entry: plan.Entry,
+def stored_path(run: run_lib.Run, name: str, task: str,
                 root: networks.Path) -> networks.Path:
   """The path of a committed entry."""
-  stored = run.system.task(entry.name)
-  params = munet.munet().materialise(root.params, stored.impression, {})
+  stored = run.system.task(name)
+  params = stored.method.materialise(root.params, stored.impression,
+                                     stored.shared)
   found = stored.metadata['record']['search']
   return networks.path_of(
-      jax.tree.map(np.asarray, params), name=entry.name, task=entry.task.name,
+      jax.tree.map(np.asarray, params), name=name, task=task,
       parent=found['seed'], hyper=found['hyper'], score=found['score'],
       quality=found['quality'], record=found)
 

@@ -234,7 +234,8 @@ def test_accounted_weights_are_those_in_use(whole):
   """Over the last path of every task, as the library counts them."""
   run, _ = little.learn(little.make(), whole)
   root = population_lib.root_of(run)
-  paths = [population_lib.stored_path(run, entry, root)
+  paths = [population_lib.stored_path(run, entry.name, entry.task.name,
+                                      root)
            for entry in iteration.plan.entries(run.config.phases[0], run.suite)
            if not entry.repeat]
   used = {part.id: part.weights for path in paths

@@ -1,0 +1,117 @@
+"""What `mtl_jax.load` returns: a stored system whose tasks come and go.
+
+    system.export('a', 'a.safetensors')      mtl_jax.import_task(workdir, file)
+    system.learn('digits', method='supsup', steps=500)
+    system.merge(['a', 'b'])  system.rename('a', 'c')  system.delete('b')
+    system.parameters('a')    system.apply_fn('a')
+
+Prediction is `serving.system.System`, of which this is one. `verify` passes
+after each of these, and the bits of all other tasks stay.
+"""
+
+import pathlib
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+
+from mtl_jax import registry
+from mtl_jax import trees
+from mtl_jax.serving import artifact
+from mtl_jax.serving import backbone as backbone_lib
+from mtl_jax.serving import edits
+from mtl_jax.serving import merging
+from mtl_jax.serving import programs
+from mtl_jax.serving import system as system_lib
+from mtl_jax.storage import formats
+from mtl_jax.storage import workdir as workdir_lib
+
+
+class System(system_lib.System):
+  """Tasks that share one backbone; iterating gives their names."""
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self.tasks)
+
+  def __len__(self) -> int:
+    return len(self.tasks)
+
+  def __contains__(self, task: object) -> bool:
+    return task in self.tasks
+
+  def export(self, task: str, path, with_basis: bool = False,
+             licence: str = '', text: str = '') -> pathlib.Path:
+    """Writes a task as one file; see `serving.artifact.export`."""
+    self.require(task)
+    return artifact.export(self, task, path, with_basis, licence, text)
+
+  def delete(self, task: str) -> None:
+    """Removes a task that no other relies on; see `serving.edits.delete`."""
+    self.require(task)
+    edits.delete(self, task)
+
+  def rename(self, task: str, name: str) -> None:
+    """Gives a task another name; see `serving.edits.rename`."""
+    self.require(task)
+    edits.rename(self, task, name)
+
+  def merge(self, tasks: Sequence[str], weights: Sequence[float] | None = None,
+            how: str = 'combination',
+            name: str | None = None) -> merging.Merged:
+    """Makes one task of several; see `serving.merging.merge`."""
+    for task in [tasks] if isinstance(tasks, str) else tasks:
+      self.require(task)
+    return merging.merge(self, tasks, weights, how, name)
+
+  def parameters(self, task: str) -> programs.Parameters:
+    """Counts a task's numbers; see `serving.programs.Parameters`."""
+    self.require(task)
+    return programs.parameters(self, task)
+
+  def apply_fn(self, task: str
+               ) -> tuple[Callable[[Any, Any], jax.Array], trees.Tree]:
+    """A task as (apply, params); see `serving.programs.apply_fn`."""
+    self.require(task)
+    return programs.apply_fn(self, task)
+
+  def learn(self, source, **options) -> float | None:
+    """Adds one task and returns its accuracy; see `learning.learn`."""
+    from mtl_jax import learning  # optax and more, which serving goes without
+    return learning.learn(self, source, **options)
+
+
+def load(path, plugins=None) -> System:
+  """The system in a workdir, or of one file that `export` wrote.
+
+  Args:
+    path: a workdir; it needs neither its data nor its config. Or a file, of
+      which a folder is made that goes away with the system.
+    plugins: a Python file, or several, that register the methods and models of
+      your own that were used. Nothing is ever imported from a workdir.
+
+  Raises:
+    ValueError: neither of the two, the backbone can't be made again, or a
+      plugin is missing or fails.
+  """
+  if not pathlib.Path(path).is_file():
+    return _of_workdir(path, plugins)
+  folder = tempfile.TemporaryDirectory(prefix='mtl_jax-')
+  root = pathlib.Path(folder.name) / 'system'
+  try:
+    artifact.import_task(root, path)
+    system = _of_workdir(root, plugins)
+  except BaseException:
+    folder.cleanup()
+    raise
+  weakref.finalize(system, folder.cleanup)
+  return system
+
+
+def _of_workdir(root, plugins) -> System:
+  registry.load_plugins(plugins)
+  work = workdir_lib.Workdir(root)
+  formats.require(work.root)
+  return System(work, backbone_lib.make(
+      workdir_lib.read_json(work.backbone), work.weights))

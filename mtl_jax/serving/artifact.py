@@ -1,0 +1,316 @@
+"""A task as one file: out of a workdir, into another, or by itself.
+
+    system.export('permuted-03', 'permuted-03.safetensors')
+    mtl_jax.import_task('elsewhere', 'permuted-03.safetensors')
+    mtl_jax.load('permuted-03.safetensors').predict(x)
+
+A safetensors file whose header says everything that is no array: how the
+backbone is drawn and its fingerprint, the method and its options, transforms,
+class names, record, versions, licence and free text. Packed masks are n / 8
+bytes and the rest of a mask's file is below 8 kB. What a task shares with
+others on the disk is written out. A method that needs other tasks (the masks
+of a basis) names them; with `with_basis` they go along.
+
+No image of the data goes along: the outputs that prove a task are those on
+inputs drawn from a seed (see `probes`).
+"""
+
+import json
+import pathlib
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mtl_jax.data import transforms
+from mtl_jax.serving import probes
+from mtl_jax.serving import system as system_lib
+from mtl_jax.storage import checkpoint
+from mtl_jax.storage import deduplicate
+from mtl_jax.storage import formats
+from mtl_jax.storage import provenance
+from mtl_jax.storage import tensor_file
+from mtl_jax.storage import workdir as workdir_lib
+
+FORMAT = 1
+NAME = r'\w[\w.@~-]*'
+# Of a checkpoint's metadata, what is made anew where a task arrives.
+_OF_PLACE = ('format', 'hashes', 'references', 'relies_on', 'kept_by')
+_NEEDED = ('name', 'record', 'backbone', 'method', 'seed', 'transforms',
+           'source', 'classes', 'source_shape', 'versions', 'drawn_probe')
+
+
+class Part(NamedTuple):
+  """One task of a file.
+
+  Attributes:
+    arrays: as a checkpoint has them, nothing referred to.
+    metadata: likewise, but for what belongs to its place.
+    needs: [name, content] of the tasks that it relies on, in order (see
+      `deduplicate.content`); `None` if its method needs no others.
+  """
+  arrays: dict[str, np.ndarray]
+  metadata: dict
+  needs: list | None
+
+
+class Artifact(NamedTuple):
+  """What a file holds.
+
+  Attributes:
+    task: name of the task that was exported.
+    parts: by name; tasks that others rely on stand before those.
+    backbone: recipe with its fingerprint.
+    licence: of the task, as its author gave it.
+    text: free words.
+    versions: with which it was exported.
+  """
+  task: str
+  parts: dict[str, Part]
+  backbone: dict
+  licence: str
+  text: str
+  versions: dict
+
+
+def export(system: system_lib.System, task: str, path, with_basis: bool = False,
+           licence: str = '', text: str = '') -> pathlib.Path:
+  """Writes a task as one file.
+
+  Args:
+    system: as `mtl_jax.load` gives it.
+    task: a name in `system.tasks`.
+    path: of the file; one that is there is replaced.
+    with_basis: also what the task needs of other tasks, such as the masks that
+      its coefficients combine. Without it they are named, and must lie where
+      the task is imported.
+    licence: of the task.
+    text: whatever its users should know.
+
+  Returns:
+    The path.
+
+  Raises:
+    ValueError: an unknown task, a damaged one, or no place for a file.
+  """
+  names = [*relied(system, task), task] if with_basis else [task]
+  parts = {name: _part(system, name) for name in names}
+  arrays = {f'{name}/{leaf}': array for name, part in parts.items()
+            for leaf, array in part.arrays.items()}
+  own = parts[task].metadata
+  return tensor_file.write(path, arrays, {
+      'format': FORMAT, 'task': task, 'backbone': _recipe(system),
+      'parts': {name: {'metadata': part.metadata, 'needs': part.needs}
+                for name, part in parts.items()},
+      'licence': licence or own.get('licence', ''),
+      'text': text or own.get('text', ''),
+      'versions': provenance.versions()})
+
+
+def relied(system: system_lib.System, task: str) -> list[str]:
+  """The tasks that a task needs, and those that they need, needed ones first.
+  """
+  found: dict[str, None] = {}
+
+  def visit(name):
+    for other in checkpoint.load_metadata(system.workdir.task(name)).get(
+        'relies_on') or {}:
+      if other not in found:
+        visit(other)
+        found[other] = None
+  visit(task)
+  return list(found)
+
+
+def _part(system: system_lib.System, name: str) -> Part:
+  """A task without all that belongs to the place where it lies."""
+  stored = system.task(name)
+  arrays = checkpoint.load(system.workdir.task(name))[0]
+  arrays = deduplicate.resolve(system.workdir, arrays, stored.metadata)
+  metadata = {key: value for key, value in stored.metadata.items()
+              if key not in _OF_PLACE}
+  metadata['drawn_probe'] = metadata.get('drawn_probe') or probes.describe(
+      system.workdir, system.probe, metadata)
+  arrays['probe'] = np.asarray(system.outputs(
+      stored, probes.draw(metadata['drawn_probe'], metadata)))
+  metadata['versions'] = provenance.versions()
+  needs = stored.metadata.get('relies_on')
+  if needs is not None:
+    needs = [[other, deduplicate.content(system.workdir.task(other))]
+             for other in needs]
+  return Part(arrays, metadata, needs)
+
+
+def _recipe(system: system_lib.System) -> dict:
+  """How the backbone is made; of a file of weights, the name alone."""
+  recipe = dict(system.backbone.recipe)
+  if recipe['options'].get('weights'):
+    recipe['options'] = dict(recipe['options'], weights=pathlib.Path(
+        recipe['options']['weights']).name)
+  return recipe
+
+
+def read(path) -> Artifact:
+  """What a file holds, checked; nothing in it is run.
+
+  Raises:
+    CheckpointError: missing, damaged, foreign, or of another format.
+  """
+  arrays, header = tensor_file.read(path)
+  if header.get('format') != FORMAT:
+    raise tensor_file.FileError(
+        f'{path} has format {header.get("format")}; this version reads format '
+        f'{FORMAT}')
+  try:
+    return _artifact(arrays, header)
+  except (KeyError, TypeError, AttributeError, ValueError) as error:
+    raise tensor_file.FileError(
+        f'{path} does not hold a task as mtl_jax writes it '
+        f'({type(error).__name__}: {error}); export it again') from error
+
+
+def _artifact(arrays: dict, header: dict) -> Artifact:
+  parts = {}
+  for name, given in header['parts'].items():
+    metadata, needs = given['metadata'], given['needs']
+    for called in (name, *dict(needs or ())):
+      if not re.fullmatch(NAME, called):
+        raise ValueError(f'{called!r} is no name of a task')
+    missing = [key for key in _NEEDED if key not in metadata]
+    if missing or metadata['name'] != name:
+      raise ValueError(f'task {name} lacks {missing or "its own name"}')
+    if metadata['backbone'] != header['backbone']['fingerprint']:
+      raise ValueError(f'task {name} is of another backbone')
+    transforms.from_json(metadata['transforms'])
+    probes.draw(metadata['drawn_probe'], metadata)
+    parts[name] = Part({
+        leaf.removeprefix(f'{name}/'): array for leaf, array in arrays.items()
+        if leaf.startswith(f'{name}/')}, metadata, needs)
+    if 'probe' not in parts[name].arrays:
+      raise ValueError(f'task {name} lacks its outputs')
+  if header['task'] not in parts:
+    raise ValueError(f'task {header["task"]} is not in it')
+  return Artifact(header['task'], parts, header['backbone'],
+                  str(header['licence']), str(header['text']),
+                  header['versions'])
+
+
+def import_task(workdir, path, name: str | None = None) -> str:
+  """Puts the task of a file into a workdir, whose other tasks stay.
+
+  Args:
+    workdir: of a run on the same backbone; or a new folder, if the backbone is
+      drawn from a seed.
+    path: of the file that `export` wrote.
+    name: under which it goes there; `None` keeps its own.
+
+  Returns:
+    The name. A task that lies there already, to the bit, stays as it is.
+
+  Raises:
+    ValueError: the file can't be trusted, the workdir has another backbone or
+      another task of that name, or a task is missing that this one needs.
+      Nothing has changed then.
+  """
+  found = read(path)
+  work = workdir_lib.Workdir(workdir)
+  if name is not None and not re.fullmatch(NAME, name):
+    raise ValueError(f'name is {name!r}; a name has letters, digits, _, ., @, '
+                     '~ and -')
+  _check_backbone(work, found.backbone, path)
+  with work.locked():
+    places = _places(work, found, name, path)
+    work.prepare()
+    if not work.backbone.exists():
+      workdir_lib.write_atomic(
+          work.backbone, json.dumps(found.backbone, indent=2) + '\n')
+    for own, part in found.parts.items():
+      _store(work, part, places, found if own == found.task else None)
+  return places[found.task]
+
+
+def _check_backbone(work: workdir_lib.Workdir, recipe: dict, path) -> None:
+  """Refuses a workdir on whose backbone the task would not be itself."""
+  formats.require(work.root)
+  if work.backbone.exists():
+    kept = dict(workdir_lib.read_json(work.backbone) or {})
+    if kept.get('fingerprint') != recipe['fingerprint']:
+      raise ValueError(
+          f'{path} was made on the backbone {recipe["fingerprint"][:16]} '
+          f'({recipe["model"]}), but {work.root} has '
+          f'{str(kept.get("fingerprint"))[:16]} ({kept.get("model")}): its '
+          'impression does not fit; choose another workdir')
+    return
+  if work.root.exists() and any(
+      not p.name.startswith('.') for p in work.root.iterdir()):
+    raise ValueError(f'{work.root} is neither a workdir nor empty; choose '
+                     'another folder')
+  if recipe['options'].get('weights'):
+    raise ValueError(
+        f'{path} was made on the weights {recipe["options"]["weights"]}, which '
+        'it does not hold; import it into the workdir of a run on them')
+
+
+def _places(work: workdir_lib.Workdir, found: Artifact, name, path
+            ) -> dict[str, str]:
+  """Under which name each part, and each task that is needed, goes there.
+
+  Raises:
+    ValueError: a name is another task's, or a needed task is nowhere.
+  """
+  here = {deduplicate.content(work.task(other)): other
+          for other in reversed(work.task_names())}
+  places: dict[str, str] = {}
+  for own, part in found.parts.items():
+    for needed, digest in part.needs or ():
+      if needed in places:
+        continue
+      if digest not in here:
+        raise ValueError(
+            f'task {own} needs the task {needed} ({digest}), which is neither '
+            f'in {path} nor in {work.root}; import that first, or export with '
+            'with_basis=True (--with_basis)')
+      places[needed] = here[digest]
+    wanted = name if own == found.task and name else own
+    digest = deduplicate.content_of(part.arrays, part.metadata)
+    if wanted in [places.get(other) for other in found.parts]:
+      raise ValueError(f'{found.task} cannot be called {wanted}, which is a '
+                       'task that it relies on; give another name')
+    if deduplicate.content_at(work, wanted) == digest:
+      places[own] = wanted
+    elif own != found.task and digest in here:
+      places[own] = here[digest]
+    elif checkpoint.exists(work.task(wanted)):
+      raise ValueError(
+          f'{work.root} has another task {wanted}, which stays; give this one '
+          'another name (name=, --name), or rename the other' if
+          own == found.task else
+          f'{work.root} has another task {wanted} than the one that '
+          f'{found.task} relies on; rename it')
+    else:
+      places[own] = wanted
+  return places
+
+
+def _store(work: workdir_lib.Workdir, part: Part, places: dict[str, str],
+           whole: Artifact | None) -> None:
+  """Writes one part under its new name, unless it lies there already."""
+  name = places[part.metadata['name']]
+  if checkpoint.exists(work.task(name)):
+    return
+  metadata = renamed(part.metadata, name) | {'kept_by': None, 'references': {}}
+  if part.needs is not None:
+    metadata['relies_on'] = {
+        places[other]: checkpoint.fingerprint(work.task(places[other]))
+        for other, _ in part.needs}
+  if whole is not None:
+    metadata |= {'licence': whole.licence, 'text': whole.text}
+  checkpoint.save(work.task(name), part.arrays, metadata)
+  workdir_lib.append_line(work.metrics, {
+      'kind': 'imported', 'entry': name, 'versions': provenance.versions()})
+
+
+def renamed(metadata: dict, name: str) -> dict[str, Any]:
+  """A task's metadata under another name."""
+  return metadata | {'name': name,
+                     'record': metadata['record'] | {'entry': name}}

@@ -1,0 +1,117 @@
+"""Deleting and renaming stored tasks, without touching any other's bits.
+
+What one process does here another one may kill at any instant: the tasks are
+then those from before or those from after, and `verify` passes. The same call
+again finishes it.
+"""
+
+import re
+
+from mtl_jax import parallel
+from mtl_jax.serving import artifact
+from mtl_jax.serving import system as system_lib
+from mtl_jax.storage import checkpoint
+from mtl_jax.storage import deduplicate
+from mtl_jax.storage import workdir as workdir_lib
+
+
+def dependents(work: workdir_lib.Workdir, name: str) -> list[str]:
+  """The tasks that need another one: its masks, or values stored with it."""
+  return [other for other in work.task_names() if other != name and (
+      name in _uses(checkpoint.load_metadata(work.task(other))))]
+
+
+def _uses(metadata: dict) -> set[str]:
+  found = set(metadata.get('relies_on') or {})
+  return found | {reference['task'] for reference in (
+      metadata.get('references') or {}).values()}
+
+
+def delete(system: system_lib.System, name: str) -> None:
+  """Removes a task that no other one relies on.
+
+  A run of the workdir's config, started again, learns it again.
+
+  Raises:
+    ValueError: other tasks rely on it; names them.
+  """
+  work = system.workdir
+  with work.locked():
+    users = dependents(work, name)
+    if users:
+      raise ValueError(
+          f'task {name} stays: {_some(users)} {_relies(users)} on it; delete '
+          f'{"that" if len(users) == 1 else "those"} first')
+    _drop(work, name, {'kind': 'deleted', 'entry': name})
+  system.refresh()
+
+
+def rename(system: system_lib.System, old: str, new: str) -> None:
+  """Gives a task another name; those that rely on it know it by the new one.
+
+  A run of the workdir's config, started again, learns the old name again.
+
+  Raises:
+    ValueError: not a name, or another task has it.
+  """
+  work = system.workdir
+  if not isinstance(new, str) or not re.fullmatch(artifact.NAME, new):
+    raise ValueError(f'the new name of {old} is {new!r}; a name has letters, '
+                     'digits, _, ., @, ~ and -')
+  with work.locked():
+    _copy(work, old, new)
+    for other in dependents(work, old):
+      metadata = checkpoint.load_metadata(work.task(other))
+      checkpoint.change_metadata(work.task(other),
+                                 _with_name(metadata, old, new))
+    _drop(work, old, {'kind': 'renamed', 'entry': new, 'from': old})
+  system.refresh()
+
+
+def _copy(work: workdir_lib.Workdir, old: str, new: str) -> None:
+  """A task under its new name, beside the old one."""
+  taken = deduplicate.content_at(work, new)
+  if old != new and taken is not None and (
+      taken == deduplicate.content(work.task(old))):
+    return  # by a call that was killed
+  if taken is not None or work.task(new).exists():
+    raise ValueError(f'there is a task {new} already, which stays; choose '
+                     'another name, or delete it')
+  arrays, metadata = checkpoint.load(work.task(old))
+  checkpoint.save(work.task(new), arrays, {
+      key: value for key, value in artifact.renamed(metadata, new).items()
+      if key not in ('format', 'hashes')})
+
+
+def _with_name(metadata: dict, old: str, new: str) -> dict:
+  """What changes in the metadata of a task that relies on a renamed one."""
+  changes = {}
+  if old in (metadata.get('relies_on') or {}):
+    # In its order, which is that of a basis.
+    changes['relies_on'] = {
+        new if name == old else name: digest
+        for name, digest in metadata['relies_on'].items()}
+  if metadata.get('references'):
+    changes['references'] = {
+        leaf: found | {'task': new} if found['task'] == old else found
+        for leaf, found in metadata['references'].items()}
+  return changes
+
+
+def _drop(work: workdir_lib.Workdir, name: str, said: dict) -> None:
+  """Removes a task's folder and its lines, so that nobody misses it."""
+  lines = [line for line in workdir_lib.read_lines(work.metrics)
+           if line.get('entry') != name
+           or line['kind'] not in (*workdir_lib.ENTRY_KINDS, 'row')]
+  workdir_lib.write_lines(work.metrics, [*lines, said])
+  if parallel.is_primary():
+    checkpoint.remove_all(work.tasks, name)
+
+
+def _some(names: list[str]) -> str:
+  more = f' and {len(names) - 10} more' if len(names) > 10 else ''
+  return ', '.join(names[:10]) + more
+
+
+def _relies(names: list[str]) -> str:
+  return 'relies' if len(names) == 1 else 'rely'

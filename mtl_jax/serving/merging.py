@@ -1,0 +1,251 @@
+"""Several stored tasks as one: masks put together, or networks averaged.
+
+    union, intersection    of supermasks: a mask again
+    combination            of supermasks: a weight for each (an impression over
+                           them as a basis, so that they must stay); of
+                           coefficients over one basis: theirs, weighted; of
+                           other networks of the backbone's form: weights
+                           averaged, stored whole
+
+A merged task takes images as the first one does. What its parts lose is said:
+nothing of them changes.
+"""
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtl_jax import fields
+from mtl_jax import impressions
+from mtl_jax import masks
+from mtl_jax import methods
+from mtl_jax import trees
+from mtl_jax.data import transforms
+from mtl_jax.serving import artifact
+from mtl_jax.serving import probes
+from mtl_jax.serving import system as system_lib
+from mtl_jax.storage import checkpoint
+from mtl_jax.storage import provenance
+from mtl_jax.storage import workdir as workdir_lib
+
+_OF_MASKS = {'union': masks.union, 'intersection': masks.intersection}
+HOW = (*_OF_MASKS, 'combination')
+
+
+class Merged(NamedTuple):
+  """What a merge has left.
+
+  Attributes:
+    name: of the new task.
+    lost: a sentence or more for every task that was merged.
+  """
+  name: str
+  lost: tuple[str, ...]
+
+  def __str__(self) -> str:
+    return '\n'.join([f'{self.name}:', *(f'  {text}' for text in self.lost)])
+
+
+class _Made(NamedTuple):
+  """A merged impression and what materialises it."""
+  impression: impressions.Impression
+  method: dict  # as in a task's metadata
+  relies: tuple[str, ...] | None = None  # names of the masks it combines
+  seed: int = 0
+
+
+def merge(system: system_lib.System, tasks: Sequence[str],
+          weights: Sequence[float] | None = None, how: str = 'combination',
+          name: str | None = None) -> Merged:
+  """Stores a task that is made of others.
+
+  Args:
+    system: as `mtl_jax.load` gives it.
+    tasks: two names or more.
+    weights: one per task, for a combination; `None` weighs all alike.
+    how: 'union', 'intersection' or 'combination'; see the module.
+    name: of the new task; `None` joins the names.
+
+  Raises:
+    ValueError: tasks that take other inputs or have other classes, or that
+      left nothing which can be merged so; a name that is taken.
+  """
+  name = name or '-and-'.join(tasks)
+  stored = _check(system, tasks, weights, how, name)
+  share = np.full(len(stored), 1 / len(stored)) if weights is None else (
+      np.asarray(weights, float))
+  made = (_combined(system, stored, share) if how == 'combination'
+          else _of_masks(stored, how))
+  made = made._replace(impression=made.impression._replace(
+      stats=_mean([system.effective(s)[1] for s in stored],
+                  share / share.sum())
+      if system.backbone.stats else None))
+  with system.workdir.locked():
+    _store(system, name, stored, made, share, how)
+  system.refresh()
+  return Merged(name, tuple(_lost(system, system.task(name), s, stored[0])
+                            for s in stored))
+
+
+def _check(system, tasks, weights, how, name) -> list:
+  if how not in HOW:
+    raise ValueError(f'how is {how!r}{trees.nearest(str(how), HOW)}; known: '
+                     f'{", ".join(HOW)}')
+  if isinstance(tasks, str) or len(tasks) < 2 or len(set(tasks)) < len(tasks):
+    raise ValueError(f'tasks is {tasks!r}; name two different ones or more')
+  if weights is not None and (
+      how != 'combination' or len(weights) != len(tasks)
+      or not np.isfinite(weights).all() or not np.sum(weights)):
+    raise ValueError(
+        f'weights is {weights!r}: a combination takes a finite number per task '
+        'whose sum is not 0, and nothing else takes any')
+  if not re.fullmatch(artifact.NAME, name) or len(name.encode()) > 100:
+    raise ValueError(f'name is {name!r}; a name has letters, digits, _, ., @, '
+                     '~ and -, 100 bytes at most')
+  if system.workdir.task(name).exists():
+    raise ValueError(f'there is a task {name} already; choose another name')
+  stored = [system.task(task) for task in tasks]
+  for other in stored[1:]:
+    for what, of in (
+        ('classes', lambda s: s.classes),
+        ('inputs', lambda s: (s.metadata['source_shape'],
+                              s.metadata.get('source_dtype'))),
+        ('transforms', lambda s: transforms.kinds(s.transforms))):
+      if of(stored[0]) != of(other):
+        raise ValueError(f'tasks {stored[0].name} and {other.name} have other '
+                         f'{what} ({of(stored[0])} and {of(other)}), so that '
+                         'they cannot be one')
+  return stored
+
+
+def _only(stored, *parts) -> bool:
+  """Whether every task left these parts and no others but statistics."""
+  return all({part for part, tree in s.impression._asdict().items()
+              if tree is not None and part != 'stats'} == set(parts)
+             for s in stored)
+
+
+def _of_masks(stored, how) -> _Made:
+  if not _only(stored, 'masks') or any(
+      s.method.abilities.needs_earlier for s in stored):
+    kinds = ', '.join(f'{s.name} ({s.metadata["method"]["name"]})'
+                      for s in stored)
+    raise ValueError(f'a{"n" if how[0] == "i" else ""} {how} is of masks, but '
+                     f'not all of these left masks alone: {kinds}; take '
+                     "how='combination'")
+  made = functools.reduce(_OF_MASKS[how], [s.impression.masks for s in stored])
+  empty = [leaf for leaf, m in trees.flatten(made).items()
+           if m is not None and not np.any(m)]
+  if empty:
+    raise ValueError(f'the {how} of {", ".join(s.name for s in stored)} keeps '
+                     f'no weight of {empty[0]}: no signal would pass')
+  return _Made(impressions.Impression(masks=made),
+               stored[0].metadata['method'])
+
+
+def _combined(system, stored, share) -> _Made:
+  if _only(stored, 'masks') and all(s.method.abilities.superposes
+                                    for s in stored):
+    masks.stack([s.impression.masks for s in stored])  # refuses other leaves
+    name, options = methods.combining(len(stored))
+    alphas = jax.tree.map(lambda _: jnp.asarray(share, jnp.float32),
+                          stored[0].impression.masks)
+    return _Made(impressions.Impression(coefficients=alphas),
+                 {'name': name, 'options': fields.plain(options),
+                  'defined_in': None}, tuple(s.name for s in stored))
+  if _only(stored, 'coefficients') and len({
+      str([s.metadata['method'], s.metadata.get('relies_on'),
+           s.metadata['seed']]) for s in stored}) == 1:
+    first = stored[0].metadata
+    return _Made(impressions.Impression(coefficients=_mean(
+        [s.impression.coefficients for s in stored], share)), first['method'],
+                 tuple(first['relies_on']), first['seed'])
+  return _averaged(system, stored, share)
+
+
+def _averaged(system, stored, share) -> _Made:
+  networks = [system.effective(s)[0] for s in stored]
+  own = [s.name for s in stored if s.impression.path or s.impression.structure]
+  if own:
+    raise ValueError(f'task {own[0]} has a network of its own form: weights '
+                     'of different places have no mean')
+  name, options = methods.whole()
+  return _Made(impressions.Impression(values=_mean(networks, share)),
+               {'name': name, 'options': fields.plain(options),
+                'defined_in': None})
+
+
+def _mean(found, share):
+  """Weighted sum of trees, in the leaves' dtypes."""
+  return jax.tree.map(lambda *leaves: sum(
+      w * leaf for w, leaf in zip(share.tolist(), leaves)).astype(
+          leaves[0].dtype), *found)
+
+
+def _store(system, name, stored, made: _Made, share, how) -> None:
+  """Writes the new task's checkpoint and a line that says so."""
+  first = stored[0].metadata
+  arrays, referred = system.index.split(
+      checkpoint.impression_to_arrays(made.impression))
+  sizes = impressions.bytes_by_part(made.impression)
+  record = first['record'] | {
+      'entry': name, 'task': name, 'phase': 'merged', 'control': True,
+      'repeat': 0, 'pooled': 0, 'method': made.method['name'],
+      'accuracy': {'valid': None, 'test': None}, 'steps': 0,
+      'loss': {}, 'curve': {}, 'density': {}, 'seconds': {}, 'basis': None,
+      'merged': {'how': how, 'tasks': [s.name for s in stored],
+                 'weights': share.tolist()},
+      'bytes': sizes | {'referenced': 0, 'total': sum(sizes.values()),
+                        'dedicated': trees.nbytes(system.backbone.params)}}
+  metadata = {key: value for key, value in first.items() if key not in (
+      'format', 'hashes', 'relies_on', 'licence', 'text')} | {
+          'name': name, 'record': record, 'method': made.method,
+          'seed': made.seed or first['seed'], 'kept_by': None,
+          'references': referred, 'versions': provenance.versions()}
+  metadata |= checkpoint.impression_metadata(made.impression)
+  if made.relies is not None:
+    metadata['relies_on'] = {other: system.fingerprint(other)
+                             for other in made.relies}
+  metadata['drawn_probe'] = probes.describe(
+      system.workdir, system.probe, first)
+  task = stored[0]._replace(
+      name=name, impression=made.impression, metadata=metadata,
+      method=system.method(name, metadata), shared=system.shared(
+          name, metadata))
+  arrays['probe'] = np.asarray(system.outputs(task, probes.draw(
+      metadata['drawn_probe'], metadata)))
+  checkpoint.save(system.workdir.task(name), arrays, metadata)
+  workdir_lib.append_line(system.workdir.metrics, {
+      'kind': 'merged', 'entry': name} | record['merged'])
+
+
+def _lost(system, merged, stored, first) -> str:
+  """What a merged task does otherwise than one of its parts."""
+  said = [f'{stored.name}: ']
+  if probes.is_here(system.workdir, stored.metadata):
+    x = probes.of_task(system.probe, stored.metadata)
+    before = np.asarray(system.outputs(stored, x))
+    after = np.asarray(system.outputs(merged._replace(
+        transforms=stored.transforms, parameters=stored.parameters), x))
+    same = int(np.sum(before.argmax(1) == after.argmax(1)))
+    said.append(f'{len(x) - same} of {len(x)} answers on its probe are others '
+                f'than before (outputs by up to '
+                f'{np.max(np.abs(before - after)):.3g})')
+  kept, own = merged.impression.masks, stored.impression.masks
+  if kept is not None and own is not None:
+    gone = trees.size(own) and sum(int(np.sum(m & ~k)) for m, k in zip(
+        *map(jax.tree.leaves, (own, kept))))
+    new = sum(int(np.sum(k & ~m)) for m, k in zip(
+        *map(jax.tree.leaves, (own, kept))))
+    said.append(f', {gone:,} of its weights are gone and {new:,} of others '
+                'have come')
+  if stored.transforms != first.transforms:
+    said.append(f', its own transforms give way to those of {first.name}')
+  if stored.impression.stats:
+    said.append(', its norm statistics are averaged')
+  return ''.join(said)

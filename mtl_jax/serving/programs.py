@@ -1,0 +1,82 @@
+"""A stored task as a function and its parameters, for programs of one's own."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtl_jax import trees
+from mtl_jax.data import transforms
+from mtl_jax.serving import system as system_lib
+from mtl_jax.storage import checkpoint
+
+
+def apply_fn(system: system_lib.System,
+             task: str) -> tuple[Callable[[Any, Any], jax.Array], trees.Tree]:
+  """A task's network as (apply, params).
+
+  `params` are copies: they may be trained, donated or thrown away. The task's
+  transforms and its norm statistics are constants of `apply`.
+
+  Args:
+    system: as `mtl_jax.load` gives it.
+    task: a name in `system.tasks`.
+
+  Returns:
+    (apply, params): `apply(params, x)` gives what `system.predict(x, task)`
+    does, to the bit in a jitted call with as many rows as its block (see
+    `blocks`); `params` is a tree of nested dicts of arrays.
+  """
+  stored = system.task(task)
+  params, stats = system.effective(stored)
+  network, classes = system.backbone.network, stored.classes
+  kinds = transforms.kinds(stored.transforms)
+  stats, parameters = jax.tree.map(np.asarray, (stats, stored.parameters))
+
+  def apply(params, x):
+    seen = transforms.apply(kinds, parameters, x)
+    return network.apply(params, stats, seen, train=False)[0][:, :classes]
+
+  return apply, jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)
+
+
+class Parameters(NamedTuple):
+  """How many numbers a task's network has, and whose they are.
+
+  Attributes:
+    own: numbers that the task alone stores: values, coefficients, named parts.
+    mask_bits: bits of its masks, one per masked weight.
+    shared: of the network's numbers, those of the backbone or other tasks.
+    total: numbers of the network.
+
+  >>> print(Parameters(0, 266200, 266200, 266200))
+  own params: 0 (and 266,200 mask bits) || shared params: 266,200 || all \
+params: 266,200 || own%: 0.0000
+  """
+  own: int
+  mask_bits: int
+  shared: int
+  total: int
+
+  def __str__(self) -> str:
+    bits = f' (and {self.mask_bits:,} mask bits)' if self.mask_bits else ''
+    share = 100 * self.own / max(1, self.total)
+    return (f'own params: {self.own:,}{bits} || shared params: '
+            f'{self.shared:,} || all params: {self.total:,} || own%: '
+            f'{share:.4f}')
+
+
+def parameters(system: system_lib.System, task: str) -> Parameters:
+  """Counts a task's numbers; see `Parameters`."""
+  stored = system.task(task)
+  arrays = checkpoint.load(system.workdir.task(task))[0]
+  sizes = {part: sum(a.size for name, a in arrays.items()
+                     if name.startswith(f'{part}/'))
+           for part in ('values', 'coefficients', 'parts')}
+  masks = 0 if stored.impression.masks is None else trees.size(
+      stored.impression.masks)
+  total = trees.size(system.effective(stored)[0])
+  return Parameters(sum(sizes.values()), masks,
+                    max(0, total - sizes['values']), total)

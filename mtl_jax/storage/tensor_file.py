@@ -1,0 +1,131 @@
+"""One file of named arrays and JSON values: the only one that knows of
+safetensors (https://github.com/huggingface/safetensors).
+
+The header of such a file is JSON and its arrays are raw bytes, so that nothing
+in it can run. A SHA-256 over both is kept in the header: a file is read as it
+was written, or refused.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from safetensors import numpy as safetensors_numpy
+
+from mtl_jax import trees
+from mtl_jax.storage import checkpoint
+
+KEY, DIGEST, BYTES = 'mtl_jax', 'sha256', 'raw'
+# What safetensors' NumPy functions read; all else lies there as bytes.
+_PLAIN = ('bool', 'uint8', 'int8', 'uint16', 'int16', 'uint32', 'int32',
+          'uint64', 'int64', 'float16', 'float32', 'float64')
+
+
+class FileError(checkpoint.CheckpointError):
+  """A file that can't be trusted; says what is wrong and the remedy."""
+
+
+def write(path, arrays: dict[str, Any], header: dict) -> pathlib.Path:
+  """Writes a file as a whole, or leaves what was there.
+
+  Args:
+    path: of the file; its folder exists.
+    arrays: by name.
+    header: JSON values.
+
+  Returns:
+    The path.
+  """
+  path = pathlib.Path(path)
+  if path.is_dir() or not path.absolute().parent.is_dir():
+    raise ValueError(f'{path} is no place for a file: name a file in a folder '
+                     'that exists')
+  held = {name: np.asarray(a, order='C') for name, a in arrays.items()}
+  raw = {name: str(a.dtype) for name, a in held.items()
+         if str(a.dtype) not in _PLAIN}
+  text = json.dumps(header | ({BYTES: raw} if raw else {}),
+                    separators=(',', ':'))
+  held = {name: _as_bytes(a) if name in raw else a for name, a in held.items()}
+  content = safetensors_numpy.save(held, {
+      KEY: text, DIGEST: _digest(text, held)})
+  handle, part = tempfile.mkstemp(dir=path.absolute().parent,
+                                  prefix=f'.{path.name[:100]}.')
+  try:
+    with os.fdopen(handle, 'wb') as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+    os.chmod(part, 0o644)
+    os.replace(part, path)
+  except BaseException:
+    pathlib.Path(part).unlink(missing_ok=True)
+    raise
+  return path
+
+
+def read(path) -> tuple[dict[str, np.ndarray], dict]:
+  """The arrays and the JSON values of a file.
+
+  Raises:
+    FileError: no such file, a damaged one, or one of another kind.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileError(f'there is no file {path}')
+  try:
+    with safetensors.safe_open(str(path), framework='numpy') as file:
+      said = file.metadata() or {}
+      if KEY not in said or DIGEST not in said:
+        raise FileError(f'{path} is a safetensors file, but not one that '
+                        "mtl_jax has written: its header lacks 'mtl_jax'")
+      arrays = {name: np.array(file.get_tensor(name)) for name in file.keys()}
+  except FileError:
+    raise
+  except Exception as error:  # its errors are of several kinds
+    raise FileError(
+        f'{path} cannot be read: it is no safetensors file, or a part of one '
+        f'({str(error).splitlines()[0][:200] if str(error) else error!r})'
+        f'{_REMEDY}') from error
+  if said[DIGEST] != _digest(said[KEY], arrays):
+    raise FileError(f'{path} was changed since it was written (its SHA-256 '
+                    f'differs){_REMEDY}')
+  try:
+    header = json.loads(said[KEY])
+    raw = header.pop(BYTES, {})
+    return {name: _from_bytes(a, raw[name]) if name in raw else a
+            for name, a in arrays.items()}, header
+  except (ValueError, TypeError, AttributeError) as error:
+    raise FileError(f'the header of {path} is malformed: {error}'
+                    f'{_REMEDY}') from error
+
+
+def is_one(path) -> bool:
+  """Whether a path is a file, and no folder."""
+  return pathlib.Path(path).is_file()
+
+
+_REMEDY = '; copy it again from where it was written'
+
+
+def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:
+  total = hashlib.sha256(text.encode())
+  for name, value in sorted(trees.digests(dict(arrays)).items()):
+    total.update(f'{name}={value};'.encode())
+  return total.hexdigest()
+
+
+def _as_bytes(array: np.ndarray) -> np.ndarray:
+  """Bytes [*shape, bytes of one number]."""
+  return np.frombuffer(array.tobytes(), np.uint8).reshape(
+      *array.shape, array.dtype.itemsize)
+
+
+def _from_bytes(array: np.ndarray, dtype: str) -> np.ndarray:
+  return np.frombuffer(array.tobytes(), jnp.dtype(dtype)).reshape(
+      array.shape[:-1])

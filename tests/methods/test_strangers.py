@@ -1,0 +1,283 @@
+"""A stranger's wrong method is refused in the first second, with a sentence.
+
+From a config, as a user meets it: the sentence names the phase, and the
+function, part or leaf; nothing is trained and nothing is written.
+"""
+
+import re
+
+import configs
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from mtl_jax import impressions
+from mtl_jax import masks
+from mtl_jax import methods
+from mtl_jax import models
+from mtl_jax import trees
+from mtl_jax.methods import base
+from mtl_jax.training import loop
+
+KERNELS = ('Dense_0/kernel', 'Dense_1/kernel', 'Dense_2/kernel')
+
+
+@pytest.fixture(autouse=True)
+def _restored(monkeypatch):
+  """What a test registers is gone after it; nothing is ever trained."""
+  monkeypatch.setattr(methods.METHODS, '_known', dict(methods.METHODS))
+  monkeypatch.setattr(methods, '_OPTIONS', dict(methods._OPTIONS))
+  monkeypatch.setattr(loop, 'learn_phase', None)
+  yield
+  methods.of_options.cache_clear()
+
+
+def init(key, backbone, shared, route):
+  """A low rank for each kernel, as in examples/lora.py."""
+  del shared, route
+  return {name.replace('/', '.'): {
+      'a': jax.random.normal(key, (w.shape[0], 2)),
+      'b': jnp.zeros((2, w.shape[1]))}
+          for name, w in trees.flatten(backbone).items()}
+
+
+def update(backbone, pairs):
+  return trees.map_named(
+      lambda name, w: w + pairs[name.replace('/', '.')]['a'] @ pairs[
+          name.replace('/', '.')]['b'], backbone)
+
+
+def bind(backbone, pairs, shared, route):
+  del shared, route
+  return update(backbone, pairs)
+
+
+def commit(backbone, pairs, shared, route):
+  del backbone, route
+  return impressions.Impression(parts={'pairs': pairs}), shared
+
+
+def materialise(backbone, impression, shared):
+  del shared
+  return update(backbone, impression.parts['pairs'])
+
+
+GOOD = methods.Method(init, bind, commit, materialise)
+
+
+def config(factory, options=None, **changes):
+  methods.register('mine', factory)
+  return configs.small(
+      phases__a=dict(method='mine', tasks=(0, 2), steps=5,
+                     options=options or {}, **changes),
+      phases__b=configs.REMOVED, schedule=('a',))
+
+
+def leave(**parts):
+  return lambda backbone, pairs, shared, route: (
+      impressions.Impression(**{name: part(backbone, pairs) if callable(part)
+                                else part for name, part in parts.items()}),
+      shared)
+
+
+def changed_leaf(name, change):
+  """(backbone) -> a tree like it, one leaf of which is changed."""
+  return lambda backbone, _: trees.map_named(
+      lambda other, w: change(w) if other == name else None, backbone)
+
+
+def both(change, sentence):
+  """Changes what bind and materialise give in the same way."""
+  return (dict(bind=lambda *given: change(bind(*given)),
+               materialise=lambda *given: change(materialise(*given))),
+          sentence)
+
+
+def test_the_method_that_is_changed_is_sound():
+  configs.check(config(lambda: GOOD))
+
+
+@pytest.mark.parametrize('changes, sentence', [
+    # init
+    (dict(init=lambda backbone, shared, route: {}),
+     'init fails: TypeError: .*argument'),
+    (dict(init=lambda key, backbone, shared, route: {
+        'a': jax.random.normal(backbone['Dense_9']['kernel'], (3,))}),
+     "init fails: KeyError: 'Dense_9'"),
+    (dict(init=lambda key, backbone, shared, route: {
+        'a': np.random.RandomState(int(key)).rand(3)}),
+     'init fails: TypeError'),
+    (dict(init=lambda key, backbone, shared, route: jax.tree.map(
+        lambda w: np.linalg.svd(np.asarray(w))[0], backbone)),
+     'init reads the values of its'),
+    (dict(init=lambda key, backbone, shared, route: {
+        'a': jnp.concatenate([jnp.zeros(2), 3.])}),
+     'init fails: (Type|Value)Error: '),
+    (dict(init=lambda key, backbone, shared, route: {}),
+     'init gives no array: nothing would be trained'),
+    (dict(init=lambda key, backbone, shared, route: {'a': jnp.zeros(3)}),
+     "bind fails: KeyError: 'Dense_0.kernel'"),
+    (dict(init=lambda key, backbone, shared, route: 'weights'),
+     "init fails: TypeError: .*<class 'str'>"),
+    (dict(init=lambda key, backbone, shared, route: 1),
+     'init gives an array as int32; what is trained must be of floats'),
+    (dict(init=lambda key, backbone, shared, route: {
+        'a': jnp.zeros(3, jnp.int32), **init(key, backbone, shared, route)}),
+     'init gives a as int32; what is trained must be of floats'),
+    # bind
+    (dict(bind=lambda backbone, pairs, shared, route: backbone),
+     'bind does not depend on what init gives: nothing would be learned'),
+    (dict(bind=lambda backbone, pairs, shared, route: pairs),
+     'bind gives the leaf Dense_0.kernel/a, which the other one of bind and'),
+    both(lambda params: jax.tree.map(jnp.transpose, params),
+         r'bind gives Dense_0/kernel as float32\(300, 64\), but the backbone '
+         r'has float32\(64, 300\), and the network cannot be applied to that'),
+    both(lambda params: params | {'Dense_2': params['Dense_1']},
+         r'bind gives Dense_2/kernel as .*cannot be applied to that'),
+    both(lambda params: {'Dense_0': params['Dense_0']},
+         'bind gives no leaf Dense_1/kernel, which the backbone has, and the '
+         'network cannot be applied to that'),
+    both(lambda params: params | {'Dense_2': {
+        'kernel': params['Dense_2']['kernel'][:, :3]}},
+         r'bind gives Dense_2/kernel as float32\(100, 3\), but the backbone '
+         r'has float32\(100, 10\), and the network cannot be applied to that'),
+    (dict(bind=lambda backbone, pairs, shared, route: jax.tree.map(
+        lambda w: w.astype(jnp.float16), update(backbone, pairs))),
+     r'materialise gives Dense_0/kernel as float32\(64, 300\), but bind as '
+     r'float16'),
+    (dict(bind=lambda backbone, pairs, shared: backbone),
+     'bind fails: TypeError'),
+    # commit
+    (dict(commit=lambda backbone, pairs, shared, route: None),
+     r'commit must return \(impression, shared\)'),
+    (dict(commit=lambda backbone, pairs, shared, route: (pairs, shared)),
+     'commit must return an impressions.Impression first'),
+    (dict(commit=leave(parts=lambda b, pairs: pairs['Dense_0.kernel']['a'])),
+     'parts of the impression are a .*; they must be a dict of parts by'),
+    (dict(commit=leave(parts={'pairs': {'a/b': jnp.ones(3)}})),
+     "part pairs has the key 'a/b'"),
+    (dict(commit=leave(parts={'masks': {}})), "a part 'masks', but that is"),
+    (dict(commit=leave(masks=changed_leaf(KERNELS[0], jnp.abs))),
+     'a mask of Dense_0/kernel with the dtype float32; masks are bool'),
+    (dict(commit=leave(values=changed_leaf(KERNELS[1], jnp.transpose))),
+     r'values of Dense_1/kernel with the shape \(100, 300\)'),
+    (dict(commit=leave(values={'Dense_0': {'kernle': jnp.ones(3)}})),
+     'values of Dense_0/kernle, but the backbone has no such leaf .did you '
+     'mean: Dense_0/kernel'),
+    (dict(commit=leave(stats={'a': jnp.ones(3)})),
+     'commit leaves stats, but norm statistics are kept beside every'),
+    # materialise
+    (dict(materialise=base.materialise),
+     'materialise does not depend on what commit leaves'),
+    (dict(materialise=lambda backbone, impression, shared: impression.parts),
+     'bind gives the leaf Dense_0/kernel, which the other one of bind and mat'),
+    (dict(materialise=lambda backbone, impression, shared: update(
+        backbone, impression.parts['lora'])), "materialise fails: KeyError: '"),
+    (dict(materialise=lambda backbone, impression: backbone),
+     'materialise fails: TypeError'),
+    # prepare and the rest
+    (dict(prepare=lambda context: None),
+     'prepare must return `shared` as a dict of arrays; it returned a None'),
+    (dict(prepare=lambda context: {'before': context.earlier[0].masks}),
+     'prepare fails: IndexError'),
+    (dict(prepare=lambda context: {'rank': 'two'}),
+     r"prepare fails: TypeError: .*<class 'str'> .*\['rank'\]"),
+    (dict(relies_on=lambda before, phase: ['a task']),
+     "relies_on must give those of the impressions that it was given; 'a t"),
+    (dict(relies_on=lambda before, phase: 1 / 0),
+     'relies_on fails: ZeroDivisionError'),
+    (dict(check=lambda *_: {}['x']), "check fails: KeyError: 'x'"),
+    (dict(penalty=lambda trainable: jnp.ones(3)),
+     r'penalty must give a number; it gives float32\(3,\)'),
+    (dict(penalty=lambda trainable: trainable['x']),
+     "penalty fails: KeyError: 'x'"),
+    (dict(facts=lambda: {'rank': jnp.ones(3)}),
+     'facts must give values that JSON has'),
+    (dict(abilities=None), 'abilities must be a methods.Abilities'),
+])
+def test_a_wrong_function_is_refused(tmp_path, changes, sentence):
+  given = config(lambda: GOOD._replace(**changes))
+  with pytest.raises(ValueError, match=sentence) as refused:
+    configs.check(given)
+  assert re.match('phase a: .*', str(refused.value))
+
+
+def test_a_network_with_too_few_outputs_is_refused(monkeypatch):
+  """Of functions alone: nothing holds their parameters against shapes."""
+  monkeypatch.setattr(models.MODELS, '_known', dict(models.MODELS))
+  models.register('plain', lambda outputs: models.from_functions(
+      lambda key, shape: {'kernel': jnp.ones((64, outputs))},
+      lambda params, x: x.reshape(len(x), 64) @ params['kernel']))
+  narrow = lambda own: {'kernel': own['kernel'][:, :3]}
+  given = config(lambda: methods.Method(
+      lambda key, backbone, shared, route: backbone,
+      lambda backbone, own, shared, route: narrow(own),
+      lambda backbone, own, shared, route: (
+          impressions.Impression(values=own), shared),
+      lambda backbone, impression, shared: narrow(impression.values)))
+  given['backbone'] = {'model': 'plain', 'outputs': 10, 'init': 'default'}
+  with pytest.raises(ValueError, match=(
+      r'bind gives kernel as float32\(64, 3\), but the backbone has float32'
+      r'\(64, 10\), and the network then gives float32\(2, 3\) for 2 images of '
+      '10 classes')):
+    configs.check(given)
+  models._make.cache_clear()
+
+
+@pytest.mark.parametrize('factory, options, sentence', [
+    (lambda rank=2: GOOD, {'rank': 2, 'rang': 3},
+     r"unknown key .*rang \(did you mean: rank\?\)"),
+    (lambda sizes=(2, 3): GOOD, {'sizes': {1, 2}},
+     'sizes is {1, 2}; an option is a number, a string, .* or a tuple of them'),
+    (lambda f=None: GOOD, {'f': []}, None),  # a list becomes a tuple
+    (lambda rank=2: None, {}, 'the factory of mine must return a '
+     'methods.Method; it returned a NoneType'),
+    (lambda rank=2: {'init': init}, {}, 'must return a methods.Method; .* dic'),
+    (lambda rank=2: 1 / 0, {}, 'mine: its factory fails: ZeroDivisionError'),
+    (lambda rank: GOOD, {}, "mine.*rank"),
+])
+def test_a_wrong_factory_or_option_is_refused(factory, options, sentence):
+  given = config(factory, options)
+  if sentence is None:
+    configs.check(given)
+    return
+  with pytest.raises(ValueError, match=sentence):
+    configs.check(given)
+
+
+@pytest.mark.parametrize('factory, sentence', [
+    (lambda *ranks: GOOD, "must be keyword arguments with names"),
+    (lambda **ranks: GOOD, "must be keyword arguments with names"),
+    ('lora', "'lora' cannot be called; register a function"),
+])
+def test_a_factory_without_options_by_name_is_refused(factory, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    methods.register('mine', factory)
+  assert 'mine' not in methods.METHODS
+
+
+def test_a_run_of_a_wrong_method_writes_nothing(tmp_path):
+  methods.register('mine', lambda: GOOD._replace(materialise=None))
+  given = tiny.only('dedicated', phases__dedicated__method='mine')
+  with pytest.raises(ValueError, match=(
+      'phase dedicated: method mine: materialise fails: TypeError: ')):
+    tiny.learn(given, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_method_with_its_own_masks_is_as_able_as_the_librarys():
+  """No privilege: what a stranger declares is what general code asks for."""
+  sample = masks.straight_through(masks.threshold)
+  method = methods.Method(
+      lambda key, backbone, shared, route: base.kaiming_uniform(key, backbone),
+      lambda backbone, scores, shared, route: masks.apply(
+          backbone, sample(scores)),
+      lambda backbone, scores, shared, route: (
+          impressions.Impression(masks=masks.threshold(scores)), shared),
+      base.materialise,
+      abilities=methods.Abilities(superposes=True, streams=True))
+  configs.check(config(lambda: method, stream=dict(
+      every=5, tolerance=.5, passes=1)))
+  configs.check(config(lambda: method, tasks_at_once=2) | {})

@@ -1,0 +1,134 @@
+"""Tasks that are deleted, renamed and merged; all others keep their bits."""
+
+import numpy as np
+import pytest
+import tiny
+
+import mtl_jax
+from mtl_jax.serving import edits
+from mtl_jax.serving import verification
+from mtl_jax.storage import checkpoint
+from mtl_jax.storage import workdir as workdir_lib
+
+
+@pytest.fixture(name='system')
+def _system(tmp_path):
+  return mtl_jax.load(tiny.learned(tmp_path / 'run', 'few'))
+
+
+def assert_sound(system, tasks):
+  """As this object sees it, and as a new one does."""
+  for seen in (system, mtl_jax.load(system.workdir.root)):
+    assert list(seen) == sorted(tasks) and len(seen) == len(tasks)
+    assert verification.check(seen) == verification.Result(len(tasks), [], [])
+
+
+def probe(system, task):
+  return np.asarray(system.predict(system.probe('digits'), task=task))
+
+
+def test_a_task_that_another_relies_on_stays(system):
+  before = tiny.files(system.workdir.root)
+  with pytest.raises(ValueError, match='permuted-00 stays: permuted-12 relies '
+                                       'on it; delete that first'):
+    system.delete('permuted-00')
+  after = tiny.files(system.workdir.root)
+  assert {k: v for k, v in after.items() if k != '.lock'} == {
+      k: v for k, v in before.items() if k != '.lock'}
+  system.delete('permuted-12')  # the remedy
+  system.delete('permuted-00')
+  assert_sound(system, ['permuted-01'])
+  assert 'permuted-00' not in system
+
+
+def test_what_was_deleted_is_learned_again(system):
+  bits = tiny.bits(system.workdir.root)
+  system.delete('permuted-12')
+  summary = tiny.learn(tiny.make('few'), system.workdir.root)
+  assert summary['verified']['ok'] and tiny.bits(system.workdir.root) == bits
+
+
+def test_those_that_rely_on_a_renamed_task_know_it(system):
+  bits, before = tiny.bits(system.workdir.root), probe(system, 'permuted-12')
+  system.predict_mixed(system.probe('digits')[:1], ['permuted-00'])
+  system.rename('permuted-00', 'first@x~1')
+  assert_sound(system, ['first@x~1', 'permuted-01', 'permuted-12'])
+  np.testing.assert_array_equal(probe(system, 'permuted-12'), before)
+  after = tiny.bits(system.workdir.root)
+  assert after['first@x~1'] == bits['permuted-00']
+  assert after['permuted-12'] == bits['permuted-12']
+  for ask in (lambda: probe(system, 'permuted-00'),
+              lambda: system.predict_mixed(system.probe('digits')[:1],
+                                           ['permuted-00'])):
+    with pytest.raises(ValueError, match='unknown task'):
+      ask()
+  lines = list(workdir_lib.read_lines(system.workdir.metrics))
+  assert lines[-1] == {'kind': 'renamed', 'entry': 'first@x~1',
+                       'from': 'permuted-00'}
+
+
+def test_values_that_lie_with_a_renamed_task_are_found(system):
+  """References: tasks that share a value store it once."""
+  metadata = {'references': {'values/a': {'task': 'old', 'sha256': 'x'},
+                             'values/b': {'task': 'other', 'sha256': 'y'}},
+              'relies_on': {'c': '1', 'old': '2', 'a': '3'}}
+  changed = edits._with_name(metadata, 'old', 'new')
+  assert list(changed['relies_on'].items()) == [
+      ('c', '1'), ('new', '2'), ('a', '3')]
+  assert [r['task'] for r in changed['references'].values()] == ['new', 'other']
+
+
+@pytest.mark.parametrize('name, text', [
+    ('permuted-01', 'there is a task permuted-01 already'),
+    ('permuted-00', 'there is a task permuted-00 already'),
+    ('../up', 'a name has letters'), ('', 'a name has letters'),
+    ('a/b', 'a name has letters'), (None, 'a name has letters')])
+def test_names_that_cannot_be_given(system, name, text):
+  with pytest.raises(ValueError, match=text):
+    system.rename('permuted-00', name)
+  assert_sound(system, ['permuted-00', 'permuted-01', 'permuted-12'])
+
+
+@pytest.mark.parametrize('what', ['save', 'change_metadata', 'remove_all'])
+def test_a_rename_that_is_killed_leaves_a_sound_system(system, monkeypatch,
+                                                       what):
+  def die(*_, **__):
+    raise tiny.Stopped
+  with monkeypatch.context() as patch:
+    patch.setattr(edits.checkpoint, what, die)
+    with pytest.raises(tiny.Stopped):
+      system.rename('permuted-00', 'first')
+  found = verification.check(mtl_jax.load(system.workdir.root))
+  assert not found.faults and not found.partly
+  again = mtl_jax.load(system.workdir.root)
+  again.rename('permuted-00', 'first')
+  assert_sound(again, ['first', 'permuted-01', 'permuted-12'])
+
+
+def test_an_edit_waits_for_no_other_process(system):
+  with system.workdir.locked():
+    for edit in (lambda: system.delete('permuted-12'),
+                 lambda: system.rename('permuted-12', 'x'),
+                 lambda: system.merge(['permuted-00', 'permuted-01'])):
+      with pytest.raises(ValueError, match='another process'):
+        edit()
+  assert_sound(system, ['permuted-00', 'permuted-01', 'permuted-12'])
+
+
+def test_unknown_tasks_are_named(system):
+  for edit in (lambda: system.delete('permuted-0'),
+               lambda: system.rename('permuted-0', 'x'),
+               lambda: system.merge(['permuted-00', 'permuted-0']),
+               lambda: system.parameters('permuted-0'),
+               lambda: system.apply_fn('permuted-0')):
+    with pytest.raises(ValueError, match=r'did you mean: permuted-0'):
+      edit()
+
+
+def test_changed_metadata_are_sound(system):
+  path = system.workdir.task('permuted-12')
+  checkpoint.change_metadata(path, {'seed': 7})
+  assert checkpoint.load(path)[1]['seed'] == 7
+  (path / '_CHECKPOINT_METADATA').unlink()
+  with pytest.raises(checkpoint.CheckpointError):
+    checkpoint.change_metadata(path, {'seed': 8})

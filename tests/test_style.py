@@ -1,0 +1,43 @@
+"""No function is a room, and no file a drawer."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILES = sorted(p.relative_to(ROOT).as_posix() for folder in (
+    'mtl_jax', 'examples', 'configs') for p in (ROOT / folder).rglob('*.py'))
+LINES, LENGTH = 60, 370
+# What is still to be split.
+LONG_FILES = {'mtl_jax/data/transforms.py', 'mtl_jax/serving/system.py'}
+
+
+def functions(source):
+  """(name, lines without its docstring) of all functions, at any depth."""
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+      lines = node.end_lineno - node.lineno + 1
+      if ast.get_docstring(node, clean=False) is not None:
+        first = node.body[0]
+        lines -= first.end_lineno - first.lineno + 1
+      yield node.name, lines
+
+
+@pytest.mark.parametrize('path', FILES)
+def test_functions_are_short(path):
+  for name, lines in functions((ROOT / path).read_text()):
+    assert lines <= LINES, f'{path}: {name} has {lines} lines'
+
+
+def test_files_are_short():
+  found = {path for path in FILES
+           if len((ROOT / path).read_text().splitlines()) > LENGTH}
+  assert found <= LONG_FILES, 'split them'
+
+
+def test_the_probe_counts_without_docstrings():
+  body = '\n'.join(['  x = 1'] * 5)
+  assert list(functions(f'def f():\n  """A\n  b."""\n{body}')) == [('f', 6)]
+  assert list(functions(f'def f():\n{body}\n  def g(): pass')) == [
+      ('f', 7), ('g', 1)]
