@@ -3,6 +3,7 @@
 import importlib
 import io
 import re
+import shlex
 import sys
 
 import pytest
@@ -37,8 +38,7 @@ def test_the_flags_of_examples_exist():
     module = importlib.import_module(where)
     for line, _ in module.EXAMPLES:
       words = line.partition(' | ')[0].partition(' > ')[0].partition(' && ')[0]
-      given = [word.strip('\'"') for word in words.split()[1:]]
-      assert commands.parse(module, given, name)
+      assert commands.parse(module, shlex.split(words)[1:], name)
 
 
 def test_main_alone_still_helps():

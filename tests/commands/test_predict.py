@@ -159,3 +159,23 @@ def test_inspect(tmp_path, capsys):
   assert commands.main(['inspect', f'--workdir={folder}',
                         '--task=permuted-00']) == 0
   assert json.loads(capsys.readouterr().out)['name'] == 'permuted-00'
+
+
+def test_a_task_travels_as_a_file(tmp_path, capsys):
+  folder = tiny.learned(tmp_path / 'run', 'few')
+  file = tmp_path / 'one.safetensors'
+  np.savez(tmp_path / 'x.npz', sources.load('digits').test.images[:3])
+  said = []
+  assert commands.main(['export', f'--workdir={folder}', '--task=permuted-01',
+                        f'--output={file}']) == 0
+  assert commands.main(['import', str(file),
+                        f'--workdir={tmp_path}/new']) == 0
+  capsys.readouterr()
+  for workdir in (folder, file, tmp_path / 'new'):
+    assert commands.main(['predict', f'--workdir={workdir}',
+                          '--task=permuted-01', f'{tmp_path}/x.npz']) == 0
+    said.append(capsys.readouterr().out)
+    assert commands.main(['inspect', f'--workdir={workdir}']) == 0
+    assert commands.main(['verify', f'--workdir={workdir}']) == 0
+    capsys.readouterr()
+  assert len(set(said)) == 1 and 'permuted-01' in said[0]
