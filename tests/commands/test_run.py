@@ -105,7 +105,7 @@ def test_a_signal_waits_until_the_chunk_is_saved(tmp_path, chunk):
       os.kill(os.getpid(), signal.SIGTERM)
   with pytest.raises(host.Stopped), host.stoppable():
     experiment.run(config, tmp_path, quiet=True, after_chunk=after_chunk)
-  assert len(seen) == chunk
+  assert len(seen) in (chunk, chunk + 1)  # the last chunk is committed
   left = [path.name for path in (tmp_path / 'progress').iterdir()]
   done = [path.name for path in (tmp_path / 'tasks').iterdir()]
   assert left or done or chunk == 1  # of the first call nothing is trained
