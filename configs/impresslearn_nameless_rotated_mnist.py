@@ -10,7 +10,11 @@ for each task, and SupSup's inference with the gradient with respect to the
 coefficients. Beside them the same with masks: one pooled, and one per task.
 100 outputs, for inference needs superfluous ones.
 
-Hardware, time and accuracy: see experiments/identity/README.md.
+Hardware: one core of an AMD EPYC.
+Minutes: at least 6.5.
+Accuracy: 92.1 % with the task given, 46.9 % with one set of coefficients for
+  all ten tasks (3 seeds).
+Results: experiments/identity/README.md
 """
 
 import ml_collections

@@ -8,13 +8,18 @@ different seeds (homogeneous), and random masks need no training. Tasks 100-109
 then learn coefficients over the first K masks of each basis, beside supermasks
 of their own. Masks: SupSup's recipe. Coefficients: Adam, 0.1, cosine, chosen
 on validation images of tasks 100-102 at K=40, seed 0; the paper's own values
-were not found. Hardware, time and accuracy: see
-experiments/impresslearn/README.md.
+were not found.
 
 `:blocks` has random masks alone, with a mask of its own for the head, with a
 coefficient for each of several blocks of a layer's units (ours), and with both;
 `:blocks,grid` tries rates and shapes of these on tasks 110 to 112, that no
 table reports.
+
+Hardware: one core of an AMD EPYC.
+Minutes: at least 45; `:blocks`: not run.
+Accuracy: 17.6 % (K = 3) to 79.8 % (K = 100) with a heterogeneous basis, 94.0 %
+  with a mask of its own (3 seeds).
+Results: experiments/impresslearn/README.md
 """
 
 import ml_collections

@@ -9,13 +9,18 @@ different seeds (homogeneous), and random masks need no training. Tasks 100-109
 then learn coefficients over the first K masks of each basis, beside supermasks
 of their own. Masks: SupSup's recipe. Coefficients: Adam, 0.1, cosine, chosen
 on validation images of PermutedMNIST (see that config); the paper's own
-values were not found. Hardware, time and accuracy: see
-experiments/impresslearn/README.md.
+values were not found.
 
 With that one rate more masks do not help beyond K = 20, although the smaller
 solution lies inside the larger. `:grid` therefore tries RATES for K = 20, 40
 and 100 on three angles that no table reports (validation images decide), and
 `:chosen` makes the ten unseen tasks with the CHOSEN one for each K.
+
+Hardware: one core of an AMD EPYC.
+Minutes: at least 74. `:grid` and `:chosen`: not run.
+Accuracy: 51.2 % (K = 3) to 90.1 % (K = 100) with a heterogeneous basis, 94.2 %
+  with a mask of its own (3 seeds). `:grid` and `:chosen`: not run.
+Results: experiments/impresslearn/README.md
 """
 
 import ml_collections

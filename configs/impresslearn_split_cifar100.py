@@ -14,6 +14,11 @@ then, what the coefficients are held against:
 
     ... --config=configs/impresslearn_split_cifar100.py:after_supsup \\
         --workdir=DIR OF supsup_split_cifar100.py
+
+Hardware: not run.
+Minutes: not run.
+Accuracy: not run.
+Results: experiments/impresslearn/README.md
 """
 
 import ml_collections

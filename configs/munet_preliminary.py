@@ -11,7 +11,10 @@ validated 4 times; score = validation accuracy. Official splits: 7, 14 and 3 of
 the test images are also in the training or validation split; the run says so,
 and --config.suite.drop_shared=True leaves them out there.
 
-Hardware, time and accuracy: see experiments/munet/README.md.
+Hardware: not run.
+Minutes: not run.
+Accuracy: not run.
+Results: experiments/munet/README.md
 """
 
 import ml_collections

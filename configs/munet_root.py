@@ -7,7 +7,10 @@ mu2Net's own root was pretrained on ImageNet-21k; this one has seen 16 drawings
 of each of Omniglot's 1,623 characters and no other image. Adam 1e-3, cosine,
 40 epochs of 512; the second command writes it in the AugReg format.
 
-Hardware, time and accuracy: see experiments/munet/README.md.
+Hardware: one core of an AMD EPYC.
+Minutes: 12.
+Accuracy: 62.6 % on Omniglot (1 seed).
+Results: experiments/munet/README.md
 """
 
 import ml_collections

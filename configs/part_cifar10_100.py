@@ -11,6 +11,11 @@ What differs is what part_cifar100.py says, with about 9,000 training images a
 task.
 
 The real run waits for data and an accelerator.
+
+Hardware: not run.
+Minutes: not run.
+Accuracy: not run.
+Results: experiments/part/README.md
 """
 
 import ml_collections

@@ -20,9 +20,13 @@ Every row sees the same batches from the same initial weights:
   sequential    the tasks one after another, nothing frozen
 
 Paknezhad et al. 2022, https://arxiv.org/abs/2201.09534; no accuracy of the
-paper is known to us, and these are not its tasks. A step takes about 0.09 s of
-one core, and a seed about 45 minutes, most of it evaluation. Results:
-experiments/part.
+paper is known to us, and these are not its tasks.
+
+Hardware: one core of an AMD EPYC.
+Minutes: 46; with 4 modules a level (`:0,4`) 24.
+Accuracy: 64.2 %; each task alone 64.0 % (3 seeds, without Bangla, whose images
+  were not Bangla's; see the results).
+Results: experiments/part/README.md
 """
 
 import ml_collections

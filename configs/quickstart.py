@@ -4,6 +4,11 @@ Ten tasks leave a supermask each. Ten unseen tasks then leave 30 coefficients
 each, over those ten masks, beside supermasks of their own for comparison.
 
     python -m mtl_jax.main --config=configs/quickstart.py --workdir=DIR
+
+Hardware: two cores of an AMD EPYC.
+Minutes: 0.6.
+Accuracy: 97 to 99 % for a supermask, 35 to 60 % for 30 coefficients (no result
+  is committed; README.md shows the table).
 """
 
 import ml_collections

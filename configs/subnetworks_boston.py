@@ -13,7 +13,11 @@ head died in a third of its runs. `dense` is a network of its own. The
 published rule stops a regression whose error is below 0.02 after four epochs
 (min_delta 0.01), so the table has a finer one.
 
-Hardware, time and error: see experiments/subnetworks/README.md.
+Hardware: one core of an AMD EPYC.
+Minutes: 17.
+Accuracy: 92.5 % on the images, mean squared error 0.0100 on the table (3 seeds;
+  dense 0.0092).
+Results: experiments/subnetworks/README.md
 """
 
 import ml_collections

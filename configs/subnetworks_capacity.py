@@ -8,7 +8,10 @@ from 100 images, early stopping with patience 20: the study "How many tasks?" of
 the authors of arXiv 2207.08821, who count the largest T at which no task falls
 below 90 % (13 for this network, one run).
 
-Hardware, time and accuracy: see experiments/subnetworks/README.md.
+Hardware: one NVIDIA H200; T = 50 one core of an AMD EPYC.
+Minutes: 1.8 (T = 13) and 1.5 (T = 20); T = 50 with 8 epochs: 51.
+Accuracy: 97.2 % (T = 13), 97.0 % (T = 20), 92.2 % (T = 50; 1 seed each).
+Results: experiments/subnetworks/README.md
 """
 
 import ml_collections

@@ -12,7 +12,12 @@ all five are sparse (in the official runs the fifth was dense). With `:small`
 after a comma the network has 8-8-16-16 channels and pools of stride 2, for a
 machine without an accelerator.
 
-Hardware, time and accuracy: see experiments/subnetworks/README.md.
+Hardware: one NVIDIA H200; `:small` one core of an AMD EPYC.
+Minutes: `:split` 0.8, `:ensemble` 2.1; `:split,small` 26, `:ensemble,small` at
+  least 105.
+Accuracy: `:split` 91.2 % (3 seeds), `:ensemble` 91.1 % for one of the five (2
+  seeds); `:split,small` 87.1 %, `:ensemble,small` 89.0 % (1 seed).
+Results: experiments/subnetworks/README.md
 """
 
 import ml_collections

@@ -8,7 +8,10 @@ an earlier task owns is touched. `sharing` (PackNet's rule) lets later tasks use
 earlier weights; `dense` is a network for each; `finetune` shows what a dense
 network forgets that goes from task to task. Recipe of arXiv 2207.08821's code.
 
-Hardware, time and accuracy: see experiments/subnetworks/README.md.
+Hardware: not run.
+Minutes: not run.
+Accuracy: not run.
+Results: experiments/subnetworks/README.md
 """
 
 import ml_collections

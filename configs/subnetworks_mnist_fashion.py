@@ -21,7 +21,13 @@ validation is our 5,000 images instead of 20 %.
 subnetwork alone, in sequence, with sharing, one dense network for both tasks,
 and that network fine-tuned from one task to the other.
 
-Hardware, time and accuracy: see experiments/subnetworks/README.md.
+Hardware: one core of an AMD EPYC; `:conv` and `:controls` one NVIDIA H200;
+  `:conv,strided` two cores.
+Minutes: 21; `:conv` 1.3; `:controls` 1.0; `:conv,strided` at least 60.
+Accuracy: 92.5 % (mean of MNIST and Fashion-MNIST, 3 seeds; dense 92.7 %);
+  `:conv` 95.0 % (3 seeds); `:controls` 92.3 % in sequence (3 seeds);
+  `:conv,strided` 93.8 % (1 seed).
+Results: experiments/subnetworks/README.md
 """
 
 import ml_collections

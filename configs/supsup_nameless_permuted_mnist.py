@@ -9,7 +9,10 @@ outputs, RMSProp 1e-4, 1000 batches of 128 per task. The row of tasks comes
 twice: on its return every task should be recognised, and no mask is trained but
 the newest, which is committed last.
 
-Hardware, time and accuracy: see experiments/identity/README.md.
+Hardware: one core of an AMD EPYC.
+Minutes: 12.
+Accuracy: 93.5 % (3 seeds).
+Results: experiments/identity/README.md
 """
 
 import ml_collections

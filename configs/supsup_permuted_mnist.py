@@ -10,7 +10,12 @@ Published recipe (code of arXiv 2006.14769): threshold masks, RMSProp 1e-4,
         --config.suite.num_tasks=50 --config.suite.number_width=2 \\
         --config.phases.supermasks.tasks="(0, 50)"
 
-Hardware, time and accuracy: see experiments/supsup/README.md.
+Hardware: one core of an AMD EPYC.
+Minutes: at least 28 (FC1024 with 50 tasks: at least 45; with 250 tasks on two
+  cores: 229).
+Accuracy: 93.7 % (3 seeds); FC1024 96.2 % with 50 tasks (2 seeds) and 96.3 %
+  with 250 (1 seed).
+Results: experiments/supsup/README.md
 """
 
 import ml_collections

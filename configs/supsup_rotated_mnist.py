@@ -5,8 +5,12 @@
 
 Published recipe (code of arXiv 2006.14769): threshold masks, RMSProp 1e-4,
 1000 batches of 128 per task. Images turn bilinearly; the official code takes
-the nearest pixel: config.suite.interpolation = 'nearest'. Hardware, time and
-accuracy: see experiments/supsup/README.md.
+the nearest pixel: config.suite.interpolation = 'nearest'.
+
+Hardware: one core of an AMD EPYC.
+Minutes: at least 42.
+Accuracy: 96.4 % (3 seeds); 91.1 % with the task inferred (2 seeds).
+Results: experiments/supsup/README.md
 """
 
 import ml_collections

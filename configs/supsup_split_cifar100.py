@@ -8,6 +8,11 @@ budgets (eps 16), Adam 1e-3, cosine to 0 over 250 epochs, batch 128, weight
 decay 1e-4, random crop and flip; classes partitioned at random. Its "transfer":
 --config.phases.supermasks.options.transfer=True. On an accelerator all tasks at
 once: --config.phases.supermasks.tasks_at_once=20.
+
+Hardware: not run.
+Minutes: not run.
+Accuracy: not run.
+Results: experiments/supsup/README.md
 """
 
 import ml_collections

@@ -4,8 +4,9 @@
     python experiments/results.py tables
 
 `collect` copies a finished run's lines without learning curves. `tables`
-rewrites what stands between the markers of `experiments/*/README.md` from
-the committed results; it computes nothing else.
+rewrites what stands between the markers of README.md, docs/results.md and
+`experiments/*/README.md`, and the figures, from the committed results; it
+computes nothing else.
 """
 
 import functools
@@ -21,9 +22,12 @@ import hopsupsup_tables
 import identity_tables
 import munet_tables
 import part_tables
+import picture
 import subnetworks_tables
 import supsup_tables
+import systems
 
+from mtl_jax import json_files
 from mtl_jax.storage import workdir as workdir_lib
 
 HERE = collected.HERE
@@ -32,7 +36,7 @@ DROPPED = ('curve', 'density', 'loss', 'batch_size', 'classes')
 
 def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
   """Writes a run's last start, its tasks and its summary as JSON lines."""
-  lines = collected.read(workdir / 'metrics.jsonl')
+  lines = list(json_files.read_lines(workdir / 'metrics.jsonl', {}, 'the log'))
   last = {line['kind']: line for line in lines}
   kinds = [line['kind'] for line in lines if line['kind'] in ('run', 'summary')]
   if kinds[-1:] != ['summary']:
@@ -74,7 +78,8 @@ def without_folders(text: str) -> str:
 
 
 TABLES = {  # README: markers and what stands between them
-    '../README.md': {'headline': headline.table},
+    '../README.md': {'systems': systems.table},
+    '../docs/results.md': {'headline': headline.table},
     'comparison/README.md': {
         suite: functools.partial(comparison_tables.table, suite)
         for suite in comparison_tables.SUITES} | {
@@ -113,6 +118,7 @@ def tables() -> None:
     for name, table in parts.items():
       collected.replace_table(HERE / path, name, table())
   identity_tables.draw(HERE / 'identity' / 'curves.svg')
+  picture.draw(HERE / 'accuracy_bytes.svg')
   comparison_tables.draw(HERE / 'comparison' / 'accuracy.svg')
 
 

@@ -2,30 +2,51 @@
 
 `import mtl_jax` loads the core (trees, masks, impressions) and needs jax
 alone. `mtl_jax.load(workdir)` reads what a run left, or one task's file.
+`mtl_jax.data`, `mtl_jax.methods` and `mtl_jax.models` are imported when they
+are first used; each has a `register` for what is your own.
 """
+
+import importlib
+from typing import TYPE_CHECKING
 
 from mtl_jax import impressions
 from mtl_jax import masks
 from mtl_jax import trees
 from mtl_jax._version import __version__
 
-__all__ = ['__version__', 'import_task', 'impressions', 'load', 'masks',
-           'trees']
+if TYPE_CHECKING:
+  from mtl_jax import lifecycle
+
+__all__ = ['__version__', 'data', 'import_task', 'impressions', 'load', 'masks',
+           'methods', 'models', 'trees']
+_LAZY = ('data', 'methods', 'models')
 
 
-def load(path, plugins=None):
+def __getattr__(name: str):
+  if name in _LAZY:
+    return importlib.import_module(f'mtl_jax.{name}')
+  raise AttributeError(f"module 'mtl_jax' has no attribute {name!r}"
+                       f'{trees.nearest(name, __all__)}')
+
+
+def __dir__() -> list[str]:
+  return sorted(__all__)
+
+
+def load(path, plugins=None, **options) -> 'lifecycle.System':
   """The system that a run left in a workdir, or that of one exported task.
 
   Args:
     path: the folder, or the file that `System.export` wrote.
     plugins: a Python file, or several, that register what was used of your
       own methods and models.
+    **options: of `mtl_jax.serving.system.load`.
 
   Returns:
-    `mtl_jax.lifecycle.System`.
+    `mtl_jax.lifecycle.System`, which any number of threads may share.
   """
   from mtl_jax import lifecycle
-  return lifecycle.load(path, plugins)
+  return lifecycle.load(path, plugins, **options)
 
 
 def import_task(workdir, path, name=None):

@@ -20,7 +20,8 @@ def select(scores, k: int):
   """Boolean mask of the k largest entries; of equal ones, the first.
 
   Args:
-    scores: array of any shape without NaN, compared as float32.
+    scores: array of any shape, of floats or integers, compared exactly. NaN
+      is below -inf.
     k: how many are kept, 0 to size; static.
 
   >>> import jax.numpy as jnp
@@ -30,6 +31,8 @@ def select(scores, k: int):
   """
   if k == 0 or k == scores.size:
     return jnp.full(scores.shape, k == scores.size)
+  if _wide(scores):
+    return _sorted(_order_keys(scores), k)
   if jax.default_backend() == 'gpu':
     return _digits((scores,), (k,))[0]
   return _searched(_order_keys(scores), k)
@@ -47,6 +50,8 @@ def select_all(scores: list, counts: list[int], form: str | None = None):
   Returns:
     A list of boolean masks.
   """
+  if any(_wide(s) or not s.size for s in scores):
+    return [select(s, k) for s, k in zip(scores, counts)]
   form = form or ('digits' if jax.default_backend() == 'gpu' else 'searched')
   if form == 'searched':
     return [select(s, k) for s, k in zip(scores, counts)]
@@ -115,7 +120,7 @@ def _count(true, owner, arrays: int):
 
 
 def _sorted(keys, k: int):
-  """`select` by a stable sort of int32 keys, the largest first."""
+  """`select` by a stable sort of integer keys, the largest first."""
   order = jnp.argsort(~keys.reshape(-1), stable=True)
   chosen = jnp.zeros(keys.size, bool).at[order[:k]].set(
       True, unique_indices=True)
@@ -164,14 +169,37 @@ def _searched(keys, k: int):
   return (keys >= low) & ~_surplus_ties(keys, low, above_low - k)
 
 
+def _wide(x) -> bool:
+  """Whether float32 doesn't hold all values of the dtype."""
+  return (x.dtype.itemsize > 4 or jnp.issubdtype(x.dtype, jnp.integer))
+
+
 def _order_keys(x):
-  """int32 keys in the order of the floats, with -0. equal to 0."""
-  bits = lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32)
-  return _fold_sign(jnp.where(bits == jnp.iinfo(jnp.int32).min, 0, bits))
+  """Signed integers in the order of the numbers, with -0. equal to 0.
+
+  Of floats up to 32 bits they are int32. NaN is just below -inf.
+  """
+  if jnp.issubdtype(x.dtype, jnp.integer):
+    return _integer_keys(x)
+  wide = x.dtype.itemsize > 4
+  x = x if wide else x.astype(jnp.float32)
+  integer = jnp.int64 if wide else jnp.int32
+  bits = lax.bitcast_convert_type(x, integer)
+  keys = _fold_sign(jnp.where(bits == jnp.iinfo(integer).min, 0, bits))
+  lowest = _fold_sign(np.array(-np.inf, x.dtype).view(integer))
+  return jnp.where(jnp.isnan(x), lowest - 1, keys)
+
+
+def _integer_keys(x):
+  if not jnp.issubdtype(x.dtype, jnp.unsignedinteger):
+    return x
+  half = np.array(1 << (8 * x.dtype.itemsize - 1), x.dtype)
+  return lax.bitcast_convert_type(
+      x ^ half, np.dtype(f'int{8 * x.dtype.itemsize}'))
 
 
 def _fold_sign(bits):
-  return jnp.where(bits < 0, bits ^ jnp.int32(0x7fffffff), bits)
+  return jnp.where(bits < 0, bits ^ jnp.iinfo(bits.dtype).max, bits)
 
 
 def _key_to_float(key):

@@ -34,6 +34,7 @@ from mtl_jax.storage import provenance
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
 from mtl_jax.training import loop
+from mtl_jax.training import resume
 from mtl_jax.training import run as run_lib
 from mtl_jax.training import stream
 from mtl_jax.training import tensorboard
@@ -79,8 +80,10 @@ def run(config: config_lib.Config, workdir, command: str = '',
     validate.check_config(work, config)
     validate.check_sources(work, suite, data)
     validate.check_backbone(work, backbone)
+    resume.check_tasks(work, config, suite, backbone.recipe['fingerprint'])
     work.prepare()
     there = _complete(work, config)
+    resume.write_plan(work, config, suite)
     claim(work, config, backbone, command, versions)
     with work.timed(started):
       records, summary = _learn(started, config, suite, backbone, data, work,
@@ -107,6 +110,7 @@ def _learn(started, config, suite, backbone, data, work, bar):
   with bar as advance:
     running = run_lib.Run(config, suite, backbone, data, work, system, advance)
     rows = {}
+    resume.restore_probes(running)
     for phase in config.phases:
       learn_phase(running, phase)
     # Of groups that were killed right after their last commit.
@@ -166,8 +170,8 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
                list(shapes))
   recipe = backbone_lib.recipe_of(config, list(shapes))
   if work.backbone.exists():
-    kept = workdir_lib.read_json(work.backbone)
-    recipe['fingerprint'] = dict(kept or {}).get('fingerprint', 'missing')
+    resume.check_recipe(work, json.loads(json.dumps(recipe)))
+    recipe['fingerprint'] = workdir_lib.read_json(work.backbone)['fingerprint']
   made = backbone_lib.make(recipe, work.weights)
   return made._replace(params=parallel.put(made.params),
                        stats=parallel.put(made.stats))
@@ -177,11 +181,10 @@ def claim(work, config, backbone, command, sources=None) -> None:
   """Writes what a workdir starts with, and a line for this start."""
   work.keep_weights(backbone.recipe['options'].get('weights'))
   if not work.backbone.exists():
-    workdir_lib.write_atomic(work.backbone,
-                             json.dumps(backbone.recipe, indent=2) + '\n')
-  text = json.dumps(config_lib.to_dict(config), indent=2) + '\n'
-  if not work.config.exists() or work.config.read_text() != text:
-    workdir_lib.write_atomic(work.config, text)
+    workdir_lib.write_json(work.backbone, backbone.recipe)
+  fields = json.loads(json.dumps(config_lib.to_dict(config)))
+  if not work.config.exists() or workdir_lib.read_json(work.config) != fields:
+    workdir_lib.write_json(work.config, fields)
   finished = set(work.task_names())
   lines = list(workdir_lib.read_lines(work.metrics))
   killed = work.killed(lines)
@@ -189,8 +192,11 @@ def claim(work, config, backbone, command, sources=None) -> None:
   lines = [line for line in lines if line['kind'] not in (*of_entries, 'row')
            or line['entry'] in finished]
   logged = {line['entry'] for line in lines if line['kind'] in of_entries}
-  lines += [commit.finished_record(work, name)  # killed before its line
-            for name in sorted(finished - logged)]
+  begun = {line['entry'] for line in lines if line['kind'] == 'learn'}
+  # Killed before its line. What somebody put there is none of the log's.
+  own = work.planned(finished) | begun & finished
+  lines += [commit.finished_record(work, name)
+            for name in sorted(own - logged)]
   lines += killed
   workdir_lib.write_lines(work.metrics, lines)
   workdir_lib.append_line(

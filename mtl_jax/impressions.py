@@ -12,10 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mtl_jax import aliases
 from mtl_jax import masks
 from mtl_jax import trees
 
-Tree = trees.Tree
+Array = aliases.Array
+Mask = aliases.Mask
+Params = aliases.Params
+Tree = aliases.Tree
 
 
 @jax.tree_util.register_static
@@ -32,7 +36,7 @@ class Path:
   """
   parts: tuple[tuple[str, str], ...]
 
-  def take(self, params: Tree) -> Tree:
+  def take(self, params: Params) -> Params:
     """The task's network: the parts under its own names.
 
     Raises:
@@ -88,7 +92,7 @@ class Impression(NamedTuple):
       coefficients.
     parts: {name: tree of arrays of any shape}, dicts at every level.
   """
-  masks: Tree = None
+  masks: Mask = None
   coefficients: Tree = None
   values: Tree = None
   stats: Tree = None
@@ -121,7 +125,7 @@ def _said(part: Tree) -> str:
           f'{trees.size(leaves):,}')
 
 
-def combine(alphas: Tree, basis: Tree) -> Tree:
+def combine(alphas: Tree, basis: Mask) -> Tree:
   """Sum over k of alpha_k M^k for every leaf, without a float copy of M.
 
   Args:
@@ -134,23 +138,27 @@ def combine(alphas: Tree, basis: Tree) -> Tree:
     A one-hot alpha gives the k-th mask exactly.
 
   Raises:
-    ValueError: a leaf has another number of coefficients than masks.
+    ValueError: a leaf has another number of coefficients than masks, or
+      another dtype.
 
   >>> import jax.numpy as jnp
   >>> basis = {'w': jnp.array([[True, True], [False, True]])}
   >>> combine({'w': jnp.array([2., -3.])}, basis)
   {'w': Array([ 2., -1.], dtype=float32)}
   """
-  def leaf(name, a, m):
+  def leaf(name: str, a: Array | None, m: Array | None) -> Array | None:
     if a is None:
       return None
     if m is None:
       raise ValueError(f'{name} has coefficients but no basis masks')
-    if a.shape[:1] != m.shape[:1] or a.ndim > 2:
+    if a.ndim not in (1, 2) or a.shape[:1] != m.shape[:1]:
       raise ValueError(f'{name} has coefficients of shape {a.shape} but '
-                       f'{m.shape[0]} basis masks')
+                       f'{m.shape[0] if m.ndim else "no"} basis masks')
+    if not jnp.issubdtype(a.dtype, jnp.floating):
+      raise ValueError(f'the coefficients of {name} are {a.dtype}; give floats')
     return _combine_leaf(a if a.ndim == 1 else per_unit(name, a, m), m)
-  return trees.map_named(leaf, alphas, basis)
+  return trees.map_named(leaf, trees.check_arrays(alphas, 'coefficients'),
+                         masks.require_bool(basis, 'a basis'))
 
 
 def block_sizes(blocks: int, units: int) -> tuple[int, ...]:
@@ -163,7 +171,7 @@ def block_sizes(blocks: int, units: int) -> tuple[int, ...]:
   return tuple(stop - start for start, stop in zip(edges, edges[1:]))
 
 
-def per_unit(name: str, alphas, basis):
+def per_unit(name: str, alphas: Array, basis: Array) -> Array:
   """Coefficients [K, B] of blocks as those of every output unit.
 
   Args:
@@ -186,7 +194,7 @@ def per_unit(name: str, alphas, basis):
 
 
 @jax.custom_vjp
-def _combine_leaf(alphas, basis):
+def _combine_leaf(alphas: Array, basis: Array) -> Array:
   # Unrolled: XLA fuses the K selects into one pass that reads K bytes per
   # weight. A dot would first write K float copies (27 times slower on CPU).
   total = jnp.zeros(basis.shape[1:], alphas.dtype)
@@ -195,16 +203,18 @@ def _combine_leaf(alphas, basis):
   return total
 
 
-def _combine_forward(alphas, basis):
+def _combine_forward(alphas: Array,
+                     basis: Array) -> tuple[Array, tuple[Array, Array]]:
   return _combine_leaf(alphas, basis), (alphas, basis)
 
 
-def _combine_backward(kept, cotangent):
+def _combine_backward(kept: tuple[Array, Array],
+                      cotangent: Array) -> tuple[Array, None]:
   alphas, basis = kept
   return agreement(basis, cotangent, alphas.ndim == 2), None
 
 
-def agreement(basis, cotangent, units: bool = False):
+def agreement(basis: Array, cotangent: Array, units: bool = False) -> Array:
   """Sum of `cotangent` [...] over each mask of bool `basis` [K, ...]: [K].
 
   One mask after another on CPU. On an accelerator each turn of such a loop
@@ -221,7 +231,8 @@ def agreement(basis, cotangent, units: bool = False):
   return _agreement_at_once(basis, cotangent, units)
 
 
-def _agreement_at_once(basis, cotangent, units=False):
+def _agreement_at_once(basis: Array, cotangent: Array,
+                       units: bool = False) -> Array:
   return jnp.sum(jnp.where(basis, cotangent[None], 0),
                  tuple(range(1, basis.ndim - units)))
 
@@ -229,8 +240,8 @@ def _agreement_at_once(basis, cotangent, units=False):
 _combine_leaf.defvjp(_combine_forward, _combine_backward)
 
 
-def materialise(backbone: Tree, impression: Impression,
-                basis: Tree = None) -> Tree:
+def materialise(backbone: Params, impression: Impression,
+                basis: Mask = None) -> Params:
   """The parameters of a task's network.
 
   Leaf by leaf: the task's own value if it has one, else the backbone's; times
@@ -272,7 +283,7 @@ def materialise(backbone: Tree, impression: Impression,
   return params if impression.path is None else impression.path.take(params)
 
 
-def _assemble(backbone: Tree, impression: Impression) -> Tree:
+def _assemble(backbone: Params, impression: Impression) -> Params:
   """The network of a task that has a structure of its own."""
   if impression.masks is not None or impression.coefficients is not None:
     raise ValueError('an impression with a structure of its own takes neither '

@@ -166,7 +166,7 @@ def stored_tasks(system: system_lib.System) -> tuple[methods.Earlier, ...]:
            if line['kind'] in workdir_lib.ENTRY_KINDS}
   found = []
   for name in sorted(system.tasks, key=lambda n: (order.get(n, -1), n)):
-    metadata = checkpoint.load_metadata(system.workdir.task(name))
+    metadata = checkpoint.task_metadata(system.workdir.task(name))
     given, record = metadata['method'], metadata['record']
     if given['name'] not in methods.METHODS:
       continue

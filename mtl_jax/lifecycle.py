@@ -17,16 +17,12 @@ from typing import Any
 
 import jax
 
-from mtl_jax import registry
 from mtl_jax import trees
 from mtl_jax.serving import artifact
-from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.serving import edits
 from mtl_jax.serving import merging
 from mtl_jax.serving import programs
 from mtl_jax.serving import system as system_lib
-from mtl_jax.storage import formats
-from mtl_jax.storage import workdir as workdir_lib
 
 
 class System(system_lib.System):
@@ -82,7 +78,7 @@ class System(system_lib.System):
     return learning.learn(self, source, **options)
 
 
-def load(path, plugins=None) -> System:
+def load(path, plugins=None, **options) -> System:
   """The system in a workdir, or of one file that `export` wrote.
 
   Args:
@@ -90,28 +86,21 @@ def load(path, plugins=None) -> System:
       which a folder is made that goes away with the system.
     plugins: a Python file, or several, that register the methods and models of
       your own that were used. Nothing is ever imported from a workdir.
+    **options: of `serving.system.load`.
 
   Raises:
     ValueError: neither of the two, the backbone can't be made again, or a
       plugin is missing or fails.
   """
   if not pathlib.Path(path).is_file():
-    return _of_workdir(path, plugins)
+    return system_lib.load(path, plugins, kind=System, **options)
   folder = tempfile.TemporaryDirectory(prefix='mtl_jax-')
   root = pathlib.Path(folder.name) / 'system'
   try:
     artifact.import_task(root, path)
-    system = _of_workdir(root, plugins)
+    system = system_lib.load(root, plugins, kind=System, **options)
   except BaseException:
     folder.cleanup()
     raise
   weakref.finalize(system, folder.cleanup)
   return system
-
-
-def _of_workdir(root, plugins) -> System:
-  registry.load_plugins(plugins)
-  work = workdir_lib.Workdir(root)
-  formats.require(work.root)
-  return System(work, backbone_lib.make(
-      workdir_lib.read_json(work.backbone), work.weights))

@@ -9,51 +9,68 @@ straight-through gradient: edge-popup, https://arxiv.org/abs/1911.13299.
 """
 
 import functools
-import numbers
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import _top_k
+from mtl_jax import aliases
+from mtl_jax import fans
 from mtl_jax import trees
 
-Tree = trees.Tree
+Array = aliases.Array
+Mask = aliases.Mask
+Params = aliases.Params
+PRNGKey = aliases.PRNGKey
+Scores = aliases.Scores
+Tree = aliases.Tree
 
 
-def apply(params: Tree, mask: Tree) -> Tree:
+def apply(params: Params, mask: Mask) -> Params:
   """Multiplies every masked leaf by its mask; other leaves stay as they are.
 
   Args:
     params: parameter tree.
     mask: the same structure; leaves bool, or float (a sampled mask during
-      training, or a combination of masks), or `None` for "not masked".
+      training, or a combination of masks), or `None` for "not masked". A leaf
+      of integers or bools takes a bool mask alone.
 
   Returns:
     A tree of the structure, shapes and dtypes of `params`.
 
   Raises:
-    ValueError: structures or shapes differ; names the leaf.
+    ValueError: structures or shapes differ, or a mask's leaf has another
+      dtype; names the leaf.
 
   >>> import jax.numpy as jnp
   >>> apply({'w': jnp.array([1., 2.]), 'b': jnp.array([3.])},
   ...       {'w': jnp.array([True, False]), 'b': None})
   {'b': Array([3.], dtype=float32), 'w': Array([1., 0.], dtype=float32)}
   """
-  def leaf(name, p, m):
+  def leaf(name: str, p: Array | None, m: Array | None) -> Array | None:
     if m is None or p is None:
       return p
     if jnp.shape(m) != jnp.shape(p):
       raise ValueError(
           f'mask has shape {jnp.shape(m)} but {name} is {jnp.shape(p)}')
+    if m.dtype == bool and not jnp.issubdtype(p.dtype, jnp.inexact):
+      return jnp.where(m, p, jnp.zeros((), p.dtype))
+    if m.dtype != bool and not (jnp.issubdtype(m.dtype, jnp.floating)
+                                and jnp.issubdtype(p.dtype, jnp.inexact)):
+      raise ValueError(
+          f'the mask of {name} is {m.dtype} on weights of {p.dtype}; a mask is '
+          'bool, or float on float weights; make it with mask.astype(bool)')
     return _times(p, m.astype(p.dtype))
-  return trees.map_named(leaf, params, mask)
+  return trees.map_named(leaf, trees.check_arrays(params, 'parameters'),
+                         trees.check_arrays(mask, 'a mask'))
 
 
 @jax.custom_jvp
-def _times(p, m):
+def _times(p: Array, m: Array) -> Array:
   # +0. where the mask is 0: XLA may compile p * m as a select (0.) or as a
   # product (-0. for a negative weight), so its bits would depend on jit.
   return jnp.where(m == 0, 0, p * m)
@@ -62,36 +79,49 @@ def _times(p, m):
 _times.defjvps(lambda dp, out, p, m: dp * m, lambda dm, out, p, m: p * dm)
 
 
-def threshold(scores: Tree, at: float = 0.) -> Tree:
+def threshold(scores: Scores, at: float = 0.) -> Mask:
   """The mask of the scores that are at least `at` (`None` leaves stay).
+
+  Raises:
+    ValueError: a score is NaN (inside jit it is below every bound), or a leaf
+      isn't of numbers; names the leaf.
 
   >>> import jax.numpy as jnp
   >>> threshold({'w': jnp.array([-1., 0., 2.])})
   {'w': Array([False,  True,  True], dtype=bool)}
   """
-  return jax.tree.map(lambda s: s >= at, scores)
+  if not trees.is_number(at) and getattr(at, 'shape', None) != ():
+    raise ValueError(f'the bound of a threshold is {at!r}; give a number')
+  return jax.tree.map(lambda s: s >= at, _rankable(scores))
 
 
-def top_k(scores: Tree, density) -> Tree:
+def top_k(scores: Scores, density: float | Tree) -> Mask:
   """Keeps exactly round(density x size) largest scores of every leaf.
 
   Ties are broken by index: of equal scores the earlier ones are kept. Nothing
   is sorted: a search for the smallest score kept counts how many lie above a
-  bound, so the cost is some 10 to 30 passes over the leaf.
+  bound, so the cost is some 10 to 30 passes over the leaf. Scores are compared
+  in their own dtype; leaves of 64 bits are sorted. A NaN is refused where its
+  value is known; inside jit it ranks below -inf.
 
   Args:
-    scores: tree of float leaves; `None` leaves stay `None`.
+    scores: tree of leaves of floats or integers; `None` leaves stay `None`.
     density: fraction kept, a number for all leaves or a tree of numbers such
       as `erdos_renyi` gives (static Python numbers, in [0, 1]).
 
   Raises:
-    ValueError: a density outside [0, 1]; names the leaf.
+    ValueError: a density outside [0, 1], a score that is NaN, or a leaf that
+      can't be ranked; names the leaf.
 
   >>> import jax.numpy as jnp
   >>> top_k({'w': jnp.array([3., 1., 1., 1.])}, density=0.5)
   {'w': Array([ True,  True, False, False], dtype=bool)}
   """
-  def leaf(name, s, d):
+  return _most(_rankable(scores), density)
+
+
+def _most(scores: Scores, density: float | Tree) -> Mask:
+  def leaf(name: str, s: Array | None, d: float) -> int | None:
     return None if s is None else kept(name, s.shape, d)
   counts = trees.map_named(leaf, scores, _per_leaf(density, scores))
   leaves, treedef = jax.tree.flatten(scores)
@@ -99,24 +129,50 @@ def top_k(scores: Tree, density) -> Tree:
       leaves, jax.tree.leaves(counts)))
 
 
-def kept(name: str, shape, density: float) -> int:
+def _rankable(scores: Scores) -> Scores:
+  """The scores, or an error about a leaf that has no order."""
+  def check(name: str, s: Array | None) -> None:
+    if s is None:
+      return
+    if s.dtype == bool or not (jnp.issubdtype(s.dtype, jnp.floating)
+                               or jnp.issubdtype(s.dtype, jnp.integer)):
+      raise ValueError(f'the scores of {name} are {s.dtype}; give floats or '
+                       'integers')
+    # What isn't known here (a tracer, another process' part) has its rule.
+    if (jnp.issubdtype(s.dtype, jnp.floating)
+        and not isinstance(s, jax.core.Tracer)
+        and getattr(s, 'is_fully_addressable', True)
+        and np.isnan(np.asarray(s)).any()):
+      raise ValueError(f'a score of {name} is NaN, which has no place in an '
+                       'order; was the learning rate too large?')
+  trees.map_named(check, trees.check_arrays(scores, 'scores'))
+  return scores
+
+
+def kept(name: str, shape: Sequence[int], density: Any) -> int:
   """round(density x size) of one leaf, refused outside [0, 1]."""
-  if density is None or not 0. <= density <= 1.:
+  if isinstance(density, jax.core.Tracer):
+    raise ValueError(f'the density of {name} is traced, but how many weights '
+                     'are kept is static: pass it as a static argument')
+  if getattr(density, 'shape', None) == () and density.dtype != bool:
+    density = float(density)
+  if not trees.is_number(density) or not 0. <= density <= 1.:
     raise ValueError(
         f'density of {name} is {density}; it must lie between 0 and 1')
   return round(float(density) * int(np.prod(shape)))
 
 
-def _per_leaf(density, like: Tree) -> Tree:
-  if isinstance(density, (str, bytes)):
+def _per_leaf(density: float | Tree, like: Tree) -> Tree:
+  if isinstance(density, (str, bytes, bool)):
     raise ValueError(f'density is {density!r}; give a number, or a tree of '
                      'numbers')
-  if isinstance(density, numbers.Real) or getattr(density, 'shape', 0) == ():
-    return jax.tree.map(lambda _: float(density), like)
+  if trees.is_number(density) or getattr(density, 'shape', None) == ():
+    return jax.tree.map(lambda _: density, like)
   return density
 
 
-def straight_through(sample_fn: Callable[[Tree], Tree]):
+def straight_through(
+    sample_fn: Callable[[Scores], Mask]) -> Callable[[Scores], Scores]:
   """Makes a sampler differentiable: dL/dscores := dL/dmask.
 
   Args:
@@ -133,7 +189,7 @@ def straight_through(sample_fn: Callable[[Tree], Tree]):
   {'w': Array([5., 7.], dtype=float32)}
   """
   @jax.custom_vjp
-  def sample(scores):
+  def sample(scores: Scores) -> Scores:
     return jax.tree.map(lambda s, m: m.astype(s.dtype), scores,
                         sample_fn(scores))
   sample.defvjp(lambda scores: (sample(scores), None),
@@ -141,12 +197,13 @@ def straight_through(sample_fn: Callable[[Tree], Tree]):
   return sample
 
 
-def leaf_key(key, name: str):
+def leaf_key(key: PRNGKey, name: str) -> PRNGKey:
   """A key of its own for every leaf, independent of the other leaves."""
   return jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7fffffff)
 
 
-def draw(key, name: str, shape, sample):
+def draw(key: PRNGKey, name: str, shape: Sequence[int],
+         sample: Callable[..., Array]) -> Array:
   """`sample(key, shape)` with the leaf's key; drawn flat, then shaped.
 
   The numbers are the same, but XLA's CPU compiles a draw of a kernel's four
@@ -155,7 +212,7 @@ def draw(key, name: str, shape, sample):
   return sample(leaf_key(key, name), (int(np.prod(shape)),)).reshape(shape)
 
 
-def random(key, like: Tree, density) -> Tree:
+def random(key: PRNGKey, like: Tree, density: float | Tree) -> Mask:
   """A mask with exactly round(density x size) ones per leaf, uniformly drawn.
 
   Args:
@@ -168,12 +225,13 @@ def random(key, like: Tree, density) -> Tree:
   >>> int(m['w'].sum())
   6
   """
-  def leaf(name, x):
+  def leaf(name: str, x: Array | None) -> Array | None:
     return None if x is None else draw(key, name, x.shape, jax.random.uniform)
-  return top_k(trees.map_named(leaf, like), density)
+  return _most(trees.map_named(leaf, trees.check_arrays(like, 'like')),
+               density)
 
 
-def union(a: Tree, b: Tree) -> Tree:
+def union(a: Mask, b: Mask) -> Mask:
   """Weights in either mask.
 
   >>> import jax.numpy as jnp
@@ -183,7 +241,7 @@ def union(a: Tree, b: Tree) -> Tree:
   return _leafwise(jnp.logical_or, a, b)
 
 
-def intersection(a: Tree, b: Tree) -> Tree:
+def intersection(a: Mask, b: Mask) -> Mask:
   """Weights in both masks.
 
   >>> import jax.numpy as jnp
@@ -194,7 +252,7 @@ def intersection(a: Tree, b: Tree) -> Tree:
   return _leafwise(jnp.logical_and, a, b)
 
 
-def difference(a: Tree, b: Tree) -> Tree:
+def difference(a: Mask, b: Mask) -> Mask:
   """Weights in `a` that are not in `b`.
 
   >>> import jax.numpy as jnp
@@ -205,41 +263,60 @@ def difference(a: Tree, b: Tree) -> Tree:
   return _leafwise(lambda x, y: x & ~y, a, b)
 
 
-def _leafwise(f, a, b):
-  def leaf(name, x, y):
-    if (x is None) != (y is None):
+def _leafwise(f: Callable[[Array, Array], Array | None], a: Mask,
+              b: Mask) -> Tree:
+  def leaf(name: str, x: Array | None, y: Array | None) -> Array | None:
+    if x is None and y is None:
+      return None
+    if x is None or y is None:
       raise ValueError(
           f'{name} is masked in one mask and not in the other; make both '
           'from the same leaf patterns')
-    if x is None:
-      return None
     if x.shape != y.shape:
       raise ValueError(f'{name} has shape {x.shape} in one mask and {y.shape} '
                        'in the other')
     return f(x, y)
-  return trees.map_named(leaf, a, b)
+  return trees.map_named(leaf, require_bool(a), require_bool(b))
 
 
-def _count(mask):
-  return sum(jnp.sum(m, dtype=jnp.int32) for m in jax.tree.leaves(mask))
+def require_bool(mask: Mask, what: str = 'a mask') -> Mask:
+  """The mask.
+
+  Raises:
+    ValueError: a leaf isn't an array of bools; names it.
+  """
+  def check(name: str, m: Array | None) -> None:
+    if m is not None and m.dtype != bool:
+      raise ValueError(f'{name} of {what} is {m.dtype}, not bool; make it with '
+                       'mask.astype(bool)')
+  trees.map_named(check, trees.check_arrays(mask, what))
+  return mask
 
 
-def density(mask: Tree):
+def _count(mask: Mask) -> Array:
+  return sum((jnp.sum(m, dtype=jnp.int32) for m in jax.tree.leaves(mask)),
+             jnp.int32(0))
+
+
+def density(mask: Mask) -> Array:
   """Fraction of ones over all masked leaves together, a float32 scalar.
 
   >>> import jax.numpy as jnp
   >>> float(density({'w': jnp.array([True, False, False, False]), 'b': None}))
   0.25
   """
-  return _count(_require_leaves(mask)) / trees.size(mask)
+  return (_count(_require_leaves(require_bool(mask)))
+          / max(trees.size(mask), 1))
 
 
-def densities(mask: Tree) -> Tree:
-  """Fraction of ones of each leaf (`None` leaves stay)."""
-  return jax.tree.map(lambda m: jnp.mean(m, dtype=jnp.float32), mask)
+def densities(mask: Mask) -> Tree:
+  """Fraction of ones of each leaf (`None` leaves stay), 0 of an empty one."""
+  return jax.tree.map(
+      lambda m: (jnp.mean(m, dtype=jnp.float32) if m.size
+                 else jnp.float32(0)), require_bool(mask))
 
 
-def overlap(a: Tree, b: Tree):
+def overlap(a: Mask, b: Mask) -> Array:
   """Jaccard index |a and b| / |a or b| over all leaves; 1 if both are empty.
 
   >>> import jax.numpy as jnp
@@ -251,24 +328,25 @@ def overlap(a: Tree, b: Tree):
   return jnp.where(either == 0, 1., both / jnp.maximum(either, 1))
 
 
-def _require_leaves(mask):
+def _require_leaves(mask: Mask) -> Mask:
   if not jax.tree.leaves(mask):
     raise ValueError('the mask covers nothing: all its leaves are None; name '
                      'at least one leaf in the patterns')
   return mask
 
 
-def pack(mask: Tree) -> Tree:
+def pack(mask: Mask) -> Tree:
   """One bit per weight: flat uint8 leaves, the first weight in the high bit.
 
   >>> import jax.numpy as jnp
   >>> pack({'w': jnp.array([[True, False], [False, True]])})
   {'w': Array([144], dtype=uint8)}
   """
-  return jax.tree.map(lambda m: jnp.packbits(m.reshape(-1)), mask)
+  return jax.tree.map(lambda m: jnp.packbits(m.reshape(-1)),
+                      require_bool(mask))
 
 
-def unpack(packed: Tree, like: Tree) -> Tree:
+def unpack(packed: Tree, like: Tree) -> Mask:
   """Inverse of `pack`.
 
   Args:
@@ -284,26 +362,33 @@ def unpack(packed: Tree, like: Tree) -> Tree:
   >>> unpack(pack(m), like={'w': jnp.zeros((1, 3))})
   {'w': Array([[ True, False,  True]], dtype=bool)}
   """
-  def leaf(name, bits, x):
+  def leaf(name: str, bits: Array | None,
+           x: Array | None) -> Array | None:
     if bits is None:
       return None
+    if x is None:
+      raise ValueError(f'{name} is packed, but `like` has no shape of it')
     count = int(np.prod(x.shape))
+    if bits.dtype != np.uint8:
+      raise ValueError(f'the packed mask of {name} is {bits.dtype}, not uint8; '
+                       'make it with masks.pack')
     if bits.shape != (-(-count // 8),):
       raise ValueError(
-          f'packed mask has {bits.shape[0]} bytes but {name} of shape '
+          f'packed mask has {trees.size(bits)} bytes but {name} of shape '
           f'{x.shape} needs {-(-count // 8)}')
     return jnp.unpackbits(bits, count=count).reshape(x.shape).astype(bool)
-  return trees.map_named(leaf, packed, like)
+  return trees.map_named(leaf, trees.check_arrays(packed, 'a packed mask'),
+                         trees.check_arrays(like, 'like'))
 
 
-def stack(masks) -> Tree:
+def stack(masks: Iterable[Mask]) -> Mask:
   """K masks as one tree with bool leaves [K, ...]: a basis.
 
   >>> import jax.numpy as jnp
   >>> stack([{'w': jnp.array([True])}, {'w': jnp.array([False])}])['w'].shape
   (2, 1)
   """
-  masks = list(masks)
+  masks = [require_bool(mask) for mask in masks]
   if not masks:
     raise ValueError('a basis needs at least one mask')
   for other in masks[1:]:
@@ -311,58 +396,73 @@ def stack(masks) -> Tree:
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *masks)
 
 
-def signed_constant(key, like: Tree) -> Tree:
+def signed_constant(key: PRNGKey, like: Params,
+                    fan_in: fans.Rules = ()) -> Params:
   """The signed Kaiming constant backbone: every weight is +c or -c.
 
-  c = sqrt(2 / fan_in) of its leaf, the signs are fair coins (SupSup, section
-  3.1). Leaves with fewer than two dimensions (biases, scales) are returned as
+  c = sqrt(2 / fan_in) of its kernel, the signs are fair coins (SupSup, section
+  3.1). Leaves that are no kernels (biases, scales, embeddings) are returned as
   they are. Equal keys give equal bits on every platform.
 
   Args:
     key: typed PRNG key.
-    like: parameters in Flax layout, the output features in the last axis.
+    like: parameters in Flax layout; see `fans.fans`.
+    fan_in: ordered (pattern, input axes) for kernels that don't follow Flax's
+      conventions; `None` as axes: the leaf is no kernel.
+
+  Raises:
+    ValueError: a kernel isn't of floats, a pattern matches no leaf, or an axis
+      isn't one of the leaf's.
 
   >>> import jax, jax.numpy as jnp
   >>> w = signed_constant(jax.random.key(0), {'w': jnp.zeros((8, 4))})['w']
   >>> sorted(set(w.ravel().tolist()))
   [-0.5, 0.5]
   """
-  def leaf(name, x):
-    if x is None or len(x.shape) < 2:
+  known = fans.fans(trees.check_arrays(like, 'like'), fan_in)
+
+  def leaf(name: str, x: Array | None) -> Array | None:
+    fan = None if x is None else known[name]
+    if x is None or fan is None:
       return x
-    fan_in = int(np.prod(x.shape[:-1]))
-    c = np.sqrt(2. / fan_in).astype(x.dtype)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      raise ValueError(f'{name} is {x.dtype}: a signed constant needs a kernel '
+                       'of floats')
+    c = np.sqrt(2. / max(fan.fan_in, 1)).astype(x.dtype)
     bits = draw(key, name, x.shape, functools.partial(
         jax.random.bits, dtype=jnp.uint8))
     return jnp.where(bits >= 128, c, -c)
   return trees.map_named(leaf, like)
 
 
-def erdos_renyi(params: Tree, eps: float) -> Tree:
+def erdos_renyi(params: Params, eps: float) -> trees.Tree:
   """Layer budgets of SupSup's sparse masks, static floats for `top_k`.
 
-  density = min(0.5, eps (c_in + c_out) / (c_in c_out kh kw)).
+  density = min(0.5, eps (c_in + c_out) / (c_in c_out kh kw)), of one layer of
+  the leaf; `fans.fans` tells which axes are c_in and c_out.
 
   Args:
     params: parameters (or shapes) in Flax layout; `None` leaves stay.
     eps: higher is denser.
 
   Raises:
-    ValueError: a leaf with fewer than two dimensions, or eps not above 0.
+    ValueError: a leaf that is no kernel, or eps not above 0.
 
   >>> import jax.numpy as jnp
   >>> erdos_renyi({'w': jnp.zeros((3, 3, 10, 40))}, eps=2)
   {'w': 0.027777777777777776}
   """
-  if not eps > 0:
-    raise ValueError(f'eps is {eps}; it must be above 0')
+  if not (trees.is_number(eps) and eps > 0):
+    raise ValueError(f'eps is {eps!r}; it must be above 0')
+  known = fans.fans(trees.check_arrays(params, 'parameters'))
 
-  def leaf(name, x):
+  def leaf(name: str, x: Array | None) -> float | None:
     if x is None:
       return None
-    if len(x.shape) < 2:
+    fan = known[name]
+    if fan is None:
       raise ValueError(f'{name} has shape {x.shape}: Erdos-Renyi budgets need '
                        'a kernel with an input and an output axis')
-    *_, fan_in, fan_out = x.shape
-    return min(0.5, eps * (fan_in + fan_out) / int(np.prod(x.shape)))
+    return min(0.5, eps * (fan.inputs + fan.outputs) * fan.layers
+               / max(trees.size(x), 1))
   return trees.map_named(leaf, params)

@@ -7,21 +7,50 @@ stands for "nothing here" (not masked, not trained, not owned).
 import difflib
 import hashlib
 import inspect
+import json
+import numbers
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-Tree = Any
+from mtl_jax import aliases
+
+Tree = aliases.Tree
 
 
-def is_none(x) -> bool:
+def is_none(x: Any) -> bool:
+  """Whether it is `None`, which is a leaf here."""
   return x is None
 
 
-def _entry_name(entry) -> str:
+def is_number(x: Any) -> bool:
+  """Whether it is a real number: no bool, no array.
+
+  >>> is_number(1), is_number(True)
+  (True, False)
+  """
+  return isinstance(x, numbers.Real) and not isinstance(x, (bool, np.bool_))
+
+
+def check_arrays(tree: Any, what: str) -> Any:
+  """The tree.
+
+  Raises:
+    ValueError: a leaf has no shape or dtype; names it.
+  """
+  for name, leaf in flatten(tree).items():
+    if leaf is not None and not (hasattr(leaf, 'shape')
+                                 and hasattr(leaf, 'dtype')):
+      raise ValueError(
+          f'{name or "the only leaf"} of {what} is a {type(leaf).__name__}; '
+          'every leaf is an array, or None: make it with jax.numpy.asarray')
+  return tree
+
+
+def _entry_name(entry: Any) -> str:
   for attribute in ('key', 'idx', 'name'):
     if hasattr(entry, attribute):
       return str(getattr(entry, attribute))
@@ -31,15 +60,29 @@ def _entry_name(entry) -> str:
 def flatten(tree: Tree) -> dict[str, Any]:
   """The leaves of `tree` by path name, `None` leaves included.
 
+  Raises:
+    ValueError: two leaves have one name, because a key holds '/'.
+
   >>> flatten({'a': {'kernel': 1, 'bias': None}})
   {'a/bias': None, 'a/kernel': 1}
   """
-  leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_none)
-  return {'/'.join(map(_entry_name, path)): leaf for path, leaf in leaves}
+  flat: dict[str, Any] = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_none):
+    name = '/'.join(map(_entry_name, path))
+    if name in flat:
+      raise ValueError(f"two leaves have the name {name!r}: a key holds '/'; "
+                       'rename one of them')
+    flat[name] = leaf
+  return flat
 
 
 def unflatten(flat: dict[str, Any]) -> Tree:
   """Nested dicts from path names; inverse of `flatten` for nested dicts.
+
+  Keys of those dicts hold no '/'.
+
+  Raises:
+    ValueError: a name is that of a leaf and of a tree; names it.
 
   >>> unflatten({'a/bias': None, 'a/kernel': 1})
   {'a': {'bias': None, 'kernel': 1}}
@@ -48,7 +91,10 @@ def unflatten(flat: dict[str, Any]) -> Tree:
   for name, leaf in flat.items():
     *parents, last = name.split('/')
     node = tree
-    for parent in parents:
+    for i, parent in enumerate(parents):
+      if '/'.join(parents[:i + 1]) in flat:
+        raise ValueError(f'{"/".join(parents[:i + 1])} is a leaf, and also a '
+                         f'tree with {name}; rename one of them')
       node = node.setdefault(parent, {})
     node[last] = leaf
   return tree
@@ -104,14 +150,14 @@ def check_shapes(tree: Tree, like: Tree, what: str) -> None:
 
   Leaves that are `None` in either tree are passed over.
   """
-  def check(name, x, y):
+  def check(name: str, x: Any, y: Any) -> None:
     if x is not None and y is not None and np.shape(x) != np.shape(y):
       raise ValueError(
           f'{what} has shape {np.shape(x)} but {name} is {np.shape(y)}')
   map_named(check, tree, like)
 
 
-def nearest(name: str, known) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
   """A hint such as ' (did you mean: kernel?)', or '' if nothing is near."""
   matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
   return f' (did you mean: {", ".join(matches)}?)' if matches else ''
@@ -157,19 +203,24 @@ def select(tree: Tree, rules: Sequence[tuple[str, Any]]) -> Tree:
     A tree of `tree`'s structure with the values.
 
   Raises:
-    ValueError: a pattern matches no leaf at all.
+    ValueError: a pattern matches no leaf at all, or is no regular expression.
 
   >>> select({'a': {'kernel': 1, 'bias': 2}}, [('.*kernel', 0.5)])
   {'a': {'bias': None, 'kernel': 0.5}}
   """
   names = list(flatten(tree))
   for pattern, _ in rules:
+    try:
+      re.compile(pattern)
+    except (re.error, TypeError) as error:
+      raise ValueError(f'pattern {pattern!r} is no regular expression: {error}'
+                       ) from error
     if not any(re.fullmatch(pattern, name) for name in names):
       raise ValueError(
           f'pattern {pattern!r} matches no leaf{nearest(pattern, names)}; '
           f'the leaves are: {", ".join(names)}')
 
-  def value(name, _):
+  def value(name: str, _: Any) -> Any:
     for pattern, chosen in rules:
       if re.fullmatch(pattern, name):
         return chosen
@@ -186,9 +237,19 @@ def partition(tree: Tree, chosen: Tree) -> tuple[Tree, Tree]:
     chosen: the same structure; a leaf that is `None` or False goes to the
       second tree.
 
+  Raises:
+    ValueError: the structures differ, or a choice is neither `None` nor a
+      bool; names the leaf.
+
   >>> partition({'a': 1, 'b': 2}, {'a': True, 'b': None})
   ({'a': 1, 'b': None}, {'a': None, 'b': 2})
   """
+  def check(name: str, c: Any) -> None:
+    if c is not None and not isinstance(c, (bool, np.bool_)):
+      raise ValueError(f'the choice for {name} is a {type(c).__name__}; give '
+                       'True, False or None')
+  check_same_structure(tree, chosen)
+  map_named(check, chosen)
   yes = map_leaves(lambda x, c: x if c else None, tree, chosen)
   no = map_leaves(lambda x, c: None if c else x, tree, chosen)
   return yes, no
@@ -209,14 +270,29 @@ def size(tree: Tree) -> int:
 
 
 def nbytes(tree: Tree) -> int:
-  """Bytes of all leaves as they lie in memory."""
+  """Bytes of all leaves as they lie in memory.
+
+  Raises:
+    ValueError: a leaf is no array; names it.
+  """
+  check_arrays(tree, 'the tree')
   return sum(int(np.prod(x.shape)) * x.dtype.itemsize
              for x in jax.tree.leaves(tree))
 
 
-def digest(leaf) -> str:
-  """SHA-256 over a leaf's dtype, shape and bytes, as hexadecimal digits."""
+def digest(leaf: Any) -> str:
+  """SHA-256 over a leaf's dtype, shape and bytes, as hexadecimal digits.
+
+  Raises:
+    ValueError: not an array of numbers, whose bytes would say what it is.
+  """
+  if jax.dtypes.issubdtype(getattr(leaf, 'dtype', None), jax.dtypes.extended):
+    raise ValueError(f'a leaf of {leaf.dtype} has no digest; give '
+                     'jax.random.key_data of a key')
   array = np.asarray(leaf)
+  if array.dtype.kind == 'O':
+    raise ValueError(f'a {type(leaf).__name__} has no digest; give an array of '
+                     'numbers')
   head = f'{array.dtype.str}{array.shape}'.encode()
   return hashlib.sha256(head + array.tobytes()).hexdigest()
 
@@ -230,6 +306,8 @@ def digests(tree: Tree) -> dict[str, str]:
 def fingerprint(tree: Tree) -> str:
   """One SHA-256 over all names and leaves: equal iff bit for bit the same.
 
+  Keys that hold '/' differ from a tree of their parts.
+
   >>> import jax.numpy as jnp
   >>> a = fingerprint({'w': jnp.zeros(3)})
   >>> a == fingerprint({'w': jnp.zeros(3)})
@@ -237,7 +315,13 @@ def fingerprint(tree: Tree) -> str:
   >>> a == fingerprint({'v': jnp.zeros(3)})
   False
   """
+  leaves = [([_entry_name(entry) for entry in path], digest(leaf))
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
   total = hashlib.sha256()
-  for name, value in sorted(digests(tree).items()):
+  if any(mark in key for path, _ in leaves for key in path for mark in '/=;'):
+    # No name begins with ';', so this is no other tree's text.
+    total.update(f';{json.dumps(sorted(leaves))}'.encode())
+    return total.hexdigest()
+  for name, value in sorted(('/'.join(path), value) for path, value in leaves):
     total.update(f'{name}={value};'.encode())
   return total.hexdigest()

@@ -1,7 +1,6 @@
 """What is refused before a run writes anything."""
 
 import json
-import re
 from typing import Any, NoReturn
 
 import numpy as np
@@ -15,6 +14,7 @@ from mtl_jax.data import batches
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import formats
 from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.training import drivers
 from mtl_jax.training import progress
 from mtl_jax.training import trace
 from mtl_jax.training.search import iteration
@@ -61,7 +61,7 @@ def _refuse_other(work, kept, given, why: str) -> NoReturn:
   """Of a kept config that this version can't read."""
   old, new = (trees.flatten(_learned_by(c)) for c in (kept, given))
   changed = sorted(name for name in old.keys() | new.keys()
-                   if old.get(name) != new.get(name))
+                   if old.get(name) != new.get(name)) or ['config.json']
   name = changed[0]
   raise ValueError(
       f'{work.root} holds a run of another config: {name} is '
@@ -94,7 +94,7 @@ def check_growth(work: workdir_lib.Workdir, old, new) -> None:
   for phase in growth.grown(old, new):
     was = before[phase.name]
     last = plan.groups(was, suite)[-1]
-    if (progress.newest(work, last[0].name) is not None
+    if (progress.begun(work, last[0].name)
         and last[0].name not in work.task_names()
         and [e.name for e in last] not in [
             [e.name for e in group] for group in plan.groups(phase, suite)]):
@@ -140,11 +140,7 @@ def check_sources(work: workdir_lib.Workdir, suite, data) -> dict[str, str]:
                        'another name')
   for line in workdir_lib.read_lines(work.metrics):
     for name, before in line.get('sources', {}).items():
-      now = found.get(name, before)
-      # Of data sets the version once stood alone, without their content.
-      if now != before and not (
-          re.fullmatch(r'[\d.+]*\.[\d.+]*', before)
-          and now.startswith(f'{before}-')):
+      if found.get(name, before) != before:
         raise ValueError(
             f'source {name} is version {found[name]}, but {work.root} was '
             f'begun with version {before}: bring that back (the data, or the '
@@ -172,9 +168,7 @@ def check_fit(config, suite, data, backbone, earlier=(), read=None) -> None:
       continue
     size = phase.training.batch_size
     for group in plan.groups(phase.named, suite):
-      if len(group) > 1 and not phase.together:
-        parallel.split_tasks(np.zeros(len(group)))
-      else:
+      if not drivers.at_once(group, size):
         parallel.split_batch(np.zeros(size))
       for entry in group:
         batches.check_size(len(data.rows(entry)), size)

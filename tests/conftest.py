@@ -6,6 +6,8 @@ it was.
 """
 
 import os
+import pathlib
+import re
 import sys
 import tempfile
 
@@ -39,6 +41,8 @@ WARNINGS = (
 
 def pytest_addoption(parser):
   parser.addoption('--slow', action='store_true', help='also the slow tests')
+  parser.addoption('--part', default='1/1', help=(
+      'K/N: every Nth of the chosen tests, from the Kth'))
 
 
 def pytest_configure(config):
@@ -53,10 +57,55 @@ def pytest_unconfigure():
     sys.modules['tiny'].clean()
 
 
+@pytest.hookimpl(trylast=True)  # after -m and -k
 def pytest_collection_modifyitems(config, items):
   """Skips what is marked slow, unless --slow; `data` skips by itself."""
+  kept = part_of(items, config.getoption('--part'))
+  if len(kept) < len(items):
+    config.hook.pytest_deselected(items=[x for x in items if x not in kept])
+    items[:] = kept
   if config.getoption('--slow'):
     return
   for item in items:
     if 'slow' in item.keywords:
       item.add_marker(pytest.mark.skip(reason='slow; run with --slow'))
+
+
+def part_of(items, part):
+  """Every Nth of a list from the Kth, for a part 'K/N'.
+
+  Raises:
+    pytest.UsageError: K and N are no numbers, or K is not one of 1 to N.
+  """
+  first, _, parts = part.partition('/')
+  if not (first.isdigit() and parts.isdigit()
+          and 1 <= int(first) <= int(parts)):
+    raise pytest.UsageError(f'--part is {part!r}; write K/N with K from 1 to N')
+  return items[int(first) - 1::int(parts)]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item):
+  """A test of real data that skips although the data are there has failed."""
+  report = (yield).get_result()
+  if report.skipped and item.get_closest_marker('data'):
+    reason = str(report.longrepr[2])
+    found = there(reason, _prepared())
+    if found:
+      report.outcome = 'failed'
+      report.longrepr = (f'{item.nodeid} skips, but {found} is prepared: '
+                         f'{reason}')
+
+
+def _prepared():
+  """Names of the data sets that are prepared on disk."""
+  folder = pathlib.Path(os.environ.get('TFDS_DATA_DIR')
+                        or '~/tensorflow_datasets').expanduser()
+  return sorted(path.name for path in folder.glob('*') if path.is_dir())
+
+
+def there(reason, prepared):
+  """The data set that a reason for skipping names although it is prepared."""
+  named = [name for name in prepared if re.search(
+      rf'(?<![\w./]){re.escape(name)}(?!\w)', reason)]
+  return named[0] if named else None

@@ -16,6 +16,7 @@ from mtl_jax import trees
 from mtl_jax.config import plan
 from mtl_jax.data import sources
 from mtl_jax.data import suites
+from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
 
 
@@ -43,7 +44,7 @@ COMMANDS = {
                          r'error: phase impress: tasks \(12, 15\), but the '
                          'suite permuted-digits has 14'),
     'unknown method': (['--config.phases.basis.method=supsop'],
-                       "error: unknown method 'supsop' .*mean: supsup.*known: "
+                       "error: unknown method 'supsop' .*mean: supsup.*known: .*"
                        'dedicated, impresslearn, .*supsup'),
     'unknown suite': (['--config.suite.kind=permute'],
                       "error: unknown suite: 'permute'; .*mean 'permuted'"),
@@ -141,12 +142,6 @@ def test_batch_that_does_not_fit(tmp_path, batch, text):
   assert_refused(config, tmp_path / 'run', ValueError, text)
 
 
-def test_tasks_that_do_not_divide_over_devices(tmp_path):
-  config = tiny.only('many', phases__many__tasks=(4, 9))
-  assert_refused(config, tmp_path / 'run', ValueError,
-          '5 tasks at once do not divide over 8 devices')
-
-
 @pytest.mark.parametrize('changes, text', [
     ({'seed': 1}, r'seed is 0 there and 1 now'),
     ({'phases__basis__steps': 8}, 'phases/basis/steps is 6 there and 8 now'),
@@ -189,12 +184,14 @@ def test_workdir_with_tasks_but_no_config(tmp_path):
 
 
 @pytest.mark.parametrize('name, content, text', [
-    ('config.json', '{"seed": 0, "su', 'config.json is malformed'),
-    ('config.json', '[]', 'run holds a run of another config'),
-    ('config.json', '{}', 'run holds a run of another config'),
-    ('backbone.json', '{"model": ', 'backbone.json is malformed'),
-    ('backbone.json', '[]', "the backbone's fingerprint is"),
-    ('backbone.json', '{}', "the backbone's fingerprint is")])
+    ('config.json', '{"seed": 0, "su', 'config.json, line 1: the config is '
+                                       'malformed: Unterminated string'),
+    ('config.json', '[]', r'the config is malformed: expected an object, got '
+                          r'\[\]; restore it from a copy'),
+    ('config.json', '{}', r"the config lacks 'seed' \(an integer\); restore"),
+    ('backbone.json', '{"model": ', 'line 1: the recipe of the backbone is m'),
+    ('backbone.json', '[]', 'malformed: expected an object, got'),
+    ('backbone.json', '{}', "the recipe of the backbone lacks 'model'")])
 def test_damaged_json(tmp_path, name, content, text):
   run = tiny.learned(tmp_path / 'run', 'few')
   (run / name).write_text(content)
@@ -205,7 +202,7 @@ def test_backbone_of_another_version_is_refused(tmp_path):
   run = tiny.learned(tmp_path / 'run', 'few')
   recipe = json.loads((run / 'backbone.json').read_text())
   recipe['fingerprint'] = 'f' * 64
-  (run / 'backbone.json').write_text(json.dumps(recipe))
+  workdir_lib.write_json(run / 'backbone.json', recipe)
   assert_refused(tiny.make('few'), run, ValueError,
                  "the backbone's fingerprint is")
 

@@ -58,7 +58,7 @@ def learn(folder):
                                                'init': 'default'},
       phases={'only': dict(method='mine', tasks=(0, 1), steps=2, batch_size=8,
                            learning_rate=.1)}, schedule=('only',),
-      matrix='none')
+      matrix='final')
   tiny.learn(config, folder)
   system = system_lib.load(folder)
   name, = system.tasks

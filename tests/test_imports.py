@@ -89,9 +89,9 @@ def test_pmap_and_meshes_stand_in_parallel_alone():
 
 # From the bottom up; a room may import those below it, and its own modules.
 LAYERS = (
-    ('host', '_version', '_top_k'),
+    ('host', 'json_files', '_version', '_top_k', 'aliases'),
     ('trees',),
-    ('registry', 'fields'),
+    ('registry', 'fields', 'fans'),
     ('masks',),
     ('impressions', 'parallel'),
     ('methods', 'models', 'data'),

@@ -13,6 +13,7 @@ from mtl_jax.commands import verify
 from mtl_jax.serving import system as system_lib
 from mtl_jax.serving import verification
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import workdir as workdir_lib
 
 
 @pytest.fixture(name='run')
@@ -189,7 +190,7 @@ def test_lost_task_is_named(run, how):
     ('fingerprint', 'f' * 64, 'but fff.* was recorded')])
 def test_changed_backbone_is_refused(run, name, value, text):
   recipe = json.loads((run / 'backbone.json').read_text())
-  (run / 'backbone.json').write_text(json.dumps(recipe | {name: value}))
+  workdir_lib.write_json(run / 'backbone.json', recipe | {name: value})
   with nothing_else_changes(run):
     with pytest.raises(ValueError, match=text):
       system_lib.load(run)
@@ -198,13 +199,14 @@ def test_changed_backbone_is_refused(run, name, value, text):
 @pytest.mark.parametrize('text', ['', '{"model": ', '{}', '[]', 'null'])
 def test_malformed_backbone_is_named(run, text):
   (run / 'backbone.json').write_text(text)
-  with pytest.raises(ValueError, match='backbone(.json is malformed| lacks)'):
+  with pytest.raises(ValueError, match='backbone.json.* the recipe of the '
+                     'backbone (is malformed|lacks).*restore it'):
     system_lib.load(run)
 
 
 def test_changed_backbone_fails_the_command(run):
   recipe = json.loads((run / 'backbone.json').read_text())
-  (run / 'backbone.json').write_text(json.dumps(recipe | {'seed': 1}))
+  workdir_lib.write_json(run / 'backbone.json', recipe | {'seed': 1})
   done = tiny.verify(run)
   assert done.returncode == 1 and 'Traceback' not in done.stderr
   assert "error: the backbone's fingerprint is" in done.stderr

@@ -38,7 +38,7 @@ def main(given: argparse.Namespace) -> int | None:
                      'with its command, and it goes on')
   stored = set(work.task_names())
   logged = {line['entry']: line for line in lines if line['kind'] == 'task'}
-  records = [line | commit.finished_record(work, name)
+  records = [commit.with_log(commit.finished_record(work, name), line)
              for name, line in logged.items() if name in stored]
   path = (work.report if given.output is None
           else workdir_lib.local_folder(given.output))

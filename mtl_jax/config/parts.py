@@ -48,6 +48,7 @@ class Backbone:
     if self.seed is not None and not 0 <= self.seed < 1 << 32:
       raise ValueError(f'backbone seed is {self.seed}; it must lie between 0 '
                        'and 2 ** 32 - 1')
+    models.check_init(self.model, self.init, dict(self.options))
     models.make(self.model, self.outputs, **dict(self.options))
 
 

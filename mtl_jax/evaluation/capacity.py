@@ -1,4 +1,4 @@
-"""Weights of a folded tree: free, owned and shared, and what they take."""
+"""Weights of a folded tree: free, owned and shared, and their bytes."""
 
 from typing import Any
 

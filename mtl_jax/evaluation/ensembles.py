@@ -9,17 +9,17 @@ from mtl_jax.training import run as run_lib
 
 
 def measure(running: run_lib.Run) -> list[dict]:
-  """Of every task that a phase repeats: its members together.
+  """Test accuracy of all members of a repeated task together.
 
-  The softmax outputs of all members are summed and the largest taken, as in
-  the self-ensembles of arXiv 2207.08821.
+  The softmax outputs of all members are summed, and the largest sum is the
+  answer, as in the self-ensembles of arXiv 2207.08821.
 
   Returns:
     Dicts with phase, task, members (test accuracy of each) and accuracy.
   """
   found = []
   for phase in running.config.phases:
-    if phase.repeats == 1 or phase.pool:  # a pool's images are of many tasks
+    if phase.repeats == 1 or phase.pool:  # a pool has images of several tasks
       continue
     entries = plan.entries(phase, running.suite)
     for task in dict.fromkeys(entry.task for entry in entries):

@@ -1,4 +1,4 @@
-"""What is measured once everything is learned: of the whole system, from disk.
+"""Measurements of the whole system, from disk, after all training.
 """
 
 import time
@@ -12,6 +12,7 @@ from mtl_jax.evaluation import scenarios
 from mtl_jax.evaluation import transparency
 from mtl_jax.serving import verification
 from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.training import commit
 from mtl_jax.training import evaluate
 from mtl_jax.training import run as run_lib
 from mtl_jax.training import stream
@@ -24,7 +25,7 @@ def main_entries(running: run_lib.Run) -> list[plan.Entry]:
 
 
 def entries(running: run_lib.Run, phase) -> list[plan.Entry]:
-  """What a learned phase has left."""
+  """The entries that a learned phase left."""
   if phase.stream:
     return stream.entries(running.workdir, phase, running.suite)
   return plan.entries(phase, running.suite)
@@ -33,8 +34,8 @@ def entries(running: run_lib.Run, phase) -> list[plan.Entry]:
 def matrix_rows(running: run_lib.Run) -> dict[str, dict]:
   """Every task's accuracy after each one, measured from the disk.
 
-  A finished task's folder never changes, so a row may be measured after later
-  tasks were learned: what it reads is what was there.
+  A finished task's folder never changes. So a row gives the same numbers when
+  it is measured after later tasks were learned.
   """
   known = {line['entry']: line['accuracy'] for line in
            workdir_lib.read_lines(running.workdir.metrics)
@@ -53,7 +54,7 @@ def matrix_rows(running: run_lib.Run) -> dict[str, dict]:
 
 
 def infer_tasks(running: run_lib.Run) -> list[dict]:
-  """Accuracy without task names; what is measured already is kept."""
+  """Accuracy without task names; results of earlier starts are kept."""
   if not running.config.identify:
     return []
   work = running.workdir
@@ -107,7 +108,7 @@ def check_mixed(config, suite, data) -> None:
 
 
 def mixed_batch(running: run_lib.Run) -> dict | None:
-  """One batch of all tasks in one call, beside calls task by task."""
+  """One batch of all tasks, predicted in one call and task by task."""
   learned = [e for e in main_entries(running) if not e.pooled]
   if not running.config.mixed_rows or not learned:
     return None
@@ -143,7 +144,7 @@ def mixed_batch(running: run_lib.Run) -> dict | None:
 
 
 def shared_segments(running: run_lib.Run) -> dict | None:
-  """What tasks with paths share; see `laid_open`."""
+  """What tasks with paths share; see `mtl_jax.evaluation.transparency`."""
   if not running.config.transparency:
     return None
   controls = [entry for phase in running.config.phases if phase.control
@@ -153,18 +154,25 @@ def shared_segments(running: run_lib.Run) -> dict | None:
 
 
 def collect(running: run_lib.Run) -> list[dict]:
-  """The records of all entries in learning order."""
+  """The records of all entries in learning order, as checkpoints have them.
+
+  Only what a checkpoint can't know of itself comes from the log: the seconds
+  that it took to save it, and the peak of memory then.
+  """
   parallel.barrier('all records are written')
   logged = {line['entry']: line for line in
             workdir_lib.read_lines(running.workdir.metrics)
             if line['kind'] == 'task'}
-  return [logged[entry.name]
-          for phase in running.config.phases
-          for entry in entries(running, phase)]
+  found = []
+  for phase in running.config.phases:
+    for entry in entries(running, phase):
+      record = commit.finished_record(running.workdir, entry.name)
+      found.append(commit.with_log(record, logged.get(entry.name, {})))
+  return found
 
 
 def summarise(running: run_lib.Run, records, rows) -> dict:
-  """Measures every task from the disk, proves it, and summarises."""
+  """Measures every task from disk, verifies it, and summarises."""
   measured = {entry.name: entry for entry in main_entries(running)}
   final = {}
 

@@ -1,4 +1,4 @@
-"""What fine-tuning in sequence forgets."""
+"""What a network forgets that is fine-tuned from task to task."""
 
 from mtl_jax import parallel
 from mtl_jax.config import plan
@@ -7,12 +7,11 @@ from mtl_jax.training import run as run_lib
 
 
 def measure(running: run_lib.Run) -> list[dict]:
-  """Of every phase that fine-tunes in sequence: the accuracy matrix.
+  """The accuracy matrix of every phase that fine-tunes in sequence.
 
-  Entry [i][j] is the test accuracy on task j of the network as task i left
-  it, with the leaves that task j has for itself (its head): what one network
-  that is trained on and on would give. Regressions have no entry. 'end' is
-  the accuracy of every task on what the last one left, whichever that is.
+  Entry [i][j] is the test accuracy on task j after task i: of the network that
+  task i left, with task j's own leaves (its head). Regressions have no entry.
+  'end' is the accuracy of every task on the network that the last one left.
   """
   found = []
   for phase in running.config.phases:

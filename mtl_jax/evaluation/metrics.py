@@ -7,19 +7,19 @@ the accuracy on every task before anything was learned. Accuracies are
 fractions, so are results. Indices count from 0; the papers count from 1.
 
 The word *forgetting* stands for several formulas in papers and libraries, so
-each is here under a name of its own and its citation goes beside every number
-that we print:
+each has a name of its own here, and its citation stands beside every printed
+number:
 
 * `forgetting`: Chaudhry et al. 2018 (RWalk). From the *best* accuracy that a
-  task had in any earlier row to the last row, the maximum taken from where
-  the task was learned, for it has no accuracy earlier; the mean is over the
-  first T-1 tasks, for the last one can't have been forgotten yet. Neither
-  zeros in place of unmeasured entries nor the last row belong to the maximum.
+  task had in any earlier row to the last row. The maximum starts at the row
+  in which the task was learned and leaves out the last row; unmeasured entries
+  do not count as 0. The mean is over the first T-1 tasks, because the last one
+  can't have been forgotten yet.
 * `experience_forgetting` and its mean `stream_forgetting`: from the accuracy
   *right after learning* to the last row. Never above `forgetting`, and
   exactly minus `backward_transfer`.
 
-A task that nothing can change has forgetting 0 under both. A function that
+A task that never changes has forgetting 0 under both. A function that
 needs an entry that was not measured raises, and names it.
 
   https://arxiv.org/abs/1706.08840  Lopez-Paz and Ranzato 2017 (GEM)

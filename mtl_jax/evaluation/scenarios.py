@@ -3,8 +3,8 @@
 The scenarios of SupSup (https://arxiv.org/abs/2006.14769, Table 1): GG, the
 task is given; GNs, it is inferred and tasks share their labels; GNu, it is
 inferred and labels aren't shared, so that task and class must both be right.
-As in its code, the task is inferred once per test batch, and in GNu a batch
-that is taken for another task's counts as wrong altogether.
+As in its code, the task is inferred once per test batch. In GNu every image of
+a batch whose task is inferred wrongly counts as wrong.
 """
 
 import collections
@@ -40,7 +40,7 @@ GRADIENT_WEIGHTS = 2 ** 26  # of all inferences of a call: 256 MiB of float32
 
 
 def check(config: config_lib.Config, suite: suites.Suite) -> None:
-  """Refuses, before anything is learned, what could not be inferred then.
+  """Refuses, before training, scenarios whose tasks can't be inferred.
 
   Raises:
     ValueError: tasks that can't be superposed or that prepare their images
@@ -109,12 +109,14 @@ def measure(system: system_lib.System, entries: list[plan.Entry],
   Args:
     system: in which the entries are stored.
     entries: the candidates, in learning order.
-    tested: whose test data is to be recognised, in learning order; a task for
-      which there is no candidate counts as wrong.
+    tested: entries whose test data is to be recognised, in learning order; a
+      task without a candidate counts as wrong.
     data: sources.
     scenario: how.
-    known: earlier results, which are not measured again if `is_of` holds.
-    networks: what earlier scenarios found out already; `None` starts anew.
+    known: earlier results; those for which `is_of` holds are not measured
+      again.
+    networks: right answers that earlier scenarios computed; `None` starts
+      without any.
 
   Yields:
     JSON values: name, tasks, inferences, identified (fraction), accuracy {GG,
@@ -194,8 +196,8 @@ def _measure(found, entries, tested, networks, scenario) -> dict:
 def _test_batches(entry, data, scenario) -> np.ndarray:
   """int32 [batches, batch_size], rows of the test split, padded with -1.
 
-  Of a part of the split, each task draws its own: the same few images for all
-  tasks would say little about the others.
+  If only a part of the split is used, each task draws its own rows, because
+  the same few images for all tasks would be a poor sample.
   """
   rows = data.view(entry.task).test
   if scenario.batches:
@@ -264,7 +266,7 @@ def _confusion(entries, task, inferred) -> dict:
 
 
 class Networks:
-  """Right answers of any task's network on any task's batches, kept."""
+  """A cache of the right answers of each network on each task's batches."""
 
   def __init__(self, system, data):
     self.system, self.data = system, data

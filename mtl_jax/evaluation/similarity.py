@@ -1,8 +1,8 @@
-"""What tasks share, laid open: similarity of representations and ablation.
+"""What tasks share: similarity of representations, ablation and probes.
 
 Linear CKA is that of Kornblith et al. 2019, https://arxiv.org/abs/1905.00414.
 The suite follows the claims of PaRT (Paknezhad et al. 2022,
-https://arxiv.org/abs/2201.09534), whose code has none of it.
+https://arxiv.org/abs/2201.09534), whose published code has no such analysis.
 """
 
 import jax
@@ -85,7 +85,7 @@ def relation(features) -> np.ndarray:
 
 
 def without(params: Tree, part: str) -> Tree:
-  """A task's network in which one module gives 0: its leaves are all 0.
+  """A task's network in which one module outputs 0: all its leaves are 0.
 
   Args:
     params: of a task's network.

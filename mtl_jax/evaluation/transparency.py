@@ -1,6 +1,6 @@
 """What tasks on shared segments have in common, measured from the disk.
 
-Of the tasks whose impression has a path, beside controls on the same paths:
+It measures tasks whose impression has a path, and baselines on the same paths:
 
   paths       the modules of each task, and how many two tasks share
   relation    linear CKA of the tasks' features on images of all tasks, which
@@ -26,12 +26,12 @@ from mtl_jax.training import run as run_lib
 
 
 class Seen(NamedTuple):
-  """A task as its network sees it.
+  """A task's network, ready to be measured.
 
   Attributes:
     entry: that was learned.
     params: of its network.
-    stats: likewise.
+    stats: norm statistics of its network.
     modules: int [levels, N].
   """
   entry: plan.Entry
@@ -48,7 +48,7 @@ def measure(running: run_lib.Run, entries: list[plan.Entry],
     running: the run.
     entries: the tasks.
     controls: entries on the same tasks; those with another path are left out.
-    images: of each task and split that are used, at most.
+    images: at most so many of each task and split are used.
   """
   tasks = [seen for seen in map(functools.partial(_load, running), entries)
            if seen is not None]

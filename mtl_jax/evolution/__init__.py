@@ -11,6 +11,6 @@ https://arxiv.org/abs/2205.10937 (muNet) and https://arxiv.org/abs/2209.07326
   training    children of a generation in one compiled program
   augment     random crops and colours on the device
 
-Nothing here reads or writes a file. Decisions are drawn from a NumPy generator
-that is given; two calls with equal generators decide alike.
+Nothing here reads or writes a file. All random choices come from a NumPy
+generator that the caller gives; calls with equal generators choose alike.
 """

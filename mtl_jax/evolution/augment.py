@@ -1,9 +1,9 @@
 """Random crops, flips and colours of a batch, on the device.
 
-The official input pipeline's augmentation with its ranges as traced values,
-so that another generation compiles nothing. It acts on images that lie on the
-device in the network's size already (the official one crops first, then
-resizes); a crop is read off by linear interpolation.
+The augmentation of the official input pipeline. Its ranges are traced values,
+so another generation compiles nothing. It takes images that are already on the
+device in the network's size, and reads crops by linear interpolation (the
+official pipeline crops first, then resizes).
 """
 
 import functools
@@ -82,11 +82,11 @@ def _crop_and_flip(how, crop_key, flip_key, images):
 
 
 def boxes(how: Augmentation, key, count: int):
-  """Random boxes as (top, left, height, width), each float32 [count] of 1.
+  """Random boxes as (top, left, height, width), float32 [count] fractions.
 
   Given the aspect ratio, the height is uniform among those whose area fits,
-  as in TensorFlow's `sample_distorted_bounding_box`. That one draws the ratio
-  anew until some height fits; here it comes from those ratios at once.
+  as in TensorFlow's `sample_distorted_bounding_box`. TensorFlow draws ratios
+  until some height fits; here only ratios that fit are drawn.
   """
   keys = jax.random.split(key, 4)
   draw = [jax.random.uniform(k, (count,)) for k in keys]

@@ -1,8 +1,8 @@
 """Which images a generation sees, and in which order.
 
-All children of a generation see the same batches. Officially a small set lies
-in a cache in the order of its files, batches are cut from that order over and
-over, and a buffer of ten batches shuffles them.
+All children of a generation see the same batches. The official pipeline caches
+a small set in the order of its files, cuts batches from that order over and
+over, and shuffles them in a buffer of ten batches.
 """
 
 import numpy as np
@@ -19,7 +19,8 @@ def training(rows, count: int, batch: int, seed: tuple[int, ...],
       in this order, over and over (see `cached`).
     count, batch: of the result, int32 [count, batch].
     seed: integers that name run, task and generation.
-    start: number of the first batch; depends on nothing before it.
+    start: number of the first batch; its rows do not depend on where a run
+      started.
     shuffle: see `spaces.Space`.
   """
   if shuffle == 'buffer':
@@ -37,7 +38,7 @@ def training(rows, count: int, batch: int, seed: tuple[int, ...],
 
 
 def cached(rows, seed: tuple[int, ...]) -> np.ndarray:
-  """The order in which a task's rows lie in the official cache.
+  """The order of a task's rows in the official cache.
 
   That is the order of TFDS's files, which TFDS shuffles once, when it prepares
   them; a source of another kind may be sorted by class.
@@ -50,7 +51,7 @@ def cached(rows, seed: tuple[int, ...]) -> np.ndarray:
 
 
 def _through_buffer(count: int, seed) -> np.ndarray:
-  """0, 1, 2, ... as a shuffle buffer lets them out: the first `count`."""
+  """The first `count` of 0, 1, 2, ... in the order a shuffle buffer gives."""
   held = np.arange(BUFFER)
   found = np.empty(count, np.int64)
   places = np.random.default_rng([*seed]).integers(BUFFER, size=count)

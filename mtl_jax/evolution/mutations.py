@@ -1,8 +1,9 @@
 """What a child takes from its parent, and what it changes.
 
-The order is that of the official `Path.clone`: hyper-parameters, the mutation
-rate first, so that its new value governs the rest; then adapters; then, for
-every component that the child's network needs, whether to share it or clone it.
+The order is that of the official `Path.clone`. First the hyper-parameters, and
+among them the mutation rate, whose new value then governs the rest; then the
+adapters; then, for every component of the child's network, whether it is shared
+or cloned.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,9 +28,9 @@ class Child(NamedTuple):
     parent: from which it was made.
     hyper: its hyper-parameters.
     shared: components that it only refers to.
-    cloned: components from whose values (and momentum) it starts to train.
-    new: names of components that are made anew.
-    changed: by hyper-parameter or component what the mutation did.
+    cloned: components whose values and momentum it starts from.
+    new: names of components that are initialised anew.
+    changed: what the mutation did, by hyper-parameter or component.
   """
   parent: Path
   hyper: dict
@@ -46,8 +47,8 @@ class Child(NamedTuple):
 def step(rng: np.random.Generator, found: spaces.Range, value):
   """One place up or down the list, each with probability 1/2.
 
-  At an end of the list half of the steps stay; a value that is not on the
-  list becomes the default.
+  A step beyond an end of the list stays there. A value that is not on the list
+  becomes the default.
   """
   if value not in found.values:
     return found.default
@@ -59,9 +60,9 @@ def sample_images(rng: np.random.Generator, space: spaces.Space,
                   best: Path | None) -> dict:
   """A generation's augmentation: the best path's, or the default's, mutated.
 
-  The rate is the space's default one, not the evolved one, as officially.
-  mu2Net+ keeps the defaults as long as there is no path; each value has a
-  rate of its own, which the result holds too.
+  As in the official code, the rate is the space's default, not the evolved one.
+  mu2Net+ keeps the defaults until there is a path; it has a rate for each
+  value, which the result contains too.
   """
   hyper = space.defaults(spaces.AUGMENT)
   if best is None and space.rate_per_action:
@@ -93,10 +94,11 @@ def _own_rates(path: Path | None, names=None) -> dict:
 
 
 class _Rates:
-  """The probability of each action: one for all, or one for each.
+  """The probability of an action: one for all actions, or one for each.
 
-  `hyper` holds the rate of all actions, or the space's default counts. With a
-  rate per action it gets those of the actions that were considered.
+  `hyper` holds the rate of all actions; without it the space's default is used.
+  With a rate per action, `hyper` receives the rates of the actions that were
+  considered.
   """
 
   def __init__(self, rng, space, hyper, control):
@@ -125,7 +127,7 @@ def child(rng: np.random.Generator, space: spaces.Space,
   """Samples a child of a path.
 
   Args:
-    rng: of all decisions.
+    rng: generator of all random choices.
     space: what may change.
     lineage: the parent, its parent, and so on; ending with the root.
     images: the generation's augmentation.
@@ -196,7 +198,7 @@ def _mutate(rng, space, rates, hyper, changed):
 
 
 def _adapt(space, rates, hyper, changed, layers, control):
-  """Inserts adapters; those of layers that are gone go with them."""
+  """Inserts adapters, and removes those of layers that were removed."""
   kept = [layer for layer in hyper[ADAPTED] if layer < layers]
   if control == 'adapters':
     kept = list(range(layers))
@@ -217,7 +219,7 @@ def needed(root: Path, layers: int, adapted: Sequence[int]) -> list[str]:
   """Names of the components of a network, in the order of the signal.
 
   Args:
-    root: has every component of which there is one only.
+    root: a network that has every component except blocks and adapters.
     layers: encoder blocks.
     adapted: layers with an adapter.
   """

@@ -56,7 +56,7 @@ class Path:
     components: by name.
     score: what selection compares.
     quality: validation accuracy at its best validation.
-    record: JSON values that only reports read.
+    record: JSON values for reports alone.
   """
   name: str
   task: str | None
@@ -80,10 +80,10 @@ def path_of(params: Mapping, **fields) -> Path:
 
 
 def users(paths: Iterable[Path]) -> dict[str, set[str]]:
-  """By component id the tasks that use it; the root is no task.
+  """The tasks that use each component, by its id; the root is not a task.
 
   Args:
-    paths: the one that every task retains, with or without the root.
+    paths: the retained path of every task, with or without the root's.
   """
   found: dict[str, set[str]] = {}
   for path in paths:
@@ -96,16 +96,16 @@ def users(paths: Iterable[Path]) -> dict[str, set[str]]:
 def locked(task: str, retained: Iterable[Path]) -> set[str]:
   """Ids of the components that may not change when a task is learned.
 
-  All that the root or another task uses. What only the task's own retained
-  path uses is trained on: its children clone it always. (Nothing is ever
-  changed in place; the stored path stays as it is.)
+  These are all components that the root or another task uses. Components that
+  only the task's own retained path uses are trained further: its children
+  always clone them. (Nothing is changed in place; the stored path stays.)
   """
   return {part.id for path in retained if path.task != task
           for part in path.components.values()}
 
 
 def accounted(path: Path, retained: Iterable[Path]) -> float:
-  """Weights of a path, each component's divided by the tasks that use it.
+  """Weights of a path; each component's are divided by its number of tasks.
 
   The root is not counted as a user. Summed over the retained paths of all
   tasks this is the number of weights in components that any task uses.
@@ -126,7 +126,7 @@ class Scale:
     size: base of the size factor (`Size scale:98` is 0.98).
     weights: the number of weights that counts as 1.
     compute: base of the factor of compute.
-    flops: of one image's forward pass, that count as 1.
+    flops: the operations of one image's forward pass that count as 1.
   """
   size: float = 1.
   weights: float = 1_484_162.
@@ -145,7 +145,7 @@ class Scale:
     return self.size == 1 and self.compute == 1
 
   def factor(self, weights: float, flops: float) -> float:
-    """By what quality is multiplied.
+    """The factor by which quality is multiplied.
 
     >>> Scale(size=.5, weights=10.).factor(20., 0.)
     0.25

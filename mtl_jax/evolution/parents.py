@@ -1,8 +1,8 @@
 """Which path gets the next child (the official `PPDecay`).
 
 A path that has had k children for a task is accepted with probability 0.5 **
-k: first the task's own paths, best first, then the other tasks' (the seeds) in
-rotation, and if none was accepted any path at all.
+k. The task's own paths are asked first, the best one first; then the other
+tasks' paths (the seeds) in rotation. If none is accepted, any path is drawn.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ Path = networks.Path
 
 
 class Choice(NamedTuple):
-  """A parent, and the order of the seeds from now on."""
+  """A parent, and the new order of the seeds."""
   parent: Path
   seeds: tuple[str, ...]
 
 
 def shuffled(rng: np.random.Generator, names: Sequence[str]) -> tuple:
-  """The seeds' order with which a task starts."""
+  """A random order of the seeds, with which a task starts."""
   return tuple(names[i] for i in rng.permutation(len(names)))
 
 
@@ -32,13 +32,14 @@ def choose(rng: np.random.Generator, own: Sequence[Path],
   """Chooses a parent; see the module.
 
   Args:
-    rng: from which acceptance is drawn.
+    rng: generator of the acceptance.
     own: the task's paths, in the order in which they were made; of equal
       scores the oldest is asked first.
     others: the paths of other tasks that may be parents, and the root.
     seeds: names of `others` in their current order.
     children: by name of a path, how many it has had for this task.
-    uniform: mu2Net+: no rotation; where no own path is accepted, any path.
+    uniform: as in mu2Net+: no rotation; if no own path is accepted, any path
+      is drawn.
 
   Raises:
     ValueError: there is no path at all.

@@ -6,8 +6,8 @@ preliminary experiment, muNet's characters and Visual Domain Decathlon, and
 mu2Net+'s four. Where a size factor is chosen, mu2Net and muNet search the
 number of blocks as well: give `num_layers` (see `Space.replace`).
 
-All values are the official ones by default. Where we know better, a space has
-an option of another name: `accumulator='float32'`, `shuffle='epochs'` and
+All defaults are the official values. Three options turn a part of the official
+behaviour off: `accumulator='float32'`, `shuffle='epochs'` and
 `remember_children=False`.
 """
 
@@ -57,8 +57,8 @@ class Space:
     rate_per_action: mu2Net+: every action has a rate of its own. Whenever the
       action is considered, that rate moves one place with the probability
       RATE, which evolves too.
-    start_scale: the learning rate before warm-up, as a part of the peak; the
-      schedule 'linear' ends with it.
+    start_scale: the learning rate before warm-up, as a fraction of the peak;
+      the schedule 'linear' ends with it.
     population: mu2Net+: how many of a task's paths outlive a generation, the
       best; 0 keeps them all.
     accumulator: of momentum. 'bfloat16', officially: the factor, its product

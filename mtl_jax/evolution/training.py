@@ -2,9 +2,9 @@
 
 The program trains the largest network that the space allows. What a child
 trains, which blocks and adapters it has, its learning rate, momentum and
-schedule are traced values: children that differ in all of them, and a whole
-task, share one executable. A component that a child only refers to gets no
-gradient and comes out as it went in.
+schedule are traced values, so all children of a task share one executable, even
+if they differ in all of these. A component that a child only refers to gets no
+gradient and does not change.
 
 One call is one round: some steps, then a validation. Loss, optimizer and
 schedule are the official ones: cross-entropy, gradients clipped at a global
@@ -53,13 +53,13 @@ class Hyper(NamedTuple):
 
 
 class Learner(NamedTuple):
-  """A child while it trains.
+  """The state of a child in training.
 
   Attributes:
     params, trace: of the largest network, by component.
     best_params, best_trace: at the best validation so far.
-    best_score: float32, that validation's; before the first what must be
-      reached (its parent's score), or -inf.
+    best_score: float32, score of that validation; before the first, the score
+      to reach (its parent's), or -inf.
     improved: bool, whether any validation reached it.
     factor: float32, from quality to score.
     trained, active: bool scalars by component name.
@@ -80,7 +80,7 @@ class Learner(NamedTuple):
 
 
 class Round(NamedTuple):
-  """What a round measured: float32 scalars, `taken` bool."""
+  """Measurements of a round: float32 scalars, and `taken`, a bool."""
   loss: Any
   quality: Any
   score: Any
@@ -109,8 +109,8 @@ def hyper_of(hyper: Mapping, rounds: int, round_steps: int,
 def rate(hyper: Hyper, step):
   """The learning rate of a step: float32.
 
-  A linear warm-up, then a cosine to 0 at the end of the cycle, or a line to the
-  rate with which it began; 'constant' is half the learning rate throughout.
+  After a linear warm-up it follows a cosine to 0 at the end of the cycle, or a
+  line to the rate at which it started; 'constant' is half the learning rate.
   """
   peak = hyper.learning_rate
   step = jnp.where(hyper.schedule == SCHEDULES.index('restarts'),
@@ -198,7 +198,7 @@ def make_round(apply):
 
 
 def _select(learner, loss, valid_loss, quality):
-  """Keeps the state if it reaches the best so far (>=, as officially)."""
+  """Keeps the state if its score is at least the best so far."""
   finite = jnp.isfinite(loss) & jnp.isfinite(valid_loss)
   quality = jnp.where(finite, quality, -1.)
   score = jnp.where(finite, quality * learner.factor, -1.)
@@ -213,7 +213,7 @@ def _select(learner, loss, valid_loss, quality):
 
 
 class Largest(NamedTuple):
-  """The network that holds every child's.
+  """The largest network: every child's network is a part of it.
 
   Attributes:
     like: its tree of shapes, by component (as NumPy zeros).
@@ -228,7 +228,7 @@ def largest(root: mutations.Path, create, classes: int, layers: int,
   """The network with all blocks and, if `adapter`, one before each.
 
   Args:
-    root: has every component of which there is one only.
+    root: a network that has every component except blocks and adapters.
     create: `models.Parts.create`.
     classes: outputs of the head.
     layers: most blocks of any child.
@@ -282,7 +282,7 @@ def learner_of(made: mutations.Child, network: Largest, new: Mapping,
 
 
 def _padded(tree, like):
-  """A narrow adapter with zeros up to the widest; others as they are."""
+  """An adapter padded with zeros to the widest; other trees unchanged."""
   def leaf(x, wanted):
     x = np.asarray(x)
     if x.shape == wanted.shape:
@@ -299,7 +299,7 @@ def cut(tree, like):
 
 
 def trained_parts(made: mutations.Child, learner: Learner, new: Mapping):
-  """What a child has trained, without padding.
+  """The components that a child has trained, without padding.
 
   Args:
     made: the child.

@@ -61,7 +61,7 @@ class Recipe(NamedTuple):
 
 
 class Recovered(NamedTuple):
-  """What `recover` found, and how.
+  """The result of `recover`.
 
   Attributes:
     mask: bool leaves [d] after the last step.
@@ -107,12 +107,12 @@ def signs(mask: Tree) -> Tree:
 
 
 def hebb(w, z):
-  """Hebb's rule: W + z z^T / d, without the diagonal (the paper's)."""
+  """Hebb's rule, as in the paper: W + z z^T / d, without the diagonal."""
   return w + (jnp.outer(z, z) - jnp.eye(z.size)) / z.size
 
 
 def storkey(w, z):
-  """Storkey's rule, as in the official code: Hebb less what W has already.
+  """Storkey's rule, as in the official code: Hebb's, less what W already has.
 
   With h = W z it adds (z z^T - I - z h^T - h z^T) / d. Masks of one backbone
   resemble each other, and the correction keeps what they share from drowning
@@ -147,7 +147,8 @@ def store(memory: Memory, mask: Tree, rule: str = 'storkey') -> Memory:
 @functools.partial(jax.jit, static_argnames='rule')
 def _store(memory, mask, rule):
   z, count = signs(mask), memory.count + 1
-  mean = jax.tree.map(lambda m, x: m + (x - m) / count, memory.mean, z)
+  mean = jax.tree.map(lambda m, x: m + (x - m) / count.astype(m.dtype),
+                      memory.mean, z)
   return Memory(jax.tree.map(RULES[rule], memory.weights, z), mean, count)
 
 
@@ -174,9 +175,11 @@ def recover(apply_fn: Callable, backbone: Tree, stats: Tree, memory: Memory,
             batches: Any, recipe: Recipe = Recipe()) -> Recovered:
   """The mask of unlabelled batches that all come from one unknown task.
 
-  Step t of T uses batch t and descends, straight through the threshold, on
-    (1 - t / T) entropy + gamma (t / T) energy.
-  It is compiled once per `apply_fn` and shapes.
+  Step t of T uses batch t. It descends, straight through the threshold, on
+
+    (1 - t / T) entropy + gamma (t / T) energy
+
+  and is compiled once per `apply_fn` and shapes.
 
   Args:
     apply_fn: (params, stats, batch) -> logits [n, outputs]; a function that
@@ -233,12 +236,12 @@ def _product(w, z):
 
 
 def _check(what, tree, like):
-  """Names a leaf that only one of the two has, or of another shape."""
+  """Refuses a leaf that only one of the two has, or whose shapes differ."""
   def leaf(name, x, y):
     if (x is None) != (y is None):
-      raise ValueError(f'{name} stands only in the '
-                       f'{what if y is None else "memory"}; make both from '
-                       'the same leaf patterns')
+      has, lacks = (what, 'memory') if y is None else ('memory', what)
+      raise ValueError(f'{name} is in the {has} but not in the {lacks}; make '
+                       'both from the same leaf patterns')
     if x is not None and x.shape != y.shape:
       raise ValueError(f'{what} has shape {x.shape} but {name} is {y.shape}')
   trees.map_named(leaf, tree, like)

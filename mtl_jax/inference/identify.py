@@ -3,8 +3,8 @@
 Wortsman et al. 2020, https://arxiv.org/abs/2006.14769, sections 3.3 to 3.6.
 All tasks are superposed in one network (`mtl_jax.inference.superposition`),
 and an objective that is low for a confident output is differentiated with
-respect to the beliefs. A task whose belief lowers the objective fastest is the
-one.
+respect to the beliefs. The inferred task is the one whose belief lowers the
+objective fastest.
 
 Everything is pure and can be jitted and vmapped.
 """
@@ -27,7 +27,7 @@ Superposition = superposition.Superposition
 
 
 class Inferred(NamedTuple):
-  """What an inference found.
+  """The result of an inference.
 
   Attributes:
     task: int32, index of the task.
@@ -69,7 +69,7 @@ def superfluous(logits, counted, classes: int | None = None):
   Args:
     logits: float32 [n, outputs].
     counted: bool [n], rows that count; others are padding.
-    classes: the first so many are real; no gradient goes through them.
+    classes: the first `classes` outputs are real; they get no gradient.
 
   Raises:
     ValueError: no output is left over.
@@ -113,13 +113,14 @@ def binary(loss: Callable[[Tree], Any], backbone: Tree,
            tasks: Superposition, used) -> Inferred:
   """Halves the tasks in play until one is left: ceil(log2 T) passes.
 
-  Of an odd number of tasks, the larger half stays. See `one_shot`.
+  If the number of tasks is odd, the larger half stays. See `one_shot`.
   """
   def halve(state):
     alive, _, passes = state
     count = jnp.sum(alive)
-    gradient = jnp.where(alive, _gradient(loss, backbone, tasks,
-                                          alive / count), jnp.inf)
+    even = alive.astype(jnp.float32) / count.astype(jnp.float32)
+    gradient = jnp.where(alive, _gradient(loss, backbone, tasks, even),
+                         jnp.inf)
     rank = jnp.argsort(jnp.argsort(gradient))
     return alive & (rank < (count + 1) // 2), gradient, passes + 1
 

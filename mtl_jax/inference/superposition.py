@@ -30,7 +30,7 @@ _dot = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
 class Superposition(NamedTuple):
-  """T tasks as points in the space of masks; what is linear in the beliefs.
+  """T tasks in one network whose weights are linear in the beliefs.
 
   Attributes:
     mix: beliefs float32 [T] -> float tree, the sum of beliefs x masks.
@@ -159,7 +159,7 @@ def _products_of_many(size, batched, blocks, flat):
 
 
 def beside(a: Superposition, b: Superposition) -> Superposition:
-  """The same tasks, some leaves from `a` and others from `b`."""
+  """The same tasks; `a` and `b` cover different leaves."""
   return Superposition(
       lambda beliefs: trees.combine(a.mix(beliefs), b.mix(beliefs)),
       lambda cotangent: a.agree(cotangent) + b.agree(cotangent),
@@ -237,7 +237,7 @@ def _agree_blocks(alphas, basis, cotangent):
 def normalised(coefficients: Tree) -> Tree:
   """Every task's and leaf's (or block's) coefficients over the sum of |a|.
 
-  Large coefficients else pull the gradient towards their task.
+  Otherwise large coefficients pull the gradient towards their task.
   """
   return jax.tree.map(
       lambda a: a / jnp.maximum(jnp.sum(jnp.abs(a), 1, keepdims=True), 1e-12),

@@ -34,14 +34,14 @@ Route = base.Route
 Training = base.Training
 
 METHODS = registry.Registry('method')
-# What the bare backbone is, as if it were a task.
+# The bare backbone as a task.
 PLAIN = base.Method(lambda *_: {}, lambda backbone, *_: backbone,
                     lambda *_: (impressions.Impression(), {}),
                     base.materialise)
 
 
 class _Options(NamedTuple):
-  """How a method takes its options: as one object, or as keywords."""
+  """How a factory takes its options: as one object or as keywords."""
   cls: type
   keywords: bool
 
@@ -109,10 +109,10 @@ def of_options(name: str, options: Any) -> Method:
   except Exception as error:  # pylint: disable=broad-except
     raise ValueError(f'method {name}: its factory fails: '
                      f'{type(error).__name__}: {error}') from error
-  if not isinstance(method, Method):
+  if not isinstance(method, base.Method):
     raise ValueError(f'method {name}: the factory of {name} must return a '
                      f'methods.Method; it returned a {type(method).__name__}')
-  if not isinstance(method.abilities, Abilities):
+  if not isinstance(method.abilities, base.Abilities):
     raise ValueError(f'method {name}: abilities must be a methods.Abilities, '
                      f'not a {type(method.abilities).__name__}')
   return method

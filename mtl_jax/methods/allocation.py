@@ -7,10 +7,10 @@ tree and one owner tree, not T dense copies:
 
     subnetwork(weights, owner, t) = where(owner == t, weights, 0)
 
-The official code thresholds the scores at a percentile of the whole tensor. As
-soon as the weights that are taken and those with score 0 are more than that
-percentile, its threshold is 0 and the subnetwork dense, overlapping all others.
-Here exactly k of the free weights are kept, or nothing is.
+The official code thresholds the scores at a percentile of the whole tensor.
+Once more weights than that percentile are taken or have score 0, its threshold
+is 0, and the subnetwork is dense and overlaps all others. Here a task gets
+exactly k of the free weights, or an error.
 """
 
 import jax
@@ -113,7 +113,7 @@ def require_free(owner: Tree, density: float, scope: str, tasks: int = 1,
   """Refuses, before training, subnetworks that no longer fit.
 
   Args:
-    owner: who owns what already.
+    owner: the owner tree so far.
     density, scope: as in `allocate`.
     tasks: how many subnetworks of this density must fit.
     what: named in the message.
@@ -150,9 +150,9 @@ def allocate(scores: Tree, owner: Tree, number: int, density: float,
   """Gives a task exactly k = round(density x size) free weights.
 
   Args:
-    scores: float leaves, at least 0: the larger, the sooner a weight is
-      taken. Ties are broken by index.
-    owner: who owns what already (see `unowned`).
+    scores: float leaves, not negative; the largest are taken first. Ties go
+      to the lower index.
+    owner: the owner tree so far (see `unowned`).
     number: of the task, 1 to 255.
     density: fraction of all weights that it gets.
     scope: 'leaf' takes the fraction of every leaf, 'global' of all leaves
@@ -206,14 +206,14 @@ def _require_some(chosen, number):
 
 
 def _at_most(owner, density):
-  """The density of each leaf, or what is free of it."""
+  """The density of each leaf, at most the fraction that is free."""
   return trees.map_leaves(
       lambda o: None if o is None else min(
           density, float(np.mean(np.asarray(o) == 0))), owner)
 
 
 def _rank(name, scores, owner):
-  """The scores with every weight that is taken below all that are free."""
+  """The scores, with owned weights ranked below all free ones."""
   if owner is None:
     return None
   scores = np.asarray(scores, np.float32)
@@ -228,7 +228,7 @@ def prune(weights: Tree, owner: Tree, number: int, density: float) -> Tree:
 
   Args:
     weights: the task's trained weights.
-    owner: who owns what.
+    owner: the owner tree.
     number: of the task.
     density: fraction of every leaf that it keeps.
 

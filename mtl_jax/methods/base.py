@@ -6,7 +6,7 @@
     commit(backbone, trainable, shared, route)  -> (impression, shared)
     materialise(backbone, impression, shared)   -> params
 
-`trainable` alone receives gradients. `shared` is what a method needs of
+Only `trainable` receives gradients. `shared` is what a method needs of
 earlier tasks (a basis of masks, an owner map), and `prepare` makes it from
 their stored impressions. `materialise` of what `commit` returns equals `bind`
 at that point; loading, predicting and verifying a task use nothing else.
@@ -17,23 +17,27 @@ are meant. `commit` is called for each member in order.
 
 A method that says no more than these functions can be trained from a config,
 stored, resumed after a kill, verified, predicted, exported and put into mixed
-batches. What else it can do stands in its `Abilities`.
+batches. Its `Abilities` declare what else it can do.
 """
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import aliases
+from mtl_jax import fans
 from mtl_jax import impressions
 from mtl_jax import masks
 from mtl_jax import trees
 
-Tree = trees.Tree
+Params = aliases.Params
+PRNGKey = aliases.PRNGKey
+Tree = aliases.Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +50,8 @@ class Route:
   Attributes:
     classes: how many of the network's outputs are the task's classes.
     transforms: static part of the task's transforms.
-    pooled: one impression for several tasks, whose images come mixed.
+    pooled: whether one impression serves several tasks, whose images are
+      mixed.
     loss: 'softmax' over all outputs of the network, 'classes' over the
       task's own outputs alone, or 'mse' (regression).
     member: its place in a group of tasks that are trained together.
@@ -109,9 +114,9 @@ class Context(NamedTuple):
     group: what is about to be trained; `None` where a stored task is loaded,
       which needs no more than `materialise` does.
   """
-  backbone: Tree
+  backbone: Params
   earlier: tuple[impressions.Impression, ...]
-  key: Any
+  key: PRNGKey
   group: Group | None = None
 
 
@@ -145,7 +150,7 @@ class Training(NamedTuple):
 
 
 def no_penalty(trainable: Tree) -> Any:
-  """The regulariser of a method that has none."""
+  """The regulariser of a method without one: 0."""
   del trainable
   return 0.
 
@@ -174,7 +179,7 @@ def same_phase(before: Sequence[Earlier], phase: str) -> Sequence[Earlier]:
 
 def no_check(training: Training, backbone: Tree, before: Sequence[Earlier],
              own: Sequence[Earlier]) -> None:
-  """The check of a method that can be trained in every way."""
+  """The check of a method that any driver can train."""
   del training, backbone, before, own
 
 
@@ -219,7 +224,7 @@ class Abilities(NamedTuple):
     members: `bind` takes a route whose member is traced.
     banks: of a method whose tasks can be trained in rounds, else `None`.
     needs_earlier: `materialise` needs what `prepare` makes of earlier tasks;
-      without it, a stored impression stands for itself.
+      otherwise a stored impression is enough.
     per_group: `prepare` looks at the tasks that are about to be trained.
     searched: of a method whose impressions are found by a search, not by
       gradients alone: (the network that was found, names of its components
@@ -247,7 +252,7 @@ class Abilities(NamedTuple):
 
 
 class Method(NamedTuple):
-  """A way to leave an impression; see the module docstring.
+  """A method: how a task is trained and what it leaves; see the module.
 
   Attributes:
     init: what will receive gradients, from a key.
@@ -280,36 +285,36 @@ class Method(NamedTuple):
 
 def materialise(backbone: Tree, impression: impressions.Impression,
                 shared: dict) -> Tree:
-  """`impressions.materialise`, of a method that needs nothing shared."""
+  """`impressions.materialise`, for a method that needs nothing shared."""
   del shared
   return impressions.materialise(backbone, impression)
 
 
-def members(route) -> tuple[Route, ...]:
+def members(route: Route | tuple[Route, ...]) -> tuple[Route, ...]:
   """The routes that `init` was given: a group's, or the only one."""
   return route if isinstance(route, tuple) else (route,)
 
 
-def per_member(own: Tree, route) -> Tree:
-  """Leaves that each member has for itself, with an axis [members] before."""
+def per_member(own: Tree, route: Route | tuple[Route, ...]) -> Tree:
+  """Each member's own copy of leaves, stacked along a first axis [members]."""
   count = len(members(route))
   return jax.tree.map(lambda x: jnp.stack([x] * count), own)
 
 
 def of_member(own: Tree, route: Route) -> Tree:
-  """A member's part of what `per_member` gave; it may be traced."""
+  """One member's copy from `per_member`; `route.member` may be traced."""
   return jax.tree.map(lambda x: x[route.member], own)
 
 
 def set_patterns(options: Any, *names: str) -> None:
-  """In `__post_init__` of frozen options: a pattern alone becomes a tuple."""
+  """Makes tuples of single patterns, in `__post_init__` of frozen options."""
   for name in names:
     given = getattr(options, name)
     if given is not None:
       object.__setattr__(options, name, as_patterns(given))
 
 
-def as_patterns(given) -> tuple[str, ...]:
+def as_patterns(given: str | Iterable[str]) -> tuple[str, ...]:
   """One leaf pattern, or several, as a tuple."""
   return (given,) if isinstance(given, str) else tuple(given)
 
@@ -319,7 +324,7 @@ def matches(tree: Tree, pattern: str) -> bool:
   return any(re.fullmatch(pattern, name) for name in trees.flatten(tree))
 
 
-def masked_part(backbone: Tree, patterns) -> Tree:
+def masked_part(backbone: Params, patterns: str | Iterable[str]) -> Params:
   """The backbone's leaves that the patterns name, `None` elsewhere.
 
   Args:
@@ -337,20 +342,30 @@ def masked_part(backbone: Tree, patterns) -> Tree:
   return trees.partition(backbone, chosen)[0]
 
 
-def kaiming_uniform(key, like: Tree) -> Tree:
+def kaiming_uniform(key: PRNGKey, like: Tree, backbone: Params = None
+                    ) -> aliases.Scores:
   """Initial scores: uniform in +-1/sqrt(fan_in) (a = sqrt 5 in PyTorch).
 
-  A leaf with fewer than two dimensions (a norm's scale) has no fan-in: its
-  scores start at 0, as in HopSupSup's official code. A threshold mask keeps
-  all of such a leaf at first, so that the first forward pass is the
-  backbone's own, and training takes units away.
+  A leaf that is no kernel (a norm's scale, a bias) has no fan-in: its scores
+  start at 0, as in HopSupSup's official code. A threshold mask keeps all of
+  such a leaf at first, so that the first forward pass is the backbone's own,
+  and training takes units away.
+
+  Args:
+    key: typed PRNG key.
+    like: the leaves that get scores.
+    backbone: all parameters, whose biases tell the kernels' axes (`fans`);
+      `None` takes `like`.
   """
-  def leaf(name, x):
+  known = fans.fans(like if backbone is None else backbone)
+
+  def leaf(name: str, x: aliases.Array | None) -> aliases.Array | None:
     if x is None:
       return None
-    if len(x.shape) < 2:
+    fan = known[name]
+    if fan is None:
       return jnp.zeros(x.shape, jnp.float32)
-    bound = float(1. / np.sqrt(np.prod(x.shape[:-1])))
+    bound = float(1. / np.sqrt(max(fan.fan_in, 1)))
     return masks.draw(key, name, x.shape, lambda k, shape: jax.random.uniform(
         k, shape, jnp.float32, -bound, bound))
   return trees.map_named(leaf, like)

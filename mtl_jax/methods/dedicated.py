@@ -35,7 +35,7 @@ def dedicated(trained: tuple[str, ...] = ('.*',)) -> base.Method:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a config may say; see `dedicated`."""
+  """Options of the method in a config; `dedicated` explains them."""
   trained: tuple[str, ...] = ('.*',)
 
   def __post_init__(self):

@@ -102,7 +102,7 @@ def impresslearn(penalty: float = 0., head: str | None = None,
     head_leaves = trees.map_leaves(
         lambda m, w: None if m is None else w, own, backbone)
     return {'coefficients': coefficients,
-            'scores': base.kaiming_uniform(key, head_leaves)}
+            'scores': base.kaiming_uniform(key, head_leaves, backbone)}
 
   def bind(backbone, trainable, shared, route):
     del route
@@ -121,12 +121,6 @@ def impresslearn(penalty: float = 0., head: str | None = None,
     return impressions.materialise(backbone, impression,
                                    require_basis(shared))
 
-  def regulariser(trainable):
-    if not penalty:
-      return 0.
-    return penalty * sum(jnp.sum((jnp.sum(jnp.abs(a), 0) - 1.) ** 2) for a in
-                         jax.tree.leaves(trainable['coefficients']))
-
   def prepare(context):
     if basis is None:
       return {}
@@ -141,10 +135,19 @@ def impresslearn(penalty: float = 0., head: str | None = None,
         'basis': {'kind': basis.kind, 'size': basis.size}}
 
   return base.Method(
-      init, bind, commit, materialise, prepare, relies_on, regulariser,
+      init, bind, commit, materialise, prepare, relies_on,
+      functools.partial(_regulariser, penalty),
       functools.partial(_check, basis), facts, base.Abilities(
           superposes=True, needs_earlier=True,
           rates=layers.rates_of_parts({'scores': head_rate})))
+
+
+def _regulariser(penalty: float, trainable):
+  """Draws the magnitudes of a layer's coefficients to a sum of 1."""
+  if not penalty:
+    return 0.
+  return penalty * sum(jnp.sum((jnp.sum(jnp.abs(a), 0) - 1.) ** 2) for a in
+                       jax.tree.leaves(trainable['coefficients']))
 
 
 def _check(basis: Basis | None, training, backbone, before, own) -> None:
@@ -158,7 +161,23 @@ def _check(basis: Basis | None, training, backbone, before, own) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a config may say; see `impresslearn`, `Basis` and `supsup.sampler`.
+  """Options of the method in a config.
+
+  Attributes:
+    basis: the masks that are combined.
+    penalty: weight of the sum over layers of (|alpha_l|_1 - 1)^2.
+    head: a leaf pattern: these leaves get a supermask of their own, trained
+      beside the coefficients of the other leaves (the hybrid variant). The
+      word 'mask' stands for the output layer. `None` combines every leaf of
+      the basis.
+    sampler: of the head's supermask: 'threshold' or 'top_k'.
+    density: with 'top_k': fraction of every leaf of the head that is kept.
+    eps: with 'top_k': Erdos-Renyi budgets instead of one density.
+    absolute: with 'top_k': rank |score| instead of the score.
+    blocks: coefficients per basis mask and layer, one for each of so many
+      blocks of neighbouring output units; fewer for a layer with fewer units.
+    head_rate: learning rate of the head's scores, as a multiple of that of the
+      coefficients.
   """
   basis: Basis | None = None
   penalty: float = 0.

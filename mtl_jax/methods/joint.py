@@ -1,10 +1,10 @@
-"""Dense networks that tasks share: the controls of what keeps tasks apart.
+"""Dense networks that tasks share: baselines without isolation of tasks.
 
 Trained together, the members of a group share every weight but their own
 leaves (heads, stems): hard sharing (Caruana 1997). One after another with
 `carry`, each starts where the last one stopped: plain fine-tuning, which
-forgets. A stored impression never changes, so what is forgotten shows when a
-task's own leaves are put on a later task's network (`evaluate.carried`).
+forgets. A stored impression never changes; forgetting shows when a task's own
+leaves are put on a later task's network (`mtl_jax.evaluation.finetuning`).
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ def joint(own: tuple[str, ...] = (), carry: bool = False) -> base.Method:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a config may say; see `joint`."""
+  """Options of the method in a config; `joint` explains them."""
   own: tuple[str, ...] = ()
   carry: bool = False
 

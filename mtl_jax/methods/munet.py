@@ -1,8 +1,8 @@
 """mu2Net: a task is a path through components, most of which others use too.
 
 Gesmundo and Dean 2022, https://arxiv.org/abs/2205.12755. Which components a
-path shares and which it trains is found by the search (`mtl_jax.evolution`,
-`mtl_jax.training.search`); this file says what one path is in terms of the
+path shares and which it trains, the search decides (`mtl_jax.evolution`,
+`mtl_jax.training.search`). This file states one path in terms of the
 contract.
 """
 

@@ -39,18 +39,19 @@ class Options:
   Attributes:
     active: N, the modules of a path in each level; the model's `active`.
     paths: kind of paths; see `mtl_jax.methods.path_sampling.draw`.
-    path_seed: of the paths. PaRT's five test cases have 456, 23743, 96253, 36
-      and 2543.
-    overlap: paths='overlapping' only: modules of each level for all tasks.
-    similarity: paths='guided' only: of all tasks up to the group's last, those
-      before `first` too: [first + T, first + T].
+    path_seed: seed of the paths. PaRT's five test cases have 456, 23743,
+      96253, 36 and 2543.
+    overlap: with paths='overlapping': number of modules in each level that
+      all tasks use.
+    similarity: with paths='guided': similarities [first + T, first + T] of
+      all tasks up to the group's last, with those before `first`.
     norm: 'statistics' (each task has its own norm statistics), 'affine' (and
       its own scales and shifts) or 'shared' (tasks mix both, as the paper's
       CIFAR code does).
     copies: every task trains its own copy of its path's modules.
     first: number of the group's first head, and path, in the backbone.
-    after: an earlier phase whose tasks' modules, and those of the phases that
-      it came after itself, are reused, and frozen.
+    after: name of an earlier phase. Its tasks' modules, and those of the
+      phases that it came after itself, are reused and frozen.
   """
   active: int
   paths: str = 'official'
@@ -198,7 +199,7 @@ def check_training(norm: str, training: base.Training) -> None:
 
 
 def reused(after: str, before, phase: str) -> list[base.Earlier]:
-  """The tasks whose modules a phase reuses: of `after`, and of those before.
+  """The tasks whose modules a phase reuses: those of `after` and before it.
 
   Raises:
     ValueError: `after` is no earlier phase, or one of another method.
@@ -218,7 +219,7 @@ def reused(after: str, before, phase: str) -> list[base.Earlier]:
 
 
 def check_later(now: Options, before) -> None:
-  """Refuses a later group that doesn't go on where an earlier one ended.
+  """Refuses a later group that doesn't continue where the earlier one ended.
 
   Args:
     now: options of the later group.

@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """How large the graph is: L levels of M modules, N of them on a path.
+  """Size of the graph: L levels of M modules, N of which are on a path.
 
   Raises:
     ValueError: a number below 1, or a path longer than a level is wide.
@@ -67,7 +67,7 @@ def identical(seed: int, tasks: int, shape: Shape) -> np.ndarray:
 
 def overlapping(seed: int, tasks: int, shape: Shape,
                 shared: int) -> np.ndarray:
-  """In every level `shared` modules for all tasks, the rest for one alone.
+  """All tasks use `shared` modules of every level; each other has one user.
 
   Raises:
     ValueError: the level is too narrow, or `shared` is not in 0 ... N.
@@ -109,7 +109,7 @@ def guided(seed: int, shape: Shape, similarity) -> np.ndarray:
   the fewest tasks use, ties broken at random.
 
   Args:
-    seed: of what is left to chance.
+    seed: of the random choices.
     shape: of the graph.
     similarity: [T, T] in 0 ... 1.
 
@@ -171,7 +171,7 @@ def users(paths: np.ndarray, modules: int) -> np.ndarray:
 
 def draw(kind: str, seed: int, tasks: int, shape: Shape, shared: int = 0,
          similarity=None) -> np.ndarray:
-  """Paths by the name of how they are chosen; see the functions.
+  """Paths of a kind, by the name of the function that chooses them.
 
   Raises:
     ValueError: an unknown kind, or a graph that doesn't hold them.

@@ -1,6 +1,6 @@
-"""Whether the subnetworks of a run fit into their weight trees.
+"""Checks that the subnetworks of a run fit into their weight trees.
 
-Everything here is decided before any training, from densities alone.
+All checks run before training, and need only the densities.
 """
 
 import itertools
@@ -20,7 +20,7 @@ Tree = trees.Tree
 def check(parts, own, sharing, given, pruned, training: base.Training,
           backbone: Tree, before: Sequence[base.Earlier],
           tasks: Sequence[base.Earlier]) -> None:
-  """Refuses subnetworks that can't be trained so, or don't fit.
+  """Refuses subnetworks that can't be trained this way or don't fit.
 
   Args:
     parts: (backbone, own) -> (a task's own leaves, those that are divided).
@@ -63,7 +63,7 @@ def check(parts, own, sharing, given, pruned, training: base.Training,
 
 
 def check_training(sharing, given, pruned, training: base.Training) -> None:
-  """Refuses options that go with another way to train."""
+  """Refuses options that the phase's way of training does not allow."""
   if given is None:
     raise ValueError('subnetworks need an allocation (density, ...)')
   if pruned is not None and (
@@ -85,7 +85,7 @@ def check_training(sharing, given, pruned, training: base.Training) -> None:
 
 
 def _require_same(before, like, tree) -> None:
-  """All phases of a tree fold the same leaves."""
+  """Refuses phases of one tree that fold different leaves."""
   given = trees.flatten(like)
   for name, leaf in trees.flatten(before).items():
     if (leaf is None) != (given[name] is None):
@@ -96,7 +96,7 @@ def _require_same(before, like, tree) -> None:
 
 
 def _require_others(members: Sequence[base.Earlier], first: int) -> None:
-  """No task uses, as another's, what it learned itself in the same tree."""
+  """Refuses a task that would reuse weights it learned itself in this tree."""
   for number in range(first, len(members)):
     for other in members[:number]:
       if other.task == members[number].task:
@@ -107,10 +107,10 @@ def _require_others(members: Sequence[base.Earlier], first: int) -> None:
 
 
 class Taken(NamedTuple):
-  """What the phases before certainly take of a tree.
+  """What the earlier phases take of a tree, at least.
 
   Attributes:
-    owner: weights taken of each leaf are marked; only their number matters.
+    owner: marks the weights taken of each leaf; only their number matters.
     anywhere: weights taken by the scope 'global', of whichever leaf.
     tasks: how many.
   """
@@ -120,7 +120,7 @@ class Taken(NamedTuple):
 
 
 def require_room(given, pruned, taken: Taken, count: int) -> Taken:
-  """Refuses what can't fit even if sparsified subnetworks end at `least`."""
+  """Refuses subnetworks that don't fit even at the density `least`."""
   owner = taken.owner
   if taken.tasks + count > allocation.LARGEST:
     raise ValueError(f'{taken.tasks + count} subnetworks in the tree '

@@ -67,25 +67,28 @@ def sparsify(settings: Sparsify,
              stopping: watch.EarlyStop) -> watch.Watch:
   """Prunes a task's own weights further while validation holds.
 
-  With a `cutoff`, the rule of the official code's ActiveSparsification: an
-  epoch whose validation accuracy reaches it is kept and the subnetwork pruned
-  by `rate`; after `patience` epochs since the last pruning that don't, the last
-  one that did comes back and is trained on. That ends when the accuracy has
-  not risen by `min_delta` for the early stopping's patience, with the weights
-  of the best epoch: they reach the cutoff. Where no epoch ever reached it the
-  present weights are trained on (officially the untrained ones come back).
+  With a `cutoff` it follows the official code's ActiveSparsification. When an
+  epoch's validation accuracy reaches the cutoff, the weights are kept and the
+  subnetwork is pruned by `rate`. After `patience` epochs below the cutoff since
+  the last pruning, the last kept weights come back and are trained further.
+  This ends when the accuracy has not risen by `min_delta` for the early
+  stopping's patience, with the weights of the best epoch, which reach the
+  cutoff. If no epoch ever reached it, the present weights are trained further
+  (the official code restores the untrained ones).
 
-  Without one, the iterative rule of the official code, per task: trained to its
-  best loss first, then pruned as long as the loss stays below the last accepted
-  one + `tolerance`; `patience` counts all epochs that don't, and never starts
-  anew. The last training keeps the epoch of the smallest loss.
+  Without a cutoff it follows the official code's iterative rule for each task.
+  The task is trained to its best loss, then pruned as long as the loss stays
+  below the last accepted loss + `tolerance`. `patience` counts all epochs that
+  fail, and the count is never reset. The last training keeps the epoch of the
+  smallest loss.
 
-  Only the watched task's weights are pruned, and only what it owns: those of
-  other tasks stay. The smallest magnitudes go first, as many in each leaf.
+  Only weights that the watched task owns are pruned, the smallest magnitudes
+  first, the same fraction in each leaf.
   """
   rules = Rules(settings, stopping, watch.early_stop(stopping))
-  return watch.Watch(*(functools.partial(function, rules) for function in (
-      _start, _after_epoch, _finish)))
+  return watch.Watch(functools.partial(_start, rules),
+                     functools.partial(_after_epoch, rules),
+                     functools.partial(_finish, rules))
 
 
 def _start(rules: Rules, state, shared) -> dict:
@@ -199,9 +202,10 @@ def _finish(rules: Rules, memory, state, shared):
 
 
 def _owned(shared, start: float) -> float:
-  """`start`, or the least fraction of a leaf that the watched task owns.
+  """`start`, or the smallest fraction of any leaf that the task owns.
 
-  Numbers of weights are whole: a leaf's fraction may be a little off `start`.
+  Weights are counted in whole numbers, so a fraction may differ a little from
+  `start`.
   """
   mine = [np.asarray(o) == int(shared['number'])
           for o in jax.tree.leaves(shared['owner'])]

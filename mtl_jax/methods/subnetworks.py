@@ -6,7 +6,7 @@ are leaves of its own. See `mtl_jax.methods.allocation` for how weights are
 given out.
 
 With `sharing` (PackNet's rule, Mallya and Lazebnik 2018) a later task also uses
-the weights of earlier ones, as they are; it changes none of them.
+the weights of earlier ones, unchanged.
 """
 
 import dataclasses
@@ -41,13 +41,13 @@ class Allocation:
       'magnitude' (|weight|).
     sample: of how many training images; 0 takes all.
     scope: 'leaf' (the fraction of every leaf) or 'global'.
-    draws: initial weights, at which scores are taken too: 'own', drawn for
-      each task as the backbone was (the official code), or 'common', the
-      backbone's for all, so that tasks want much the same weights. Heads and
-      biases start as the backbone's.
-    fit: a task takes what is free of a leaf if that is less than `density`;
-      with `sparsify`, the first task starts dense and the others with what it
-      and they left. For the scope 'leaf'.
+    draws: initial weights, which also give the scores: 'own' draws them for
+      each task as the backbone was drawn (the official code); 'common' takes
+      the backbone's for all, so that tasks compete for much the same weights.
+      Heads and biases start as the backbone's.
+    fit: with the scope 'leaf': if less than `density` of a leaf is free, the
+      task takes what is free. With `sparsify`, the first task starts dense,
+      and each later one with what the earlier ones left.
     tree: phases of the same name fold into one tree, in the order of the
       schedule. `None`: every task has a tree to itself (pruned alone).
   """
@@ -151,7 +151,15 @@ def subnetworks(own: tuple[str, ...] | None = None, sharing: bool = False,
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a config may say; see `subnetworks`."""
+  """Options of the method in a config.
+
+  Attributes:
+    allocation: how each task's subnetwork is chosen.
+    own: patterns of the leaves that every task has for itself, whole; all
+      other leaves are folded. `None` takes biases, `stem` and `head`.
+    sharing: also use, unchanged, the weights of earlier tasks.
+    sparsify: prune a task's subnetwork further while validation holds.
+  """
   allocation: Allocation | None = None
   own: tuple[str, ...] | None = None
   sharing: bool = False
@@ -175,9 +183,9 @@ def of_tree(before, tree: str) -> list[base.Earlier]:
 
 
 def with_earlier(weights: Tree, shared: dict, number) -> Tree:
-  """A task's folded weights beside those of the tasks with lower numbers.
+  """A task's folded weights together with those of lower-numbered tasks.
 
-  Leaves of `weights` that nobody divides stay as they are.
+  Leaves of `weights` that are not divided among tasks stay unchanged.
   """
   def leaf(w, owner, theirs):
     if owner is None:

@@ -23,8 +23,8 @@ Tree = trees.Tree
 class Sampler(NamedTuple):
   """From scores to a mask: `sample(rank(scores))`.
 
-  The straight-through gradient goes to rank(scores), so that with |score| a
-  weight that should be kept is pushed away from 0 on either side.
+  The straight-through gradient goes to rank(scores). If that is |score|, the
+  gradient pushes the score of a weight to keep away from 0 on either side.
   """
   rank: Callable[[Tree], Tree]
   sample: Callable[[Tree], Tree]
@@ -94,7 +94,8 @@ def supsup(sampling: Sampler = THRESHOLD,
     del route
     if transfer and shared:
       return shared['mean_scores']
-    return base.kaiming_uniform(key, base.masked_part(backbone, masked))
+    return base.kaiming_uniform(key, base.masked_part(backbone, masked),
+                                backbone)
 
   def bind(backbone, scores, shared, route):
     del shared, route
@@ -121,7 +122,18 @@ def supsup(sampling: Sampler = THRESHOLD,
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a config may say; see `sampler` and `supsup`."""
+  """Options of the method in a config.
+
+  Attributes:
+    sampler: from scores to a mask: 'threshold' (score >= 0) or 'top_k'
+      (edge-popup).
+    density: with 'top_k': fraction of every leaf that is kept.
+    eps: with 'top_k': Erdos-Renyi budgets instead of one density.
+    absolute: with 'top_k': rank |score| (edge-popup) instead of the score.
+    masked: patterns of the leaves that are masked (`trees.select`).
+    transfer: start a task's scores at the mean of the scores of all earlier
+      tasks (SupSup's "transfer").
+  """
   sampler: str = 'threshold'
   density: float | None = None
   eps: float | None = None

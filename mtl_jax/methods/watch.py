@@ -1,4 +1,4 @@
-"""What looks at the validation data after every epoch, and may stop or prune.
+"""Watches validation after every epoch, and may stop training or prune.
 
 A `Watch` is three pure functions of its own memory, a pytree of arrays that is
 saved with mid-task progress:
@@ -27,7 +27,8 @@ class EarlyStop:
 
   Attributes:
     min_delta: a loss is better if it is lower by more than this.
-    patience: epochs in a row that aren't better before it ends.
+    patience: training ends after this many epochs in a row without a better
+      loss.
   """
   min_delta: float = 0.01
   patience: int = 3
@@ -46,7 +47,7 @@ class Watch(NamedTuple):
 
 
 def snapshot(state) -> dict:
-  """A copy of what a network is made of: the state's arrays are donated."""
+  """A copy of a network's arrays, because those of the state are donated."""
   return jax.tree.map(lambda x: np.array(x), {
       'trainable': state.trainable, 'stats': state.stats})
 
@@ -60,10 +61,10 @@ def number(value, dtype=np.float32):
 
 
 def early_stop(settings: EarlyStop) -> Watch:
-  """Stops when the loss stops falling, and goes back to its best epoch.
+  """Stops when the loss stops falling, and restores the best epoch.
 
-  As Keras does: an epoch is better if its loss is below the best by more than
-  `min_delta`; after `patience` epochs in a row that aren't, it ends.
+  As in Keras, an epoch is better if its loss is below the best by more than
+  `min_delta`. Training ends after `patience` epochs in a row without one.
   """
   def start(state, shared):
     del shared

@@ -7,7 +7,7 @@ Register your own with one line, from your own file:
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 
@@ -129,6 +129,32 @@ def _make(name, outputs, options):
   """Equal arguments give the same network, so that nothing compiles twice."""
   return checks.made(name, lambda: trees.call(
       f'model {name}', MODELS[name], dict(options) | {'outputs': outputs}))
+
+
+# Options of models that say what the kernels are at first.
+_INITIAL = ('weights', 'noise', 'scale')
+
+
+def check_init(name: str, init: str, options: Mapping[str, object]) -> None:
+  """Refuses options whose kernels the init would replace.
+
+  Args:
+    name: of the model.
+    init: of the backbone.
+    options: of the model.
+
+  Raises:
+    ValueError: the init is 'signed_constant', and an option says what the
+      kernels are.
+  """
+  given = [option for option in _INITIAL
+           if options.get(option) not in (None, 0)]
+  if init == 'signed_constant' and given:
+    raise ValueError(
+        f"the backbone's option {given[0]}={options[given[0]]!r} of {name} "
+        "says what the kernels are, but the init 'signed_constant' replaces "
+        "them all by +-c: set init='default' to keep what the option gives, or "
+        f'leave {given[0]} out to have signed constants')
 
 
 MODELS.on_change(_make.cache_clear)

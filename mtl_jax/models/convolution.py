@@ -6,12 +6,14 @@ gradients of a convolution are computed by plain nested loops
 (https://github.com/jax-ml/jax/issues/12868). Here the gradients are
 written as convolutions that have that layout already. The kernel's has the
 output's gradient as its kernel then, which is slow once that leaves the cache:
-from there on it is one matrix product for each place of the window. On
-accelerators this is `batched_convolution`, and for grouped or dilated
-convolutions `lax.conv_general_dilated`.
+from there on it is one matrix product for each place of the window, summed
+over blocks of images that stay in the cache. Kernels of 1 x 1 are products
+anyway. On accelerators this is `batched_convolution`, and for grouped or
+dilated convolutions `lax.conv_general_dilated`.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +22,10 @@ from jax import lax
 from mtl_jax.models import batched_convolution
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
-# Products are faster from so many numbers of the output's gradient on, with so
-# many entries (inputs x outputs) each.
-UNCACHED, ENTRIES = 1_500_000, 400
+# Blocks are faster from so many numbers of the input and the output's gradient
+# on, with about so many of them each: measured on cores with 1 MB of cache
+# (experiments/benchmarks/README.md).
+UNCACHED, BLOCK = 1_500_000, 90_000
 
 
 def convolve(x, kernel, strides, padding, lhs_dilation=None, rhs_dilation=None,
@@ -86,30 +89,79 @@ def _input_gradient(strides, padding, shape, kernel, dy):
     length = (out - 1) * stride + 1  # of dy with zeros between its rows
     around.append((window - 1 - low, size - length + low))
   flipped = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
+  if kernel.shape[:2] == (1, 1) and strides != (1, 1):
+    # Not the zeros between the rows of dy as well.
+    found = lax.conv_general_dilated(dy, flipped, (1, 1), 'VALID',
+                                     dimension_numbers=LAYOUT)
+    edges = [(low, high, stride - 1)
+             for (low, high), stride in zip(around, strides)]
+    return lax.pad(found, dy.dtype.type(0), [(0, 0, 0), *edges, (0, 0, 0)])
   return lax.conv_general_dilated(dy, flipped, (1, 1), around, strides,
                                   dimension_numbers=LAYOUT)
 
 
 def _kernel_gradient(strides, padding, x, shape, dy):
-  height, width, inputs, outputs = shape
+  if shape[0] == shape[1] == 1:
+    return _products(strides, padding, shape, x, dy).astype(x.dtype)
+  block = images_of_a_block(x.shape, dy.shape)
+  if block < x.shape[0]:
+    return _blockwise(strides, padding, shape, block, x, dy).astype(x.dtype)
   lengths = [(out - 1) * stride + 1  # of dy with zeros between its rows
              for out, stride in zip(dy.shape[1:3], strides)]
-  if dy.size < UNCACHED or inputs * outputs < ENTRIES:
-    around = [(low, window - 1 + length - size - low)
-              for size, window, length, (low, _) in zip(
-                  x.shape[1:3], shape[:2], lengths, padding)]
-    # Channels in place of images, and dy as the kernel.
-    found = lax.conv_general_dilated(
-        jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(dy, (1, 2, 0, 3)),
-        (1, 1), around, rhs_dilation=strides, dimension_numbers=LAYOUT)
-    return jnp.transpose(found, (1, 2, 0, 3))
-  padded, flat = jnp.pad(x, ((0, 0), *padding, (0, 0))), dy.reshape(-1, outputs)
-  rows, columns = lengths
-  products = [
-      padded[:, i:i + rows:strides[0], j:j + columns:strides[1]].reshape(
-          -1, inputs).T @ flat
-      for i in range(height) for j in range(width)]
-  return jnp.stack(products).reshape(shape)
+  around = [(low, window - 1 + length - size - low)
+            for size, window, length, (low, _) in zip(
+                x.shape[1:3], shape[:2], lengths, padding)]
+  # Channels in place of images, and dy as the kernel.
+  found = lax.conv_general_dilated(
+      jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(dy, (1, 2, 0, 3)),
+      (1, 1), around, rhs_dilation=strides, dimension_numbers=LAYOUT)
+  return jnp.transpose(found, (1, 2, 0, 3))
+
+
+def images_of_a_block(x_shape, dy_shape) -> int:
+  """How many images of a batch the kernel's gradient takes at once.
+
+  >>> images_of_a_block((128, 32, 32, 20), (128, 32, 32, 20))
+  2
+  >>> images_of_a_block((128, 4, 4, 160), (128, 4, 4, 160))
+  128
+  """
+  images = x_shape[0]
+  numbers = math.prod(x_shape) + math.prod(dy_shape)
+  return images if numbers < UNCACHED else max(BLOCK * images // numbers, 1)
+
+
+def _blockwise(strides, padding, shape, block, x, dy):
+  """Sums `_products` over blocks of images, and over the rest if any."""
+  images = x.shape[0]
+  products = functools.partial(_products, strides, padding, shape)
+  of = lambda start, count: (
+      lax.dynamic_slice_in_dim(leaf, start, count) for leaf in (x, dy))
+  whole = images - images % block
+  rest = (products(*of(whole, images - whole)) if whole < images else
+          jnp.zeros(shape, _wide(x.dtype)))
+  return lax.scan(lambda found, start: (found + products(*of(start, block)),
+                                        None), rest,
+                  jnp.arange(0, whole, block))[0]
+
+
+def _products(strides, padding, shape, x, dy):
+  """A product of x and dy for each place of the window, sums not rounded."""
+  height, width, inputs, outputs = shape
+  edges = [(low, high, 0) for low, high in ((0, 0), *padding, (0, 0))]
+  padded, flat = lax.pad(x, x.dtype.type(0), edges), dy.reshape(-1, outputs)
+  rows, columns = ((out - 1) * stride + 1
+                   for out, stride in zip(dy.shape[1:3], strides))
+  seen = (padded[:, i:i + rows:strides[0], j:j + columns:strides[1]]
+          for i in range(height) for j in range(width))
+  return jnp.stack([
+      lax.dot(place.reshape(-1, inputs).T, flat,
+              preferred_element_type=_wide(x.dtype))
+      for place in seen]).reshape(shape)
+
+
+def _wide(dtype):
+  return jnp.promote_types(dtype, jnp.float32)
 
 
 _plain.defvjp(_forward, _backward)

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from mtl_jax import fans
 from mtl_jax import trees
 
 Tree = trees.Tree
@@ -49,12 +50,15 @@ class Network(NamedTuple):
     parts: how to grow it, if its `apply` takes trees with other components
       than the backbone's.
     random: `apply` also takes `key=`, a typed key for dropout and the like.
+    fan_in: (pattern, input axes) of kernels that don't follow Flax's
+      conventions, for the init 'signed_constant'; see `fans.fans`.
   """
   init: Callable[..., tuple[Tree, Tree]]
   apply: Callable[..., tuple[Any, Tree]]
   trace: Callable[..., dict[str, Any]] | None = None
   parts: Parts | None = None
   random: bool = False
+  fan_in: fans.Rules = ()
 
 
 # How a module's `__call__` may be told that it is trained.
@@ -62,7 +66,8 @@ _MODES = {'train': True, 'training': True, 'is_training': True,
           'deterministic': False, 'use_running_average': False}
 
 
-def from_linen(module: Callable[..., nn.Module] | nn.Module) -> Network:
+def from_linen(module: Callable[..., nn.Module] | nn.Module,
+               fan_in: fans.Rules = ()) -> Network:
   """A `Network` of any Linen module.
 
   Args:
@@ -73,6 +78,7 @@ def from_linen(module: Callable[..., nn.Module] | nn.Module) -> Network:
       `deterministic` and `use_running_average`. Dropout gets a key of its own
       in every step. Collections beside `params` (such as `batch_stats`) are
       the task's own statistics.
+    fan_in: as in `Network`.
   """
   make = _maker(module)
 
@@ -107,7 +113,7 @@ def from_linen(module: Callable[..., nn.Module] | nn.Module) -> Network:
     own = axis_name is None or getattr(made, 'axis_name', None) == axis_name
     return logits, updated if own else lax.pmean(updated, axis_name)
 
-  return Network(init, apply, random=True)
+  return Network(init, apply, random=True, fan_in=tuple(fan_in))
 
 
 def _maker(module) -> Callable[[str | None], nn.Module]:
@@ -157,13 +163,15 @@ def _collections(stats: Tree) -> dict:
   return {'batch_stats': stats} if stats else {}
 
 
-def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
+def from_nnx(make: Callable[[nnx.Rngs], nnx.Module],
+             fan_in: fans.Rules = ()) -> Network:
   """A `Network` of any NNX module.
 
   Args:
     make: (nnx.Rngs) -> the module; its `__call__` takes x. `nnx.BatchStat` and
       other variables that are no parameters are the task's own statistics;
       `module.train()` and `module.eval()` choose the mode.
+    fan_in: as in `Network`.
   """
   @functools.lru_cache(maxsize=2)
   def parts(train):
@@ -194,7 +202,7 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> Network:
     return logits, (updated if axis_name is None
                     else lax.pmean(updated, axis_name))
 
-  return Network(init, apply, random=True)
+  return Network(init, apply, random=True, fan_in=tuple(fan_in))
 
 
 def _streams(key) -> nnx.Rngs:
@@ -237,12 +245,14 @@ def _filled(state, values: Tree):
 
 
 def from_functions(init: Callable[..., Any],
-                   apply: Callable[..., Any]) -> Network:
+                   apply: Callable[..., Any],
+                   fan_in: fans.Rules = ()) -> Network:
   """A `Network` of two plain functions.
 
   Args:
     init: (key, input shape) -> params, a tree of nested dicts.
     apply: (params, x [n, ...]) -> logits [n, outputs].
+    fan_in: as in `Network`.
   """
   def init_(key, image_shape):
     return init(key, tuple(image_shape)), {}
@@ -250,7 +260,7 @@ def from_functions(init: Callable[..., Any],
   def apply_(params, stats, x, train=False, axis_name=None):
     del train, axis_name
     return apply(params, x), stats
-  return Network(init_, apply_)
+  return Network(init_, apply_, fan_in=tuple(fan_in))
 
 
 def _require_one_trunk(params, others, shape, other) -> None:

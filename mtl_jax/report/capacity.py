@@ -1,7 +1,7 @@
-"""What a report says of folded trees, ensembles, sizes and fine-tuning.
+"""Sentences and figures on folded trees, ensembles, sizes and fine-tuning.
 
 Reads `summary['capacity']` (of `capacity.measure`), `['ensembles']` and
-`['carried']` (of `combined`).
+`['carried']` (of `finetuning.measure`).
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from mtl_jax.report import drawing
 
 
 def sentences(summary: dict) -> list[str]:
-  """In words, for the terminal and the page."""
+  """Sentences for the terminal and the page."""
   found = []
   for tree in summary.get('capacity') or []:
     leaves = tree['leaves'].values()
@@ -22,9 +22,9 @@ def sentences(summary: dict) -> list[str]:
              tree['bytes'].items()}
     found.append(
         f'tree {tree["tree"]}: {len(tree["tasks"])} subnetworks own '
-        f'{100 * (1 - free / size):.1f} % of {size:,} weights, at most {both} '
-        f'of them twice; folded they take {sizes["folded"]}, on disk '
-        f'{sizes["stored"]}, as networks of their own {sizes["dedicated"]}')
+        f'{100 * (1 - free / size):.1f} % of {size:,} weights, and two own at '
+        f'most {both} of them together; folded they take {sizes["folded"]}, on '
+        f'disk {sizes["stored"]}, as separate networks {sizes["dedicated"]}')
   for line in summary.get('ensembles') or []:
     found.append(
         f'{line["phase"]}: an ensemble of {len(line["members"])} on '
@@ -37,12 +37,12 @@ def sentences(summary: dict) -> list[str]:
       found.append(
           f'{line["phase"]}: one network fine-tuned in sequence ends with '
           f'{100 * np.mean(line["end"]):.2f} % over its {len(matrix)} tasks, '
-          f'of {100 * learned:.2f} % right after each')
+          f'after {100 * learned:.2f} % right after each was learned')
   return found
 
 
 def owners(records, summary):
-  """Of every leaf of a tree, who owns how much."""
+  """For every leaf of a tree, the share that each task owns."""
   del records
   found = summary.get('capacity') or []
   if not found:
@@ -70,7 +70,7 @@ def owners(records, summary):
 
 
 def forgotten(records, summary):
-  """Accuracy of every task as one network is fine-tuned on and on."""
+  """Accuracy of every task while one network is fine-tuned in sequence."""
   del records
   found = [line for line in summary.get('carried') or []
            if len(line['matrix']) > 1]
@@ -85,8 +85,8 @@ def forgotten(records, summary):
   drawing.heat_map(canvas, ax, matrix, names, 'test accuracy (%)', '.0f',
                    (0, 100))
   ax.set_ylabel('after …')
-  return canvas, (f'“{line["phase"]}”: one dense network, fine-tuned on a task '
-                  'after the other. What it forgets is what impressions keep.')
+  return canvas, (f'“{line["phase"]}”: one dense network, fine-tuned on one '
+                  'task after another. It forgets; stored impressions do not.')
 
 
 def against_bytes(records, summary):

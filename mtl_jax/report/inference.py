@@ -1,7 +1,7 @@
-"""What a report says of runs without task names: figures and table rows.
+"""Figures and table rows of runs without task names.
 
 Reads `summary['identity']` (lines of `scenarios.measure`), `['streams']`
-(lines of `stream.learn`) and `['mixed']` (of `experiment.mixed_batch`).
+(lines of `stream.learn`) and `['mixed']` (of `final.mixed_batch`).
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ def rows(summary: dict) -> list[dict]:
 
 
 def sentences(summary: dict) -> list[str]:
-  """The same in words, for the terminal and above the table."""
+  """The same as sentences, for the terminal and above the table."""
   found = []
   for row in rows(summary):
     found.append(
@@ -85,7 +85,7 @@ def curves(records, summary):
 
 
 def confusion(records, summary):
-  """For which task the images of each task were taken."""
+  """How often each task's images were taken for each task."""
   del records
   found = [x for x in summary.get('identity') or [] if x.get('confusion')]
   if not found:

@@ -13,14 +13,14 @@ What the functions read (all of it JSON; accuracies are fractions):
            bytes {masks, coefficients, values, stats, total, stored,
            dedicated}, seconds {train, evaluate, save}, basis {kind, size},
            data (as `data.labels.facts` makes it),
-           search (of paths that evolved; see `report_search`)
+           search (of paths that evolved; see `report.search`)
   summary  names, matrix, before, metrics (see `metrics.summarise`),
            overlap {names, matrix}, seconds_in_all, verified {ok, tasks},
-           identity, streams, mixed (see `report_identity`), segments (see
-           `laid_open`)
+           identity, streams, mixed (see `report.inference`), segments (see
+           `evaluation.transparency`)
 
-`entry`, `task`, `phase`, `method` and `control` of a record must be there;
-whatever else is missing or `None` is left out of the page.
+A record must have `entry`, `task`, `phase`, `method` and `control`; anything
+else that is missing or `None` is left out of the page.
 """
 
 import json
@@ -199,7 +199,7 @@ def _title(run, records, summary):
 
 
 def _facts(run):
-  """Where and with what the run was made, as (word, value) pairs."""
+  """Versions, hardware and origin of the run, as (word, value) pairs."""
   backbone, hardware = run.get('backbone') or {}, run.get('hardware') or {}
   device = hardware.get('device')
   if device and hardware.get('count'):

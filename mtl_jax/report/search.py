@@ -1,8 +1,8 @@
-"""What a report shows of a network that grew by evolution (mu2Net).
+"""Figures of a network that grew by evolution (mu2Net).
 
-Reads `record['search']` of the tasks (`search.py` writes it): the components
-of the path as [name, id, weights], whose child it is, what every child of the
-search reached, and what the path costs.
+Reads `record['search']` of the tasks (`mtl_jax.training.search` writes it): the
+components of the path as [name, id, weights], its parent, the quality of every
+child of the search, and the cost of the path.
 """
 
 import numpy as np
@@ -69,8 +69,8 @@ def network(records, summary):
   return canvas, (
       'Every square is a component; a chain is the path of one task, from the '
       'images at the bottom to its head, with the test accuracy above. A '
-      'component has the colour of the task that trained it first, grey ones '
-      'are the root’s. Where chains meet, tasks share.')
+      'component has the colour of the task that trained it first; the root’s '
+      'are grey. Where chains meet, tasks share a component.')
 
 
 def _rows(paths) -> dict[str, int]:
@@ -142,7 +142,7 @@ def quality(records, summary):
 
 
 def costs(records, summary):
-  """Weights that a task brought in, those it shares, and its operations."""
+  """Weights that a task added, weights that it shares, and its operations."""
   del summary
   paths = _last(records)
   if not paths:
@@ -170,11 +170,11 @@ def costs(records, summary):
 
 
 def introduced(records) -> dict[str, int]:
-  """By task the weights that it brought into the tasks' last paths.
+  """By task, the number of weights that it added to the tasks' last paths.
 
-  A component belongs to the task that trained it, or, where its last path has
-  it no more, to the first task that still uses it: the sum is the number of
-  weights that the last paths have and the root has not.
+  A component belongs to the task that trained it. If that task's last path no
+  longer has it, it belongs to the first task that still uses it. So the sum is
+  the number of weights that are in the last paths but not in the root.
 
   Args:
     records: of the paths of one network in the order of their commits.
@@ -196,7 +196,7 @@ def introduced(records) -> dict[str, int]:
 
 
 def inheritance(records, summary):
-  """From which stored path each path comes."""
+  """The stored path that is the parent of each path."""
   del summary
   paths = _grown(records)
   if len(paths) < 2:
@@ -227,6 +227,6 @@ def inheritance(records, summary):
   ax.set_yticks([])
   ax.grid(visible=False)
   ax.spines[:].set_visible(False)
-  return canvas, ('Who inherited from whom: an arrow points from the stored '
-                  'path with which the line of a task’s best child began. '
+  return canvas, ('Inheritance: an arrow leads from a stored path to the task '
+                  'whose best child descends from it. '
                   'Numbers after “~” are earlier iterations.')

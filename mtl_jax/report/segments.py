@@ -1,7 +1,7 @@
-"""Figures of tasks on shared segments, from `laid_open`'s measurements.
+"""Figures of tasks on shared segments, from `transparency.measure`.
 
 Each function takes (records, summary) and gives (figure, caption), or `None`
-where the run has nothing of the kind; see `report_figures`.
+where the run has no such data; see `mtl_jax.report.figures`.
 """
 
 import numpy as np
@@ -51,7 +51,7 @@ def graph(records, summary):
 
 
 def _cka(found) -> str:
-  """Which estimate of CKA a record holds; older ones don't say."""
+  """The estimate of CKA of a record; older records do not name it."""
   return found.get('cka', 'biased')
 
 
@@ -102,13 +102,13 @@ def similarity(records, summary):
   canvas.colorbar(image, ax=axes[0].tolist(),
                   label=f'linear CKA, {_cka(found)}', shrink=.8)
   return canvas, (
-      'How similar what a module gives is to what the same module gives after '
-      'another training from the same weights, on the task’s own test images; '
-      'means over the modules of a level.')
+      'Similarity of a module’s outputs on the task’s own test images to those '
+      'of the same module trained in another way from the same weights; means '
+      'over the modules of a level.')
 
 
 def ablation(records, summary):
-  """Accuracy lost without a module, private and shared ones apart."""
+  """Accuracy lost without a module; private and shared modules separately."""
   del records
   lines = _segments(summary).get('ablation') or []
   if not lines:
@@ -127,7 +127,7 @@ def ablation(records, summary):
   ax.set_ylabel('accuracy lost (points)')
   drawing.legend(canvas, ax)
   return canvas, ('How much accuracy a task loses if one module of its path '
-                  'gives nothing, for modules that one task uses and modules '
+                  'outputs 0, for modules that one task uses and modules '
                   'that several use; means over tasks.')
 
 
@@ -163,4 +163,4 @@ def robustness(records, summary):
   ax.set_ylabel('mean accuracy (%)')
   ax.legend(fontsize=7)
   return canvas, ('Mean test accuracy of the tasks when their images are '
-                  'corrupted; an addition of ours, the paper has none.')
+                  'corrupted. The paper has no such measurement.')

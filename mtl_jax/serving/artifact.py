@@ -15,7 +15,6 @@ No image of the data goes along: the outputs that prove a task are those on
 inputs drawn from a seed (see `probes`).
 """
 
-import json
 import pathlib
 import re
 from typing import Any, NamedTuple
@@ -222,8 +221,7 @@ def import_task(workdir, path, name: str | None = None) -> str:
     places = _places(work, found, name, path)
     work.prepare()
     if not work.backbone.exists():
-      workdir_lib.write_atomic(
-          work.backbone, json.dumps(found.backbone, indent=2) + '\n')
+      workdir_lib.write_json(work.backbone, found.backbone)
     for own, part in found.parts.items():
       _store(work, part, places, found if own == found.task else None)
   return places[found.task]

@@ -2,12 +2,14 @@
 
 import functools
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import aliases
+from mtl_jax import fans
 from mtl_jax import host
 from mtl_jax import masks
 from mtl_jax import models
@@ -26,8 +28,8 @@ class Backbone(NamedTuple):
       fingerprint of `params`.
   """
   network: models.Network
-  params: Any
-  stats: Any
+  params: aliases.Params
+  stats: aliases.Stats
   recipe: dict
 
 
@@ -41,7 +43,8 @@ def make(recipe: dict, weights: pathlib.Path | None = None) -> Backbone:
       if it is there.
 
   Raises:
-    ValueError: the weights are not those of the recipe's fingerprint.
+    ValueError: the weights are not those of the recipe's fingerprint, or the
+      recipe asks for weights that its init replaces.
   """
   missing = sorted({'model', 'outputs', 'options', 'init', 'seed',
                     'image_shape'} - set(recipe or ()))
@@ -55,6 +58,7 @@ def make(recipe: dict, weights: pathlib.Path | None = None) -> Backbone:
     raise ValueError(f"the backbone is the model {recipe['model']!r}, which "
                      f"{recipe['defined_in']['file']} defines; pass that file "
                      'as plugins')
+  models.check_init(recipe['model'], recipe['init'], options)
   network = models.make(recipe['model'], recipe['outputs'], **options)
   params, stats = _draw(network, recipe, jax.random.key(
       recipe['seed'], impl='threefry2x32'))
@@ -81,9 +85,18 @@ def _draw_here(network, recipe, key):
   init = functools.partial(network.init, key, tuple(recipe['image_shape']))
   if recipe['init'] != 'signed_constant':
     return init()
-  rest, stats = jax.jit(lambda: _without_kernels(*init()))()
-  like = trees.combine(rest, jax.eval_shape(init)[0])
-  return masks.signed_constant(jax.random.fold_in(key, 1), like), stats
+  shapes = jax.eval_shape(init)[0]
+  known = fans.fans(shapes, network.fan_in)
+
+  def without_kernels():
+    # So that XLA draws none of the kernels that are replaced anyway.
+    params, stats = init()
+    return trees.map_named(
+        lambda name, x: None if known[name] else x, params), stats
+  rest, stats = jax.jit(without_kernels)()
+  return masks.signed_constant(
+      jax.random.fold_in(key, 1), trees.combine(rest, shapes),
+      network.fan_in), stats
 
 
 def another_draw(backbone: Backbone, number: int) -> trees.Tree:
@@ -96,11 +109,6 @@ def another_draw(backbone: Backbone, number: int) -> trees.Tree:
   key = jax.random.key(backbone.recipe['seed'], impl='threefry2x32')
   return _draw(backbone.network, backbone.recipe, jax.random.fold_in(
       jax.random.fold_in(key, 2), number))[0]
-
-
-def _without_kernels(params, stats):
-  """So that XLA draws none of the kernels that are replaced anyway."""
-  return trees.map_leaves(lambda x: None if x.ndim > 1 else x, params), stats
 
 
 def recipe_of(config: config_lib.Config, shapes: list) -> dict:

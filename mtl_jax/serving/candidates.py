@@ -70,35 +70,99 @@ def gather(names: Sequence[str], read: Callable[[str], tuple[dict, dict]],
       prepare their images differently, mask different leaves or combine
       different bases; names them.
   """
-  if not names:
-    raise ValueError('no task has left masks or coefficients yet: there is '
-                     'nothing to infer')
-  loaded = [(name, *_superposable(name, *read(name))) for name in names]
-  own = [x for x in loaded if not _part(x[1], 'coefficients')]
-  mixed = [x for x in loaded if _part(x[1], 'coefficients')]
-  chain, shapes = _common_chain(loaded)
-  basis = None
-  if mixed:
-    first = mixed[0][2]
-    for name, _, metadata in mixed:
-      if _basis_of(metadata) != _basis_of(first):
-        raise ValueError(f'tasks {mixed[0][0]} and {name} combine different '
-                         'bases; infer among the tasks of one basis (names=)')
-    basis = shared_of(mixed[0][0], first)['basis']
-  bank = Bank(_stacked(own, 'masks', like), _stacked(mixed, 'coefficients',
-                                                     like),
-              _stacked(mixed, 'masks', like), basis)
-  _require_same_leaves(bank, own, mixed)
-  return Candidates(tuple(x[0] for x in own + mixed), bank, chain, shapes,
-                    max(x[2]['classes'] for x in loaded))
+  loaded = []
+  for name in names:
+    arrays, metadata = read(name)
+    loaded.append((describe(name, arrays, metadata), arrays))
+  found = agreed([described for described, _ in loaded])
+  own = [x for x in loaded if not x[0].combines]
+  mixed = [x for x in loaded if x[0].combines]
+  basis = shared_of(mixed[0][0].name, mixed[0][0].metadata)[
+      'basis'] if mixed else None
+  return found._replace(bank=Bank(
+      _stacked(own, 'masks', like), _stacked(mixed, 'coefficients', like),
+      _stacked(mixed, 'masks', like), basis))
 
 
-def _superposable(name, arrays, metadata):
-  if _part(arrays, 'values') or not (_part(arrays, 'masks')
-                                     or _part(arrays, 'coefficients')):
+class Described(NamedTuple):
+  """What of a task decides with which others it can be superposed.
+
+  Attributes:
+    name: of the task.
+    metadata: of its checkpoint.
+    masked, combined: shapes of the leaves of both kinds as stored, by name.
+  """
+  name: str
+  metadata: dict
+  masked: dict[str, tuple]
+  combined: dict[str, tuple]
+
+  @property
+  def combines(self) -> bool:
+    """Whether it has coefficients over a basis."""
+    return bool(self.combined)
+
+  def arrays(self, arrays: dict, part: str) -> dict:
+    """The leaves of a part by their names, of the checkpoint's arrays."""
+    return _part(arrays, part)
+
+
+def describe(name: str, arrays: dict, metadata: dict) -> Described:
+  """A stored task as a candidate.
+
+  Raises:
+    ValueError: it owns weights and can't be superposed.
+  """
+  masked, combined = ({leaf: np.shape(array) for leaf, array in _part(
+      arrays, part).items()} for part in ('masks', 'coefficients'))
+  if _part(arrays, 'values') or not (masked or combined):
     raise ValueError(f'task {name} left weights of its own, which cannot be '
                      'superposed; leave it out of the candidates (names=)')
-  return arrays, metadata
+  return Described(name, metadata, masked, combined)
+
+
+def agreed(found: Sequence[Described]) -> Candidates:
+  """What candidates have in common, without their arrays.
+
+  Raises:
+    ValueError: there is none, or two can't be superposed; names them.
+  """
+  if not found:
+    raise ValueError('no task has left masks or coefficients yet: there is '
+                     'nothing to infer')
+  own = [x for x in found if not x.combines]
+  mixed = [x for x in found if x.combines]
+  chain, shapes = _common_chain(found)
+  for x in mixed:
+    if _basis_of(x.metadata) != _basis_of(mixed[0].metadata):
+      raise ValueError(f'tasks {mixed[0].name} and {x.name} combine different '
+                       'bases; infer among the tasks of one basis (names=)')
+  for part, members in (('masks', own), ('coefficients', mixed),
+                        ('masks', mixed)):
+    for x in members:
+      _require_same_leaves(members[0], x, part)
+  both = {**mixed[0].masked, **mixed[0].combined} if mixed else {}
+  if own and mixed and set(own[0].masked) != set(both):
+    name = sorted(set(own[0].masked) ^ set(both))[0]
+    raise ValueError(f'tasks {own[0].name} and {mixed[0].name} do not mask the '
+                     f'same leaves ({name}) and cannot be superposed')
+  return Candidates(tuple(x.name for x in own + mixed),
+                    Bank(None, None, None, None), chain, shapes,
+                    max(x.metadata['classes'] for x in found))
+
+
+def _require_same_leaves(first, other, part) -> None:
+  wanted, found = ((x.masked if part == 'masks' else x.combined)
+                   for x in (first, other))
+  if set(wanted) != set(found):
+    raise ValueError(f'tasks {first.name} and {other.name} left {part} of '
+                     'different leaves and cannot be superposed')
+  for leaf, shape in wanted.items():
+    if found[leaf] != shape:
+      raise ValueError(
+          f'tasks {first.name} and {other.name} left {part} of {leaf} in other '
+          f'shapes, {shape} and {found[leaf]}; infer among the tasks of one '
+          'kind (names=)')
 
 
 def _basis_of(metadata):
@@ -112,9 +176,9 @@ def _part(arrays, part):
           if name.startswith(f'{part}/')}
 
 
-def _common_chain(loaded):
+def _common_chain(described):
   found, raw = {}, {}
-  for name, _, metadata in loaded:
+  for name, metadata, *_ in described:
     chain = transforms.from_json(metadata['transforms'])
     shape = tuple(metadata['source_shape'])
     if chain == transforms.common(chain):
@@ -132,34 +196,12 @@ def _common_chain(loaded):
 
 
 def _stacked(loaded, part, like) -> Tree:
-  parts = [_part(arrays, part) for _, arrays, _ in loaded]
+  parts = [_part(arrays, part) for _, arrays in loaded]
   if not any(parts):
     return None
-  for (name, *_), leaves in zip(loaded, parts):
-    if set(leaves) != set(parts[0]):
-      raise ValueError(f'tasks {loaded[0][0]} and {name} left {part} of '
-                       'different leaves and cannot be superposed')
-    for leaf, array in leaves.items():
-      if np.shape(array) != np.shape(parts[0][leaf]):
-        raise ValueError(
-            f'tasks {loaded[0][0]} and {name} left {part} of {leaf} in other '
-            f'shapes, {np.shape(parts[0][leaf])} and {np.shape(array)}; infer '
-            'among the tasks of one kind (names=)')
   return trees.map_named(
       lambda name, _: jnp.asarray(np.stack([p[name] for p in parts]))
       if name in parts[0] else None, like)
-
-
-def _require_same_leaves(bank, own, mixed):
-  if not own or not mixed:
-    return
-  masked = {n for n, x in trees.flatten(bank.packed).items() if x is not None}
-  combined = {n for part in (bank.coefficients, bank.head) if part is not None
-              for n, x in trees.flatten(part).items() if x is not None}
-  if masked != combined:
-    name = sorted(masked ^ combined)[0]
-    raise ValueError(f'tasks {own[0][0]} and {mixed[0][0]} do not mask the '
-                     f'same leaves ({name}) and cannot be superposed')
 
 
 def subset(found: Candidates, names) -> Candidates:
@@ -239,8 +281,16 @@ def infer(rule: identify.Rule, network, kinds, classes, backbone, stats, bank,
   Returns:
     `identify.Inferred` with leaves [N, ...].
   """
+  size = sum(jax.tree.leaves(part)[0].shape[0] for part in (
+      bank.packed, bank.coefficients) if part is not None)
+  return infer_used(rule, network, kinds, classes, backbone, stats, bank,
+                    jnp.ones(size, bool), parameters, images, counted)
+
+
+def infer_used(rule: identify.Rule, network, kinds, classes, backbone, stats,
+               bank, used, parameters, images, counted) -> identify.Inferred:
+  """`infer` among the tasks of a bank that are used, bool [T]; not jitted."""
   tasks = superposition(bank, backbone, rule.normalise)
-  used = jnp.ones(tasks.size, bool)
 
   def one(own, real):
     x = transforms.apply(kinds, parameters, own)

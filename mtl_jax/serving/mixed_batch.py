@@ -138,35 +138,24 @@ def predict(backbone: backbone_lib.Backbone, shelves: task_cache.Shelves,
   if not names:
     return np.zeros((0, 0), np.float32)
   x = np.asarray(x)
-  used = shelves.of_shape(x.shape[1:])
-  number = {id(shelf): i for i, shelf in enumerate(used)}
   index = {name: i for i, name in enumerate(dict.fromkeys(names))}
-  homes = [shelves.find(name, x.shape[1:]) for name in index]
-  places = np.array([(number[id(home)], home.slot(name))
-                     for name, home in zip(index, homes)], np.int32)
-  classes = max(home.classes(name) for name, home in zip(index, homes))
-  of_row = places[[index[name] for name in names]]
   width = WIDTH.get(jax.default_backend(), WIDTH_ELSEWHERE)
-  chosen = plan(of_row[:, 0], of_row[:, 1], width)
-  logits = np.asarray(_forward(
-      backbone.network,
-      tuple((shelf.kinds, shelf.materialise) for shelf in used),
-      backbone.params, backbone.stats,
-      [Part(shelf.stack, shelf.shared) for shelf in used],
-      chosen.shelf, chosen.slot, np.int32(chosen.groups), x[chosen.rows]))
+  with shelves.lend(list(index), x.shape[1:]) as lent:
+    homes = [lent.places[name] for name in index]
+    of_row = np.array([home[:2] for home in homes], np.int32)[
+        [index[name] for name in names]]
+    chosen = plan(of_row[:, 0], of_row[:, 1], width)
+    logits = np.asarray(_forward(
+        backbone.network, lent.kinds, backbone.params, backbone.stats,
+        lent.parts, chosen.shelf, chosen.slot, np.int32(chosen.groups),
+        x[chosen.rows]))
   rows = logits.reshape(-1, logits.shape[-1])
-  return rows[chosen.position, :classes]
-
-
-class Part(NamedTuple):
-  """A shelf's arrays, as the jitted call takes them."""
-  stack: task_cache.Slot
-  shared: dict
+  return rows[chosen.position, :max(home.classes for home in homes)]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _forward(network: models.Network, kinds: tuple, params, stats,
-             parts: list[Part], shelf, slot, groups, images):
+             parts: list[task_cache.Part], shelf, slot, groups, images):
   """Logits of all blocks, -inf beyond a task's classes.
 
   Args:

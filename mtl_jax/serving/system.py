@@ -1,10 +1,9 @@
 """A trained system, as it lies in a workdir: its tasks and their outputs."""
 
 import functools
-import json
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,46 +17,19 @@ from mtl_jax.data import transforms
 from mtl_jax.inference import identify
 from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.serving import blocks
+from mtl_jax.serving import cache
+from mtl_jax.serving import candidate_shelf
 from mtl_jax.serving import candidates
 from mtl_jax.serving import mixed_batch
 from mtl_jax.serving import origins
 from mtl_jax.serving import probes
+from mtl_jax.serving import stored_tasks
 from mtl_jax.serving import task_cache
 from mtl_jax.storage import checkpoint
-from mtl_jax.storage import deduplicate
 from mtl_jax.storage import formats
 from mtl_jax.storage import workdir as workdir_lib
 
-
-class StoredTask(NamedTuple):
-  """One task as its checkpoint has it.
-
-  Attributes:
-    name: of its folder; `None` is the bare backbone.
-    impression: its arrays.
-    method: that left it.
-    shared: what `method.materialise` needs of other tasks.
-    transforms: the task's transforms.
-    parameters: their arrays.
-    classes: number of classes.
-    metadata: everything else (record, hashes, versions, ...).
-    probe: float32 [n, classes], its outputs on the probe when it committed.
-  """
-  name: str | None
-  impression: impressions.Impression
-  method: methods.Method
-  shared: dict
-  transforms: tuple
-  parameters: Any
-  classes: int
-  metadata: dict
-  probe: np.ndarray
-
-  def __repr__(self) -> str:
-    """In short, without the arrays."""
-    how = self.metadata.get('method', {}).get('name', 'no method')
-    return (f'StoredTask({self.name!r} by {how}: {self.classes} classes, '
-            f'{self.impression!r})')
+StoredTask = stored_tasks.StoredTask
 
 
 class Identified(NamedTuple):
@@ -74,45 +46,34 @@ class Identified(NamedTuple):
   passes: int
 
 
-class System:
+class System(stored_tasks.StoredTasks):
   """Tasks that share one backbone; made by `load`.
+
+  Any number of threads may call one system, all of its methods at once; tasks
+  that another process finishes meanwhile are found. What it keeps in memory
+  is never written again, and nothing that a call uses is donated to another.
 
   Attributes:
     workdir: where it lies.
     backbone: the network and its immutable parameters.
+    shelves: tasks that `predict_mixed` was asked for, as bits.
+    candidates: by names, those that `evaluation.scenarios` infers among.
   """
 
-  def __init__(self, workdir: workdir_lib.Workdir,
-               backbone: backbone_lib.Backbone):
-    self.workdir = workdir
-    self.backbone = backbone
-    self.refresh()
-
   def refresh(self) -> None:
-    """Forgets what was read of tasks, after some were changed or removed."""
-    workdir, backbone = self.workdir, self.backbone
-    self.task = functools.lru_cache(maxsize=64)(self._load_task)
+    super().refresh()
     self.shelves = task_cache.Shelves()
-    self.index = deduplicate.Index(workdir, backbone.params)
-    self._prepared = functools.lru_cache(maxsize=4)(self._prepare)
-    self.candidates = functools.lru_cache(maxsize=1)(self._gather)
-    self._record = functools.lru_cache(maxsize=None)(self._load_record)
-    self.probe = functools.lru_cache(maxsize=None)(self._load_probe)
-    self.fingerprint = functools.lru_cache(maxsize=None)(
-        lambda name: checkpoint.fingerprint(workdir.task(name)))
-    self._known: set[str] = set()
+    self.candidates = cache.Cache(self._gather, count=1)
+    self._identifiable = candidate_shelf.CandidateShelf(
+        self.read_mask, self.shared, self.backbone.params)
+    self._chosen: tuple = (None, [])
 
   def __repr__(self) -> str:
     names, recipe = self.tasks, self.backbone.recipe
     return (f'System({str(self.workdir.root)!r}: {len(names)} tasks '
-            f'({_some(names[:3])}{", ..." if len(names) > 3 else ""}) on '
+            f'({some(names[:3])}{", ..." if len(names) > 3 else ""}) on '
             f'{recipe["model"]} of {trees.size(self.backbone.params):,} '
             f'weights {recipe["fingerprint"][:12]})')
-
-  @property
-  def tasks(self) -> list[str]:
-    """Names of the tasks that can be predicted, sorted."""
-    return self.workdir.task_names()
 
   def predict(self, x, task: str | None = None, names=None) -> jax.Array:
     """Logits of a task for images, all of the same task.
@@ -132,8 +93,12 @@ class System:
 
     Raises:
       ValueError: an unknown task (lists the nearest), images of another dtype
-        or shape, or no task and candidates that can't be told apart.
+        or shape, no task and candidates that can't be told apart, or both a
+        task and candidates.
     """
+    if task is not None and names is not None:
+      raise ValueError(f'task is {task!r}, so there is nothing to infer among '
+                       'names=; leave out one of them')
     if task is None:
       found = self.identify(x, names=names)
       stored = self.task(found.task)
@@ -190,8 +155,9 @@ class System:
       self.require(name)
     if len(set(names)) != len(names):
       raise ValueError(f'names= has a task twice: {list(names)}')
-    found = self.candidates(tuple(names))
-    if normalise and found.bank.coefficients is None:
+    found = self._identifiable.select(
+        [(name, self.workdir.version(name)) for name in names])
+    if normalise and not found.mixed:
       raise ValueError('normalise divides coefficients by the sum of their '
                        'magnitudes, but all candidates have masks; leave it '
                        'out')
@@ -208,10 +174,9 @@ class System:
     rows = len(x) if self.backbone.stats else 1 << (len(x) - 1).bit_length()
     padded = np.zeros((1, rows, *shape), np.uint8)
     padded[0, :len(x)] = x
-    inferred = candidates.infer_among(
+    task, values, passes = self._identifiable.infer(
         found, identify.Rule(rule, objective, normalise), self.backbone,
         padded, np.arange(rows)[None] < len(x))
-    values = inferred.gradient[0]
     if np.isnan(values).any():
       raise FloatingPointError('task inference met NaN: an impression is not '
                                'finite; run mtl_jax.verify')
@@ -221,16 +186,22 @@ class System:
           f'apart: {rule} finds the same value for all. A network that '
           'normalises by the statistics of the images needs several images '
           'of one task; or name the task')
-    return Identified(found.names[int(inferred.task[0])],
-                      dict(zip(found.names, values.tolist())),
-                      int(inferred.passes[0]))
+    return Identified(task, dict(zip(found.names, values.tolist())), passes)
 
   def _nameless(self) -> list[str]:
     """Tasks among which `identify` chooses unless told otherwise."""
+    there = self.workdir.finished_tasks()
+    known, chosen = self._chosen
+    if known is not there:  # the same object until a task comes or goes
+      chosen = self._choose(sorted(there))
+      self._chosen = there, chosen
+    return chosen
+
+  def _choose(self, names: list[str]) -> list[str]:
     chosen = []
     kinds: dict[bool, str] = {}
-    for name in self.tasks:
-      record = self._record(name)
+    for name in names:
+      record = self.record(name)
       if not (record['control'] or record['repeat']
               or record.get('pooled')):
         chosen.append(name)
@@ -242,11 +213,8 @@ class System:
           'candidates (names=)')
     return chosen
 
-  def _load_record(self, name: str) -> dict:
-    return checkpoint.load_metadata(self.workdir.task(name))['record']
-
   def _gather(self, names):
-    return candidates.gather(names, self._read_mask, self.shared,
+    return candidates.gather(names, self.read_mask, self.shared,
                              self.backbone.params)
 
   def outputs(self, stored: StoredTask, x) -> jax.Array:
@@ -300,7 +268,8 @@ class System:
     names = mixed_batch.check(x, tasks)
     shape = tuple(np.shape(x)[1:])
     missing = [name for name in dict.fromkeys(names)
-               if not self.shelves.has(name, shape)]
+               if not self.shelves.has(name, shape, name and
+                                       self.workdir.version(name))]
     new = []
     for name in missing:
       if name is None:
@@ -316,20 +285,17 @@ class System:
   def require(self, name) -> None:
     """Raises ValueError if there is no such task; names the nearest."""
     plain = isinstance(name, str) and re.fullmatch(r'\w[\w.@~-]*', name)
-    if plain and name in self._known:
-      return
-    # Not `name in self.tasks`, which looks at every folder: 1 ms each.
-    if not plain or not checkpoint.exists(self.workdir.task(name)):
+    if not plain or not self.workdir.has_task(name):
       raise ValueError(f'unknown task {name!r}'
                        f'{trees.nearest(str(name), self.tasks)}; known: '
-                       f'{_some(self.tasks)}')
-    self._known.add(name)
+                       f'{some(self.tasks)}')
 
   def _bare(self, shape: tuple[int, ...]) -> StoredTask:
     """The backbone without an impression, for raw images of a shape."""
     found: dict[tuple, str] = {}
     for name in self.tasks:
-      metadata = checkpoint.load_metadata(self.workdir.task(name))
+      metadata = checkpoint.load_metadata(self.workdir.task(name),
+                                          {'name': name})
       if tuple(metadata['source_shape']) == shape:
         found.setdefault(transforms.common(
             transforms.from_json(metadata['transforms'])), name)
@@ -348,104 +314,12 @@ class System:
         transforms.parameters(common, shape), self.backbone.recipe['outputs'],
         {'source_shape': list(shape)}, np.zeros(0))
 
-  def _load_task(self, name: str) -> StoredTask:
-    arrays, metadata = self._read(name)
-    chosen = transforms.from_json(metadata['transforms'])
-    method = self.method(name, metadata)
-    said = origins.changed(metadata, self.backbone.recipe)
-    stored = StoredTask(
-        name, self._impression(arrays, metadata), method,
-        origins.call(name, said, lambda: self.shared(name, metadata)), chosen,
-        transforms.parameters(chosen, tuple(metadata['source_shape'])),
-        metadata['classes'], metadata, arrays['probe'])
-    origins.check(name, said, lambda: self.outputs(
-        stored, probes.of_task(self.probe, metadata)), stored.probe)
+  def _load_task(self, key) -> StoredTask:
+    stored = super()._load_task(key)
+    said = origins.changed(stored.metadata, self.backbone.recipe)
+    origins.check(stored.name or '', said, lambda: self.outputs(
+        stored, probes.of_task(self.probe, stored.metadata)), stored.probe)
     return stored
-
-  def _impression(self, arrays, metadata) -> impressions.Impression:
-    return checkpoint.arrays_to_impression(
-        deduplicate.resolve(self.workdir, arrays, metadata),
-        self.backbone.params, self.backbone.stats, metadata)
-
-  def method(self, name: str, metadata: dict) -> methods.Method:
-    """The method that left a stored task.
-
-    Raises:
-      ValueError: nobody has registered it; names the file that defines it.
-    """
-    given = metadata['method']
-    if given['name'] not in methods.METHODS:
-      where = given.get('defined_in') or {}
-      file = where.get('file', 'its file')
-      raise ValueError(
-          f"task {name} was learned by the method {given['name']!r}, which "
-          f'{file} defines; pass that file as plugins')
-    return methods.of_options(given['name'], methods.options_of(
-        given['name'], given['options'], f'task {name}: method option '))
-
-  def shared(self, name: str, metadata: dict) -> dict:
-    """What `materialise` of a stored task needs of other tasks."""
-    if not self.method(name, metadata).abilities.needs_earlier:
-      return {}
-    return self._prepared(name_of_shared(metadata))
-
-  def _prepare(self, described: str) -> dict:
-    """`shared` as `name_of_shared` describes it."""
-    metadata = json.loads(described)
-    method = self.method('', metadata)
-    return method.prepare(methods.Context(
-        self.backbone.params,
-        tuple(self._impression(*self._read(name))
-              for name in metadata['relies_on']),
-        jax.random.key(metadata['seed'], impl='threefry2x32')))
-
-  def _read(self, name: str) -> tuple[dict, dict]:
-    """(arrays, metadata) of a task's checkpoint, if it is of this backbone."""
-    arrays, metadata = checkpoint.load(self.workdir.task(name))
-    self.require_own(name, metadata)
-    return arrays, metadata
-
-  def _read_mask(self, name: str) -> tuple[dict, dict]:
-    """`_read` of a task that can be superposed with others."""
-    arrays, metadata = self._read(name)
-    if not self.method(name, metadata).abilities.superposes:
-      raise ValueError(
-          f'task {name} was learned by {metadata["method"]["name"]}, whose '
-          'impressions cannot be superposed; leave it out of the candidates '
-          '(names=)')
-    return arrays, metadata
-
-  def require_own(self, name: str, metadata: dict) -> None:
-    """Refuses a task that was made on another backbone, or other tasks."""
-    self.require_backbone(name, metadata)
-    for used, digest in metadata.get('relies_on', {}).items():
-      if self.fingerprint(used) != digest:
-        raise checkpoint.CheckpointError(
-            f'task {name} was made with the task {used}, but another one of '
-            'that name lies here; bring that back, or remove '
-            f'{self.workdir.task(name)} to have {name} made again')
-
-  def require_backbone(self, name: str, metadata: dict) -> None:
-    """Refuses a task that was made on another backbone."""
-    own = self.backbone.recipe['fingerprint']
-    if metadata['backbone'] != own:
-      raise checkpoint.CheckpointError(
-          f'task {name} was made on the backbone {metadata["backbone"]}, not '
-          f'on {own}: its impression does not fit this one')
-
-  def _load_probe(self, source: str) -> np.ndarray:
-    """Raw images of a source on which its tasks' outputs were kept."""
-    return checkpoint.load(self.workdir.probe_of(source))[0]['images']
-
-
-def name_of_shared(metadata: dict) -> str:
-  """Equal for tasks whose `shared` is the same, as JSON.
-
-  Args:
-    metadata: of a stored task whose method needs earlier tasks.
-  """
-  return json.dumps({key: metadata.get(key) for key in (
-      'method', 'relies_on', 'seed')})
 
 
 # Apart from `_forward`, whose bits would depend on what is fused into it.
@@ -472,25 +346,35 @@ def check_images(x, shape: tuple[int, ...], task: str,
         f'{getattr(x, "shape", "")}')
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+  """At most 20 names, and how many more there are."""
   more = f' and {len(names) - 20} more' if len(names) > 20 else ''
   return (', '.join(names[:20]) or 'none') + more
 
 
-def load(workdir, plugins=None) -> System:
+S = TypeVar('S', bound=System)
+
+
+def load(workdir, plugins=None, cache_bytes: int = stored_tasks.CACHE_BYTES,
+         kind: type[S] = System) -> S:  # type: ignore[assignment]
   """The system in a workdir; needs neither its data nor its config.
 
   Args:
     workdir: where a run left it.
     plugins: a Python file, or several, that register the methods and models of
       your own that the run used. Nothing is ever imported from a workdir.
+    cache_bytes: how much of the device's memory tasks may take that were used
+      before. Those used last are kept.
+    kind: of system to make.
 
   Raises:
-    ValueError: not a workdir, its backbone can't be made again, or a plugin is
-      missing or fails.
+    ValueError: not a workdir, a file of it was edited, its backbone can't be
+      made again, or a plugin is missing or fails.
   """
   registry.load_plugins(plugins)
   work = workdir_lib.Workdir(workdir)
   formats.require(work.root)
-  return System(work, backbone_lib.make(workdir_lib.read_json(work.backbone),
-                                        work.weights))
+  recipe = workdir_lib.read_json(work.backbone)
+  if work.config.exists():
+    workdir_lib.read_json(work.config)  # refuses one that was edited
+  return kind(work, backbone_lib.make(recipe, work.weights), cache_bytes)

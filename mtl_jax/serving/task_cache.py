@@ -13,10 +13,12 @@ expands them with vector instructions: five times faster, measured on 784 x
 most seven rows of bits and is faster again where they divide unevenly.
 """
 
+import contextlib
 import functools
 import json
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -100,14 +102,17 @@ def unpack(packed: Tree, like: Tree) -> Tree:
 class Shelf:
   """Impressions of one structure, by task name.
 
+  Not safe for threads by itself: `Shelves` is.
+
   Attributes:
     kinds: static part of the tasks' transforms.
     materialise: of the tasks' method.
     shared: what it needs of other tasks.
     names: of the tasks, in the order of their slots.
     stack: a `Slot` whose leaves have a leading axis [capacity]; those from
-      `len(shelf)` on are zeros. Adding a task gives up its buffers, so read
-      it anew after each `add`.
+      `len(shelf)` on are zeros. Adding a task gives up its buffers, unless
+      they are `lent`: read it anew after each `add`.
+    lent: how many callers use `stack` as it is now.
   """
 
   def __init__(self, kinds: tuple, materialise: Callable[..., Tree],
@@ -121,6 +126,7 @@ class Shelf:
     # A path or a structure of components is seldom another task's, too.
     alone = slot.impression.path or slot.impression.structure
     self.stack = _zeros(slot, 1 if alone else SMALLEST)
+    self.lent = 0
 
   def __len__(self) -> int:
     return len(self.names)
@@ -133,13 +139,13 @@ class Shelf:
     """Tasks that fit before the arrays grow."""
     return self.stack.classes.shape[0]
 
-  def slot(self, name: str | None) -> int:
-    """The index of a task on this shelf."""
-    return self._slots[name]
+  def classes_at(self, slot: int) -> int:
+    """The number of classes of the task in a slot."""
+    return self._classes[slot]
 
-  def classes(self, name: str | None) -> int:
-    """A task's number of classes."""
-    return self._classes[self._slots[name]]
+  def forget(self, name: str | None) -> None:
+    """Frees a task's name; its slot is left as it is."""
+    self._slots.pop(name, None)
 
   def reserve(self, count: int) -> None:
     """Makes room for `count` tasks in all."""
@@ -147,7 +153,7 @@ class Shelf:
     while capacity < count:
       capacity *= 2
     if capacity > self.capacity:
-      self.stack = _grow(self.stack, capacity)
+      self.stack, self.lent = _grow(self.stack, capacity), 0
 
   def add(self, name: str | None, slot: Slot) -> int:
     """Puts a task in the next free slot and returns its index.
@@ -159,7 +165,8 @@ class Shelf:
       raise ValueError(f'{name} is on the shelf already')
     self.reserve(len(self) + 1)
     index = len(self)
-    self.stack = _write(self.stack, slot, np.int32(index))
+    write = _write_copy if self.lent else _write
+    self.stack, self.lent = write(self.stack, slot, np.int32(index)), 0
     self.names.append(name)
     self._slots[name] = index
     self._classes.append(int(slot.classes))
@@ -178,35 +185,106 @@ def _grow(stack, capacity):
           :x.shape[0]].set(x), stack)
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _write(stack, slot, index):
+def _written(stack, slot, index):
   return jax.tree.map(lambda x, new: x.at[index].set(new), stack, slot)
 
 
+_write = jax.jit(_written, donate_argnums=0)
+_write_copy = jax.jit(_written)  # of a stack that somebody still uses
+
+
+class Place(NamedTuple):
+  """Where a task lies: `slot` of the shelf that is `number` in its `Lent`."""
+  number: int
+  slot: int
+  classes: int
+
+
+class Part(NamedTuple):
+  """A shelf's arrays, as a jitted call takes them."""
+  stack: Slot
+  shared: dict
+
+
+class Lent(NamedTuple):
+  """The shelves for one shape of images as they were when they were lent.
+
+  Attributes:
+    kinds: of each shelf, the static part of its transforms and `materialise`.
+    parts: of each shelf.
+    places: of each task that was asked for.
+  """
+  kinds: tuple
+  parts: list[Part]
+  places: dict[str | None, Place]
+
+
 class Shelves:
-  """Every structure's shelf, for tasks as `system.StoredTask` has them."""
+  """Every structure's shelf, for tasks as `stored_tasks.StoredTask` has them.
+
+  Safe for threads: what is lent is never donated, whoever adds a task.
+  """
 
   def __init__(self) -> None:
+    self._lock = threading.RLock()
     self._shelves: dict[tuple, Shelf] = {}
-    self._places: dict[tuple, Shelf] = {}
+    self._places: dict[tuple, tuple] = {}  # shelf, slot, the task's version
+
+  @contextlib.contextmanager
+  def lend(self, names: Sequence[str | None],
+           shape: tuple[int, ...]) -> Iterator[Lent]:
+    """The shelves on which tasks lie, for as long as a call uses them.
+
+    Args:
+      names: of tasks that were added for images of this shape.
+      shape: of one raw image.
+    """
+    with self._lock:
+      shelves = self.of_shape(shape)
+      number = {id(shelf): i for i, shelf in enumerate(shelves)}
+      places = {}
+      for name in names:
+        shelf, slot, _ = self._places[name, shape]
+        places[name] = Place(number[id(shelf)], slot, shelf.classes_at(slot))
+      lent = [(shelf, shelf.stack) for shelf in shelves]
+      for shelf in shelves:
+        shelf.lent += 1
+      found = Lent(tuple((s.kinds, s.materialise) for s in shelves),
+                   [Part(s.stack, s.shared) for s in shelves], places)
+    try:
+      yield found
+    finally:
+      with self._lock:
+        for shelf, stack in lent:
+          if shelf.stack is stack:
+            shelf.lent -= 1
 
   def of_shape(self, shape: tuple[int, ...]) -> list[Shelf]:
     """The shelves whose tasks take raw images of a shape, oldest first."""
     return [shelf for key, shelf in self._shelves.items() if key[0] == shape]
 
-  def has(self, name: str | None, shape: tuple[int, ...]) -> bool:
-    """Whether a task that takes images of `shape` is on a shelf."""
-    return (name, shape) in self._places
+  def has(self, name: str | None, shape: tuple[int, ...],
+          version: Any = None) -> bool:
+    """Whether a task that takes images of `shape` is on a shelf.
 
-  def find(self, name: str | None, shape: tuple[int, ...]) -> Shelf:
-    """The shelf of such a task; KeyError if it is on none."""
-    return self._places[name, shape]
+    Args:
+      name: of the task.
+      shape: of one raw image.
+      version: of the task, see `StoredTask`; another one counts as absent.
+    """
+    found = self._places.get((name, shape))
+    return found is not None and found[2] == version
 
   def add(self, stored: list) -> None:
     """Shelves tasks that aren't yet; grows each shelf at most once."""
+    prepared = [(task, _slot(task)) for task in stored]
+    with self._lock:
+      self._add([(task, slot) for task, slot in prepared if not self.has(
+          task.name, tuple(task.metadata['source_shape']), task.version)])
+
+  def _add(self, prepared) -> None:
     groups: dict[tuple, list] = {}
-    for task in stored:
-      slot = _slot(task)
+    for task, slot in prepared:
       groups.setdefault(_structure(task, slot), []).append((task, slot))
     for key, members in groups.items():
       if key not in self._shelves:
@@ -217,8 +295,9 @@ class Shelves:
       shelf = self._shelves[key]
       shelf.reserve(len(shelf) + len(members))
       for task, slot in members:
-        shelf.add(task.name, slot)
-        self._places[task.name, key[0]] = shelf
+        shelf.forget(task.name)  # another version of it
+        self._places[task.name, key[0]] = (
+            shelf, shelf.add(task.name, slot), task.version)
 
 
 def _slot(task) -> Slot:

@@ -1,9 +1,14 @@
-"""Re-derives every stored task and compares it with its commit, bit for bit."""
+"""Re-derives every stored task and compares it with its commit, bit for bit.
+
+Beside that, whatever lies in the workdir is held against its place: tasks
+against the plan, the log against what the checkpoints record, and what waits
+in `shared/` and `progress/` against its own hashes.
+"""
 
 import json
 import pathlib
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +25,8 @@ class Result(NamedTuple):
   Attributes:
     tasks: how many were checked.
     faults: one sentence per fault, naming task and leaf.
-    notes: what can't be compared bit for bit here, and why.
+    notes: what can't be compared bit for bit here, and why; what the config
+      asks for and isn't there yet, and what it doesn't ask for.
     partly: of the tasks, those whose arrays are as they were written, but
       whose outputs couldn't be derived again; a note says what they lack.
   """
@@ -50,12 +56,22 @@ def check(system: system_lib.System,
       is in memory: a large system is then read once for several purposes.
   """
   faults, notes, partly = [], [], 0
-  logged = {line['entry'] for line in workdir_lib.read_lines(
-      system.workdir.metrics) if line['kind'] in workdir_lib.ENTRY_KINDS}
   names = sorted(system.tasks, key=lambda name: _basis_of(system, name))
-  for name in system.workdir.lost_tasks():
-    faults.append(f'task {name}: it was finished once, but its folder is gone '
-                  'or no longer a checkpoint; the same command trains it again')
+  try:
+    lost = system.workdir.lost_tasks()
+    logged, _ = workdir_lib.came_and_went(workdir_lib.read_lines(
+        system.workdir.metrics))
+  except ValueError as error:  # the log, or the plan
+    lost, logged = [], set(names)
+    faults.append(str(error))
+  for name in lost:
+    path = system.workdir.task(name)
+    what = (f'{path} is not a finished checkpoint{checkpoint.remedy(path)}'
+            if path.exists() else 'it was finished once, but its folder is '
+            'gone; restore it from a copy, or start the run\'s command, which '
+            'makes the task again or says why it cannot')
+    faults.append(f'task {name}: {what}')
+  records: dict[str, dict] = {}
   for name in names:
     try:
       lacking = [] if name in logged else _lacking(system, name)
@@ -64,6 +80,7 @@ def check(system: system_lib.System,
         notes.append(_in_part(system.workdir.task(name), lacking))
         continue
       stored = system.task(name)
+      records[name] = stored.metadata.get('record', {})
       probe = probes.of_task(system.probe, stored.metadata)
       found = np.asarray(system.outputs(stored, probe))
       visit(name)
@@ -73,6 +90,10 @@ def check(system: system_lib.System,
     fault, note = _compare(name, found, stored)
     faults += fault
     notes += note
+  faults += _log_faults(system.workdir, records)
+  faults += _folder_faults(system.workdir,
+                           system.backbone.recipe['fingerprint'])
+  notes += _plan_notes(system.workdir, set(names), set(lost))
   return Result(len(names), faults, sorted(set(notes)), partly)
 
 
@@ -84,6 +105,9 @@ def check_alone(path: pathlib.Path) -> Result:
   """
   try:
     metadata = checkpoint.load_metadata(path)
+    checkpoint.require_task(path, metadata, {})
+    if not {'record', 'name', 'source'} <= metadata.keys():
+      raise checkpoint.CheckpointError(f'{path} has no record of a task')
     lacking = [f'its backbone {metadata["backbone"][:16]}',
                *_others(metadata, lambda name: False)]
     if not metadata.get('drawn_probe'):
@@ -95,8 +119,9 @@ def check_alone(path: pathlib.Path) -> Result:
 
 def _lacking(system, name) -> list[str]:
   """What a task that was put here needs, and what isn't here."""
-  metadata = checkpoint.load_metadata(system.workdir.task(name))
-  system.require_backbone(name, metadata)
+  path = system.workdir.task(name)
+  system.require_place(name, checkpoint.load_metadata(path))
+  metadata = checkpoint.task_metadata(path)
   found = _others(metadata, lambda other: checkpoint.exists(
       system.workdir.task(other)))
   if not probes.is_here(system.workdir, metadata):
@@ -164,3 +189,77 @@ def _compare(name, found, stored) -> tuple[list[str], list[str]]:
     return [], [f'outputs differ by rounding only (at most {worst:.1e}): {why}']
   return [f'task {name}: its outputs on the probe images differ from those at '
           f'its commit by up to {worst:.3g}'], []
+
+
+def _log_faults(work: workdir_lib.Workdir,
+                records: dict[str, dict]) -> list[str]:
+  """Where the log says another thing of a task than its checkpoint."""
+  faults = []
+  try:
+    lines = list(workdir_lib.read_lines(work.metrics))
+  except ValueError:
+    return []  # said already: the lost tasks are read from the log, too
+  for line in lines:
+    if line['kind'] != 'task':
+      continue
+    for name, logged, recorded in _differences(
+        line, records.get(line['entry'], {})):
+      faults.append(
+          f'task {line["entry"]}: {work.metrics} says {name} {logged!r}, but '
+          f'its checkpoint records {recorded!r}, which counts; remove the line '
+          'and start the run\'s command, which writes it again')
+      break
+  return faults
+
+
+def _differences(line: Any, record: Any, name='') -> Iterator[tuple]:
+  """(name, in the log, in the record) of the record's values alone."""
+  if isinstance(record, dict) and isinstance(line, dict):
+    for key, value in record.items():
+      yield from _differences(line.get(key), value,
+                              f'{name}.{key}' if name else key)
+  elif line != record:
+    yield name, line, record
+
+
+def _folder_faults(work: workdir_lib.Workdir, fingerprint: str) -> list[str]:
+  """What waits for the next task or start, and can't be read."""
+  faults = []
+  for folder in (work.shared, work.progress):
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+      if not checkpoint.is_final(path.name):
+        continue
+      try:
+        checkpoint.load(path, expected={'name': path.name,
+                                        'backbone': fingerprint})
+      except ValueError as error:
+        if path.exists():  # else a run that works here took it away
+          faults.append(f'{folder.name}: {error}')
+  return faults
+
+
+def _plan_notes(work: workdir_lib.Workdir, there: set[str],
+                lost: set[str]) -> list[str]:
+  """Tasks that the config asks for and that are not there, or not asked for."""
+  notes = []
+  if work.tasks.is_dir():
+    notes += [f'{path} is no folder, so no task; it is passed over'
+              for path in work.tasks.iterdir() if not path.is_dir()
+              and path.name not in lost and checkpoint.is_final(path.name)]
+  try:
+    plan = work.read_plan()
+    came, went = workdir_lib.came_and_went(workdir_lib.read_lines(
+        work.metrics))
+  except ValueError:
+    return notes  # a fault, said already
+  if not plan:
+    return notes
+  missing = sorted(set(plan['entries']) - there - lost - went)
+  if missing:
+    notes.append(f'tasks of the config that are not learned yet: '
+                 f'{system_lib.some(missing)}')
+  surplus = sorted(there - work.planned(there) - came)
+  if surplus:
+    notes.append('tasks that neither the config asks for nor the log knows: '
+                 f'{system_lib.some(surplus)}')
+  return notes

@@ -3,8 +3,8 @@
     step(routes, backbone, shared, state, batches) -> (state, metrics)
 
 The group has one `trainable`; `method.bind` gives each member's parameters by
-`route.member`. Norm statistics and keys are a tuple with one per member, so
-that no task's statistics are another's. Images may come from different sources
+`route.member`. Norm statistics and keys are tuples with one entry per member,
+so that tasks do not share statistics. Images may come from different sources
 and have different shapes.
 """
 
@@ -22,7 +22,7 @@ def init_state(method, optimizer, keys, backbone, shared, stats,
                routes) -> single.State:
   """The state before a group's first step; `keys` has one per member.
 
-  What is trained is drawn from the first member's key.
+  The first member's key draws what is trained.
   """
   trainable = method.init(keys[0], backbone, shared, routes)
   return single.State(
@@ -34,9 +34,9 @@ def init_state(method, optimizer, keys, backbone, shared, stats,
 def make_step(method, network, optimizer):
   """One update from a batch of every member; metrics are [members].
 
-  Members of one form run in a loop, if the method takes a traced member: the
-  effective parameters of one of them are in memory then, not those of all.
-  Others are unrolled.
+  If the method takes a traced member, members of one form run in a loop: then
+  the effective parameters of one member are in memory at a time. Other members
+  are unrolled.
   """
   forward = single.make_forward(method, network)
 

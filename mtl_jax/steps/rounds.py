@@ -1,13 +1,13 @@
 """Tasks trained in rounds: PaRT's schedule as one scan.
 
-A round is a batch-set of every task: `set_batches` consecutive batches, the
-tasks in an order drawn for the round. Each step trains one task and changes
-its rows of the banks alone (`methods.base.Banks`). The whole sequence depends
-on seeds and the step's number alone, so that a resumed run draws the same.
+A round is a batch-set of every task: `set_batches` consecutive batches, with
+the tasks in an order that is drawn for the round. Each step trains one task and
+changes only that task's rows of the banks (`methods.base.Banks`). The sequence
+depends only on seeds and the step's number, so a resumed run draws the same.
 
 `own` moments: every task has an optimizer of its own, so that a module of t
 tasks gets t streams of updates (faithful to the paper's code). `common`
-moments: every row has one, whichever task trains it.
+moments: every row has one optimizer, whichever task trains it.
 """
 
 import dataclasses
@@ -28,10 +28,10 @@ ORDERS = ('drawn', 'sequence')
 
 
 class State(NamedTuple):
-  """What training a group changes.
+  """The state that training a group updates.
 
   Attributes:
-    step: int32 [tasks], batches that each task has seen.
+    step: int32 [tasks], number of batches that each task has seen.
     trainable: {bank: leaves [rows, ...]}.
     optimizer: leaves [tasks, ...] (`own` moments) or {bank: leaves
       [rows, ...]} (`common`).
@@ -47,7 +47,7 @@ class State(NamedTuple):
 
 
 class Tasks(NamedTuple):
-  """What tells the tasks of a group apart, as traced arrays.
+  """The traced arrays in which the tasks of a group differ.
 
   Attributes:
     transforms: parameters of each task's transforms, leaves [tasks, ...].
@@ -67,7 +67,8 @@ def sequence(seed: tuple[int, ...], counts, set_batches: int,
     seed: integers that name the run and group.
     counts: batches of each task; PaRT's go through their data once an epoch.
     set_batches: batches of a task in a round, fewer where it has no more.
-    order: of the tasks in a round: 'drawn', or 'sequence' as they stand.
+    order: of the tasks in a round: 'drawn' at random, or 'sequence' for the
+      order in which they are given.
 
   Returns:
     int32 [sum of counts].
@@ -96,14 +97,15 @@ def sequence(seed: tuple[int, ...], counts, set_batches: int,
 
 
 def make_optimizer(recipe: single.Recipe):
-  """(optimizer at rate 1, the rate as a function of a task's own step).
+  """The optimizer at rate 1, and the rate as a function of a task's own step.
 
   Raises:
     ValueError: weight decay, which would change modules off the path.
   """
   if recipe.weight_decay:
-    raise ValueError('training in rounds takes no weight decay: it would '
-                     'change modules that the step is not about')
+    raise ValueError('training in rounds takes no weight decay, which would '
+                     'change modules that the step does not train; leave out '
+                     'weight_decay')
   unit = dataclasses.replace(recipe, learning_rate=1., schedule='constant')
   return single.make_optimizer(unit), single.make_schedule(recipe)
 
@@ -169,7 +171,7 @@ def _count(bank) -> int:
 
 
 def own_stats(banks, stats: Tree, rows: dict, task) -> Tree:
-  """A task's norm statistics, by its slots."""
+  """The norm statistics of one task, by the slots of its path."""
   if not banks.shared_stats:
     return jax.tree.map(lambda x: x[task], stats)
 
@@ -296,7 +298,7 @@ def batches(order: np.ndarray, start: int, stop: int, draw) -> np.ndarray:
   Args:
     order: as `sequence` gives it.
     start: first step.
-    stop: behind the last one.
+    stop: the step after the last one.
     draw: (task, first batch, number) -> int32 [number, batch].
 
   Returns:

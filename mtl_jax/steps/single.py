@@ -74,7 +74,7 @@ class Source(NamedTuple):
 
 
 class TaskArrays(NamedTuple):
-  """What tells one task from another of the same route, as traced arrays.
+  """The traced arrays in which tasks of one route differ.
 
   Attributes:
     transforms: parameters of the task's transforms.
@@ -85,10 +85,10 @@ class TaskArrays(NamedTuple):
 
 
 class State(NamedTuple):
-  """What training a task changes.
+  """The state that training a task updates.
 
   Attributes:
-    step: int32, batches seen.
+    step: int32, number of batches seen.
     trainable: what receives gradients.
     optimizer: optax state.
     stats: norm statistics.
@@ -146,8 +146,22 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     rate = recipe.learning_rate  # keeps no count of steps
   update = _choose(optimizers, recipe.optimizer)(rate)
   if not recipe.weight_decay:
-    return update
-  return optax.chain(optax.add_decayed_weights(recipe.weight_decay), update)
+    return _promoting(update)
+  return _promoting(optax.chain(
+      optax.add_decayed_weights(recipe.weight_decay), update))
+
+
+def _promoting(update: optax.GradientTransformation
+               ) -> optax.GradientTransformation:
+  """For users of strict promotion: optax's Adam mixes float and integer."""
+  def standard(function):
+    @functools.wraps(function)
+    def call(*args, **options):
+      with jax.numpy_dtype_promotion('standard'):
+        return function(*args, **options)
+    return call
+  return optax.GradientTransformationExtraArgs(*map(
+      standard, optax.with_extra_args_support(update)))
 
 
 def optimizer_of(method, recipe: Recipe) -> optax.GradientTransformation:
@@ -176,7 +190,7 @@ def init_state(method, optimizer, key, backbone, shared, stats,
 
 
 def losses(route, logits, labels):
-  """The loss of every example, float32 [n], by the route's kind of loss."""
+  """The loss of every example, float32 [n]; the route says which loss."""
   if route.loss == 'mse':
     return jnp.mean((logits[:, :route.classes] - labels) ** 2, -1)
   if route.loss == 'classes':
@@ -185,7 +199,7 @@ def losses(route, logits, labels):
 
 
 def correct(route, logits, labels):
-  """Which answers are right, bool [n]; of a regression NaN [n]."""
+  """Which answers are right: bool [n], or NaN [n] for a regression."""
   if route.loss == 'mse':
     return jnp.full(len(logits), jnp.nan)
   return jnp.argmax(logits[:, :route.classes], -1) == labels
@@ -229,7 +243,7 @@ def make_forward(method, network):
 
 
 def noise(network, key, axis_name) -> dict:
-  """`key=` of a network's `apply`, another one on every device, or nothing."""
+  """The `key=` argument of `network.apply`, if it draws; differs by device."""
   if key is None or not network.random:
     return {}
   key = jax.random.fold_in(key, 1)
@@ -321,7 +335,7 @@ def _image_by_image(route, parameters, axis, images, keys, train):
 
 
 def make_chunk(step):
-  """Many steps as one scan over index arrays: Python doesn't run per step.
+  """Many steps as one scan over index arrays, so Python does not run per step.
 
   Returns:
     chunk(route, backbone, shared, source, task, state, index) with index int32
@@ -338,8 +352,9 @@ def make_chunk(step):
 
 
 def make_evaluate(network):
-  """Sums over a split, in batches under one scan; no number right (NaN) of a
-  regression.
+  """Sums over a split, computed in batches by one scan.
+
+  The number of right answers is NaN for a regression.
 
   Returns:
     evaluate(route, params, stats, source, task, index) with index int32
@@ -354,7 +369,7 @@ def make_evaluate(network):
       loss = losses(route, logits, labels)
       right = correct(route, logits, labels)
       counted = rows >= 0
-      return None, (jnp.sum(loss * counted),
+      return None, (jnp.sum(loss * counted.astype(loss.dtype)),
                     jnp.sum(jnp.where(counted, right, False)))
     _, (loss, right) = lax.scan(body, None, index)
     sums = jnp.sum(loss), jnp.sum(right)

@@ -13,7 +13,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,12 +21,17 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from mtl_jax import impressions
+from mtl_jax import json_files
 from mtl_jax import masks
 from mtl_jax import parallel
 from mtl_jax import trees
+from mtl_jax.storage import array_files
 
-_METADATA = '_CHECKPOINT_METADATA'
 FORMAT = 2  # 1: tasks did not name the method that made them
+_UNFINISHED = '.orbax-checkpoint-tmp'
+_REMOVED = '.removed'
+# Orbax keeps `custom_metadata` here, as JSON, beside facts of its own.
+_METADATA = '_CHECKPOINT_METADATA'
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:
@@ -49,7 +54,12 @@ class CheckpointError(ValueError):
 
 def exists(path: pathlib.Path) -> bool:
   """Whether a finished checkpoint stands at `path`."""
-  return path.is_dir() and bool(ocp.is_orbax_checkpoint(path))
+  return is_final(path.name) and os.path.isfile(path / _METADATA)
+
+
+def is_final(name: str) -> bool:
+  """Whether a folder's name is none that a kill leaves behind."""
+  return not name.startswith('.') and _UNFINISHED not in name
 
 
 def has_metadata(path: pathlib.Path) -> bool:
@@ -74,7 +84,7 @@ def save(path: pathlib.Path, arrays: dict[str, Any], metadata: dict) -> None:
   arrays = {name: np.asarray(a) for name, a in arrays.items()
             if a is not None}
   full = dict(metadata, format=FORMAT, hashes=trees.digests(arrays))
-  full['digest'] = _json_digest(full)
+  full['digest'] = json_files.digest(full)
   # One file per array instead of a key-value store: for arrays as small as
   # these it takes 2 to 3 kB less, and nearly always the same number of bytes.
   context = ocp.Context()
@@ -84,38 +94,45 @@ def save(path: pathlib.Path, arrays: dict[str, Any], metadata: dict) -> None:
     ocp.save(path.absolute(), arrays, custom_metadata=full)
 
 
-def load(path: pathlib.Path, names: Sequence[str] | None = None
+def load(path: pathlib.Path, names: Sequence[str] | None = None,
+         expected: Mapping[str, Any] | None = None
          ) -> tuple[dict[str, np.ndarray], dict]:
   """The arrays and metadata of a checkpoint, checked against its hashes.
 
   Args:
     path: its folder.
     names: the arrays to read; `None` reads all.
+    expected: see `load_metadata`.
 
   Raises:
-    CheckpointError: missing, unfinished, unreadable, of another format, or an
-      array isn't the one that was written; names it.
+    CheckpointError: missing, unfinished, unreadable, of another format or
+      place, or an array isn't the one that was written; names it.
   """
-  metadata = load_metadata(path)
+  metadata = load_metadata(path, expected)
   try:
     arrays = _read(path, names)
   except Exception as error:  # Orbax and TensorStore raise many kinds.
     raise CheckpointError(f'{path} cannot be read: {_brief(error)}'
-                          f'{_REMEDY}') from error
+                          f'{remedy(path)}') from error
   arrays = {name: np.asarray(a) for name, a in (arrays or {}).items()}
   hashes = metadata['hashes']
   wanted = set(hashes) if names is None else set(names)
   for name in sorted(wanted | set(arrays)):
     if name not in arrays or name not in hashes:
       raise CheckpointError(f'{path}: leaf {name} is missing or was added'
-                            f'{_REMEDY}')
+                            f'{remedy(path)}')
     if trees.digest(arrays[name]) != hashes[name]:
       raise CheckpointError(f'{path}: leaf {name} was changed since it was '
-                            f'written (its SHA-256 differs){_REMEDY}')
+                            f'written (its SHA-256 differs){remedy(path)}')
   return arrays, metadata
 
 
 def _read(path: pathlib.Path, names: Sequence[str] | None):
+  there = array_files.names(path)
+  if there is not None:
+    return array_files.read(path, there if names is None else [
+        name for name in names if name in there])
+  # As a version of Orbax lays them that `array_files` doesn't know.
   if names is None:
     return ocp.load(path.absolute())
   found = ocp.metadata(path.absolute()).metadata
@@ -127,38 +144,117 @@ def _read(path: pathlib.Path, names: Sequence[str] | None):
         for name in names if name in found})
 
 
-_REMEDY = ('; restore the folder from a copy, or remove it to have it made '
-           'again')
+# What helps, by the folder in which a damaged checkpoint lies.
+_REMEDIES = {
+    'probe': '; restore the folder from a copy, or start the run\'s command, '
+             'which makes it again',
+    'progress': '; restore the folder from a copy, or remove it: what was not '
+                'finished is then learned again from its start',
+    'shared': '; restore the folder from a copy: it cannot be made again, but '
+              'by a new run in another workdir',
+}
 
 
-def fingerprint(path: pathlib.Path) -> str:
+def remedy(path: pathlib.Path) -> str:
+  """The end of a sentence that says a checkpoint of a workdir is damaged."""
+  if path.parent.name in _REMEDIES:
+    return _REMEDIES[path.parent.name]
+  kept = path.parent.parent / 'shared'
+  if path.parent.name == 'tasks' and kept.is_dir() and any(kept.iterdir()):
+    # Of a phase whose tasks go on from what the one before them kept.
+    return ('; restore the folder from a copy. Without one, remove it and '
+            'start the run\'s command: it makes the task again or says why it '
+            'cannot')
+  return '; restore the folder from a copy, or remove it to have it made again'
+
+
+_OF_A_TASK = {'backbone', 'classes', 'method', 'source_shape', 'transforms'}
+
+
+def require_task(path: pathlib.Path, metadata: dict,
+                 expected: Mapping[str, Any]) -> None:
+  """`require` of a checkpoint in whose place a task belongs."""
+  lacking = sorted(_OF_A_TASK - metadata.keys())
+  if lacking:
+    raise CheckpointError(
+        f'{path} is not what belongs there: it is no task, for its metadata '
+        f'lack {lacking[0]!r}. Give each folder its own name back, or restore '
+        'it from a copy')
+  require(path, metadata, expected)
+
+
+def task_metadata(path: pathlib.Path) -> dict:
+  """The metadata of a task with its record, held against its folder's name.
+
+  Raises:
+    CheckpointError: as `load_metadata`, or it is no task that a run stored.
+  """
+  metadata = load_metadata(path)
+  require_task(path, metadata, {'name': path.name})
+  if not isinstance(metadata.get('record'), dict):
+    raise CheckpointError(f'{path} is not what belongs there: it has no record '
+                          'of a task. Restore it from a copy')
+  return metadata
+
+
+def fingerprint(path: pathlib.Path,
+                expected: Mapping[str, Any] | None = None) -> str:
   """Of all that a task left but its outputs: what others rely on."""
-  hashes = {name: digest for name, digest in load_metadata(path)[
+  hashes = {name: digest for name, digest in load_metadata(path, expected)[
       'hashes'].items() if name != 'probe'}
   return hashlib.sha256(
       json.dumps(sorted(hashes.items())).encode()).hexdigest()[:16]
 
 
-def load_metadata(path: pathlib.Path) -> dict:
-  """The metadata alone, without reading any array."""
-  if not path.is_dir():
+def load_metadata(path: pathlib.Path,
+                  expected: Mapping[str, Any] | None = None) -> dict:
+  """The metadata alone, without reading any array.
+
+  Args:
+    path: of the checkpoint.
+    expected: what the metadata must say of itself where it says anything:
+      'name', 'suite', 'source', 'backbone', ... A checkpoint that was moved
+      to another's place doesn't.
+
+  Raises:
+    CheckpointError: missing, unfinished, changed, of another format, or not
+      the one that is expected here.
+  """
+  if not path.exists():
     raise CheckpointError(f'no checkpoint at {path}')
   if not exists(path):
-    raise CheckpointError(f'{path} is not a finished checkpoint{_REMEDY}')
+    raise CheckpointError(f'{path} is not a finished checkpoint{remedy(path)}')
   try:
-    metadata = ocp.metadata(path.absolute()).custom_metadata
-  except Exception as error:
-    raise CheckpointError(f'the metadata of {path} cannot be read: '
-                          f'{_brief(error)}{_REMEDY}') from error
-  if not isinstance(metadata, dict) or metadata.get('format') != FORMAT:
-    found = metadata.get('format') if isinstance(metadata, dict) else None
-    raise CheckpointError(f'{path} has format {found}; this version reads '
-                          f'format {FORMAT}{_REMEDY}')
+    metadata = json_files.read(path / _METADATA, {'custom_metadata': dict},
+                               'the metadata', '')['custom_metadata']
+  except ValueError as error:
+    raise CheckpointError(f'the metadata of {path} cannot be read: {error}'
+                          f'{remedy(path)}') from error
+  if metadata.get('format') != FORMAT:
+    found = metadata.get('format')
+    raise CheckpointError(
+        (f'{path} says no format, so another program wrote it' if found is None
+         else f'{path} has format {found}') + f'; this version reads format '
+        f'{FORMAT}{remedy(path)}')
   digest = metadata.pop('digest', None)
-  if digest != _json_digest(metadata):
+  if digest != json_files.digest(metadata):
     raise CheckpointError(f'the metadata of {path} was changed since it was '
-                          f'written (its SHA-256 differs){_REMEDY}')
+                          f'written (its SHA-256 differs){remedy(path)}')
+  require(path, metadata, expected or {})
   return metadata
+
+
+def require(path: pathlib.Path, metadata: dict,
+            expected: Mapping[str, Any]) -> None:
+  """Refuses a checkpoint that isn't what its place says; see `load_metadata`.
+  """
+  for key, wanted in expected.items():
+    if metadata.get(key, wanted) != wanted:
+      raise CheckpointError(
+          f'{path} is not what belongs there: its {key} is '
+          f'{metadata[key]!r}, not {wanted!r}. It was renamed, or another was '
+          'put in its place; give each folder its own name back, or restore '
+          'it from a copy')
 
 
 def change_metadata(path: pathlib.Path, changes: dict) -> None:
@@ -168,14 +264,9 @@ def change_metadata(path: pathlib.Path, changes: dict) -> None:
     CheckpointError: it can't be read, or does not lie as Orbax writes it.
   """
   full = load_metadata(path) | changes
-  full['digest'] = _json_digest(full)
+  full['digest'] = json_files.digest(full)
   file = path / _METADATA
-  try:
-    whole = json.loads(file.read_text())
-    whole['custom_metadata']  # pylint: disable=pointless-statement
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise CheckpointError(f'the metadata of {path} are not where this version '
-                          f'of Orbax keeps them: {_brief(error)}') from error
+  whole = json_files.read(file, {'custom_metadata': dict}, 'the metadata')
   whole['custom_metadata'] = full
   handle, part = tempfile.mkstemp(dir=path.parent, prefix='.metadata.')
   with os.fdopen(handle, 'w') as out:
@@ -184,11 +275,6 @@ def change_metadata(path: pathlib.Path, changes: dict) -> None:
     os.fsync(out.fileno())
   os.chmod(part, 0o644)
   os.replace(part, file)
-
-
-def _json_digest(value: dict) -> str:
-  text = json.dumps(value, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _brief(error: Exception) -> str:
@@ -204,20 +290,31 @@ def remove_all(folder: pathlib.Path, pattern: str,
   if parallel.is_primary():
     for path in sorted(folder.glob(pattern)):
       if path.name not in keep and not path.name.startswith('.'):
-        doomed = path.with_name(f'.{path.name}.removed')
-        shutil.rmtree(doomed, ignore_errors=True)
-        path.rename(doomed)
-        shutil.rmtree(doomed)
+        remove(path)
   parallel.barrier(f'removed {pattern} from {folder.name}')
+
+
+def remove(path: pathlib.Path) -> None:
+  """Removes a folder or file that never stands there half removed."""
+  doomed = path.with_name(f'.{path.name}{_REMOVED}')
+  shutil.rmtree(doomed, ignore_errors=True)
+  path.rename(doomed)
+  if doomed.is_dir():
+    shutil.rmtree(doomed)
+  else:
+    doomed.unlink()
 
 
 def remove_unfinished(folder: pathlib.Path) -> None:
   """Removes what killed runs left half written in `folder`."""
   if parallel.is_primary() and folder.is_dir():
     for path in folder.iterdir():
-      removed = path.name.startswith('.') and path.name.endswith('.removed')
-      if removed or '.orbax-checkpoint-tmp' in path.name:
-        shutil.rmtree(path, ignore_errors=True)
+      removed = path.name.startswith('.') and path.name.endswith(_REMOVED)
+      if removed or _UNFINISHED in path.name:
+        if path.is_dir():
+          shutil.rmtree(path, ignore_errors=True)
+        else:
+          path.unlink(missing_ok=True)
   parallel.barrier(f'remove unfinished {folder.name}')
 
 
@@ -335,7 +432,7 @@ def _grown(arrays, structure) -> impressions.Impression:
       ('masks/', 'coefficients/', 'stats/')))
   if other:
     raise CheckpointError(f'leaf {other[0]} does not belong to a task with a '
-                          f'structure of its own{_REMEDY}')
+                          f'structure of its own')
   values = trees.unflatten({name.removeprefix('values/'): a
                             for name, a in found.items()})
   return impressions.Impression(
@@ -349,8 +446,7 @@ def _scatter(name, value, mask):
   mask = np.asarray(mask)
   if value.shape != (np.count_nonzero(mask),):
     raise CheckpointError(f'leaf values/{name} has shape {value.shape}, but '
-                          f'its mask keeps {np.count_nonzero(mask)} weights'
-                          f'{_REMEDY}')
+                          f'its mask keeps {np.count_nonzero(mask)} weights')
   dense = np.zeros(mask.shape, value.dtype)
   dense[mask] = value
   return dense

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import pathlib
+import threading
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ SMALLEST = 1024
 class Index:
   """Which finished task stores a value, by the leaf's name and its SHA-256.
 
+  The workdir is listed once; after that, `add` tells of a task that commits.
+
   Attributes:
     workdir: whose finished tasks are indexed.
     params: the backbone's parameters.
@@ -33,21 +36,35 @@ class Index:
 
   def __init__(self, workdir: workdir_lib.Workdir, params: trees.Tree):
     self.workdir, self.params = workdir, params
-    self._stored: dict[tuple[str, str], str] = {}
-    self._indexed: set[str] = set()
+    self._lock = threading.Lock()
+    self._stored: dict[tuple[str, str], str] | None = None
 
   @functools.cached_property
   def backbone(self) -> dict[str, str]:
     """SHA-256 of the backbone's leaves, by name."""
     return trees.digests(self.params)
 
-  def _update(self) -> None:
-    for name in sorted(set(self.workdir.task_names()) - self._indexed):
-      hashes = checkpoint.load_metadata(self.workdir.task(name))['hashes']
-      for leaf, digest in hashes.items():
-        if leaf.startswith('values/'):
-          self._stored.setdefault((leaf, digest), name)
-      self._indexed.add(name)
+  def add(self, name: str) -> None:
+    """Notes what a task that has just been stored brought in."""
+    with self._lock:
+      if self._stored is not None:  # else it is listed with the others
+        self._note(self._stored, name)
+
+  def _note(self, stored: dict, name: str) -> None:
+    hashes = checkpoint.load_metadata(self.workdir.task(name),
+                                      {'name': name})['hashes']
+    for leaf, digest in hashes.items():
+      if leaf.startswith('values/'):
+        stored.setdefault((leaf, digest), name)
+
+  def _known(self) -> dict[tuple[str, str], str]:
+    with self._lock:
+      if self._stored is None:
+        found: dict[tuple[str, str], str] = {}
+        for name in self.workdir.task_names():
+          self._note(found, name)
+        self._stored = found
+      return self._stored
 
   def split(self, arrays: dict[str, Any]) -> tuple[dict, dict]:
     """What a task must store itself, and where the rest lies.
@@ -61,8 +78,7 @@ class Index:
     """
     values = [name for name, a in arrays.items()
               if name.startswith('values/') and a is not None]
-    if values:
-      self._update()
+    stored = self._known() if values else {}
     own, references = dict(arrays), {}
     for name in values:
       digest = trees.digest(arrays[name])
@@ -70,8 +86,8 @@ class Index:
       if self.backbone.get(leaf) == digest:
         own.pop(name)
       elif (np.asarray(arrays[name]).nbytes >= SMALLEST
-            and (name, digest) in self._stored):
-        references[name] = {'task': self._stored[name, digest],
+            and (name, digest) in stored):
+        references[name] = {'task': stored[name, digest],
                             'sha256': digest}
         own.pop(name)
     return own, references

@@ -1,7 +1,11 @@
 """What lies in a workdir, and its JSON files.
 
     format.json            its format; see `mtl_jax.storage.formats`
-    config.json  metrics.jsonl  report.html
+    config.json  report.html
+    metrics.jsonl          a log: what the table, the report and `verify` say of
+                           a task comes from its checkpoint
+    plan.json              the suite's name, and the names of all that the
+                           config asks for
     backbone.json          the seed recipe of the backbone and its fingerprint
     backbone.npz           a copy of the file of weights that it starts from,
                            if it does
@@ -13,6 +17,8 @@
                            a killed one leaves is counted by the next
     .lock                  held by the process that works here; .holder names
                            it
+
+JSON files and lines are sealed (see `mtl_jax.json_files`): an edit is named.
 """
 
 import contextlib
@@ -24,6 +30,7 @@ import pathlib
 import platform
 import re
 import shutil
+import stat
 import tempfile
 import threading
 import time
@@ -31,13 +38,44 @@ from collections.abc import Iterable, Iterator
 
 import filelock
 
+from mtl_jax import json_files
 from mtl_jax import parallel
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import formats
 
+_NUMBER = json_files.NUMBER
+# By file name: what it is, what must stand in it, and what helps.
+_FILES: dict[str, tuple[str, json_files.Schema, str]] = {
+    'config.json': ('the config', {'seed': int, 'suite': dict, 'phases': dict,
+                                   'backbone': dict, 'schedule': list},
+                    'restore it from a copy, or undo the edit'),
+    'backbone.json': ('the recipe of the backbone', {
+        'model': str, 'outputs': int, 'options': dict, 'init': str,
+        'seed': int, 'image_shape': list, 'fingerprint': str},
+                      'restore it from a copy, or undo the edit'),
+    'plan.json': ('the plan', {'suite': str, 'entries': list, 'streams': list},
+                  'restore it from a copy, or remove it: the run\'s command '
+                  'writes it again'),
+    'start.json': ('the note of a start', {
+        'start': (list, type(None)), 'seconds': _NUMBER},
+                   'remove it: the seconds of the start that was killed are '
+                   'then not counted'),
+}
+# What must stand in a line of metrics.jsonl, by its kind.
+_LINES: dict[str, json_files.Schema] = {
+    'task': {'entry': str, 'seconds': dict},
+    'imported': {'entry': str}, 'merged': {'entry': str},
+    'renamed': {'entry': str},
+    'row': {'entry': str, 'accuracy': dict},
+    'killed': {'seconds': _NUMBER},
+    'summary': {'seconds': _NUMBER},
+    'stream': {'phase': str, 'masks': int},
+}
+
 
 # Lines that say that a task is there: learned, or come in another way.
 ENTRY_KINDS = ('task', 'imported', 'merged', 'renamed')
+_TICK = 2 * 10 ** 9  # nanoseconds; file systems round to at most 2 s
 
 
 class Workdir:
@@ -56,42 +94,89 @@ class Workdir:
     self.progress = self.root / 'progress'
     self.shared = self.root / 'shared'
     self.start = self.root / 'start.json'
+    self.plan = self.root / 'plan.json'
+    self._lock = threading.Lock()
+    self._stamp: tuple[int, int] | None = None
+    self._finished: dict[str, tuple[int, int]] = {}
 
   def task(self, name: str) -> pathlib.Path:
     return self.tasks / name
 
   def probe_of(self, source: str) -> pathlib.Path:
     """Of a source that is named by a path: unique, and no longer than names
-    may be. Workdirs of earlier versions keep the folder that they have.
+    may be.
     """
     plain = self.probe / source.replace('/', '-')
     path = '/' in source and source.startswith(('folder:', 'table:'))
-    if len(plain.name.encode()) <= 100 and not (
-        path and self._probed(plain) != source):
+    if len(plain.name.encode()) <= 100 and not path:
       return plain
     digest = hashlib.sha256(source.encode()).hexdigest()[:12]
     return self.probe / f'{re.sub("[^!-~]", "_", plain.name)[-60:]}-{digest}'
 
-  def _probed(self, folder: pathlib.Path) -> str | None:
-    """The source of a probe, if there is one."""
-    return (checkpoint.load_metadata(folder)['source']
-            if checkpoint.exists(folder) else None)
-
   def task_names(self) -> list[str]:
-    """Names of all finished tasks, sorted."""
-    if not self.tasks.is_dir():
-      return []
-    return sorted(p.name for p in self.tasks.iterdir()
-                  if not p.name.startswith('.') and checkpoint.exists(p))
+    """Names of all finished tasks, sorted.
+
+    They are kept in memory: a folder is listed again when it has changed.
+    """
+    return sorted(self.finished_tasks())
+
+  def has_task(self, name: str) -> bool:
+    """Whether a finished task of this name lies here."""
+    return name in self.finished_tasks()
+
+  def version(self, name: str) -> tuple[int, int] | None:
+    """Equal as long as the same folder stands under a task's name."""
+    return self.finished_tasks().get(name)
+
+  def finished_tasks(self) -> dict[str, tuple[int, int]]:
+    """(inode, time) of all finished tasks, by name; never changed in place."""
+    with self._lock:
+      try:
+        found = os.stat(self.tasks)
+      except OSError:
+        self._stamp, self._finished = None, {}
+        return self._finished
+      stamp = found.st_ino, found.st_mtime_ns
+      if stamp != self._stamp:
+        before, now = self._finished, time.time_ns()
+        there = {name: found for name, found in _listed(self.tasks)
+                 if before.get(name) == found
+                 or checkpoint.exists(self.task(name))}
+        # The same object as long as nothing has changed.
+        self._finished = before if there == before else there
+        # What changes within one tick of the file system's clock has one time.
+        self._stamp = stamp if now - found.st_mtime_ns > _TICK else None
+      return self._finished
 
   def lost_tasks(self) -> list[str]:
-    """Names that were logged as finished, or have a folder, but aren't."""
-    logged = {line['entry'] for line in read_lines(self.metrics)
-              if line['kind'] in ENTRY_KINDS}
-    folders = {p.name for p in self.tasks.iterdir()
-               if '.orbax-checkpoint-tmp' not in p.name
-               and not p.name.startswith('.')} if self.tasks.is_dir() else set()
-    return sorted((logged | folders) - set(self.task_names()))
+    """Names that the plan or the log has, or a folder, but no checkpoint.
+
+    Of the plan's, those that were not finished yet or were taken away by
+    `System.delete` and `System.rename` are no loss.
+    """
+    lines = list(read_lines(self.metrics))
+    logged, removed = came_and_went(lines)
+    if [line['kind'] for line in lines if line['kind'] in ('run', 'summary')][
+        -1:] == ['summary']:
+      logged |= set(self.read_plan().get('entries', ())) - removed
+    if self.tasks.is_dir():
+      logged |= {p.name for p in self.tasks.iterdir()
+                 if checkpoint.is_final(p.name) and p.is_dir()}
+    return sorted(logged - set(self.task_names()))
+
+  def planned(self, names: Iterable[str]) -> set[str]:
+    """Those names that the config asks for; all, of a workdir without plan."""
+    plan = self.read_plan()
+    if not plan:
+      return set(names)
+    entries = set(plan['entries'])
+    masks = tuple(f'{phase}-mask-' for phase in plan['streams'])
+    return {name for name in names
+            if name in entries or name.startswith(masks)}
+
+  def read_plan(self) -> dict:
+    """What the config asks for; {} of a workdir that has no plan."""
+    return read_json(self.plan) if self.plan.exists() else {}
 
   def keep_weights(self, path: str | None) -> None:
     """Copies the weights that a backbone starts from, if there are any."""
@@ -148,8 +233,8 @@ class Workdir:
     ended = threading.Event()
 
     def note():
-      write_atomic(self.start, json.dumps({
-          'start': label, 'seconds': time.perf_counter() - began}) + '\n')
+      write_json(self.start, {'start': label,
+                              'seconds': time.perf_counter() - began})
 
     def keep_noting():
       while not ended.wait(every):
@@ -185,7 +270,7 @@ class Workdir:
       write_atomic(self.format, formats.text())
     if parallel.is_primary():
       for path in (self.format, self.config, self.backbone, self.metrics,
-                   self.report, self.start):
+                   self.report, self.start, self.plan):
         for left in self.root.glob(f'.{path.name}.*'):
           left.unlink(missing_ok=True)
 
@@ -206,6 +291,45 @@ def local_folder(path) -> pathlib.Path:
   return pathlib.Path(path).expanduser()
 
 
+def came_and_went(lines: Iterable[dict]) -> tuple[set[str], set[str]]:
+  """Names of tasks that came, and of those that were taken away since.
+
+  >>> came, went = came_and_went([
+  ...     {'kind': 'task', 'entry': 'a'}, {'kind': 'task', 'entry': 'b'},
+  ...     {'kind': 'renamed', 'entry': 'c', 'from': 'a'},
+  ...     {'kind': 'deleted', 'entry': 'b'}, {'kind': 'task', 'entry': 'b'}])
+  >>> sorted(came), sorted(went)
+  (['b', 'c'], ['a'])
+  """
+  came: set[str] = set()
+  went: set[str] = set()
+  for line in lines:
+    gone = {'deleted': line.get('entry'), 'renamed': line.get('from')}.get(
+        line['kind'])
+    if gone is not None:
+      came.discard(gone)
+      went.add(gone)
+    if line['kind'] in ENTRY_KINDS:
+      came.add(line['entry'])
+      went.discard(line['entry'])
+  return came, went
+
+
+def _listed(folder: pathlib.Path) -> Iterator[tuple]:
+  """(name, (inode, time)) of all folders in a folder."""
+  try:
+    names = os.listdir(folder)
+  except OSError:
+    return
+  for name in filter(checkpoint.is_final, names):
+    try:
+      found = os.stat(folder / name)
+    except OSError:
+      continue  # gone since
+    if stat.S_ISDIR(found.st_mode):
+      yield name, (found.st_ino, found.st_mtime_ns)
+
+
 def write_atomic(path: pathlib.Path, text: str) -> None:
   """Replaces a file as a whole, or leaves it as it was."""
   if not parallel.is_primary():
@@ -219,19 +343,23 @@ def write_atomic(path: pathlib.Path, text: str) -> None:
   os.replace(name, path)
 
 
+def write_json(path: pathlib.Path, value: dict) -> None:
+  """Replaces a JSON file as a whole, sealed."""
+  write_atomic(path, json.dumps(json_files.sealed(value), indent=2) + '\n')
+
+
 def read_json(path: pathlib.Path) -> dict:
-  """A JSON file's value.
+  """The object in one of a workdir's JSON files.
 
   Raises:
-    ValueError: the file is missing or malformed; names it.
+    ValueError: the file is missing, malformed or was edited; names it.
   """
   try:
-    return json.loads(path.read_text())
+    what, schema, remedy = _FILES[path.name]
+    return json_files.read(path, schema, what, remedy)
   except FileNotFoundError as error:
     raise ValueError(f'{path} is missing: {path.parent} is not the workdir of '
                      'a run') from error
-  except json.JSONDecodeError as error:
-    raise ValueError(f'{path} is malformed: {error}') from error
 
 
 def append_line(path: pathlib.Path, record: dict) -> None:
@@ -239,20 +367,25 @@ def append_line(path: pathlib.Path, record: dict) -> None:
   if not parallel.is_primary():
     return
   with path.open('a') as file:
-    file.write(json.dumps(record) + '\n')
+    file.write(_line(record))
     file.flush()
     os.fsync(file.fileno())
 
 
 def read_lines(path: pathlib.Path) -> Iterator[dict]:
-  """The JSON lines of a file; a last line cut by a kill is passed over."""
-  if not path.exists():
-    return
-  for line in path.read_text().splitlines():
-    try:
-      yield json.loads(line)
-    except json.JSONDecodeError:
-      continue
+  """The JSON lines of metrics.jsonl; a last one cut by a kill is passed over.
+
+  Raises:
+    ValueError: a line is malformed or was edited; names file and line.
+  """
+  if path.exists():
+    yield from json_files.read_lines(
+        path, _LINES, 'the log', 'restore the file from a copy, or remove the '
+        'line: the run\'s command makes again what it needs')
+
+
+def _line(record: dict) -> str:
+  return json.dumps(json_files.sealed(record)) + '\n'
 
 
 def _label(lines: list[dict]) -> list | None:
@@ -302,4 +435,4 @@ def whole_seconds(lines: Iterable[dict]) -> bool:
 
 def write_lines(path: pathlib.Path, lines: list[dict]) -> None:
   """Replaces a file of JSON lines as a whole."""
-  write_atomic(path, ''.join(json.dumps(line) + '\n' for line in lines))
+  write_atomic(path, ''.join(map(_line, lines)))

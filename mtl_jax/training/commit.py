@@ -98,6 +98,7 @@ def _keep(run, name: str, shared: dict) -> None:
   if not checkpoint.exists(run.workdir.shared / name):
     arrays = checkpoint.tree_to_arrays(shared)
     checkpoint.save(run.workdir.shared / name, arrays, {
+        'name': name, 'backbone': run.backbone.recipe['fingerprint'],
         'absent': [leaf for leaf, a in arrays.items() if a is None]})
 
 
@@ -142,6 +143,7 @@ def store(run: run_lib.Run, entry: plan.Entry,
       stored, probe_images(run, entry.task.source)))
   started = time.perf_counter()
   checkpoint.save(run.workdir.task(entry.name), arrays, metadata)
+  run.system.index.add(entry.name)
   line = finished_record(run.workdir, entry.name, record)
   line['seconds']['save'] = time.perf_counter() - started
   line['peak_memory_bytes'] = host.memory_bytes()
@@ -274,9 +276,22 @@ def finished_record(work: workdir_lib.Workdir, name: str,
     record: as it was stored; `None` reads it.
   """
   path = work.task(name)
-  record = record or checkpoint.load_metadata(path)['record']
+  record = record or checkpoint.task_metadata(path)['record']
   sizes = record['bytes'] | {'stored': checkpoint.stored_bytes(path)}
   return {'kind': 'task'} | record | {'bytes': sizes}
+
+
+def with_log(record: dict, line: dict) -> dict:
+  """A finished record with what the log alone knows of its task.
+
+  Args:
+    record: as `finished_record` gives it.
+    line: of the log; {} if it has none.
+  """
+  more = {key: line[key] for key in ('peak_memory_bytes',) if key in line}
+  return record | more | {'seconds': {
+      key: seconds for key, seconds in line.get('seconds', {}).items()
+      if key == 'save'} | record['seconds']}
 
 
 def probe_images(run, source: str) -> np.ndarray:

@@ -79,7 +79,8 @@ def restore_kept(run: run_lib.Run,
   Raises:
     CheckpointError: something was kept, but it is gone.
   """
-  by = checkpoint.load_metadata(run.workdir.task(entry.name)).get('kept_by')
+  by = checkpoint.load_metadata(run.workdir.task(entry.name), {
+      'name': entry.name}).get('kept_by')
   if by is None:
     return {}, None
   path = run.workdir.shared / by
@@ -88,6 +89,7 @@ def restore_kept(run: run_lib.Run,
         f'the next task starts from what phase {entry.phase.name} kept after '
         f'task {by}, but {path} is gone (only the newest is kept); train the '
         'phase again in a new workdir')
-  arrays, values = checkpoint.load(path)
+  arrays, values = checkpoint.load(path, expected={
+      'name': by, 'backbone': run.backbone.recipe['fingerprint']})
   return parallel.put(trees.unflatten(
       arrays | dict.fromkeys(values['absent']))), by

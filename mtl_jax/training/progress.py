@@ -5,6 +5,7 @@ it has come; the older one goes when a new one is whole. A process that was
 asked to end does so after a save (see `host.stoppable`).
 """
 
+import logging
 import time
 
 from mtl_jax import host
@@ -50,15 +51,30 @@ def save(work: workdir_lib.Workdir, name: str, position: int, arrays: dict,
   """
   new = f'{name}.{position:09d}'
   if not checkpoint.exists(work.progress / new):
-    checkpoint.save(work.progress / new, arrays, values)
+    checkpoint.save(work.progress / new, arrays, values | {'name': new})
     checkpoint.remove_all(work.progress, _pattern(name), keep=[new])
   host.may_stop()
 
 
+def begun(work: workdir_lib.Workdir, name: str) -> bool:
+  """Whether something was saved, sound or not; changes nothing."""
+  return any(work.progress.glob(_pattern(name)))
+
+
 def newest(work: workdir_lib.Workdir, name: str) -> tuple[dict, dict] | None:
-  """(arrays, values) that were saved last, or `None`."""
-  found = sorted(work.progress.glob(_pattern(name)))
-  return checkpoint.load(found[-1]) if found else None
+  """(arrays, values) that were saved last, or `None`.
+
+  What is damaged is removed: its steps are made again, with the same bits.
+  """
+  for path in sorted(work.progress.glob(_pattern(name)), reverse=True):
+    try:
+      return checkpoint.load(path, expected={'name': path.name})
+    except checkpoint.CheckpointError as error:
+      logging.warning('%s. It is left out: its steps are made again',
+                      str(error).split(';')[0])
+      parallel.barrier(f'{path.name} is damaged')
+      checkpoint.remove_all(work.progress, path.name)
+  return None
 
 
 def remove(work: workdir_lib.Workdir, name: str) -> None:

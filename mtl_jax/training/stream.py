@@ -79,7 +79,7 @@ def entries(work: workdir_lib.Workdir, phase: config_lib.Phase,
   found = []
   for name in work.task_names():
     if name.startswith(f'{phase.name}-mask-'):
-      record = checkpoint.load_metadata(work.task(name))['record']
+      record = checkpoint.task_metadata(work.task(name))['record']
       found.append(plan.Entry(name, tasks[record['task']], phase))
   return found
 

@@ -135,6 +135,16 @@ def _require_trainable(method, trainable) -> None:
   if getattr(penalty, 'shape', None) != ():
     raise WrongMethod('penalty must give a number; it gives '
                       f'{_said(penalty)}')
+  if method.abilities.rates is None:
+    return
+  rates = _traced('rates', method.abilities.rates, trainable)
+  wanted, given = ({name for name, leaf in trees.flatten(tree).items()
+                    if leaf is not None} for tree in (trainable, rates))
+  for name in sorted(wanted ^ given):
+    who = ('init gives', 'it does not') if name in wanted else (
+        'it gives', 'init does not')
+    raise WrongMethod('rates must give a number for every leaf that init '
+                      f'gives; {who[0]} {name or "an array"}, {who[1]}')
 
 
 def _require_used(name, what, function, params, given, shared) -> None:

@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import pathlib
+import re
 import runpy
 import sys
 
@@ -19,7 +20,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / 'experiments'))
 import collected  # noqa: E402 pylint: disable=wrong-import-position
 import headline  # noqa: E402 pylint: disable=wrong-import-position
 import part_tables  # noqa: E402 pylint: disable=wrong-import-position
+import picture  # noqa: E402 pylint: disable=wrong-import-position
 import results  # noqa: E402 pylint: disable=wrong-import-position
+import systems  # noqa: E402 pylint: disable=wrong-import-position
 
 RUN = {'kind': 'run', 'command': 'main --workdir=/here', 'commit': 'c'}
 SUMMARY = {'kind': 'summary', 'seconds': 2.}
@@ -196,8 +199,38 @@ def test_the_main_table_is_short_and_names_every_page():
     cells = [cell.strip() for cell in row.strip('|').split('|')]
     assert len(cells) == len(headline.COLUMNS)
     assert int(cells[4]) > 0 and float(cells[2].split()[0]) > 50.
-    page = results.HERE.parent / cells[5].split('(')[1].rstrip(')')
+    page = results.HERE.parent / 'docs' / cells[5].split('(')[1].rstrip(')')
     assert page.exists(), page
+
+
+def test_five_systems_name_their_page_paper_and_seeds():
+  rows = systems.table().splitlines()[2:]
+  assert len(rows) == 5
+  for row, paper in zip(rows, systems.PAPERS.values()):
+    assert f'arxiv.org/abs/{paper}' in row and ' seed' in row
+    page = re.search(r'\((experiments/[^)]+)\)', row)[1]
+    assert (results.HERE.parent / page).exists()
+
+
+def test_the_picture_is_drawn_from_the_results_and_always_alike(tmp_path):
+  """As committed, but for the version of Matplotlib."""
+  files = [tmp_path / folder / 'accuracy_bytes.svg' for folder in 'ab']
+  for file in files:
+    file.parent.mkdir()
+    picture.draw(file)
+  assert files[0].read_bytes() == files[1].read_bytes()
+  size, accuracy = picture.points('supsup', 'permuted_lenet', 'supermasks')
+  assert size == 275_200 / 8  # one bit per weight of 784-300-100-100
+  assert accuracy == pytest.approx(93.7, abs=.1)
+  assert picture.points('supsup', 'permuted_lenet', 'nothing') is None
+
+
+@pytest.mark.parametrize('path', ['../README.md', '../docs/results.md'])
+def test_the_first_tables_are_those_of_the_results(path):
+  text = (results.HERE / path).read_text()
+  for name, table in results.TABLES[path].items():
+    assert f'<!-- {name} -->\n{table()}\n<!-- /{name} -->' in text, (
+        f'{path}: run python experiments/results.py tables')
 
 
 def part_task(name, phase='part', values=40, train=1.5, **fields):

@@ -201,7 +201,7 @@ MEMORY = stored([[1, -1, 1]])
     (lambda: hopfield.store(MEMORY, {'m': np.zeros(4, bool)}),
      r'mask has shape \(4,\) but m is \(3,\)'),
     (lambda: hopfield.store(MEMORY, {'m': None}),
-     'm stands only in the memory'),
+     'm is in the memory but not in the mask; make both'),
     (lambda: hopfield.store(MEMORY, {'n': np.zeros(3, bool)}), 'leaf m '),
     (lambda: hopfield.store(MEMORY, {'m': np.zeros(3, bool)}, 'storkley'),
      r"'storkley' \(did you mean: storkey\?\); known: hebb, storkey"),

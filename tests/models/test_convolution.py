@@ -18,11 +18,12 @@ def reference(x, kernel, strides, padding, **kwargs):
                                   **kwargs)
 
 
-def case(size=8, window=3, channels=3, out=4, groups=1):
+def case(size=8, window=3, channels=3, out=4, groups=1, images=2,
+         dtype=jnp.float32):
   keys = jax.random.split(jax.random.key(0))
-  return (jax.random.normal(keys[0], (2, size, size + 1, channels)),
+  return (jax.random.normal(keys[0], (images, size, size + 1, channels), dtype),
           jax.random.normal(keys[1], (window, window, channels // groups,
-                                      out)))
+                                      out), dtype))
 
 
 def gradients(function, x, kernel):
@@ -78,24 +79,105 @@ def test_flax_layer_with_it_is_the_same_layer():
   assert_same(*(jax.tree.leaves(loss(layer)) for layer in (ours, theirs)))
 
 
-@pytest.mark.parametrize('strides', [(1, 1), (3, 2)], ids=str)
-def test_kernel_gradients_as_products(strides, monkeypatch):
+CPU = pytest.mark.skipif(jax.default_backend() != 'cpu', reason='about the CPU')
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+  """A block holds two images of `case`, which has five then."""
   monkeypatch.setattr(convolution, 'UNCACHED', 0)
-  x, kernel = case(channels=20, out=21)
-  for padding in PADDINGS:
-    assert_same(*(gradients(lambda x, k, f=f: f(x, k, strides, padding), x,
-                            kernel) for f in (convolution.convolve,
-                                              reference)))
+  monkeypatch.setattr(convolution, 'BLOCK', 1200)
 
 
-@pytest.mark.skipif(jax.default_backend() != 'cpu', reason='about the CPU')
-@pytest.mark.parametrize('channels, uncached, left', [
-    (20, 10 ** 9, 3), (19, 0, 3), (20, 0, 2)])
-def test_gradients_in_a_loop_have_the_fast_layout(channels, uncached, left,
-                                                  monkeypatch):
+@pytest.mark.usefixtures('small_blocks')
+@pytest.mark.parametrize('strides', [(1, 1), (3, 2)], ids=str)
+@pytest.mark.parametrize('padding', [*PADDINGS, ((0, -1), (-1, 2))], ids=str)
+def test_kernel_gradients_in_blocks(padding, strides):
+  x, kernel = case(images=5)
+  assert_same(*(gradients(lambda x, k, f=f: f(x, k, strides, padding), x,
+                          kernel) for f in (convolution.convolve, reference)))
+
+
+def test_blocks_hold_what_stays_in_the_cache():
+  block = convolution.images_of_a_block
+  assert block((5, 4, 4, 3), (5, 4, 4, 4)) == 5  # the whole batch
+  for images in (100, 101, 10_000):
+    size = block((images, 32, 32, 20), (images, 16, 16, 40))
+    assert size * (32 * 32 * 20 + 16 * 16 * 40) <= convolution.BLOCK
+    assert size == 2
+  assert block((9, 512, 512, 8), (9, 512, 512, 8)) == 1
+
+
+@CPU
+@pytest.mark.usefixtures('small_blocks')
+@pytest.mark.parametrize('images', [4, 5])
+def test_blocks_are_used(images):
+  """They are summed in a loop; images left over have products of their own."""
+  x, kernel = case(images=images)
+  text = str(jax.make_jaxpr(jax.grad(lambda k: jnp.sum(jnp.sin(
+      convolution.convolve(x, k, (1, 1), 'SAME')))))(kernel))
+  assert 'scan' in text
+  assert text.count('dot_general') == 9 * (1 + images % 2)
+
+
+@CPU
+def test_kernels_of_one_place_are_one_product():
+  x, kernel = case(window=1)
+  text = str(jax.make_jaxpr(jax.grad(lambda k: jnp.sum(jnp.sin(
+      convolution.convolve(x, k, (2, 2), 'SAME')))))(kernel))
+  assert text.count('dot_general') == 1
+  assert text.count('= conv_general_dilated[') == 2  # y and x's gradient
+  assert text.count('lhs_dilation=(1, 1)') == 2  # without zeros between rows
+
+
+@pytest.mark.usefixtures('small_blocks')
+@pytest.mark.parametrize('axes', [(0, 0), (None, 0), (0, None)], ids=str)
+def test_blocks_of_many_tasks_at_once(axes):
+  x, kernel = case(images=5)
+  many = [leaf if axis is None else jnp.stack([leaf, 2 * leaf, -leaf])
+          for leaf, axis in zip((x, kernel), axes)]
+  run = lambda f: gradients(jax.vmap(
+      lambda x, k: f(x, k, (2, 1), 'SAME'), axes), *many)
+  assert_same(run(convolution.convolve), run(reference))
+
+
+@pytest.mark.usefixtures('small_blocks')
+def test_blocks_over_devices():
+  devices = jax.device_count()
+  x, kernel = case(images=5 * devices)
+  x = x.reshape(devices, 5, *x.shape[1:])
+
+  def step(f):
+    def mean(x, kernel):
+      found = jax.grad(lambda k: jnp.sum(jnp.sin(f(x, k, (1, 1), 'SAME'))))(
+          kernel)
+      return lax.pmean(found, 'devices')
+    return jax.pmap(mean, 'devices', in_axes=(0, None), out_axes=None)
+  assert_same(*([step(f)(x, kernel)] for f in (convolution.convolve,
+                                               reference)))
+
+
+@CPU
+@pytest.mark.usefixtures('small_blocks')
+@pytest.mark.parametrize('window', [1, 3])
+def test_sums_over_blocks_are_rounded_once(window):
+  x, kernel = case(images=64, window=window, dtype=jnp.bfloat16)
+  found, wanted = (jax.grad(lambda k, x=x: jnp.sum(jnp.sin(
+      convolution.convolve(x, k, (1, 1), 'SAME')).astype(jnp.float32)))(k)
+                   for x, k in ((x, kernel), (x.astype(jnp.float32),
+                                              kernel.astype(jnp.float32))))
+  assert found.dtype == jnp.bfloat16
+  scale = jnp.max(jnp.abs(wanted))
+  assert jnp.max(jnp.abs(found - wanted)) < .02 * scale
+
+
+@CPU
+@pytest.mark.parametrize('block, left', [(10 ** 9, 3), (0, 2)])
+def test_gradients_in_a_loop_have_the_fast_layout(block, left, monkeypatch):
   """Products take the place of a convolution where they are faster."""
-  monkeypatch.setattr(convolution, 'UNCACHED', uncached)
-  x, kernel = case(channels=channels, out=channels)
+  monkeypatch.setattr(convolution, 'UNCACHED', block)
+  monkeypatch.setattr(convolution, 'BLOCK', block)
+  x, kernel = case()
 
   def train(kernel):
     def body(kernel, _):

@@ -1,6 +1,5 @@
 """A task as one file has the same logits to the bit, wherever it goes."""
 
-import json
 import os
 import sys
 
@@ -9,15 +8,18 @@ import pytest
 import tiny
 import tiny_rounds
 import tiny_search
+import tiny_subnetworks
 
 import mtl_jax
 from mtl_jax import registry
 from mtl_jax import trees
 from mtl_jax.config import config as config_lib
+from mtl_jax.data import sources
 from mtl_jax.serving import artifact
 from mtl_jax.serving import verification
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import tensor_file
+from mtl_jax.storage import workdir as workdir_lib
 
 EXAMPLES = [tiny.ROOT / 'examples' / f'{name}.py'
             for name in ('lora', 'packnet', 'piggyback')]
@@ -150,9 +152,9 @@ def test_another_task_of_that_name_stays(system, other, tmp_path):
 
 def test_another_backbone_is_refused(system, other, tmp_path):
   path = system.export('permuted-01', tmp_path / 'a')
-  recipe = json.loads((other.workdir.root / 'backbone.json').read_text())
-  (other.workdir.root / 'backbone.json').write_text(
-      json.dumps(recipe | {'fingerprint': 'f' * 64}))
+  kept = other.workdir.backbone
+  workdir_lib.write_json(kept, workdir_lib.read_json(kept) | {
+      'fingerprint': 'f' * 64})
   with pytest.raises(ValueError, match='was made on the backbone .* has .*its '
                                        'impression does not fit'):
     mtl_jax.import_task(tmp_path / 'other', path)
@@ -210,6 +212,35 @@ def test_statistics_travel(tmp_path):
   system = mtl_jax.load(run)
   for task in system:
     assert_travels(system, task, tmp_path / 'task')
+
+
+@pytest.mark.slow
+def test_tables_and_texts_travel(tmp_path):
+  """Their probes are numbers and words, none of them beyond the vocabulary."""
+  texts = [' '.join(np.random.RandomState(i).choice(list('abcdefg'), 12))
+           for i in range(200)]
+  config = tiny_subnetworks.get_config(net={})
+  sources.register('words', lambda: sources.from_texts(
+      'words', (texts, np.arange(200) % 2), words=20, length=16))
+  config.suite = dict(kind='datasets', sources=('digits', 'sums', 'words'),
+                      image_shape=(8, 8, 1))
+  config.backbone.options = dict(widths=(32, 24), inputs=64, scale=.1, words=20)
+  config.phases = dict(m=dict(method='dedicated', tasks=(0, 3), steps=3,
+                              batch_size=16, learning_rate=1e-2))
+  config.schedule = ('m',)
+  tiny.learn(config_lib.from_dict(config.to_dict()), tmp_path / 'run')
+  system = mtl_jax.load(tmp_path / 'run')
+  for task in system:
+    x = system.probe(task)
+    alone = mtl_jax.load(system.export(task, tmp_path / 'task'))
+    np.testing.assert_array_equal(alone.predict(x, task=task),
+                                  system.predict(x, task=task))
+    assert verification.check(alone) == verification.Result(1, [], [])
+  accuracy = system.learn('words', name='again', method='dedicated', steps=3,
+                          batch_size=16, learning_rate=1e-2)
+  assert 0 <= accuracy <= 1
+  assert system.learn('sums', name='more', method='dedicated', steps=3,
+                      batch_size=16, learning_rate=1e-2) is None
 
 
 def test_an_unknown_task_is_named(system, tmp_path):

@@ -44,13 +44,14 @@ GOLDEN = '8aaf8501890b956779d75b87991a3ab601d4b4934210a71cb6e28256f66cfc7a'
 
 
 def zeros(shapes):
-  return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+  return trees.unflatten({name: np.zeros(shape, np.float32)
+                          for name, shape in shapes.items()})
 
 
 def test_signed_constant_is_kaimings_and_balanced():
   bias = np.arange(8, dtype=np.float32)
   like = zeros(SHAPES) | {'bias': bias, 'none': None}
-  found = masks.signed_constant(jax.random.key(5), like)
+  found = trees.flatten(masks.signed_constant(jax.random.key(5), like))
   np.testing.assert_array_equal(found['bias'], bias)
   assert found['none'] is None
   for name, fan_in in (('conv/kernel', 18), ('dense/kernel', 50)):
@@ -69,7 +70,8 @@ def test_signed_constant_is_regenerated_bit_for_bit_in_another_process():
   code = f'''
 import jax, numpy as np
 from mtl_jax import masks, trees
-like = {{n: np.zeros(s, np.float32) for n, s in {SHAPES}.items()}}
+like = trees.unflatten({{
+    n: np.zeros(s, np.float32) for n, s in {SHAPES}.items()}})
 key = jax.random.key(5, impl='threefry2x32')
 print(trees.fingerprint(masks.signed_constant(key, like)))'''
   other = subprocess.run([sys.executable, '-c', code], capture_output=True,

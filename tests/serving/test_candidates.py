@@ -25,7 +25,7 @@ IMAGES = sources.load('digits').test.images[:32]
 
 
 def gather(system, names):
-  return candidates.gather(names, system._read_mask, system.shared,
+  return candidates.gather(names, system.read_mask, system.shared,
                            system.backbone.params)
 
 

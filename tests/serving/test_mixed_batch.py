@@ -25,7 +25,7 @@ def store(folder, name, like, change=lambda arrays: None, **metadata):
   arrays, old = checkpoint.load(work.task(like))
   change(arrays)
   kept = {k: v for k, v in old.items() if k not in ('format', 'hashes')}
-  checkpoint.save(work.task(name), arrays, kept | metadata)
+  checkpoint.save(work.task(name), arrays, kept | {'name': name} | metadata)
 
 
 def own_head(arrays):
@@ -252,8 +252,11 @@ def test_planes(shape, size):
 
 def test_a_name_stands_on_a_shelf_once(system):
   system.predict_mixed(IMAGES[:1], ['permuted-04'])
+  system.shelves.add([system.task('permuted-04')])
+  shelf, = system.shelves.of_shape((8, 8, 1))
+  assert shelf.names == ['permuted-04']
   with pytest.raises(ValueError, match='permuted-04 is on the shelf already'):
-    system.shelves.add([system.task('permuted-04')])
+    shelf.add('permuted-04', None)
 
 
 def test_plan_pads_blocks_and_puts_rows_back():

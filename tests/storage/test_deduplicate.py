@@ -47,6 +47,7 @@ def test_a_task_committed_later_is_seen(work):
   index = deduplicate.Index(work, BACKBONE)
   assert index.split({'values/x': LARGE})[1] == {}
   checkpoint.save(work.task('two'), {'values/x': LARGE}, {})
+  index.add('two')
   assert index.split({'values/x': LARGE})[1]['values/x']['task'] == 'two'
 
 

@@ -99,6 +99,8 @@ def test_a_sound_method_is_gone_through_without_computing():
     # Another network than the one that was trained.
     (dict(materialise=lambda backbone, *_: {'b': backbone['b']}),
      'bind gives the leaf a/kernel, which the other one of bind and mat'),
+    (dict(abilities=base.Abilities(rates=lambda trainable: {'b': 1.})),
+     'rates must give a number for every leaf that init gives'),
     (dict(materialise=lambda backbone, *_: backbone | {'c': backbone['b']}),
      'materialise gives the leaf c, which the other'),
     (dict(materialise=lambda backbone, *_: backbone | {

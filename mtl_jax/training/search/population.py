@@ -101,7 +101,7 @@ def reparented(paths: list[networks.Path],
   def parent(path):
     name = above[path.name]
     while name not in there:
-      name = above[name]
+      name = above.get(name, networks.ROOT)  # of one that was deleted
     return name
   return [dataclasses.replace(path, parent=parent(path)) for path in paths]
 

@@ -1,0 +1,99 @@
+"""The main README's five systems: one number each, ours and published.
+
+A published number stands here only where the paper's own text has it; a run of
+the authors' code is called that.
+"""
+
+import statistics
+
+import collected
+import headline
+import identity_tables
+import munet_tables
+import part_tables
+
+COLUMNS = ['system', 'a task leaves', 'ours, test accuracy %', 'published, %']
+NONE = 'no value of the paper found'
+PAPERS = {
+    'SupSup': '2006.14769', 'ImpressLearn': '2210.01987',
+    'Subnetworks': '2207.08821', 'PaRT': '2201.09534', 'mu2Net': '2205.12755'}
+
+
+def table() -> str:
+  rows = [[f'[{name}]({_page(folder)}) '
+           f'([paper](https://arxiv.org/abs/{PAPERS[name]}))', *cells]
+          for name, folder, cells in (
+              ('SupSup', 'identity', _supsup()),
+              ('ImpressLearn', 'impresslearn', _impresslearn()),
+              ('Subnetworks', 'subnetworks', _subnetworks()),
+              ('PaRT', 'part', _part()),
+              ('mu2Net', 'munet', _munet())) if cells]
+  return collected.markdown(COLUMNS, rows)
+
+
+def _page(folder: str) -> str:
+  return f'experiments/{folder}/README.md'
+
+
+def _seeds(count: int) -> str:
+  return f'{count} seed{"s" if count > 1 else ""}'
+
+
+def _supsup():
+  found = identity_tables.lines('supsup', 'fc1024_250')
+  if not found:
+    return None
+  name = next(iter(found))[0]
+  lines = found[name, max(t for n, t in found if n == name)]
+  mean = collected.spread([100 * line['accuracy']['GNu'] for line in lines])
+  return ['one bit a weight',
+          f'{mean}: 250 permutations of MNIST, FC1024, task inferred '
+          f'({_seeds(len(lines))})',
+          '94.91 (which network: not said)']
+
+
+def _impresslearn():
+  found = headline.runs_of('impresslearn', 'rotated')
+  if not found:
+    return None
+  mean = headline.accuracy_of(found, 'heterogeneous_20')
+  return ['one coefficient a mask and layer', f'{mean}: 10 unseen rotations of '
+          f'MNIST, 60 numbers each ({_seeds(len(found))})', NONE]
+
+
+def _subnetworks():
+  found = headline.runs_of('subnetworks', 'mnist_fashion')
+  if not found:
+    return None
+  cells = []
+  for task in ('mnist', 'fashion_mnist'):
+    cells.append(collected.spread([
+        statistics.mean(100 * t['accuracy']['test'] for t in run['tasks']
+                        if t['phase'] == 'subnetworks' and t['task'] == task)
+        for run in found]))
+  return ['weights that no other task owns',
+          f'{" and ".join(cells)}: MNIST and Fashion-MNIST in one network '
+          f'({_seeds(len(found))})',
+          f"{NONE}; a run of the authors' code has 97.58 and 87.09"]
+
+
+def _part():
+  found = headline.runs_of('part', 'five_tasks')
+  if not found:
+    return None
+  return ['a path through shared modules',
+          f'{part_tables.mean_accuracy(found, "part")}: digits, clothes and '
+          'characters at 1/16 of the width; each alone '
+          f'{part_tables.mean_accuracy(found, "single")} '
+          f'({_seeds(len(found))})',
+          NONE]
+
+
+def _munet():
+  found = headline.runs_of('munet', 'characters')
+  if not found:
+    return None
+  row = munet_tables.headline()[-1]
+  return ['a path of frozen and added components',
+          f'{row[2]}: {row[1]}, ViT-Ti of 3 layers ({_seeds(len(found))})',
+          '99.43 on CIFAR-10 with a pretrained ViT-L; not run here']

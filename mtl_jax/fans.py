@@ -1,0 +1,118 @@
+"""Which axes of a kernel are its inputs and which its outputs.
+
+A tree of parameters doesn't say it, but the names and shapes of Flax (Linen
+and NNX) do: a bias has one number per output unit, so its shape tells the
+output axes of the kernel beside it, whether that is a dense layer's
+[in, out], an attention's [features, heads, depth], a grouped convolution's or
+one of a stack of scanned layers [layers, in, out]. Without a bias, `query`,
+`key` and `value` of an attention have one input axis; any other kernel has its
+outputs in the last axis. What doesn't follow these rules is told by patterns.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mtl_jax import trees
+
+# Last parts of names of leaves that are no kernels, whatever their shape.
+NO_KERNEL = re.compile(
+    r'(.*_)?(bias|scale|embeddings?|positions?|cls|token)')
+Shape = tuple[int, ...]
+# (pattern of a leaf's name, its input axes, or `None` for no kernel).
+Rules = Sequence[tuple[str, tuple[int, ...] | None]]
+
+
+class Fan(NamedTuple):
+  """A kernel's axes.
+
+  Attributes:
+    fan_in: inputs of one output unit, spatial axes included.
+    inputs: input channels, spatial axes not included.
+    outputs: output units of one layer.
+    layers: how many layers are stacked in the leaf; 1 for a plain kernel.
+  """
+  fan_in: int
+  inputs: int
+  outputs: int
+  layers: int = 1
+
+
+def fans(tree: trees.Tree, rules: Rules = ()) -> dict[str, Fan | None]:
+  """The `Fan` of every leaf by name; `None` of what is no kernel.
+
+  Args:
+    tree: arrays or shapes, with the biases that belong to the kernels.
+    rules: ordered (pattern, input axes) for leaves that don't follow Flax's
+      conventions; the first match decides. `None` as axes: the leaf is no
+      kernel.
+
+  Raises:
+    ValueError: a pattern matches no leaf, or an axis isn't one of the leaf's.
+
+  >>> import jax.numpy as jnp
+  >>> found = fans({'query': {'kernel': jnp.zeros((64, 4, 16)),
+  ...                         'bias': jnp.zeros((4, 16))}})
+  >>> found['query/kernel'].fan_in, found['query/bias']
+  (64, None)
+  """
+  flat = {name: tuple(leaf.shape) for name, leaf in trees.flatten(tree).items()
+          if leaf is not None}
+  trees.select(tree, rules)  # refuses patterns that match nothing
+  return {name: _fan(name, shape, flat, rules) for name, shape in flat.items()}
+
+
+def _fan(name: str, shape: Shape, shapes: dict[str, Shape],
+         rules: Rules) -> Fan | None:
+  for pattern, axes in rules:
+    if re.fullmatch(pattern, name):
+      return None if axes is None else _of_axes(name, shape, axes)
+  *parents, last = name.split('/')
+  if len(shape) < 2 or NO_KERNEL.fullmatch(last):
+    return None
+  bias = shapes.get('/'.join([*parents, 'bias']))
+  if bias and len(bias) == 1 and shape[-1] != bias[0] == shape[-2]:
+    # A transposed kernel [..., out, in].
+    return Fan(math.prod(shape) // max(bias[0], 1), shape[-1], bias[0])
+  stacked, outputs = (_beside(shape, bias) if bias else None) or (
+      _nameless(parents, shape))
+  inputs = shape[stacked:len(shape) - outputs]
+  # The kernel [heads, depth, features] that ends an attention has no spatial
+  # axes: all its input axes are channels.
+  ends = parents[-1:] == ['out'] and '/'.join(
+      [*parents[:-1], 'query', 'kernel']) in shapes
+  return Fan(math.prod(inputs), math.prod(inputs if ends else inputs[-1:]),
+             math.prod(shape[len(shape) - outputs:]),
+             math.prod(shape[:stacked]))
+
+
+def _beside(shape: Shape, bias: Shape) -> tuple[int, int] | None:
+  """How many axes are stacked and are outputs, from the bias' shape.
+
+  Where two readings fit, as of [8, 8, 4] beside [8, 4], both have the same
+  fan-in: it is the kernel's size over that of the bias.
+  """
+  for outputs in range(min(len(bias), len(shape) - 1), 0, -1):
+    stacked = len(bias) - outputs
+    if (shape[-outputs:] == bias[stacked:] and shape[:stacked] == bias[:stacked]
+        and stacked + outputs < len(shape)):
+      return stacked, outputs
+  return None
+
+
+def _nameless(parents: list[str], shape: Shape) -> tuple[int, int]:
+  """The same of a kernel without a bias."""
+  if parents and parents[-1] in ('query', 'key', 'value') and len(shape) > 2:
+    return len(shape) - 3, 2
+  return 0, 1
+
+
+def _of_axes(name: str, shape: Shape, axes: tuple[int, ...]) -> Fan:
+  wrong = [axis for axis in axes if not -len(shape) <= axis < len(shape)]
+  if wrong or not axes:
+    raise ValueError(f'fan_in gives {name} the input axes {tuple(axes)}, but '
+                     f'its shape is {shape}; give axes from 0 to '
+                     f'{len(shape) - 1}, or None for a leaf that is no kernel')
+  inputs = math.prod(shape[axis] for axis in {a % len(shape) for a in axes})
+  return Fan(inputs, inputs, math.prod(shape) // max(inputs, 1))

@@ -1,0 +1,173 @@
+"""The one reader of JSON and of JSON lines: by a schema, and sealed.
+
+What a program writes for itself carries the SHA-256 of its own content under
+the key 'sha256'. A file or line whose content was edited is refused by name.
+Files of other programs and of earlier versions have no seal; the schema alone
+holds for them.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+SEAL = 'sha256'
+NUMBER = (int, float)
+
+# By key, the type or types of its value.
+Schema = Mapping[str, Any]
+
+
+def sealed(value: dict) -> dict:
+  """The same value with its seal.
+
+  >>> sealed({'a': 1})['sha256'][:8]
+  'f9d86028'
+  """
+  return without_seal(value) | {SEAL: digest(without_seal(value))}
+
+
+def without_seal(value: dict) -> dict:
+  """The content alone."""
+  return {key: v for key, v in value.items() if key != SEAL}
+
+
+def digest(value: Any) -> str:
+  """SHA-256 of a JSON value, however it is laid out in a file."""
+  text = json.dumps(value, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read(path: pathlib.Path, schema: Schema, what: str,
+         remedy: str = 'restore it from a copy') -> dict:
+  """The object in a JSON file, without its seal.
+
+  Args:
+    path: of the file.
+    schema: keys that must be there, with the types of their values.
+    what: the file is, for errors: "the recipe of the backbone".
+    remedy: what the reader can do.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it can't be read, isn't UTF-8, isn't JSON, isn't such an
+      object, or was changed; names the file, the line and what was expected.
+  """
+  return _checked(_parsed(_text(path, what, remedy), path, what, remedy),
+                  schema, str(path), what, remedy)
+
+
+def read_lines(path: pathlib.Path, kinds: Mapping[str, Schema], what: str,
+               remedy: str = 'restore it from a copy, or remove the line'
+               ) -> Iterator[dict]:
+  """The objects of a file of JSON lines, each with a 'kind', without seals.
+
+  A last line that isn't ended, as a kill leaves it, is passed over unless it
+  is whole. After the first sealed line all must be sealed.
+
+  Args:
+    path: of the file.
+    kinds: by kind, the keys that must be there; other kinds have no schema.
+    what: as in `read`.
+    remedy: likewise.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: names file and line, and what was expected.
+  """
+  seals = False
+  lines = _text(path, what, remedy).split('\n')
+  for number, text in enumerate(lines, 1):
+    if not text.strip():
+      continue
+    where = f'{path}, line {number}'
+    try:
+      found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+      if number == len(lines):
+        return
+      raise ValueError(f'{where}: {what} is malformed: {_brief(error)}; '
+                       f'{_end(remedy)}') from error
+    kind = found.get('kind') if isinstance(found, dict) else None
+    schema = kinds.get(kind, {}) if isinstance(kind, str) else {}
+    line = _checked(found, {'kind': str} | dict(schema), where, what, remedy)
+    if seals and SEAL not in found:
+      raise ValueError(f'{where}: {what} was changed since it was written (a '
+                       f'line without its seal {SEAL!r}){_end(remedy)}')
+    seals = SEAL in found
+    yield line
+
+
+def _text(path, what, remedy) -> str:
+  try:
+    content = path.read_bytes()
+  except FileNotFoundError:
+    raise
+  except OSError as error:
+    raise ValueError(f'{path}: {what} cannot be read: '
+                     f'{error.strerror or error}{_end(remedy)}') from error
+  try:
+    return content.decode()
+  except UnicodeDecodeError as error:
+    line = content[:error.start].count(b'\n') + 1
+    raise ValueError(f'{path}, line {line}: {what} is malformed: byte '
+                     f'{error.start} is not UTF-8{_end(remedy)}') from error
+
+
+def _parsed(text, path, what, remedy) -> Any:
+  try:
+    return json.loads(text)
+  except (ValueError, RecursionError) as error:
+    line = getattr(error, 'lineno', 1)
+    raise ValueError(f'{path}, line {line}: {what} is malformed: '
+                     f'{_brief(error)}{_end(remedy)}') from error
+
+
+def _checked(found, schema, where, what, remedy) -> dict:
+  if not isinstance(found, dict):
+    raise ValueError(f'{where}: {what} is malformed: expected an object, got '
+                     f'{_shown(found)}{_end(remedy)}')
+  for key, types in schema.items():
+    if key not in found:
+      raise ValueError(f'{where}: {what} lacks {key!r} ({_named(types)})'
+                       f'{_end(remedy)}')
+    if not _is(found[key], types):
+      raise ValueError(f'{where}: {what} is malformed: {key!r} is '
+                       f'{_shown(found[key])}, expected {_named(types)}'
+                       f'{_end(remedy)}')
+  content = without_seal(found)
+  if SEAL in found and found[SEAL] != digest(content):
+    raise ValueError(f'{where}: {what} was changed since it was written (its '
+                     f'SHA-256 differs){_end(remedy)}')
+  return content
+
+
+def _is(value, types) -> bool:
+  known = types if isinstance(types, tuple) else (types,)
+  # JSON's true is no number.
+  return isinstance(value, known) and (
+      bool in known or not isinstance(value, bool))
+
+
+_NAMES = {dict: 'an object', list: 'a list', str: 'a string', int: 'an integer',
+          float: 'a number', bool: 'true or false', type(None): 'null'}
+
+
+def _named(types) -> str:
+  known = types if isinstance(types, tuple) else (types,)
+  return ' or '.join(_NAMES[kind] for kind in known
+                     if not (kind is int and float in known))
+
+
+def _shown(value) -> str:
+  text = json.dumps(value)
+  return text if len(text) <= 40 else f'{text[:40]}...'
+
+
+def _end(remedy) -> str:
+  return f'; {remedy}' if remedy else ''
+
+
+def _brief(error) -> str:
+  return ' '.join(str(error).split())[:200]

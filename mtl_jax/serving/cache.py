@@ -1,0 +1,80 @@
+"""What was made once is kept, for any number of threads.
+
+A key is made by one thread; others that ask for it meanwhile wait for that.
+What is kept is bounded by its bytes, by its number, or not at all.
+"""
+
+import collections
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
+
+T = TypeVar('T')
+
+
+class Cache(Generic[T]):
+  """A function of one key whose newest results are kept.
+
+  Safe for threads. A result is handed to many callers: none may change it.
+
+  >>> square = Cache(lambda x: x * x, count=2)
+  >>> square(3), square(3), len(square)
+  (9, 9, 1)
+  """
+
+  def __init__(self, make: Callable[[Any], T], *, count: int | None = None,
+               nbytes: int | None = None,
+               size: Callable[[T], int] = lambda value: 0):
+    """
+    Args:
+      make: of a key; if it raises, nothing is kept.
+      count: the most results that are kept.
+      nbytes: the most bytes that are kept, but always the newest result.
+      size: bytes of a result.
+    """
+    self._make, self._size = make, size
+    self._count, self._nbytes = count, nbytes
+    self._lock = threading.Lock()
+    self._kept: collections.OrderedDict[Hashable, tuple[T, int]] = (
+        collections.OrderedDict())
+    self._bytes = 0
+    self._making: dict[Hashable, threading.Event] = {}
+
+  def __len__(self) -> int:
+    return len(self._kept)
+
+  @property
+  def nbytes(self) -> int:
+    """Bytes of all that is kept."""
+    return self._bytes
+
+  def __call__(self, key: Hashable) -> T:
+    while True:
+      with self._lock:
+        if key in self._kept:
+          self._kept.move_to_end(key)
+          return self._kept[key][0]
+        made = self._making.get(key)
+        if made is None:
+          made = self._making[key] = threading.Event()
+          break
+      made.wait()
+    try:
+      value = self._make(key)
+      with self._lock:
+        self._keep(key, value)
+    finally:
+      with self._lock:
+        del self._making[key]
+      made.set()
+    return value
+
+  def _keep(self, key, value) -> None:
+    size = self._size(value)
+    self._kept[key] = value, size
+    self._bytes += size
+    while len(self._kept) > 1 and (
+        (self._count is not None and len(self._kept) > self._count)
+        or (self._nbytes is not None and self._bytes > self._nbytes)):
+      _, (_, freed) = self._kept.popitem(last=False)
+      self._bytes -= freed

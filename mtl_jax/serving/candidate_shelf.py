@@ -1,0 +1,226 @@
+"""Candidates that come and go, on shelves that grow.
+
+A task is read once; its bits stay on the device in the next free row of a
+stack whose capacity doubles when it is full. Another choice of candidates is
+another list of rows: nothing is read or compiled for it as long as it needs no
+larger power of two of rows than one before.
+"""
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtl_jax import trees
+from mtl_jax.data import transforms
+from mtl_jax.inference import identify
+from mtl_jax.serving import backbone as backbone_lib
+from mtl_jax.serving import candidates
+
+Tree = trees.Tree
+SMALLEST = 8
+
+
+class Stack:
+  """Arrays of one structure by row; rows are added and never changed.
+
+  Attributes:
+    tree: leaves [capacity, ...].
+    rows: how many are used.
+  """
+
+  def __init__(self, row: Tree):
+    self.tree = jax.tree.map(
+        lambda x: jnp.zeros((SMALLEST, *x.shape), x.dtype), row)
+    self.rows = 0
+
+  def add(self, rows: list[Tree]) -> list[int]:
+    """Puts rows behind the others; returns their numbers.
+
+    The stack that a caller holds stays as it was.
+    """
+    first, count = self.rows, len(rows)
+    capacity = jax.tree.leaves(self.tree)[0].shape[0]
+    while capacity < first + count:
+      capacity *= 2
+    width = power_of_two(count)
+    places = np.full(width, capacity, np.int32)  # beyond the end: left out
+    places[:count] = np.arange(first, first + count)
+    block = jax.tree.map(lambda *x: np.stack(
+        x + (np.zeros_like(x[0]),) * (width - count)), *rows)
+    self.tree = _extended(self.tree, capacity, block, places)
+    self.rows += count
+    return list(range(first, first + count))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _extended(tree, capacity, block, places):
+  def leaf(x, new):
+    whole = jnp.zeros((capacity, *x.shape[1:]), x.dtype).at[:len(x)].set(x)
+    return whole.at[places].set(new, mode='drop')
+  return jax.tree.map(leaf, tree, block)
+
+
+def power_of_two(count: int) -> int:
+  """The smallest that is at least a count.
+
+  >>> power_of_two(1), power_of_two(5), power_of_two(8)
+  (1, 8, 8)
+  """
+  return 1 << max(0, count - 1).bit_length()
+
+
+class _Member(NamedTuple):
+  """A task on a shelf: where its arrays lie."""
+  described: candidates.Described
+  stack: tuple
+  row: int
+
+
+class Selection(NamedTuple):
+  """Tasks among which one is inferred, as rows of the shelves.
+
+  Attributes:
+    names: those with masks of their own first, as in `Candidates`.
+    own, mixed: how many there are of both.
+    trees: (masks, coefficients and masks) of the shelves; `None` without.
+    rows: int32 of both, padded to powers of two.
+    basis: that the coefficients combine, or `None`.
+    transforms, image_shapes, classes: as in `Candidates`.
+  """
+  names: tuple[str, ...]
+  own: int
+  mixed: int
+  trees: tuple
+  rows: tuple
+  basis: Any
+  transforms: tuple
+  image_shapes: tuple
+  classes: int
+
+
+class CandidateShelf:
+  """All tasks that were candidates once; safe for threads.
+
+  Args:
+    read: (name) -> (arrays, metadata) of a stored task.
+    shared_of: (name, metadata) -> what the task's method shares.
+    like: the backbone's parameters.
+  """
+
+  def __init__(self, read: Callable[[str], tuple[dict, dict]],
+               shared_of: Callable[[str, dict], dict], like: Tree):
+    self._read, self._shared_of, self._like = read, shared_of, like
+    self._lock = threading.Lock()
+    self._members: dict[tuple, _Member] = {}
+    self._stacks: dict[tuple, Stack] = {}
+    self._last: tuple = (None, None)
+
+  def select(self, keys: list[tuple[str, Any]]) -> Selection:
+    """The candidates with these names.
+
+    Args:
+      keys: (name, version) of stored tasks; another version is read anew.
+
+    Raises:
+      ValueError: as `candidates.gather`.
+    """
+    with self._lock:
+      known, selection = self._last
+      if known == keys:
+        return selection
+      self._take([key for key in keys if key not in self._members])
+      members = [self._members[key] for key in keys]
+      selection = self._selected(members)
+      self._last = list(keys), selection
+      return selection
+
+  def _take(self, keys) -> None:
+    """Reads tasks and puts them on their shelves."""
+    groups: dict[tuple, list] = {}
+    for key in keys:
+      arrays, metadata = self._read(key[0])
+      described = candidates.describe(key[0], arrays, metadata)
+      row = {part: described.arrays(arrays, part)
+             for part in ('masks', 'coefficients')}
+      structure = tuple((part, name, a.shape, a.dtype.str)
+                        for part, leaves in row.items()
+                        for name, a in sorted(leaves.items()))
+      groups.setdefault(structure, []).append((key, described, row))
+    for structure, members in groups.items():
+      stack = self._stacks.get(structure)
+      if stack is None:
+        stack = self._stacks[structure] = Stack(members[0][2])
+      places = stack.add([row for _, _, row in members])
+      for (key, described, _), place in zip(members, places):
+        self._members[key] = _Member(described, structure, place)
+
+  def _selected(self, members: list[_Member]) -> Selection:
+    found = candidates.agreed([m.described for m in members])
+    own = [m for m in members if not m.described.combines]
+    mixed = [m for m in members if m.described.combines]
+    basis = (self._shared_of(mixed[0].described.name,
+                             mixed[0].described.metadata)['basis']
+             if mixed else None)
+    held = tuple(self._stacks[part[0].stack].tree if part else None
+                 for part in (own, mixed))
+    return Selection(
+        tuple(m.described.name for m in own + mixed), len(own), len(mixed),
+        held, tuple(_rows(part) for part in (own, mixed)), basis,
+        found.transforms, found.image_shapes, found.classes)
+
+  def infer(self, found: Selection, rule: identify.Rule,
+            backbone: backbone_lib.Backbone, images, counted
+            ) -> tuple[str, np.ndarray, int]:
+    """(name, float32 [candidates], passes) of one inference.
+
+    Args:
+      found: as `select` gave it.
+      rule: how.
+      backbone: of the system.
+      images: uint8 [1, n, H, W, C].
+      counted: bool [1, n].
+    """
+    held = [None if tree is None else {
+        part: trees.map_named(lambda name, _, leaves=leaves: leaves.get(name),
+                              self._like) if leaves else None
+        for part, leaves in tree.items()} for tree in found.trees]
+    inferred = jax.device_get(_infer(
+        rule, backbone.network, transforms.kinds(found.transforms),
+        found.classes, backbone.params, backbone.stats, *held, found.rows,
+        (np.int32(found.own), np.int32(found.mixed)), found.basis,
+        transforms.parameters(found.transforms, np.shape(images)[2:]),
+        images, counted))
+    padded = len(found.rows[0]) if found.own else 0
+    where = [*range(found.own), *range(padded, padded + found.mixed)]
+    task = where.index(int(inferred.task[0]))
+    return found.names[task], inferred.gradient[0][where], int(
+        inferred.passes[0])
+
+
+def _rows(members) -> np.ndarray:
+  rows = np.zeros(power_of_two(len(members)), np.int32)
+  rows[:len(members)] = [m.row for m in members]
+  return rows
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _infer(rule, network, kinds, classes, backbone, stats, own, mixed, rows,
+           counts, basis, parameters, images, counted) -> identify.Inferred:
+  """`candidates.infer` among chosen rows of stacks; see there."""
+  def take(held, part, index):
+    return None if held is None or held[part] is None else jax.tree.map(
+        lambda x: x[index], held[part])
+  bank = candidates.Bank(
+      take(own, 'masks', rows[0]), take(mixed, 'coefficients', rows[1]),
+      take(mixed, 'masks', rows[1]), basis)
+  used = jnp.concatenate([jnp.arange(len(index)) < count
+                          for held, index, count in zip((own, mixed), rows,
+                                                        counts)
+                          if held is not None])
+  return candidates.infer_used(rule, network, kinds, classes, backbone, stats,
+                               bank, used, parameters, images, counted)
