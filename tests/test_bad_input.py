@@ -44,7 +44,7 @@ COMMANDS = {
                          r'error: phase impress: tasks \(12, 15\), but the '
                          'suite permuted-digits has 14'),
     'unknown method': (['--config.phases.basis.method=supsop'],
-                       "error: unknown method 'supsop' .*mean: supsup.*known: .*"
+                       "error: unknown method 'supsop' .*mean: supsup.*known.*"
                        'dedicated, impresslearn, .*supsup'),
     'unknown suite': (['--config.suite.kind=permute'],
                       "error: unknown suite: 'permute'; .*mean 'permuted'"),
