@@ -7,8 +7,8 @@
 of arXiv 2006.14769). The task is inferred from one image of a test batch and
 one gradient; 2 test batches that every task draws for itself, because every
 inference is compared with every task. Two tasks train at once, one on each
-device. On CPU `--cpu_devices=2` makes two; elsewhere tasks_at_once must be a
-multiple of the number of devices.
+device. On CPU `--cpu_devices=2` makes two; elsewhere a multiple of the number
+of devices keeps all of them busy.
 
 Hardware: two cores of an AMD EPYC.
 Minutes: at least 119.

@@ -1,7 +1,7 @@
 """Many tasks in one network that is never changed.
 
 `import mtl_jax` loads the core (trees, masks, impressions) and needs jax
-alone. `mtl_jax.load` reads what a run left, or one task's file.
+alone. `mtl_jax.load(workdir)` reads what a run left, or one task's file.
 `mtl_jax.data`, `mtl_jax.methods` and `mtl_jax.models` are imported when they
 are first used; each has a `register` for what is your own.
 """
@@ -17,8 +17,8 @@ from mtl_jax._version import __version__
 if TYPE_CHECKING:
   from mtl_jax import lifecycle
 
-__all__ = ['__version__', 'data', 'import_task', 'impressions', 'load',
-           'masks', 'methods', 'models', 'trees']
+__all__ = ['__version__', 'data', 'import_task', 'impressions', 'load', 'masks',
+           'methods', 'models', 'trees']
 _LAZY = ('data', 'methods', 'models')
 
 

@@ -3,11 +3,14 @@
 import contextlib
 import datetime
 import json
+import sys
 import time
+from collections.abc import Callable
 
 from rich import console as console_lib
 from rich import progress as progress_lib
 
+from mtl_jax import host
 from mtl_jax import models
 from mtl_jax import parallel
 from mtl_jax import trees
@@ -20,15 +23,16 @@ from mtl_jax.evaluation import capacity
 from mtl_jax.evaluation import ensembles
 from mtl_jax.evaluation import final
 from mtl_jax.evaluation import finetuning
+from mtl_jax.evaluation import hints
 from mtl_jax.evaluation import scenarios
 from mtl_jax.report import page as report_page
+from mtl_jax.report import terminal
 from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import provenance
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
-from mtl_jax.training import evaluate
 from mtl_jax.training import loop
 from mtl_jax.training import resume
 from mtl_jax.training import run as run_lib
@@ -38,7 +42,8 @@ from mtl_jax.training.search import iteration
 
 
 def run(config: config_lib.Config, workdir, command: str = '',
-        quiet: bool = False) -> dict:
+        quiet: bool = False,
+        after_chunk: Callable[[], None] = lambda: None) -> dict:
   """Learns what isn't learned yet, evaluates, and writes the report.
 
   Args:
@@ -46,6 +51,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
     workdir: a new folder, or that of the same config.
     command: recorded beside the results.
     quiet: no progress bar and no table.
+    after_chunk: called after every chunk of steps, as a profiler wants.
 
   Returns:
     The summary, as in the last line of metrics.jsonl.
@@ -66,6 +72,9 @@ def run(config: config_lib.Config, workdir, command: str = '',
   validate.check_fit(config, suite, data, backbone)
   final.check_mixed(config, suite, data)
   versions = validate.check_sources(work, suite, data)
+  if not quiet and parallel.is_primary():
+    for hint in hints.before(config, suite):
+      print(f'note: {hint}', file=sys.stderr)
   with work.locked():
     # Again: another process may have worked here in the meantime.
     validate.check_config(work, config)
@@ -73,18 +82,32 @@ def run(config: config_lib.Config, workdir, command: str = '',
     validate.check_backbone(work, backbone)
     resume.check_tasks(work, config, suite, backbone.recipe['fingerprint'])
     work.prepare()
+    there = _complete(work, config)
     resume.write_plan(work, config, suite)
     claim(work, config, backbone, command, versions)
     with work.timed(started):
-      return _learn(started, config, suite, backbone, data, work, quiet)
+      records, summary = _learn(started, config, suite, backbone, data, work,
+                                _bar(config, suite, data, quiet, after_chunk))
+      _report(work, records, summary, quiet, there)
+      return summary
 
 
-def _learn(started, config, suite, backbone, data, work, quiet) -> dict:
-  """What a run does once it has its workdir; returns the summary."""
+def _complete(work, config) -> set[str]:
+  """Names of the tasks of a run that has ended as this config asks."""
+  lines = list(workdir_lib.read_lines(work.metrics))
+  asked = [line['config'] for line in lines if line['kind'] == 'run'][-1:]
+  if asked != [json.loads(json.dumps(config_lib.to_dict(config)))] or (
+      lines[-1]['kind'] != 'summary'):
+    return set()
+  return set(work.task_names())
+
+
+def _learn(started, config, suite, backbone, data, work, bar):
+  """What a run does once it has its workdir; returns records and summary."""
   system = system_lib.System(work, backbone._replace(
       params=parallel.local(backbone.params),
       stats=parallel.local(backbone.stats)))
-  with _bar(config, suite, data, quiet) as advance:
+  with bar as advance:
     running = run_lib.Run(config, suite, backbone, data, work, system, advance)
     rows = {}
     resume.restore_probes(running)
@@ -109,20 +132,21 @@ def _learn(started, config, suite, backbone, data, work, quiet) -> dict:
   summary['seconds'] = time.perf_counter() - started
   summary['seconds_in_all'] = workdir_lib.total_seconds(
       [*workdir_lib.read_lines(work.metrics), {'kind': 'summary'} | summary])
-  summary['peak_memory_bytes'] = evaluate.memory_bytes()
+  summary['peak_memory_bytes'] = host.memory_bytes()
+  summary['hints'] = hints.after(records)
   workdir_lib.append_line(work.metrics, {'kind': 'summary'} | summary)
-  _report(work, records, summary, quiet)
-  return summary
+  return records, summary
 
 
 def learn_phase(running: run_lib.Run, phase: config_lib.Phase) -> None:
-  """Whatever a phase does."""
-  if phase.stream:
-    stream.learn(running, phase)
-  elif phase.search:
-    iteration.learn(running, phase)
-  else:
-    loop.learn_phase(running, phase)
+  """Whatever a phase does; a signal waits until it has saved."""
+  with host.saves():
+    if phase.stream:
+      stream.learn(running, phase)
+    elif phase.search:
+      iteration.learn(running, phase)
+    else:
+      loop.learn_phase(running, phase)
 
 
 def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
@@ -140,6 +164,10 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
         f'tasks {" and ".join(shapes.values())} have inputs of different '
         f'shapes {list(shapes)}; give the suite an image_shape, or take a '
         f'model with stems: {", ".join(models.STEMS)}')
+  part = config.backbone
+  models.check(part.model, models.make(
+      part.model, part.outputs, **dict(part.options)), part.outputs,
+               list(shapes))
   recipe = backbone_lib.recipe_of(config, list(shapes))
   if work.backbone.exists():
     resume.check_recipe(work, json.loads(json.dumps(recipe)))
@@ -195,20 +223,26 @@ def run_line(config, backbone, command: str) -> dict:
                    'fingerprint': backbone.recipe['fingerprint']}}
 
 
-def _report(work, records, summary, quiet) -> None:
+def _report(work, records, summary, quiet, there) -> None:
+  """Writes the page; prints the table, or that there was nothing to do."""
   if not parallel.is_primary():
     return
   run_lines = [line for line in workdir_lib.read_lines(work.metrics)
                if line['kind'] == 'run']
   report_page.write(work.report, run_lines[-1], records, summary)
-  if not quiet:
-    console = console_lib.Console()
-    console.print(report_page.table(records, summary))
-    console.print(f'report: {work.report}', soft_wrap=True)
+  if quiet:
+    return
+  if there and there == set(work.task_names()):
+    proof = summary['verified']
+    print(f'nothing left to learn: the {proof["tasks"]} tasks in {work.root} '
+          f'are {"verified" if proof["ok"] else "DAMAGED"}; '
+          f'report: {work.report}')
+    return
+  terminal.show(records, summary, work.report)
 
 
 @contextlib.contextmanager
-def _bar(config, suite, data, quiet):
+def _bar(config, suite, data, quiet, after_chunk):
   """A progress bar over all steps, with speed and time left."""
   total = sum(
       entry.phase.recipe(len(data.rows(entry))).steps
@@ -219,12 +253,15 @@ def _bar(config, suite, data, quiet):
              progress_lib.BarColumn(), progress_lib.MofNCompleteColumn(),
              progress_lib.TextColumn('{task.fields[speed]}'),
              progress_lib.TimeRemainingColumn(elapsed_when_finished=True))
-  hidden = quiet or not parallel.is_primary()
-  with progress_lib.Progress(*columns, disable=hidden) as bar:
+  console = console_lib.Console(stderr=True)
+  hidden = quiet or not parallel.is_primary() or not console.is_terminal
+  with progress_lib.Progress(*columns, console=console,
+                             disable=hidden) as bar:
     handle = bar.add_task('learning', total=total, speed='')
 
     def advance(count, name):
       speed = bar.tasks[0].speed
       bar.update(handle, advance=count, description=name,
                  speed=f'{speed:.0f} steps/s' if speed else '')
+      after_chunk()
     yield advance

@@ -6,8 +6,12 @@ A string that stands alone for a tuple of strings is taken as one of them.
 """
 
 import dataclasses
+import decimal
+import enum
 import inspect
+import math
 import numbers
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -23,18 +27,56 @@ _KINDS = {int: (numbers.Integral, 'a whole number'),
 
 
 def frozen(value: Any) -> Any:
-  """A value with lists and dicts as tuples, and arrays as Python's numbers.
+  """A value as JSON can keep it, with lists and dicts as tuples.
 
-  >>> frozen({'a': [1, np.float32(2)]})
-  (('a', (1, 2.0)),)
+  Arrays, and numbers of other libraries, become Python's; paths strings.
+
+  >>> frozen({'a': [1, np.float32(2)], 'b': decimal.Decimal('0.5')})
+  (('a', (1, 2.0)), ('b', 0.5))
   """
   if isinstance(value, Mapping):
-    return tuple(sorted((k, frozen(v)) for k, v in value.items()))
-  if isinstance(value, (list, tuple)):
+    return tuple(sorted((str(k), frozen(v)) for k, v in value.items()))
+  if isinstance(value, (list, tuple, range)):
     return tuple(frozen(v) for v in value)
   if hasattr(value, '__array__'):
     return frozen(np.asarray(value).tolist())
+  if isinstance(value, (numbers.Rational, decimal.Decimal)) and (
+      not isinstance(value, int)):
+    return float(value)
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  if isinstance(value, enum.Enum) and isinstance(value, (int, str)):
+    return value.value
   return value
+
+
+def require_plain(value: Any, where: str) -> None:
+  """Refuses what a config's JSON could not keep.
+
+  Args:
+    value: nested dicts and lists.
+    where: its name, for messages; '' is the config itself.
+
+  Raises:
+    ValueError: a value of another kind than None, True, False, a finite
+      number, a string, or dicts and lists of them; names it.
+  """
+  if isinstance(value, Mapping):
+    for name, part in value.items():
+      require_plain(part, f'{where}.{name}' if where else name)
+  elif isinstance(value, (list, tuple)):
+    for i, part in enumerate(value):
+      require_plain(part, f'{where}[{i}]')
+  elif isinstance(value, float) and not math.isfinite(value):
+    raise ValueError(f'{where} is {value}; it must be finite')
+  elif isinstance(value, int) and abs(value) >= 1 << 63:
+    raise ValueError(f'{where} has {len(str(value))} digits; whole numbers '
+                     'must be below 2 ** 63')
+  elif not (value is None or isinstance(value, (bool, int, float, str))):
+    raise ValueError(
+        f'{where} is {value!r}, of type {type(value).__name__}; config.json '
+        'keeps None, True, False, numbers, strings, and lists and dicts of '
+        'them: give one of those')
 
 
 def as_dict(value: Any, where: str) -> dict:
@@ -47,25 +89,29 @@ def as_dict(value: Any, where: str) -> dict:
       isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in value)
   if not isinstance(value, Mapping) and not pairs:
     raise ValueError(f'{where} is {value!r}; it must be a dict of fields')
+  for name in dict(value):
+    if not isinstance(name, str):
+      raise ValueError(f'{where} has a field {name!r}; names of fields are '
+                       'strings')
   return dict(value)
 
 
-def _kinds(hint: Any) -> tuple:
+def kinds_of(hint: Any) -> tuple:
   """The types of a hint: several if it is a union."""
   union = isinstance(hint, types.UnionType) or (
       typing.get_origin(hint) is typing.Union)
   return typing.get_args(hint) if union else (hint,)
 
 
-def _part(hint: Any) -> type | None:
+def part_of(hint: Any) -> type | None:
   """The dataclass that a type hint names, alone or beside None."""
-  found = [kind for kind in _kinds(hint) if dataclasses.is_dataclass(kind)]
+  found = [kind for kind in kinds_of(hint) if dataclasses.is_dataclass(kind)]
   return found[0] if len(found) == 1 and isinstance(found[0], type) else None
 
 
 def _item(hint: Any) -> Any:
   """The plain type of which a hint wants a tuple of any length, or `None`."""
-  for kind in _kinds(hint):
+  for kind in kinds_of(hint):
     arguments = typing.get_args(kind)
     if (typing.get_origin(kind) is tuple and arguments[1:] == (...,)
         and arguments[0] in _KINDS):
@@ -89,7 +135,7 @@ def _check_types(hints: dict, given: dict, where: str) -> None:
   """Refuses a value that is not of its field's plain type, or holds NaN."""
   for name, value in given.items():
     hint, said = hints.get(name), f'{where}{name} is {value!r}; it must '
-    kinds, item = _kinds(hint), _item(hint)
+    kinds, item = kinds_of(hint), _item(hint)
     known = [kind for kind in kinds if kind in _KINDS]
     if value is None and types.NoneType in kinds:
       continue
@@ -125,7 +171,7 @@ def build(cls: type, given: Mapping, where: str = '',
   hints = typing.get_type_hints(cls)
   values = {}
   for name, value in given.items():
-    part = _part(hints.get(name))
+    part = part_of(hints.get(name))
     if part is not None and value is not None and not isinstance(value, part):
       inner = f'{where}{name}'
       value = build(part, as_dict(value, inner), f'{inner}.')

@@ -1,4 +1,12 @@
-"""Work for the host's CPU, whatever else computes."""
+"""The process that computes: its CPU, how it is stopped, how it is watched."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
 
 import jax
 
@@ -17,3 +25,137 @@ def on_cpu():
         'which backbones are drawn; unset it, or add the CPU at its end: '
         f'JAX_PLATFORMS={jax.config.jax_platforms},cpu') from error
   return jax.default_device(device)
+
+
+def require_devices() -> None:
+  """Raises ValueError if JAX finds no device to compute on."""
+  try:
+    jax.devices()
+  except RuntimeError as error:
+    said = str(error).partition('\n')[0].rstrip('.')
+    asked = os.environ.get('JAX_PLATFORMS') or jax.config.values.get(
+        'jax_platforms')
+    raise ValueError(
+        f'JAX finds no device: {said}. ' + (
+            f'JAX_PLATFORMS is {asked!r}: unset it, or name what is installed, '
+            'such as JAX_PLATFORMS=cpu' if asked else
+            'Set JAX_PLATFORMS=cpu to compute on the CPU')) from error
+
+
+def memory_bytes() -> int | None:
+  """Peak resident memory of this process, in bytes; `None` if it is unknown."""
+  try:
+    import resource
+  except ImportError:  # no POSIX system
+    return None
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak if sys.platform == 'darwin' else peak * 1024
+
+
+def cores() -> int | None:
+  """Processor cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count()
+
+
+class Stopped(KeyboardInterrupt):
+  """Somebody asked the process to end, and what it had was saved.
+
+  Attributes:
+    number: of the signal; 2 is Ctrl-C, 15 `kill`.
+  """
+
+  def __init__(self, number: int):
+    super().__init__(number)
+    self.number = number
+
+
+class _Stop:
+  """Whether the process was asked to end, and whether it may wait with it."""
+  asked: int | None = None
+  depth = 0
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+  """SIGINT and SIGTERM raise `Stopped`: at once, or where `may_stop` is called.
+
+  A second signal does so at once. Outside of the main thread nothing changes.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  numbers = signal.SIGINT, signal.SIGTERM
+  before = {number: signal.getsignal(number) for number in numbers}
+  _Stop.asked, _Stop.depth = None, 0
+
+  def stop(number, frame):
+    del frame
+    if not _Stop.depth or _Stop.asked is not None:
+      raise Stopped(number)
+    _Stop.asked = number
+    os.write(2, b'\nstopping once this is saved (again: at once)\n')
+  for number in numbers:
+    if before[number] is not signal.SIG_IGN:
+      signal.signal(number, stop)
+  try:
+    yield
+  finally:
+    for number, handler in before.items():
+      if handler is not None:
+        signal.signal(number, handler)
+    _Stop.asked, _Stop.depth = None, 0
+
+
+@contextlib.contextmanager
+def saves() -> Iterator[None]:
+  """Work that ends with a save, before which a signal waits.
+
+  Not on several processes, which would wait for each other.
+  """
+  alone = jax.process_count() == 1
+  _Stop.depth += alone
+  try:
+    yield
+  finally:
+    _Stop.depth = max(0, _Stop.depth - alone)
+
+
+def asked_to_stop() -> bool:
+  """Whether a signal waits for the next save."""
+  return _Stop.asked is not None
+
+
+def may_stop() -> None:
+  """Raises `Stopped` if a signal waits: everything is saved here."""
+  if _Stop.asked is not None:
+    raise Stopped(_Stop.asked)
+
+
+class Profile:
+  """A profile of the first chunks of training, for TensorBoard or Perfetto.
+
+  Attributes:
+    folder: where it is written.
+    chunks: how many are recorded.
+  """
+
+  def __init__(self, folder, chunks: int = 20):
+    self.folder, self.chunks = pathlib.Path(folder), chunks
+    self._seen, self._running = 0, False
+
+  def step(self) -> None:
+    """A chunk is done; the first one compiles and is not recorded."""
+    self._seen += 1
+    if self._seen == 1:
+      jax.profiler.start_trace(str(self.folder))
+      self._running = True
+    elif self._seen > self.chunks:
+      self.end()
+
+  def end(self) -> None:
+    """Writes what was recorded; nothing if that is done."""
+    if self._running:
+      self._running = False
+      jax.profiler.stop_trace()

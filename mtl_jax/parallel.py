@@ -124,6 +124,15 @@ def _like_key(key, data):
   return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
 
 
+def pad_tasks(tree: Any) -> Any:
+  """Repeats the last task [T, ...] until the tasks divide over the devices."""
+  def leaf(x):
+    wanted = -x.shape[0] % jax.device_count()
+    return x[np.minimum(np.arange(x.shape[0] + wanted), x.shape[0] - 1)
+             ] if wanted else x
+  return jax.tree.map(leaf, tree)
+
+
 def join_tasks(tree: Any) -> Any:
   """Inverse of `split_tasks`: the tasks of all processes, on each of them."""
   def leaf(x):

@@ -1,7 +1,6 @@
 """What is refused before a run writes anything."""
 
 import json
-import re
 from typing import Any, NoReturn
 
 import numpy as np
@@ -15,6 +14,7 @@ from mtl_jax.data import batches
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import formats
 from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.training import drivers
 from mtl_jax.training import progress
 from mtl_jax.training import trace
 from mtl_jax.training.search import iteration
@@ -140,11 +140,7 @@ def check_sources(work: workdir_lib.Workdir, suite, data) -> dict[str, str]:
                        'another name')
   for line in workdir_lib.read_lines(work.metrics):
     for name, before in line.get('sources', {}).items():
-      now = found.get(name, before)
-      # Of data sets the version once stood alone, without their content.
-      if now != before and not (
-          re.fullmatch(r'[\d.+]*\.[\d.+]*', before)
-          and now.startswith(f'{before}-')):
+      if found.get(name, before) != before:
         raise ValueError(
             f'source {name} is version {found[name]}, but {work.root} was '
             f'begun with version {before}: bring that back (the data, or the '
@@ -172,9 +168,7 @@ def check_fit(config, suite, data, backbone, earlier=(), read=None) -> None:
       continue
     size = phase.training.batch_size
     for group in plan.groups(phase.named, suite):
-      if len(group) > 1 and not phase.together:
-        parallel.split_tasks(np.zeros(len(group)))
-      else:
+      if not drivers.at_once(group, size):
         parallel.split_batch(np.zeros(size))
       for entry in group:
         batches.check_size(len(data.rows(entry)), size)

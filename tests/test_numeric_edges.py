@@ -1,4 +1,4 @@
-"""What the algebra refuses, by the leaf's name, and what it computes exactly."""
+"""What the algebra refuses, by the leaf, and what it computes exactly."""
 
 import jax
 import jax.numpy as jnp
@@ -133,8 +133,8 @@ def test_fingerprints_of_plain_keys_have_their_bits():
 
 
 def test_the_package_shows_what_a_user_needs():
-  assert dir(mtl_jax) == ['__version__', 'data', 'impressions', 'load', 'masks',
-                          'methods', 'models', 'trees']
+  assert dir(mtl_jax) == ['__version__', 'data', 'import_task', 'impressions',
+                          'load', 'masks', 'methods', 'models', 'trees']
   assert callable(mtl_jax.methods.register)
   with pytest.raises(AttributeError, match=r"'mask' \(did you mean: masks"):
     mtl_jax.mask  # pylint: disable=pointless-statement

@@ -301,6 +301,18 @@ def test_splits_by_hand():
   np.testing.assert_array_equal(batches.reshape(16, 3).ravel(), np.arange(48))
 
 
+def test_tasks_are_padded_with_the_last_one():
+  keys = jax.random.split(jax.random.key(0), 10)
+  padded = parallel.pad_tasks({'x': np.arange(10), 'key': keys, 'no': None})
+  np.testing.assert_array_equal(padded['x'], [*range(10), *[9] * 6])
+  assert padded['key'].shape == (16,)
+  assert jnp.all(padded['key'][9:] == keys[9])
+  whole = np.arange(16)
+  assert parallel.pad_tasks(whole) is whole
+  np.testing.assert_array_equal(
+      parallel.join_tasks(parallel.split_tasks(padded))['x'], padded['x'])
+
+
 def test_evaluation_over_devices_equals_plain_jit():
   p = problem('plain')
   rows = np.arange(41)

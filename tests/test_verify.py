@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 import mtl_jax
-from mtl_jax import verify
+from mtl_jax.commands import verify
 from mtl_jax.serving import system as system_lib
 from mtl_jax.serving import verification
 from mtl_jax.storage import checkpoint

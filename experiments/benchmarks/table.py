@@ -62,6 +62,29 @@ def _origin(lines: list[dict]) -> str:
           f'{max(loads):.1f}.')
 
 
+def render_resnet(lines: list[dict]) -> str:
+  """The Markdown table of `gem_resnet18_step.py`, by the clock and by cores."""
+  out = ['| case | ms a step, median (quartiles) | / our step | ms of the '
+         'cores | / our step | target |', '| --- ' * 6 + '|']
+  of = lambda values, form: f'({values[0]:{form}} to {values[1]:{form}})'
+  for line in lines:
+    if 'failed' in line:
+      out.append(f'| {line["name"]} | failed: {line["failed"]} | | | | |')
+      continue
+    cells = [f'{line["ms_median"]:.0f} {of(line["ms_quartiles"], ".0f")}', '',
+             f'{line["core_ms_median"]:.0f}', '', '']
+    if 'ratio' in line:
+      cells[1] = f'{line["ratio"]:.2f}x {of(line["ratio_quartiles"], ".2f")}'
+      cells[3] = (f'{line["core_ratio"]:.2f}x '
+                  f'{of(line["core_ratio_quartiles"], ".2f")}')
+    if 'target' in line:
+      met = ('' if min(line['ratio'], line['core_ratio']) >= line['target']
+             else ' (missed)')
+      cells[4] = f'at least {line["target"]:g}x by either{met}'
+    out.append(f'| {line["name"]} | ' + ' | '.join(cells) + ' |')
+  return '\n'.join(out + ['', _origin(lines)])
+
+
 def render_subnetworks(lines: list[dict]) -> str:
   """The Markdown table of `subnetwork_step.py`, with what each holds."""
   out = ['| step | ms, median | min | ratio | target | state, MB | temporary, '
@@ -173,6 +196,7 @@ TABLES = {
     'identify_cost': (render_identify, 'identify'),
     'segment_step': (render, 'segments'),
     'convolution_step': (render, 'convolutions'),
+    'gem_resnet18_step': (render_resnet, 'resnet'),
     'subnetwork_step': (render_subnetworks, 'subnetworks'),
     'generation': (render_generation, 'generation')}
 

@@ -45,17 +45,30 @@ def interleave(cases: Sequence[Case], rounds: int) -> dict[str, np.ndarray]:
   The order turns round from one round to the next, so that no case always
   follows the same other one. Every case is called once before.
   """
+  return interleave_clocks(cases, rounds)[0]
+
+
+def interleave_clocks(cases: Sequence[Case], rounds: int) -> tuple[
+    dict[str, np.ndarray], dict[str, np.ndarray]]:
+  """`interleave`, and the same in milliseconds of all cores together.
+
+  On a machine that is shared, the second says what a step costs, whoever else
+  waits for the cores.
+  """
   times: dict[str, list[float]] = {case.name: [] for case in cases}
+  work: dict[str, list[float]] = {case.name: [] for case in cases}
   for case in cases:
     case.run()
   gc.collect()
   for number in range(rounds):
     for case in cases[::-1 if number % 2 else 1]:
-      start = time.perf_counter()
+      start, busy = time.perf_counter(), time.process_time()
       case.run()
-      seconds = time.perf_counter() - start
+      seconds, busy = (time.perf_counter() - start, time.process_time() - busy)
       times[case.name].append(seconds / case.steps * 1e3)
-  return {name: np.array(values) for name, values in times.items()}
+      work[case.name].append(busy / case.steps * 1e3)
+  return tuple({name: np.array(values) for name, values in found.items()}
+               for found in (times, work))
 
 
 def summarise(cases: Sequence[Case], times: dict[str, np.ndarray]) -> list:

@@ -110,7 +110,9 @@ def from_dict(given: dict) -> Config:
           value, f'identify.{name}') | {'name': name}, f'identify.{name}.')
       for name, value in sorted(fields.as_dict(
           given.get('identify') or {}, 'identify').items()))
-  return fields.build(Config, given)
+  made = fields.build(Config, given)
+  fields.require_plain(to_dict(made), '')
+  return made
 
 
 _TRAINING = tuple(f.name for f in dataclasses.fields(config_parts.Training))

@@ -9,6 +9,7 @@ from mtl_jax.config import parts
 from mtl_jax.methods import watch
 from mtl_jax.steps import single
 
+LONGEST = 60  # bytes of a name: it stands behind a task's in file names
 Driver = parts.Joint | parts.Rounds | parts.Stream | parts.Search
 
 
@@ -49,9 +50,11 @@ class Phase:
   early_stop: watch.EarlyStop | None = None
 
   def __post_init__(self):
-    if not re.fullmatch(r'\w[\w.-]*', self.name):
-      raise ValueError(f'phase {self.name!r}: a name has letters, digits, _, . '
-                       'and -, as it becomes a part of file names')
+    if not re.fullmatch(r'\w[\w.-]*', self.name) or (
+        len(self.name.encode()) > LONGEST):
+      raise ValueError(
+          f'phase {self.name!r}: a name has letters, digits, _, . and -, at '
+          f'most {LONGEST} bytes, as it becomes a part of file names')
     try:
       self._check()
       _check_ability(self)
@@ -60,7 +63,8 @@ class Phase:
 
   def _check(self):
     if not (isinstance(self.tasks, tuple) and len(self.tasks) == 2
-            and all(isinstance(n, int) for n in self.tasks)
+            and all(isinstance(n, int) and not isinstance(n, bool)
+                    for n in self.tasks)
             and 0 <= self.tasks[0] < self.tasks[1]):
       raise ValueError(f'tasks {self.tasks} is not a range (first, last + 1)')
     if self.loss not in ('softmax', 'classes'):

@@ -1,6 +1,7 @@
 """From a config to the ordered list of impressions that it asks for."""
 
 import dataclasses
+import unicodedata
 import zlib
 from collections.abc import Sequence
 
@@ -222,21 +223,33 @@ def relied(known: list[methods.Earlier],
   return found
 
 
+def _folded(name: str) -> str:
+  """Equal for names that some disk takes for one."""
+  return unicodedata.normalize('NFC', name).casefold()
+
+
 def check(config: config_lib.Config, suite: suites.Suite,
           earlier: Sequence[methods.Earlier] = ()) -> None:
   """Refuses a plan in which two phases leave one name, a head too small, or a
   method that relies on impressions which the run does not make before.
   """
   owner: dict[str, str] = {}
+  named: dict[str, str] = {}
   for phase in config.phases:
+    other = named.setdefault(_folded(phase.name), phase.name)
+    if other != phase.name:
+      raise ValueError(
+          f'phases {other!r} and {phase.name!r} would share files on disks '
+          'that do not tell capital letters apart; rename one of them')
     # A stream's masks have names of their own; its tasks must fit all the same.
     for entry in entries(phase.named, suite):
-      if entry.name in owner and phase.stream is None:
+      folded = _folded(entry.name)
+      if folded in owner and phase.stream is None:
         raise ValueError(
-            f'phases {owner[entry.name]} and {phase.name} both leave an '
+            f'phases {owner[folded]} and {phase.name} both leave an '
             f'impression named {entry.name}; mark one of them control=True')
       if phase.stream is None:
-        owner[entry.name] = phase.name
+        owner[folded] = phase.name
       if entry.task.classes > config.backbone.outputs:
         raise ValueError(
             f'task {entry.task.name} has {entry.task.classes} classes but the '

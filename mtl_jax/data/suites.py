@@ -95,9 +95,7 @@ def make(kind, **options):
   """
   options_lib.known('suite', kind, SUITES)
   taken = inspect.signature(SUITES[kind]).parameters
-  common = {'names': None, 'drop_shared': False,
-            'incomplete': kind == 'official'}
-  common = {k: v for k, v in common.items() if k not in taken}
+  common = {k: v for k, v in common_options(kind).items() if k not in taken}
   options_lib.check(kind, options, taken, common)
   common |= {k: options.pop(k) for k in list(options) if k in common}
   suite = SUITES[kind](**options)
@@ -108,6 +106,12 @@ def make(kind, **options):
   if not common.get('incomplete', options.get('incomplete')):
     _require_sound(suite, options.get('load', sources_lib.load))
   return suite
+
+
+def common_options(kind):
+  """The options that every kind takes, with their defaults."""
+  return {'names': None, 'drop_shared': False,
+          'incomplete': kind == 'official'}
 
 
 def _with_common(suite, common):

@@ -4,6 +4,7 @@ import numpy as np
 
 from mtl_jax.config import config as config_lib
 from mtl_jax.evaluation import metrics
+from mtl_jax.evaluation import sparse
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 
@@ -26,29 +27,36 @@ def summarise(config: config_lib.Config, records: list[dict],
   main = [r for r in records if not r['control'] and r['repeat'] == 0
           and r['accuracy']['test'] is not None]
   names = [r['entry'] for r in main]
-  matrix = np.full((len(names), len(names)), np.nan)
-  for i, record in enumerate(main):
-    for j, name in enumerate(names):
-      measured = rows.get(record['entry'], {}).get(name)
-      if measured is not None:
-        matrix[i, j] = measured
-    matrix[i, i] = record['accuracy']['test']
-    if i:
-      matrix[i - 1, i] = record['accuracy']['before']
-  for j, name in enumerate(names):
-    if name in final and len(names):
-      matrix[-1, j] = final[name]
+  matrix = _measured(main, rows, final)
   keep = len(names) <= MATRIX_LIMIT or config.matrix == 'full'
   before = [r['accuracy']['backbone'] for r in main]
   return {
       'names': names,
       'matrix': [[None if np.isnan(v) else float(v) for v in row]
-                 for row in matrix] if keep else None,
+                 for row in matrix.dense()] if keep else None,
       'before': before,
       'metrics': metrics.summarise(matrix, np.array(before)) if names else [],
       'overlap': overlap,
       'matrix_measured': config.matrix,
   }
+
+
+def _measured(main: list[dict], rows: dict[str, dict],
+              final: dict[str, float]) -> sparse.Sparse:
+  """What was measured of the matrix: O(T) entries, unless it is the whole."""
+  place = {record['entry']: i for i, record in enumerate(main)}
+  entries: dict[tuple[int, int], float] = {}
+  for name, i in place.items():
+    entries |= {(i, place[other]): value
+                for other, value in rows.get(name, {}).items()
+                if other in place and value is not None}
+  for i, record in enumerate(main):
+    entries[i, i] = record['accuracy']['test']
+    if i:
+      entries[i - 1, i] = record['accuracy']['before']
+  entries |= {(len(main) - 1, j): final[name]
+              for name, j in place.items() if name in final}
+  return sparse.of_entries(len(main), entries)
 
 
 def mask_overlap(system: system_lib.System, names: list[str]) -> dict | None:

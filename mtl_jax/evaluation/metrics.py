@@ -1,8 +1,9 @@
 """The published numbers of continual learning, one function per definition.
 
-Everything is computed from the accuracy matrix R of shape [T, T]: `R[i, j]` is
-the accuracy on task j after learning task i, tasks in learning order, NaN (or
-`None`) where it was not measured. Forward transfer also needs b of shape [T]:
+Everything is computed from the accuracy matrix R of shape [T, T] (an array, or
+a `Sparse` that holds the measured entries alone): `R[i, j]` is the accuracy on
+task j after learning task i, tasks in learning order, NaN (or `None`) where it
+was not measured. Forward transfer also needs b of shape [T]:
 the accuracy on every task before anything was learned. Accuracies are
 fractions, so are results. Indices count from 0; the papers count from 1.
 
@@ -34,6 +35,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mtl_jax.evaluation import sparse
+
 
 class Definition(NamedTuple):
   """A published metric: `function` of the inputs that `needs` names."""
@@ -50,8 +53,8 @@ def average_accuracy(matrix) -> float:
   0.75
   """
   r = _square(matrix)
-  last = len(r) - 1
-  return float(np.mean(_entries(r, [(last, j) for j in range(len(r))])))
+  last = _size(r) - 1
+  return float(np.mean(_entries(r, last, np.arange(last + 1))))
 
 
 def learning_accuracy(matrix) -> float:
@@ -61,7 +64,7 @@ def learning_accuracy(matrix) -> float:
   0.85
   """
   r = _square(matrix)
-  return float(np.mean(_entries(r, [(j, j) for j in range(len(r))])))
+  return float(np.mean(_entries(r, *_diagonal(_size(r)))))
 
 
 def backward_transfer(matrix) -> float:
@@ -84,11 +87,11 @@ def forward_transfer(matrix, before) -> float:
   0.2
   """
   r = _square(matrix, at_least=2)
-  b = _baseline(before, len(r))
+  b = _baseline(before, _size(r))
   missing = 1 + np.flatnonzero(np.isnan(b[1:]))
   if missing.size:
     raise ValueError(f'before was not measured for task {missing[0]}')
-  ahead = _entries(r, [(j - 1, j) for j in range(1, len(r))])
+  ahead = _entries(r, np.arange(_size(r) - 1), np.arange(1, _size(r)))
   return float(np.mean(ahead - b[1:]))
 
 
@@ -104,11 +107,12 @@ def forgetting(matrix) -> float:
   0.25
   """
   r = _square(matrix, at_least=2)
-  last = len(r) - 1
-  best = [np.max(_entries(r, [(i, j) for i in range(j, last)]))
-          for j in range(last)]
-  final = _entries(r, [(last, j) for j in range(last)])
-  return float(np.mean(np.array(best) - final))
+  last = _size(r) - 1
+  rows, columns = _triangle(r, last)
+  earlier = np.full((last, last), -np.inf)
+  earlier[rows, columns] = _entries(r, rows, columns)
+  final = _entries(r, last, np.arange(last))
+  return float(np.mean(earlier.max(0) - final))
 
 
 def intransigence(matrix, joint: float) -> float:
@@ -123,8 +127,8 @@ def intransigence(matrix, joint: float) -> float:
   r = _square(matrix)
   if not np.isfinite(joint):
     raise ValueError(f'joint is {joint}; it must be a measured accuracy')
-  last = len(r) - 1
-  return float(joint - _entries(r, [(last, last)])[0])
+  last = _size(r) - 1
+  return float(joint - _entries(r, last, last))
 
 
 def triangular_accuracy(matrix) -> float:
@@ -136,8 +140,7 @@ def triangular_accuracy(matrix) -> float:
   0.7667
   """
   r = _square(matrix)
-  pairs = [(i, j) for i in range(len(r)) for j in range(i + 1)]
-  return float(np.mean(_entries(r, pairs)))
+  return float(np.mean(_entries(r, *_triangle(r, _size(r)))))
 
 
 def triangular_backward_transfer(matrix) -> float:
@@ -148,9 +151,9 @@ def triangular_backward_transfer(matrix) -> float:
   -0.1
   """
   r = _square(matrix, at_least=2)
-  pairs = [(i, j) for i in range(len(r)) for j in range(i)]
-  learned = _entries(r, [(j, j) for _, j in pairs])
-  return float(np.mean(_entries(r, pairs) - learned))
+  rows, columns = _triangle(r, _size(r), -1)
+  learned = _entries(r, columns, columns)
+  return float(np.mean(_entries(r, rows, columns) - learned))
 
 
 def remembering(matrix) -> float:
@@ -172,8 +175,8 @@ def triangular_forward_transfer(matrix) -> float:
   0.3
   """
   r = _square(matrix, at_least=2)
-  pairs = [(i, j) for i in range(len(r)) for j in range(i + 1, len(r))]
-  return float(np.mean(_entries(r, pairs)))
+  columns, rows = _triangle(r, _size(r), -1, upper=True)
+  return float(np.mean(_entries(r, rows, columns)))
 
 
 def experience_forgetting(matrix) -> np.ndarray:
@@ -184,9 +187,9 @@ def experience_forgetting(matrix) -> np.ndarray:
   array([0.2, 0.2])
   """
   r = _square(matrix, at_least=2)
-  last = len(r) - 1
-  learned = _entries(r, [(j, j) for j in range(last)])
-  return learned - _entries(r, [(last, j) for j in range(last)])
+  last = _size(r) - 1
+  learned = _entries(r, *_diagonal(last))
+  return learned - _entries(r, last, np.arange(last))
 
 
 def stream_forgetting(matrix) -> float:
@@ -241,7 +244,7 @@ def summarise(matrix, before=None) -> list[dict]:
   ['average_accuracy', 'learning_accuracy', 'triangular_accuracy']
   """
   r = _square(matrix)  # a malformed matrix raises
-  b = None if before is None else _baseline(before, len(r))
+  b = None if before is None else _baseline(before, _size(r))
   inputs = {'matrix': r, 'before': b}
   rows = []
   for name, definition in DEFINITIONS.items():
@@ -272,16 +275,45 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
   return float(np.mean(array)), std
 
 
-def _square(matrix, at_least: int = 1) -> np.ndarray:
+def _square(matrix, at_least: int = 1) -> np.ndarray | sparse.Sparse:
   """The matrix as floats [T, T], T >= at_least; else raises ValueError."""
-  r = np.asarray(matrix, float)
-  if r.ndim != 2 or r.shape[0] != r.shape[1] or not r.size:
-    raise ValueError(f'the accuracy matrix must be [T, T], got {r.shape}')
-  if len(r) < at_least:
+  r: np.ndarray | sparse.Sparse
+  if isinstance(matrix, sparse.Sparse):
+    _fractions(matrix.values)
+    r = matrix
+  else:
+    dense = np.asarray(matrix, float)
+    if dense.ndim != 2 or dense.shape[0] != dense.shape[1] or not dense.size:
+      raise ValueError(f'the accuracy matrix must be [T, T], got {dense.shape}')
+    r = _fractions(dense)
+  if _size(r) < at_least:
     raise ValueError(
-        f'undefined for {len(r)} task: it compares a task with what was '
+        f'undefined for {_size(r)} task: it compares a task with what was '
         f'learned before or after it, so it needs at least {at_least}')
-  return _fractions(r)
+  return r
+
+
+def _size(r: np.ndarray | sparse.Sparse) -> int:
+  return r.size if isinstance(r, sparse.Sparse) else len(r)
+
+
+def _diagonal(size: int) -> tuple[np.ndarray, np.ndarray]:
+  return np.arange(size), np.arange(size)
+
+
+def _triangle(r, size: int, offset: int = 0,
+              upper: bool = False) -> tuple[np.ndarray, np.ndarray]:
+  """Rows and columns of a lower triangle; its transpose is looked up, if
+  `upper`. One that can't have been measured whole is refused at once: T^2
+  places are then never made.
+  """
+  if isinstance(r, sparse.Sparse):
+    needed = (size + offset) * (size + offset + 1) // 2
+    if len(r.values) < needed:
+      for i in range(size):
+        columns = np.arange(max(0, i + offset + 1))
+        _entries(r, columns, i) if upper else _entries(r, i, columns)
+  return np.tril_indices(size, offset)
 
 
 def _fractions(values: np.ndarray) -> np.ndarray:
@@ -299,14 +331,17 @@ def _baseline(before, size: int) -> np.ndarray:
   return _fractions(b)
 
 
-def _entries(r: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:
-  """R at (i, j) pairs; raises ValueError naming the unmeasured ones."""
-  rows, columns = np.array(pairs).T
-  values = r[rows, columns]
-  missing = [f'({i}, {j})' for (i, j), v in zip(pairs, values) if np.isnan(v)]
-  if missing:
-    more = f' and {len(missing) - 5} more' if len(missing) > 5 else ''
+def _entries(r, rows, columns) -> np.ndarray:
+  """R at some places; raises ValueError naming the unmeasured ones."""
+  rows, columns = np.broadcast_arrays(rows, columns)
+  values = (r.at(rows, columns) if isinstance(r, sparse.Sparse)
+            else r[rows, columns])
+  missing = np.flatnonzero(np.isnan(values))
+  if missing.size:
+    named = ', '.join(f'({np.ravel(rows)[n]}, {np.ravel(columns)[n]})'
+                      for n in missing[:5])
+    more = f' and {missing.size - 5} more' if missing.size > 5 else ''
     raise ValueError(
         f'needs accuracy R[i, j] (on task j after learning task i) that was '
-        f'not measured: (i, j) = {", ".join(missing[:5])}{more}')
+        f'not measured: (i, j) = {named}{more}')
   return values

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import host
 from mtl_jax import methods
 from mtl_jax import parallel
 from mtl_jax import trees
@@ -32,7 +33,6 @@ from mtl_jax.inference import identify
 from mtl_jax.serving import candidates as candidates_lib
 from mtl_jax.serving import system as system_lib
 from mtl_jax.steps import single
-from mtl_jax.training import evaluate
 from mtl_jax.training import run as run_lib
 
 CONFUSION_LIMIT = 60
@@ -190,7 +190,7 @@ def _measure(found, entries, tested, networks, scenario) -> dict:
       **_confusion(tested, task, taken_for),
       'seconds': {'infer': round(inferring, 3),
                   'all': round(time.perf_counter() - started, 3)},
-      'peak_memory_bytes': evaluate.memory_bytes()}
+      'peak_memory_bytes': host.memory_bytes()}
 
 
 def _test_batches(entry, data, scenario) -> np.ndarray:

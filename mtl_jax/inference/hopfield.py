@@ -147,7 +147,8 @@ def store(memory: Memory, mask: Tree, rule: str = 'storkey') -> Memory:
 @functools.partial(jax.jit, static_argnames='rule')
 def _store(memory, mask, rule):
   z, count = signs(mask), memory.count + 1
-  mean = jax.tree.map(lambda m, x: m + (x - m) / count, memory.mean, z)
+  mean = jax.tree.map(lambda m, x: m + (x - m) / count.astype(m.dtype),
+                      memory.mean, z)
   return Memory(jax.tree.map(RULES[rule], memory.weights, z), mean, count)
 
 

@@ -118,8 +118,9 @@ def binary(loss: Callable[[Tree], Any], backbone: Tree,
   def halve(state):
     alive, _, passes = state
     count = jnp.sum(alive)
-    gradient = jnp.where(alive, _gradient(loss, backbone, tasks,
-                                          alive / count), jnp.inf)
+    even = alive.astype(jnp.float32) / count.astype(jnp.float32)
+    gradient = jnp.where(alive, _gradient(loss, backbone, tasks, even),
+                         jnp.inf)
     rank = jnp.argsort(jnp.argsort(gradient))
     return alive & (rank < (count + 1) // 2), gradient, passes + 1
 

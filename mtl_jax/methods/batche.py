@@ -1,10 +1,10 @@
 """BatchEnsemble: one weight tree, and two vectors per layer and task.
 
 Wen et al. 2020, https://arxiv.org/abs/2002.06715, section 4.1 (lifelong
-learning), as SupSup's baselines take it: the phase's first task trains the
-weights W and its vectors, every later one its vectors alone. Task i's kernel
-is W * (r_i s_i^T), r over input units and s over output units; of a
-convolution, over channels.
+learning), as in SupSup's baselines: the phase's first task trains the weights W
+and its own vectors; every later task trains only its vectors. Task i's kernel
+is W * (r_i s_i^T), with r over input units and s over output units (channels,
+in a convolution).
 
 The first task's impression holds W: all later ones rely on it.
 """
@@ -89,7 +89,7 @@ def batche(layers: tuple[str, ...] = ('.*kernel',), slow: str = 'first',
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a config may say; see `batche`."""
+  """Options of the method in a config; `batche` explains them."""
   layers: tuple[str, ...] = ('.*kernel',)
   slow: str = 'first'
   vector_rate: float = 1.

@@ -26,7 +26,7 @@ def shape_of(backbone: Tree, active: int) -> path_sampling.Shape:
 
 
 def task_path(rows: np.ndarray, head: int) -> impressions.Path:
-  """Which of the backbone's modules and heads are a task's slots.
+  """The backbone's modules and head that fill a task's slots.
 
   >>> task_path(np.array([[0, 3]]), 2).parts[1:]
   (('level1/slot1', 'level1/module03'), ('head', 'head/task02'))
@@ -71,7 +71,7 @@ def stack_heads(backbone: Tree, first: int, routes) -> Tree:
 
 
 def segments_of(backbone: Tree, found) -> dict:
-  """`shared` for a later group: what earlier tasks left, frozen.
+  """`shared` for a later group: the modules of earlier tasks, frozen.
 
   Args:
     backbone: parameter tree.

@@ -34,7 +34,7 @@ def matrices(tree: Tree, patterns) -> Tree:
 
 
 def named(tree: Tree) -> dict[str, Tree]:
-  """The leaves that are there, by names that a part of an impression may have.
+  """The leaves that are not `None`, by names that an impression can store.
 
   >>> named({'a': {'kernel': 1, 'bias': None}})
   {'a.kernel': 1}
@@ -44,7 +44,7 @@ def named(tree: Tree) -> dict[str, Tree]:
 
 
 def change(f, tree: Tree, own: dict[str, Tree]) -> Tree:
-  """f(leaf, own part) of the leaves that `own` has by `named`; others stay."""
+  """f(leaf, own part) for the leaves in `own` (see `named`); others stay."""
   return trees.map_named(
       lambda name, leaf: f(leaf, own[name.replace('/', '.')])
       if name.replace('/', '.') in own else leaf, tree)
@@ -63,7 +63,7 @@ def signs(key, name: str, units: int):
 
 
 def require_rate(name: str, rate: float) -> None:
-  """Raises ValueError for a factor of the learning rate that is none."""
+  """Raises ValueError for a factor of a learning rate that is not positive."""
   if not (isinstance(rate, numbers.Real) and 0 < rate < np.inf):
     raise ValueError(f'{name} is {rate!r}; it must be a number above 0, and '
                      'finite')

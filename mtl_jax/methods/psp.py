@@ -2,12 +2,12 @@
 
 Cheung et al. 2019, https://arxiv.org/abs/1902.05522, the binary superposition:
 task i sees its inputs through random signs c_i, unit by unit and layer by
-layer, so that its kernel is diag(c_i) W. W goes on from task to task, and
-earlier tasks get worse as later ones write over them. (SupSup's baseline
+layer, so that its kernel is diag(c_i) W. Every task trains the same W further,
+so earlier tasks get worse as later ones change it. (SupSup's baseline
 rotates the inputs instead: a matrix per layer and task.)
 
-A stored impression never changes, so it holds the W that its task left; what
-one network that goes on would give is `Abilities.carries`.
+A stored impression never changes, so it holds the W that its task left.
+`Abilities.carries` gives what one network for all tasks would have become.
 """
 
 import dataclasses
@@ -83,7 +83,7 @@ def psp(layers: tuple[str, ...] = ('.*kernel',)) -> base.Method:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a config may say; see `psp`."""
+  """Options of the method in a config; `psp` explains them."""
   layers: tuple[str, ...] = ('.*kernel',)
 
   def __post_init__(self):

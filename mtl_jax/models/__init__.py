@@ -15,6 +15,7 @@ from mtl_jax import registry
 from mtl_jax import trees
 from mtl_jax.models import augreg
 from mtl_jax.models import bnnet
+from mtl_jax.models import checks
 from mtl_jax.models import mlp
 from mtl_jax.models import network
 from mtl_jax.models import part
@@ -24,6 +25,7 @@ from mtl_jax.models import vit
 
 Network = network.Network
 Parts = network.Parts
+check = checks.check
 from_functions = network.from_functions
 from_linen = network.from_linen
 from_nnx = network.from_nnx
@@ -125,8 +127,8 @@ def make(name: str, outputs: int, **options) -> Network:
 @functools.lru_cache(maxsize=256)
 def _make(name, outputs, options):
   """Equal arguments give the same network, so that nothing compiles twice."""
-  return trees.call(f'model {name}', MODELS[name],
-                    dict(options) | {'outputs': outputs})
+  return checks.made(name, lambda: trees.call(
+      f'model {name}', MODELS[name], dict(options) | {'outputs': outputs}))
 
 
 # Options of models that say what the kernels are at first.

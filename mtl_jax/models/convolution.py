@@ -23,8 +23,8 @@ from mtl_jax.models import batched_convolution
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 # Blocks are faster from so many numbers of the input and the output's gradient
-# on, with about so many of them each: measured on cores with 1 MB of cache by
-# experiments/benchmarks/kernel_gradients.py.
+# on, with about so many of them each: measured on cores with 1 MB of cache
+# (experiments/benchmarks/README.md).
 UNCACHED, BLOCK = 1_500_000, 90_000
 
 
@@ -89,6 +89,13 @@ def _input_gradient(strides, padding, shape, kernel, dy):
     length = (out - 1) * stride + 1  # of dy with zeros between its rows
     around.append((window - 1 - low, size - length + low))
   flipped = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
+  if kernel.shape[:2] == (1, 1) and strides != (1, 1):
+    # Not the zeros between the rows of dy as well.
+    found = lax.conv_general_dilated(dy, flipped, (1, 1), 'VALID',
+                                     dimension_numbers=LAYOUT)
+    edges = [(low, high, stride - 1)
+             for (low, high), stride in zip(around, strides)]
+    return lax.pad(found, dy.dtype.type(0), [(0, 0, 0), *edges, (0, 0, 0)])
   return lax.conv_general_dilated(dy, flipped, (1, 1), around, strides,
                                   dimension_numbers=LAYOUT)
 

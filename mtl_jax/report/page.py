@@ -58,7 +58,7 @@ def render(run: dict, records: list[dict], summary: dict) -> str:
       identity=inference_report.rows(summary),
       sentences=inference_report.sentences(summary),
       capacity=capacity_report.sentences(summary),
-      notes=labels.sentences(records),
+      notes=[*(summary.get('hints') or []), *labels.sentences(records)],
       phases=phases(records), figures=figures, metrics=metrics,
       tasks=_task_rows(records), fold=len(records) > _FOLD)
 
@@ -97,12 +97,12 @@ def table(records: list[dict], summary: dict):
     columns: tuple[str, ...] = (
         'phase', 'method', 'tasks', 'test', 'lowest', 'size', 'of own',
         'train')
-    rows = [[r['phase'], r['method'], r['tasks'], r['accuracy'], r['lowest'],
+    rows = [[r['phase'], _marked(r), r['tasks'], r['accuracy'], r['lowest'],
              r['memory'], r['ratio'], r['train']] for r in phases(records)]
     right = 2
   else:
     columns = ('task', 'method', 'before', 'test', 'size', 'of own', 'train')
-    rows = [[r['name'], r['method'], r['before'], r['test'], r['memory'],
+    rows = [[r['name'], _marked(r), r['before'], r['test'], r['memory'],
              r['ratio'], r['train']] for r in _task_rows(records)]
     right = 2
   name = max((str(row[0]) for row in rows), key=len, default='')
@@ -112,6 +112,11 @@ def table(records: list[dict], summary: dict):
   for row in rows:  # as Text: a name is never read as markup
     result.add_row(*(rich.text.Text(str(cell)) for cell in row))
   return result
+
+
+def _marked(row: dict) -> str:
+  """A row's method, and whether it stands there for comparison."""
+  return f'{row["method"]} (control)' if row['control'] else row['method']
 
 
 def phases(records: list[dict]) -> list[dict]:
@@ -254,7 +259,7 @@ def _task_rows(records):
     basis, size = r.get('basis') or {}, r.get('bytes') or {}
     accuracy, seconds = r.get('accuracy') or {}, r.get('seconds') or {}
     rows.append({
-        'name': r['entry'].removesuffix(f'@{r["method"]}'),
+        'name': r['entry'],
         'phase': r['phase'], 'method': r['method'], 'control': r['control'],
         'basis': f'{basis["size"]} {basis["kind"]}' if basis else '–',
         'classes': r.get('classes', '–'), 'steps': r.get('steps', '–'),

@@ -146,8 +146,22 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     rate = recipe.learning_rate  # keeps no count of steps
   update = _choose(optimizers, recipe.optimizer)(rate)
   if not recipe.weight_decay:
-    return update
-  return optax.chain(optax.add_decayed_weights(recipe.weight_decay), update)
+    return _promoting(update)
+  return _promoting(optax.chain(
+      optax.add_decayed_weights(recipe.weight_decay), update))
+
+
+def _promoting(update: optax.GradientTransformation
+               ) -> optax.GradientTransformation:
+  """For users of strict promotion: optax's Adam mixes float and integer."""
+  def standard(function):
+    @functools.wraps(function)
+    def call(*args, **options):
+      with jax.numpy_dtype_promotion('standard'):
+        return function(*args, **options)
+    return call
+  return optax.GradientTransformationExtraArgs(*map(
+      standard, optax.with_extra_args_support(update)))
 
 
 def optimizer_of(method, recipe: Recipe) -> optax.GradientTransformation:

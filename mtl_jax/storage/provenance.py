@@ -12,6 +12,10 @@ import sys
 import jax
 
 from mtl_jax import _version
+from mtl_jax import host
+
+
+_SCRIPT = 'mtl-jax'  # the console script
 
 
 def versions() -> dict[str, str]:
@@ -35,7 +39,7 @@ def hardware() -> dict:
   device = jax.devices()[0]
   return {'device': device.device_kind, 'platform': device.platform,
           'count': jax.device_count(), 'processes': jax.process_count(),
-          'cpu': _processor(), 'cores': len(os.sched_getaffinity(0)),
+          'cpu': _processor(), 'cores': host.cores(),
           'xla_flags': os.environ.get('XLA_FLAGS', '')}
 
 
@@ -51,8 +55,13 @@ def _processor() -> str:
 def command() -> str:
   """The command line as it can be typed again."""
   spec = sys.modules['__main__'].__spec__
-  program = ['-m', spec.name] if spec else sys.argv[:1]
-  return shlex.join(['python', *program, *sys.argv[1:]])
+  if spec:
+    words = ['python', '-m', spec.name.removesuffix('.__main__')]
+  elif pathlib.Path(sys.argv[0]).stem == _SCRIPT:
+    words = [_SCRIPT]
+  else:
+    words = ['python', *sys.argv[:1]]
+  return shlex.join([*words, *sys.argv[1:]])
 
 
 def commit() -> str | None:

@@ -15,18 +15,19 @@
     shared/<name>/         bookkeeping that stored impressions don't hold
     start.json             how long the process that works here has worked; what
                            a killed one leaves is counted by the next
-    .lock                  held by the process that works here
+    .lock                  held by the process that works here; .holder names
+                           it
 
 JSON files and lines are sealed (see `mtl_jax.json_files`): an edit is named.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import pathlib
+import platform
 import re
 import shutil
 import stat
@@ -34,6 +35,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
+
+import filelock
 
 from mtl_jax import json_files
 from mtl_jax import parallel
@@ -79,7 +82,7 @@ class Workdir:
   """Paths below one folder."""
 
   def __init__(self, root):
-    self.root = pathlib.Path(root)
+    self.root = local_folder(root)
     self.format = self.root / formats.FILE
     self.config = self.root / 'config.json'
     self.metrics = self.root / 'metrics.jsonl'
@@ -101,20 +104,14 @@ class Workdir:
 
   def probe_of(self, source: str) -> pathlib.Path:
     """Of a source that is named by a path: unique, and no longer than names
-    may be. Workdirs of earlier versions keep the folder that they have.
+    may be.
     """
     plain = self.probe / source.replace('/', '-')
     path = '/' in source and source.startswith(('folder:', 'table:'))
-    if len(plain.name.encode()) <= 100 and not (
-        path and self._probed(plain) != source):
+    if len(plain.name.encode()) <= 100 and not path:
       return plain
     digest = hashlib.sha256(source.encode()).hexdigest()[:12]
     return self.probe / f'{re.sub("[^!-~]", "_", plain.name)[-60:]}-{digest}'
-
-  def _probed(self, folder: pathlib.Path) -> str | None:
-    """The source of a probe, if there is one."""
-    return (checkpoint.load_metadata(folder)['source']
-            if checkpoint.exists(folder) else None)
 
   def task_names(self) -> list[str]:
     """Names of all finished tasks, sorted.
@@ -200,22 +197,26 @@ class Workdir:
       yield
       return
     self.root.mkdir(parents=True, exist_ok=True)
-    with (self.root / '.lock').open('a+') as file:
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        file.seek(0)
-        raise ValueError(
-            f'another process ({file.read().strip() or "unknown"}) works in '
-            f'{self.root}; wait for it, or choose another --workdir. Nothing '
-            'was changed') from None
-      except OSError as error:  # a file system without locks
-        logging.warning('%s cannot be locked (%s): see to it that one process '
-                        'works there at a time', self.root, error)
-      file.truncate(0)
-      file.write(f'{os.uname().nodename}, pid {os.getpid()}')
-      file.flush()
+    lock = filelock.FileLock(self.root / '.lock', timeout=0)
+    holder = self.root / '.holder'
+    try:
+      lock.acquire()
+    except filelock.Timeout:
+      name = holder.read_text().strip() if holder.exists() else ''
+      raise ValueError(
+          f'another process ({name or "unknown"}) works in {self.root}; wait '
+          'for it, or choose another --workdir. Nothing was changed') from None
+    except (OSError, NotImplementedError) as error:
+      # A file system without locks.
+      logging.warning('%s cannot be locked (%s): see to it that one process '
+                      'works there at a time', self.root, error)
+    try:
+      holder.write_text(f'{platform.node()}, pid {os.getpid()}')
       yield
+    finally:
+      if lock.is_locked:
+        holder.unlink(missing_ok=True)
+        lock.release()
 
   @contextlib.contextmanager
   def timed(self, began: float, every: float = 5.):
@@ -272,6 +273,22 @@ class Workdir:
                    self.report, self.start, self.plan):
         for left in self.root.glob(f'.{path.name}.*'):
           left.unlink(missing_ok=True)
+
+
+def local_folder(path) -> pathlib.Path:
+  """A path of this machine, with `~` as the user's home.
+
+  Raises:
+    ValueError: it is the address of a bucket or another machine.
+  """
+  remote = re.match(r'([A-Za-z][\w+.-]+):/', os.fspath(path))
+  if remote:
+    raise ValueError(
+        f'{os.fspath(path)} is a remote address ({remote[1]}:), and a workdir '
+        'is a folder: its files are locked, renamed and appended to. Mount the '
+        'bucket (gcsfuse, s3fs) and give the folder, or copy the finished '
+        'workdir')
+  return pathlib.Path(path).expanduser()
 
 
 def came_and_went(lines: Iterable[dict]) -> tuple[set[str], set[str]]:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from mtl_jax import fields
+from mtl_jax import host
 from mtl_jax import impressions
 from mtl_jax import methods
 from mtl_jax import parallel
@@ -145,7 +146,7 @@ def store(run: run_lib.Run, entry: plan.Entry,
   run.system.index.add(entry.name)
   line = finished_record(run.workdir, entry.name, record)
   line['seconds']['save'] = time.perf_counter() - started
-  line['peak_memory_bytes'] = evaluate.memory_bytes()
+  line['peak_memory_bytes'] = host.memory_bytes()
   workdir_lib.append_line(run.workdir.metrics, line)
   if run.config.tensorboard:
     tensorboard.write(run.workdir.root / 'tensorboard' / entry.name, line)

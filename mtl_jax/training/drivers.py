@@ -82,7 +82,7 @@ def make(run: run_lib.Run, group: list[plan.Entry],
     return _rounds(run, group, recipe)
   if group[0].phase.together:
     return _together(run, group, recipe)
-  return _many(run, group, recipe) if len(group) > 1 else _one(
+  return (_many if at_once(group, recipe.batch_size) else _one)(
       run, group, recipe)
 
 
@@ -142,28 +142,54 @@ def _one(run, group, recipe) -> Driver:
       advance, lambda state: state, lambda state, i: state)
 
 
+def at_once(group: list[plan.Entry], batch_size: int) -> bool:
+  """Whether a group trains under vmap, its tasks divided over the devices.
+
+  So does the last task of a phase of many at once that is left alone, if its
+  batch does not divide over them.
+  """
+  return not group[0].phase.together and (
+      len(group) > 1 or (group[0].phase.tasks_at_once > 1
+                         and batch_size % parallel.device_count() > 0))
+
+
 def _many(run, group, recipe) -> Driver:
-  """Entries of one route under vmap, divided over the devices."""
+  """Entries of one route under vmap, divided over the devices.
+
+  Where they do not divide, the last one is trained more than once; what is
+  saved, and all else that leaves the driver, has each entry once.
+  """
   functions = program(group[0].phase.make_method(), recipe,
                       run.backbone.network)
-  tasks = parallel.split_tasks(parallel.stack(
+  alone, entries = len(group) == 1, len(group)  # a state alone has no axis
+  place = lambda tree: parallel.split_tasks(parallel.pad_tasks(tree))
+  unpad = functools.partial(jax.tree.map, lambda x: x[:entries])
+  tasks = place(parallel.stack(
       [run.data.entry_arrays(entry) for entry in group]))
   source = run.data.split(group[0].task, 'train')
   draw, prepare = _ahead(run, group, recipe)
+
+  def start(shared):
+    states = [_initial(run, functions, entry, shared) for entry in group]
+    return states[0] if alone else parallel.stack(states)
+
+  def place_state(state):
+    return place(jax.tree.map(lambda x: x[None], state) if alone else state)
 
   def advance(shared, state, first, count):
     index = draw(first, count)
     state, measured = functions.chunk_many(
         group[0].route, run.backbone.params, shared, source, tasks, state,
-        parallel.split_tasks(index))
+        place(index))
     prepare(first + count, count)
-    return state, parallel.to_host(parallel.join_tasks(measured))
+    return state, unpad(parallel.to_host(parallel.join_tasks(measured)))
 
-  return Driver(
-      lambda shared: parallel.stack([_initial(run, functions, entry, shared)
-                                     for entry in group]),
-      parallel.split_tasks, advance, parallel.join_tasks,
-      lambda state, i: jax.tree.map(lambda x: x[i], state))
+  def whole(state):
+    state = parallel.join_tasks(state)
+    return jax.tree.map(lambda x: x[0], state) if alone else unpad(state)
+
+  return Driver(start, place_state, advance, whole, lambda state, i: (
+      state if alone else jax.tree.map(lambda x: x[i], state)))
 
 
 def _together(run, group, recipe) -> Driver:

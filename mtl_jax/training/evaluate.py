@@ -72,9 +72,3 @@ def row(system: system_lib.System, earlier: list, data: run_lib.Data,
   """Test accuracy of the given entries, measured now from the disk."""
   return {e.name: stored_accuracy(system, e, data, batch_size)
           for e in earlier}
-
-
-def memory_bytes() -> int:
-  """Peak resident memory of this process, in bytes."""
-  import resource
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

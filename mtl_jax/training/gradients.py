@@ -53,7 +53,8 @@ def gradient(network, route, like, backbone, stats, source, task, index):
                                       jnp.maximum(rows, 0), False)
     logits, _ = network.apply(trees.combine(part, backbone), stats, images,
                               train=bool(stats))
-    return jnp.sum(single.losses(route, logits, labels) * (rows >= 0))
+    losses = single.losses(route, logits, labels)
+    return jnp.sum(losses * (rows >= 0).astype(losses.dtype))
 
   def body(total, rows):
     return jax.tree.map(jnp.add, total, jax.grad(loss)(like, rows)), None

@@ -1,12 +1,14 @@
 """Mid-task progress: what a killed run goes on from.
 
 One checkpoint under `progress/`, named by what is being learned and by how far
-it has come; the older one goes when a new one is whole.
+it has come; the older one goes when a new one is whole. A process that was
+asked to end does so after a save (see `host.stoppable`).
 """
 
 import logging
 import time
 
+from mtl_jax import host
 from mtl_jax import parallel
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import workdir as workdir_lib
@@ -16,6 +18,7 @@ class Clock:
   """When to save progress; every process follows the first one's clock."""
 
   def __init__(self, every: float):
+    host.may_stop()
     self.every, self.start = every, time.perf_counter()
     self.last = self.start
 
@@ -23,7 +26,8 @@ class Clock:
     return time.perf_counter() - self.start
 
   def due(self) -> bool:
-    due = bool(parallel.agree(time.perf_counter() - self.last >= self.every))
+    due = bool(parallel.agree(host.asked_to_stop() or (
+        time.perf_counter() - self.last >= self.every)))
     if due:
       self.last = time.perf_counter()
     return due
@@ -46,10 +50,10 @@ def save(work: workdir_lib.Workdir, name: str, position: int, arrays: dict,
     values: JSON values.
   """
   new = f'{name}.{position:09d}'
-  if checkpoint.exists(work.progress / new):
-    return
-  checkpoint.save(work.progress / new, arrays, values | {'name': new})
-  checkpoint.remove_all(work.progress, _pattern(name), keep=[new])
+  if not checkpoint.exists(work.progress / new):
+    checkpoint.save(work.progress / new, arrays, values | {'name': new})
+    checkpoint.remove_all(work.progress, _pattern(name), keep=[new])
+  host.may_stop()
 
 
 def begun(work: workdir_lib.Workdir, name: str) -> bool:
@@ -76,3 +80,4 @@ def newest(work: workdir_lib.Workdir, name: str) -> tuple[dict, dict] | None:
 def remove(work: workdir_lib.Workdir, name: str) -> None:
   """Removes the progress of what has committed."""
   checkpoint.remove_all(work.progress, _pattern(name))
+  host.may_stop()

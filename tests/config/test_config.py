@@ -93,7 +93,7 @@ WRONG = [
      r'widht.*did you mean: width'),
     # Unknown names.
     ({'phases__a__method': 'supsub'},
-     r"unknown method 'supsub' \(did you mean: supsup\?\); known: dedicated"),
+     r"unknown method 'supsub' \(did you mean: supsup\?\); known: .*dedicated"),
     ({'backbone__model': 'lenet'},
      r"unknown model 'lenet'.*known: bnnet, .*fc1024, .*gem_resnet18"),
     ({'phases__a__optimizer': 'adamm'},

@@ -12,7 +12,6 @@ from mtl_jax.data import pictures
 from mtl_jax.data import readers
 from mtl_jax.data import sources
 from mtl_jax.data import suites
-from mtl_jax.storage import checkpoint
 from mtl_jax.storage import workdir as workdir_lib
 
 RANDOM = np.random.RandomState(0)
@@ -172,10 +171,8 @@ def suite_of(*names):
 
 
 @pytest.mark.parametrize('before, now, fits', [
-    ('3.0.1', '3.0.1-aa', True), ('3.0.1-aa', '3.0.1-aa', True),
-    ('3.0.1-aa', '3.0.1-ab', False), ('3.0.1', '3.0.10-aa', False),
-    ('3.0.1+1.0.0', '3.0.1+1.0.0-aa', True), ('aa', 'ab', False),
-    ('123456789012', '123456789012-float64', False)])
+    ('3.0.1-aa', '3.0.1-aa', True), ('3.0.1-aa', '3.0.1-ab', False),
+    ('3.0.1', '3.0.1-aa', False), ('aa', 'ab', False)])
 def test_versions_of_an_earlier_start(tmp_path, before, now, fits):
   work = workdir_lib.Workdir(tmp_path)
   workdir_lib.append_line(work.metrics, {'kind': 'run',
@@ -199,16 +196,6 @@ def test_a_folder_of_splits_keeps_its_version_and_ignores_the_rest(tmp_path):
   for part in (source.train, source.valid, source.test):
     content.update(part.images.tobytes() + part.labels.tobytes())
   assert source.version == content.hexdigest()[:16] and source.classes == 2
-
-
-def test_a_probe_of_an_earlier_version_stays_where_it_is(tmp_path):
-  work = workdir_lib.Workdir(tmp_path)
-  name = 'folder:/x/a-b'
-  old = work.probe / name.replace('/', '-')
-  assert work.probe_of(name) != old
-  checkpoint.save(old, {'images': np.zeros(3)}, {'source': name})
-  assert work.probe_of(name) == old
-  assert work.probe_of('folder:/x/a/b') != old  # its name was the same
 
 
 def test_probes_have_folders_of_their_own(tmp_path):

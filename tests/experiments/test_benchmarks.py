@@ -12,6 +12,7 @@ FOLDER = pathlib.Path(__file__).parents[2] / 'experiments' / 'benchmarks'
 sys.path.insert(0, str(FOLDER))
 
 import convolution_step  # noqa: E402 pylint: disable=wrong-import-position
+import gem_resnet18_step  # noqa: E402 pylint: disable=wrong-import-position
 import generation  # noqa: E402 pylint: disable=wrong-import-position
 import jax_cases  # noqa: E402 pylint: disable=wrong-import-position
 import identify_cost  # noqa: E402 pylint: disable=wrong-import-position
@@ -90,6 +91,31 @@ def test_torch_does_the_same_step(compiled):
   _, ours = jax_cases.step_scan(setup, methods.make('supsup'))()
   other = supermask_step.torch_run(setup, 20, compiled)()
   np.testing.assert_allclose(other, ours.loss, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings('ignore')  # PyTorch's own, while it compiles
+@pytest.mark.parametrize('kind', [(False, False), (True, False), pytest.param(
+    (True, True), marks=pytest.mark.slow)], ids=str)
+def test_torch_trains_the_same_resnet(kind):
+  pytest.importorskip('torch', reason='needs the extra "bench" (PyTorch)')
+  small = gem_resnet18_step.make_setup(3, batch=8, width=4, side=16)
+  np.testing.assert_allclose(gem_resnet18_step.torch_run(small, *kind)(),
+                             gem_resnet18_step.make_run(small)(), rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_resnets_are_measured_by_the_clock_and_by_cores():
+  small = gem_resnet18_step.make_setup(1, batch=jax.device_count(), width=2,
+                                       side=8)
+  lines = gem_resnet18_step.measure(small, 2, rivals={})
+  assert [line['name'] for line in lines] == [
+      gem_resnet18_step.OURS, 'our chunk (uint8, augmented)']
+  lines += [lines[1] | {'name': 'other', 'target': 1e9, 'at_least': True},
+            {'name': 'torch', 'failed': 'not there'}]
+  text = table.render_resnet([line | timing.origin() for line in lines])
+  assert 'at least 1e+09x by either (missed)' in text
+  assert '| torch | failed: not there |' in text
+  assert lines[0]['core_ms_median'] > 0
 
 
 def test_timing_and_table():

@@ -127,6 +127,7 @@ def test_kernels_of_one_place_are_one_product():
       convolution.convolve(x, k, (2, 2), 'SAME')))))(kernel))
   assert text.count('dot_general') == 1
   assert text.count('= conv_general_dilated[') == 2  # y and x's gradient
+  assert text.count('lhs_dilation=(1, 1)') == 2  # without zeros between rows
 
 
 @pytest.mark.usefixtures('small_blocks')

@@ -1,0 +1,14 @@
+"""`python -m mtl_jax COMMAND ...`, and the console script `mtl-jax`."""
+
+import sys
+
+from mtl_jax import commands
+
+
+def main() -> int:
+  """What `mtl-jax` calls; returns the exit code."""
+  return commands.main()
+
+
+if __name__ == '__main__':
+  sys.exit(commands.main(program='python -m mtl_jax'))

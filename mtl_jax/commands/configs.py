@@ -1,0 +1,85 @@
+"""`mtl-jax configs`: the shipped configs, and every field of one."""
+
+import argparse
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from mtl_jax.config import files
+from mtl_jax.config import overrides
+from mtl_jax.config import schema
+
+DESCRIPTION = (
+    'Lists the shipped configs, or every field of one (or of a file of your '
+    'own) with\nits value; what the file leaves out has its default.')
+EXAMPLES = (
+    ('{}', 'the shipped configs, a line each'),
+    ('{} quickstart', 'every field that can be set with --config.FIELD=VALUE'),
+    ('{} quickstart --source', 'the file, as a start for your own'),
+)
+OVERRIDES = True
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+  """Which config to show."""
+  parser.add_argument('name', nargs='?', help=(
+      'of a shipped config, or a Python file; behind a colon its argument'))
+  parser.add_argument('--source', action='store_true',
+                      help='print the file itself')
+
+
+def main(given: argparse.Namespace) -> int | None:
+  """Prints what was asked for."""
+  if given.name is None:
+    show_list()
+    return None
+  if given.source:
+    print(files.find(given.name).path.read_text(encoding='utf-8'), end='')
+    return None
+  for line in every_field(overrides.apply(files.load(given.name),
+                                          given.overrides)):
+    print(line)
+  return None
+
+
+def every_field(given: dict) -> list[str]:
+  """A line for every field, as it can be given to a run.
+
+  Fields of parts that are off, such as `early_stop`, stand behind a '#'.
+  """
+  there = dict(_leaves(schema.filled(given)))
+  off = {name: field.default for name, field in schema.known(given).items()
+         if field.inside and name not in there}
+  lines = []
+  for name in sorted({**there, **off}):
+    value = there.get(name, off.get(name))
+    if value is schema.REQUIRED:
+      value = '...'
+    text = shlex.quote(value if isinstance(value, str) else repr(_tuples(
+        value)))
+    mark = '' if name in there else '# '
+    lines.append(f'{mark}--config.{name}={text}')
+  return lines
+
+
+def _leaves(node: dict, above: str = '') -> Iterator[tuple[str, Any]]:
+  """(dotted name, value) of all fields."""
+  for name, value in node.items():
+    if isinstance(value, dict) and value:
+      yield from _leaves(value, f'{above}{name}.')
+    else:
+      yield f'{above}{name}', value
+
+
+def _tuples(value: Any) -> Any:
+  """Lists as tuples, as flags are written."""
+  return (tuple(map(_tuples, value)) if isinstance(value, (list, tuple))
+          else value)
+
+
+def show_list() -> None:
+  """A line for every shipped config."""
+  known = files.shipped()
+  width = max(map(len, known), default=0)
+  for name, path in known.items():
+    print(f'{name:{width}}  {files.summary(path)}')

@@ -1,0 +1,78 @@
+"""How a command ends: in a sentence, and with a code that says how."""
+
+import codecs
+import os
+import sys
+from collections.abc import Callable
+
+import jax
+
+from mtl_jax import host
+from mtl_jax.storage import provenance
+
+# What is printed beyond ASCII, for terminals that know no more.
+_ASCII = {'“': '"', '”': '"', '‘': "'", '’': "'", '–': '-', '—': '-',
+          '…': '...', '×': 'x',
+          '±': '+-', '→': '->', '·': '-', '≥': '>=', '≤': '<=',
+          'μ': 'mu', 'µ': 'mu', '−': '-', '\u202f': ' ', '\xa0': ' '}
+
+
+def _as_ascii(error):
+  """Spells characters that a terminal has not, for its encoder."""
+  text = error.object[error.start:error.end]
+  return ''.join(_ASCII.get(c, '?') for c in text), error.end
+
+
+def plain_output() -> None:
+  """What a terminal cannot show is spelled otherwise, and fails nothing."""
+  codecs.register_error('mtl_jax_ascii', _as_ascii)
+  for stream in (sys.stdout, sys.stderr):
+    if hasattr(stream, 'reconfigure'):  # not where a test captures it
+      stream.reconfigure(errors='mtl_jax_ascii')
+
+
+def guarded(command: Callable[[], int | None]) -> int:
+  """Calls a command; what went wrong is said in one sentence.
+
+  Returns:
+    0, 1 after an error, 130 after Ctrl-C and 143 after SIGTERM, or what the
+    command returns.
+  """
+  try:
+    with host.stoppable():
+      code = command() or 0
+    sys.stdout.flush()
+    return code
+  except host.Stopped as stopped:
+    return _say_stopped(stopped.number)
+  except KeyboardInterrupt:
+    return _say_stopped(2)
+  except BrokenPipeError:  # `| head` has seen enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+  except (ValueError, FloatingPointError, OSError, ImportError) as error:
+    return _say_error(str(error) or type(error).__name__)
+  except MemoryError:
+    return _say_error(_memory('This machine has too little memory'))
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    return _say_error(_memory(str(error).partition('\n')[0]))
+
+
+def _memory(said: str) -> str:
+  return (f'{said}. Give a smaller eval_batch_size, batch_size or '
+          'tasks_at_once; finished tasks are kept')
+
+
+def _say_error(said: str) -> int:
+  print(f'error: {said}', file=sys.stderr)
+  return 1
+
+
+def _say_stopped(number: int) -> int:
+  """Says how to go on; the shell's code of a process that a signal ends."""
+  what = {2: 'Ctrl-C', 15: 'SIGTERM'}.get(number, f'signal {number}')
+  print(f'stopped by {what}; to go on, start it again: {provenance.command()}',
+        file=sys.stderr)
+  return 128 + number

@@ -1,0 +1,100 @@
+"""What is to be predicted: image files, folders of them, arrays in npz."""
+
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from mtl_jax.data import folders
+from mtl_jax.data import pictures
+
+
+class Inputs(NamedTuple):
+  """Inputs of one task.
+
+  Attributes:
+    names: of the rows: a file's path, with '[3]' for a row of an array.
+    rows: [n, ...] as the task's source gives them.
+  """
+  names: list[str]
+  rows: np.ndarray
+
+
+def read(paths: Iterable[str], shape: tuple[int, ...], dtype: str) -> Inputs:
+  """Reads inputs, pictures fitted to the size that a task's source has.
+
+  Args:
+    paths: image files, folders (their images at every depth, but hidden
+      ones), or npz files: the array `images`, or the only one.
+    shape: of one input of the source, such as (H, W, C).
+    dtype: of the source.
+
+  Raises:
+    ValueError: a file that is missing or no image, a folder without images,
+      an array of another shape or dtype, or pictures for a task that takes
+      none; names it.
+  """
+  names: list[str] = []
+  parts: list[np.ndarray] = []
+  for given in paths:
+    path = pathlib.Path(given).expanduser()
+    if path.is_dir():
+      files = [f for f in sorted(path.rglob('*')) if f.is_file()
+               and not any(part.startswith('.') for part in
+                           f.relative_to(path).parts) and folders.is_image(f)]
+      if not files:
+        raise ValueError(f'{path} holds no image')
+      names += map(str, files)
+      parts += [_picture(f, shape, dtype) for f in files]
+    elif not path.exists():
+      raise ValueError(f'there is no file or folder {path}')
+    elif path.suffix == '.npz':
+      rows = _arrays(path, shape, dtype)
+      names += [f'{path}[{i}]' for i in range(len(rows))]
+      parts.append(rows)
+    else:
+      names.append(str(path))
+      parts.append(_picture(path, shape, dtype))
+  if not names:
+    raise ValueError('there is nothing to predict: give image files, folders '
+                     'or npz files')
+  return Inputs(names, np.concatenate(parts))
+
+
+def _picture(file: pathlib.Path, shape, dtype) -> np.ndarray:
+  """One picture as uint8 [1, H, W, C] of a shape."""
+  if dtype != 'uint8' or len(shape) != 3:
+    raise ValueError(f'{file}: the task takes {dtype} {list(shape)}, no '
+                     'pictures; give an npz file with such rows')
+  if shape[-1] not in (1, 3):
+    raise ValueError(f'{file}: the task takes images of {shape[-1]} channels; '
+                     'give an npz file with such rows')
+  image = pictures.read('predict', file, file,
+                        'L' if shape[-1] == 1 else 'RGB')
+  return pictures.resize(image, shape)[None]
+
+
+def _arrays(path: pathlib.Path, shape, dtype) -> np.ndarray:
+  """The rows of an npz file."""
+  try:
+    with path.open('rb') as stream, np.load(
+        stream, allow_pickle=False) as file:
+      names = file.files
+      name = 'images' if 'images' in names else names[0] if (
+          len(names) == 1) else None
+      if name is None:
+        raise ValueError(f'{path} holds {", ".join(names) or "nothing"}; call '
+                         "the array to predict 'images'")
+      rows = file[name]
+  except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    raise ValueError(f'{path} can not be read as npz: {error}') from error
+  if shape[-1:] == (1,) and rows.shape[1:] == shape[:-1]:  # grey, as [n, H, W]
+    rows = rows[..., None]
+  if rows.shape[1:] != shape or rows.dtype != np.dtype(dtype):
+    raise ValueError(
+        f'{path}: {name} is {rows.dtype} {list(rows.shape)}, but the task '
+        f'takes {dtype} [n, {", ".join(map(str, shape))}]')
+  return rows

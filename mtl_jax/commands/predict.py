@@ -1,0 +1,190 @@
+"""`mtl-jax predict`: classes and probabilities, as CSV or JSON."""
+
+import argparse
+import csv
+import fnmatch
+import io
+import json
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+
+from mtl_jax import lifecycle
+from mtl_jax.commands import inputs
+from mtl_jax.serving import system as system_lib
+from mtl_jax.storage import checkpoint
+
+DESCRIPTION = (
+    'Says what images show: the class, its probability, and those of all '
+    'classes.\nWithout --task, all images are taken to be of one task, as it '
+    'shows them\n(permuted, if it permutes them), and it is inferred.')
+EXAMPLES = (
+    ('{} --workdir=runs/mine new/*.png --output=answers.csv',
+     'image files; the only task of the run'),
+    ('{} --workdir=runs/mine folder/of/images --task=birds --format=json',
+     'a folder, at every depth'),
+    ('{} --workdir=runs/quickstart digits.npz --task=permuted-03',
+     "an array 'images' uint8 [n, H, W, C]"),
+)
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+  """What to predict, of which system, and how to write it."""
+  parser.add_argument('inputs', nargs='+', metavar='INPUT', help=(
+      'image files, folders of images, or npz files'))
+  parser.add_argument('--workdir', required=True, metavar='DIR',
+                      help='of a run, or the file of an exported task')
+  parser.add_argument('--task', metavar='NAME', help=(
+      'whose classes; by default the only one, or inferred from the images'))
+  parser.add_argument('--among', action='append', metavar='PATTERN', help=(
+      "without --task, infer it among tasks of such names ('permuted-0*'); "
+      'may be given several times'))
+  parser.add_argument('--format', choices=('csv', 'json'), help=(
+      "by default what --output ends with, else 'csv'"))
+  parser.add_argument('--output', metavar='FILE',
+                      help='by default the terminal')
+  parser.add_argument('--batch_size', type=int, default=256, metavar='N',
+                      help='rows of one call (256)')
+  parser.add_argument('--plugins', action='append', metavar='FILE', help=(
+      'a Python file that registers methods or models of your own'))
+
+
+def main(given: argparse.Namespace) -> int | None:
+  """Predicts and writes."""
+  if given.batch_size < 1:
+    raise ValueError(f'--batch_size is {given.batch_size}; it must be at '
+                     'least 1')
+  form = given.format or (
+      'json' if str(given.output).endswith('.json') else 'csv')
+  system = lifecycle.load(given.workdir, given.plugins)
+  task, read, among = choose(system, given.task, given.inputs, given.among)
+  if among is not None:  # as the task shows them, in one call: one task
+    logits = np.asarray(system.predict(read.rows, names=among))
+  else:
+    logits = np.concatenate([
+        np.asarray(system.predict(read.rows[i:i + given.batch_size], task=task))
+        for i in range(0, len(read.rows), given.batch_size)])
+  metadata = checkpoint.load_metadata(system.workdir.task(task))
+  rows = answers(read.names, task, logits, metadata)
+  text = _as_csv(rows) if form == 'csv' else json.dumps(
+      rows, indent=2, ensure_ascii=False) + '\n'
+  if given.output is None:
+    sys.stdout.write(text)
+  else:
+    path = pathlib.Path(given.output).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding='utf-8')
+  return None
+
+
+def choose(system: system_lib.System, task: str | None,
+           paths: list[str], among: list[str] | None = None
+           ) -> tuple[str, inputs.Inputs, list[str] | None]:
+  """The task whose answers are wanted, and its inputs.
+
+  Args:
+    system: the stored tasks.
+    task: its name; `None` takes the only one, or infers it.
+    paths: of the inputs.
+    among: patterns of the names among which it is inferred.
+
+  Returns:
+    The task, its inputs, and the candidates if it was inferred.
+
+  Raises:
+    ValueError: no such task, or no task was named and it can't be inferred.
+  """
+  names = system.tasks
+  if not names:
+    raise ValueError(f'no finished task in {system.workdir.root}')
+  if among is not None and task is None:
+    every, names = names, [name for name in names if any(
+        fnmatch.fnmatchcase(name, pattern) for pattern in among)]
+    if not names:
+      raise ValueError(f'--among={", ".join(among)}: no task has such a name; '
+                       f'known: {", ".join(every[:20])}')
+  if task is None and len(names) == 1:
+    task, = names
+  known = system.task(task) if task in names else None
+  if task is not None and known is None:
+    system.predict(np.zeros(0), task=task)  # refuses the name
+  forms = {(tuple(m['source_shape']), m.get('source_dtype', 'uint8'))
+           for m in ([known.metadata] if known else (
+               checkpoint.load_metadata(system.workdir.task(name))
+               for name in names))}
+  if len(forms) > 1:
+    raise ValueError(
+        'the tasks take inputs of several kinds '
+        f'({"; ".join(f"{d} {list(s)}" for s, d in sorted(forms))}): name one '
+        f'with --task; known: {", ".join(names[:20])}')
+  (shape, dtype), = forms
+  read = inputs.read(paths, shape, dtype)
+  if task is None:
+    try:
+      found = system.identify(read.rows,
+                              names=None if among is None else names)
+    except ValueError as error:
+      raise ValueError(
+          f'no --task was named, and it can not be inferred: {error}. Name a '
+          "task, or say --among='PATTERN'; known: "
+          f'{", ".join(names[:20])}') from error
+    print(f'note: by what the images show, their task is {found.task}',
+          file=sys.stderr)
+    return found.task, read, list(found.gradient)
+  return task, read, None
+
+
+def answers(names: list[str], task: str, logits: np.ndarray,
+            metadata: dict) -> list[dict[str, Any]]:
+  """One dict a row: input, task, class, probability, and all probabilities.
+
+  Of a regression: input, task and value.
+
+  Args:
+    names: of the rows.
+    task: whose answers these are.
+    logits: float32 [n, classes].
+    metadata: of the stored task.
+  """
+  if (metadata['record'].get('accuracy') or {}).get('test') is None:
+    return [{'input': name, 'task': task, 'value': row.tolist()
+             if len(row) > 1 else float(row[0])}
+            for name, row in zip(names, logits)]
+  called = class_names(metadata, logits.shape[1])
+  own = [i for i, name in enumerate(called) if name is not None]
+  scores = logits[:, own].astype(np.float64)
+  scores = np.exp(scores - scores.max(1, keepdims=True))
+  scores /= scores.sum(1, keepdims=True)
+  best = scores.argmax(1)
+  return [{'input': name, 'task': task, 'class': called[own[top]],
+           'probability': round(float(row[top]), 6),
+           'probabilities': {str(called[i]): round(float(p), 6)
+                             for i, p in zip(own, row)}}
+          for name, row, top in zip(names, scores, best)]
+
+
+def class_names(metadata: dict, outputs: int) -> list[str | None]:
+  """A name for every output, the source's number where it has none.
+
+  `None` stands for an output of other tasks.
+  """
+  labels = metadata.get('labels') or list(range(outputs))
+  named = metadata.get('class_names') or [None] * outputs
+  return [None if label < 0 else str(label) if name is None else name
+          for label, name in zip(labels, named)]
+
+
+def _as_csv(rows: list[dict]) -> str:
+  """With a column for the probability of every class."""
+  text = io.StringIO()
+  flat = []
+  for row in rows:
+    row = dict(row)
+    every = row.pop('probabilities', {})
+    flat.append(row | {f'p({name})': p for name, p in every.items()})
+  writer = csv.DictWriter(text, list(flat[0]), lineterminator='\n')
+  writer.writeheader()
+  writer.writerows(flat)
+  return text.getvalue()

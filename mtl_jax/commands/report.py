@@ -1,0 +1,47 @@
+"""`mtl-jax report`: the table and the page of a finished run once more."""
+
+import argparse
+
+from mtl_jax.report import page
+from mtl_jax.report import terminal
+from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.training import commit
+
+DESCRIPTION = (
+    'Writes report.html of a finished run once more and prints its table, '
+    'without\ncomputing anything: from the stored tasks and the last summary.')
+EXAMPLES = (
+    ('{} --workdir=runs/quickstart', 'the table, and the page in the workdir'),
+    ('{} --workdir=runs/quickstart --output=report.html', 'the page elsewhere'),
+    ('{} --workdir=runs/quickstart > table.txt', 'the table in a file'),
+)
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+  """Which workdir, and where to."""
+  parser.add_argument('--workdir', required=True, metavar='DIR',
+                      help='of a run')
+  parser.add_argument('--output', metavar='FILE',
+                      help='by default report.html in the workdir')
+
+
+def main(given: argparse.Namespace) -> int | None:
+  """Writes the page and prints the table."""
+  work = workdir_lib.Workdir(given.workdir)
+  if not work.root.is_dir():
+    raise ValueError(f'there is no folder {work.root}')
+  lines = list(workdir_lib.read_lines(work.metrics))
+  runs = [line for line in lines if line['kind'] == 'run']
+  ends = [line for line in lines if line['kind'] == 'summary']
+  if not runs or not ends:
+    raise ValueError(f'{work.root} holds no run that ended; start it again '
+                     'with its command, and it goes on')
+  stored = set(work.task_names())
+  logged = {line['entry']: line for line in lines if line['kind'] == 'task'}
+  records = [commit.with_log(commit.finished_record(work, name), line)
+             for name, line in logged.items() if name in stored]
+  path = (work.report if given.output is None
+          else workdir_lib.local_folder(given.output))
+  page.write(path, runs[-1], records, ends[-1])
+  terminal.show(records, ends[-1], path)
+  return None

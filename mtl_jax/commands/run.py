@@ -1,0 +1,147 @@
+"""`mtl-jax run`: learns the tasks of a config, evaluates and reports."""
+
+import argparse
+import ast
+import contextlib
+import logging
+import pathlib
+
+import jax
+
+from mtl_jax import experiment
+from mtl_jax import host
+from mtl_jax import parallel
+from mtl_jax import registry
+from mtl_jax import trees
+from mtl_jax.commands import configs
+from mtl_jax.config import config as config_lib
+from mtl_jax.config import files
+from mtl_jax.config import overrides
+from mtl_jax.storage import provenance
+from mtl_jax.storage import workdir as workdir_lib
+
+DESCRIPTION = (
+    'Learns the tasks of a config one after another on one immutable '
+    'backbone,\nmeasures and verifies them, and writes report.html. Stop it '
+    'at any moment: the\nsame command goes on where it was.')
+EXAMPLES = (
+    ('{} --config=quickstart --workdir=runs/quickstart',
+     'a shipped config, by name from any folder'),
+    ('{} --config=folder:my/images --workdir=runs/mine',
+     'images of your own: one sub-folder per class'),
+    ('{} --config=mine.py --workdir=runs/b --config.seed=1 '
+     '--config.phases.masks.epochs=5',
+     "a file of your own; every field can be set, whether it's written or not"),
+)
+OVERRIDES = True
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+  """The flags of a run."""
+  parser.add_argument('--config', metavar='FILE', help=(
+      'a Python file with get_config(), or the name of a shipped config; '
+      'behind a colon its argument'))
+  parser.add_argument('--config.FIELD', metavar='VALUE', dest='_', help=(
+      'sets a field of the config; `configs NAME` lists all of them'))
+  parser.add_argument('--workdir', metavar='DIR', help=(
+      'where results go; the same one again continues'))
+  parser.add_argument('--list_configs', action='store_true', help=(
+      'list the shipped configs, and end'))
+  parser.add_argument('--plugins', action='append', metavar='FILE', help=(
+      'a Python file that registers methods, models, sources or suites of '
+      'your own; may be given several times'))
+  parser.add_argument('--quiet', action='store_true',
+                      help='no progress bar, no table')
+  parser.add_argument('--compilation_cache', metavar='DIR', help=(
+      "keep compiled programs here (JAX's persistent cache), so that the next "
+      'start compiles nothing anew'))
+  parser.add_argument('--profile', nargs='?', const='', metavar='DIR', help=(
+      'write a profile of the first chunks of training for TensorBoard or '
+      'Perfetto; by default to WORKDIR/profile'))
+  several = parser.add_argument_group('several devices and hosts')
+  several.add_argument('--cpu_devices', type=int, metavar='N', help=(
+      'devices to make of this CPU; as many as tasks_at_once train on '
+      'separate cores'))
+  several.add_argument('--coordinator', metavar='HOST:PORT', help=(
+      "of the first process of a run on several hosts, or 'auto' on Cloud TPU"))
+  several.add_argument('--num_processes', type=int, metavar='N',
+                       help='processes in all')
+  several.add_argument('--process_id', type=int, metavar='I',
+                       help='number of this one')
+
+
+def main(given: argparse.Namespace) -> int | None:
+  """Does a run."""
+  if given.list_configs:
+    configs.show_list()
+    return None
+  if given.config is None:
+    raise ValueError('--config must have a value: a Python file, or a name '
+                     'that --list_configs lists')
+  if not given.workdir:
+    raise ValueError('--workdir must have a value: the folder for the results')
+  workdir = workdir_lib.local_folder(given.workdir)
+  if workdir.exists() and not workdir.is_dir():
+    raise ValueError(f'--workdir={given.workdir} is a file; name a folder')
+  registry.load_plugins(given.plugins)
+  config = config_lib.from_dict(overrides.apply(files.load(given.config),
+                                                given.overrides))
+  _quiet_logs()
+  _set_jax(given)
+  parallel.initialize(given.coordinator, given.num_processes, given.process_id)
+  host.require_devices()
+  with _profile(given, workdir) as step:
+    summary = experiment.run(config, workdir, provenance.command(),
+                             given.quiet, step)
+  if not summary['verified']['ok']:
+    raise ValueError('\n'.join(summary['verified']['faults']))
+  return None
+
+
+@contextlib.contextmanager
+def _profile(given, workdir):
+  """What to call after every chunk: it records a profile, if asked for."""
+  if given.profile is None:
+    yield lambda: None
+    return
+  folder = (pathlib.Path(given.profile).expanduser() if given.profile
+            else workdir / 'profile')
+  profile = host.Profile(folder)
+  try:
+    yield profile.step
+  finally:
+    profile.end()
+  print(f'profile: {folder} (tensorboard --logdir={folder}, or '
+        'https://ui.perfetto.dev)')
+
+
+def _quiet_logs() -> None:
+  for name in ('orbax', 'absl', 'jax'):
+    logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _set_jax(given: argparse.Namespace) -> None:
+  """Flags of JAX, its compilation cache and the number of CPU devices."""
+  known = jax.config.values
+  for name, text in given.jax_flags:
+    if f'jax_{name}' not in known:
+      raise ValueError(f'--jax_{name}: JAX has no such flag'
+                       f'{trees.nearest(f"jax_{name}", known)}')
+    try:
+      value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+      value = {'true': True, 'false': False}.get(text.lower(), text)
+    try:
+      jax.config.update(f'jax_{name}', value)
+    except (TypeError, ValueError, AttributeError) as error:
+      raise ValueError(f'--jax_{name} is {text!r}: {error}') from error
+  if given.compilation_cache is not None:
+    folder = pathlib.Path(given.compilation_cache).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    jax.config.update('jax_compilation_cache_dir', str(folder))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  if given.cpu_devices is not None:
+    if given.cpu_devices < 1:
+      raise ValueError(f'--cpu_devices is {given.cpu_devices}; it must be at '
+                       'least 1')
+    jax.config.update('jax_num_cpu_devices', given.cpu_devices)

@@ -1,0 +1,54 @@
+"""`mtl-jax verify`: proves that nothing was forgotten, bit for bit."""
+
+import argparse
+
+from mtl_jax import lifecycle
+from mtl_jax.serving import verification
+from mtl_jax.storage import checkpoint
+from mtl_jax.storage import workdir as workdir_lib
+
+DESCRIPTION = (
+    'Re-derives every task: the SHA-256 of each stored leaf, the '
+    "backbone's\nfingerprint, and the outputs on the stored probe images "
+    'against those of the\nmoment when the task was committed. Exits non-zero '
+    'and names what changed.')
+EXAMPLES = (
+    ('{} --workdir=runs/quickstart', 'all tasks of a run'),
+    ('{} --workdir=runs/mine --plugins=lora.py',
+     'a run with a method or model of your own'),
+    ('{} --workdir=runs/quickstart && echo sound', 'in a script'),
+)
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+  """Which workdir."""
+  parser.add_argument('--workdir', required=True, metavar='DIR', help=(
+      "of a run; also the file of an exported task, or a task's folder that "
+      'was copied alone'))
+  parser.add_argument('--plugins', action='append', metavar='FILE', help=(
+      'a Python file that registers methods or models of your own; may be '
+      'given several times'))
+
+
+def main(given: argparse.Namespace) -> int | None:
+  """Verifies; 1 if something changed."""
+  result = check(given.workdir, given.plugins)
+  for note in result.notes:
+    print(f'note: {note}')
+  for fault in result.faults:
+    print(f'FAULT: {fault}')
+  if not result.tasks:
+    raise ValueError(f'no finished task in {given.workdir}')
+  if result.faults:
+    return 1
+  print(result)
+  return None
+
+
+def check(path, plugins=None) -> verification.Result:
+  """Checks a workdir, the file of one task, or one task's folder alone."""
+  folder = workdir_lib.local_folder(path)
+  if not workdir_lib.Workdir(folder).backbone.exists() and (
+      checkpoint.has_metadata(folder)):
+    return verification.check_alone(folder)
+  return verification.check(lifecycle.load(path, plugins))

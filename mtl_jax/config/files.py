@@ -1,0 +1,144 @@
+"""Config files: found by path or by the name of one that is shipped.
+
+A config is a Python file with `get_config()`, or `get_config(argument)`: what
+stands behind a colon is handed to it, as in `part_five_tasks.py:2,4`.
+"""
+
+import ast
+import importlib.util
+import inspect
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mtl_jax import trees
+
+_PACKAGE = pathlib.Path(__file__).parents[1]
+
+
+class Given(NamedTuple):
+  """A config that was asked for.
+
+  Attributes:
+    path: of its file.
+    argument: what stood behind the colon, or `None`.
+  """
+  path: pathlib.Path
+  argument: str | None
+
+
+def folder() -> pathlib.Path:
+  """Where the shipped configs lie: in the package, or beside it in a checkout.
+  """
+  inside = _PACKAGE / 'configs'
+  return inside if inside.is_dir() else _PACKAGE.parent / 'configs'
+
+
+def shipped() -> dict[str, pathlib.Path]:
+  """The shipped configs by name, sorted."""
+  return {path.stem: path for path in sorted(folder().glob('*.py'))
+          if not path.name.startswith('_')}
+
+
+def summary(path: pathlib.Path) -> str:
+  """The first line of a config's docstring; nothing of it is run."""
+  said = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
+  return said.partition('\n')[0]
+
+
+def find(given: str) -> Given:
+  """The file that `--config` names.
+
+  Args:
+    given: a path to a Python file, or the name of a shipped config with or
+      without `.py` and `configs/`; behind a colon its argument.
+
+  Raises:
+    ValueError: there is neither; names the nearest shipped ones.
+  """
+  if not given:
+    raise ValueError('--config is empty; give a Python file, or a name of '
+                     '--list_configs')
+  known = shipped()
+  for name, argument in _readings(given):
+    path = pathlib.Path(name).expanduser()
+    if path.is_file() and path.suffix == '.py':
+      return Given(path, argument)
+    short = re.sub(r'^configs[/\\]', '', name).removesuffix('.py')
+    if short in known:
+      return Given(known[short], argument)
+  name, _ = _readings(given)[0]
+  path = pathlib.Path(name).expanduser()
+  if path.exists():
+    raise ValueError(f'--config: {path} is no Python file; a config is one '
+                     'with get_config()')
+  raise ValueError(
+      f'--config: there is no file {name}, and no shipped config of that name'
+      f'{trees.nearest(pathlib.PurePath(name).stem, known)}; --list_configs '
+      'lists them')
+
+
+def _readings(given: str) -> list[tuple[str, str | None]]:
+  """(file, argument), the likelier reading first: paths may hold colons."""
+  behind = re.fullmatch(r'(.*?\.py):(.*)', given, re.DOTALL)
+  found = [(behind[1], behind[2])] if behind else []
+  name, colon, argument = given.partition(':')
+  return [*found, *([(name, argument)] if colon else []), (given, None)]
+
+
+def load(given: str) -> Any:
+  """What the `get_config` of a config returns.
+
+  Args:
+    given: as `find` takes it.
+
+  Returns:
+    A mapping: plain dicts, or what has `to_dict` (ml_collections).
+
+  Raises:
+    ValueError: no such file, no `get_config` in it, or it fails; names the
+      file and what it said.
+  """
+  path, argument = find(given)
+  spec = importlib.util.spec_from_file_location(f'config_{path.stem}', path)
+  assert spec is not None and spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except (Exception, SystemExit) as error:
+    raise ValueError(_failed(path, error)) from error
+  make = getattr(module, 'get_config', None)
+  if not callable(make):
+    raise ValueError(f'--config: {path} has no function get_config()')
+  _require_argument(path, make, argument)
+  try:
+    made = make() if argument is None else make(argument)
+  except (Exception, SystemExit) as error:
+    raise ValueError(_failed(path, error)) from error
+  if not isinstance(made, Mapping) and not hasattr(made, 'to_dict'):
+    raise ValueError(f'--config: get_config() of {path} returned a '
+                     f'{type(made).__name__}; it must return a dict or an '
+                     'ml_collections.ConfigDict')
+  return made
+
+
+def _require_argument(path, make, argument) -> None:
+  """Refuses an argument that `get_config` does not take, or lacks."""
+  try:
+    found = inspect.signature(make)
+  except ValueError:  # of a builtin
+    return
+  try:
+    found.bind(*(() if argument is None else (argument,)))
+  except TypeError as error:
+    wanted = ('needs an argument behind a colon: '
+              f'--config={path}:ARGUMENT' if argument is None else
+              f'takes no argument, but {argument!r} stands behind the colon')
+    raise ValueError(f'--config: get_config of {path} {wanted}') from error
+
+
+def _failed(path, error) -> str:
+  said = ' '.join(str(error).split())
+  return (f'--config: {path} failed: {type(error).__name__}: {said}' if said
+          else f'--config: {path} failed: {type(error).__name__}')

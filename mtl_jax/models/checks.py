@@ -1,0 +1,121 @@
+"""Whether a network, perhaps of one's own, keeps what `Network` promises."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mtl_jax.models import network as network_lib
+
+_ROWS = 2  # of the batch that is traced
+
+
+def check(name: str, network: network_lib.Network, outputs: int,
+          shapes: Sequence[tuple]) -> None:
+  """Traces a network as it is drawn, trained and asked; computes nothing.
+
+  Args:
+    name: of the model, for messages.
+    network: what its factory returned.
+    outputs: logits that it must give.
+    shapes: of the inputs; of tokens ('int32', length).
+
+  Raises:
+    ValueError: it fails, or gives something else than [n, outputs]; names the
+      model, what it was asked and what it said.
+  """
+  # The weights of one draw are those of all shapes.
+  given = tuple(shapes) if len(shapes) > 1 else shapes[0]
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  params, stats = _traced(
+      f'model {name}: making its weights for inputs {_said(shapes[0])}',
+      lambda k: network.init(k, given), key)
+  for shape in shapes:
+    numbers = [n for n in shape if n != 'int32']
+    x = jax.ShapeDtypeStruct((_ROWS, *numbers), jnp.int32 if (
+        shape[0] == 'int32') else jnp.float32)
+    for train in (False, True):
+      call = functools.partial(network.apply, train=train)
+      given_key = {'key': key} if network.random and train else {}
+      doing = (f'model {name}: {"training on" if train else "predicting"} '
+               f'inputs {_said(shape)}')
+      logits = _traced(doing, lambda p, s, x, k, call=call: call(p, s, x, **k),
+                       params, stats, x, given_key)[0]
+      found = getattr(logits, 'shape', type(logits).__name__)
+      # Of parallel modules every task takes a head of its own.
+      heads = network.trace is not None and len(found) == 2
+      if found != (_ROWS, outputs) and not heads:
+        raise ValueError(
+            f'{doing} gives {_of_rows(found)} where the config says '
+            f'backbone.outputs={outputs}: it must return logits [n, {outputs}]')
+
+
+def _said(shape) -> list:
+  return list(shape)
+
+
+def _of_rows(found: Any) -> str:
+  """A shape with n for the rows of a batch."""
+  if not isinstance(found, tuple):
+    return f'a {found}'
+  rows = ['n' if n == _ROWS and i == 0 else str(n) for i, n in enumerate(found)]
+  return f'[{", ".join(rows)}]'
+
+
+def _traced(doing: str, function, *arguments):
+  """The shapes of what a function returns.
+
+  Raises:
+    ValueError: whatever it raised, in a sentence.
+  """
+  try:
+    found = jax.eval_shape(function, *arguments)
+  except OSError:
+    raise
+  except ValueError as error:
+    raise ValueError(f'{doing}: {error}') from error
+  except Exception as error:  # pylint: disable=broad-except # a user's code
+    said = ' '.join(str(error).split())
+    kind = type(error).__name__
+    hint = ''
+    if kind == 'InvalidRngError':
+      hint = ("; a network's own random numbers come from the stream "
+              "'dropout'")
+    raise ValueError(f'{doing} failed: {kind}: {said[:400]}{hint}') from error
+  if not isinstance(found, tuple) or len(found) != 2:
+    raise ValueError(f'{doing} gives a {type(found).__name__}; a Network gives '
+                     'pairs, as models.from_linen, from_nnx and from_functions '
+                     'make them')
+  return found
+
+
+def made(name: str, make: Callable[[], Any]) -> network_lib.Network:
+  """What a factory returns, if it is a `Network`.
+
+  Args:
+    name: of the model.
+    make: calls its factory.
+
+  Raises:
+    ValueError: it fails, or returns something else; says what makes a Network
+      of it.
+  """
+  try:
+    found = make()
+  except (ValueError, OSError):
+    raise
+  except Exception as error:  # pylint: disable=broad-except # a user's code
+    raise ValueError(f'model {name}: the function registered for it failed: '
+                     f'{type(error).__name__}: {error}') from error
+  if isinstance(found, network_lib.Network):
+    return found
+  kind = type(found).__name__
+  bases = {base.__module__.split('.')[1] for base in type(found).__mro__
+           if base.__module__.startswith('flax.')}
+  remedy = ('models.from_linen(module)' if 'linen' in bases else
+            'models.from_nnx(make)' if 'nnx' in bases else
+            'models.from_linen, from_nnx or from_functions')
+  raise ValueError(f'model {name}: the function registered for it returned a '
+                   f'{kind}, not a Network; return {remedy}')

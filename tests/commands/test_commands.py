@@ -1,0 +1,141 @@
+"""One command line: help, sub-commands, and how all of them end."""
+
+import importlib
+import io
+import re
+import shlex
+import sys
+
+import pytest
+import tiny
+
+from mtl_jax import commands
+from mtl_jax import host
+from mtl_jax.commands import ends
+
+
+@pytest.mark.parametrize('argv', [['--help'], ['-h'], ['help']])
+def test_help_ends_well_and_has_three_examples(argv, capsys):
+  assert commands.main(argv, 'python -m mtl_jax') == 0
+  said = capsys.readouterr().out
+  assert said.count('  python -m mtl_jax ') >= 3
+  assert all(f'  {name} ' in said for name in commands.COMMANDS)
+
+
+@pytest.mark.parametrize('name', commands.COMMANDS)
+def test_every_command_has_help_with_three_examples(name, capsys):
+  for flag in ('--help', '-h'):
+    assert commands.main([name, flag], 'mtl-jax') == 0
+    said = capsys.readouterr().out
+    module = importlib.import_module(commands.COMMANDS[name][0])
+    assert len(module.EXAMPLES) == 3
+    assert said.count(f'  mtl-jax {name}') >= 3
+    assert ' '.join(module.DESCRIPTION.split())[:40] in ' '.join(said.split())
+
+
+def test_the_flags_of_examples_exist():
+  for name, (where, _) in commands.COMMANDS.items():
+    module = importlib.import_module(where)
+    for line, _ in module.EXAMPLES:
+      words = line.partition(' | ')[0].partition(' > ')[0].partition(' && ')[0]
+      assert commands.parse(module, shlex.split(words)[1:], name)
+
+
+def test_main_alone_still_helps():
+  done = tiny.call([sys.executable, '-m', 'mtl_jax.main', '--help'])
+  assert done.returncode == 0 and done.stderr == ''
+  assert 'python -m mtl_jax.main --config=quickstart' in done.stdout
+
+
+def test_list_configs(capsys):
+  assert commands.main(['run', '--list_configs']) == 0
+  listed = capsys.readouterr().out
+  assert commands.main(['--list_configs']) == 0
+  assert capsys.readouterr().out == listed
+  assert re.search('^quickstart +Twenty permuted-digits', listed, re.MULTILINE)
+
+
+def test_every_field_of_a_config_is_listed_as_it_can_be_given(capsys):
+  assert commands.main(['configs', 'quickstart', '--config.seed=3']) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert '--config.seed=3' in lines
+  assert '--config.tensorboard=False' in lines
+  assert '--config.phases.basis.batch_size=64' in lines
+  assert '# --config.phases.basis.early_stop.patience=3' in lines
+
+
+@pytest.mark.parametrize('argv, said', [
+    (['rnu'], "there is no command 'rnu' (did you mean: run?); known: run"),
+    (['run', '--wrkdir=x'], "unknown argument '--wrkdir=x' (did you mean: --"),
+    (['run', 'x'], "unknown argument 'x'"),
+    (['verify', '--workdir=x', '--config.seed=1'], 'no config is read here'),
+    (['verify'], 'the following arguments are required: --workdir'),
+    (['run', '--config=quickstart'], '--workdir must have a value'),
+    (['run', '--workdir=x'], '--config must have a value'),
+    (['run', '--config=quickstart', '--workdir=x', '--jax_platfroms=cpu'],
+     'JAX has no such flag (did you mean: jax_platforms'),
+    (['run', '--config=quickstart', '--workdir=x', '--cpu_devices=0'],
+     '--cpu_devices is 0'),
+    (['report', '--workdir=/nowhere'], 'there is no folder /nowhere'),
+    (['configs', 'quickstrt'], 'did you mean: quickstart?')])
+def test_what_is_wrong_is_said_in_one_line(argv, said, capsys, tmp_path,
+                                           monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert commands.main(argv) in (1, 2)
+  out, err = capsys.readouterr()
+  assert out == '' and err.startswith('error: ') and err.count('\n') == 1
+  assert said in err
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('flag', ['gs://bucket/run', 's3://b/x', 'file:///x',
+                                  'gs:/bucket'])
+@pytest.mark.parametrize('name', ['run', 'verify', 'report', 'inspect'])
+def test_remote_folders_are_refused(name, flag, capsys, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  more = ['--config=quickstart'] if name == 'run' else []
+  assert commands.main([name, f'--workdir={flag}', *more]) == 1
+  assert f'{flag} is a remote address' in capsys.readouterr().err
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_no_platform_of_that_name(tmp_path):
+  done = tiny.call(tiny.command(tmp_path / 'run', config='configs/quickstart'
+                                '.py'), JAX_PLATFORMS='bogus')
+  assert done.returncode == 1 and 'Traceback' not in done.stderr
+  assert done.stderr.startswith('error: JAX finds no device: ')
+  assert 'JAX_PLATFORMS=cpu' in done.stderr
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('error, code, said', [
+    (host.Stopped(15), 143, 'stopped by SIGTERM; to go on, start it again: '),
+    (host.Stopped(2), 130, 'stopped by Ctrl-C; to go on'),
+    (KeyboardInterrupt(), 130, 'stopped by Ctrl-C'),
+    (ValueError('no'), 1, 'error: no'), (OSError(), 1, 'error: OSError'),
+    (MemoryError(), 1, 'too little memory. Give a smaller')])
+def test_codes(error, code, said, capsys):
+  def fail():
+    raise error
+  assert ends.guarded(fail) == code
+  assert said in capsys.readouterr().err
+
+
+def test_faults_of_ours_keep_their_traceback():
+  def fail():
+    raise KeyError('a bug')
+  with pytest.raises(KeyError):
+    ends.guarded(fail)
+
+
+@pytest.mark.parametrize('encoding', ['ascii', 'latin-1', 'cp1252'])
+def test_what_a_terminal_has_not_is_spelled_otherwise(encoding, monkeypatch):
+  raw = io.BytesIO()
+  monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(raw, encoding=encoding))
+  ends.plain_output()
+  print('“of own”: 97.1 ± 0.2 × – “Ж”')
+  sys.stdout.flush()
+  said = raw.getvalue().decode(encoding)
+  assert 'of own' in said and '97.1' in said and '?' in said
+  if encoding == 'ascii':
+    assert said == '"of own": 97.1 +- 0.2 x - "?"\n'

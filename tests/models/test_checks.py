@@ -1,0 +1,100 @@
+"""A network of one's own that can't be used is refused in a sentence."""
+
+import re
+
+import flax.linen as nn
+import jax.numpy as jnp
+import pytest
+import tiny
+from flax import nnx
+
+from mtl_jax import experiment
+from mtl_jax import models
+from mtl_jax.config import config as config_lib
+
+
+def linen(body):
+  """A factory of a Linen model from the body of its call."""
+  class Own(nn.Module):
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x, train=False):
+      return body(self.outputs, x, train)
+  return lambda outputs: models.from_linen(Own(outputs))
+
+
+def dense(outputs, x, train=False):
+  del train
+  return nn.Dense(outputs)(x.reshape(len(x), -1))
+
+
+class NoTrain(nn.Module):
+  """Takes x alone."""
+  outputs: int
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(self.outputs)(x.reshape(len(x), -1))
+
+
+class Dropped(nnx.Module):
+  """NNX with dropout."""
+
+  def __init__(self, outputs, rngs):
+    self.dense = nnx.Linear(64, outputs, rngs=rngs)
+    self.dropout = nnx.Dropout(.5, rngs=rngs)
+
+  def __call__(self, x):
+    return self.dense(self.dropout(x.reshape(len(x), -1)))
+
+
+def dropout(stream='dropout'):
+  return lambda outputs, x, train: dense(outputs, nn.Dropout(
+      .5, deterministic=not train, rng_collection=stream)(x))
+
+
+TAKEN = {
+    'without train': lambda outputs: models.from_linen(NoTrain(outputs)),
+    'with dropout': linen(dropout()),
+    'nnx with dropout': lambda outputs: models.from_nnx(
+        lambda rngs: Dropped(outputs, rngs)),
+}
+
+
+@pytest.mark.parametrize('name', TAKEN)
+def test_taken(name):
+  models.check('own', TAKEN[name](10), 10, [(8, 8, 1)])
+
+
+REFUSED = {
+    'no parameters': (linen(lambda outputs, x, train: jnp.zeros((
+        len(x), outputs))), 'Own has no parameters: there is nothing that a t'),
+    'another stream': (linen(dropout('noise')), "come from the stream 'dropo"),
+    'more outputs': (linen(lambda outputs, x, train: dense(outputs + 3, x)),
+                     'predicting inputs [8, 8, 1] gives [n, 13] where the conf'
+                     'ig says backbone.outputs=10: it must return logits [n, '),
+    'fewer outputs': (linen(lambda outputs, x, train: dense(7, x)), '[n, 7]'),
+    'several outputs': (linen(lambda outputs, x, train: (dense(10, x), x)),
+                        'gives a tuple'),
+    'images': (linen(lambda outputs, x, train: nn.Dense(outputs)(x)),
+               'gives [n, 8, 8, 10]'),
+    'it fails': (linen(lambda outputs, x, train: dense(10, x.reshape(3, -1))),
+                 'making its weights for inputs [8, 8, 1] failed: TypeError'),
+    'a module': (NoTrain, 'returned a NoTrain, not a Network; return models.fr'
+                 'om_linen(module)'),
+    'nothing': (lambda outputs: None, 'returned a NoneType, not a Network'),
+    'a fault': (lambda outputs: 1 // 0, 'failed: ZeroDivisionError'),
+}
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_refused_before_a_folder_is_made(name, tmp_path):
+  factory, said = REFUSED[name]
+  given = tiny.get_config('few').to_dict()
+  models.register('own', factory)
+  with pytest.raises(ValueError, match=f'^model own.*{re.escape(said)}'):
+    experiment.run(config_lib.from_dict(given | {'backbone': {
+        'model': 'own', 'outputs': 10, 'init': 'default'}}),
+                   tmp_path / 'run', quiet=True)
+  assert not (tmp_path / 'run').exists()

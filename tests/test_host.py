@@ -1,0 +1,79 @@
+"""The process: its memory, its signals, systems without POSIX modules."""
+
+import os
+import signal
+import subprocess
+import sys
+import types
+
+import pytest
+import tiny
+
+from mtl_jax import host
+
+
+@pytest.mark.parametrize('system, counted', [
+    ('darwin', 500 * 2 ** 20), ('linux', 500 * 2 ** 10)])
+def test_memory_in_bytes_whatever_the_system_counts(
+    monkeypatch, system, counted):
+  resource = pytest.importorskip('resource')
+  monkeypatch.setattr(host.sys, 'platform', system)
+  monkeypatch.setattr(resource, 'getrusage',
+                      lambda who: types.SimpleNamespace(ru_maxrss=counted))
+  assert host.memory_bytes() == 500 * 2 ** 20
+
+
+def test_without_posix_modules_everything_imports():
+  """As on Windows."""
+  code = (
+      'import sys, os, numpy, jax\n'
+      'class Absent:\n'
+      '  def find_spec(self, name, *_):\n'
+      "    if name in ('fcntl', 'resource', 'pwd', 'grp'):\n"
+      '      raise ModuleNotFoundError(name)\n'
+      'sys.meta_path.insert(0, Absent())\n'
+      "for name in ('fcntl', 'resource', 'pwd', 'grp'):\n"
+      '  sys.modules.pop(name, None)\n'
+      'del os.uname, os.sched_getaffinity\n'
+      'import pathlib, importlib\n'
+      "root = pathlib.Path('mtl_jax')\n"
+      "for path in sorted(root.rglob('*.py')):\n"
+      "  source = path.read_text(encoding='utf-8')\n"
+      "  assert 'import fcntl' not in source, path\n"
+      'from mtl_jax import host\n'
+      'from mtl_jax.storage import provenance, workdir\n'
+      'assert host.memory_bytes() is None and host.cores()\n'
+      "assert provenance.hardware()['cores']\n")
+  done = subprocess.run([sys.executable, '-c', code], cwd=tiny.ROOT, text=True,
+                        env=tiny.environment(), capture_output=True,
+                        check=False)
+  assert done.returncode == 0, done.stderr
+
+
+def test_a_signal_stops_at_once_where_nothing_is_saved():
+  with pytest.raises(host.Stopped) as found, host.stoppable():
+    os.kill(os.getpid(), signal.SIGTERM)
+  assert found.value.number == 15
+  assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_signal_waits_for_the_next_save_and_a_second_one_does_not():
+  with host.stoppable(), host.saves():
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert host.asked_to_stop()
+    with pytest.raises(host.Stopped):
+      host.may_stop()
+    with pytest.raises(host.Stopped):
+      os.kill(os.getpid(), signal.SIGTERM)
+  assert not host.asked_to_stop()
+  host.may_stop()  # nothing waits any more
+
+
+def test_an_ignored_signal_stays_ignored():
+  """As with nohup, or in the background of a script."""
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    with host.stoppable():
+      os.kill(os.getpid(), signal.SIGINT)
+  finally:
+    signal.signal(signal.SIGINT, before)
