@@ -13,7 +13,7 @@ were not found.
 `:blocks` has random masks alone, with a mask of its own for the head, with a
 coefficient for each of several blocks of a layer's units (ours), and with both;
 `:blocks,grid` tries rates and shapes of these on tasks 110 to 112, that no
-table reports.
+table reports. Forty masks with both are in configs/comparison.py.
 
 Hardware: one core of an AMD EPYC.
 Minutes: at least 45; `:blocks`: not run.
@@ -27,7 +27,7 @@ import ml_collections
 SIZES = (3, 5, 10, 20, 40, 100)
 # (masks, blocks) of some 1,440 numbers a task: 5.9 kB with the head's bits
 SHAPES = ((20, 36), (40, 18), (100, 7))
-WIDE = (40, 18)  # chosen: see experiments/impresslearn/results/blocks_grid_s0
+WIDE = (40, 18)  # chosen by `:blocks,grid`
 
 
 def get_config(variant=''):
@@ -74,10 +74,9 @@ def _blocks(config, variant, coefficients):
   head = lambda rate=0.03: dict(head='mask', head_rate=rate)
   if variant == 'blocks':
     phases = dict(
-        head_20=made(20, **head()), blocks_20=made(20, blocks=5),
+        wide=made(WIDE[0], blocks=WIDE[1], **head()),
         both_20=made(20, blocks=5, **head()),
-        both_40=made(40, blocks=5, **head()),
-        wide=made(WIDE[0], blocks=WIDE[1], **head()))
+        head_20=made(20, **head()), blocks_20=made(20, blocks=5))
   else:
     phases = {f'head_rate_{rate:g}'.replace('.', 'p'): made(
         40, blocks=5, **head(rate)) for rate in (0.01, 0.03, 0.1)}
