@@ -39,6 +39,12 @@ def test_files_are_short():
   assert found <= LONG_FILES, 'split them'
 
 
+def test_no_two_test_files_share_a_name():
+  names = [path.name for path in (ROOT / 'tests').rglob('test_*.py')]
+  twice = {name for name in names if names.count(name) > 1}
+  assert not twice, 'pytest collects neither of two; rename one'
+
+
 def test_the_probe_counts_without_docstrings():
   body = '\n'.join(['  x = 1'] * 5)
   assert list(functions(f'def f():\n  """A\n  b."""\n{body}')) == [('f', 6)]
