@@ -30,8 +30,8 @@ from mtl_jax.serving import artifact
 from mtl_jax.serving import probes
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
-from mtl_jax.storage import workdir as workdir_lib
 
 _OF_MASKS = {'union': masks.union, 'intersection': masks.intersection}
 HOW = (*_OF_MASKS, 'combination')
@@ -220,7 +220,7 @@ def _store(system, name, stored, made: _Made, share, how) -> None:
   arrays['probe'] = np.asarray(system.outputs(task, probes.draw(
       metadata['drawn_probe'], metadata)))
   checkpoint.save(system.workdir.task(name), arrays, metadata)
-  workdir_lib.append_line(system.workdir.metrics, {
+  json_records.append_line(system.workdir.metrics, {
       'kind': 'merged', 'entry': name} | record['merged'])
 
 

@@ -19,6 +19,7 @@ from mtl_jax.data import transforms
 from mtl_jax.serving import system as system_lib
 from mtl_jax.steps import single
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import evaluate
@@ -147,7 +148,7 @@ def store(run: run_lib.Run, entry: plan.Entry,
   line = finished_record(run.workdir, entry.name, record)
   line['seconds']['save'] = time.perf_counter() - started
   line['peak_memory_bytes'] = host.memory_bytes()
-  workdir_lib.append_line(run.workdir.metrics, line)
+  json_records.append_line(run.workdir.metrics, line)
   if run.config.tensorboard:
     tensorboard.write(run.workdir.root / 'tensorboard' / entry.name, line)
 

@@ -13,6 +13,7 @@ import tiny
 from mtl_jax import impressions
 from mtl_jax import trees
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 
 ARRAYS = {'masks/a': np.array([3, 255], np.uint8),
@@ -220,21 +221,21 @@ def test_a_task_takes_its_bits_and_little_more(tmp_path):
 
 def test_lines_that_were_cut_are_passed_over(tmp_path):
   file = tmp_path / 'metrics.jsonl'
-  workdir_lib.append_line(file, {'kind': 'run'})
-  workdir_lib.append_line(file, {'kind': 'task', 'entry': 'a'})
+  json_records.append_line(file, {'kind': 'run'})
+  json_records.append_line(file, {'kind': 'task', 'entry': 'a'})
   file.write_text(file.read_text()[:-5])
-  assert list(workdir_lib.read_lines(file)) == [{'kind': 'run'}]
+  assert list(json_records.read_lines(file)) == [{'kind': 'run'}]
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
   file = tmp_path / 'config.json'
-  workdir_lib.write_atomic(file, 'old')
+  json_records.write_atomic(file, 'old')
 
   def fail(*_):
     raise OSError('disk full')
-  monkeypatch.setattr(workdir_lib.os, 'fsync', fail)
+  monkeypatch.setattr(json_records.os, 'fsync', fail)
   with pytest.raises(OSError, match='disk full'):
-    workdir_lib.write_atomic(file, 'new')
+    json_records.write_atomic(file, 'new')
   assert file.read_text() == 'old'
 
 
