@@ -33,6 +33,7 @@ from mtl_jax.inference import identify
 from mtl_jax.inference import superposition
 from mtl_jax.steps import single
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import impression_arrays
 from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
@@ -290,8 +291,8 @@ def _commit(run, phase, learner, segments) -> None:
 def _save(run, phase, learner) -> None:
   progress.save(
       run.workdir, phase.name, learner.position,
-      checkpoint.tree_to_arrays({'state': learner.state,
-                                 'curve': learner.curve}),
+      impression_arrays.tree_to_arrays({'state': learner.state,
+                                        'curve': learner.curve}),
       {'position': learner.position, 'mask': learner.mask,
        'log': learner.log, 'seconds': learner.seconds,
        'steps': len(learner.curve['loss'])})
@@ -307,7 +308,7 @@ def _restore(run, phase) -> Learner:
     return Learner()  # a mask was lost: only the stream can make it again
   curve = {name: np.zeros(metadata['steps'], np.float32)
            for name in ('loss', 'accuracy')}
-  restored = checkpoint.arrays_to_tree(arrays, {
+  restored = impression_arrays.arrays_to_tree(arrays, {
       'state': _start(run, phase, metadata['mask']), 'curve': curve})
   return Learner(metadata['position'], metadata['mask'],
                  parallel.put(restored['state']), restored['curve'],
