@@ -1,5 +1,6 @@
 """Where a number comes from: versions, hardware, command and commit."""
 
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -21,10 +22,15 @@ _SCRIPT = 'mtl-jax'  # the console script
 def versions() -> dict[str, str]:
   """Versions of what decides a result's bits."""
   precision = getattr(jax.config, 'jax_default_matmul_precision')
-  found = {'platform': jax.default_backend(),
-           'matmul_precision': precision or 'default',
-           'python': platform.python_version(),
-           'mtl_jax': _version.__version__}
+  return {'platform': jax.default_backend(),
+          'matmul_precision': precision or 'default',
+          'python': platform.python_version(),
+          'mtl_jax': _version.__version__} | _installed()
+
+
+@functools.cache  # every commit of a task asks
+def _installed() -> dict[str, str]:
+  found = {}
   for package in ('jax', 'jaxlib', 'flax', 'optax', 'numpy',
                   'orbax-checkpoint'):
     try:

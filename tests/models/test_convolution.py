@@ -171,6 +171,16 @@ def test_sums_over_blocks_are_rounded_once(window):
   assert jnp.max(jnp.abs(found - wanted)) < .02 * scale
 
 
+@pytest.mark.usefixtures('small_blocks')
+@pytest.mark.parametrize('window', [1, 3])
+def test_half_precision_under_strict_promotion(window):
+  x, kernel = case(images=5, window=window, dtype=jnp.bfloat16)
+  with jax.numpy_dtype_promotion('strict'):
+    found = jax.eval_shape(jax.grad(lambda k: jnp.sum(convolution.convolve(
+        x, k, (2, 2), 'SAME'))), kernel)
+  assert (found.shape, found.dtype) == (kernel.shape, jnp.bfloat16)
+
+
 @CPU
 @pytest.mark.parametrize('block, left', [(10 ** 9, 3), (0, 2)])
 def test_gradients_in_a_loop_have_the_fast_layout(block, left, monkeypatch):

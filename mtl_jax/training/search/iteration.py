@@ -57,6 +57,9 @@ def check(phase: config_lib.Phase, suite: suites.Suite, backbone) -> None:
     if name not in names:
       raise ValueError(f'phase {phase.name}: private task {name!r} is not one '
                        f'of its tasks: {", ".join(names)}')
+  if backbone.recipe.get('compute_dtype', 'float32') != 'float32':
+    raise ValueError(f'phase {phase.name}: a search computes in float32; leave '
+                     'out backbone.compute_dtype')
   if backbone.network.parts is None:
     raise ValueError(f'phase {phase.name}: {phase.method} needs a network of '
                      'components (vit_ti, vit_s, ...), not '
