@@ -16,9 +16,9 @@ coefficient for each of several blocks of a layer's units (ours), and with both;
 table reports. Forty masks with both are in configs/comparison.py.
 
 Hardware: one core of an AMD EPYC.
-Minutes: at least 45; `:blocks`: not run.
+Minutes: at least 45; `:blocks` 4; `:blocks,grid` 7.
 Accuracy: 17.6 % (K = 3) to 79.8 % (K = 100) with a heterogeneous basis, 94.0 %
-  with a mask of its own (3 seeds).
+  with a mask of its own; `:blocks` 92.6 % with 5.9 kB a task (3 seeds).
 Results: experiments/impresslearn/README.md
 """
 

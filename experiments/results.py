@@ -28,7 +28,7 @@ import supsup_tables
 import systems
 
 from mtl_jax import json_files
-from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.storage import json_records
 
 HERE = collected.HERE
 DROPPED = ('curve', 'density', 'loss', 'batch_size', 'classes')
@@ -48,8 +48,8 @@ def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
   starts = [line for line in lines if line['kind'] == 'run']
   run['starts'] = len(starts)
   run['commits'] = list(dict.fromkeys(line['commit'] for line in starts))
-  summary['seconds'] = workdir_lib.total_seconds(lines)
-  summary['seconds_whole'] = workdir_lib.whole_seconds(lines)
+  summary['seconds'] = json_records.total_seconds(lines)
+  summary['seconds_whole'] = json_records.whole_seconds(lines)
   for name in ('matrix', 'before', 'overlap', 'names'):
     summary.pop(name, None)
   tasks = [{k: v for k, v in line.items() if k not in DROPPED

@@ -30,6 +30,7 @@ from mtl_jax.report import terminal
 from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
@@ -94,7 +95,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
 
 def _complete(work, config) -> set[str]:
   """Names of the tasks of a run that has ended as this config asks."""
-  lines = list(workdir_lib.read_lines(work.metrics))
+  lines = list(json_records.read_lines(work.metrics))
   asked = [line['config'] for line in lines if line['kind'] == 'run'][-1:]
   if asked != [json.loads(json.dumps(config_lib.to_dict(config)))] or (
       lines[-1]['kind'] != 'summary'):
@@ -127,14 +128,14 @@ def _learn(started, config, suite, backbone, data, work, bar):
   summary['ensembles'] = ensembles.measure(running)
   summary['carried'] = finetuning.measure(running)
   summary['streams'] = list({
-      line['phase']: line for line in workdir_lib.read_lines(work.metrics)
+      line['phase']: line for line in json_records.read_lines(work.metrics)
       if line['kind'] == 'stream'}.values())  # the last of each
   summary['seconds'] = time.perf_counter() - started
-  summary['seconds_in_all'] = workdir_lib.total_seconds(
-      [*workdir_lib.read_lines(work.metrics), {'kind': 'summary'} | summary])
+  summary['seconds_in_all'] = json_records.total_seconds(
+      [*json_records.read_lines(work.metrics), {'kind': 'summary'} | summary])
   summary['peak_memory_bytes'] = host.memory_bytes()
   summary['hints'] = hints.after(records)
-  workdir_lib.append_line(work.metrics, {'kind': 'summary'} | summary)
+  json_records.append_line(work.metrics, {'kind': 'summary'} | summary)
   return records, summary
 
 
@@ -171,7 +172,7 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
   recipe = backbone_lib.recipe_of(config, list(shapes))
   if work.backbone.exists():
     resume.check_recipe(work, json.loads(json.dumps(recipe)))
-    recipe['fingerprint'] = workdir_lib.read_json(work.backbone)['fingerprint']
+    recipe['fingerprint'] = json_records.read_json(work.backbone)['fingerprint']
   made = backbone_lib.make(recipe, work.weights)
   return made._replace(params=parallel.put(made.params),
                        stats=parallel.put(made.stats))
@@ -181,14 +182,14 @@ def claim(work, config, backbone, command, sources=None) -> None:
   """Writes what a workdir starts with, and a line for this start."""
   work.keep_weights(backbone.recipe['options'].get('weights'))
   if not work.backbone.exists():
-    workdir_lib.write_json(work.backbone, backbone.recipe)
+    json_records.write_json(work.backbone, backbone.recipe)
   fields = json.loads(json.dumps(config_lib.to_dict(config)))
-  if not work.config.exists() or workdir_lib.read_json(work.config) != fields:
-    workdir_lib.write_json(work.config, fields)
+  if not work.config.exists() or json_records.read_json(work.config) != fields:
+    json_records.write_json(work.config, fields)
   finished = set(work.task_names())
-  lines = list(workdir_lib.read_lines(work.metrics))
+  lines = list(json_records.read_lines(work.metrics))
   killed = work.killed(lines)
-  of_entries = workdir_lib.ENTRY_KINDS
+  of_entries = json_records.ENTRY_KINDS
   lines = [line for line in lines if line['kind'] not in (*of_entries, 'row')
            or line['entry'] in finished]
   logged = {line['entry'] for line in lines if line['kind'] in of_entries}
@@ -198,8 +199,8 @@ def claim(work, config, backbone, command, sources=None) -> None:
   lines += [commit.finished_record(work, name)
             for name in sorted(own - logged)]
   lines += killed
-  workdir_lib.write_lines(work.metrics, lines)
-  workdir_lib.append_line(
+  json_records.write_lines(work.metrics, lines)
+  json_records.append_line(
       work.metrics, run_line(config, backbone, command) | {
           'sources': sources or {}})
   if config.tensorboard:
@@ -227,7 +228,7 @@ def _report(work, records, summary, quiet, there) -> None:
   """Writes the page; prints the table, or that there was nothing to do."""
   if not parallel.is_primary():
     return
-  run_lines = [line for line in workdir_lib.read_lines(work.metrics)
+  run_lines = [line for line in json_records.read_lines(work.metrics)
                if line['kind'] == 'run']
   report_page.write(work.report, run_lines[-1], records, summary)
   if quiet:

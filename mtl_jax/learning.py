@@ -23,6 +23,7 @@ from mtl_jax.data import suites
 from mtl_jax.data import transforms
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
@@ -150,7 +151,7 @@ def _check_inputs(system, task: suites.Task, source: sources.Source) -> None:
 def _seed(system) -> int:
   """The seed of the run in the workdir; without one, the backbone's."""
   if system.workdir.config.exists():
-    return dict(workdir_lib.read_json(system.workdir.config)).get(
+    return dict(json_records.read_json(system.workdir.config)).get(
         'seed', system.backbone.recipe['seed'])
   return system.backbone.recipe['seed']
 
@@ -161,9 +162,9 @@ def stored_tasks(system: system_lib.System) -> tuple[methods.Earlier, ...]:
   In the order in which it was learned. Tasks of methods that nobody has
   registered are left out.
   """
-  lines = workdir_lib.read_lines(system.workdir.metrics)
+  lines = json_records.read_lines(system.workdir.metrics)
   order = {line['entry']: i for i, line in enumerate(lines)
-           if line['kind'] in workdir_lib.ENTRY_KINDS}
+           if line['kind'] in json_records.ENTRY_KINDS}
   found = []
   for name in sorted(system.tasks, key=lambda n: (order.get(n, -1), n)):
     metadata = checkpoint.task_metadata(system.workdir.task(name))
@@ -187,7 +188,7 @@ def _claim(work: workdir_lib.Workdir, entry: plan.Entry, config,
     ValueError: the name was given to something else.
   """
   described: Any = json.loads(json.dumps(config_lib.to_dict(config)))
-  begun = [line for line in workdir_lib.read_lines(work.metrics)
+  begun = [line for line in json_records.read_lines(work.metrics)
            if line.get('entry') == entry.name]
   last = next((line for line in reversed(begun) if line['kind'] in (
       'learn', 'deleted', 'imported', 'merged', 'renamed')), None)
@@ -206,7 +207,7 @@ def _claim(work: workdir_lib.Workdir, entry: plan.Entry, config,
     raise ValueError(f'there is a task {entry.name} already, which this call '
                      'did not learn; give another name=')
   work.prepare()
-  workdir_lib.append_line(work.metrics, {
+  json_records.append_line(work.metrics, {
       'kind': 'learn', 'entry': entry.name, 'config': described,
       'sources': versions, 'versions': provenance.versions(),
       'commit': provenance.commit()})

@@ -13,6 +13,7 @@ from mtl_jax.config import plan
 from mtl_jax.data import batches
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import formats
+from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import drivers
 from mtl_jax.training import progress
@@ -32,7 +33,7 @@ def check_config(work: workdir_lib.Workdir, config) -> None:
       raise ValueError(f'{work.root} has tasks but no config.json; choose '
                        'another workdir')
     return
-  kept = workdir_lib.read_json(work.config)
+  kept = json_records.read_json(work.config)
   given = json.loads(json.dumps(config_lib.to_dict(config)))
   if _learned_by(kept) == _learned_by(given):
     return
@@ -114,7 +115,7 @@ def check_growth(work: workdir_lib.Workdir, old, new) -> None:
 def check_backbone(work: workdir_lib.Workdir, backbone) -> None:
   """Refuses a workdir with another backbone than the one that was made."""
   if work.backbone.exists():
-    kept = dict(workdir_lib.read_json(work.backbone) or {}).get('fingerprint')
+    kept = dict(json_records.read_json(work.backbone) or {}).get('fingerprint')
     if kept != backbone.recipe['fingerprint']:
       raise ValueError(
           f'{work.root} has the backbone {kept}, not '
@@ -138,7 +139,7 @@ def check_sources(work: workdir_lib.Workdir, suite, data) -> dict[str, str]:
       raise ValueError(f'sources {other!r} and {name!r} would share '
                        f'{work.probe_of(name)}; register one of them under '
                        'another name')
-  for line in workdir_lib.read_lines(work.metrics):
+  for line in json_records.read_lines(work.metrics):
     for name, before in line.get('sources', {}).items():
       if found.get(name, before) != before:
         raise ValueError(

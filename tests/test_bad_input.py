@@ -16,7 +16,7 @@ from mtl_jax import trees
 from mtl_jax.config import plan
 from mtl_jax.data import sources
 from mtl_jax.data import suites
-from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.storage import json_records
 from mtl_jax.training import commit
 
 
@@ -202,7 +202,7 @@ def test_backbone_of_another_version_is_refused(tmp_path):
   run = tiny.learned(tmp_path / 'run', 'few')
   recipe = json.loads((run / 'backbone.json').read_text())
   recipe['fingerprint'] = 'f' * 64
-  workdir_lib.write_json(run / 'backbone.json', recipe)
+  json_records.write_json(run / 'backbone.json', recipe)
   assert_refused(tiny.make('few'), run, ValueError,
                  "the backbone's fingerprint is")
 

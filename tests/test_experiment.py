@@ -8,7 +8,7 @@ import tiny
 from mtl_jax import experiment
 from mtl_jax import json_files
 from mtl_jax.storage import checkpoint
-from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.storage import json_records
 from mtl_jax.training import evaluate
 from mtl_jax.training import loop
 
@@ -83,7 +83,7 @@ def test_same_command_again_changes_nothing(folder, tmp_path, monkeypatch):
              if before.get(name) != after.get(name)}
   assert changed == {'metrics.jsonl', 'report.html'}
   assert summary['matrix'] == tiny.summary()['matrix']
-  kinds = [line['kind'] for line in workdir_lib.read_lines(
+  kinds = [line['kind'] for line in json_records.read_lines(
       again / 'metrics.jsonl')]
   assert kinds.count('task') == 15 and kinds.count('run') == 2
 
@@ -111,14 +111,14 @@ def test_stored_tasks_are_proved_from_the_disk(tmp_path):
 def test_a_task_killed_before_its_line_counts_with_its_own_start(tmp_path):
   run = tiny.learned(tmp_path / 'run', 'few')
   metrics = run / 'metrics.jsonl'
-  kept = [line for line in workdir_lib.read_lines(metrics)
+  kept = [line for line in json_records.read_lines(metrics)
           if line['kind'] != 'summary' and line.get('entry') != 'permuted-12']
-  workdir_lib.write_lines(metrics, kept)
+  json_records.write_lines(metrics, kept)
   lost = sum(checkpoint.load_metadata(run / 'tasks/permuted-12')['record'][
       'seconds'].values())
-  before = workdir_lib.total_seconds([*kept, {'kind': 'run'}])
+  before = json_records.total_seconds([*kept, {'kind': 'run'}])
   summary = tiny.learn(tiny.make('few'), run)
-  assert [line['kind'] for line in workdir_lib.read_lines(metrics)
+  assert [line['kind'] for line in json_records.read_lines(metrics)
           if line['kind'] in ('run', 'task')] == ['run', *['task'] * 3, 'run']
   assert summary['seconds_in_all'] == pytest.approx(
       before + lost + summary['seconds'])
@@ -129,7 +129,7 @@ def test_run_line_has_what_a_number_needs(folder):
   assert line['seed'] == 0 and line['backbone']['weights'] == 50200
   assert {'jax', 'flax', 'numpy', 'mtl_jax'} <= set(line['versions'])
   assert line['hardware']['platform'] == 'cpu'
-  assert line['config'] == workdir_lib.read_json(folder / 'config.json')
+  assert line['config'] == json_records.read_json(folder / 'config.json')
 
 
 def test_control_is_paired_with_its_task(tmp_path):

@@ -11,7 +11,7 @@ import tiny_subnetworks
 
 from mtl_jax import lifecycle
 from mtl_jax.config import config as config_lib
-from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.storage import json_records
 
 
 def grow(old, new, folder):
@@ -41,7 +41,7 @@ def test_a_task_that_comes_later(tmp_path):
   whole = tiny.train_alone(permuted(2), tmp_path / 'whole')[0].workdir
   assert tiny.bits(whole.root) == tiny.bits(tmp_path / 'run')
   # The history of configs.
-  lines = workdir_lib.read_lines(tmp_path / 'run' / 'metrics.jsonl')
+  lines = json_records.read_lines(tmp_path / 'run' / 'metrics.jsonl')
   assert [line['config']['suite']['num_tasks'] for line in lines
           if line['kind'] == 'run'] == [1, 2]
   kept = json.loads((tmp_path / 'run' / 'config.json').read_text())

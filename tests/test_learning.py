@@ -12,7 +12,7 @@ from mtl_jax import learning
 from mtl_jax.data import sources
 from mtl_jax.serving import verification
 from mtl_jax.storage import checkpoint
-from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.storage import json_records
 
 RANDOM = np.random.RandomState(0)
 LABELS = np.arange(200) % 3
@@ -119,7 +119,7 @@ def test_what_a_run_would_refuse(system, source, given, text):
   with pytest.raises((ValueError, FileNotFoundError), match=text):
     system.learn(source, **dict(FAST, method='supsup') | given)
   assert tiny.bits(system.workdir.root) == before
-  assert not any(line['kind'] == 'learn' for line in workdir_lib.read_lines(
+  assert not any(line['kind'] == 'learn' for line in json_records.read_lines(
       system.workdir.metrics))
 
 

@@ -13,7 +13,7 @@ from mtl_jax.commands import verify
 from mtl_jax.serving import system as system_lib
 from mtl_jax.serving import verification
 from mtl_jax.storage import checkpoint
-from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.storage import json_records
 
 
 @pytest.fixture(name='run')
@@ -190,7 +190,7 @@ def test_lost_task_is_named(run, how):
     ('fingerprint', 'f' * 64, 'but fff.* was recorded')])
 def test_changed_backbone_is_refused(run, name, value, text):
   recipe = json.loads((run / 'backbone.json').read_text())
-  workdir_lib.write_json(run / 'backbone.json', recipe | {name: value})
+  json_records.write_json(run / 'backbone.json', recipe | {name: value})
   with nothing_else_changes(run):
     with pytest.raises(ValueError, match=text):
       system_lib.load(run)
@@ -206,7 +206,7 @@ def test_malformed_backbone_is_named(run, text):
 
 def test_changed_backbone_fails_the_command(run):
   recipe = json.loads((run / 'backbone.json').read_text())
-  workdir_lib.write_json(run / 'backbone.json', recipe | {'seed': 1})
+  json_records.write_json(run / 'backbone.json', recipe | {'seed': 1})
   done = tiny.verify(run)
   assert done.returncode == 1 and 'Traceback' not in done.stderr
   assert "error: the backbone's fingerprint is" in done.stderr

@@ -49,8 +49,8 @@ from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
 from mtl_jax.inference import hopfield
+from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
-from mtl_jax.storage import workdir as workdir_lib
 
 LEARNING_RATES = (500., 1500., 5000.)
 GAMMAS = (1.5e-3, 5e-3, 1.5e-2)
@@ -146,7 +146,7 @@ class Setting(NamedTuple):
 def load(args) -> tuple[Any, dict, Setting]:
   """The system, its config, and the setting on the split."""
   system = mtl_jax.load(args.workdir)
-  config = workdir_lib.read_json(system.workdir.config)
+  config = json_records.read_json(system.workdir.config)
   options = dict(config['suite'])
   suite = suites.make(options.pop('kind'), **options)
   names = [task.name for task in suite.tasks]

@@ -4,6 +4,7 @@ import argparse
 
 from mtl_jax.report import page
 from mtl_jax.report import terminal
+from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
 
@@ -30,7 +31,7 @@ def main(given: argparse.Namespace) -> int | None:
   work = workdir_lib.Workdir(given.workdir)
   if not work.root.is_dir():
     raise ValueError(f'there is no folder {work.root}')
-  lines = list(workdir_lib.read_lines(work.metrics))
+  lines = list(json_records.read_lines(work.metrics))
   runs = [line for line in lines if line['kind'] == 'run']
   ends = [line for line in lines if line['kind'] == 'summary']
   if not runs or not ends:

@@ -7,6 +7,7 @@ from mtl_jax.evolution import mutations
 from mtl_jax.evolution import networks
 from mtl_jax.evolution import spaces
 from mtl_jax.inference import identify
+from mtl_jax.models import precision
 from mtl_jax.steps import single
 
 
@@ -31,15 +32,19 @@ class Backbone:
     outputs: logits; at least the classes of every task.
     init: 'signed_constant' (SupSup), or 'default' (the module's own).
     seed: of the weights; `None` takes the run's seed.
+    compute_dtype: 'float32', or 'bfloat16' for the products alone: weights,
+      scores and logits stay float32.
     options: further options of the model, as (name, value) pairs.
   """
   model: str
   outputs: int
   init: str = 'signed_constant'
   seed: int | None = None
+  compute_dtype: str = 'float32'
   options: tuple = ()
 
   def __post_init__(self):
+    precision.check(self.compute_dtype)
     if self.init not in ('signed_constant', 'default'):
       raise ValueError(f'unknown backbone init {self.init!r}; known: '
                        "'signed_constant', 'default'")

@@ -11,7 +11,7 @@ from mtl_jax.evaluation import matrix
 from mtl_jax.evaluation import scenarios
 from mtl_jax.evaluation import transparency
 from mtl_jax.serving import verification
-from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.storage import json_records
 from mtl_jax.training import commit
 from mtl_jax.training import evaluate
 from mtl_jax.training import run as run_lib
@@ -38,7 +38,7 @@ def matrix_rows(running: run_lib.Run) -> dict[str, dict]:
   it is measured after later tasks were learned.
   """
   known = {line['entry']: line['accuracy'] for line in
-           workdir_lib.read_lines(running.workdir.metrics)
+           json_records.read_lines(running.workdir.metrics)
            if line['kind'] == 'row'}
   measured = main_entries(running)
   for i, entry in enumerate(measured):
@@ -48,7 +48,7 @@ def matrix_rows(running: run_lib.Run) -> dict[str, dict]:
       known[entry.name] = evaluate.row(
           running.system, before, running.data,
           running.config.eval_batch_size)
-      workdir_lib.append_line(running.workdir.metrics, {
+      json_records.append_line(running.workdir.metrics, {
           'kind': 'row', 'entry': entry.name, 'accuracy': known[entry.name]})
   return known
 
@@ -58,7 +58,7 @@ def infer_tasks(running: run_lib.Run) -> list[dict]:
   if not running.config.identify:
     return []
   work = running.workdir
-  found = [line for line in workdir_lib.read_lines(work.metrics)
+  found = [line for line in json_records.read_lines(work.metrics)
            if line['kind'] == 'identity'
            and any(scenarios.is_of(line, s) for s in running.config.identify)]
   networks = scenarios.Networks(running.system, running.data)
@@ -72,7 +72,7 @@ def infer_tasks(running: run_lib.Run) -> list[dict]:
                    }.values())
     for line in scenarios.measure(running.system, learned, tested,
                                   running.data, scenario, found, networks):
-      workdir_lib.append_line(work.metrics, line)
+      json_records.append_line(work.metrics, line)
       found.append(line)
   return found
 
@@ -161,7 +161,7 @@ def collect(running: run_lib.Run) -> list[dict]:
   """
   parallel.barrier('all records are written')
   logged = {line['entry']: line for line in
-            workdir_lib.read_lines(running.workdir.metrics)
+            json_records.read_lines(running.workdir.metrics)
             if line['kind'] == 'task'}
   found = []
   for phase in running.config.phases:

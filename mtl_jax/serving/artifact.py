@@ -27,6 +27,7 @@ from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import deduplicate
 from mtl_jax.storage import formats
+from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
 from mtl_jax.storage import tensor_file
 from mtl_jax.storage import workdir as workdir_lib
@@ -221,7 +222,7 @@ def import_task(workdir, path, name: str | None = None) -> str:
     places = _places(work, found, name, path)
     work.prepare()
     if not work.backbone.exists():
-      workdir_lib.write_json(work.backbone, found.backbone)
+      json_records.write_json(work.backbone, found.backbone)
     for own, part in found.parts.items():
       _store(work, part, places, found if own == found.task else None)
   return places[found.task]
@@ -231,7 +232,7 @@ def _check_backbone(work: workdir_lib.Workdir, recipe: dict, path) -> None:
   """Refuses a workdir on whose backbone the task would not be itself."""
   formats.require(work.root)
   if work.backbone.exists():
-    kept = dict(workdir_lib.read_json(work.backbone) or {})
+    kept = dict(json_records.read_json(work.backbone) or {})
     if kept.get('fingerprint') != recipe['fingerprint']:
       raise ValueError(
           f'{path} was made on the backbone {recipe["fingerprint"][:16]} '
@@ -304,7 +305,7 @@ def _store(work: workdir_lib.Workdir, part: Part, places: dict[str, str],
   if whole is not None:
     metadata |= {'licence': whole.licence, 'text': whole.text}
   checkpoint.save(work.task(name), part.arrays, metadata)
-  workdir_lib.append_line(work.metrics, {
+  json_records.append_line(work.metrics, {
       'kind': 'imported', 'entry': name, 'versions': provenance.versions()})
 
 

@@ -15,6 +15,7 @@ from mtl_jax import masks
 from mtl_jax import models
 from mtl_jax import trees
 from mtl_jax.config import config as config_lib
+from mtl_jax.models import precision
 
 
 class Backbone(NamedTuple):
@@ -38,7 +39,8 @@ def make(recipe: dict, weights: pathlib.Path | None = None) -> Backbone:
 
   Args:
     recipe: 'model', 'outputs', 'options', 'init', 'seed', 'image_shape', and
-      'fingerprint' if the result must be a known one.
+      'compute_dtype' if it isn't float32, and 'fingerprint' if the result
+      must be a known one.
     weights: a copy of the file that the option `weights` names, read instead
       if it is there.
 
@@ -59,7 +61,9 @@ def make(recipe: dict, weights: pathlib.Path | None = None) -> Backbone:
                      f"{recipe['defined_in']['file']} defines; pass that file "
                      'as plugins')
   models.check_init(recipe['model'], recipe['init'], options)
-  network = models.make(recipe['model'], recipe['outputs'], **options)
+  network = precision.computed(
+      models.make(recipe['model'], recipe['outputs'], **options),
+      recipe.get('compute_dtype', 'float32'))
   params, stats = _draw(network, recipe, jax.random.key(
       recipe['seed'], impl='threefry2x32'))
   found = trees.fingerprint(params)
@@ -119,5 +123,7 @@ def recipe_of(config: config_lib.Config, shapes: list) -> dict:
             'seed': config.seed if part.seed is None else part.seed,
             'image_shape': list(shapes[0]) if len(shapes) == 1 else [
                 list(shape) for shape in shapes]}
+  if part.compute_dtype != 'float32':
+    recipe['compute_dtype'] = part.compute_dtype
   own = models.MODELS.origin(part.model)
   return recipe | ({'defined_in': own} if own else {})

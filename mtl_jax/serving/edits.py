@@ -12,6 +12,7 @@ from mtl_jax.serving import artifact
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import deduplicate
+from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 
 
@@ -100,10 +101,10 @@ def _with_name(metadata: dict, old: str, new: str) -> dict:
 
 def _drop(work: workdir_lib.Workdir, name: str, said: dict) -> None:
   """Removes a task's folder and its lines, so that nobody misses it."""
-  lines = [line for line in workdir_lib.read_lines(work.metrics)
+  lines = [line for line in json_records.read_lines(work.metrics)
            if line.get('entry') != name
-           or line['kind'] not in (*workdir_lib.ENTRY_KINDS, 'row')]
-  workdir_lib.write_lines(work.metrics, [*lines, said])
+           or line['kind'] not in (*json_records.ENTRY_KINDS, 'row')]
+  json_records.write_lines(work.metrics, [*lines, said])
   if parallel.is_primary():
     checkpoint.remove_all(work.tasks, name)
 

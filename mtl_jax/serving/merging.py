@@ -30,8 +30,9 @@ from mtl_jax.serving import artifact
 from mtl_jax.serving import probes
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import impression_arrays
+from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
-from mtl_jax.storage import workdir as workdir_lib
 
 _OF_MASKS = {'union': masks.union, 'intersection': masks.intersection}
 HOW = (*_OF_MASKS, 'combination')
@@ -191,7 +192,7 @@ def _store(system, name, stored, made: _Made, share, how) -> None:
   """Writes the new task's checkpoint and a line that says so."""
   first = stored[0].metadata
   arrays, referred = system.index.split(
-      checkpoint.impression_to_arrays(made.impression))
+      impression_arrays.impression_to_arrays(made.impression))
   sizes = impressions.bytes_by_part(made.impression)
   record = first['record'] | {
       'entry': name, 'task': name, 'phase': 'merged', 'control': True,
@@ -207,7 +208,7 @@ def _store(system, name, stored, made: _Made, share, how) -> None:
           'name': name, 'record': record, 'method': made.method,
           'seed': made.seed or first['seed'], 'kept_by': None,
           'references': referred, 'versions': provenance.versions()}
-  metadata |= checkpoint.impression_metadata(made.impression)
+  metadata |= impression_arrays.impression_metadata(made.impression)
   if made.relies is not None:
     metadata['relies_on'] = {other: system.fingerprint(other)
                              for other in made.relies}
@@ -220,7 +221,7 @@ def _store(system, name, stored, made: _Made, share, how) -> None:
   arrays['probe'] = np.asarray(system.outputs(task, probes.draw(
       metadata['drawn_probe'], metadata)))
   checkpoint.save(system.workdir.task(name), arrays, metadata)
-  workdir_lib.append_line(system.workdir.metrics, {
+  json_records.append_line(system.workdir.metrics, {
       'kind': 'merged', 'entry': name} | record['merged'])
 
 

@@ -20,6 +20,7 @@ from mtl_jax.serving import cache
 from mtl_jax.serving import origins
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import deduplicate
+from mtl_jax.storage import impression_arrays
 from mtl_jax.storage import workdir as workdir_lib
 
 CACHE_BYTES = 2 ** 30
@@ -198,7 +199,7 @@ class StoredTasks:
         metadata['classes'], metadata, arrays['probe'], version)
 
   def _impression(self, arrays, metadata) -> impressions.Impression:
-    return checkpoint.arrays_to_impression(
+    return impression_arrays.arrays_to_impression(
         deduplicate.resolve(self.workdir, arrays, metadata),
         self.backbone.params, self.backbone.stats, metadata)
 

@@ -27,6 +27,7 @@ from mtl_jax.serving import stored_tasks
 from mtl_jax.serving import task_cache
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import formats
+from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 
 StoredTask = stored_tasks.StoredTask
@@ -374,7 +375,7 @@ def load(workdir, plugins=None, cache_bytes: int = stored_tasks.CACHE_BYTES,
   registry.load_plugins(plugins)
   work = workdir_lib.Workdir(workdir)
   formats.require(work.root)
-  recipe = workdir_lib.read_json(work.backbone)
+  recipe = json_records.read_json(work.backbone)
   if work.config.exists():
-    workdir_lib.read_json(work.config)  # refuses one that was edited
+    json_records.read_json(work.config)  # refuses one that was edited
   return kind(work, backbone_lib.make(recipe, work.weights), cache_bytes)

@@ -15,6 +15,7 @@ import numpy as np
 from mtl_jax.serving import probes
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
 from mtl_jax.storage import workdir as workdir_lib
 
@@ -59,7 +60,7 @@ def check(system: system_lib.System,
   names = sorted(system.tasks, key=lambda name: _basis_of(system, name))
   try:
     lost = system.workdir.lost_tasks()
-    logged, _ = workdir_lib.came_and_went(workdir_lib.read_lines(
+    logged, _ = json_records.came_and_went(json_records.read_lines(
         system.workdir.metrics))
   except ValueError as error:  # the log, or the plan
     lost, logged = [], set(names)
@@ -196,7 +197,7 @@ def _log_faults(work: workdir_lib.Workdir,
   """Where the log says another thing of a task than its checkpoint."""
   faults = []
   try:
-    lines = list(workdir_lib.read_lines(work.metrics))
+    lines = list(json_records.read_lines(work.metrics))
   except ValueError:
     return []  # said already: the lost tasks are read from the log, too
   for line in lines:
@@ -248,7 +249,7 @@ def _plan_notes(work: workdir_lib.Workdir, there: set[str],
               and path.name not in lost and checkpoint.is_final(path.name)]
   try:
     plan = work.read_plan()
-    came, went = workdir_lib.came_and_went(workdir_lib.read_lines(
+    came, went = json_records.came_and_went(json_records.read_lines(
         work.metrics))
   except ValueError:
     return notes  # a fault, said already

@@ -16,13 +16,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from mtl_jax import impressions
 from mtl_jax import json_files
-from mtl_jax import masks
 from mtl_jax import parallel
 from mtl_jax import trees
 from mtl_jax.storage import array_files
@@ -321,132 +318,3 @@ def remove_unfinished(folder: pathlib.Path) -> None:
 def stored_bytes(path: pathlib.Path) -> int:
   """Sum of the sizes of all files of a checkpoint."""
   return sum(p.stat().st_size for p in path.rglob('*') if p.is_file())
-
-
-def tree_to_arrays(tree: Any) -> dict[str, Any]:
-  """Any tree as named arrays (typed keys as their data), for `save`."""
-  return trees.flatten(parallel.to_host(tree))
-
-
-def arrays_to_tree(arrays: dict[str, Any], like: Any) -> Any:
-  """Inverse of `tree_to_arrays`; `like` gives structure, shapes and dtypes.
-
-  Raises:
-    CheckpointError: names, shapes or dtypes differ from `like`.
-  """
-  wanted = {name: leaf for name, leaf in trees.flatten(like).items()
-            if leaf is not None}
-  if set(wanted) != set(arrays):
-    name = sorted(set(wanted) ^ set(arrays))[0]
-    raise CheckpointError(f'leaf {name} stands only in the checkpoint or only '
-                          'in the state to restore; the config has changed')
-
-  def leaf(name, old):
-    if old is None:
-      return None
-    new = arrays[name]
-    if jax.dtypes.issubdtype(old.dtype, jax.dtypes.prng_key):
-      return jax.random.wrap_key_data(new, impl=jax.random.key_impl(old))
-    if new.shape != old.shape or new.dtype != old.dtype:
-      raise CheckpointError(f'leaf {name} is {new.dtype}{new.shape} in the '
-                            f'checkpoint but {old.dtype}{old.shape} here')
-    return new
-  return trees.map_named(leaf, like)
-
-
-def impression_to_arrays(impression: impressions.Impression) -> dict:
-  """Named arrays with packed masks, for `save`.
-
-  Of a leaf that has both a mask and a value only the values under the mask
-  are kept, in the order of their indices: what a subnetwork owns.
-  """
-  packed = (None if impression.masks is None
-            else masks.pack(impression.masks))
-  arrays = tree_to_arrays(impression._replace(masks=packed)._asdict())
-  kept = {} if impression.masks is None else trees.flatten(
-      parallel.to_host(impression.masks))
-  for name, mask in kept.items():
-    if mask is not None and arrays.get(f'values/{name}') is not None:
-      arrays[f'values/{name}'] = arrays[f'values/{name}'][mask]
-  if impression.path is not None:
-    text = json.dumps(impression.path.parts, separators=(',', ':'))
-    arrays['path'] = np.frombuffer(text.encode(), np.uint8)
-  return arrays
-
-
-def impression_metadata(impression: impressions.Impression) -> dict:
-  """What an impression has beside arrays, as JSON values for its metadata."""
-  impressions.check_parts(impression)
-  found: dict[str, Any] = {}
-  if impression.structure is not None:
-    found['structure'] = list(impression.structure.parts)
-  absent = [name for name, a in trees.flatten(impression.parts or {}).items()
-            if a is None]
-  return found | ({'absent': absent} if absent else {})
-
-
-def arrays_to_impression(arrays: dict, backbone: Any, stats: Any,
-                         metadata: dict) -> impressions.Impression:
-  """The impression in a task's arrays.
-
-  Args:
-    arrays: as `load` gives them; names outside the impression are ignored.
-    backbone: tree that gives the structure and the shapes of masks.
-    stats: tree that gives the structure of norm statistics.
-    metadata: holds what `impression_metadata` gave. With a 'structure', values
-      may have leaves that the backbone lacks.
-  """
-  if metadata.get('structure') is not None:
-    return _grown(arrays, metadata['structure'])
-  parts: dict[str, Any] = {}
-  own = {name.removeprefix('parts/'): a for name, a in arrays.items()
-         if name.startswith('parts/')}
-  if own:
-    parts['parts'] = trees.unflatten(
-        own | dict.fromkeys(metadata.get('absent') or ()))
-  if 'path' in arrays:
-    parts['path'] = impressions.Path(tuple(
-        (own, name) for own, name in json.loads(arrays['path'].tobytes())))
-  for part in ('masks', 'coefficients', 'values', 'stats'):
-    like = stats if part == 'stats' else backbone
-    found = {name.removeprefix(f'{part}/'): a for name, a in arrays.items()
-             if name.startswith(f'{part}/')}
-    unknown = sorted(set(found) - set(trees.flatten(like)))
-    if unknown:
-      raise CheckpointError(f'leaf {part}/{unknown[0]} has no counterpart in '
-                            'the backbone: this is another network')
-    parts[part] = trees.map_named(
-        lambda name, _, found=found: found.get(name), like) if found else None
-  if parts['masks'] is not None:
-    parts['masks'] = masks.unpack(parts['masks'], backbone)
-    if parts['values'] is not None:
-      parts['values'] = trees.map_named(_scatter, parts['values'],
-                                        parts['masks'])
-  return impressions.Impression(**parts)
-
-
-def _grown(arrays, structure) -> impressions.Impression:
-  """An impression whose network has a structure of its own."""
-  found = {name: a for name, a in arrays.items() if name.startswith('values/')}
-  other = sorted(name for name in arrays if name.startswith(
-      ('masks/', 'coefficients/', 'stats/')))
-  if other:
-    raise CheckpointError(f'leaf {other[0]} does not belong to a task with a '
-                          f'structure of its own')
-  values = trees.unflatten({name.removeprefix('values/'): a
-                            for name, a in found.items()})
-  return impressions.Impression(
-      values=values, structure=impressions.Structure(tuple(structure)))
-
-
-def _scatter(name, value, mask):
-  """The dense leaf of values that lie under a mask, 0 elsewhere."""
-  if value is None or mask is None:
-    return value
-  mask = np.asarray(mask)
-  if value.shape != (np.count_nonzero(mask),):
-    raise CheckpointError(f'leaf values/{name} has shape {value.shape}, but '
-                          f'its mask keeps {np.count_nonzero(mask)} weights')
-  dense = np.zeros(mask.shape, value.dtype)
-  dense[mask] = value
-  return dense

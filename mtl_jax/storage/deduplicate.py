@@ -70,7 +70,8 @@ class Index:
     """What a task must store itself, and where the rest lies.
 
     Args:
-      arrays: of an impression, as `checkpoint.impression_to_arrays` has them.
+      arrays: of an impression, as `impression_arrays.impression_to_arrays`
+        has them.
 
     Returns:
       (the arrays to store, {leaf: {'task', 'sha256'}}). Leaves equal to the

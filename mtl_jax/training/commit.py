@@ -19,6 +19,8 @@ from mtl_jax.data import transforms
 from mtl_jax.serving import system as system_lib
 from mtl_jax.steps import single
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import impression_arrays
+from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import evaluate
@@ -96,7 +98,7 @@ def commit(run: run_lib.Run, entry: plan.Entry, state: single.State,
 def _keep(run, name: str, shared: dict) -> None:
   """Stores what a commit leaves for the next one beside impressions."""
   if not checkpoint.exists(run.workdir.shared / name):
-    arrays = checkpoint.tree_to_arrays(shared)
+    arrays = impression_arrays.tree_to_arrays(shared)
     checkpoint.save(run.workdir.shared / name, arrays, {
         'name': name, 'backbone': run.backbone.recipe['fingerprint'],
         'absent': [leaf for leaf, a in arrays.items() if a is None]})
@@ -125,12 +127,12 @@ def store(run: run_lib.Run, entry: plan.Entry,
           impression: impressions.Impression, shared: dict, record: dict,
           relied: tuple[str, ...], kept_by: str | None) -> None:
   """Writes an entry's checkpoint and the line of its record."""
-  own = checkpoint.impression_to_arrays(impression)
+  own = impression_arrays.impression_to_arrays(impression)
   arrays, referred = run.system.index.split(own)
   record['bytes'] |= _stored(impression, arrays)
   metadata = _metadata(run, entry, record) | {
       'kept_by': kept_by, 'references': referred} | (
-          checkpoint.impression_metadata(impression))
+          impression_arrays.impression_metadata(impression))
   if entry.phase.make_method().abilities.needs_earlier:
     metadata['relies_on'] = {name: run.system.fingerprint(name)
                              for name in relied}
@@ -147,7 +149,7 @@ def store(run: run_lib.Run, entry: plan.Entry,
   line = finished_record(run.workdir, entry.name, record)
   line['seconds']['save'] = time.perf_counter() - started
   line['peak_memory_bytes'] = host.memory_bytes()
-  workdir_lib.append_line(run.workdir.metrics, line)
+  json_records.append_line(run.workdir.metrics, line)
   if run.config.tensorboard:
     tensorboard.write(run.workdir.root / 'tensorboard' / entry.name, line)
 

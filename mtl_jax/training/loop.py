@@ -16,6 +16,7 @@ from mtl_jax.config import plan
 from mtl_jax.methods import watch
 from mtl_jax.steps import single
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import impression_arrays
 from mtl_jax.training import commit
 from mtl_jax.training import drivers
 from mtl_jax.training import evaluate
@@ -165,8 +166,9 @@ def check_finite(group, loss: np.ndarray, start: int) -> None:
 def _save(run: run_lib.Run, name: str, state, noted, curve, start: int,
           seconds: float) -> None:
   """Saves mid-task progress under its step."""
-  arrays = checkpoint.tree_to_arrays({'state': state, 'curve': curve}
-                                     | ({'noted': noted} if noted else {}))
+  arrays = impression_arrays.tree_to_arrays(
+      {'state': state, 'curve': curve}
+      | ({'noted': noted} if noted else {}))
   progress.save(run.workdir, name, start, arrays, {
       'step': start, 'seconds': seconds,
       'backbone': run.backbone.recipe['fingerprint']})
@@ -181,7 +183,7 @@ def _restore(run: run_lib.Run, name: str, state, noted, curve):
   start = metadata['step']
   curve = {key: np.zeros((value.shape[0], start), np.float32)
            for key, value in curve.items()}
-  restored = checkpoint.arrays_to_tree(
+  restored = impression_arrays.arrays_to_tree(
       arrays, {'state': state, 'curve': curve}
       | ({'noted': noted} if noted else {}))
   return (restored['state'], restored.get('noted', {}), restored['curve'],

@@ -10,6 +10,7 @@ from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
 from mtl_jax.data import suites
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
 from mtl_jax.training import run as run_lib
@@ -27,7 +28,7 @@ def check_recipe(work: workdir_lib.Workdir, recipe: dict) -> None:
   """
   if not work.backbone.exists():
     return
-  kept = workdir_lib.read_json(work.backbone)
+  kept = json_records.read_json(work.backbone)
   for name in ('model', 'outputs', 'init', 'seed', 'image_shape'):
     if kept[name] != recipe[name]:
       raise ValueError(f'{work.backbone}: {name} is {kept[name]!r}, but the '
@@ -80,7 +81,7 @@ def write_plan(work: workdir_lib.Workdir, config: config_lib.Config,
            'streams': [phase.name for phase in config.phases
                        if phase.stream is not None]}
   if not work.plan.exists() or work.read_plan() != found:
-    workdir_lib.write_json(work.plan, found)
+    json_records.write_json(work.plan, found)
 
 
 def restore_probes(run: run_lib.Run) -> None:

@@ -33,6 +33,8 @@ from mtl_jax.inference import identify
 from mtl_jax.inference import superposition
 from mtl_jax.steps import single
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import impression_arrays
+from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
 from mtl_jax.training import drivers
@@ -116,14 +118,14 @@ def learn(run: run_lib.Run, phase: config_lib.Phase) -> None:
     if clock.due():
       _save(run, phase, learner)
   _commit(run, phase, learner, segments)
-  workdir_lib.append_line(run.workdir.metrics,
-                          _line(phase, learner, segments))
+  json_records.append_line(run.workdir.metrics,
+                           _line(phase, learner, segments))
   progress.remove(run.workdir, phase.name)
 
 
 def _finished(run, phase) -> bool:
   """Whether the stream ended, and all that it left is still there."""
-  lines = [line for line in workdir_lib.read_lines(run.workdir.metrics)
+  lines = [line for line in json_records.read_lines(run.workdir.metrics)
            if line['kind'] == 'stream' and line['phase'] == phase.name]
   return bool(lines) and all(
       checkpoint.exists(run.workdir.task(_name(phase, mask)))
@@ -289,8 +291,8 @@ def _commit(run, phase, learner, segments) -> None:
 def _save(run, phase, learner) -> None:
   progress.save(
       run.workdir, phase.name, learner.position,
-      checkpoint.tree_to_arrays({'state': learner.state,
-                                 'curve': learner.curve}),
+      impression_arrays.tree_to_arrays({'state': learner.state,
+                                        'curve': learner.curve}),
       {'position': learner.position, 'mask': learner.mask,
        'log': learner.log, 'seconds': learner.seconds,
        'steps': len(learner.curve['loss'])})
@@ -306,7 +308,7 @@ def _restore(run, phase) -> Learner:
     return Learner()  # a mask was lost: only the stream can make it again
   curve = {name: np.zeros(metadata['steps'], np.float32)
            for name in ('loss', 'accuracy')}
-  restored = checkpoint.arrays_to_tree(arrays, {
+  restored = impression_arrays.arrays_to_tree(arrays, {
       'state': _start(run, phase, metadata['mask']), 'curve': curve})
   return Learner(metadata['position'], metadata['mask'],
                  parallel.put(restored['state']), restored['curve'],

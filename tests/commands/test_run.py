@@ -15,7 +15,7 @@ from mtl_jax import host
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import files
 from mtl_jax.config import overrides
-from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.storage import json_records
 
 FEW = f'--config={tiny.ROOT}/tests/fixtures/tiny.py:few'
 
@@ -61,7 +61,7 @@ def test_fields_from_flags_are_what_is_run(tmp_path):
   path.write_text(f'get_config = lambda: {made}')
   assert commands.main(['run', f'--config={path}', '--quiet',
                         f'--workdir={tmp_path}/run', *flags]) == 0
-  kept = config_lib.from_dict(workdir_lib.read_json(
+  kept = config_lib.from_dict(json_records.read_json(
       tmp_path / 'run/config.json'))
   assert kept.eval_batch_size == 40 and len(kept.phases) == 1
 

@@ -12,6 +12,7 @@ from mtl_jax.data import pictures
 from mtl_jax.data import readers
 from mtl_jax.data import sources
 from mtl_jax.data import suites
+from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 
 RANDOM = np.random.RandomState(0)
@@ -175,8 +176,8 @@ def suite_of(*names):
     ('3.0.1', '3.0.1-aa', False), ('aa', 'ab', False)])
 def test_versions_of_an_earlier_start(tmp_path, before, now, fits):
   work = workdir_lib.Workdir(tmp_path)
-  workdir_lib.append_line(work.metrics, {'kind': 'run',
-                                         'sources': {'mnist': before}})
+  json_records.append_line(work.metrics, {'kind': 'run',
+                                          'sources': {'mnist': before}})
   if fits:
     checked = validate.check_sources(
         work, suite_of('mnist'), Data(mnist=now))

@@ -25,6 +25,7 @@ from mtl_jax.evaluation import scenarios
 from mtl_jax.inference import identify
 from mtl_jax.serving import candidates
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import run as run_lib
 
@@ -282,7 +283,7 @@ def again(folder, **identify):
 
 
 def lines_of(folder):
-  return [line for line in workdir_lib.read_lines(folder / 'metrics.jsonl')
+  return [line for line in json_records.read_lines(folder / 'metrics.jsonl')
           if line['kind'] == 'identity']
 
 

@@ -23,7 +23,7 @@ from mtl_jax.evaluation import transparency
 from mtl_jax.methods import path_sampling
 from mtl_jax.report import figures as figures_lib
 from mtl_jax.report import segments as segments_report
-from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.storage import json_records
 
 NAMES = ['noisy3', 'noisy2']
 
@@ -121,7 +121,7 @@ def test_controls_are_paired_by_their_tasks():
 def test_one_image_of_each_task_is_too_little_but_no_error(
     folder, summary, tmp_path):
   shutil.copytree(folder, tmp_path / 'run')
-  fields = workdir_lib.read_json(folder / 'config.json') | {'transparency': 1}
+  fields = json_records.read_json(folder / 'config.json') | {'transparency': 1}
   again = tiny.learn(config_lib.from_dict(fields), tmp_path / 'run')
   found = json.loads(json.dumps(again))['segments']
   assert found['images'] == 1 and found['paths'] == summary['segments']['paths']
@@ -133,7 +133,7 @@ def test_robustness_starts_at_the_accuracy_without_corruption(folder, summary):
   found = summary['segments']['robustness']
   assert set(found['']) == {'none', *corruptions.STRENGTHS}
   test = {line['entry']: line['accuracy']['test']
-          for line in workdir_lib.read_lines(folder / 'metrics.jsonl')
+          for line in json_records.read_lines(folder / 'metrics.jsonl')
           if line['kind'] == 'task'}
   for phase, suffix in (('', ''), ('single', '@single')):
     own = [test[name + suffix] for name in NAMES]

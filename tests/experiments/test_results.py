@@ -13,7 +13,7 @@ import pytest
 
 from mtl_jax import models
 from mtl_jax import trees
-from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.storage import json_records
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / 'experiments'))
 
@@ -145,16 +145,16 @@ def test_folders_of_the_machine_are_left_out(tmp_path):
 
 
 def test_a_killed_start_counts_with_the_tasks_that_it_finished():
-  assert workdir_lib.total_seconds([RUN, TASK, TASK, RUN, TASK, SUMMARY]) == 9.
-  assert workdir_lib.total_seconds([RUN, TASK, SUMMARY, RUN, SUMMARY]) == 4.
+  assert json_records.total_seconds([RUN, TASK, TASK, RUN, TASK, SUMMARY]) == 9.
+  assert json_records.total_seconds([RUN, TASK, SUMMARY, RUN, SUMMARY]) == 4.
 
 
 def test_a_killed_start_counts_whole_where_it_left_its_seconds(tmp_path):
   killed = {'kind': 'killed', 'seconds': 8.}
   lines = [RUN, TASK, killed, RUN, TASK, SUMMARY]
-  assert workdir_lib.total_seconds(lines) == 10.
-  assert workdir_lib.whole_seconds(lines)
-  assert not workdir_lib.whole_seconds([RUN, TASK, RUN, SUMMARY])
+  assert json_records.total_seconds(lines) == 10.
+  assert json_records.whole_seconds(lines)
+  assert not json_records.whole_seconds([RUN, TASK, RUN, SUMMARY])
   target = tmp_path / 'out.jsonl'
   results.collect(workdir(tmp_path, *lines), target)
   summary = collected.read(target)[-1]

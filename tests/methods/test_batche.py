@@ -10,7 +10,7 @@ from mtl_jax import impressions
 from mtl_jax import methods
 from mtl_jax import trees
 from mtl_jax.config import config as config_lib
-from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.storage import json_records
 
 
 def by_hand(weights, vectors, x=X):
@@ -114,7 +114,7 @@ def test_a_run_stores_the_weights_once_and_psp_forgets(tmp_path):
   summary = tiny.learn(config(
       batche=dict(adam, method='batche', options=dict(vector_rate=30.)),
       psp=dict(adam, method='psp')), tmp_path)
-  records = {line['entry']: line for line in workdir_lib.read_lines(
+  records = {line['entry']: line for line in json_records.read_lines(
       tmp_path / 'metrics.jsonl') if line['kind'] == 'task'}
   values = [records[f'permuted-{n:02d}@batche']['bytes']['values']
             for n in range(3)]

@@ -12,7 +12,7 @@ from mtl_jax import impressions
 from mtl_jax import methods
 from mtl_jax import trees
 from mtl_jax.serving import backbone as backbone_lib
-from mtl_jax.storage import checkpoint
+from mtl_jax.storage import impression_arrays
 from mtl_jax.training import trace
 
 
@@ -71,11 +71,11 @@ class TestContract:
               if found.method.abilities.needs_earlier else {})
     for route in given.routes:
       impression, _ = found.commit(route)
-      arrays = {name: a for name, a in checkpoint.impression_to_arrays(
+      arrays = {name: a for name, a in impression_arrays.impression_to_arrays(
           impression).items() if a is not None}
-      stored = checkpoint.arrays_to_impression(
+      stored = impression_arrays.arrays_to_impression(
           arrays, found.backbone, {},
-          checkpoint.impression_metadata(impression))
+          impression_arrays.impression_metadata(impression))
       params = found.method.materialise(found.backbone, stored, shared)
       assert trees.digests(params) == trees.digests(found.bind(route))
 

@@ -12,7 +12,7 @@ from mtl_jax import models
 from mtl_jax import trees
 from mtl_jax.methods import graph
 from mtl_jax.methods import path_sampling
-from mtl_jax.storage import checkpoint
+from mtl_jax.storage import impression_arrays
 
 HEADS = (3, 2, 3)
 SHAPE = path_sampling.Shape(2, 4, 2)
@@ -74,8 +74,9 @@ class TestContract:
       bound = method.bind(backbone(), moved, {}, route)
       impression, shared = method.commit(backbone(), moved, {}, route)
       assert shared == {}
-      stored = checkpoint.arrays_to_impression(
-          checkpoint.impression_to_arrays(impression), backbone(), {}, {})
+      stored = impression_arrays.arrays_to_impression(
+          impression_arrays.impression_to_arrays(impression),
+          backbone(), {}, {})
       assert stored.path == impression.path
       for made in (impression, stored):
         params = jax.jit(lambda i: method.materialise(backbone(), i, {}))(made)

@@ -18,8 +18,8 @@ from mtl_jax.data import sources
 from mtl_jax.serving import artifact
 from mtl_jax.serving import verification
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import json_records
 from mtl_jax.storage import tensor_file
-from mtl_jax.storage import workdir as workdir_lib
 
 EXAMPLES = [tiny.ROOT / 'examples' / f'{name}.py'
             for name in ('lora', 'packnet', 'piggyback')]
@@ -153,7 +153,7 @@ def test_another_task_of_that_name_stays(system, other, tmp_path):
 def test_another_backbone_is_refused(system, other, tmp_path):
   path = system.export('permuted-01', tmp_path / 'a')
   kept = other.workdir.backbone
-  workdir_lib.write_json(kept, workdir_lib.read_json(kept) | {
+  json_records.write_json(kept, json_records.read_json(kept) | {
       'fingerprint': 'f' * 64})
   with pytest.raises(ValueError, match='was made on the backbone .* has .*its '
                                        'impression does not fit'):

@@ -8,7 +8,7 @@ import mtl_jax
 from mtl_jax.serving import edits
 from mtl_jax.serving import verification
 from mtl_jax.storage import checkpoint
-from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.storage import json_records
 
 
 @pytest.fixture(name='system')
@@ -62,7 +62,7 @@ def test_those_that_rely_on_a_renamed_task_know_it(system):
                                            ['permuted-00'])):
     with pytest.raises(ValueError, match='unknown task'):
       ask()
-  lines = list(workdir_lib.read_lines(system.workdir.metrics))
+  lines = list(json_records.read_lines(system.workdir.metrics))
   assert lines[-1] == {'kind': 'renamed', 'entry': 'first@x~1',
                        'from': 'permuted-00'}
 

@@ -12,6 +12,7 @@ from mtl_jax.report import figures
 from mtl_jax.data import sources
 from mtl_jax.serving import verification
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 
 IMAGES = sources.load('digits').test.images[:4]
@@ -114,12 +115,12 @@ def test_missing_and_surplus_tasks_are_listed(run):
       'task permuted-01: it was finished once, but its folder is gone']
   # Nor does a log without the task hide it, if the run had ended.
   work = workdir_lib.Workdir(run)
-  workdir_lib.write_lines(work.metrics, [
-      line for line in workdir_lib.read_lines(work.metrics)
+  json_records.write_lines(work.metrics, [
+      line for line in json_records.read_lines(work.metrics)
       if line.get('entry') != 'permuted-01'])
   assert verification.check(mtl_jax.load(run)).faults == found.faults
-  workdir_lib.write_lines(work.metrics, [
-      line for line in workdir_lib.read_lines(work.metrics)
+  json_records.write_lines(work.metrics, [
+      line for line in json_records.read_lines(work.metrics)
       if line['kind'] != 'summary'])
   found = verification.check(mtl_jax.load(run))
   assert not found.faults and found.notes == [
@@ -272,7 +273,7 @@ def test_main_load_and_verify_name_an_edited_file(run, name, key, value):
     ('seed', 5), ('outputs', 12), ('image_shape', [9, 9, 1])])
 def test_a_recipe_without_a_seal_is_held_against_the_config(run, key, value):
   path = run / 'backbone.json'
-  recipe = workdir_lib.read_json(path) | {key: value}
+  recipe = json_records.read_json(path) | {key: value}
   path.write_text(json.dumps(recipe))
   with pytest.raises(ValueError, match=f'backbone.json: {key} is '):
     tiny.learn(tiny.make('few'), run)

@@ -21,7 +21,7 @@ from mtl_jax.config import config as config_lib
 from mtl_jax.serving import verification
 from mtl_jax.steps import joint as joint_lib
 from mtl_jax.steps import single
-from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.storage import json_records
 
 ROUTES = tuple(methods.Route(classes=2, loss=loss, member=i)
                for i, loss in enumerate(('classes', 'softmax', 'mse')))
@@ -167,7 +167,7 @@ def test_a_group_commits_all_its_members(folder):
     # Norm statistics are of the task's own images.
     assert not all(np.array_equal(a, b) for a, b in zip(
         jax.tree.leaves(impressions[0].stats), jax.tree.leaves(other.stats)))
-  lines = [line for line in workdir_lib.read_lines(folder / 'metrics.jsonl')
+  lines = [line for line in json_records.read_lines(folder / 'metrics.jsonl')
            if line['kind'] == 'task']
   assert [line['steps'] for line in lines] == [7, 7, 7]
   json.loads(json.dumps(lines), parse_constant=pytest.fail)

@@ -13,6 +13,8 @@ import tiny
 from mtl_jax import impressions
 from mtl_jax import trees
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import impression_arrays
+from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 
 ARRAYS = {'masks/a': np.array([3, 255], np.uint8),
@@ -162,10 +164,11 @@ def test_only_unfinished_folders_are_removed(tmp_path, path):
 def test_trees_with_keys_and_scalars_come_back(tmp_path):
   tree = {'key': jax.random.key(3), 'step': jnp.int32(7), 'none': None,
           'many': jax.random.split(jax.random.key(4), 3)}
-  checkpoint.save(tmp_path / 'a', checkpoint.tree_to_arrays(tree), {})
+  checkpoint.save(tmp_path / 'a', impression_arrays.tree_to_arrays(tree), {})
   like = {'key': jax.random.key(0), 'step': jnp.int32(0), 'none': None,
           'many': jax.random.split(jax.random.key(0), 3)}
-  found = checkpoint.arrays_to_tree(checkpoint.load(tmp_path / 'a')[0], like)
+  found = impression_arrays.arrays_to_tree(
+      checkpoint.load(tmp_path / 'a')[0], like)
   assert found['step'] == 7 and found['none'] is None
   for name in ('key', 'many'):
     np.testing.assert_array_equal(jax.random.key_data(found[name]),
@@ -178,7 +181,7 @@ def test_trees_with_keys_and_scalars_come_back(tmp_path):
     ({'v': np.zeros(2, np.float32)}, 'leaf v stands only')])
 def test_tree_of_another_form_is_refused(like, text):
   with pytest.raises(checkpoint.CheckpointError, match=text):
-    checkpoint.arrays_to_tree({'w': np.zeros(2, np.float32)}, like)
+    impression_arrays.arrays_to_tree({'w': np.zeros(2, np.float32)}, like)
 
 
 def test_impression_comes_back():
@@ -189,11 +192,11 @@ def test_impression_comes_back():
       masks={'w': jnp.array(mask), 'v': None},
       coefficients={'w': None, 'v': jnp.array([2., -3.])},
       stats={'mean': jnp.array([5.])})
-  arrays = checkpoint.impression_to_arrays(made)
+  arrays = impression_arrays.impression_to_arrays(made)
   assert arrays['masks/w'].dtype == np.uint8 and arrays['masks/w'].size == 2
-  found = checkpoint.arrays_to_impression(
+  found = impression_arrays.arrays_to_impression(
       {k: v for k, v in arrays.items() if v is not None}, backbone,
-      {'mean': jnp.zeros(1)}, checkpoint.impression_metadata(made))
+      {'mean': jnp.zeros(1)}, impression_arrays.impression_metadata(made))
   np.testing.assert_array_equal(found.masks['w'], mask)
   assert found.masks['v'] is None and found.values is None
   np.testing.assert_array_equal(found.coefficients['v'], [2., -3.])
@@ -203,8 +206,8 @@ def test_impression_comes_back():
 def test_impression_of_another_network_is_refused():
   with pytest.raises(checkpoint.CheckpointError,
                      match='leaf masks/u has no counterpart'):
-    checkpoint.arrays_to_impression({'masks/u': np.zeros(1, np.uint8)},
-                                    {'w': jnp.zeros(2)}, {}, {})
+    impression_arrays.arrays_to_impression({'masks/u': np.zeros(1, np.uint8)},
+                                           {'w': jnp.zeros(2)}, {}, {})
 
 
 def test_a_task_takes_its_bits_and_little_more(tmp_path):
@@ -220,21 +223,21 @@ def test_a_task_takes_its_bits_and_little_more(tmp_path):
 
 def test_lines_that_were_cut_are_passed_over(tmp_path):
   file = tmp_path / 'metrics.jsonl'
-  workdir_lib.append_line(file, {'kind': 'run'})
-  workdir_lib.append_line(file, {'kind': 'task', 'entry': 'a'})
+  json_records.append_line(file, {'kind': 'run'})
+  json_records.append_line(file, {'kind': 'task', 'entry': 'a'})
   file.write_text(file.read_text()[:-5])
-  assert list(workdir_lib.read_lines(file)) == [{'kind': 'run'}]
+  assert list(json_records.read_lines(file)) == [{'kind': 'run'}]
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
   file = tmp_path / 'config.json'
-  workdir_lib.write_atomic(file, 'old')
+  json_records.write_atomic(file, 'old')
 
   def fail(*_):
     raise OSError('disk full')
-  monkeypatch.setattr(workdir_lib.os, 'fsync', fail)
+  monkeypatch.setattr(json_records.os, 'fsync', fail)
   with pytest.raises(OSError, match='disk full'):
-    workdir_lib.write_atomic(file, 'new')
+    json_records.write_atomic(file, 'new')
   assert file.read_text() == 'old'
 
 
@@ -242,17 +245,18 @@ def test_a_structure_of_its_own_survives(tmp_path):
   grown = impressions.Impression(
       values={'cls': np.ones(3, np.float32), 'new': {'w': np.zeros((2, 2))}},
       structure=impressions.Structure(('body', 'cls', 'new')))
-  checkpoint.save(tmp_path / 'x', checkpoint.impression_to_arrays(grown) | {
-      'probe': np.zeros(1)}, checkpoint.impression_metadata(grown))
+  checkpoint.save(
+      tmp_path / 'x', impression_arrays.impression_to_arrays(grown) | {
+          'probe': np.zeros(1)}, impression_arrays.impression_metadata(grown))
   arrays, metadata = checkpoint.load(tmp_path / 'x')
-  found = checkpoint.arrays_to_impression(
+  found = impression_arrays.arrays_to_impression(
       arrays, {'body': np.zeros(2), 'cls': np.zeros(9)}, {}, metadata)
   assert found.structure == grown.structure and found.masks is None
   assert trees.fingerprint(found.values) == trees.fingerprint(grown.values)
   with pytest.raises(checkpoint.CheckpointError, match='masks/body does not '
                                                        'belong to a task'):
-    checkpoint.arrays_to_impression({'masks/body': np.zeros(1)}, {}, {},
-                                    {'structure': ['a']})
+    impression_arrays.arrays_to_impression({'masks/body': np.zeros(1)}, {}, {},
+                                           {'structure': ['a']})
 
 
 def test_named_parts_survive(tmp_path):
@@ -261,9 +265,9 @@ def test_named_parts_survive(tmp_path):
       values={'w': jnp.ones(2), 'v': None},
       parts={'lora': {'w': {'down': jnp.ones((2, 1)), 'up': None},
                       'scale': jnp.float32(.5)}, 'steps': jnp.arange(3)})
-  checkpoint.save(tmp_path / 'x', checkpoint.impression_to_arrays(made),
-                  checkpoint.impression_metadata(made))
-  found = checkpoint.arrays_to_impression(
+  checkpoint.save(tmp_path / 'x', impression_arrays.impression_to_arrays(made),
+                  impression_arrays.impression_metadata(made))
+  found = impression_arrays.arrays_to_impression(
       checkpoint.load(tmp_path / 'x')[0], {'w': jnp.zeros(2), 'v': jnp.ones(1)},
       {}, checkpoint.load_metadata(tmp_path / 'x'))
   assert trees.digests(found.parts) == trees.digests(made.parts)
@@ -284,4 +288,4 @@ def test_named_parts_survive(tmp_path):
     ({'a': {'b': 1.}}, 'part a/b is a float')])
 def test_parts_that_could_not_be_read_again_are_refused(parts, text):
   with pytest.raises(ValueError, match=text):
-    checkpoint.impression_metadata(impressions.Impression(parts=parts))
+    impression_arrays.impression_metadata(impressions.Impression(parts=parts))

@@ -11,6 +11,7 @@ import mtl_jax
 from mtl_jax import impressions
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import deduplicate
+from mtl_jax.storage import impression_arrays
 from mtl_jax.storage import workdir as workdir_lib
 
 BACKBONE = {'a': np.zeros(600, np.float32), 'b': np.ones(3, np.float32)}
@@ -68,17 +69,17 @@ def test_values_under_a_mask_are_stored_alone():
   made = impressions.Impression(
       masks={'w': jnp.array(mask), 'b': None},
       values={'w': jnp.array([[1., 0.], [3., 4.]]), 'b': jnp.array([5.])})
-  arrays = checkpoint.impression_to_arrays(made)
+  arrays = impression_arrays.impression_to_arrays(made)
   np.testing.assert_array_equal(arrays['values/w'], [1., 3., 4.])
   assert impressions.bytes_by_part(made)['values'] == 4 * 4
   like = {'w': jnp.zeros((2, 2)), 'b': jnp.zeros(1)}
   kept = {k: v for k, v in arrays.items() if v is not None}
-  found = checkpoint.arrays_to_impression(kept, like, {}, {})
+  found = impression_arrays.arrays_to_impression(kept, like, {}, {})
   np.testing.assert_array_equal(found.values['w'], made.values['w'])
   np.testing.assert_array_equal(found.values['b'], [5.])
   kept['values/w'] = np.ones(2, np.float32)
   with pytest.raises(checkpoint.CheckpointError, match='its mask keeps 3'):
-    checkpoint.arrays_to_impression(kept, like, {}, {})
+    impression_arrays.arrays_to_impression(kept, like, {}, {})
 
 
 def test_two_equal_networks_take_the_space_of_one(tmp_path):

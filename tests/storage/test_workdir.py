@@ -12,6 +12,7 @@ import tiny
 
 from mtl_jax import experiment
 from mtl_jax.evaluation import final
+from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 
 RUN = {'kind': 'run', 'started': '2026-01-01T00:00:00+00:00'}
@@ -19,7 +20,7 @@ SUMMARY = {'kind': 'summary', 'seconds': 1.}
 
 
 def lines(folder, *kinds):
-  return [line for line in workdir_lib.read_lines(folder / 'metrics.jsonl')
+  return [line for line in json_records.read_lines(folder / 'metrics.jsonl')
           if line['kind'] in kinds]
 
 
@@ -62,7 +63,7 @@ with work.timed(time.perf_counter() - 100., every=.02):
 
 def test_a_process_that_is_ended_from_outside_leaves_its_seconds(tmp_path):
   work = workdir_lib.Workdir(tmp_path)
-  workdir_lib.write_lines(work.metrics, [RUN])
+  json_records.write_lines(work.metrics, [RUN])
   with subprocess.Popen([sys.executable, '-c', _CHILD, str(tmp_path)],
                         env=tiny.environment(), text=True,
                         stdout=subprocess.PIPE) as child:
@@ -91,9 +92,9 @@ def test_a_finished_task_without_its_line_is_not_counted_twice(tmp_path):
   """The line is made up at the next start, before that of the kill."""
   run = tiny.learned(tmp_path / 'run', 'few')
   work = workdir_lib.Workdir(run)
-  kept = [line for line in workdir_lib.read_lines(work.metrics)
+  kept = [line for line in json_records.read_lines(work.metrics)
           if line['kind'] != 'summary' and line.get('entry') != 'permuted-12']
-  workdir_lib.write_lines(work.metrics, kept)
+  json_records.write_lines(work.metrics, kept)
   started = [line for line in kept if line['kind'] == 'run'][0]['started']
   work.start.write_text(json.dumps({'start': [1, started], 'seconds': 50.}))
   config = tiny.make('few')
@@ -106,7 +107,7 @@ def test_a_finished_task_without_its_line_is_not_counted_twice(tmp_path):
 def test_a_start_that_is_refused_leaves_the_seconds_for_the_next(tmp_path):
   run = tiny.learned(tmp_path / 'run', 'few')
   work = workdir_lib.Workdir(run)
-  workdir_lib.write_lines(work.metrics, lines(run, 'run', 'task'))
+  json_records.write_lines(work.metrics, lines(run, 'run', 'task'))
   started = lines(run, 'run')[0]['started']
   work.start.write_text(json.dumps({'start': [1, started], 'seconds': 50.}))
   with pytest.raises(ValueError):

@@ -17,6 +17,7 @@ import pytest
 import tiny
 
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 
 # The audit hook stands before each operation; SIGALRM has no handler.
@@ -242,7 +243,7 @@ def test_a_removed_task_is_trained_again(tmp_path):
   shutil.rmtree(tmp_path / 'run/tasks/permuted-00')
   learn(config, tmp_path / 'run')
   assert tiny.bits(tmp_path / 'run') == before
-  entries = [line['entry'] for line in workdir_lib.read_lines(
+  entries = [line['entry'] for line in json_records.read_lines(
       tmp_path / 'run/metrics.jsonl') if line['kind'] == 'task']
   assert sorted(entries) == ['permuted-00', 'permuted-01']
 

@@ -23,7 +23,7 @@ from mtl_jax.serving import verification
 from mtl_jax.steps import rounds
 from mtl_jax.steps import single
 from mtl_jax.storage import checkpoint
-from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.storage import json_records
 from mtl_jax.training import drivers
 from mtl_jax.training import progress
 
@@ -79,7 +79,7 @@ def test_one_batch_of_tasks_on_different_paths(folder):
 
 
 def test_curves_belong_to_their_tasks(folder):
-  lines = [line for line in workdir_lib.read_lines(folder / 'metrics.jsonl')
+  lines = [line for line in json_records.read_lines(folder / 'metrics.jsonl')
            if line['kind'] == 'task']
   assert [line['steps'] for line in lines] == [8, 8]
   # The first loss of the run, computed without any of the schedule.

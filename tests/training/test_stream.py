@@ -16,6 +16,7 @@ from mtl_jax.config import plan
 from mtl_jax.data import suites
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
 from mtl_jax.training import evaluate
@@ -43,7 +44,7 @@ def learn(config, folder, stop_after=np.inf, suite=None):
 
 
 def lines_of(folder):
-  return [line for line in workdir_lib.read_lines(folder / 'metrics.jsonl')
+  return [line for line in json_records.read_lines(folder / 'metrics.jsonl')
           if line['kind'] == 'stream']
 
 
@@ -209,7 +210,7 @@ def same(folder, whole):
   line, = lines_of(folder)
   assert line == whole[1]
   assert not list((folder / 'progress').iterdir())
-  entries = [line['entry'] for line in workdir_lib.read_lines(
+  entries = [line['entry'] for line in json_records.read_lines(
       folder / 'metrics.jsonl') if line['kind'] == 'task']
   assert sorted(entries) == sorted(tiny.bits(folder))
 
@@ -253,7 +254,7 @@ def killed_at(monkeypatch, nth):
     left[0] -= 1
     if not left[0]:
       raise tiny.Stopped
-  for module, name in ((checkpoint, 'save'), (workdir_lib, 'append_line'),
+  for module, name in ((checkpoint, 'save'), (json_records, 'append_line'),
                        (checkpoint, 'remove_all')):
     def around(*args, write=getattr(module, name), **kwargs):
       tick()

@@ -21,6 +21,7 @@ from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.serving import verification
 from mtl_jax.steps import single
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import gradients
 from mtl_jax.training import progress
@@ -187,7 +188,7 @@ def test_a_gradient_score_is_the_gradient_of_the_mean_loss():
 
 def test_early_stopping_ends_before_the_last_epoch(tmp_path):
   summary = tiny.learn(little.make(**little.watched()), tmp_path)
-  lines = [line for line in workdir_lib.read_lines(tmp_path / 'metrics.jsonl')
+  lines = [line for line in json_records.read_lines(tmp_path / 'metrics.jsonl')
            if line['kind'] == 'task']
   per_epoch = len(sources.load('digits').train.labels) // 32
   for line in lines:

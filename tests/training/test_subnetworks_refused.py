@@ -9,7 +9,7 @@ import tiny_subnetworks as little
 from mtl_jax.data import sources
 from mtl_jax.methods import allocation
 from mtl_jax.methods import subnetworks
-from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.storage import json_records
 
 WHOLE = dict(scope='global')
 
@@ -135,7 +135,7 @@ def test_a_source_that_changed_is_refused(tmp_path):
   config = little.make(config)
   tiny.learn(config, tmp_path)
   before = tiny.bits(tmp_path)
-  lines = workdir_lib.read_lines(tmp_path / 'metrics.jsonl')
+  lines = json_records.read_lines(tmp_path / 'metrics.jsonl')
   line = next(line for line in lines
               if line['kind'] == 'run')
   made, = line['sources'].values()

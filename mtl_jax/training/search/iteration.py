@@ -33,6 +33,7 @@ from mtl_jax.evolution import spaces
 from mtl_jax.evolution import training
 from mtl_jax.steps import single
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import impression_arrays
 from mtl_jax.training import commit
 from mtl_jax.training import progress
 from mtl_jax.training import run as run_lib
@@ -57,6 +58,9 @@ def check(phase: config_lib.Phase, suite: suites.Suite, backbone) -> None:
     if name not in names:
       raise ValueError(f'phase {phase.name}: private task {name!r} is not one '
                        f'of its tasks: {", ".join(names)}')
+  if backbone.recipe.get('compute_dtype', 'float32') != 'float32':
+    raise ValueError(f'phase {phase.name}: a search computes in float32; leave '
+                     'out backbone.compute_dtype')
   if backbone.network.parts is None:
     raise ValueError(f'phase {phase.name}: {phase.method} needs a network of '
                      'components (vit_ti, vit_s, ...), not '
@@ -230,7 +234,7 @@ class _TaskIteration:
         wave - len(children))])
     if state.learners is not None:
       if _length(state.learners) == wave:
-        learners = checkpoint.arrays_to_tree(state.learners, learners)
+        learners = impression_arrays.arrays_to_tree(state.learners, learners)
       else:  # saved on another number of devices: these children start again
         state = dataclasses.replace(state, learners=None, rounds=[])
     learners, rounds = parallel.split_tasks(learners), list(state.rounds)
@@ -245,7 +249,7 @@ class _TaskIteration:
         state_lib.save(self.run_.workdir, self.entry.name, self.known,
                        dataclasses.replace(
                            state, rounds=rounds,
-                           learners=checkpoint.tree_to_arrays(
+                           learners=impression_arrays.tree_to_arrays(
                                parallel.gather_tasks(learners)),
                            seconds=state.seconds + time.perf_counter()
                            - started))

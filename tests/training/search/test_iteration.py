@@ -19,6 +19,7 @@ from mtl_jax.report import page as report_page
 from mtl_jax.serving import system as system_lib
 from mtl_jax.serving import verification
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training.search import iteration
 from mtl_jax.training.search import population as population_lib
@@ -376,7 +377,7 @@ def test_a_whole_run_with_its_report(whole, tmp_path):
                 'What a path costs', 'Who inherits from whom'):
     assert title in page
   assert 'encoderblock_0' in page and '(private)' in page
-  run_line = next(line for line in workdir_lib.read_lines(
+  run_line = next(line for line in json_records.read_lines(
       folder / 'metrics.jsonl') if line['kind'] == 'run')
   report_page.render(run_line, list(little.records(folder).values()), summary)
   json.dumps(summary)

@@ -23,6 +23,7 @@ from mtl_jax.models import augreg
 from mtl_jax.serving import system as system_lib
 from mtl_jax.serving import verification
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import impression_arrays
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import run as run_lib
 from mtl_jax.training.search import iteration
@@ -114,7 +115,8 @@ def test_one_batch_of_tasks_with_different_networks(tmp_path):
         np.float32), parts)
     grown = impressions.Impression(
         values=values, structure=impressions.Structure(tuple(sorted(values))))
-    checkpoint.save(work.task(name), checkpoint.impression_to_arrays(grown) | {
+    arrays = impression_arrays.impression_to_arrays(grown)
+    checkpoint.save(work.task(name), arrays | {
         'probe': np.zeros(1)}, {
             'backbone': backbone.recipe['fingerprint'],
             'method': {'name': 'munet', 'options': {}},
