@@ -345,6 +345,9 @@ def test_tasks_that_do_not_divide_are_refused():
 def test_a_coordinator_needs_numbers():
   parallel.initialize(None, None, None)  # no coordinator: nothing happens
   for numbers in ((None, 0), (2, None)):
+    with pytest.raises(ValueError, match='--coordinator=HOST:PORT as well'):
+      parallel.initialize(None, *numbers)
+  for numbers in ((None, 0), (2, None)):
     with pytest.raises(ValueError, match='--num_processes, --process_id'):
       parallel.initialize('localhost:1234', *numbers)
 
