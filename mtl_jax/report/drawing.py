@@ -23,6 +23,7 @@ FAINT = 30  # up to so many learning curves are drawn one by one
 RC = {
     'font.family': 'sans-serif', 'font.size': 9, 'text.parse_math': False,
     'font.sans-serif': ['DejaVu Sans', 'Segoe UI', 'Helvetica', 'Arial'],
+    'figure.constrained_layout.w_pad': .12,  # browsers have wider letters
     'svg.fonttype': 'none', 'figure.facecolor': 'none',
     'axes.facecolor': 'none', 'savefig.facecolor': 'none',
     'axes.spines.top': False, 'axes.spines.right': False,
