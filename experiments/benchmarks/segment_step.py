@@ -34,7 +34,7 @@ SPEC = (transforms.normalise(.5, .25),)
 TASKS, MODULES = 4, 8
 FORMS = ('loop', 'blocks', 'fused')
 RECIPE = optimizers.Recipe(steps=1000, batch_size=16, optimizer='adam',
-                      learning_rate=1e-3)
+                           learning_rate=1e-3)
 
 
 def ready(count: int, batch: int):
