@@ -77,12 +77,13 @@ def commit(run: run_lib.Run, entry: plan.Entry, state: single.State,
   """
   method = entry.phase.make_method()
   state, shared = parallel.local((state, given.shared))
+  _require_finite(entry, {'scores or weights': state.trainable})
   impression, after = method.commit(run.system.backbone.params,
                                     state.trainable, shared, entry.route)
   if run.system.backbone.stats:
     impression = impression._replace(stats=state.stats)
   keeps = after is not shared
-  _require_sound(entry, impression, state.trainable, after if keeps else {})
+  _require_sound(entry, impression, after if keeps else {})
   kept_by = entry.name if keeps else given.kept_by
   if keeps:
     _keep(run, entry.name, after)
@@ -155,14 +156,17 @@ def store(run: run_lib.Run, entry: plan.Entry,
     tensorboard.write(run.workdir.root / 'tensorboard' / entry.name, line)
 
 
-def _require_sound(entry, impression, trainable, shared):
-  parts = impression._asdict() | {'scores or weights': trainable,
-                                  'shared': shared}
+def _require_finite(entry, parts) -> None:
   for name, leaf in trees.flatten(parts).items():
     if leaf is not None and not np.isfinite(np.asarray(leaf)).all():
       raise FloatingPointError(
           f'task {entry.name} would leave {name} with NaN or infinity; '
           'nothing was stored. Lower the learning rate')
+
+
+def _require_sound(entry, impression, shared) -> None:
+  """Refuses what would be stored but can't be right."""
+  _require_finite(entry, impression._asdict() | {'shared': shared})
   for name, leaf in trees.flatten(impression.masks or {}).items():
     if leaf is not None and np.ndim(leaf) > 1 and not np.any(leaf):
       raise ValueError(

@@ -41,7 +41,8 @@ RUNS = {'quickstart': test_page.quickstart, 'sweep': test_page.sweep,
 def framed(path, text, width):
   """A file with the page in a frame: no window is as narrow as a telephone."""
   path.write_text(
-      '<!doctype html><meta charset="utf-8"><body style="margin: 0"><iframe style="border: 0; '
+      '<!doctype html><meta charset="utf-8"><body style="margin: 0">'
+      '<iframe style="border: 0; '
       f'width: {width}px; height: 1000px" srcdoc="{html.escape(text)}">'
       '</iframe></body>')
   return path
