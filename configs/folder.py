@@ -29,6 +29,8 @@ def get_config(paths='PATH'):
   config = ml_collections.ConfigDict()
   config.seed = 0  # of scores, batches and the backbone
   folders = [_named(path) for path in paths.split(',') if path]
+  if not folders:
+    raise ValueError(f'folder:{paths} names no folder; give folder:PATH')
   config.suite = dict(
       kind='datasets', image_shape=(32, 32, 3),
       sources=tuple(f'{name}folder:{path}@64x64x3' for name, path in folders))

@@ -22,8 +22,15 @@ def initialize(coordinator: str | None, processes: int | None,
 
   On Cloud TPU all three may be `None` with coordinator 'auto': JAX finds the
   other hosts by itself.
+
+  Raises:
+    ValueError: numbers without a coordinator, or a coordinator without them.
   """
   if coordinator is None:
+    if processes is not None or process is not None:
+      raise ValueError('--num_processes and --process_id are of a run on '
+                       'several hosts: give --coordinator=HOST:PORT as well, '
+                       'or leave them out')
     return
   if coordinator == 'auto':
     jax.distributed.initialize()

@@ -22,6 +22,7 @@ from mtl_jax import models
 from mtl_jax import parallel
 from mtl_jax import trees
 from mtl_jax.data import batches as batches_lib
+from mtl_jax.steps import optimizers
 from mtl_jax.steps import single
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -83,7 +84,7 @@ def problem(name, task=0):
   kinds = (('normalise',),) if name == 'plain' else (AUGMENT, ('normalise',))
   mean = np.full(shape[-1:], 120 + task, np.float32)
   arrays = ({},) * (len(kinds) - 1) + ({'mean': mean, 'std': mean / 2},)
-  optimizer = single.make_optimizer(single.Recipe(
+  optimizer = optimizers.make_optimizer(optimizers.Recipe(
       STEPS, BATCH, optimizer='sgd', learning_rate=.05, momentum=.9))
   scores = jax.tree.map(lambda w: own.uniform(-.1, .1, w.shape).astype(
       np.float32), backbone)
@@ -344,6 +345,9 @@ def test_tasks_that_do_not_divide_are_refused():
 
 def test_a_coordinator_needs_numbers():
   parallel.initialize(None, None, None)  # no coordinator: nothing happens
+  for numbers in ((None, 0), (2, None)):
+    with pytest.raises(ValueError, match='--coordinator=HOST:PORT as well'):
+      parallel.initialize(None, *numbers)
   for numbers in ((None, 0), (2, None)):
     with pytest.raises(ValueError, match='--num_processes, --process_id'):
       parallel.initialize('localhost:1234', *numbers)

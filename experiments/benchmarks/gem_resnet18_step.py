@@ -24,11 +24,12 @@ from mtl_jax import models
 from mtl_jax import parallel
 from mtl_jax import trees
 from mtl_jax.data import transforms
+from mtl_jax.steps import optimizers
 from mtl_jax.steps import single
 
 EPS, CLASSES = 16., 5
-RECIPE = single.Recipe(steps=1000, optimizer='adam', learning_rate=1e-3,
-                       weight_decay=1e-4)
+RECIPE = optimizers.Recipe(steps=1000, optimizer='adam', learning_rate=1e-3,
+                           weight_decay=1e-4)
 OURS = 'our step'
 THREADS = 2
 # Ours takes at most PyTorch's time.
@@ -64,7 +65,7 @@ def make_setup(count: int, batch: int = 128, width: int = 20,
   params, stats = network.init(jax.random.key(0), (side, side, 3))
   backbone = masks.signed_constant(jax.random.key(1), params)
   method = methods.make('supsup', sampler='top_k', eps=EPS)
-  state = single.init_state(method, single.make_optimizer(RECIPE),
+  state = single.init_state(method, optimizers.make_optimizer(RECIPE),
                             jax.random.key(2), backbone, {}, stats,
                             methods.Route(CLASSES))
   random = np.random.RandomState(0)
@@ -77,7 +78,7 @@ def make_setup(count: int, batch: int = 128, width: int = 20,
 def make_run(setup: Setup):
   """A function that does all steps from one start; it gives the losses."""
   step = single.make_step(setup.method, setup.network,
-                          single.make_optimizer(RECIPE))
+                          optimizers.make_optimizer(RECIPE))
   route = methods.Route(CLASSES)
 
   @jax.jit
@@ -104,7 +105,7 @@ def make_chunk_run(setup: Setup, source_size: int = 2500):
   task = single.TaskArrays(transforms.parameters(pieces, shape),
                            np.arange(CLASSES, dtype=np.int32))
   chunk = parallel.over_batches(single.make_chunk(single.make_step(
-      setup.method, setup.network, single.make_optimizer(RECIPE))))
+      setup.method, setup.network, optimizers.make_optimizer(RECIPE))))
   backbone, source, task, state = parallel.put(
       (setup.backbone, source, task, setup.state))
   rows = parallel.split_batch(random.randint(

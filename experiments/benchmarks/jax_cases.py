@@ -17,10 +17,11 @@ from mtl_jax import parallel
 from mtl_jax.data import transforms
 from mtl_jax.methods import impresslearn
 from mtl_jax.methods import supsup
+from mtl_jax.steps import optimizers
 from mtl_jax.steps import single
 
 ROUTE = methods.Route(10)
-RECIPE = single.Recipe(steps=1000)
+RECIPE = optimizers.Recipe(steps=1000)
 
 
 class Setup(NamedTuple):
@@ -51,7 +52,7 @@ def make_setup(count: int = 100, batch: int = 128) -> Setup:
 
 def start(setup, method, shared):
   """The state before the first step."""
-  return single.init_state(method, single.make_optimizer(RECIPE),
+  return single.init_state(method, optimizers.make_optimizer(RECIPE),
                           jax.random.key(2), setup.backbone, shared, {}, ROUTE)
 
 
@@ -68,7 +69,8 @@ def step_scan(setup, method, shared=None, count=None):
     run() -> (state, Metrics of [count]), always from the same start.
   """
   shared = shared or {}
-  step = single.make_step(method, setup.network, single.make_optimizer(RECIPE))
+  step = single.make_step(method, setup.network,
+                          optimizers.make_optimizer(RECIPE))
 
   @jax.jit
   def scan(backbone, shared, state, batches):
@@ -144,7 +146,7 @@ def chunk_run(setup, count: int, tasks: int = 1, at_once: bool = False,
       rng.randint(0, 10, source_size).astype(np.int32))
   method = methods.make('supsup')
   chunk = single.make_chunk(single.make_step(
-      method, setup.network, single.make_optimizer(RECIPE)))
+      method, setup.network, optimizers.make_optimizer(RECIPE)))
   backbone, source = parallel.put((setup.backbone, source))
   arrays = [task_arrays(i) for i in range(tasks)]
   index = rng.randint(0, source_size, (tasks, count, setup.labels.shape[1]))

@@ -25,6 +25,7 @@ from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax.data import transforms
 from mtl_jax.models import convolution
+from mtl_jax.steps import optimizers
 from mtl_jax.steps import rounds
 from mtl_jax.steps import single
 
@@ -32,8 +33,8 @@ SHAPE = (32, 32, 1)
 SPEC = (transforms.normalise(.5, .25),)
 TASKS, MODULES = 4, 8
 FORMS = ('loop', 'blocks', 'fused')
-RECIPE = single.Recipe(steps=1000, batch_size=16, optimizer='adam',
-                      learning_rate=1e-3)
+RECIPE = optimizers.Recipe(steps=1000, batch_size=16, optimizer='adam',
+                           learning_rate=1e-3)
 
 
 def ready(count: int, batch: int):

@@ -10,7 +10,7 @@ import numpy as np
 from mtl_jax import lifecycle
 from mtl_jax.evaluation import matrix
 from mtl_jax.report import drawing
-from mtl_jax.report import page
+from mtl_jax.report import rows as rows_lib
 from mtl_jax.report import terminal
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
@@ -100,10 +100,10 @@ def _print_tables(found: dict) -> None:
   near = _nearest(found['overlap'])
   rows = [[
       t['name'], t['method'] + (' (control)' if t['control'] else ''),
-      t['classes'], page.percent(t['accuracy'], 2),
+      t['classes'], rows_lib.percent(t['accuracy'], 2),
       drawing.readable_bytes(t['bytes']['total']),
       drawing.readable_bytes(t['bytes']['stored']),
-      page.percent(t['density']), near.get(t['name'], '–'),
+      rows_lib.percent(t['density']), near.get(t['name'], '–'),
       _lineage(t)] for t in found['tasks']]
   terminal.print_table(
       ('task', 'method', 'classes', 'test', 'size', 'on disk', 'density',

@@ -56,6 +56,9 @@ def main(given: argparse.Namespace) -> int | None:
   if given.batch_size < 1:
     raise ValueError(f'--batch_size is {given.batch_size}; it must be at '
                      'least 1')
+  if given.output is not None and pathlib.Path(
+      given.output).expanduser().is_dir():
+    raise ValueError(f'--output={given.output} is a folder; name a file')
   form = given.format or (
       'json' if str(given.output).endswith('.json') else 'csv')
   system = lifecycle.load(given.workdir, given.plugins)

@@ -131,6 +131,8 @@ def _set_jax(given: argparse.Namespace) -> None:
       value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
       value = {'true': True, 'false': False}.get(text.lower(), text)
+    if isinstance(known[f'jax_{name}'], bool) and value not in (True, False):
+      raise ValueError(f'--jax_{name} is {text!r}; it must be True or False')
     try:
       jax.config.update(f'jax_{name}', value)
     except (TypeError, ValueError, AttributeError) as error:

@@ -8,7 +8,7 @@ from mtl_jax.evolution import networks
 from mtl_jax.evolution import spaces
 from mtl_jax.inference import identify
 from mtl_jax.models import precision
-from mtl_jax.steps import single
+from mtl_jax.steps import optimizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Training:
     epochs: passes over a task's training images; 0 takes `steps`. Of tasks
       trained together the first one's count for all, and tasks with other
       numbers of images are refused (`batches.check_epochs`).
-    Others: as in `single.Recipe`.
+    Others: as in `optimizers.Recipe`.
   """
   steps: int = 0
   epochs: int = 0
@@ -78,11 +78,11 @@ class Training:
   momentum: float = 0.
   milestones: tuple[float, ...] = ()
 
-  def recipe(self, images: int) -> single.Recipe:
+  def recipe(self, images: int) -> optimizers.Recipe:
     """How a task of `images` training images is trained."""
     given = {f.name: getattr(self, f.name)
-             for f in dataclasses.fields(single.Recipe)}
-    return single.Recipe(**given | {'steps': self.steps or (
+             for f in dataclasses.fields(optimizers.Recipe)}
+    return optimizers.Recipe(**given | {'steps': self.steps or (
         self.epochs * max(1, images // self.batch_size))})
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from mtl_jax import methods
 from mtl_jax.config import parts
 from mtl_jax.methods import watch
-from mtl_jax.steps import single
+from mtl_jax.steps import optimizers
 
 LONGEST = 60  # bytes of a name: it stands behind a task's in file names
 Driver = parts.Joint | parts.Rounds | parts.Stream | parts.Search
@@ -89,7 +89,7 @@ class Phase:
     if self.together and (self.pool or self.tasks_at_once > 1):
       raise ValueError('tasks that are trained together take neither pool, '
                        'stream nor tasks_at_once')
-    single.make_optimizer(self.training.recipe(1))
+    optimizers.make_optimizer(self.training.recipe(1))
 
   @property
   def together(self) -> str | None:
@@ -125,7 +125,7 @@ class Phase:
     return self.training.steps or -(-min(images, self.search.train_cap)
                                     // self.training.batch_size)
 
-  def recipe(self, images: int) -> single.Recipe:
+  def recipe(self, images: int) -> optimizers.Recipe:
     """How a task of `images` training images is trained.
 
     Of a search: the steps of all children of one task iteration.

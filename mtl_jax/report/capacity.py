@@ -8,6 +8,8 @@ import numpy as np
 
 from mtl_jax.report import drawing
 
+_NAMED = drawing.COLOURS  # tasks in the legend of owners
+
 
 def sentences(summary: dict) -> list[str]:
   """Sentences for the terminal and the page."""
@@ -51,12 +53,13 @@ def owners(records, summary):
   leaves, tasks = tree['leaves'], tree['tasks']
   canvas, ax = drawing.axes(9.4, 1.2 + .34 * len(leaves))
   left = np.zeros(len(leaves))
+  colours = drawing.colours(min(len(tasks), drawing.COLOURS))
   for i, task in enumerate(tasks):
     width = np.array([100 * leaf['owned'][i] / leaf['size']
                       for leaf in leaves.values()])
     ax.barh(range(len(leaves)), width, left=left, edgecolor='white', lw=.4,
-            color=drawing.PALETTE[i % len(drawing.PALETTE)],
-            label=drawing.short(task) if i < 12 else None)
+            color=colours[i % len(colours)],
+            label=drawing.short(task) if i < _NAMED else None)
     left += width
   ax.set_yticks(range(len(leaves)), [drawing.short(n, 40) for n in leaves],
                 fontsize=7.5)
@@ -64,7 +67,8 @@ def owners(records, summary):
   ax.set_xlim(0, 100)
   ax.set_xlabel('weights owned (%); the rest is free')
   drawing.legend(canvas, ax)
-  more = f' (of {len(tasks)} tasks, 12 are named)' if len(tasks) > 12 else ''
+  more = (f' (of {len(tasks)} tasks, the first {_NAMED} are named; colours '
+          'are then used again)' if len(tasks) > _NAMED else '')
   return canvas, (f'Tree “{tree["tree"]}”: the weights of each layer by the '
                   f'task that owns them{more}. No weight has two owners.')
 
@@ -87,29 +91,3 @@ def forgotten(records, summary):
   ax.set_ylabel('after …')
   return canvas, (f'“{line["phase"]}”: one dense network, fine-tuned on one '
                   'task after another. It forgets; stored impressions do not.')
-
-
-def against_bytes(records, summary):
-  """Accuracy against bytes a task, of a run with several methods."""
-  del summary
-  found: dict[str, list] = {}
-  for record in records:
-    accuracy = (record.get('accuracy') or {}).get('test')
-    total = (record.get('bytes') or {}).get('total')
-    if accuracy is not None and total:
-      found.setdefault(str(record['phase']), []).append(
-          (total + (record['bytes'].get('referenced') or 0), 100 * accuracy,
-           record['method']))
-  if len({members[0][2] for members in found.values()}) < 2:
-    return None
-  canvas, ax = drawing.axes(6.4, 3.8)
-  colours = drawing.colours(min(len(found), drawing.COLOURS))
-  for i, (phase, members) in enumerate(found.items()):
-    size, accuracy = (np.mean([m[k] for m in members]) for k in (0, 1))
-    ax.plot(size, accuracy, drawing.MARKERS[i % len(drawing.MARKERS)], ms=7,
-            color=colours[i % len(colours)], label=drawing.short(phase, 40))
-  ax.set(xscale='log', xlabel='bytes a task', ylabel='test accuracy (%)')
-  drawing.legend(canvas, ax)
-  return canvas, ('One mark per phase: the mean test accuracy of its tasks, as '
-                  'each left it, and the mean size of their impressions. What '
-                  'several tasks share counts with each that it stands in.')

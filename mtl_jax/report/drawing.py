@@ -1,24 +1,29 @@
-"""How the figures of a report look: colours, axes, heat maps and SVG.
+"""How the figures of a report look: colours, axes and heat maps.
 
 Matplotlib is imported on first use, without pyplot and without a display.
 """
 
-import io
-import re
+import colorsys
 
 import numpy as np
 
-# Okabe and Ito's palette, safe for colour-blind readers; black is left out.
-PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9',
-           '#8C6BB1', '#7F7F7F')
-COLOURS = 20  # that can be told apart, if with less ease
+from mtl_jax.report import vector
+
+# Okabe and Ito's hues, safe for colour-blind readers; black is left out, and
+# the bright ones are darker, so that all can be read on white and on black.
+PALETTE = ('#0072b2', '#d55e00', '#009e73', '#c46a9c', '#b97f00', '#2f93c9',
+           '#8c6bb1', '#7f7f7f')
+COLOURS = 24  # that can be told apart, if with less ease
+ROOT = '#c9ccd1'
 CONTROL = '#444444'
 MARKERS = ('D', 's', '^', 'v', 'P', 'X')
+HOVER = 40  # up to so many rows, a heat map says its values
 NAMED = 40  # up to so many tasks have their names on an axis
 FAINT = 30  # up to so many learning curves are drawn one by one
 RC = {
     'font.family': 'sans-serif', 'font.size': 9, 'text.parse_math': False,
     'font.sans-serif': ['DejaVu Sans', 'Segoe UI', 'Helvetica', 'Arial'],
+    'figure.constrained_layout.w_pad': .12,  # browsers have wider letters
     'svg.fonttype': 'none', 'figure.facecolor': 'none',
     'axes.facecolor': 'none', 'savefig.facecolor': 'none',
     'axes.spines.top': False, 'axes.spines.right': False,
@@ -30,12 +35,37 @@ RC = {
 }
 
 
-def colours(count: int) -> list:
-  """The palette, or a longer one for up to `COLOURS` things."""
+def colours(count: int) -> list[str]:
+  """The palette, or a longer one for up to `COLOURS` things.
+
+  Every colour has a contrast of 3 or more with white and with the dark page.
+  """
   if count <= len(PALETTE):
     return list(PALETTE[:count])
-  import matplotlib
-  return [matplotlib.colormaps['tab20'](i) for i in range(count)]
+  return [_of_luminance(i / count, (.14, .27)[i % 2]) for i in range(count)]
+
+
+def luminance(colour: str) -> float:
+  """The relative luminance of WCAG 2, from 0 (black) to 1 (white).
+
+  >>> round(luminance('#ffffff'), 3), round(luminance('#808080'), 3)
+  (1.0, 0.216)
+  """
+  channels = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+  linear = [c / 12.92 if c <= .04045 else ((c + .055) / 1.055) ** 2.4
+            for c in channels]
+  return float(np.dot(linear, (.2126, .7152, .0722)))
+
+
+def _of_luminance(hue: float, wanted: float) -> str:
+  low, high, colour = 0., 1., ''
+  for _ in range(12):
+    lightness = (low + high) / 2
+    colour = '#' + ''.join(f'{round(255 * c):02x}' for c in
+                           colorsys.hls_to_rgb(hue, lightness, .8))
+    low, high = ((lightness, high) if luminance(colour) < wanted
+                 else (low, lightness))
+  return colour
 
 
 def groups(records: list[dict], keep=None) -> dict[str, list[dict]]:
@@ -90,21 +120,23 @@ def styles(records: list[dict]) -> dict[str, tuple[str, str]]:
   return found
 
 
-def svg(figure) -> str:
-  buffer = io.StringIO()
-  figure.savefig(buffer, format='svg', metadata={
-      'Date': None, 'Creator': None, 'Format': None, 'Type': None})
-  text = buffer.getvalue()
-  text = text[text.index('<svg'):]
-  # Element numbers repeat from figure to figure; nothing refers to them.
-  text = re.sub(r' id="[A-Za-z][\w.]*?_\d+"', '', text)
-  return re.sub(r'\n\s*', '\n', text)
-
-
 def axes(width, height, columns=1, **kwargs):
   from matplotlib import figure
   canvas = figure.Figure(figsize=(width, height), layout='constrained')
   return canvas, canvas.subplots(1, columns, **kwargs)
+
+
+def settle(canvas) -> None:
+  """Lays the figure out for good, so that points can be counted in its axes."""
+  canvas.draw_without_rendering()
+  canvas.set_layout_engine('none')
+
+
+def points(ax) -> tuple[float, float]:
+  """How much of the axes' x and y is one point; after `settle`."""
+  origin, one = ax.transData.inverted().transform(
+      [(0, 0), (ax.figure.dpi / 72, ax.figure.dpi / 72)])
+  return tuple(abs(one - origin))
 
 
 def short(name, limit=26) -> str:
@@ -126,12 +158,15 @@ def name_ticks(ax, names, limit=NAMED, label='task'):
 def legend(canvas, ax, entries=None):
   entries = entries or ax.get_legend_handles_labels()
   if len(entries[1]) > 1:
-    canvas.legend(*entries, loc='outside upper left', ncols=5, fontsize=8.5)
+    width = canvas.get_figwidth() * 72 / 8.5  # in letters, about
+    longest = 5 + .6 * max(len(label) for label in entries[1])
+    canvas.legend(*entries, loc='outside upper left', fontsize=8.5,
+                  ncols=int(np.clip(width / longest, 1, 5)))
 
 
 def heat_map(canvas, ax, matrix, names, label, form, limits=(None, None)):
   import matplotlib
-  colours = matplotlib.colormaps['viridis'].with_extremes(bad='#e6e8eb')
+  colours = matplotlib.colormaps['viridis'].with_extremes(bad='#00000000')
   size = len(matrix)
   low, high = limits
   finite = matrix[np.isfinite(matrix)]
@@ -145,11 +180,16 @@ def heat_map(canvas, ax, matrix, names, label, form, limits=(None, None)):
   image = ax.imshow(matrix, cmap=colours, interpolation='none', vmin=low,
                     vmax=high, aspect='auto')
   ax.grid(visible=False)
-  ax.spines[:].set_visible(False)
   canvas.colorbar(image, ax=ax, label=label, shrink=.8).outline.set_visible(
       False)
   name_ticks(ax, names, 25)
   ax.set_xlim(-.5, size - .5)
+  if size <= HOVER:  # marks that nobody sees carry the values
+    cells = np.argwhere(np.isfinite(matrix))
+    marks, = ax.plot(cells[:, 1], cells[:, 0], 's', alpha=0, zorder=4,
+                     ms=190 / size)
+    vector.tips(marks, [f'{names[i]}, {names[j]}: {matrix[i, j]:{form}}'
+                        for i, j in cells])
   if len(names) <= 25:
     ax.set_yticks(range(size), [short(n) for n in names], fontsize=7.5)
   if size <= 12:

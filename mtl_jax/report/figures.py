@@ -10,10 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from mtl_jax.report import capacity as capacity_report
+from mtl_jax.report import course
 from mtl_jax.report import drawing
 from mtl_jax.report import inference as inference_report
 from mtl_jax.report import search as search_report
 from mtl_jax.report import segments as segments_report
+from mtl_jax.report import vector
 
 
 class Figure(NamedTuple):
@@ -38,7 +40,7 @@ def draw(records: list[dict], summary: dict) -> list[Figure]:
       if drawn is not None:
         figure, caption = drawn
         matplotlib.rcParams['svg.hashsalt'] = name
-        drawings.append(Figure(name, title, caption, drawing.svg(figure), wide))
+        drawings.append(Figure(name, title, caption, vector.svg(figure), wide))
   return drawings
 
 
@@ -53,10 +55,13 @@ def _accuracy(records, summary):
   for label, members in found.items():
     colour, marker = drawing.styles(records)[label]
     control = members[0]['control']
-    ax.plot([tasks[r['task']] for r in members],
-            [100 * _test(r) for r in members], marker, color=colour,
-            label=drawing.short(label, 40), ms=6 if len(tasks) < 41 else 4,
-            mfc='none' if control else colour, zorder=2 if control else 3)
+    marks, = ax.plot(
+        [tasks[r['task']] for r in members],
+        [100 * _test(r) for r in members], marker, color=colour,
+        label=drawing.short(label, 40), ms=6 if len(tasks) < 41 else 4,
+        mfc='none' if control else colour, zorder=2 if control else 3)
+    vector.tips(marks, [f'{r["entry"]} ({label}): {100 * _test(r):.2f} %'
+                        for r in members])
   drawing.name_ticks(ax, list(tasks))
   ax.set_ylabel('test accuracy (%)')
   drawing.legend(canvas, ax)
@@ -85,7 +90,7 @@ def _matrix(records, summary):
              'learned; where nothing is forgotten, it keeps one colour. The '
              'cell above the diagonal is the task before it was learned.')
   if np.isnan(matrix).any():
-    caption += ' Grey was not measured.'
+    caption += ' Empty cells were not measured.'
   return canvas, caption
 
 
@@ -122,33 +127,6 @@ def _chance_overlap(records, names):
   if not densities:
     return None
   return [d / (2 - d) for d in (min(densities), max(densities))]
-
-
-def _curves(records, summary):
-  del summary
-  found = drawing.groups(
-      records, lambda r: (r.get('curve') or {}).get('step'))
-  panels = [key for key in ('loss', 'accuracy')
-            if any(r['curve'].get(key) for m in found.values() for r in m)]
-  if not panels:
-    return None
-  canvas, axes = drawing.axes(9.4, 3.4, len(panels), squeeze=False)
-  styles = drawing.styles(records)
-  for ax, key in zip(axes[0], panels):
-    for label, members in found.items():
-      curves = [r['curve'] for r in members if r['curve'].get(key)]
-      if curves:
-        drawing.plot_curves(ax, curves, key, styles[label][0],
-                            drawing.short(label, 40),
-                            '--' if members[0]['control'] else '-')
-    ax.set_xlabel('training step')
-    ax.set_ylabel('loss' if key == 'loss' else 'accuracy (%)')
-  drawing.legend(canvas, axes[0][0])
-  many = any(len(members) > drawing.FAINT for members in found.values())
-  single = ('bands go from the lowest to the highest task.' if many
-            else 'faint lines are single tasks.')
-  return canvas, ('Means over training batches. Thick lines are means over '
-                  f'tasks; {single}')
 
 
 def _basis(records, summary):
@@ -248,8 +226,12 @@ def _bytes(records, summary):
       ('impression on disk', 's', 4.5, drawing.PALETTE[4]),
       ('a network of its own', 'D', 8, drawing.CONTROL))):
     if np.isfinite(values[:, column]).any():
-      ax.plot(values[:, column], y, marker, color=colour, ms=size, label=label,
-              mfc=colour if column < 2 else 'none', zorder=3 + column % 2)
+      marks, = ax.plot(
+          values[:, column], y, marker, color=colour, ms=size, label=label,
+          mfc=colour if column < 2 else 'none', zorder=3 + column % 2)
+      vector.tips(marks, [
+          f'{name}, {label}: {drawing.readable_bytes(value)}' for name, value
+          in zip(found, values[:, column]) if np.isfinite(value)])
   for row, (total, stored, own) in enumerate(values):
     if own >= 1.5 * total:
       disk = f', {own / stored:,.0f}× on disk' if stored > 0 else ''
@@ -285,6 +267,10 @@ def _seconds(records, summary):
     top = base + parts[:, i]
     ax.stairs(top, edges, baseline=base, fill=True, label=key,
               color=drawing.PALETTE[(0, 4, 2)[i]])
+    marks, = ax.plot(range(len(records)), (base + top) / 2, 's', alpha=0,
+                     ms=9)
+    vector.tips(marks, [f'{r["entry"]}: {seconds:.3g} s to {key}'
+                        for r, seconds in zip(records, parts[:, i])])
     base = top
   drawing.name_ticks(ax, [r['entry'] for r in records])
   ax.set_ylabel('seconds')
@@ -295,6 +281,8 @@ def _seconds(records, summary):
 
 _FIGURES = {
     'accuracy': ('Accuracy of every task', True, _accuracy),
+    'against_bytes': ('Accuracy against bytes', True, course.against_bytes),
+    'seen': ('Average over the tasks seen so far', True, course.seen),
     'matrix': ('Accuracy while learning', False, _matrix),
     'overlap': ('Overlap of masks', False, _overlap),
     'segments': ('Which tasks use which modules', True,
@@ -316,14 +304,12 @@ _FIGURES = {
     'costs': ('What a path costs', True, search_report.costs),
     'inheritance': ('Who inherits from whom', True,
                     search_report.inheritance),
-    'curves': ('Learning curves', True, _curves),
+    'curves': ('Learning curves', True, course.curves),
     'basis': ('Accuracy against the size of the basis', True, _basis),
     'density': ('Density of masks', True, _density),
     'owners': ('Who owns the weights', True, capacity_report.owners),
     'forgotten': ('What fine-tuning forgets', False,
                   capacity_report.forgotten),
-    'against_bytes': ('Accuracy against bytes', False,
-                      capacity_report.against_bytes),
     'bytes': ('Size of a task', True, _bytes),
     'seconds': ('Time', True, _seconds),
 }

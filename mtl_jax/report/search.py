@@ -8,8 +8,10 @@ child of the search, and the cost of the path.
 import numpy as np
 
 from mtl_jax.report import drawing
+from mtl_jax.report import vector
 
-_ROOT = '#c9ccd1'
+_ROOT = drawing.ROOT
+_SIDE = 12.  # points of a node's side, if few paths go through it
 _MOST = 24  # tasks in one drawing of the network
 
 
@@ -24,11 +26,9 @@ def _last(records):
 
 
 def _colours(records):
-  import matplotlib
   tasks = list(dict.fromkeys(r['task'] for r in _grown(records, True)))
-  scale = matplotlib.colormaps['turbo']
-  places = np.linspace(.08, .92, max(2, len(tasks)))
-  return {task: scale(place) for task, place in zip(tasks, places)}
+  scale = drawing.colours(min(len(tasks), drawing.COLOURS))
+  return {task: scale[i % len(scale)] for i, task in enumerate(tasks)}
 
 
 def network(records, summary):
@@ -42,35 +42,67 @@ def network(records, summary):
   rows = _rows(paths)
   first, places = _nodes(_grown(records), paths, rows)
   canvas, ax = drawing.axes(9.4, max(3.4, .42 * len(rows) + 1.4))
-  for i, record in enumerate(paths):
-    shift = .16 * (i - (len(paths) - 1) / 2) / max(1, len(paths) - 1) * 2
-    chain = [places[c[1]] for c in sorted(
-        record['search']['components'], key=lambda c: rows[c[0]])]
-    ax.plot([x + shift for x, _ in chain], [y for _, y in chain], lw=1.6,
-            color=colours[record['task']], zorder=1,
-            alpha=.45 if record['search'].get('private') else .95,
-            label=drawing.short(record['task'] + (
-                ' (private)' if record['search'].get('private') else '')))
-  for identity, (x, y) in places.items():
-    ax.scatter([x], [y], s=150, marker='s', zorder=2, linewidths=.8,
-               edgecolors='#57606a',
-               color=[colours.get(first[identity], _ROOT)])
-  for record in paths:
-    head = next(c for c in record['search']['components'] if c[0] == 'head')
-    x, y = places[head[1]]
-    ax.annotate(f'{100 * record["accuracy"]["test"]:.1f} %', (x, y + .28),
-                ha='center', va='bottom', fontsize=7.5)
   ax.set_yticks(list(rows.values()), list(rows), fontsize=7.5)
   ax.set_xticks([])
   ax.set_ylim(-.6, len(rows) + .1)
+  columns = [x for x, _ in places.values()]
+  ax.set_xlim(min(columns) - .6, max(columns) + .6)
   ax.grid(visible=False)
   ax.spines[:].set_visible(False)
+  for record in paths:
+    private = ' (private)' if record['search'].get('private') else ''
+    ax.plot([], [], color=colours[record['task']], lw=1.6,
+            label=drawing.short(record['task'] + private))
   drawing.legend(canvas, ax)
+  drawing.settle(canvas)
+  _draw_chains(ax, paths, rows, places, colours)
+  _draw_nodes(ax, paths, places, first, colours)
   return canvas, (
       'Every square is a component; a chain is the path of one task, from the '
       'images at the bottom to its head, with the test accuracy above. A '
       'component has the colour of the task that trained it first; the root’s '
       'are grey. Where chains meet, tasks share a component.')
+
+
+def _draw_chains(ax, paths, rows, places, colours):
+  """The path of each task: from node to node, its own lane through all."""
+  wide, high = drawing.points(ax)
+  half = _SIDE / 2
+  for i, record in enumerate(paths):
+    lane = wide * (half - 1) * (2 * (i + .5) / len(paths) - 1)
+    x, y = np.array([places[c[1]] for c in sorted(
+        record['search']['components'], key=lambda c: rows[c[0]])]).T
+    # In at a node's lower border and out at its upper one; not before the
+    # first node, nor beyond the last.
+    ends = np.stack([y - high * half, y + high * half], 1).ravel()[1:-1]
+    private = record['search'].get('private')
+    line, = ax.plot(np.repeat(x + lane, 2)[1:-1], ends, lw=1.6, zorder=1,
+                    color=colours[record['task']], alpha=.45 if private else 1,
+                    solid_capstyle='butt')
+    vector.tips(line, record['entry'] + (' (private)' if private else ''),
+                'chain')
+
+
+def _draw_nodes(ax, paths, places, first, colours):
+  """A square for each component, with accuracies above the heads."""
+  from matplotlib import patches
+  wide, high = (_SIDE * point for point in drawing.points(ax))
+  users: dict[str, list] = {}
+  for record in paths:
+    for name, identity, _ in record['search']['components']:
+      users.setdefault(identity, [name]).append(record)
+  for identity, (x, y) in places.items():
+    owner, (name, *own) = first[identity], users[identity]
+    node = patches.Rectangle(
+        (x - wide / 2, y - high / 2), wide, high, zorder=2, lw=.8,
+        ec=drawing.RC['xtick.color'], fc=colours.get(owner, _ROOT))
+    by = f'trained first by {owner}' if owner else 'of the root'
+    vector.tips(ax.add_patch(node), f'{name}, {by}; used by ' + ', '.join(
+        r['task'] for r in own), 'node')
+    if name == 'head':
+      shown = f'{100 * own[0]["accuracy"]["test"]:.1f}'
+      ax.text(x, y + high * .7, shown + ' %' * (len(paths) < 13),
+              ha='center', va='bottom', fontsize=7.5 if len(paths) < 13 else 6)
 
 
 def _rows(paths) -> dict[str, int]:
@@ -127,7 +159,9 @@ def quality(records, summary):
     quality_of[record['task']] = record['search']['quality']
     x = at + np.arange(len(best))
     colour, task = colours[record['task']], record['task']
-    ax.plot(x, best, 'o', color=colour, ms=3, alpha=.35)
+    marks, = ax.plot(x, best, 'o', color=colour, ms=3, alpha=.35)
+    vector.tips(marks, [f'{task}, child {i + 1}: {value:.2f} %'
+                        for i, value in enumerate(best)])
     ax.plot(x, np.where(kept > 0, kept, np.nan), color=colour,
             drawstyle='steps-post',
             label=None if task in named else drawing.short(task))
@@ -152,15 +186,21 @@ def costs(records, summary):
   x = np.arange(len(paths))
   total = np.array([r['search']['weights'] for r in paths]) / 1e6
   own = np.array([new[r['task']] for r in paths]) / 1e6
-  left.bar(x, own, color=drawing.PALETTE[0], label='introduced by the task')
+  bars = left.bar(x, own, color=drawing.PALETTE[0],
+                  label='introduced by the task')
   left.bar(x, np.maximum(total - own, 0), bottom=own, color=_ROOT,
            label='shared with earlier tasks or the root')
   left.plot(x, [r['search']['accounted'] / 1e6 for r in paths], 'D', ms=4,
             color=drawing.PALETTE[1],
             label='accounted: divided by users when it was learned')
   left.set_ylabel('million weights')
-  right.bar(x, [r['search']['flops'] / 1e6 for r in paths],
-            color=drawing.PALETTE[2])
+  operations = [r['search']['flops'] / 1e6 for r in paths]
+  more = right.bar(x, operations, color=drawing.PALETTE[2])
+  for record, bar, other, added, flops in zip(paths, bars, more, own,
+                                              operations):
+    vector.tips(bar, f'{record["task"]}: introduced {added:.3g} million of '
+                f'{record["search"]["weights"] / 1e6:.3g} million weights')
+    vector.tips(other, f'{record["task"]}: {flops:.3g} million operations')
   right.set_ylabel('million operations per image')
   for ax in (left, right):
     drawing.name_ticks(ax, [r['task'] for r in paths])
@@ -202,25 +242,22 @@ def inheritance(records, summary):
   if len(paths) < 2:
     return None
   colours = _colours(records)
-  names = ['root', *(r['entry'] for r in paths)]
-  column, rows = {'root': 0}, {'root': 0}
-  for i, record in enumerate(paths):
-    seed = record['search']['seed']
-    column[record['entry']] = column.get(seed, 0) + 1
-    rows[record['entry']] = i + 1
+  column, names = _family(paths)
+  rows = {name: i for i, name in enumerate(names)}
+  parent = {r['entry']: _parent(r, column) for r in paths}
   canvas, ax = drawing.axes(9.4, max(2.4, .32 * len(names) + .6))
-  for record in paths:
-    seed, entry = record['search']['seed'], record['entry']
-    ax.annotate('', (column[entry] - .03, -rows[entry]),
-                (column.get(seed, 0) + .03, -rows.get(seed, 0)),
-                arrowprops={'arrowstyle': '-|>', 'lw': .9, 'color': '#9aa0a6',
+  for entry, seed in parent.items():
+    # From the parent's lower border down, then right to the child's left one.
+    ax.annotate('', (column[entry], -rows[entry]), (column[seed], -rows[seed]),
+                arrowprops={'arrowstyle': '-|>', 'lw': .9, 'shrinkA': 3.5,
+                            'shrinkB': 3.5, 'color': '#9aa0a6',
                             'connectionstyle': 'angle,angleA=-90,angleB=0'})
   for name in names:
     task = next((r['task'] for r in paths if r['entry'] == name), None)
     ax.plot([column[name]], [-rows[name]], 'o', ms=7,
             color=colours.get(task, _ROOT))
-    ax.annotate(drawing.short(name), (column[name] + .06, -rows[name]),
-                va='center', fontsize=8)
+    ax.annotate(drawing.short(name), (column[name], -rows[name]),
+                (7, 0), textcoords='offset points', va='center', fontsize=8)
   ax.set_xlim(-.2, max(column.values()) + .9)
   ax.set_ylim(-len(names) + .4, .6)
   ax.set_xticks([])
@@ -230,3 +267,29 @@ def inheritance(records, summary):
   return canvas, ('Inheritance: an arrow leads from a stored path to the task '
                   'whose best child descends from it. '
                   'Numbers after “~” are earlier iterations.')
+
+
+def _parent(record, known) -> str:
+  """The stored path that a path descends from; the root if it is gone."""
+  seed = record['search']['seed']
+  return seed if seed in known else 'root'
+
+
+def _family(paths) -> tuple[dict[str, int], list[str]]:
+  """({entry: generation}, entries with a parent above all that it has).
+
+  Below a parent stand its descendants alone, so that no arrow passes through a
+  node of another branch.
+  """
+  known = {'root', *(r['entry'] for r in paths)}
+  children: dict[str, list[str]] = {}
+  for record in paths:
+    children.setdefault(_parent(record, known), []).append(record['entry'])
+  column, names, left = {'root': 0}, [], ['root']
+  while left:
+    name = left.pop()
+    names.append(name)
+    for child in children.get(name, []):
+      column[child] = column[name] + 1
+    left += reversed(children.get(name, []))
+  return column, names

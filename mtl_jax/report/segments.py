@@ -7,6 +7,7 @@ where the run has no such data; see `mtl_jax.report.figures`.
 import numpy as np
 
 from mtl_jax.report import drawing
+from mtl_jax.report import vector
 
 
 def _segments(summary) -> dict:
@@ -22,9 +23,11 @@ def graph(records, summary):
   colours = drawing.colours(len(found['names']))
   levels, modules = len(found['paths'][0]), found['modules']
   canvas, ax = drawing.axes(9.4, .9 + .34 * modules)
-  for m in range(modules):
-    ax.plot(range(1, levels + 1), [m] * levels, 's', ms=16, mfc='none',
-            mec='#d0d4d9', zorder=1)
+  from matplotlib import patches
+  for level in range(levels):
+    for m in range(modules):
+      ax.add_patch(patches.Rectangle(
+          (level + .55, m - .36), .9, .72, fc='none', ec='#d0d4d9', zorder=1))
   users: dict[tuple, list[int]] = {}
   for k, path in enumerate(found['paths']):
     for level, row in enumerate(path):
@@ -34,10 +37,13 @@ def graph(records, summary):
   for k, name in enumerate(found['names']):
     spots = [(level + 1 + apart * (own.index(k) - (len(own) - 1) / 2), m)
              for (level, m), own in users.items() if k in own]
-    ax.plot(*zip(*spots), 'o', ms=6, color=colours[k],
-            label=drawing.short(name), zorder=2)
+    dots, = ax.plot(*zip(*spots), 'o', ms=6, color=colours[k],
+                    label=drawing.short(name), zorder=2)
+    vector.tips(dots, [f'{name}: level {round(x)}, module {m}'
+                       for x, m in spots], 'users')
   ax.set_xticks(range(1, levels + 1))
   ax.set_yticks(range(modules))
+  ax.set_xlim(.4, levels + .6)
   ax.set_ylim(modules - .4, -.6)
   ax.set_xlabel('level')
   ax.set_ylabel('module')

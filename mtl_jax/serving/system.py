@@ -20,6 +20,7 @@ from mtl_jax.serving import blocks
 from mtl_jax.serving import cache
 from mtl_jax.serving import candidate_shelf
 from mtl_jax.serving import candidates
+from mtl_jax.serving import checks
 from mtl_jax.serving import mixed_batch
 from mtl_jax.serving import origins
 from mtl_jax.serving import probes
@@ -72,7 +73,7 @@ class System(stored_tasks.StoredTasks):
   def __repr__(self) -> str:
     names, recipe = self.tasks, self.backbone.recipe
     return (f'System({str(self.workdir.root)!r}: {len(names)} tasks '
-            f'({some(names[:3])}{", ..." if len(names) > 3 else ""}) on '
+            f'({checks.some(names[:3])}{", ..." if len(names) > 3 else ""}) on '
             f'{recipe["model"]} of {trees.size(self.backbone.params):,} '
             f'weights {recipe["fingerprint"][:12]})')
 
@@ -108,8 +109,8 @@ class System(stored_tasks.StoredTasks):
           lambda part: self._network_outputs(stored, part, chain), x)
     self.require(task)
     stored = self.task(task)
-    check_images(x, tuple(stored.metadata['source_shape']), task,
-                 stored.metadata.get('source_dtype', 'uint8'))
+    checks.check_images(x, tuple(stored.metadata['source_shape']), task,
+                        stored.metadata.get('source_dtype', 'uint8'))
     return blocks.rows(lambda part: self.outputs(stored, part), x)
 
   def observe(self, x, task: str) -> jax.Array:
@@ -124,7 +125,7 @@ class System(stored_tasks.StoredTasks):
     """
     self.require(task)
     stored = self.task(task)
-    check_images(x, tuple(stored.metadata['source_shape']), task)
+    checks.check_images(x, tuple(stored.metadata['source_shape']), task)
     return transforms.observed(transforms.kinds(stored.transforms),
                                stored.parameters, jnp.asarray(x))
 
@@ -167,7 +168,7 @@ class System(stored_tasks.StoredTasks):
       objective = ('superfluous' if spare and rule != 'brute_force'
                    else 'entropy')
     shapes, shape = found.image_shapes, tuple(np.shape(x)[1:])
-    check_images(x, shape if shape in shapes else shapes[0], 'inference')
+    checks.check_images(x, shape if shape in shapes else shapes[0], 'inference')
     if not len(x):
       raise ValueError('there is no image to infer the task from')
     # Padded to a power of two, so that few sizes compile; not where norm
@@ -278,7 +279,7 @@ class System(stored_tasks.StoredTasks):
         continue
       self.require(name)
       new.append(self.task(name))
-      check_images(x, tuple(new[-1].metadata['source_shape']), name)
+      checks.check_images(x, tuple(new[-1].metadata['source_shape']), name)
     self.shelves.add(new)
     return jnp.asarray(
         mixed_batch.predict(self.backbone, self.shelves, x, names))
@@ -289,7 +290,7 @@ class System(stored_tasks.StoredTasks):
     if not plain or not self.workdir.has_task(name):
       raise ValueError(f'unknown task {name!r}'
                        f'{trees.nearest(str(name), self.tasks)}; known: '
-                       f'{some(self.tasks)}')
+                       f'{checks.some(self.tasks)}')
 
   def _bare(self, shape: tuple[int, ...]) -> StoredTask:
     """The backbone without an impression, for raw images of a shape."""
@@ -333,24 +334,6 @@ _materialise = jax.jit(
 def _forward(network, kinds, params, stats, parameters, images):
   x = transforms.apply(kinds, parameters, images)
   return network.apply(params, stats, x, train=False)[0]
-
-
-def check_images(x, shape: tuple[int, ...], task: str,
-                 dtype: str = 'uint8') -> None:
-  """Refuses images (or other inputs) that aren't of a dtype, [n, *shape]."""
-  if (getattr(x, 'dtype', None) != np.dtype(dtype)
-      or np.ndim(x) != 1 + len(shape) or np.shape(x)[1:] != shape):
-    what = 'raw images' if dtype == 'uint8' else 'inputs'
-    raise ValueError(
-        f'task {task} takes {what} {dtype} [n, {", ".join(map(str, shape))}]'
-        f'; got {getattr(x, "dtype", type(x).__name__)} '
-        f'{getattr(x, "shape", "")}')
-
-
-def some(names: list[str]) -> str:
-  """At most 20 names, and how many more there are."""
-  more = f' and {len(names) - 20} more' if len(names) > 20 else ''
-  return (', '.join(names[:20]) or 'none') + more
 
 
 S = TypeVar('S', bound=System)

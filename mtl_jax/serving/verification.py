@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mtl_jax.serving import checks
 from mtl_jax.serving import probes
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
@@ -258,9 +259,9 @@ def _plan_notes(work: workdir_lib.Workdir, there: set[str],
   missing = sorted(set(plan['entries']) - there - lost - went)
   if missing:
     notes.append(f'tasks of the config that are not learned yet: '
-                 f'{system_lib.some(missing)}')
+                 f'{checks.some(missing)}')
   surplus = sorted(there - work.planned(there) - came)
   if surplus:
     notes.append('tasks that neither the config asks for nor the log knows: '
-                 f'{system_lib.some(surplus)}')
+                 f'{checks.some(surplus)}')
   return notes

@@ -20,6 +20,7 @@ import optax
 from jax import lax
 
 from mtl_jax import trees
+from mtl_jax.steps import optimizers
 from mtl_jax.steps import single
 
 Tree = trees.Tree
@@ -96,7 +97,7 @@ def sequence(seed: tuple[int, ...], counts, set_batches: int,
   return np.concatenate(found or [np.zeros(0, int)]).astype(np.int32)
 
 
-def make_optimizer(recipe: single.Recipe):
+def make_optimizer(recipe: optimizers.Recipe):
   """The optimizer at rate 1, and the rate as a function of a task's own step.
 
   Raises:
@@ -107,7 +108,7 @@ def make_optimizer(recipe: single.Recipe):
                      'change modules that the step does not train; leave out '
                      'weight_decay')
   unit = dataclasses.replace(recipe, learning_rate=1., schedule='constant')
-  return single.make_optimizer(unit), single.make_schedule(recipe)
+  return optimizers.make_optimizer(unit), optimizers.make_schedule(recipe)
 
 
 def take(tree: dict, rows: dict) -> dict:

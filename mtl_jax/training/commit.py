@@ -17,6 +17,7 @@ from mtl_jax.config import plan
 from mtl_jax.data import labels
 from mtl_jax.data import transforms
 from mtl_jax.serving import system as system_lib
+from mtl_jax.steps import optimizers
 from mtl_jax.steps import single
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import impression_arrays
@@ -38,7 +39,7 @@ class Trained(NamedTuple):
     seconds: of all entries that were trained at once.
     entries: their number.
   """
-  recipe: single.Recipe
+  recipe: optimizers.Recipe
   seconds: float
   entries: int = 1
 

@@ -19,6 +19,7 @@ from mtl_jax.config import parts as config_parts
 from mtl_jax.config import plan
 from mtl_jax.data import batches
 from mtl_jax.steps import joint as joint_lib
+from mtl_jax.steps import optimizers
 from mtl_jax.steps import rounds
 from mtl_jax.steps import single
 from mtl_jax.training import run as run_lib
@@ -55,10 +56,10 @@ class Program(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def program(method: methods.Method, recipe: single.Recipe,
+def program(method: methods.Method, recipe: optimizers.Recipe,
             network: models.Network) -> Program:
   """Builds (and keeps) the functions of one method and recipe."""
-  optimizer = single.optimizer_of(method, recipe)
+  optimizer = optimizers.optimizer_of(method, recipe)
   chunk = single.make_chunk(single.make_step(method, network, optimizer))
   joint = joint_lib.make_chunk(joint_lib.make_step(method, network, optimizer))
   init = functools.partial(single.init_state, method, optimizer)
@@ -70,7 +71,7 @@ def program(method: methods.Method, recipe: single.Recipe,
 
 
 def make(run: run_lib.Run, group: list[plan.Entry],
-         recipe: single.Recipe) -> Driver:
+         recipe: optimizers.Recipe) -> Driver:
   """The driver of a group.
 
   Args:
@@ -219,7 +220,7 @@ def _together(run, group, recipe) -> Driver:
 
 @functools.lru_cache(maxsize=64)
 def round_program(method: methods.Method, turns: config_parts.Rounds,
-                  recipe: single.Recipe, network: models.Network):
+                  recipe: optimizers.Recipe, network: models.Network):
   """(init, chunk) of a method that trains in rounds, compiled."""
   optimizer, rate = rounds.make_optimizer(recipe)
   init = functools.partial(rounds.init_state, method, optimizer,

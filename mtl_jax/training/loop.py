@@ -14,6 +14,7 @@ from mtl_jax import parallel
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
 from mtl_jax.methods import watch
+from mtl_jax.steps import optimizers
 from mtl_jax.steps import single
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import impression_arrays
@@ -45,7 +46,7 @@ def learn_phase(run: run_lib.Run, phase: config_lib.Phase) -> None:
       preparation.passed(group)
 
 
-def _recipe(run: run_lib.Run, group: list[plan.Entry]) -> single.Recipe:
+def _recipe(run: run_lib.Run, group: list[plan.Entry]) -> optimizers.Recipe:
   rows = run.data.rows(group[0])
   return group[0].phase.recipe(len(rows))
 

@@ -76,6 +76,11 @@ def test_every_field_of_a_config_is_listed_as_it_can_be_given(capsys):
      'JAX has no such flag (did you mean: jax_platforms'),
     (['run', '--config=quickstart', '--workdir=x', '--cpu_devices=0'],
      '--cpu_devices is 0'),
+    (['run', '--config=quickstart', '--workdir=x', '--jax_enable_x64=maybe'],
+     "--jax_enable_x64 is 'maybe'; it must be True or False"),
+    (['run', '--config=quickstart', '--workdir=x', '--num_processes=2'],
+     'give --coordinator=HOST:PORT as well'),
+    (['run', '--config=folder:', '--workdir=x'], 'names no folder'),
     (['report', '--workdir=/nowhere'], 'there is no folder /nowhere'),
     (['configs', 'quickstrt'], 'did you mean: quickstart?')])
 def test_what_is_wrong_is_said_in_one_line(argv, said, capsys, tmp_path,

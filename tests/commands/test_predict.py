@@ -115,7 +115,9 @@ def test_the_task_is_inferred_from_images_as_it_shows_them(tmp_path, capsys):
                                          'takes uint8 [n, 8, 8, 1]'),
     (['--task=permuted-00', 'two.npz'], "call the array to predict 'images'"),
     (['--task=permuted-00', 'broken.npz'], 'can not be read as npz'),
-    (['--task=permuted-00', '--batch_size=0', 'x.npz'], '--batch_size is 0')])
+    (['--task=permuted-00', '--batch_size=0', 'x.npz'], '--batch_size is 0'),
+    (['--task=permuted-00', '--output=empty', 'x.npz'],
+     '--output=empty is a folder; name a file')])
 def test_what_is_refused(words, said, tmp_path, capsys, monkeypatch):
   folder = tiny.learned(tmp_path / 'run', 'few')
   monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ from mtl_jax import methods
 from mtl_jax import trees
 from mtl_jax.methods import base
 from mtl_jax.methods import impresslearn
-from mtl_jax.steps import single
+from mtl_jax.steps import optimizers
 
 
 def test_coefficients_start_at_one_over_k():
@@ -148,7 +148,7 @@ def test_the_word_mask_is_the_output_layer():
 def test_the_heads_scores_have_a_learning_rate_of_their_own():
   method = methods.make('impresslearn', head='mask', head_rate=.25)
   found = learned('blocks_head')
-  one, all_ = (single.optimizer_of(m, single.Recipe(
+  one, all_ = (optimizers.optimizer_of(m, optimizers.Recipe(
       3, optimizer='adam', schedule='cosine', learning_rate=.1)) for m in (
           method, methods.make('impresslearn', head='mask')))
   state, plain = (o.init(found.trainable) for o in (one, all_))
@@ -162,9 +162,9 @@ def test_the_heads_scores_have_a_learning_rate_of_their_own():
 
 
 def test_equal_rates_leave_the_optimizer_as_it_was():
-  recipe = single.Recipe(3, optimizer='adam')
+  recipe = optimizers.Recipe(3, optimizer='adam')
   states = [jax.tree.structure(make.init({'w': jnp.ones(2)})) for make in (
-      single.make_optimizer(recipe), single.optimizer_of(
+      optimizers.make_optimizer(recipe), optimizers.optimizer_of(
           methods.make('impresslearn', head='mask'), recipe))]
   assert states[0] == states[1]
 

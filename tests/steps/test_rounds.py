@@ -10,12 +10,13 @@ from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import trees
 from mtl_jax.data import transforms
+from mtl_jax.steps import optimizers
 from mtl_jax.steps import rounds
 from mtl_jax.steps import single
 
 HEADS = (3, 2)
-RECIPE = single.Recipe(steps=8, batch_size=4, optimizer='adam',
-                      learning_rate=1e-2)
+RECIPE = optimizers.Recipe(steps=8, batch_size=4, optimizer='adam',
+                           learning_rate=1e-2)
 RANDOM = np.random.RandomState(0)
 SOURCE = single.Source(RANDOM.randint(0, 255, (40, 8, 8, 1)).astype(np.uint8),
                       RANDOM.randint(0, 2, 40).astype(np.int32))
@@ -66,7 +67,7 @@ def test_batches_do_not_depend_on_where_a_chunk_starts():
 
 
 def test_the_rate_is_halved_at_the_milestones():
-  rate = single.make_schedule(single.Recipe(
+  rate = optimizers.make_schedule(optimizers.Recipe(
       steps=60 * 313, learning_rate=1e-3, schedule='halved',
       milestones=(20 / 60, 30 / 60, 40 / 60)))
   epochs = [float(rate(epoch * 313)) for epoch in (0, 19, 21, 31, 41, 59)]
@@ -172,6 +173,6 @@ def test_padded_outputs_are_never_chosen_or_trained():
 
 def test_weight_decay_and_unknown_moments_are_refused():
   with pytest.raises(ValueError, match='no weight decay'):
-    rounds.make_optimizer(single.Recipe(steps=1, weight_decay=.1))
+    rounds.make_optimizer(optimizers.Recipe(steps=1, weight_decay=.1))
   with pytest.raises(ValueError, match="'each'.*common, own"):
     parts('each')

@@ -10,6 +10,7 @@ from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import trees
 from mtl_jax.data import batches
+from mtl_jax.steps import optimizers
 from mtl_jax.steps import single
 
 RANDOM = np.random.RandomState(0)
@@ -17,7 +18,7 @@ NORMALISE = ('normalise',)
 
 
 def recipe(**options):
-  return single.Recipe(**({'steps': 10, 'batch_size': 4} | options))
+  return optimizers.Recipe(**({'steps': 10, 'batch_size': 4} | options))
 
 
 def images(n, shape=(2, 2, 1)):
@@ -57,7 +58,8 @@ def test_a_step_is_gradient_descent_on_the_scores():
   scores = {name: RANDOM.randn(*w.shape).astype(np.float32)
             for name, w in BACKBONE.items()}
   method = methods.make('supsup', masked=['.*'])
-  optimizer = single.make_optimizer(recipe(optimizer='sgd', learning_rate=.5))
+  optimizer = optimizers.make_optimizer(recipe(
+      optimizer='sgd', learning_rate=.5))
   route = methods.Route(3)
   state = single.State(np.int32(7), scores, optimizer.init(scores),
                       {'seen': np.int32(2)}, jax.random.key(0))
@@ -103,7 +105,7 @@ def golden_problem():
 def test_golden_training_steps():
   """Numbers of the same two steps of RMSProp in NumPy, in float64."""
   network, backbone, scores, source = golden_problem()
-  optimizer = single.make_optimizer(recipe(learning_rate=1e-3))
+  optimizer = optimizers.make_optimizer(recipe(learning_rate=1e-3))
   chunk = single.make_chunk(single.make_step(methods.make('supsup'), network,
                                            optimizer))
   state = single.State(np.int32(0), scores, optimizer.init(scores), {},
@@ -122,7 +124,7 @@ def test_golden_training_steps():
 
 
 def test_a_chunk_is_its_steps_one_after_another():
-  optimizer = single.make_optimizer(recipe(optimizer='adam'))
+  optimizer = optimizers.make_optimizer(recipe(optimizer='adam'))
   method = methods.make('supsup', masked=['.*'])
   source = single.Source(images(20), RANDOM.randint(0, 3, 20).astype(np.int32))
   task = task_arrays(range(3))
@@ -146,7 +148,7 @@ def test_a_chunk_is_its_steps_one_after_another():
 
 
 def test_init_state_starts_at_zero_with_a_key_of_its_own():
-  optimizer = single.make_optimizer(recipe())
+  optimizer = optimizers.make_optimizer(recipe())
   method = methods.make('supsup', masked=['.*'])
   route = methods.Route(3)
   key = jax.random.key(4)
@@ -254,7 +256,7 @@ def test_updates_are_pytorchs(options, rule):
   # The fourth gradient is about as small as RMSProp's eps.
   g = np.array([[.5, -1., 0., 2e-8, 1e3], [.25, 2., 0., -1e-8, -1e3],
                 [-4., .5, 1., 3e-8, 1.]])
-  optimizer = single.make_optimizer(recipe(**options))
+  optimizer = optimizers.make_optimizer(recipe(**options))
   params = jnp.asarray(w, jnp.float32)
   state = optimizer.init(params)
   for gradient in g:
@@ -265,7 +267,7 @@ def test_updates_are_pytorchs(options, rule):
 
 
 def test_cosine_falls_to_zero_over_the_steps():
-  optimizer = single.make_optimizer(recipe(
+  optimizer = optimizers.make_optimizer(recipe(
       steps=4, optimizer='sgd', learning_rate=2., schedule='cosine'))
   params = jnp.zeros(())
   state = optimizer.init(params)
@@ -278,7 +280,7 @@ def test_cosine_falls_to_zero_over_the_steps():
 
 
 def test_milestones_of_one_step_halve_twice():
-  schedule = single.make_schedule(recipe(
+  schedule = optimizers.make_schedule(recipe(
       steps=4, learning_rate=1., schedule='halved', milestones=(.5, .6)))
   assert [float(schedule(step)) for step in range(5)] == [1, 1, .25, .25, .25]
 
@@ -292,4 +294,4 @@ def test_milestones_of_one_step_halve_twice():
 ])
 def test_bad_recipes_are_refused(options, message):
   with pytest.raises(ValueError, match=message):
-    single.make_optimizer(recipe(**options))
+    optimizers.make_optimizer(recipe(**options))

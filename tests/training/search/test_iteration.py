@@ -255,9 +255,9 @@ def test_every_path_is_read_once_and_replaced_ones_are_let_go(
   alone = [population_lib.retained(run, entry, {}) for entry in entries]
   read, original = [], population_lib.stored_path
 
-  def counted(run, entry, root):
-    read.append(entry.name)
-    return original(run, entry, root)
+  def counted(run, name, task, root):
+    read.append(name)
+    return original(run, name, task, root)
   monkeypatch.setattr(population_lib, 'stored_path', counted)
   stored = {}
   for entry, wanted in zip(entries, alone):

@@ -1,0 +1,158 @@
+"""Figures of learning: curves, the average as tasks come, accuracy and bytes.
+
+Each function takes (records, summary) and gives (figure, caption), or `None`
+where the run has no such data; see `mtl_jax.report.figures`.
+"""
+
+import numpy as np
+
+from mtl_jax.report import drawing
+from mtl_jax.report import vector
+
+
+def curves(records, summary):
+  """Loss and accuracy of training batches, and validation at the end."""
+  del summary
+  found = drawing.groups(
+      records, lambda r: (r.get('curve') or {}).get('step'))
+  panels = [key for key in ('loss', 'accuracy')
+            if any(r['curve'].get(key) for m in found.values() for r in m)]
+  if not panels:
+    return None
+  canvas, axes = drawing.axes(9.4, 3.4, len(panels), squeeze=False)
+  styles = drawing.styles(records)
+  validated = False
+  for ax, key in zip(axes[0], panels):
+    for label, members in found.items():
+      own = [r['curve'] for r in members if r['curve'].get(key)]
+      if own:
+        drawing.plot_curves(ax, own, key, styles[label][0],
+                            drawing.short(label, 40),
+                            '--' if members[0]['control'] else '-')
+      validated |= _validation(ax, members, key, *styles[label])
+    ax.set_xlabel('training step')
+    ax.set_ylabel('loss' if key == 'loss' else 'accuracy (%)')
+  drawing.legend(canvas, axes[0][0])
+  many = any(len(members) > drawing.FAINT for members in found.values())
+  single = ('bands go from the lowest to the highest task.' if many
+            else 'faint lines are single tasks.')
+  end = (' Marks at the end are single tasks on their validation images, '
+         'after training.' if validated else '')
+  return canvas, ('Means over training batches. Thick lines are means over '
+                  f'tasks, broken ones are controls; {single}{end}')
+
+
+def _validation(ax, members, key, colour, marker) -> bool:
+  """A mark for each task's validation after its last step; whether any."""
+  shown = [r for r in members if (r.get(key) or {}).get('valid') is not None]
+  if not shown:
+    return False
+  scale = 100 if key == 'accuracy' else 1
+  marks, = ax.plot([r['curve']['step'][-1] for r in shown],
+                   [scale * r[key]['valid'] for r in shown], marker, ms=5,
+                   mfc='none', color=colour, clip_on=False, zorder=3)
+  vector.tips(marks, [
+      f'{r["entry"]}: validation {key} '
+      + (f'{100 * r[key]["valid"]:.2f} %' if scale == 100
+         else f'{r[key]["valid"]:.4g}') for r in shown])
+  return True
+
+
+def seen(records, summary):
+  """The mean accuracy over the tasks learned so far, as tasks come."""
+  found = {label: [r for r in members if _test(r) is not None]
+           for label, members in drawing.groups(records).items()}
+  if max(map(len, found.values()), default=0) < 2:
+    return None
+  canvas, ax = drawing.axes(9.4, 3.4)
+  styles = drawing.styles(records)
+  for label, members in found.items():
+    if members:
+      _line(ax, label, [r['entry'] for r in members], _means(members),
+            styles[label], '--' if members[0]['control'] else '-')
+  again = _again(summary)
+  if again is not None:
+    _line(ax, 'all, measured again after each task', summary['names'],
+          again, (drawing.RC['text.color'], '.'), ':')
+  ax.set_xlabel('tasks learned, or learned again')
+  ax.set_ylabel('mean test accuracy (%)')
+  ax.xaxis.get_major_locator().set_params(integer=True)
+  drawing.legend(canvas, ax)
+  caption = ('The mean test accuracy over the tasks that a phase has learned, '
+             'each as it was left; broken lines are controls.')
+  if again is not None:
+    caption += (' The dotted line is the mean over the tasks of all phases, '
+                'measured again after each.')
+  return canvas, caption
+
+
+def _line(ax, label, names, values, style, dashes):
+  colour, marker = style
+  line, = ax.plot(np.arange(len(values)) + 1, values, dashes, color=colour,
+                  marker=marker, ms=4, label=drawing.short(label, 40))
+  vector.tips(line, [f'{label}, after {name}: {value:.2f} %' for name, value
+                     in zip(names, values)])
+
+
+def _means(members):
+  """After each entry; of a task that was learned again, its last accuracy."""
+  last, means = {}, []
+  for record in members:
+    last[record['task']] = 100 * _test(record)
+    means.append(np.mean(list(last.values())))
+  return means
+
+
+def _again(summary):
+  """The rows' means of a matrix whose lower triangle was measured in full."""
+  matrix = np.array(summary.get('matrix') or [[]], float)
+  size = len(matrix)
+  if size < 2 or matrix.shape != (size, size):
+    return None
+  rows = [100 * np.mean(row[:i + 1]) for i, row in enumerate(matrix)]
+  return rows if np.isfinite(rows).all() else None
+
+
+def against_bytes(records, summary):
+  """Accuracy against bytes, a mark per task, of a run with several methods."""
+  del summary
+  shown = lambda r: _test(r) is not None and (r.get('bytes') or {}).get('total')
+  found = drawing.groups(records, shown)
+  if len({r['method'] for m in found.values() for r in m}) < 2:
+    return None
+  canvas, ax = drawing.axes(9.4, 3.8)
+  for label, members in found.items():
+    colour, marker = drawing.styles(records)[label]
+    control = members[0]['control']
+    marks, = ax.plot([_bytes(r) for r in members],
+                     [100 * _test(r) for r in members], marker, ms=6,
+                     color=colour, mfc='none' if control else colour,
+                     alpha=1 if control else .7, zorder=2 if control else 3,
+                     label=drawing.short(label, 40))
+    vector.tips(marks, [
+        f'{r["entry"]} ({label}): {100 * _test(r):.2f} %, '
+        f'{drawing.readable_bytes(_bytes(r))}' for r in members])
+  ax.set_xscale('log')
+  sizes = np.log10([_bytes(r) for m in found.values() for r in m])
+  low, high = np.floor(sizes.min() - .05), np.ceil(sizes.max() + .05)
+  ax.set_xlim(10 ** low, 10 ** high)
+  ax.set_xticks(10. ** np.arange(low, high + 1))
+  ax.set_xticks([], minor=True)
+  ax.xaxis.set_major_formatter(lambda value, _: drawing.readable_bytes(value))
+  ax.set_xlabel('bytes of one task (each grid line is ten times the last)')
+  ax.set_ylabel('test accuracy (%)')
+  drawing.legend(canvas, ax)
+  caption = ('One mark per task: its test accuracy and the size of its '
+             'impression in memory. What several tasks share counts with each '
+             'that it stands in.')
+  if any(m[0]['control'] for m in found.values()):
+    caption += ' Hollow marks are controls.'
+  return canvas, caption
+
+
+def _test(record):
+  return (record.get('accuracy') or {}).get('test')
+
+
+def _bytes(record):
+  return record['bytes']['total'] + (record['bytes'].get('referenced') or 0)

@@ -1,0 +1,136 @@
+"""Rows of printable values for the tables of a page and of a terminal."""
+
+from mtl_jax.evaluation import metrics as metrics_lib
+from mtl_jax.report import drawing
+
+
+def phases(records: list[dict]) -> list[dict]:
+  """One row of printable means for every phase and method, controls last."""
+  found: dict[tuple, list[dict]] = {}
+  for r in sorted(records, key=lambda r: bool(r['control'])):
+    key = r['phase'], r['method'], bool(r['control'])
+    found.setdefault(key, []).append(r)
+  rows = []
+  for (phase, method, control), members in found.items():
+    tests = values(members, 'accuracy', 'test')
+    size = mean(values(members, 'bytes', 'total'))
+    disk = mean(values(members, 'bytes', 'stored'))
+    own = mean(values(members, 'bytes', 'dedicated'))
+    rows.append({
+        'phase': phase, 'method': method, 'control': control,
+        'tasks': len(members),
+        'accuracy': (answer(members[0], 'test') if len(members) == 1
+                     and not tests else _spread(tests)),
+        'before': percent(mean(values(members, 'accuracy', 'before'))),
+        'lowest': percent(min(tests, default=None)),
+        'memory': readable_size(size), 'disk': readable_size(disk),
+        'own': readable_size(own),
+        'ratio': ratio(size, own),
+        'train': readable_seconds(mean(values(members, 'seconds', 'train')))})
+  return rows
+
+
+def percent(fraction: float | None, digits: int = 1) -> str:
+  """A fraction as a percentage; '–' for `None`.
+
+  >>> percent(.9712), percent(None), percent(-1e-9, 2)
+  ('97.1 %', '–', '0.00 %')
+  """
+  if fraction is None or fraction != fraction:
+    return '–'
+  return f'{round(100 * fraction, digits) + 0.:.{digits}f} %'
+
+
+def answer(record: dict, split: str) -> str:
+  """A task's accuracy, or the mean squared error of a regression.
+
+  >>> answer({'accuracy': {'test': None}, 'loss': {'test': .0123}}, 'test')
+  'MSE 0.0123'
+  """
+  accuracy = (record.get('accuracy') or {}).get(split)
+  loss = (record.get('loss') or {}).get(split)
+  if accuracy is None and split in (record.get('accuracy') or {}) and loss:
+    return f'MSE {loss:.4f}'
+  return percent(accuracy, 2)
+
+
+def readable_seconds(seconds: float | None) -> str:
+  """Seconds as people read them.
+
+  >>> readable_seconds(2.345), readable_seconds(150), readable_seconds(9000)
+  ('2.35 s', '2 min 30 s', '2 h 30 min')
+  """
+  if seconds is None:
+    return '–'
+  if seconds < 99.5:
+    return f'{seconds:.{1 if seconds >= 9.995 else 2}f} s'
+  whole = round(seconds)
+  if whole < 3600:
+    return f'{whole // 60} min {whole % 60} s'
+  return f'{whole // 3600} h {whole % 3600 // 60} min'
+
+
+def tasks(records: list[dict]) -> list[dict]:
+  """One row of printable values for every task, and what to sort it by."""
+  rows = []
+  for r in records:
+    basis, size = r.get('basis') or {}, r.get('bytes') or {}
+    accuracy, seconds = r.get('accuracy') or {}, r.get('seconds') or {}
+    density = mean(list((r.get('density') or {}).values()))
+    rows.append({
+        'name': r['entry'],
+        'phase': r['phase'], 'method': r['method'], 'control': r['control'],
+        'basis': f'{basis["size"]} {basis["kind"]}' if basis else '–',
+        'classes': r.get('classes', '–'), 'steps': r.get('steps', '–'),
+        'before': percent(accuracy.get('before')),
+        'valid': answer(r, 'valid'), 'test': answer(r, 'test'),
+        'density': percent(density),
+        'memory': readable_size(size.get('total')),
+        'disk': readable_size(size.get('stored')),
+        'own': readable_size(size.get('dedicated')),
+        'ratio': ratio(size.get('total'), size.get('dedicated')),
+        'train': readable_seconds(seconds.get('train')),
+        'sort': {'before': accuracy.get('before'),
+                 'valid': _rank(r, 'valid'), 'test': _rank(r, 'test'),
+                 'density': density, 'memory': size.get('total'),
+                 'disk': size.get('stored'), 'train': seconds.get('train')}})
+  return rows
+
+
+def _rank(record, split) -> float | None:
+  """What answers are sorted by: the accuracy, or the loss below zero."""
+  accuracy = (record.get('accuracy') or {}).get(split)
+  loss = (record.get('loss') or {}).get(split)
+  return accuracy if accuracy is not None or loss is None else -loss
+
+
+def values(records: list[dict], group: str, key: str) -> list[float]:
+  """`record[group][key]` of every record that has it."""
+  found = ((r.get(group) or {}).get(key) for r in records)
+  return [value for value in found if value is not None and value == value]
+
+
+def mean(numbers: list[float]) -> float | None:
+  """The mean, or `None` of nothing."""
+  return metrics_lib.mean_and_std(numbers)[0] if numbers else None
+
+
+def _spread(numbers):
+  if not numbers:
+    return '–'
+  middle, std = metrics_lib.mean_and_std(numbers)
+  return (percent(middle) if std is None
+          else f'{100 * middle:.1f} ± {percent(std)}')
+
+
+def readable_size(count: float | None) -> str:
+  """Bytes as people read them; '–' for `None`."""
+  return '–' if count is None else drawing.readable_bytes(count)
+
+
+def ratio(size: float | None, own: float | None) -> str:
+  """How many times smaller than a network of its own: '1/32'."""
+  if not size or not own:
+    return '–'
+  times = own / size
+  return f'1/{times:.0f}' if times >= 1.5 else f'{size / own:.2g}'
