@@ -14,8 +14,11 @@ import tempfile
 import pytest
 
 _FLAGS = os.environ.get('XLA_FLAGS')
-os.environ['XLA_FLAGS'] = ' '.join(
-    [_FLAGS or '', '--xla_force_host_platform_device_count=8']).strip()
+# Eight devices on two busy cores: a collective may wait for long, and XLA would
+# end the process after 40 seconds.
+os.environ['XLA_FLAGS'] = ' '.join([
+    _FLAGS or '', '--xla_force_host_platform_device_count=8',
+    '--xla_cpu_collective_call_terminate_timeout_seconds=600']).strip()
 
 import jax  # pylint: disable=wrong-import-position # noqa: E402
 
