@@ -24,8 +24,9 @@ def header(path):
 def test_a_header_has_command_hardware_minutes_and_accuracy(path):
   text = header(path)
   command = ' '.join(text.replace('\\\n', ' ').split())
-  assert re.search(rf'python -m mtl_jax\.main .*--config=configs/{path.name}',
-                   command)
+  assert re.search(
+      rf'python -m mtl_jax\.main .*--config=configs/{path.name}'
+      if path.stem != 'folder' else 'mtl_jax run --config=folder:', command)
   said = {line: re.search(rf'^{line}: (.+)$', text, flags=re.MULTILINE)
           for line in ('Hardware', 'Minutes', 'Accuracy')}
   assert all(said.values()), said

@@ -125,8 +125,7 @@ def test_tables_take_the_last_path_of_every_task(folder):
   # x trained its head (6), y an `a` and a head (17); a control all 10.
   assert '| weights added per task |  | 12 | 10 | 10 | 10 |' in text
   assert munet_tables.headline() == [
-      ['mu2Net', 'one set of digits under three names, random root', '50.00',
-       '1'],
+      ['mu2Net', 'CMATERdb, three scripts, random root', '50.00', '1'],
       ['mu2Net', 'four sets of characters in a row, twice', '50.00', '1']]
   shutil.rmtree(folder / 'results')
   for name in ('preliminary', 'characters', 'others'):
