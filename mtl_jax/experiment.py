@@ -166,9 +166,11 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
         f'shapes {list(shapes)}; give the suite an image_shape, or take a '
         f'model with stems: {", ".join(models.STEMS)}')
   part = config.backbone
-  models.check(part.model, models.make(
-      part.model, part.outputs, **dict(part.options)), part.outputs,
-               list(shapes))
+  options = dict(part.options)
+  if options.get('weights') and work.weights.exists():
+    options['weights'] = str(work.weights)  # its own copy of the file
+  models.check(part.model, models.make(part.model, part.outputs, **options),
+               part.outputs, list(shapes))
   recipe = backbone_lib.recipe_of(config, list(shapes))
   if work.backbone.exists():
     resume.check_recipe(work, json.loads(json.dumps(recipe)))

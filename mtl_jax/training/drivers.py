@@ -189,8 +189,13 @@ def _many(run, group, recipe) -> Driver:
     state = parallel.join_tasks(state)
     return jax.tree.map(lambda x: x[0], state) if alone else unpad(state)
 
-  return Driver(start, place_state, advance, whole, lambda state, i: (
-      state if alone else jax.tree.map(lambda x: x[i], state)))
+  def member(state, i):
+    # Brought to one device first: a program of its own for every index of a
+    # divided array would wait for all devices each time.
+    return state if alone else jax.tree.map(
+        lambda x: x[i], jax.device_put(state, jax.local_devices()[0]))
+
+  return Driver(start, place_state, advance, whole, member)
 
 
 def _together(run, group, recipe) -> Driver:

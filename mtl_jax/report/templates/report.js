@@ -8,7 +8,7 @@ const rows = [...body.rows];
 const valueOf = (row, column) => {
   const cell = row.cells[column];
   const number = Number(cell.dataset.sort ?? cell.textContent);
-  return Number.isNaN(number) ? cell.textContent : number;
+  return number === number ? number : cell.textContent;  // no number: the text
 };
 const compare = (a, b) => typeof a === 'number' && typeof b === 'number' ?
     a - b : String(a).localeCompare(String(b), undefined, {numeric: true});
