@@ -154,13 +154,15 @@ def test_tasks_without_common_modules_train_as_if_alone(options):
     task, rows = plan(order)
     mine = task == k
     alone, losses = run(start, (np.zeros(3, np.int32), rows[mine]))
-    np.testing.assert_array_equal(measured.loss[mine], losses.loss)
+    # Two programs: threads may add in another order.
+    np.testing.assert_allclose(measured.loss[mine], losses.loss, rtol=1e-5)
     route = methods.Route(HEADS[k], KINDS, loss='classes')
     found = [m.bind(backbone, s.trainable, {}, r) for m, s, r in (
         (method, together, methods.Route(HEADS[k], KINDS, loss='classes',
                                          member=k)),
         (alone_method, alone, route))]
-    assert trees.digests(found[0]) == trees.digests(found[1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(
+        a, b, rtol=1e-4, atol=1e-5), *found)
 
 
 def test_padded_outputs_are_never_chosen_or_trained():
