@@ -9,14 +9,13 @@ straight-through gradient: edge-popup, https://arxiv.org/abs/1911.13299.
 """
 
 import functools
-import zlib
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import _mask_leaves
 from mtl_jax import _top_k
 from mtl_jax import aliases
 from mtl_jax import fans
@@ -28,6 +27,11 @@ Params = aliases.Params
 PRNGKey = aliases.PRNGKey
 Scores = aliases.Scores
 Tree = aliases.Tree
+
+draw = _mask_leaves.draw
+kept = _mask_leaves.kept
+leaf_key = _mask_leaves.leaf_key
+require_bool = _mask_leaves.require_bool
 
 
 def apply(params: Params, mask: Mask) -> Params:
@@ -92,7 +96,7 @@ def threshold(scores: Scores, at: float = 0.) -> Mask:
   """
   if not trees.is_number(at) and getattr(at, 'shape', None) != ():
     raise ValueError(f'the bound of a threshold is {at!r}; give a number')
-  return jax.tree.map(lambda s: s >= at, _rankable(scores))
+  return jax.tree.map(lambda s: s >= at, _mask_leaves.rankable(scores))
 
 
 def top_k(scores: Scores, density: float | Tree) -> Mask:
@@ -117,58 +121,16 @@ def top_k(scores: Scores, density: float | Tree) -> Mask:
   >>> top_k({'w': jnp.array([3., 1., 1., 1.])}, density=0.5)
   {'w': Array([ True,  True, False, False], dtype=bool)}
   """
-  return _most(_rankable(scores), density)
+  return _most(_mask_leaves.rankable(scores), density)
 
 
 def _most(scores: Scores, density: float | Tree) -> Mask:
   def leaf(name: str, s: Array | None, d: float) -> int | None:
     return None if s is None else kept(name, s.shape, d)
-  counts = trees.map_named(leaf, scores, _per_leaf(density, scores))
+  counts = trees.map_named(leaf, scores, _mask_leaves.per_leaf(density, scores))
   leaves, treedef = jax.tree.flatten(scores)
   return jax.tree.unflatten(treedef, _top_k.select_all(
       leaves, jax.tree.leaves(counts)))
-
-
-def _rankable(scores: Scores) -> Scores:
-  """The scores, or an error about a leaf that has no order."""
-  def check(name: str, s: Array | None) -> None:
-    if s is None:
-      return
-    if s.dtype == bool or not (jnp.issubdtype(s.dtype, jnp.floating)
-                               or jnp.issubdtype(s.dtype, jnp.integer)):
-      raise ValueError(f'the scores of {name} are {s.dtype}; give floats or '
-                       'integers')
-    # What isn't known here (a tracer, another process' part) has its rule.
-    if (jnp.issubdtype(s.dtype, jnp.floating)
-        and not isinstance(s, jax.core.Tracer)
-        and getattr(s, 'is_fully_addressable', True)
-        and np.isnan(np.asarray(s)).any()):
-      raise ValueError(f'a score of {name} is NaN, which has no place in an '
-                       'order; was the learning rate too large?')
-  trees.map_named(check, trees.check_arrays(scores, 'scores'))
-  return scores
-
-
-def kept(name: str, shape: Sequence[int], density: Any) -> int:
-  """round(density x size) of one leaf, refused outside [0, 1]."""
-  if isinstance(density, jax.core.Tracer):
-    raise ValueError(f'the density of {name} is traced, but how many weights '
-                     'are kept is static: pass it as a static argument')
-  if getattr(density, 'shape', None) == () and density.dtype != bool:
-    density = float(density)
-  if not trees.is_number(density) or not 0. <= density <= 1.:
-    raise ValueError(
-        f'density of {name} is {density}; it must lie between 0 and 1')
-  return round(float(density) * int(np.prod(shape)))
-
-
-def _per_leaf(density: float | Tree, like: Tree) -> Tree:
-  if isinstance(density, (str, bytes, bool)):
-    raise ValueError(f'density is {density!r}; give a number, or a tree of '
-                     'numbers')
-  if trees.is_number(density) or getattr(density, 'shape', None) == ():
-    return jax.tree.map(lambda _: density, like)
-  return density
 
 
 def straight_through(
@@ -197,21 +159,6 @@ def straight_through(
   return sample
 
 
-def leaf_key(key: PRNGKey, name: str) -> PRNGKey:
-  """A key of its own for every leaf, independent of the other leaves."""
-  return jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7fffffff)
-
-
-def draw(key: PRNGKey, name: str, shape: Sequence[int],
-         sample: Callable[..., Array]) -> Array:
-  """`sample(key, shape)` with the leaf's key; drawn flat, then shaped.
-
-  The numbers are the same, but XLA's CPU compiles a draw of a kernel's four
-  axes seven times slower than a flat one.
-  """
-  return sample(leaf_key(key, name), (int(np.prod(shape)),)).reshape(shape)
-
-
 def random(key: PRNGKey, like: Tree, density: float | Tree) -> Mask:
   """A mask with exactly round(density x size) ones per leaf, uniformly drawn.
 
@@ -238,7 +185,7 @@ def union(a: Mask, b: Mask) -> Mask:
   >>> union({'w': jnp.array([True, False])}, {'w': jnp.array([False, False])})
   {'w': Array([ True, False], dtype=bool)}
   """
-  return _leafwise(jnp.logical_or, a, b)
+  return _mask_leaves.leafwise(jnp.logical_or, a, b)
 
 
 def intersection(a: Mask, b: Mask) -> Mask:
@@ -249,7 +196,7 @@ def intersection(a: Mask, b: Mask) -> Mask:
   ...              {'w': jnp.array([False, True])})
   {'w': Array([False,  True], dtype=bool)}
   """
-  return _leafwise(jnp.logical_and, a, b)
+  return _mask_leaves.leafwise(jnp.logical_and, a, b)
 
 
 def difference(a: Mask, b: Mask) -> Mask:
@@ -260,42 +207,7 @@ def difference(a: Mask, b: Mask) -> Mask:
   ...            {'w': jnp.array([False, True])})
   {'w': Array([ True, False], dtype=bool)}
   """
-  return _leafwise(lambda x, y: x & ~y, a, b)
-
-
-def _leafwise(f: Callable[[Array, Array], Array | None], a: Mask,
-              b: Mask) -> Tree:
-  def leaf(name: str, x: Array | None, y: Array | None) -> Array | None:
-    if x is None and y is None:
-      return None
-    if x is None or y is None:
-      raise ValueError(
-          f'{name} is masked in one mask and not in the other; make both '
-          'from the same leaf patterns')
-    if x.shape != y.shape:
-      raise ValueError(f'{name} has shape {x.shape} in one mask and {y.shape} '
-                       'in the other')
-    return f(x, y)
-  return trees.map_named(leaf, require_bool(a), require_bool(b))
-
-
-def require_bool(mask: Mask, what: str = 'a mask') -> Mask:
-  """The mask.
-
-  Raises:
-    ValueError: a leaf isn't an array of bools; names it.
-  """
-  def check(name: str, m: Array | None) -> None:
-    if m is not None and m.dtype != bool:
-      raise ValueError(f'{name} of {what} is {m.dtype}, not bool; make it with '
-                       'mask.astype(bool)')
-  trees.map_named(check, trees.check_arrays(mask, what))
-  return mask
-
-
-def _count(mask: Mask) -> Array:
-  return sum((jnp.sum(m, dtype=jnp.int32) for m in jax.tree.leaves(mask)),
-             jnp.int32(0))
+  return _mask_leaves.leafwise(lambda x, y: x & ~y, a, b)
 
 
 def density(mask: Mask) -> Array:
@@ -305,7 +217,7 @@ def density(mask: Mask) -> Array:
   >>> float(density({'w': jnp.array([True, False, False, False]), 'b': None}))
   0.25
   """
-  return (_count(_require_leaves(require_bool(mask)))
+  return (_mask_leaves.count(_mask_leaves.require_leaves(require_bool(mask)))
           / max(trees.size(mask), 1))
 
 
@@ -324,15 +236,9 @@ def overlap(a: Mask, b: Mask) -> Array:
   ...               {'w': jnp.array([False, True, False])}))
   0.5
   """
-  both, either = _count(intersection(a, b)), _count(union(a, b))
+  both = _mask_leaves.count(intersection(a, b))
+  either = _mask_leaves.count(union(a, b))
   return jnp.where(either == 0, 1., both / jnp.maximum(either, 1))
-
-
-def _require_leaves(mask: Mask) -> Mask:
-  if not jax.tree.leaves(mask):
-    raise ValueError('the mask covers nothing: all its leaves are None; name '
-                     'at least one leaf in the patterns')
-  return mask
 
 
 def pack(mask: Mask) -> Tree:
@@ -392,7 +298,7 @@ def stack(masks: Iterable[Mask]) -> Mask:
   if not masks:
     raise ValueError('a basis needs at least one mask')
   for other in masks[1:]:
-    _leafwise(lambda x, y: None, masks[0], other)
+    _mask_leaves.leafwise(lambda x, y: None, masks[0], other)
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *masks)
 
 

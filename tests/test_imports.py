@@ -91,7 +91,7 @@ def test_pmap_and_meshes_stand_in_parallel_alone():
 LAYERS = (
     ('host', 'json_files', '_version', '_top_k', 'aliases'),
     ('trees',),
-    ('registry', 'fields', 'fans'),
+    ('registry', 'fields', 'fans', '_mask_leaves'),
     ('masks',),
     ('impressions', 'parallel'),
     ('methods', 'models', 'data'),

@@ -1,0 +1,124 @@
+"""What the leaves of scores and masks must be, and what is drawn for each.
+
+`masks` is the public face of this file.
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtl_jax import aliases
+from mtl_jax import trees
+
+Array = aliases.Array
+Mask = aliases.Mask
+PRNGKey = aliases.PRNGKey
+Scores = aliases.Scores
+Tree = aliases.Tree
+
+
+def rankable(scores: Scores) -> Scores:
+  """The scores, or an error about a leaf that has no order."""
+  def check(name: str, s: Array | None) -> None:
+    if s is None:
+      return
+    if s.dtype == bool or not (jnp.issubdtype(s.dtype, jnp.floating)
+                               or jnp.issubdtype(s.dtype, jnp.integer)):
+      raise ValueError(f'the scores of {name} are {s.dtype}; give floats or '
+                       'integers')
+    # What isn't known here (a tracer, another process' part) has its rule.
+    if (jnp.issubdtype(s.dtype, jnp.floating)
+        and not isinstance(s, jax.core.Tracer)
+        and getattr(s, 'is_fully_addressable', True)
+        and np.isnan(np.asarray(s)).any()):
+      raise ValueError(f'a score of {name} is NaN, which has no place in an '
+                       'order; was the learning rate too large?')
+  trees.map_named(check, trees.check_arrays(scores, 'scores'))
+  return scores
+
+
+def kept(name: str, shape: Sequence[int], density: Any) -> int:
+  """round(density x size) of one leaf, refused outside [0, 1]."""
+  if isinstance(density, jax.core.Tracer):
+    raise ValueError(f'the density of {name} is traced, but how many weights '
+                     'are kept is static: pass it as a static argument')
+  if getattr(density, 'shape', None) == () and density.dtype != bool:
+    density = float(density)
+  if not trees.is_number(density) or not 0. <= density <= 1.:
+    raise ValueError(
+        f'density of {name} is {density}; it must lie between 0 and 1')
+  return round(float(density) * int(np.prod(shape)))
+
+
+def per_leaf(density: float | Tree, like: Tree) -> Tree:
+  """A density for every leaf, from one for all or a tree of them."""
+  if isinstance(density, (str, bytes, bool)):
+    raise ValueError(f'density is {density!r}; give a number, or a tree of '
+                     'numbers')
+  if trees.is_number(density) or getattr(density, 'shape', None) == ():
+    return jax.tree.map(lambda _: density, like)
+  return density
+
+
+def leaf_key(key: PRNGKey, name: str) -> PRNGKey:
+  """A key of its own for every leaf, independent of the other leaves."""
+  return jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7fffffff)
+
+
+def draw(key: PRNGKey, name: str, shape: Sequence[int],
+         sample: Callable[..., Array]) -> Array:
+  """`sample(key, shape)` with the leaf's key; drawn flat, then shaped.
+
+  The numbers are the same, but XLA's CPU compiles a draw of a kernel's four
+  axes seven times slower than a flat one.
+  """
+  return sample(leaf_key(key, name), (int(np.prod(shape)),)).reshape(shape)
+
+
+def leafwise(f: Callable[[Array, Array], Array | None], a: Mask,
+             b: Mask) -> Tree:
+  """`f` of the leaves of two masks, both bool and of one shape, by name."""
+  def leaf(name: str, x: Array | None, y: Array | None) -> Array | None:
+    if x is None and y is None:
+      return None
+    if x is None or y is None:
+      raise ValueError(
+          f'{name} is masked in one mask and not in the other; make both '
+          'from the same leaf patterns')
+    if x.shape != y.shape:
+      raise ValueError(f'{name} has shape {x.shape} in one mask and {y.shape} '
+                       'in the other')
+    return f(x, y)
+  return trees.map_named(leaf, require_bool(a), require_bool(b))
+
+
+def require_bool(mask: Mask, what: str = 'a mask') -> Mask:
+  """The mask.
+
+  Raises:
+    ValueError: a leaf isn't an array of bools; names it.
+  """
+  def check(name: str, m: Array | None) -> None:
+    if m is not None and m.dtype != bool:
+      raise ValueError(f'{name} of {what} is {m.dtype}, not bool; make it with '
+                       'mask.astype(bool)')
+  trees.map_named(check, trees.check_arrays(mask, what))
+  return mask
+
+
+def require_leaves(mask: Mask) -> Mask:
+  """The mask, or an error if it covers nothing."""
+  if not jax.tree.leaves(mask):
+    raise ValueError('the mask covers nothing: all its leaves are None; name '
+                     'at least one leaf in the patterns')
+  return mask
+
+
+def count(mask: Mask) -> Array:
+  """Number of ones over all leaves, int32."""
+  return sum((jnp.sum(m, dtype=jnp.int32) for m in jax.tree.leaves(mask)),
+             jnp.int32(0))
