@@ -161,6 +161,15 @@ def gather_tasks(tree: Any) -> Any:
   return jax.tree.map(leaf, tree)
 
 
+def on_host(tree: Any) -> Any:
+  """This process's arrays as NumPy's; keys stay typed keys."""
+  def leaf(x):
+    if _is_key(x):
+      return _like_key(x, leaf(jax.random.key_data(x)))
+    return np.asarray(x)
+  return jax.tree.map(leaf, tree)
+
+
 def _local(split):
   count = jax.local_device_count()
   first = jax.process_index() * count

@@ -190,10 +190,9 @@ def _many(run, group, recipe) -> Driver:
     return jax.tree.map(lambda x: x[0], state) if alone else unpad(state)
 
   def member(state, i):
-    # Brought to one device first: a program of its own for every index of a
-    # divided array would wait for all devices each time.
+    # From the host: indexing a divided array is a program of all devices.
     return state if alone else jax.tree.map(
-        lambda x: x[i], jax.device_put(state, jax.local_devices()[0]))
+        lambda x: x[i], parallel.on_host(state))
 
   return Driver(start, place_state, advance, whole, member)
 
