@@ -48,8 +48,7 @@ def sentences(summary: dict) -> list[str]:
     found.append(
         f'one mixed batch: {mixed["rows"]} rows of {mixed["tasks"]} tasks in '
         f'one call: {_percent(mixed["accuracy"])} right, largest difference '
-        f'from calls task by task {mixed["difference"]:.1g}; '
-        f'{mixed["times_faster"]:.1f} times as fast')
+        f'from calls task by task {mixed["difference"]:.1g}')
   return found
 
 
