@@ -27,6 +27,7 @@ from mtl_jax.config import config as config_lib
 from mtl_jax.config import parts as config_parts
 from mtl_jax.config import plan
 from mtl_jax.data import batches as batches_lib
+from mtl_jax.data import pipeline
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
 from mtl_jax.inference import identify
@@ -308,13 +309,13 @@ class Networks:
           self.data.split(entry.task, 'test').images)
     if entry.name not in self._parameters:
       shape = self._images[entry.task.source, fits].shape[1:]
-      self._parameters[entry.name] = transforms.parameters(
+      self._parameters[entry.name] = pipeline.parameters(
           entry.task.transforms[len(fits):], shape)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _observe(kinds, parameters, images):
-  return jax.vmap(lambda p, x: transforms.observed(kinds, p, x))(
+  return jax.vmap(lambda p, x: pipeline.observed(kinds, p, x))(
       parameters, images)
 
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mtl_jax import aliases
 from mtl_jax.data import transforms
 from mtl_jax.serving import probes
 from mtl_jax.serving import system as system_lib
@@ -73,8 +74,9 @@ class Artifact(NamedTuple):
   versions: dict
 
 
-def export(system: system_lib.System, task: str, path, with_basis: bool = False,
-           licence: str = '', text: str = '') -> pathlib.Path:
+def export(system: system_lib.System, task: str, path: aliases.Path,
+           with_basis: bool = False, licence: str = '',
+           text: str = '') -> pathlib.Path:
   """Writes a task as one file.
 
   Args:
@@ -112,7 +114,7 @@ def relied(system: system_lib.System, task: str) -> list[str]:
   """
   found: dict[str, None] = {}
 
-  def visit(name):
+  def visit(name: str) -> None:
     for other in checkpoint.load_metadata(system.workdir.task(name)).get(
         'relies_on') or {}:
       if other not in found:
@@ -150,7 +152,7 @@ def _recipe(system: system_lib.System) -> dict:
   return recipe
 
 
-def read(path) -> Artifact:
+def read(path: aliases.Path) -> Artifact:
   """What a file holds, checked; nothing in it is run.
 
   Raises:
@@ -195,7 +197,8 @@ def _artifact(arrays: dict, header: dict) -> Artifact:
                   header['versions'])
 
 
-def import_task(workdir, path, name: str | None = None) -> str:
+def import_task(workdir: aliases.Path, path: aliases.Path,
+                name: str | None = None) -> str:
   """Puts the task of a file into a workdir, whose other tasks stay.
 
   Args:
@@ -228,7 +231,8 @@ def import_task(workdir, path, name: str | None = None) -> str:
   return places[found.task]
 
 
-def _check_backbone(work: workdir_lib.Workdir, recipe: dict, path) -> None:
+def _check_backbone(work: workdir_lib.Workdir, recipe: dict,
+                    path: aliases.Path) -> None:
   """Refuses a workdir on whose backbone the task would not be itself."""
   formats.require(work.root)
   if work.backbone.exists():
@@ -250,8 +254,8 @@ def _check_backbone(work: workdir_lib.Workdir, recipe: dict, path) -> None:
         'it does not hold; import it into the workdir of a run on them')
 
 
-def _places(work: workdir_lib.Workdir, found: Artifact, name, path
-            ) -> dict[str, str]:
+def _places(work: workdir_lib.Workdir, found: Artifact, name: str | None,
+            path: aliases.Path) -> dict[str, str]:
   """Under which name each part, and each task that is needed, goes there.
 
   Raises:

@@ -75,9 +75,13 @@ def make(recipe: dict, weights: pathlib.Path | None = None) -> Backbone:
   return Backbone(network, params, stats, dict(recipe, fingerprint=found))
 
 
-def _draw(network, recipe, key):
-  """On the CPU, whatever computes: a platform rounds its normal draws as it
-  likes, and tasks made on one are to be read on another."""
+def _draw(network: models.Network, recipe: dict,
+          key: aliases.PRNGKey) -> tuple[aliases.Params, aliases.Stats]:
+  """Parameters and statistics, drawn on the CPU whatever the backend is.
+
+  Platforms round normal draws differently, but a task that was made on one
+  must be readable on another.
+  """
   if jax.default_backend() == 'cpu':
     return _draw_here(network, recipe, key)
   with host.on_cpu():
@@ -85,14 +89,15 @@ def _draw(network, recipe, key):
   return jax.tree.map(jnp.asarray, drawn)
 
 
-def _draw_here(network, recipe, key):
+def _draw_here(network: models.Network, recipe: dict,
+               key: aliases.PRNGKey) -> tuple[aliases.Params, aliases.Stats]:
   init = functools.partial(network.init, key, tuple(recipe['image_shape']))
   if recipe['init'] != 'signed_constant':
     return init()
   shapes = jax.eval_shape(init)[0]
   known = fans.fans(shapes, network.fan_in)
 
-  def without_kernels():
+  def without_kernels() -> tuple[aliases.Params, aliases.Stats]:
     # So that XLA draws none of the kernels that are replaced anyway.
     params, stats = init()
     return trees.map_named(

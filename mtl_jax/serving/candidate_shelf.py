@@ -9,13 +9,16 @@ larger power of two of rows than one before.
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import aliases
+from mtl_jax import models
 from mtl_jax import trees
+from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.inference import identify
 from mtl_jax.serving import backbone as backbone_lib
@@ -23,6 +26,8 @@ from mtl_jax.serving import candidates
 
 Tree = trees.Tree
 SMALLEST = 8
+# Of a stored task: its name, and its folder's version.
+Key: TypeAlias = tuple[str, tuple[int, int] | None]
 
 
 class Stack:
@@ -33,7 +38,7 @@ class Stack:
     rows: how many are used.
   """
 
-  def __init__(self, row: Tree):
+  def __init__(self, row: Tree) -> None:
     self.tree = jax.tree.map(
         lambda x: jnp.zeros((SMALLEST, *x.shape), x.dtype), row)
     self.rows = 0
@@ -58,8 +63,9 @@ class Stack:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _extended(tree, capacity, block, places):
-  def leaf(x, new):
+def _extended(tree: Tree, capacity: int, block: Tree,
+              places: aliases.Array) -> Tree:
+  def leaf(x: aliases.Array, new: aliases.Array) -> aliases.Array:
     whole = jnp.zeros((capacity, *x.shape[1:]), x.dtype).at[:len(x)].set(x)
     return whole.at[places].set(new, mode='drop')
   return jax.tree.map(leaf, tree, block)
@@ -97,9 +103,9 @@ class Selection(NamedTuple):
   mixed: int
   trees: tuple
   rows: tuple
-  basis: Any
-  transforms: tuple
-  image_shapes: tuple
+  basis: Tree
+  transforms: transforms.Chain
+  image_shapes: tuple[tuple[int, ...], ...]
   classes: int
 
 
@@ -113,14 +119,14 @@ class CandidateShelf:
   """
 
   def __init__(self, read: Callable[[str], tuple[dict, dict]],
-               shared_of: Callable[[str, dict], dict], like: Tree):
+               shared_of: Callable[[str, dict], dict], like: Tree) -> None:
     self._read, self._shared_of, self._like = read, shared_of, like
     self._lock = threading.Lock()
     self._members: dict[tuple, _Member] = {}
     self._stacks: dict[tuple, Stack] = {}
     self._last: tuple = (None, None)
 
-  def select(self, keys: list[tuple[str, Any]]) -> Selection:
+  def select(self, keys: list[Key]) -> Selection:
     """The candidates with these names.
 
     Args:
@@ -139,7 +145,7 @@ class CandidateShelf:
       self._last = list(keys), selection
       return selection
 
-  def _take(self, keys) -> None:
+  def _take(self, keys: list[Key]) -> None:
     """Reads tasks and puts them on their shelves."""
     groups: dict[tuple, list] = {}
     for key in keys:
@@ -174,8 +180,8 @@ class CandidateShelf:
         found.transforms, found.image_shapes, found.classes)
 
   def infer(self, found: Selection, rule: identify.Rule,
-            backbone: backbone_lib.Backbone, images, counted
-            ) -> tuple[str, np.ndarray, int]:
+            backbone: backbone_lib.Backbone, images: np.ndarray,
+            counted: np.ndarray) -> tuple[str, np.ndarray, int]:
     """(name, float32 [candidates], passes) of one inference.
 
     Args:
@@ -193,7 +199,7 @@ class CandidateShelf:
         rule, backbone.network, transforms.kinds(found.transforms),
         found.classes, backbone.params, backbone.stats, *held, found.rows,
         (np.int32(found.own), np.int32(found.mixed)), found.basis,
-        transforms.parameters(found.transforms, np.shape(images)[2:]),
+        pipeline.parameters(found.transforms, np.shape(images)[2:]),
         images, counted))
     padded = len(found.rows[0]) if found.own else 0
     where = [*range(found.own), *range(padded, padded + found.mixed)]
@@ -202,17 +208,24 @@ class CandidateShelf:
         inferred.passes[0])
 
 
-def _rows(members) -> np.ndarray:
+def _rows(members: list[_Member]) -> np.ndarray:
   rows = np.zeros(power_of_two(len(members)), np.int32)
   rows[:len(members)] = [m.row for m in members]
   return rows
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _infer(rule, network, kinds, classes, backbone, stats, own, mixed, rows,
-           counts, basis, parameters, images, counted) -> identify.Inferred:
+def _infer(
+    rule: identify.Rule, network: models.Network, kinds: transforms.Kinds,
+    classes: int, backbone: aliases.Params, stats: aliases.Stats,
+    own: dict[str, Tree] | None, mixed: dict[str, Tree] | None,
+    rows: tuple[aliases.Array, aliases.Array],
+    counts: tuple[aliases.Array, aliases.Array], basis: Tree,
+    parameters: pipeline.Parameters, images: aliases.Array,
+    counted: aliases.Array) -> identify.Inferred:
   """`candidates.infer` among chosen rows of stacks; see there."""
-  def take(held, part, index):
+  def take(held: dict[str, Tree] | None, part: str,
+           index: aliases.Array) -> Tree:
     return None if held is None or held[part] is None else jax.tree.map(
         lambda x: x[index], held[part])
   bank = candidates.Bank(

@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from mtl_jax import aliases
 
-def check_images(x, shape: tuple[int, ...], task: str,
+
+def check_images(x: aliases.Images, shape: tuple[int, ...], task: str,
                  dtype: str = 'uint8') -> None:
   """Refuses images (or other inputs) that aren't of a dtype, [n, *shape]."""
   if (getattr(x, 'dtype', None) != np.dtype(dtype)

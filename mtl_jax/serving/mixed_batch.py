@@ -12,6 +12,7 @@ row, from 17 and again from about 50 on; they differ by some 1e-6.
 """
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mtl_jax import aliases
 from mtl_jax import models
-from mtl_jax.data import transforms
+from mtl_jax.data import pipeline
 from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.serving import task_cache
 
@@ -99,7 +101,8 @@ def plan(shelf: np.ndarray, slot: np.ndarray, width: int) -> Plan:
               slots.reshape(padded, width), groups, position)
 
 
-def check(x, tasks) -> list[str | None]:
+def check(x: aliases.Images,
+          tasks: Sequence[str | None]) -> list[str | None]:
   """The names of the rows' tasks.
 
   Raises:
@@ -123,7 +126,7 @@ def check(x, tasks) -> list[str | None]:
 
 
 def predict(backbone: backbone_lib.Backbone, shelves: task_cache.Shelves,
-            x, names: list[str | None]) -> np.ndarray:
+            x: aliases.Images, names: list[str | None]) -> np.ndarray:
   """Logits of rows whose tasks are on the shelves.
 
   Args:
@@ -154,8 +157,11 @@ def predict(backbone: backbone_lib.Backbone, shelves: task_cache.Shelves,
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _forward(network: models.Network, kinds: tuple, params, stats,
-             parts: list[task_cache.Part], shelf, slot, groups, images):
+def _forward(network: models.Network, kinds: tuple[task_cache.Kind, ...],
+             params: aliases.Params, stats: aliases.Stats,
+             parts: list[task_cache.Part], shelf: aliases.Array,
+             slot: aliases.Array, groups: aliases.Array,
+             images: aliases.Array) -> aliases.Array:
   """Logits of all blocks, -inf beyond a task's classes.
 
   Args:
@@ -173,14 +179,16 @@ def _forward(network: models.Network, kinds: tuple, params, stats,
   Returns:
     float32 [groups, width, size, outputs].
   """
-  def blocks(kinds, part, slot, images):
-    one = functools.partial(_block, network, kinds, params, stats, part)
+  def blocks(kind: task_cache.Kind, part: task_cache.Part,
+             slot: aliases.Array, images: aliases.Array) -> aliases.Array:
+    one = functools.partial(_block, network, kind, params, stats, part)
     if slot.shape[0] == 1:
       return one(slot[0], images[0])[None]
     return jax.vmap(one)(slot, images)
 
-  branches = [functools.partial(blocks, *shelf)
-              for shelf in zip(kinds, parts, strict=True)]
+  branches: list[Callable[[aliases.Array, aliases.Array], aliases.Array]] = [
+      functools.partial(blocks, kind, part)
+      for kind, part in zip(kinds, parts, strict=True)]
   # Tasks with heads of their own have as many outputs as classes.
   widths = [jax.eval_shape(branch, slot[0], images[0]).shape[-1]
             for branch in branches]
@@ -189,7 +197,7 @@ def _forward(network: models.Network, kinds: tuple, params, stats,
 
   like = jax.eval_shape(branches[0], slot[0], images[0])
 
-  def group(i, out):
+  def group(i: aliases.Array, out: aliases.Array) -> aliases.Array:
     logits = lax.switch(shelf[i], branches, slot[i], images[i])
     return lax.dynamic_update_index_in_dim(out, logits, i, 0)
 
@@ -197,7 +205,9 @@ def _forward(network: models.Network, kinds: tuple, params, stats,
                        jnp.zeros((len(shelf), *like.shape), like.dtype))
 
 
-def _widened(branch, outputs: int, slot, images):
+def _widened(branch: Callable[[aliases.Array, aliases.Array], aliases.Array],
+             outputs: int, slot: aliases.Array,
+             images: aliases.Array) -> aliases.Array:
   """The logits of a branch, -inf behind them."""
   logits = branch(slot, images)
   missing = outputs - logits.shape[-1]
@@ -207,7 +217,10 @@ def _widened(branch, outputs: int, slot, images):
                  constant_values=-jnp.inf)
 
 
-def _block(network, kind, params, stats, part, slot, images):
+def _block(network: models.Network, kind: task_cache.Kind,
+           params: aliases.Params, stats: aliases.Stats,
+           part: task_cache.Part, slot: aliases.Array,
+           images: aliases.Array) -> aliases.Array:
   """Logits [size, outputs] of rows of one task."""
   task = jax.tree.map(
       lambda x: lax.dynamic_index_in_dim(x, slot, keepdims=False), part.stack)
@@ -217,7 +230,7 @@ def _block(network, kind, params, stats, part, slot, images):
         masks=task_cache.unpack(impression.masks, params))
   kinds, materialise = kind
   own = materialise(params, impression, part.shared)
-  x = transforms.apply(kinds, task.parameters, images)
+  x = pipeline.apply(kinds, task.parameters, images)
   logits = network.apply(own, impression.stats or stats, x, train=False)[0]
   return jnp.where(jnp.arange(logits.shape[-1])[None, :] < task.classes,
                    logits, -jnp.inf)

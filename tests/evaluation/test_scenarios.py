@@ -17,6 +17,7 @@ from mtl_jax import validate
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import parts as config_parts
 from mtl_jax.config import plan
+from mtl_jax.data import pipeline
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
@@ -68,7 +69,7 @@ def logits_of(system, name, shown):
   stored = system.task(name)
   params = impressions.materialise(system.backbone.params, stored.impression,
                                    stored.shared.get('basis'))
-  x = transforms.apply((('normalise',),), stored.parameters[-1:], shown)
+  x = pipeline.apply((('normalise',),), stored.parameters[-1:], shown)
   return np.asarray(system.backbone.network.apply(
       params, stored.impression.stats or {}, x)[0])[:, :stored.classes]
 
@@ -88,8 +89,8 @@ def by_hand(system, scenario, count, kind='infer'):
     starts = range(0, len(test.labels), scenario.batch_size)
     for start in list(starts)[:scenario.batches or None]:
       part = order[start:start + scenario.batch_size]
-      shown = transforms.observed(
-          transforms.kinds(entry.task.transforms), transforms.parameters(
+      shown = pipeline.observed(
+          transforms.kinds(entry.task.transforms), pipeline.parameters(
               entry.task.transforms, test.images.shape[1:]),
           test.images[part])
       found = system.identify(shown[:scenario.images], scenario.rule,

@@ -12,6 +12,7 @@ import tiny_evolution
 from mtl_jax import methods
 from mtl_jax import parallel
 from mtl_jax import trees
+from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.evolution import augment
 from mtl_jax.evolution import batches
@@ -35,7 +36,7 @@ def data():
   labels = random.randint(0, CLASSES, 60).astype(np.int32)
   images = random.randint(0, 100, (60, *SHAPE)) + 70 * labels[:, None, None,
                                                               None]
-  task = single.TaskArrays(transforms.parameters(CHAIN, SHAPE),
+  task = single.TaskArrays(pipeline.parameters(CHAIN, SHAPE),
                           np.arange(CLASSES, dtype=np.int32))
   return (single.Source(images.astype(np.uint8)[:40], labels[:40]),
           single.Source(images.astype(np.uint8)[40:], labels[40:]), task)
