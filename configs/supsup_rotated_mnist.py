@@ -28,6 +28,7 @@ def get_config():
   # Without task names: log2 T gradients of all images of a test batch; 20
   # test batches that every task draws for itself.
   config.identify = dict(binary=dict(
-      rule='binary', objective='entropy', images=128, batches=20,
-      at=(2, 5, 10, 15, 20, 25, 30, 35, 36)))
+      rule='binary', objective='entropy', images_per_inference=128,
+      batches_per_task=20,
+      task_counts=(2, 5, 10, 15, 20, 25, 30, 35, 36)))
   return config

@@ -12,7 +12,7 @@ LINES, LENGTH = 60, 375
 
 
 def functions(source):
-  """(name, lines without its docstring) of all functions, at any depth."""
+  """(name, lines without the docstring) of all functions, nested ones too."""
   for node in ast.walk(ast.parse(source)):
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
       lines = node.end_lineno - node.lineno + 1

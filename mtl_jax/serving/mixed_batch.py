@@ -21,10 +21,15 @@ import numpy as np
 from jax import lax
 
 from mtl_jax import aliases
+from mtl_jax import impressions
+from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax.data import pipeline
+from mtl_jax.data import transforms
 from mtl_jax.serving import backbone as backbone_lib
+from mtl_jax.serving import stored_tasks
 from mtl_jax.serving import task_cache
+from mtl_jax.storage import checkpoint
 
 # A task's network costs about as much to materialise as this many rows cost
 # to pass through it: 14 to 18 for supermasks on LeNet-300-100, 2 CPU cores.
@@ -123,6 +128,36 @@ def check(x: aliases.Images,
     if name is not None and not isinstance(name, str):
       raise ValueError(f'a task is named by a string or None, not {name!r}')
   return names
+
+
+def bare_backbone(system: stored_tasks.StoredTasks,
+                  shape: tuple[int, ...]) -> stored_tasks.StoredTask:
+  """The backbone without an impression, for raw images of a shape.
+
+  Raises:
+    ValueError: no task takes such images, or two prepare them differently.
+  """
+  found: dict[transforms.Chain, str] = {}
+  for name in system.tasks:
+    metadata = checkpoint.load_metadata(system.workdir.task(name),
+                                        {'name': name})
+    if tuple(metadata['source_shape']) == shape:
+      found.setdefault(transforms.common(
+          transforms.from_json(metadata['transforms'])), name)
+  if not found:
+    raise ValueError(f'no task takes images {list(shape)}, so it is not '
+                     'known how the backbone takes them')
+  if len(found) > 1:
+    (one, a), (other, b) = list(found.items())[:2]
+    raise ValueError(
+        f'None is the backbone behind what all tasks have in common, but '
+        f'{a} has {transforms.to_json(one)} and {b} '
+        f'{transforms.to_json(other)}; name a task for every row')
+  common, = found
+  return stored_tasks.StoredTask(
+      None, impressions.Impression(), methods.PLAIN, {}, common,
+      pipeline.parameters(common, shape), system.backbone.recipe['outputs'],
+      {'source_shape': list(shape)}, np.zeros(0))
 
 
 def predict(backbone: backbone_lib.Backbone, shelves: task_cache.Shelves,

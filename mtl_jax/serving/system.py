@@ -29,7 +29,6 @@ from mtl_jax.serving import origins
 from mtl_jax.serving import probes
 from mtl_jax.serving import stored_tasks
 from mtl_jax.serving import task_cache
-from mtl_jax.storage import checkpoint
 from mtl_jax.storage import formats
 from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
@@ -285,7 +284,7 @@ class System(stored_tasks.StoredTasks):
     new = []
     for name in missing:
       if name is None:
-        new.append(self._bare(shape))
+        new.append(mixed_batch.bare_backbone(self, shape))
         continue
       self.require(name)
       new.append(self.task(name))
@@ -301,30 +300,6 @@ class System(stored_tasks.StoredTasks):
       raise ValueError(f'unknown task {name!r}'
                        f'{trees.nearest(str(name), self.tasks)}; known: '
                        f'{checks.some(self.tasks)}')
-
-  def _bare(self, shape: tuple[int, ...]) -> StoredTask:
-    """The backbone without an impression, for raw images of a shape."""
-    found: dict[tuple, str] = {}
-    for name in self.tasks:
-      metadata = checkpoint.load_metadata(self.workdir.task(name),
-                                          {'name': name})
-      if tuple(metadata['source_shape']) == shape:
-        found.setdefault(transforms.common(
-            transforms.from_json(metadata['transforms'])), name)
-    if not found:
-      raise ValueError(f'no task takes images {list(shape)}, so it is not '
-                       'known how the backbone takes them')
-    if len(found) > 1:
-      (one, a), (other, b) = list(found.items())[:2]
-      raise ValueError(
-          f'None is the backbone behind what all tasks have in common, but '
-          f'{a} has {transforms.to_json(one)} and {b} '
-          f'{transforms.to_json(other)}; name a task for every row')
-    common, = found
-    return StoredTask(
-        None, impressions.Impression(), methods.PLAIN, {}, common,
-        pipeline.parameters(common, shape), self.backbone.recipe['outputs'],
-        {'source_shape': list(shape)}, np.zeros(0))
 
   def _load_task(self, key: stored_tasks.Key) -> StoredTask:
     stored = super()._load_task(key)
