@@ -64,14 +64,14 @@ def get_config(variant=''):
   after, _, short = variant.partition(',')
   if after == 'after_supsup' and short in ('', 'short'):
     phases = config.phases
-    config.phases = dict(
+    phases = dict(
         supermasks=dict(SUPERMASK, tasks=(0, 20), tasks_at_once=1,
                         options=dict(SUPERMASK['options'], transfer=False)),
         heterogeneous=dict(phases['heterogeneous'], tasks_at_once=1),
         hybrid=dict(phases['hybrid'], tasks_at_once=1))
     if short:
-      config.phases = _short(config.phases)
-    config.schedule = tuple(config.phases)
+      phases = _short(phases)
+    config.phases, config.schedule = phases, tuple(phases)
   elif variant:
     raise ValueError(f'there is no variant {variant!r}; take after_supsup, '
                      'after_supsup,short or none')

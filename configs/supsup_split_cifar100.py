@@ -36,16 +36,16 @@ def get_config(variant=''):
   config.suite = dict(kind='split', source='cifar100', classes_per_task=5,
                       seed=0, augment=4)
   config.backbone = dict(model='gem_resnet18', outputs=5)
-  config.phases = dict(supermasks=dict(
+  phases = dict(supermasks=dict(
       method='supsup', tasks=(0, 20), epochs=250, batch_size=128,
       optimizer='adam', learning_rate=1e-3, schedule='cosine',
       weight_decay=1e-4, tasks_at_once=1,
       options=dict(sampler='top_k', eps=16., transfer=False)))
   if variant:
-    config.phases.supermasks.epochs = SHORT
+    phases['supermasks']['epochs'] = SHORT
   if variant == 'short,controls':
-    config.phases = _controls(config.phases.supermasks)
-  config.schedule = tuple(config.phases)
+    phases = _controls(phases['supermasks'])
+  config.phases, config.schedule = phases, tuple(phases)
   config.chunk_steps = 100
   config.progress_seconds = 300.  # 20 tasks' scores and moments: 260 MB
   return config

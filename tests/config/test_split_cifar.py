@@ -77,6 +77,9 @@ def test_the_short_variants_are_the_recipe_with_fewer_epochs():
   added = config_lib.from_dict(after).phases
   assert added[0] == config_lib.from_dict(short).phases[0]
   assert [phase.name for phase in added[1:]] == ['heterogeneous', 'blocks_head']
+  assert [phase.name for phase in config_lib.from_dict(read_config(
+      'impresslearn_split_cifar100', 'after_supsup')).phases] == [
+          'supermasks', 'heterogeneous', 'hybrid']
   with pytest.raises(ValueError, match='take after_supsup'):
     read_config('impresslearn_split_cifar100', 'short')
 
