@@ -1,9 +1,9 @@
-"""Candidates that come and go, on shelves that grow.
+"""Keeps the candidates of task inference on the device, for many choices.
 
-A task is read once; its bits stay on the device in the next free row of a
-stack whose capacity doubles when it is full. Another choice of candidates is
-another list of rows: nothing is read or compiled for it as long as it needs no
-larger power of two of rows than one before.
+A task is read once; its bits stay on the device in a row of a stack whose
+capacity doubles when it is full. A choice of candidates is a list of rows. A
+new choice reads nothing, and compiles only if it needs a larger power of two
+of rows than all choices before.
 """
 
 import functools
@@ -44,9 +44,9 @@ class Stack:
     self.rows = 0
 
   def add(self, rows: list[Tree]) -> list[int]:
-    """Puts rows behind the others; returns their numbers.
+    """Appends rows; returns their numbers.
 
-    The stack that a caller holds stays as it was.
+    Arrays that a caller took from the stack earlier do not change.
     """
     first, count = self.rows, len(rows)
     capacity = jax.tree.leaves(self.tree)[0].shape[0]
@@ -72,7 +72,7 @@ def _extended(tree: Tree, capacity: int, block: Tree,
 
 
 def power_of_two(count: int) -> int:
-  """The smallest that is at least a count.
+  """The smallest power of two that is at least a count.
 
   >>> power_of_two(1), power_of_two(5), power_of_two(8)
   (1, 8, 8)
@@ -110,7 +110,7 @@ class Selection(NamedTuple):
 
 
 class CandidateShelf:
-  """All tasks that were candidates once; safe for threads.
+  """All tasks that have been candidates; safe for threads.
 
   Args:
     read: (name) -> (arrays, metadata) of a stored task.

@@ -1,8 +1,8 @@
 """Stored tasks gathered into one bank, and inference over it.
 
-An image whose task isn't named arrives as the world shows it: permuted or
-rotated already, if that is what makes the tasks. Only what all candidates have
-in common (fitting, normalising) is done to it.
+An image whose task isn't named is already permuted or rotated, where that
+makes the tasks. Only the transforms that all candidates have in common (fitting
+and normalising) are applied to it.
 """
 
 import functools
@@ -46,7 +46,7 @@ class Candidates(NamedTuple):
   Attributes:
     names: in the order of the bank.
     bank: their arrays.
-    transforms: what is done to every image.
+    transforms: those that are applied to every image.
     image_shapes: (H, W, C) that are taken: first as the tasks show images,
       then as their sources give them, unless all permute or rotate them.
     classes: the largest number of classes of a candidate.
@@ -88,7 +88,7 @@ def gather(names: Sequence[str], read: Callable[[str], tuple[dict, dict]],
 
 
 class Described(NamedTuple):
-  """What of a task decides with which others it can be superposed.
+  """The facts that decide which tasks can be superposed with this one.
 
   Attributes:
     name: of the task.
@@ -125,10 +125,10 @@ def describe(name: str, arrays: dict, metadata: dict) -> Described:
 
 
 def agreed(found: Sequence[Described]) -> Candidates:
-  """What candidates have in common, without their arrays.
+  """The transforms, shapes and classes of candidates, without their arrays.
 
   Raises:
-    ValueError: there is none, or two can't be superposed; names them.
+    ValueError: no candidate, or two that can't be superposed; names them.
   """
   if not found:
     raise ValueError('no task has left masks or coefficients yet: there is '
@@ -274,8 +274,8 @@ def infer(rule: identify.Rule, network: models.Network,
           images: aliases.Array, counted: aliases.Array) -> identify.Inferred:
   """Many inferences in one call.
 
-  A network with norm statistics uses those of the images: which task's stored
-  ones to use is what isn't known yet (as in SupSup's code).
+  A network with norm statistics uses the statistics of the images, since the
+  task whose stored ones to use isn't known yet (as in SupSup's code).
 
   Args:
     rule: static.

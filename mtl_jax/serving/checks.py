@@ -1,4 +1,4 @@
-"""What a system says of inputs that a task does not take, and of names."""
+"""Checks a system's inputs, and words its errors."""
 
 import numpy as np
 

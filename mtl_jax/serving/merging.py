@@ -1,4 +1,4 @@
-"""Several stored tasks as one: masks put together, or networks averaged.
+"""Merges stored tasks into one: masks combined, or networks averaged.
 
     union, intersection    of supermasks: a mask again
     combination            of supermasks: a weight for each (an impression over
@@ -7,8 +7,8 @@
                            other networks of the backbone's form: weights
                            averaged, stored whole
 
-A merged task takes images as the first one does. What its parts lose is said:
-nothing of them changes.
+A merged task has the transforms of the first task. The merged tasks themselves
+stay as they are; `Merged` reports how the new task differs from each.
 """
 
 import functools
@@ -42,11 +42,11 @@ HOW = (*_OF_MASKS, 'combination')
 
 
 class Merged(NamedTuple):
-  """What a merge has left.
+  """The result of a merge.
 
   Attributes:
     name: of the new task.
-    lost: a sentence or more for every task that was merged.
+    lost: for every task that was merged, sentences on how the new one differs.
   """
   name: str
   lost: tuple[str, ...]

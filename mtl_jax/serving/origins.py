@@ -1,7 +1,7 @@
-"""Whether a file of the user's own still defines what it did in the run.
+"""Checks whether a user's file still defines the method or model of a run.
 
-A file that has changed may give the same networks all the same (a comment, a
-config beside the method): the outputs of a task on its probe decide.
+A changed file may still give the same networks (a changed comment, or a config
+beside the method), so a task's outputs on its probe decide.
 """
 
 from collections.abc import Callable
