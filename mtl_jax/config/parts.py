@@ -223,7 +223,7 @@ class Scenario:
   Attributes:
     name: written in its results.
     phases: those whose tasks take part; empty takes all but baselines.
-    rule, objective, normalise: as in `identify.Rule`.
+    rule, objective, normalise, rerank: as in `identify.Rule`.
     images_per_inference: the first images of a test batch, from which its task
       is inferred.
     batch_size: images per test batch; one inference each.
@@ -237,6 +237,7 @@ class Scenario:
   rule: str = 'one_shot'
   objective: str = 'entropy'
   normalise: bool = False
+  rerank: int = 0
   images_per_inference: int = 1
   batch_size: int = 128
   batches_per_task: int = 0
@@ -256,4 +257,5 @@ class Scenario:
           f'{self.batches_per_task} and {self.task_counts}')
 
   def make_rule(self) -> identify.Rule:
-    return identify.Rule(self.rule, self.objective, self.normalise)
+    return identify.Rule(self.rule, self.objective, self.normalise,
+                         self.rerank)

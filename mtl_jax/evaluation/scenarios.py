@@ -143,6 +143,7 @@ def measure(system: system_lib.System, entries: list[plan.Entry],
 
 def is_of(line: dict, scenario: config_parts.Scenario) -> bool:
   """Whether an earlier result was measured in exactly this way."""
+  line = {'rerank': 0} | line  # earlier versions did not write it
   return all(line.get(k) == v for k, v in _definition(scenario).items())
 
 
@@ -150,8 +151,8 @@ def _definition(scenario) -> dict:
   drawn = {'batches_drawn': 'per task'} if scenario.batches_per_task else {}
   return {'name': scenario.name, 'phases': list(scenario.phases),
           'rule': scenario.rule, 'objective': scenario.objective,
-          'normalise': scenario.normalise,
-          'images': scenario.images_per_inference_per_inference,
+          'normalise': scenario.normalise, 'rerank': scenario.rerank,
+          'images': scenario.images_per_inference,
           'batch_size': scenario.batch_size,
           'batches': scenario.batches_per_task} | drawn
 

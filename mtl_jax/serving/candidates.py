@@ -311,6 +311,6 @@ def infer_used(
     def loss(params: aliases.Params) -> aliases.Array:
       logits, _ = network.apply(params, stats, x, train=bool(stats))
       return identify.OBJECTIVES[rule.objective](logits, real, classes)
-    return identify.RULES[rule.rule](loss, backbone, tasks, used)
+    return rule.infer(loss, backbone, tasks, used)
 
   return jax.vmap(one)(images, counted)
