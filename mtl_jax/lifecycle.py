@@ -97,7 +97,7 @@ def load(path, plugins=None, **options) -> System:
   folder = tempfile.TemporaryDirectory(prefix='mtl_jax-')
   root = pathlib.Path(folder.name) / 'system'
   try:
-    artifact.import_task(root, path)
+    artifact.unpack(root, path)
     system = system_lib.load(root, plugins, kind=System, **options)
   except BaseException:
     folder.cleanup()

@@ -280,8 +280,8 @@ def unpack(packed: Tree, like: Tree) -> Mask:
                        'make it with masks.pack')
     if bits.shape != (-(-count // 8),):
       raise ValueError(
-          f'packed mask has {trees.size(bits)} bytes but {name} of shape '
-          f'{x.shape} needs {-(-count // 8)}')
+          f'packed mask has {trees.counted(trees.size(bits), "byte")} but '
+          f'{name} of shape {x.shape} needs {-(-count // 8)}')
     return jnp.unpackbits(bits, count=count).reshape(x.shape).astype(bool)
   return trees.map_named(leaf, trees.check_arrays(packed, 'a packed mask'),
                          trees.check_arrays(like, 'like'))

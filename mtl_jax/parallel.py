@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from mtl_jax import trees
+
 AXIS = 'devices'
 
 
@@ -111,8 +113,9 @@ def split_tasks(tree: Any) -> Any:
 
   def leaf(x):
     if x.shape[0] % devices:
-      raise ValueError(f'{x.shape[0]} tasks at once do not divide over '
-                       f'{devices} devices; choose a multiple')
+      raise ValueError(
+          f'{trees.counted(x.shape[0], "task")} at once cannot be divided over '
+          f'{devices} devices; choose a multiple')
     if _is_key(x):
       return _like_key(x, leaf(jax.random.key_data(x)))
     # Through the host: arrays that were put everywhere can't be split as is.

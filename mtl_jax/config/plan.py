@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import jax
 
 from mtl_jax import methods
+from mtl_jax import trees
 from mtl_jax.config import config as config_lib
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
@@ -209,15 +210,19 @@ def relied(known: list[methods.Earlier],
   phase, names = group[0].phase, {entry.name for entry in group}
   first = next((i for i, e in enumerate(known)
                 if e.phase == phase.name and e.name in names), len(known))
+  # `system.learn` may give a phase's name to tasks of several methods: those of
+  # another one are none of this phase.
+  known = [e for e in known[:first]
+           if e.phase != phase.name or e.method == phase.method]
   try:
-    found = list(phase.make_method().relies_on(known[:first], phase.name))
+    found = list(phase.make_method().relies_on(known, phase.name))
   except ValueError:
     raise
   except Exception as error:  # pylint: disable=broad-except
     raise ValueError(f'method {phase.method}: relies_on fails: '
                      f'{type(error).__name__}: {error}') from error
   for e in found:
-    if e not in known[:first]:
+    if e not in known:
       raise ValueError(f'method {phase.method}: relies_on must give those of '
                        f'the impressions that it was given; {e!r} is none')
   return found
@@ -252,8 +257,9 @@ def check(config: config_lib.Config, suite: suites.Suite,
         owner[folded] = phase.name
       if entry.task.classes > config.backbone.outputs:
         raise ValueError(
-            f'task {entry.task.name} has {entry.task.classes} classes but the '
-            f'backbone has {config.backbone.outputs} outputs')
+            f'task {entry.task.name} has '
+            f'{trees.counted(entry.task.classes, "class")} but the backbone '
+            f'has {trees.counted(config.backbone.outputs, "output")}')
     try:
       relied(before(config, suite, phase, earlier),
              groups(phase.named, suite)[0])

@@ -18,12 +18,13 @@ whether compiled alone, in a scan, or vmapped over tasks.
 """
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import json_files
+from mtl_jax import trees
 from mtl_jax.data import pixels
 
 # Names and order of each kind's arguments; the static ones are in STATIC.
@@ -166,7 +167,8 @@ def from_json(value):
   >>> from_json(to_json((permute(3), rotate(90)))) == (permute(3), rotate(90))
   True
   """
-  value = json.loads(value) if isinstance(value, str) else value
+  if isinstance(value, str):
+    value = json_files.parse(value, list, 'transforms', 'the text')
   found = []
   for kind, args in value:
     args = {n: args[n] for n in KINDS.get(kind, ()) if n in args} | args
@@ -208,7 +210,8 @@ def output_shape(kinds, image_shape):
   for kind, *args in kinds:
     if kind == 'fit':
       if image_shape[-1] not in (1, 3):
-        raise ValueError(f'fit: images have {image_shape[-1]} channels; only '
+        raise ValueError(f'fit: images have '
+                         f'{trees.counted(image_shape[-1], "channel")}; only '
                          '1 and 3 can be converted')
       image_shape = tuple(args)
   return tuple(image_shape)
@@ -256,8 +259,9 @@ def parameters(transforms, image_shape):
 
 def _per_channel(name, values, channels):
   if len(values) not in (1, channels):
-    raise ValueError(f'normalise: {name} has {len(values)} values but images '
-                     f'have {channels} channels')
+    raise ValueError(f'normalise: {name} has '
+                     f'{trees.counted(len(values), "value")} but images have '
+                     f'{trees.counted(channels, "channel")}')
   return np.array(np.broadcast_to(values, (channels,)) * 255, np.float32)
 
 

@@ -60,7 +60,7 @@ def entropy(logits, counted, classes: int | None = None):
 
 def _mean(values, counted):
   return (jnp.sum(jnp.where(counted, values, 0.))
-          / jnp.maximum(jnp.sum(counted), 1))
+          / jnp.maximum(jnp.sum(counted), 1).astype(jnp.float32))
 
 
 def superfluous(logits, counted, classes: int | None = None):
@@ -103,7 +103,8 @@ def one_shot(loss: Callable[[Tree], Any], backbone: Tree,
     tasks: see `Superposition`.
     used: bool [T], the tasks that are in play.
   """
-  beliefs = used / jnp.maximum(jnp.sum(used), 1)
+  count = jnp.maximum(jnp.sum(used), 1)
+  beliefs = used.astype(jnp.float32) / count.astype(jnp.float32)
   gradient = jnp.where(used, _gradient(loss, backbone, tasks, beliefs),
                        jnp.inf)
   return Inferred(jnp.argmin(gradient), gradient, jnp.int32(1))

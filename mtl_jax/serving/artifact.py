@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mtl_jax.data import transforms
+from mtl_jax.serving import checks
 from mtl_jax.serving import probes
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import deduplicate
-from mtl_jax.storage import formats
 from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
 from mtl_jax.storage import tensor_file
@@ -113,8 +113,7 @@ def relied(system: system_lib.System, task: str) -> list[str]:
   found: dict[str, None] = {}
 
   def visit(name):
-    for other in checkpoint.load_metadata(system.workdir.task(name)).get(
-        'relies_on') or {}:
+    for other in system.metadata(name).get('relies_on') or {}:
       if other not in found:
         visit(other)
         found[other] = None
@@ -228,9 +227,35 @@ def import_task(workdir, path, name: str | None = None) -> str:
   return places[found.task]
 
 
+def unpack(root, path) -> None:
+  """Makes a workdir of a file alone, in a new folder.
+
+  Raises:
+    ValueError: as `import_task`; a task is missing that this one needs.
+  """
+  found = read(path)
+  lacking = {needed: digest for part in found.parts.values()
+             for needed, digest in part.needs or ()
+             if needed not in found.parts}
+  if lacking:
+    raise ValueError(_alone(found, lacking, path))
+  import_task(root, path)
+
+
+def _alone(found: Artifact, lacking: dict[str, str], path) -> str:
+  """What a file lacks to be used by itself, and where that lies."""
+  metadata = found.parts[found.task].metadata
+  named = [f'{name} ({digest})' for name, digest in lacking.items()]
+  return (f'{path} holds the task {found.task} without '
+          f'{checks.needed(metadata, named)}. Export it with with_basis=True '
+          '(--with_basis) from the workdir where it was learned (suite '
+          f'{metadata.get("suite")}), or import it into a workdir that holds '
+          f'{"that task" if len(named) == 1 else "those tasks"}')
+
+
 def _check_backbone(work: workdir_lib.Workdir, recipe: dict, path) -> None:
   """Refuses a workdir on whose backbone the task would not be itself."""
-  formats.require(work.root)
+  work.require_own()
   if work.backbone.exists():
     kept = dict(json_records.read_json(work.backbone) or {})
     if kept.get('fingerprint') != recipe['fingerprint']:
@@ -240,10 +265,6 @@ def _check_backbone(work: workdir_lib.Workdir, recipe: dict, path) -> None:
           f'{str(kept.get("fingerprint"))[:16]} ({kept.get("model")}): its '
           'impression does not fit; choose another workdir')
     return
-  if work.root.exists() and any(
-      not p.name.startswith('.') for p in work.root.iterdir()):
-    raise ValueError(f'{work.root} is neither a workdir nor empty; choose '
-                     'another folder')
   if recipe['options'].get('weights'):
     raise ValueError(
         f'{path} was made on the weights {recipe["options"]["weights"]}, which '
@@ -267,8 +288,8 @@ def _places(work: workdir_lib.Workdir, found: Artifact, name, path
       if digest not in here:
         raise ValueError(
             f'task {own} needs the task {needed} ({digest}), which is neither '
-            f'in {path} nor in {work.root}; import that first, or export with '
-            'with_basis=True (--with_basis)')
+            f'in {path} nor in {work.root}; import that first, or export '
+            f'{found.task} with with_basis=True (--with_basis)')
       places[needed] = here[digest]
     wanted = name if own == found.task and name else own
     digest = deduplicate.content_of(part.arrays, part.metadata)

@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax
 
 from mtl_jax import models
+from mtl_jax import trees
 from mtl_jax.data import transforms
 from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.serving import task_cache
@@ -111,11 +112,12 @@ def check(x, tasks) -> list[str | None]:
                      f'{getattr(x, "shape", "")}')
   if tasks is None or isinstance(tasks, str):
     raise ValueError('tasks must be a sequence with a name, or None, for each '
-                     f'of the {len(x)} images; got {tasks!r}')
+                     f'of {trees.counted(len(x), "image")}; got {tasks!r}')
   names = list(tasks)
   if len(names) != len(x):
-    raise ValueError(f'{len(x)} images but {len(names)} names of tasks: give '
-                     'one for each image')
+    raise ValueError(f'{trees.counted(len(x), "image")} but '
+                     f'{trees.counted(len(names), "name")} of tasks: give one '
+                     ' for each image')
   for name in names:
     if name is not None and not isinstance(name, str):
       raise ValueError(f'a task is named by a string or None, not {name!r}')

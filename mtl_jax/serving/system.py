@@ -26,7 +26,6 @@ from mtl_jax.serving import origins
 from mtl_jax.serving import probes
 from mtl_jax.serving import stored_tasks
 from mtl_jax.serving import task_cache
-from mtl_jax.storage import checkpoint
 from mtl_jax.storage import formats
 from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
@@ -72,8 +71,9 @@ class System(stored_tasks.StoredTasks):
 
   def __repr__(self) -> str:
     names, recipe = self.tasks, self.backbone.recipe
-    return (f'System({str(self.workdir.root)!r}: {len(names)} tasks '
-            f'({checks.some(names[:3])}{", ..." if len(names) > 3 else ""}) on '
+    shown = checks.some(names[:3]) + (', ...' if len(names) > 3 else '')
+    return (f'System({str(self.workdir.root)!r}: '
+            f'{trees.counted(len(names), "task")} ({shown}) on '
             f'{recipe["model"]} of {trees.size(self.backbone.params):,} '
             f'weights {recipe["fingerprint"][:12]})')
 
@@ -184,10 +184,10 @@ class System(stored_tasks.StoredTasks):
                                'finite; run mtl_jax.verify')
     if identify.tied(values):
       raise ValueError(
-          f'the {len(x)} image(s) do not tell the {len(names)} candidates '
-          f'apart: {rule} finds the same value for all. A network that '
-          'normalises by the statistics of the images needs several images '
-          'of one task; or name the task')
+          f'{trees.counted(len(x), "image")} cannot tell the {len(names)} '
+          f'candidates apart: {rule} finds the same value for all. A network '
+          'that normalises by the statistics of the images needs several '
+          'images of one task; or name the task')
     return Identified(task, dict(zip(found.names, values.tolist())), passes)
 
   def _nameless(self) -> list[str]:
@@ -211,8 +211,8 @@ class System(stored_tasks.StoredTasks):
     if len(kinds) > 1:
       raise ValueError(
           f'{kinds[False]} left masks and {kinds[True]} coefficients: tasks of '
-          'both kinds together are not told apart reliably; choose the '
-          'candidates (names=)')
+          'both kinds together are not told apart reliably; name the '
+          'candidates')
     return chosen
 
   def _gather(self, names):
@@ -296,8 +296,7 @@ class System(stored_tasks.StoredTasks):
     """The backbone without an impression, for raw images of a shape."""
     found: dict[tuple, str] = {}
     for name in self.tasks:
-      metadata = checkpoint.load_metadata(self.workdir.task(name),
-                                          {'name': name})
+      metadata = self.metadata(name)
       if tuple(metadata['source_shape']) == shape:
         found.setdefault(transforms.common(
             transforms.from_json(metadata['transforms'])), name)

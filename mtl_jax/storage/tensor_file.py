@@ -18,6 +18,7 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
+from mtl_jax import json_files
 from mtl_jax import trees
 from mtl_jax.storage import checkpoint
 
@@ -95,8 +96,9 @@ def read(path) -> tuple[dict[str, np.ndarray], dict]:
   if said[DIGEST] != _digest(said[KEY], arrays):
     raise FileError(f'{path} was changed since it was written (its SHA-256 '
                     f'differs){_REMEDY}')
+  header = json_files.parse(said[KEY], {}, str(path), 'the header',
+                            _REMEDY.removeprefix('; '))
   try:
-    header = json.loads(said[KEY])
     raw = header.pop(BYTES, {})
     return {name: _from_bytes(a, raw[name]) if name in raw else a
             for name, a in arrays.items()}, header

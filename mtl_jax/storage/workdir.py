@@ -35,6 +35,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 import filelock
+import jax
 
 from mtl_jax import parallel
 from mtl_jax.storage import checkpoint
@@ -67,6 +68,32 @@ class Workdir:
 
   def task(self, name: str) -> pathlib.Path:
     return self.tasks / name
+
+  def require_own(self) -> None:
+    """Refuses a workdir of another format, and a folder that is none.
+
+    New and empty folders may become one; hidden files are no obstacle, nor is
+    what a start left that was killed before its first file was complete.
+
+    Raises:
+      ValueError: names some of what lies there, and what to do.
+    """
+    formats.require(self.root)
+    if self.format.exists() or not self.root.is_dir():
+      return
+    made = (self.tasks, self.probe, self.progress, self.shared)
+    cache = getattr(jax.config, 'jax_compilation_cache_dir') or os.devnull
+    others = sorted(
+        path.name for path in self.root.iterdir()
+        if not path.name.startswith('.') and path.name != 'lost+found'
+        and not (path in made and path.is_dir() and not any(path.iterdir()))
+        and not pathlib.Path(cache).absolute().is_relative_to(path.absolute()))
+    if others:
+      more = f' and {len(others) - 3} more' if len(others) > 3 else ''
+      raise ValueError(
+          f'{self.root} is neither a workdir nor empty: it holds '
+          f'{", ".join(others[:3])}{more}; choose another folder, or a new one '
+          f'in it ({self.root / "run"}). Nothing was changed')
 
   def probe_of(self, source: str) -> pathlib.Path:
     """Of a source that is named by a path: unique, and no longer than names
@@ -162,8 +189,12 @@ class Workdir:
     if not parallel.is_primary():
       yield
       return
+    made = [folder for folder in (self.root, *self.root.parents)
+            if not folder.exists()]
     self.root.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(self.root / '.lock', timeout=0)
+    file = self.root / '.lock'
+    begun = file.exists()
+    lock = filelock.FileLock(file, timeout=0)
     holder = self.root / '.holder'
     try:
       lock.acquire()
@@ -171,7 +202,7 @@ class Workdir:
       name = holder.read_text().strip() if holder.exists() else ''
       raise ValueError(
           f'another process ({name or "unknown"}) works in {self.root}; wait '
-          'for it, or choose another --workdir. Nothing was changed') from None
+          'for it, or choose another workdir. Nothing was changed') from None
     except (OSError, NotImplementedError) as error:
       # A file system without locks.
       logging.warning('%s cannot be locked (%s): see to it that one process '
@@ -182,6 +213,12 @@ class Workdir:
     finally:
       if lock.is_locked:
         holder.unlink(missing_ok=True)
+        if not begun and set(os.listdir(self.root)) <= {file.name}:
+          # What was refused leaves nothing behind.
+          with contextlib.suppress(OSError):
+            file.unlink()
+            for folder in made:
+              folder.rmdir()
         lock.release()
 
   @contextlib.contextmanager
