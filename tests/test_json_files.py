@@ -112,8 +112,8 @@ def test_text_in_something_else_is_held_against_a_type_too():
 
 
 def test_a_committed_file_may_not_be_cut(tmp_path):
-  path = tmp_path / 'results'
+  path = tmp_path / 'log'
   path.write_text('{"a": 1}\n{"a": ')
-  assert list(json_files.read_lines(path, None, 'the file of results')) == [{'a': 1}]
-  with pytest.raises(ValueError, match='line 2: the file of results is malformed'):
-    list(json_files.read_lines(path, None, 'the file of results', may_be_cut=False))
+  assert list(json_files.read_lines(path, None, 'the log')) == [{'a': 1}]
+  with pytest.raises(ValueError, match='line 2: the log is malformed'):
+    list(json_files.read_lines(path, None, 'the log', may_be_cut=False))

@@ -188,8 +188,8 @@ def rewrite(readme: str, table: str, begin: str = BEGIN,
 
 def _lines(path: pathlib.Path) -> list[dict]:
   return list(json_files.read_lines(
-      path, None, 'the file of results', 'measure again, or restore it with git',
-      may_be_cut=False))
+      path, None, 'the file of results',
+      'measure again, or restore it with git', may_be_cut=False))
 
 
 # Of each file: its renderer and the words of its markers.
