@@ -13,8 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mtl_jax import trees
-
 AXIS = 'devices'
 
 
@@ -114,7 +112,7 @@ def split_tasks(tree: Any) -> Any:
   def leaf(x):
     if x.shape[0] % devices:
       raise ValueError(
-          f'{trees.counted(x.shape[0], "task")} at once cannot be divided over '
+          f'tasks_at_once is {x.shape[0]}, which cannot be divided over '
           f'{devices} devices; choose a multiple')
     if _is_key(x):
       return _like_key(x, leaf(jax.random.key_data(x)))
@@ -171,6 +169,16 @@ def on_host(tree: Any) -> Any:
       return _like_key(x, leaf(jax.random.key_data(x)))
     return np.asarray(x)
   return jax.tree.map(leaf, tree)
+
+
+def from_host(tree: Any) -> Any:
+  """Inverse of `on_host`; copies, and compiles nothing.
+
+  `jnp.asarray` would compile a program for every new shape.
+  """
+  return jax.tree.map(
+      lambda x: jax.device_put(np.array(x))
+      if isinstance(x, (np.ndarray, np.generic)) else x, tree)
 
 
 def _local(split):

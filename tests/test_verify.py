@@ -325,7 +325,7 @@ def test_a_folder_alone_says_what_it_lacks(run, tmp_path):
                'the tasks permuted-00 (', 'probe images of digits',
                'suite permuted-digits'):
     assert text in found.notes[0]
-  assert str(found).startswith('1 verified in part')
+  assert str(found).startswith('1 task verified in part')
   tiny.rewrite(alone, flip('coefficients/Dense_0/kernel'))
   fault, = verify.check(alone).faults
   assert 'leaf coefficients/Dense_0/kernel was changed' in fault

@@ -199,7 +199,7 @@ def _stacked(loaded, part, like) -> Tree:
   if not any(parts):
     return None
   return trees.map_named(
-      lambda name, _: jnp.asarray(np.stack([p[name] for p in parts]))
+      lambda name, _: jax.device_put(np.stack([p[name] for p in parts]))
       if name in parts[0] else None, like)
 
 

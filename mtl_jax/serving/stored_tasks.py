@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import impressions
@@ -250,11 +249,14 @@ def name_of_shared(metadata: dict) -> str:
 
 
 def _on_device(leaf):
-  """So that a call uploads nothing; other types than JAX's stay as they are."""
+  """So that a call uploads nothing; other types than JAX's stay as they are.
+
+  `jnp.asarray` would compile a program for every new shape.
+  """
   if not isinstance(leaf, np.ndarray) or (
       jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype):
     return leaf
-  return jnp.asarray(leaf)
+  return jax.device_put(leaf)
 
 
 def _bytes_of(stored: StoredTask) -> int:

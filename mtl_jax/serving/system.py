@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import impressions
@@ -127,7 +126,7 @@ class System(stored_tasks.StoredTasks):
     stored = self.task(task)
     checks.check_images(x, tuple(stored.metadata['source_shape']), task)
     return transforms.observed(transforms.kinds(stored.transforms),
-                               stored.parameters, jnp.asarray(x))
+                               stored.parameters, jax.device_put(x))
 
   def identify(self, x, rule: str = 'one_shot', objective: str | None = None,
                names=None, normalise: bool = False) -> Identified:
@@ -240,7 +239,7 @@ class System(stored_tasks.StoredTasks):
     parameters = (stored.parameters if chain == stored.transforms else
                   transforms.parameters(chain, np.shape(x)[1:]))
     return _forward(self.backbone.network, transforms.kinds(chain), params,
-                    stats, parameters, jnp.asarray(x))[:, :stored.classes]
+                    stats, parameters, x)[:, :stored.classes]
 
   def predict_mixed(self, x, tasks: Sequence[str | None]) -> jax.Array:
     """Logits of a batch whose rows belong to different tasks, in one call.
@@ -281,7 +280,7 @@ class System(stored_tasks.StoredTasks):
       new.append(self.task(name))
       checks.check_images(x, tuple(new[-1].metadata['source_shape']), name)
     self.shelves.add(new)
-    return jnp.asarray(
+    return jax.device_put(
         mixed_batch.predict(self.backbone, self.shelves, x, names))
 
   def require(self, name) -> None:
