@@ -94,7 +94,8 @@ def threshold(scores: Scores, at: float = 0.) -> Mask:
   >>> threshold({'w': jnp.array([-1., 0., 2.])})
   {'w': Array([False,  True,  True], dtype=bool)}
   """
-  if not trees.is_number(at) and getattr(at, 'shape', None) != ():
+  if (not trees.is_number(at) and getattr(at, 'shape', None) != ()
+      or not isinstance(at, jax.core.Tracer) and at != at):
     raise ValueError(f'the bound of a threshold is {at!r}; give a number')
   return jax.tree.map(lambda s: s >= at, _mask_leaves.rankable(scores))
 
@@ -294,7 +295,7 @@ def stack(masks: Iterable[Mask]) -> Mask:
   >>> stack([{'w': jnp.array([True])}, {'w': jnp.array([False])}])['w'].shape
   (2, 1)
   """
-  masks = [require_bool(mask) for mask in masks]
+  masks = [require_bool(mask) for mask in masks or ()]
   if not masks:
     raise ValueError('a basis needs at least one mask')
   for other in masks[1:]:

@@ -195,4 +195,5 @@ def fits_no_task(gradient, used, tolerance: float = 0.125):
   the beliefs would hardly move from equal ones.
   """
   p = jax.nn.softmax(jnp.where(used, -gradient, -jnp.inf))
-  return jnp.sum(used) * jnp.max(p) < 1. + tolerance
+  count = jnp.sum(used).astype(jnp.float32)
+  return count * jnp.max(p) < 1. + tolerance
