@@ -153,8 +153,8 @@ def straight_through(
   """
   @jax.custom_vjp
   def sample(scores: Scores) -> Scores:
-    return jax.tree.map(lambda s, m: m.astype(s.dtype), scores,
-                        sample_fn(scores))
+    return trees.map_named(lambda _, s, m: s if s is None else m.astype(
+        s.dtype), scores, sample_fn(scores))
   sample.defvjp(lambda scores: (sample(scores), None),
                 lambda _, cotangent: (cotangent,))
   return sample

@@ -152,6 +152,9 @@ class System(stored_tasks.StoredTasks):
     """
     if names is None:
       names = self._nameless()
+    elif isinstance(names, str) or not (names := list(names)):
+      raise ValueError(f'names is {names!r}; give the names of the candidates '
+                       'as a list')
     for name in names:
       self.require(name)
     if len(set(names)) != len(names):
