@@ -80,6 +80,7 @@ def learn(system: system_lib.System, source, *, method: str,
   validate.check_fit(config, suite, data, backbone, earlier,
                      lambda other: system.task(other).impression)
   work = system.workdir
+  work.require_free(entry.name)
   with work.locked():
     versions = validate.check_sources(work, suite, data)
     if not _claim(work, entry, config, versions):

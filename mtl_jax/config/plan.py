@@ -1,7 +1,6 @@
 """From a config to the ordered list of impressions that it asks for."""
 
 import dataclasses
-import unicodedata
 import zlib
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ import jax
 from mtl_jax import methods
 from mtl_jax import trees
 from mtl_jax.config import config as config_lib
+from mtl_jax.data import names as names_lib
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
 
@@ -228,11 +228,6 @@ def relied(known: list[methods.Earlier],
   return found
 
 
-def _folded(name: str) -> str:
-  """Equal for names that some disk takes for one."""
-  return unicodedata.normalize('NFC', name).casefold()
-
-
 def check(config: config_lib.Config, suite: suites.Suite,
           earlier: Sequence[methods.Earlier] = ()) -> None:
   """Refuses a plan in which two phases leave one name, a head too small, or a
@@ -241,14 +236,14 @@ def check(config: config_lib.Config, suite: suites.Suite,
   owner: dict[str, str] = {}
   named: dict[str, str] = {}
   for phase in config.phases:
-    other = named.setdefault(_folded(phase.name), phase.name)
+    other = named.setdefault(names_lib.folded(phase.name), phase.name)
     if other != phase.name:
       raise ValueError(
           f'phases {other!r} and {phase.name!r} would share files on disks '
           'that do not tell capital letters apart; rename one of them')
     # A stream's masks have names of their own; its tasks must fit all the same.
     for entry in entries(phase.named, suite):
-      folded = _folded(entry.name)
+      folded = names_lib.folded(entry.name)
       if folded in owner and phase.stream is None:
         raise ValueError(
             f'phases {owner[folded]} and {phase.name} both leave an '

@@ -74,6 +74,9 @@ def render(run: dict, records: list[dict], summary: dict) -> str:
 def write(path, run: dict, records: list[dict], summary: dict) -> None:
   """Writes the page; a reader sees the old file or the new one, never half."""
   path = pathlib.Path(path)
+  if path.is_dir() or not path.absolute().parent.is_dir():
+    raise ValueError(f'{path} is no place for a page: name a file in a folder '
+                     'that exists')
   text = render(run, records, summary)
   partial = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   try:

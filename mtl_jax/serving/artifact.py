@@ -33,7 +33,6 @@ from mtl_jax.storage import tensor_file
 from mtl_jax.storage import workdir as workdir_lib
 
 FORMAT = 1
-NAME = r'\w[\w.@~-]*'
 # Of a checkpoint's metadata, what is made anew where a task arrives.
 _OF_PLACE = ('format', 'hashes', 'references', 'relies_on', 'kept_by')
 _NEEDED = ('name', 'record', 'backbone', 'method', 'seed', 'transforms',
@@ -173,7 +172,8 @@ def _artifact(arrays: dict, header: dict) -> Artifact:
   for name, given in header['parts'].items():
     metadata, needs = given['metadata'], given['needs']
     for called in (name, *dict(needs or ())):
-      if not re.fullmatch(NAME, called):
+      if not (re.fullmatch(workdir_lib.NAME, called)
+              and checkpoint.is_final(called)):
         raise ValueError(f'{called!r} is no name of a task')
     missing = [key for key in _NEEDED if key not in metadata]
     if missing or metadata['name'] != name:
@@ -213,9 +213,7 @@ def import_task(workdir, path, name: str | None = None) -> str:
   """
   found = read(path)
   work = workdir_lib.Workdir(workdir)
-  if name is not None and not re.fullmatch(NAME, name):
-    raise ValueError(f'name is {name!r}; a name has letters, digits, _, ., @, '
-                     '~ and -')
+  work.require_free(found.task if name is None else name)
   _check_backbone(work, found.backbone, path)
   with work.locked():
     places = _places(work, found, name, path)

@@ -5,8 +5,6 @@ then those from before or those from after, and `verify` passes. The same call
 again finishes it.
 """
 
-import re
-
 from mtl_jax import parallel
 from mtl_jax.serving import artifact
 from mtl_jax.serving import checks
@@ -60,9 +58,7 @@ def rename(system: system_lib.System, old: str, new: str) -> None:
       name holds another task.
   """
   work = system.workdir
-  if not isinstance(new, str) or not re.fullmatch(artifact.NAME, new):
-    raise ValueError(f'the new name of {old} is {new!r}; a name has letters, '
-                     'digits, _, ., @, ~ and -')
+  work.require_free(new, leaving=old)
   with work.locked():
     system.metadata(old)  # refuses another's folder, which it would make fit
     _copy(work, old, new)

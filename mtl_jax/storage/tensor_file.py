@@ -43,6 +43,8 @@ def write(path, arrays: dict[str, Any], header: dict) -> pathlib.Path:
   Returns:
     The path.
   """
+  if not isinstance(path, (str, os.PathLike)):
+    raise ValueError(f'the path is {path!r}; give that of a file')
   path = pathlib.Path(path)
   if path.is_dir() or not path.absolute().parent.is_dir():
     raise ValueError(f'{path} is no place for a file: name a file in a folder '
@@ -76,9 +78,10 @@ def read(path) -> tuple[dict[str, np.ndarray], dict]:
   Raises:
     FileError: no such file, a damaged one, or one of another kind.
   """
-  path = pathlib.Path(path)
-  if not path.is_file():
+  if not isinstance(path, (str, os.PathLike)) or not pathlib.Path(
+      path).is_file():
     raise FileError(f'there is no file {path}')
+  path = pathlib.Path(path)
   try:
     with safetensors.safe_open(str(path), framework='numpy') as file:
       said = file.metadata() or {}

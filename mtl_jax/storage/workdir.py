@@ -33,15 +33,18 @@ import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import filelock
 import jax
 
 from mtl_jax import parallel
+from mtl_jax.data import names as names_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import formats
 from mtl_jax.storage import json_records
 
+NAME = r'\w[\w.@~-]*'  # of a stored task
 _TICK = 2 * 10 ** 9  # nanoseconds; file systems round to at most 2 s
 
 
@@ -117,6 +120,31 @@ class Workdir:
     """Whether a finished task of this name lies here."""
     return name in self.finished_tasks()
 
+  def require_free(self, name: Any, leaving: str | None = None) -> None:
+    """Refuses what can't be the name of one more task here.
+
+    Args:
+      name: that was given.
+      leaving: the name of a task that gives its own up.
+
+    Raises:
+      ValueError: it is no name, or would share files with another task's on a
+        disk that does not tell capital letters apart.
+    """
+    if (not isinstance(name, str) or not re.fullmatch(NAME, name)
+        or len(name.encode()) > 100 or not checkpoint.is_final(name)):
+      raise ValueError(
+          f'the name of the task is {name!r}; a name has letters, digits, _, '
+          '., @, ~ and -, at most 100 bytes, and no mark of a folder that is '
+          'half written')
+    for other in self.task_names():
+      if (other not in (name, leaving)
+          and names_lib.folded(other) == names_lib.folded(name)):
+        raise ValueError(
+            f'{self.root} has a task {other}, which would share its files with '
+            f'{name} on disks that do not tell capital letters apart; choose '
+            'another name')
+
   def version(self, name: str) -> tuple[int, int] | None:
     """Equal as long as the same folder stands under a task's name."""
     return self.finished_tasks().get(name)
@@ -189,8 +217,11 @@ class Workdir:
     if not parallel.is_primary():
       yield
       return
-    made = [folder for folder in (self.root, *self.root.parents)
-            if not folder.exists()]
+    above = (self.root, *self.root.parents)
+    if file := next((path for path in above if path.is_file()), None):
+      raise ValueError(f'{file} is a file, so that {self.root} cannot be a '
+                       'folder; name another one')
+    made = [folder for folder in above if not folder.exists()]
     self.root.mkdir(parents=True, exist_ok=True)
     file = self.root / '.lock'
     begun = file.exists()
@@ -282,8 +313,10 @@ def local_folder(path) -> pathlib.Path:
   """A path of this machine, with `~` as the user's home.
 
   Raises:
-    ValueError: it is the address of a bucket or another machine.
+    ValueError: it is no path, or the address of a bucket or another machine.
   """
+  if not isinstance(path, (str, os.PathLike)) or '\0' in os.fspath(path):
+    raise ValueError(f'the path is {path!r}; give that of a folder or file')
   remote = re.match(r'([A-Za-z][\w+.-]+):/', os.fspath(path))
   if remote:
     raise ValueError(
