@@ -21,8 +21,9 @@ def before(config: config_lib.Config, suite: suites.Suite) -> list[str]:
     if scenario.objective == 'entropy' and config.backbone.outputs <= most:
       found.append(
           f'identify.{scenario.name}: tasks with '
-          f'{trees.counted(most, "class")} on backbone.outputs='
-          f'{config.backbone.outputs} leave no output superfluous, and '
+          f'{trees.counted(most, "class")} on '
+          f'{trees.counted(config.backbone.outputs, "output")} leave none '
+          'superfluous, and '
           'without such outputs the entropy seldom tells tasks apart; give '
           f'backbone.outputs={10 * most} and objective=superfluous')
   return found

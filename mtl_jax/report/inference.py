@@ -32,9 +32,8 @@ def sentences(summary: dict) -> list[str]:
   found = []
   for row in rows(summary):
     found.append(
-        f'{row["name"]}: task inferred ({row["rule"]}) from '
-        f'{trees.counted(row["images"], "image")}, '
-        f'{trees.counted(row["tasks"], "task")}: {row["identified"]} right; '
+        f'{row["name"]}: task inferred ({row["rule"]}) from {row["images"]} '
+        f'images, {trees.counted(row["tasks"], "task")}: {row["identified"]} right; '
         'accuracy '
         f'{row["GG"]} with the task given, {row["GNs"]} without, {row["GNu"]} '
         'if task and class must be right')
