@@ -18,13 +18,18 @@ def rows(summary: dict) -> list[dict]:
   """One row of printable values per evaluation."""
   return [{
       'name': line['name'], 'tasks': line['tasks'],
-      'rule': f'{line["rule"].replace("_", "-")}, '
-              f'{_OBJECTIVES[line["objective"]]}',
+      'rule': _rule(line),
       'images': f'{line["images"]} of {line["batch_size"]}',
       'identified': _percent(line['identified']),
       'passes': f'{line["passes"]:.0f}',
       **{name: _percent(line['accuracy'][name]) for name in _SCENARIOS}}
           for line in summary.get('identity') or []]
+
+
+def _rule(line: dict) -> str:
+  rule = f'{line["rule"].replace("_", "-")}, {_OBJECTIVES[line["objective"]]}'
+  last = line.get('rerank')
+  return f'{rule}, the last {last} compared' if last else rule
 
 
 def sentences(summary: dict) -> list[str]:
@@ -33,8 +38,8 @@ def sentences(summary: dict) -> list[str]:
   for row in rows(summary):
     found.append(
         f'{row["name"]}: task inferred ({row["rule"]}) from {row["images"]} '
-        f'images, {trees.counted(row["tasks"], "task")}: {row["identified"]} right; '
-        'accuracy '
+        f'images, {trees.counted(row["tasks"], "task")}: {row["identified"]} '
+        'right; accuracy '
         f'{row["GG"]} with the task given, {row["GNs"]} without, {row["GNu"]} '
         'if task and class must be right')
   for line in summary.get('streams') or []:
