@@ -54,6 +54,7 @@ def test_metadata_is_read_without_orbax(system, monkeypatch):
 
 def test_what_is_read_and_answered_is_put_without_a_program(folder):
   """`jnp.asarray` of NumPy's arrays compiles one for every new shape."""
+  system = mtl_jax.load(folder)  # draws a backbone from a number
   compiled = []
   counting = [True]  # a listener can't be taken away again
 
@@ -62,7 +63,6 @@ def test_what_is_read_and_answered_is_put_without_a_program(folder):
       compiled.append(fun_name)
   jax.monitoring.register_event_duration_secs_listener(listen)
   jax.clear_caches()
-  system = mtl_jax.load(folder)
   for name in system.tasks[::7]:
     system.predict(IMAGES[:3], task=name)
     system.predict_mixed(IMAGES[:3], [name] * 3)
