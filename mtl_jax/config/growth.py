@@ -110,7 +110,8 @@ def _same_tasks(before: suites.Suite, now: suites.Suite, old, new) -> None:
   """Requires the old tasks at the beginning of the suite, unchanged."""
   if len(now.tasks) < len(before.tasks):
     _same(old, new, lambda c: {'suite': config_lib.to_dict(c)['suite']})
-    raise Other('suite', f'{len(before.tasks)} tasks', f'{len(now.tasks)}')
+    raise Other('suite', trees.counted(len(before.tasks), 'task'),
+                f'{len(now.tasks)}')
   for i, (one, other) in enumerate(zip(before.tasks, now.tasks)):
     if one == other:
       continue

@@ -23,18 +23,17 @@ import numpy as np
 
 from mtl_jax import aliases
 from mtl_jax.data import transforms
+from mtl_jax.serving import checks
 from mtl_jax.serving import probes
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import deduplicate
-from mtl_jax.storage import formats
 from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
 from mtl_jax.storage import tensor_file
 from mtl_jax.storage import workdir as workdir_lib
 
 FORMAT = 1
-NAME = r'\w[\w.@~-]*'
 # Metadata of a checkpoint that an import makes again.
 _OF_PLACE = ('format', 'hashes', 'references', 'relies_on', 'kept_by')
 _NEEDED = ('name', 'record', 'backbone', 'method', 'seed', 'transforms',
@@ -115,8 +114,7 @@ def relied(system: system_lib.System, task: str) -> list[str]:
   found: dict[str, None] = {}
 
   def visit(name: str) -> None:
-    for other in checkpoint.load_metadata(system.workdir.task(name)).get(
-        'relies_on') or {}:
+    for other in system.metadata(name).get('relies_on') or {}:
       if other not in found:
         visit(other)
         found[other] = None
@@ -177,7 +175,8 @@ def _artifact(arrays: dict, header: dict) -> Artifact:
   for name, given in header['parts'].items():
     metadata, needs = given['metadata'], given['needs']
     for called in (name, *dict(needs or ())):
-      if not re.fullmatch(NAME, called):
+      if not (re.fullmatch(workdir_lib.NAME, called)
+              and checkpoint.is_final(called)):
         raise ValueError(f'{called!r} is no name of a task')
     missing = [key for key in _NEEDED if key not in metadata]
     if missing or metadata['name'] != name:
@@ -218,9 +217,7 @@ def import_task(workdir: aliases.Path, path: aliases.Path,
   """
   found = read(path)
   work = workdir_lib.Workdir(workdir)
-  if name is not None and not re.fullmatch(NAME, name):
-    raise ValueError(f'name is {name!r}; a name has letters, digits, _, ., @, '
-                     '~ and -')
+  work.require_free(found.task if name is None else name)
   _check_backbone(work, found.backbone, path)
   with work.locked():
     places = _places(work, found, name, path)
@@ -232,10 +229,37 @@ def import_task(workdir: aliases.Path, path: aliases.Path,
   return places[found.task]
 
 
+def unpack(root: aliases.Path, path: aliases.Path) -> None:
+  """Makes a workdir of a file alone, in a new folder.
+
+  Raises:
+    ValueError: as `import_task`; a task is missing that this one needs.
+  """
+  found = read(path)
+  lacking = {needed: digest for part in found.parts.values()
+             for needed, digest in part.needs or ()
+             if needed not in found.parts}
+  if lacking:
+    raise ValueError(_alone(found, lacking, path))
+  import_task(root, path)
+
+
+def _alone(found: Artifact, lacking: dict[str, str],
+           path: aliases.Path) -> str:
+  """What a file lacks to be used by itself, and where that lies."""
+  metadata = found.parts[found.task].metadata
+  named = [f'{name} ({digest})' for name, digest in lacking.items()]
+  return (f'{path} holds the task {found.task} without '
+          f'{checks.needed(metadata, named)}. Export it with with_basis=True '
+          '(--with_basis) from the workdir where it was learned (suite '
+          f'{metadata.get("suite")}), or import it into a workdir that holds '
+          f'{"that task" if len(named) == 1 else "those tasks"}')
+
+
 def _check_backbone(work: workdir_lib.Workdir, recipe: dict,
                     path: aliases.Path) -> None:
   """Refuses a workdir whose backbone is not the one that the task needs."""
-  formats.require(work.root)
+  work.require_own()
   if work.backbone.exists():
     kept = dict(json_records.read_json(work.backbone) or {})
     if kept.get('fingerprint') != recipe['fingerprint']:
@@ -245,10 +269,6 @@ def _check_backbone(work: workdir_lib.Workdir, recipe: dict,
           f'{str(kept.get("fingerprint"))[:16]} ({kept.get("model")}): its '
           'impression does not fit; choose another workdir')
     return
-  if work.root.exists() and any(
-      not p.name.startswith('.') for p in work.root.iterdir()):
-    raise ValueError(f'{work.root} is neither a workdir nor empty; choose '
-                     'another folder')
   if recipe['options'].get('weights'):
     raise ValueError(
         f'{path} was made on the weights {recipe["options"]["weights"]}, which '
@@ -272,8 +292,8 @@ def _places(work: workdir_lib.Workdir, found: Artifact, name: str | None,
       if digest not in here:
         raise ValueError(
             f'task {own} needs the task {needed} ({digest}), which is neither '
-            f'in {path} nor in {work.root}; import that first, or export with '
-            'with_basis=True (--with_basis)')
+            f'in {path} nor in {work.root}; import that first, or export '
+            f'{found.task} with with_basis=True (--with_basis)')
       places[needed] = here[digest]
     wanted = name if own == found.task and name else own
     digest = deduplicate.content_of(part.arrays, part.metadata)
