@@ -167,7 +167,7 @@ def test_another_backbone_is_refused(system, other, tmp_path):
 def test_a_backbone_from_a_file_is_named(system, tmp_path):
   path = system.export('permuted-01', tmp_path / 'a')
   arrays, header = tensor_file.read(path)
-  header['backbone']['options']['weights'] = 'big.npz'
+  header['backbone']['weights'] = 'big.npz'
   tensor_file.write(path, arrays, header)
   with pytest.raises(ValueError, match='made on the weights big.npz, which it '
                                        'does not hold'):
