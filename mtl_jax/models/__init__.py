@@ -71,9 +71,10 @@ def _fully_connected(outputs, widths=(1000,) * 6, inputs=784, words=10000,
 
 
 def _convolutional(outputs, channels=(32, 64), widths=(256, 256), inputs=1,
-                   stride=1, scale=None):
-  return from_linen(lambda **_: stems.Convolutional(
-      outputs, tuple(channels), tuple(widths), inputs, stride, scale))
+                   stride=1, scale=None, norm=False):
+  return from_linen(lambda axis_name=None: stems.Convolutional(
+      outputs, tuple(channels), tuple(widths), inputs, stride, scale, norm,
+      axis_name))
 
 
 def _vit(preset):
