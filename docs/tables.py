@@ -10,7 +10,7 @@ import textwrap
 
 # Pages of `experiments` in the order of the results page.
 RESULTS = ('comparison', 'supsup', 'impresslearn', 'identity', 'hopsupsup',
-           'subnetworks', 'part', 'munet', 'benchmarks')
+           'piggyback', 'subnetworks', 'part', 'munet', 'benchmarks')
 ROOT = pathlib.Path(__file__).parents[1]
 # Pages that stand at the root of the repository.
 WHOLE = {'contributing': 'CONTRIBUTING.md', 'changelog': 'CHANGELOG.md'}

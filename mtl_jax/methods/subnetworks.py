@@ -119,8 +119,8 @@ def subnetworks(own: tuple[str, ...] | None = None, sharing: bool = False,
     mine = base.of_member(trainable['own'], route)
     return impressions.Impression(
         masks=trees.map_leaves(
-            lambda m, o: None if m is not None else o == number, mine,
-            shared['owner']),
+            lambda m, o: None if m is not None or o is None else o == number,
+            mine, shared['owner']),
         values=trees.combine(mine, weights)), shared
 
   def materialise(backbone, impression, shared):

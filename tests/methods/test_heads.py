@@ -1,4 +1,4 @@
-"""Heads of any method: which leaves they are, and what a task leaves of them."""
+"""Heads of any method: which leaves they are, what a task leaves of them."""
 
 import jax
 import jax.numpy as jnp

@@ -276,7 +276,7 @@ def every_method():
       sharing=dict(subs, tasks=(82, 84), options=dict(sharing=True)),
       lora=dict(common, method='lora', tasks=(84, 88)),
       piggyback=dict(common, method='piggyback', tasks=(88, 92),
-                     options=dict(head=('Dense_2/.*',))),
+                     options=dict(head='dense')),
       packnet=dict(common, method='packnet', tasks=(92, 94), steps=0, epochs=2,
                    options=dict(prune_after=1)),
       batche=dict(common, method='batche', tasks=(94, 96)),
