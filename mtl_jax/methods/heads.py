@@ -13,7 +13,7 @@ weight then covers.
 import dataclasses
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -188,8 +188,10 @@ def _without(apart: _Apart) -> base.Method:
   if apart.dense:
     able = able._replace(
         superposes=False, streams=False,
-        rates=None if able.rates is None else own(_rates),
-        carries=None if able.carries is None else own(_carries))
+        rates=None if able.rates is None else functools.partial(
+            _rates, apart, able.rates),
+        carries=None if able.carries is None else functools.partial(
+            _carries, apart, able.carries))
   return inner._replace(
       init=own(_init), bind=own(_bind), commit=own(_commit),
       materialise=own(_materialise), prepare=own(_prepare), check=own(_check),
@@ -284,17 +286,18 @@ def _check(apart: _Apart, training, backbone, before, own) -> None:
   apart.inner.check(training, _body(apart, backbone), before, own)
 
 
-def _carries(apart: _Apart, impression, later) -> impressions.Impression:
+def _carries(apart: _Apart, carries: Callable, impression,
+             later) -> impressions.Impression:
   """A task's own head on what a later task left of the rest."""
   # Methods that carry leave all values, so that these say what the head is.
   whole = later.values
-  mine = trees.partition(impression.values, leaves_of(whole, apart.leaves))[0]
-  return _with_values(apart.inner.abilities.carries(
-      *(_stripped(apart, whole, one) for one in (impression, later))), mine)
+  mine = _parts(apart, impression.values)[0]
+  return _with_values(carries(_stripped(apart, whole, impression),
+                              _stripped(apart, whole, later)), mine)
 
 
-def _rates(apart: _Apart, trainable: Tree) -> Tree:
-  return _joined(apart.inner.abilities.rates(_of_method(apart, trainable)),
+def _rates(apart: _Apart, rates: Callable, trainable: Tree) -> Tree:
+  return _joined(rates(_of_method(apart, trainable)),
                  jax.tree.map(lambda _: 1., trainable[_HEAD]))
 
 

@@ -140,7 +140,9 @@ def test_every_method_takes_a_kind_of_head_or_refuses_it(name, head):
   with pytest.raises(ValueError, match=f"head is '{head}', but .*(leave head "
                                        'out|choose dense or none)'):
     method = methods.make(name, **plain.options | {'head': head})
-    shared = method.prepare(methods.Context(BACKBONE, (), jax.random.key(0)))
+    shared = method.prepare(methods.Context(
+        BACKBONE, (), jax.random.key(0), methods.Group(
+            (ROUTE,), {}, lambda number: BACKBONE, None)))
     method.commit(BACKBONE, method.init(jax.random.key(
         0), BACKBONE, shared, ROUTE), shared, ROUTE)
 
