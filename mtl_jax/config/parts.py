@@ -36,8 +36,8 @@ class Backbone:
     seed: of the weights; `None` takes the run's seed.
     compute_dtype: 'float32', or 'bfloat16' for the products alone: weights,
       scores and logits stay float32.
-    weights: a file with trained weights: `.npz` without pickled objects,
-      `.safetensors`, or a folder that Orbax wrote. The workdir keeps what was
+    weights: a file with trained weights: an .npz without pickled objects, a
+      .safetensors, or a folder that Orbax wrote. The workdir keeps what was
       read of it.
     names: with `weights`: ordered (pattern, replacement) pairs that make paths
       of leaves of the file's names, norm statistics behind 'stats/'; the first
