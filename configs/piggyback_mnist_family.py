@@ -21,8 +21,10 @@ four to five of Bangla's few thousand images. The paper trains 30 epochs, with
 networks of 20 to 140 million weights; no accuracy of it is comparable.
 
 Hardware: one core of an AMD EPYC.
-Minutes: not run.
-Accuracy: not run.
+Minutes: `:root` 10.5, masks 16.5, `:random` 15.6, with about thirty other
+  processes on two cores: upper bounds.
+Accuracy: 81.2 % (masks of MNIST's network; 86.0 % of the network as drawn;
+  1 seed).
 Results: experiments/piggyback/README.md
 """
 
