@@ -27,14 +27,13 @@ from mtl_jax.storage import workdir as workdir_lib
 
 
 class Backbone(NamedTuple):
-  """What every task's network is made of.
+  """The network and the parameters from which every task's network is made.
 
   Attributes:
     network: the pure functions.
     params: the parameter tree that is never changed.
     stats: initial norm statistics, {} if the network has none.
-    recipe: JSON values from which all of this is made again, and the
-      fingerprint of `params`.
+    recipe: JSON values that `make` takes, and the fingerprint of `params`.
   """
   network: models.Network
   params: aliases.Params
@@ -103,7 +102,9 @@ def kept(work: workdir_lib.Workdir) -> dict[str, Any] | None:
       'backbone': recipe['fingerprint']})[0]
 
 
-def _from_file(network, recipe, key, params, stats) -> tuple:
+def _from_file(network: models.Network, recipe: dict, key: aliases.PRNGKey,
+               params: aliases.Params, stats: aliases.Stats
+               ) -> tuple[aliases.Params, aliases.Stats]:
   """Drawn leaves with those of the recipe's file in their places."""
   names = recipe.get('names')
   flat = pretrained.fill(
@@ -113,13 +114,18 @@ def _from_file(network, recipe, key, params, stats) -> tuple:
   return pretrained.split(flat, params, stats)
 
 
-def _init(network, recipe, key):
+def _init(network: models.Network, recipe: dict,
+          key: aliases.PRNGKey) -> tuple[aliases.Params, aliases.Stats]:
   return network.init(key, tuple(recipe['image_shape']))
 
 
-def _draw(network, recipe, key):
-  """On the CPU, whatever computes: a platform rounds its normal draws as it
-  likes, and tasks made on one are to be read on another."""
+def _draw(network: models.Network, recipe: dict,
+          key: aliases.PRNGKey) -> tuple[aliases.Params, aliases.Stats]:
+  """Parameters and statistics, drawn on the CPU whatever the backend is.
+
+  Platforms round normal draws differently, but a task that was made on one
+  must be readable on another.
+  """
   if jax.default_backend() == 'cpu':
     return _draw_here(network, recipe, key)
   with host.on_cpu():
@@ -127,15 +133,16 @@ def _draw(network, recipe, key):
   return jax.tree.map(jnp.asarray, drawn)
 
 
-def _draw_here(network, recipe, key):
+def _draw_here(network: models.Network, recipe: dict,
+               key: aliases.PRNGKey) -> tuple[aliases.Params, aliases.Stats]:
   init = functools.partial(_init, network, recipe, key)
   if recipe['init'] != 'signed_constant':
     return init()
   shapes = jax.eval_shape(init)[0]
   known = fans.fans(shapes, network.fan_in)
 
-  def without_kernels():
-    # So that XLA draws none of the kernels that are replaced anyway.
+  def without_kernels() -> tuple[aliases.Params, aliases.Stats]:
+    # XLA then draws no kernel that is replaced below.
     params, stats = init()
     return trees.map_named(
         lambda name, x: None if known[name] else x, params), stats
@@ -146,7 +153,7 @@ def _draw_here(network, recipe, key):
 
 
 def another_draw(backbone: Backbone, number: int) -> trees.Tree:
-  """Parameters drawn as the backbone's were, with a key of their own.
+  """Parameters drawn as the backbone's were, with another key.
 
   Args:
     backbone: whose recipe is used; weights from a file are the same again.
