@@ -23,6 +23,7 @@ import identity_tables
 import munet_tables
 import part_tables
 import picture
+import piggyback_tables
 import split_cifar_tables
 import subnetworks_tables
 import supsup_tables
@@ -111,6 +112,7 @@ TABLES = {  # README: markers and what stands between them
     'munet/README.md': {
         name: getattr(munet_tables, name)
         for name in ('preliminary', 'characters', 'others')},
+    'piggyback/README.md': {'results': piggyback_tables.table},
     'hopsupsup/README.md': {'results': hopsupsup_tables.hopsupsup_table,
                             'grid': hopsupsup_tables.hopsupsup_grid,
                             'load': hopsupsup_tables.hopsupsup_load},

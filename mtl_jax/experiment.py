@@ -26,6 +26,7 @@ from mtl_jax.evaluation import final
 from mtl_jax.evaluation import finetuning
 from mtl_jax.evaluation import hints
 from mtl_jax.evaluation import scenarios
+from mtl_jax.models import pretrained
 from mtl_jax.report import page as report_page
 from mtl_jax.report import terminal
 from mtl_jax.serving import backbone as backbone_lib
@@ -167,23 +168,23 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
         f'shapes {list(shapes)}; give the suite an image_shape, or take a '
         f'model with stems: {", ".join(models.STEMS)}')
   part = config.backbone
-  options = dict(part.options)
-  if options.get('weights') and work.weights.exists():
-    options['weights'] = str(work.weights)  # its own copy of the file
-  models.check(part.model, models.make(part.model, part.outputs, **options),
-               part.outputs, list(shapes))
+  models.check(part.model, models.make(
+      part.model, part.outputs, **dict(part.options)), part.outputs,
+               list(shapes))
   recipe = backbone_lib.recipe_of(config, list(shapes))
   if work.backbone.exists():
     resume.check_recipe(work, json_files.plain(recipe))
     recipe['fingerprint'] = json_records.read_json(work.backbone)['fingerprint']
-  made = backbone_lib.make(recipe, work.weights)
+  made = backbone_lib.make(recipe, backbone_lib.kept(work))
   return made._replace(params=parallel.put(made.params),
                        stats=parallel.put(made.stats))
 
 
 def claim(work, config, backbone, command, sources=None) -> None:
   """Writes what a workdir starts with, and a line for this start."""
-  work.keep_weights(backbone.recipe['options'].get('weights'))
+  if backbone.recipe.get('weights'):
+    work.keep_weights(parallel.to_host(pretrained.leaves(
+        backbone.params, backbone.stats)), backbone.recipe['fingerprint'])
   if not work.backbone.exists():
     json_records.write_json(work.backbone, backbone.recipe)
   fields = json_files.plain(config_lib.to_dict(config))

@@ -118,7 +118,8 @@ def _config(system, source, name, method, phase, given, load):
       k: given[k] for k in _RUN if k in given} | {
           'seed': given.get('seed', _seed(system)), 'suite': suite,
           'backbone': {k: recipe[k] for k in (
-              'model', 'outputs', 'options', 'init', 'seed')},
+              'model', 'outputs', 'options', 'init', 'seed', 'weights',
+              'names', 'fresh') if k in recipe},
           'phases': {phase: rest | {'method': method, 'tasks': (0, 1)}},
           'schedule': (phase,)})
   return config, suites.make(config.suite.kind, load=load,

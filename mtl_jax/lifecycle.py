@@ -1,6 +1,7 @@
 """What `mtl_jax.load` returns: a stored system whose tasks come and go.
 
     system.export('a', 'a.safetensors')      mtl_jax.import_task(workdir, file)
+    system.export_network('a', 'w.safetensors')      # for backbone.weights
     system.learn('digits', method='supsup', steps=500)
     system.merge(['a', 'b'])  system.rename('a', 'c')  system.delete('b')
     system.parameters('a')    system.apply_fn('a')
@@ -43,6 +44,15 @@ class System(system_lib.System):
     """Writes a task as one file; see `serving.artifact.export`."""
     self.require(task)
     return artifact.export(self, task, path, with_basis, licence, text)
+
+  def export_network(self, task: str, path, licence: str = '',
+                     text: str = '') -> pathlib.Path:
+    """Writes a task's network as a file of weights, for `backbone.weights`.
+
+    See `serving.artifact.export_network`.
+    """
+    self.require(task)
+    return artifact.export_network(self, task, path, licence, text)
 
   def delete(self, task: str) -> None:
     """Removes a task that no other relies on; see `serving.edits.delete`."""

@@ -23,6 +23,7 @@ import numpy as np
 
 from mtl_jax import aliases
 from mtl_jax.data import transforms
+from mtl_jax.models import pretrained
 from mtl_jax.serving import checks
 from mtl_jax.serving import probes
 from mtl_jax.serving import system as system_lib
@@ -108,6 +109,36 @@ def export(system: system_lib.System, task: str, path: aliases.Path,
       'versions': provenance.versions()})
 
 
+def export_network(system: system_lib.System, task: str, path: aliases.Path,
+                   licence: str = '', text: str = '') -> pathlib.Path:
+  """Writes a task's whole network as a file of weights, for `backbone.weights`.
+
+  Its arrays have the paths of the network's leaves, norm statistics behind
+  'stats/'. The task's transforms, classes and method do not go along.
+
+  Args:
+    system: as `mtl_jax.load` gives it.
+    task: a name in `system.tasks`.
+    path: of the file, whose name ends with `.safetensors`; one that is there
+      is replaced.
+    licence: of the weights.
+    text: whatever their users should know.
+
+  Returns:
+    The path.
+
+  Raises:
+    ValueError: an unknown task, a damaged one, or no place for such a file.
+  """
+  if pathlib.Path(path).suffix != '.safetensors':
+    raise ValueError(f'{path} does not end with .safetensors, by which '
+                     'backbone.weights knows the form; give such a name')
+  params, stats = system.effective(system.task(task))
+  return tensor_file.write(path, pretrained.leaves(params, stats), {
+      'format': FORMAT, 'network': task, 'backbone': _recipe(system),
+      'licence': licence, 'text': text, 'versions': provenance.versions()})
+
+
 def relied(system: system_lib.System, task: str) -> list[str]:
   """The tasks that a task needs, and those that they need, needed ones first.
   """
@@ -144,9 +175,8 @@ def _part(system: system_lib.System, name: str) -> Part:
 def _recipe(system: system_lib.System) -> dict:
   """The recipe of the backbone; of a file of weights it keeps only the name."""
   recipe = dict(system.backbone.recipe)
-  if recipe['options'].get('weights'):
-    recipe['options'] = dict(recipe['options'], weights=pathlib.Path(
-        recipe['options']['weights']).name)
+  if recipe.get('weights'):
+    recipe['weights'] = pathlib.Path(recipe['weights']).name
   return recipe
 
 
@@ -269,9 +299,9 @@ def _check_backbone(work: workdir_lib.Workdir, recipe: dict,
           f'{str(kept.get("fingerprint"))[:16]} ({kept.get("model")}): its '
           'impression does not fit; choose another workdir')
     return
-  if recipe['options'].get('weights'):
+  if recipe.get('weights'):
     raise ValueError(
-        f'{path} was made on the weights {recipe["options"]["weights"]}, which '
+        f'{path} was made on the weights {recipe["weights"]}, which '
         'it does not hold; import it into the workdir of a run on them')
 
 

@@ -356,4 +356,5 @@ def load(workdir: aliases.Path,
   recipe = json_records.read_json(work.backbone)
   if work.config.exists():
     json_records.read_json(work.config)  # refuses one that was edited
-  return kind(work, backbone_lib.make(recipe, work.weights), cache_bytes)
+  return kind(work, backbone_lib.make(recipe, backbone_lib.kept(work)),
+              cache_bytes)

@@ -94,8 +94,7 @@ def read(path) -> tuple[dict[str, np.ndarray], dict]:
   except Exception as error:  # its errors are of several kinds
     raise FileError(
         f'{path} cannot be read: it is no safetensors file, or a part of one '
-        f'({str(error).splitlines()[0][:200] if str(error) else error!r})'
-        f'{_REMEDY}') from error
+        f'({_brief(error)}){_REMEDY}') from error
   if said[DIGEST] != _digest(said[KEY], arrays):
     raise FileError(f'{path} was changed since it was written (its SHA-256 '
                     f'differs){_REMEDY}')
@@ -110,12 +109,39 @@ def read(path) -> tuple[dict[str, np.ndarray], dict]:
                     f'{_REMEDY}') from error
 
 
+def read_weights(path) -> dict[str, np.ndarray]:
+  """The arrays of a file of weights that any program wrote.
+
+  Raises:
+    FileError: damaged, or a task that `export` wrote.
+  """
+  try:
+    with safetensors.safe_open(str(path), framework='numpy') as file:
+      own = KEY in (file.metadata() or {})
+      arrays = {} if own else {name: np.array(file.get_tensor(name))
+                               for name in file.keys()}
+  except Exception as error:  # its errors are of several kinds
+    raise FileError(f'{path} cannot be read as .safetensors '
+                    f'({_brief(error)}){_REMEDY}') from error
+  if not own:
+    return arrays
+  arrays, header = read(path)
+  if 'parts' in header:
+    raise FileError(f'{path} holds a task, not a network: write its network '
+                    'with system.export_network or `mtl-jax export --network`')
+  return arrays
+
+
 def is_one(path) -> bool:
   """Whether a path is a file, and no folder."""
   return pathlib.Path(path).is_file()
 
 
 _REMEDY = '; copy it again from where it was written'
+
+
+def _brief(error: Exception) -> str:
+  return str(error).splitlines()[0][:200] if str(error) else repr(error)
 
 
 def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:

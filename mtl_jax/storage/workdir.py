@@ -7,8 +7,8 @@
     plan.json              the suite's name, and the names of all that the
                            config asks for
     backbone.json          the seed recipe of the backbone and its fingerprint
-    backbone.npz           a copy of the file of weights that it starts from,
-                           if it does
+    backbone/              a checkpoint of its leaves, if they came from a file
+                           of weights
     probe/                 raw images on which every task's outputs are kept
     tasks/<name>/          one checkpoint per task
     progress/<name>/       mid-task state; gone when the task commits
@@ -28,7 +28,6 @@ import os
 import pathlib
 import platform
 import re
-import shutil
 import stat
 import threading
 import time
@@ -58,7 +57,7 @@ class Workdir:
     self.metrics = self.root / 'metrics.jsonl'
     self.report = self.root / 'report.html'
     self.backbone = self.root / 'backbone.json'
-    self.weights = self.root / 'backbone.npz'
+    self.weights = self.root / 'backbone'
     self.probe = self.root / 'probe'
     self.tasks = self.root / 'tasks'
     self.progress = self.root / 'progress'
@@ -199,13 +198,19 @@ class Workdir:
     """What the config asks for; {} of a workdir that has no plan."""
     return json_records.read_json(self.plan) if self.plan.exists() else {}
 
-  def keep_weights(self, path: str | None) -> None:
-    """Copies the weights that a backbone starts from, if there are any."""
-    if path and not self.weights.exists() and parallel.is_primary():
-      part = self.weights.with_suffix('.part')
-      shutil.copyfile(path, part)
-      os.replace(part, self.weights)
-    parallel.barrier('weights are kept')
+  def keep_weights(self, leaves: dict, fingerprint: str) -> None:
+    """Stores a backbone that no seed makes again; every process calls it.
+
+    Args:
+      leaves: by path.
+      fingerprint: of its parameters.
+    """
+    if checkpoint.exists(self.weights):
+      if self.backbone.exists():
+        return
+      # Of a start that was killed before it had claimed the folder.
+      checkpoint.remove_all(self.root, self.weights.name)
+    checkpoint.save(self.weights, leaves, {'backbone': fingerprint})
 
   @contextlib.contextmanager
   def locked(self):

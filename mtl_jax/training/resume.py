@@ -29,10 +29,11 @@ def check_recipe(work: workdir_lib.Workdir, recipe: dict) -> None:
   if not work.backbone.exists():
     return
   kept = json_records.read_json(work.backbone)
-  for name in ('model', 'outputs', 'init', 'seed', 'image_shape'):
-    if kept[name] != recipe[name]:
-      raise ValueError(f'{work.backbone}: {name} is {kept[name]!r}, but the '
-                       f'config makes {recipe[name]!r}; choose another '
+  for name in ('model', 'outputs', 'init', 'seed', 'image_shape', 'weights',
+               'names', 'fresh'):
+    if kept.get(name) != recipe.get(name):
+      raise ValueError(f'{work.backbone}: {name} is {kept.get(name)!r}, but '
+                       f'the config makes {recipe.get(name)!r}; choose another '
                        'workdir, or restore the file from a copy. Nothing '
                        'was changed')
 

@@ -175,7 +175,7 @@ def test_another_backbone_is_refused(system, other, tmp_path):
 def test_a_backbone_from_a_file_is_named(system, tmp_path):
   path = system.export('permuted-01', tmp_path / 'a')
   arrays, header = tensor_file.read(path)
-  header['backbone']['options']['weights'] = 'big.npz'
+  header['backbone']['weights'] = 'big.npz'
   tensor_file.write(path, arrays, header)
   with pytest.raises(ValueError, match='made on the weights big.npz, which it '
                                        'does not hold'):
@@ -284,7 +284,7 @@ def every_method():
       sharing=dict(subs, tasks=(82, 84), options=dict(sharing=True)),
       lora=dict(common, method='lora', tasks=(84, 88)),
       piggyback=dict(common, method='piggyback', tasks=(88, 92),
-                     options=dict(head=('Dense_2/.*',))),
+                     options=dict(head='dense')),
       packnet=dict(common, method='packnet', tasks=(92, 94), steps=0, epochs=2,
                    options=dict(prune_after=1)),
       batche=dict(common, method='batche', tasks=(94, 96)),
