@@ -38,7 +38,7 @@ from mtl_jax.training import loop
 from mtl_jax.training import resume
 from mtl_jax.training import run as run_lib
 from mtl_jax.training import stream
-from mtl_jax.training import tensorboard
+from mtl_jax.training import writers
 from mtl_jax.training.search import iteration
 
 
@@ -61,8 +61,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
     ValueError: the workdir belongs to another config (names the difference).
   """
   started = time.perf_counter()
-  if config.tensorboard:
-    tensorboard.require()
+  writers.require(config)
   work = workdir_lib.Workdir(workdir)
   suite = suites.make(config.suite.kind, **dict(config.suite.options))
   plan.check(config, suite)
@@ -205,10 +204,9 @@ def claim(work, config, backbone, command, sources=None) -> None:
   json_records.append_line(
       work.metrics, run_line(config, backbone, command) | {
           'sources': sources or {}})
-  if config.tensorboard:
-    for line in lines:
-      if line['kind'] == 'task':
-        tensorboard.write(work.root / 'tensorboard' / line['entry'], line)
+  for line in lines:
+    if line['kind'] == 'task':
+      writers.write(config, work.root, line)
   parallel.barrier('claimed')
 
 

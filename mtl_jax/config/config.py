@@ -35,6 +35,8 @@ class Config:
     transparency: images of each task on which `laid_open` compares what tasks
       on shared segments have in common; 0 leaves it out.
     tensorboard: write scalars for TensorBoard (extra `tensorboard`).
+    wandb: project of Weights & Biases that gets the scalars (extra `wandb`);
+      they stay in the workdir until `wandb sync`. Empty for none.
   """
   seed: int
   suite: config_parts.Suite
@@ -48,6 +50,7 @@ class Config:
   mixed_rows: int = 0
   transparency: int = 0
   tensorboard: bool = False
+  wandb: str = ''
 
   def __post_init__(self):
     if not self.phases:
@@ -120,7 +123,7 @@ _DRIVERS: dict[str, type] = {'rounds': config_parts.Rounds,
                              'stream': config_parts.Stream,
                              'search': config_parts.Search}
 _OWN = ('method', 'tasks', 'repeats', 'control', 'tasks_at_once', 'pool',
-        'loss', 'early_stop')
+        'loss', 'early_stop', 'validate_every')
 
 
 def _phase(name: str, given: dict) -> phase_lib.Phase:

@@ -15,8 +15,9 @@ from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
 from mtl_jax.data import suites
 
-# What is measured at the end changes nothing that is learned.
-FREE = ('identify', 'mixed_rows', 'transparency')
+# What is measured at the end, or where scalars go, changes nothing that is
+# learned.
+FREE = ('identify', 'mixed_rows', 'transparency', 'tensorboard', 'wandb')
 _OWN = ('suite', 'phases', 'schedule')
 
 
