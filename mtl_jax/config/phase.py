@@ -209,7 +209,8 @@ def _check_search(phase: Phase) -> None:
            if getattr(phase.training, name) != getattr(plain, name)]
   taken += [f.name for f in dataclasses.fields(phase)
             if f.name in ('repeats', 'tasks_at_once', 'pool', 'loss',
-                          'early_stop', 'validate_every') and getattr(phase, f.name) != f.default]
+                          'early_stop', 'validate_every')
+            and getattr(phase, f.name) != f.default]
   if taken:
     raise ValueError(f'a search takes no {taken[0]}; the search space has the '
                      'optimizer, and generations and children say how long it '

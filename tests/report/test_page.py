@@ -20,7 +20,8 @@ from mtl_jax.report import vector
 
 EVIL = '<script>alert("x")</script>&$\\frac{1}{2}$[red]'
 FIGURES = ('accuracy', 'against_bytes', 'seen', 'forgetting', 'matrix',
-           'overlap', 'curves', 'validation', 'basis', 'density', 'bytes', 'seconds')
+           'overlap', 'curves', 'validation', 'basis', 'density', 'bytes',
+           'seconds')
 RUN = {
     'config': {'backbone': {'model': 'lenet_300_100', 'seed': 0},
                'phases': [{'name': 'basis', 'method': 'supsup'}]},
