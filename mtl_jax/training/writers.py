@@ -113,7 +113,7 @@ def tensorboard(folder: pathlib.Path) -> Writer | None:
     events.close()
     os.replace(unfinished, folder)
 
-  return Writer(write_scalars, events.flush, close)
+  return Writer(write_scalars, lambda: events.file_writer.flush(), close)
 
 
 def wandb(project: str, root: pathlib.Path, task: str) -> Writer | None:

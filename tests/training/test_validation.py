@@ -1,6 +1,5 @@
 """Validation while training: its values, and that nothing else changes."""
 
-import jax
 import numpy as np
 import pytest
 import tiny
@@ -63,7 +62,13 @@ def check_log(folder):
                                             key=repr)
 
 
-@pytest.mark.parametrize('name', RUNS)
+def some(*names):
+  """The names, those of runs that take long marked as slow."""
+  return [name if name in ('one', 'many') else pytest.param(
+      name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize('name', some(*RUNS))
 def test_what_is_learned_stays_the_same_bits(tmp_path, name):
   plain, looked = RUNS[name](), RUNS[name](validate_every=1)
   tiny.train_alone(plain, tmp_path / 'plain')
@@ -106,7 +111,7 @@ def test_a_point_is_the_accuracy_of_a_run_that_ends_there(tmp_path, make,
                                                rel=1e-4)
 
 
-@pytest.mark.parametrize('name', ['one', 'many', 'rounds', 'watched'])
+@pytest.mark.parametrize('name', some('one', 'many', 'rounds', 'watched'))
 def test_a_run_that_was_stopped_ends_with_the_same_values(tmp_path, name):
   config = RUNS[name](validate_every=1)
   tiny.train_alone(config, tmp_path / 'whole')
@@ -122,9 +127,8 @@ def test_a_run_that_was_stopped_ends_with_the_same_values(tmp_path, name):
   check_log(tmp_path / 'run')
 
 
-def test_many_at_once_compile_one_program_and_take_one_call(tmp_path):
-  with jax.log_compiles(False):
-    run, _ = tiny.train_alone(many(validate_every=2), tmp_path / 'run')
+def test_tasks_at_once_have_the_values_that_each_has_alone(tmp_path):
+  run, _ = tiny.train_alone(many(validate_every=2), tmp_path / 'run')
   alone = tiny.only('many', phases__many__tasks=(4, 5),
                     phases__many__tasks_at_once=1,
                     phases__many__validate_every=2)
