@@ -169,6 +169,7 @@ REMOVE = {
     'matrix': lambda r, s: s.update(matrix=None),
     'overlap': lambda r, s: s.update(overlap=None),
     'curves': lambda r, s: r.update(curve={}),
+    'validation': lambda r, s: r.update(validation=None),
     'density': lambda r, s: r.update(density={}),
     'bytes': lambda r, s: r.update(bytes=None),
     'seconds': lambda r, s: r.update(seconds=None),
@@ -184,7 +185,8 @@ def test_a_figure_without_data_is_left_out(monkeypatch):
       remove(record, less)
     shown = figures(Page(report_page.render(run, few, less)))
     gone = {name, 'basis'} | {'accuracy': {'against_bytes', 'seen'},
-                              'bytes': {'against_bytes'}}.get(name, set())
+                              'bytes': {'against_bytes'},
+                              'matrix': {'forgetting'}}.get(name, set())
     assert shown == [n for n in FIGURES if n not in gone]
 
 
