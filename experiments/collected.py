@@ -60,7 +60,7 @@ def require_seeds(prefix: str, starts: list[dict]) -> None:
 def _origin(start: dict) -> dict:
   """What must be equal among runs that are averaged, by its name."""
   free = ('seed', 'path_seed', 'identify', 'mixed_rows', 'transparency',
-          'tensorboard', 'progress_seconds')
+          'tensorboard', 'wandb', 'progress_seconds', 'validate_every')
 
   def flat(value, name=''):
     if not isinstance(value, dict):

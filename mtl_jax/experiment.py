@@ -40,7 +40,7 @@ from mtl_jax.training import loop
 from mtl_jax.training import resume
 from mtl_jax.training import run as run_lib
 from mtl_jax.training import stream
-from mtl_jax.training import tensorboard
+from mtl_jax.training import writers
 from mtl_jax.training.search import iteration
 
 
@@ -63,8 +63,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
     ValueError: the workdir belongs to another config (names the difference).
   """
   started = time.perf_counter()
-  if config.tensorboard:
-    tensorboard.require()
+  writers.require(config)
   work = workdir_lib.Workdir(workdir)
   suite = suites.make(config.suite.kind, **dict(config.suite.options))
   plan.check(config, suite)
@@ -75,9 +74,6 @@ def run(config: config_lib.Config, workdir, command: str = '',
   validate.check_fit(config, suite, data, backbone)
   final.check_mixed(config, suite, data)
   versions = validate.check_sources(work, suite, data)
-  if not quiet and parallel.is_primary():
-    for hint in hints.before(config, suite):
-      print(f'note: {hint}', file=sys.stderr)
   with work.locked():
     # Again: another process may have worked here in the meantime.
     validate.check_config(work, config)
@@ -85,24 +81,34 @@ def run(config: config_lib.Config, workdir, command: str = '',
     validate.check_backbone(work, backbone)
     resume.check_tasks(work, config, suite, backbone.recipe['fingerprint'])
     work.prepare()
-    there = _complete(work, config)
+    there = _complete(work, config, suite)
+    if not quiet and not there and parallel.is_primary():
+      for hint in hints.before(config, suite):
+        print(f'note: {hint}', file=sys.stderr)
     resume.write_plan(work, config, suite)
     claim(work, config, backbone, command, versions)
     with work.timed(started):
       records, summary = _learn(started, config, suite, backbone, data, work,
-                                _bar(config, suite, data, quiet, after_chunk))
+                                _bar(config, suite, data, quiet or bool(there),
+                                     after_chunk))
       _report(work, records, summary, quiet, there)
       return summary
 
 
-def _complete(work, config) -> set[str]:
-  """Names of the tasks of a run that has ended as this config asks."""
+def _complete(work, config, suite) -> set[str]:
+  """Names of the tasks of a run that has ended as this config asks.
+
+  Empty if a task that the config plans is missing: there is work left.
+  """
   lines = list(json_records.read_lines(work.metrics))
   asked = [line['config'] for line in lines if line['kind'] == 'run'][-1:]
   if asked != [json_files.plain(config_lib.to_dict(config))] or (
       lines[-1]['kind'] != 'summary'):
     return set()
-  return set(work.task_names())
+  planned = {entry.name for phase in config.phases if phase.stream is None
+             for entry in plan.entries(phase, suite)}
+  there = set(work.task_names())
+  return there if planned <= there else set()
 
 
 def _learn(started, config, suite, backbone, data, work, bar):
@@ -207,10 +213,9 @@ def claim(work, config, backbone, command, sources=None) -> None:
   json_records.append_line(
       work.metrics, run_line(config, backbone, command) | {
           'sources': sources or {}})
-  if config.tensorboard:
-    for line in lines:
-      if line['kind'] == 'task':
-        tensorboard.write(work.root / 'tensorboard' / line['entry'], line)
+  for line in lines:
+    if line['kind'] == 'task':
+      writers.write(config, work.root, line)
   parallel.barrier('claimed')
 
 

@@ -17,7 +17,7 @@ EXPERIMENTS = sorted(p.relative_to(ROOT).as_posix()
 HEAVY = ('absl', 'chex', 'flax', 'jinja2', 'matplotlib',
          'ml_collections', 'optax', 'orbax', 'PIL', 'rich', 'safetensors',
          'sklearn', 'tensorboardX', 'tensorflow', 'tensorflow_datasets',
-         'torch')
+         'torch', 'wandb')
 
 
 def imported(path):

@@ -36,6 +36,8 @@ class Config:
     transparency: images of each task on which the features of tasks that
       share segments are compared; 0 leaves the comparison out.
     tensorboard: write scalars for TensorBoard (extra `tensorboard`).
+    wandb: project of Weights & Biases that gets the scalars (extra `wandb`);
+      they stay in the workdir until `wandb sync`. Empty for none.
   """
   seed: int
   suite: config_parts.Suite
@@ -49,6 +51,7 @@ class Config:
   mixed_rows: int = 0
   transparency: int = 0
   tensorboard: bool = False
+  wandb: str = ''
 
   def __post_init__(self):
     if not self.phases:
@@ -121,7 +124,7 @@ _DRIVERS: dict[str, type] = {'rounds': config_parts.Rounds,
                              'stream': config_parts.Stream,
                              'search': config_parts.Search}
 _OWN = ('method', 'tasks', 'repeats', 'control', 'tasks_at_once', 'pool',
-        'loss', 'early_stop')
+        'loss', 'early_stop', 'validate_every')
 
 
 def _phase(name: str, given: dict) -> phase_lib.Phase:

@@ -15,8 +15,9 @@ from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
 from mtl_jax.data import suites
 
-# Fields of measurements after training: they change nothing that is learned.
-FREE = ('identify', 'mixed_rows', 'transparency')
+# Fields of measurements after training, and of where scalars go: they change
+# nothing that is learned.
+FREE = ('identify', 'mixed_rows', 'transparency', 'tensorboard', 'wandb')
 _OWN = ('suite', 'phases', 'schedule')
 
 

@@ -10,9 +10,11 @@ What the functions read (all of it JSON; accuracies are fractions):
            commit, started, seed, backbone {model, weights, fingerprint}
   record   one per learned task: entry, task, phase, method, control, repeat,
            classes, steps, batch_size, seed, accuracy {before, valid, test},
-           loss {valid, test}, curve {step, loss, accuracy}, density {leaf: d},
+           loss {valid, test}, curve {step, loss, accuracy}, validation (as
+           curve, if it was measured while training), density {leaf: d},
            bytes {masks, coefficients, values, stats, total, stored,
-           dedicated}, seconds {train, evaluate, save}, basis {kind, size},
+           dedicated}, seconds {train, validate, evaluate, save}, basis {kind,
+           size},
            data (as `data.labels.facts` makes it),
            search (of paths that evolved; see `report.search`)
   summary  names, matrix, before, metrics (see `metrics.summarise`),
@@ -39,6 +41,9 @@ from mtl_jax.report import rows as rows_lib
 
 _TEMPLATES = pathlib.Path(__file__).parent / 'templates'
 _LONG = 40  # a terminal table of more tasks than this has one row per phase
+# Metrics that a terminal tells; the page has them all.
+_TOLD = ('average_accuracy', 'worst_task', 'anytime_average_accuracy',
+         'forgetting', 'learning_curve_area')
 _NOTES = 6  # sentences about the data in a terminal; the page has them all
 _FOLD = 50  # and the page's table of tasks is folded
 
@@ -94,7 +99,7 @@ def table(records: list[dict], summary: dict):
   lines = [f'{row["title"]} {rows_lib.percent(row["value"], 2)}  '
            f'[{row["citation"]}]'
            for row in (summary.get('metrics') or [])
-           if row['name'] in ('average_accuracy', 'forgetting')]
+           if row['name'] in _TOLD]
   if _in_all(summary) is not None:
     lines.append(f'{rows_lib.readable_seconds(_in_all(summary))} in all')
   lines += inference_report.sentences(summary)

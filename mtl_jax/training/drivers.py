@@ -22,6 +22,7 @@ from mtl_jax.steps import joint as joint_lib
 from mtl_jax.steps import optimizers
 from mtl_jax.steps import rounds
 from mtl_jax.steps import single
+from mtl_jax.training import evaluate
 from mtl_jax.training import run as run_lib
 
 
@@ -37,6 +38,8 @@ class Driver(NamedTuple):
     member: (whole state, i) -> the `steps.State` of entry i.
     curves: (values [entries, steps] as `advance` gave them) -> the same, a row
       for each entry.
+    validate: (shared, state) -> the `evaluate.Score` of every entry on its
+      validation images, computed at once; `None` takes them one by one.
   """
   start: Callable[..., Any]
   place: Callable[..., Any]
@@ -44,6 +47,7 @@ class Driver(NamedTuple):
   whole: Callable[..., Any]
   member: Callable[..., Any]
   curves: Callable[..., Any] = lambda values: values
+  validate: Callable[..., Any] | None = None
 
 
 class Program(NamedTuple):
@@ -53,6 +57,7 @@ class Program(NamedTuple):
   chunk_many: Any
   init_together: Any
   chunk_together: Any
+  validate_many: Any
 
 
 @functools.lru_cache(maxsize=64)
@@ -67,7 +72,9 @@ def program(method: methods.Method, recipe: optimizers.Recipe,
   return Program(jax.jit(init, static_argnums=4), parallel.over_batches(chunk),
                  parallel.over_tasks(chunk),
                  jax.jit(init_joint, static_argnums=4),
-                 parallel.over_batches(joint))
+                 parallel.over_batches(joint),
+                 parallel.evaluate_over_tasks(
+                     single.make_validate(method, network)))
 
 
 def make(run: run_lib.Run, group: list[plan.Entry],
@@ -194,7 +201,28 @@ def _many(run, group, recipe) -> Driver:
     return state if alone else parallel.from_host(jax.tree.map(
         lambda x: x[i], parallel.on_host(state)))
 
-  return Driver(start, place_state, advance, whole, member)
+  def validate(shared, state):
+    return _validate_many(run, group, functions, shared, tasks, state, place)
+
+  return Driver(start, place_state, advance, whole, member, validate=validate)
+
+
+def _validate_many(run, group, functions, shared, tasks, state, place):
+  """Scores of the entries of `_many`, from the state as it lies there."""
+  rows = [run.data.rows(entry, 'valid') for entry in group]
+  size = min(run.config.eval_batch_size, max(map(len, rows)))
+  index = [batches.padded(own, size) for own in rows]
+  longest = max(map(len, index))
+  sums = functions.validate_many(
+      group[0].route, run.backbone.params, shared,
+      run.data.split(group[0].task, 'valid'), tasks, state,
+      place(np.stack([np.pad(own, ((0, longest - len(own)), (0, 0)),
+                             constant_values=-1) for own in index])))
+  loss, right = parallel.gather_tasks(sums)
+  return [evaluate.Score(
+      float(loss[i]) / len(own), None if entry.task.regression else
+      int(right[i]) / len(own)) for i, (entry, own) in enumerate(
+          zip(group, rows))]
 
 
 def _together(run, group, recipe) -> Driver:
