@@ -83,7 +83,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
     validate.check_backbone(work, backbone)
     resume.check_tasks(work, config, suite, backbone.recipe['fingerprint'])
     work.prepare()
-    there = _complete(work, config)
+    there = complete(work, config)
     resume.write_plan(work, config, suite)
     claim(work, config, backbone, command, versions)
     with work.timed(started):
@@ -93,7 +93,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
       return summary
 
 
-def _complete(work, config) -> set[str]:
+def complete(work, config) -> set[str]:
   """Names of the tasks of a run that has ended as this config asks."""
   lines = list(json_records.read_lines(work.metrics))
   asked = [line['config'] for line in lines if line['kind'] == 'run'][-1:]
