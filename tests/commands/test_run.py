@@ -66,25 +66,14 @@ def test_fields_from_flags_are_what_is_run(tmp_path):
   assert kept.eval_batch_size == 40 and len(kept.phases) == 1
 
 
-def test_a_profile_is_written(tmp_path):
+def test_profile_and_cache(tmp_path):
   done = tiny.call([
       sys.executable, '-m', 'mtl_jax', 'run', FEW, f'--workdir={tmp_path}/run',
-      '--profile'])
+      f'--compilation_cache={tmp_path}/cache', '--profile'])
   assert done.returncode == 0, done.stderr
   assert f'profile: {tmp_path}/run/profile (tensorboard' in done.stdout
   assert list((tmp_path / 'run/profile').rglob('*.xplane.pb'))
-
-
-@pytest.mark.slow
-def test_a_second_start_takes_its_programs_from_the_cache(tmp_path):
-  kept = []
-  for name in ('first', 'second'):
-    done = tiny.call(tiny.command(
-        tmp_path / name, f'--compilation_cache={tmp_path}/cache',
-        config='tests/fixtures/tiny.py:one'))
-    assert done.returncode == 0, done.stderr
-    kept.append(sorted(p.name for p in (tmp_path / 'cache').glob('*-cache')))
-  assert kept[0] and kept[1] == kept[0]
+  assert list((tmp_path / 'cache').iterdir())
 
 
 LONG = ['--config.phases.basis.steps=1500', '--config.chunk_steps=20',
