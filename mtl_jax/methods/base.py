@@ -237,6 +237,7 @@ class Abilities(NamedTuple):
       training what tasks share, and forgets.
     rates: (trainable) -> for each of its leaves a factor of the learning rate,
       of a method whose leaves do not all take the same; not in rounds.
+    own_head: every task has a dense head of its own already; see `heads`.
   """
   superposes: bool = False
   streams: bool = False
@@ -249,6 +250,7 @@ class Abilities(NamedTuple):
   folds: Folds | None = None
   carries: Callable[..., impressions.Impression] | None = None
   rates: Callable[[Tree], Tree] | None = None
+  own_head: bool = False
 
 
 class Method(NamedTuple):

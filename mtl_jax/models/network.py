@@ -17,6 +17,7 @@ from jax import lax
 
 from mtl_jax import fans
 from mtl_jax import trees
+from mtl_jax.models import pretrained as pretrained_lib
 
 Tree = trees.Tree
 
@@ -52,6 +53,8 @@ class Network(NamedTuple):
     random: `apply` also takes `key=`, a typed key for dropout and the like.
     fan_in: (pattern, input axes) of kernels that don't follow Flax's
       conventions, for the init 'signed_constant'; see `fans.fans`.
+    published: how it takes weights as others publish them, if they need more
+      than other names.
   """
   init: Callable[..., tuple[Tree, Tree]]
   apply: Callable[..., tuple[Any, Tree]]
@@ -59,6 +62,7 @@ class Network(NamedTuple):
   parts: Parts | None = None
   random: bool = False
   fan_in: fans.Rules = ()
+  published: pretrained_lib.Published | None = None
 
 
 # How a module's `__call__` may be told that it is trained.
