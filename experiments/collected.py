@@ -1,15 +1,15 @@
 """Committed results: reads `experiments/*/results`, writes Markdown."""
 
-import collections
 import pathlib
 import re
 
 from mtl_jax import json_files
-from mtl_jax.evaluation import metrics
+from mtl_jax.report import seeds
 
 HERE = pathlib.Path(__file__).parent
 _REMEDY = 'collect the run again, or restore the file with git'
 NONE = 'No run is committed yet; `./run.sh` makes them.'
+spread = seeds.spread
 
 
 def read(path: pathlib.Path) -> list[dict]:
@@ -81,18 +81,7 @@ def _origin(start: dict) -> dict:
 
 def phase_accuracy(run: dict) -> dict[str, float]:
   """Mean test accuracy (last step) of every phase of a run, in percent."""
-  found = collections.defaultdict(list)
-  for task in run['tasks']:
-    if task['accuracy']['test'] is not None:  # a regression has none
-      found[task['phase']].append(100 * task['accuracy']['test'])
-  return {phase: sum(v) / len(v) for phase, v in found.items()}
-
-
-def spread(values: list[float], digits: int = 2) -> str:
-  """Mean and standard deviation over seeds as text."""
-  mean, std = metrics.mean_and_std(values)
-  return f'{mean:.{digits}f}' + ('' if std is None
-                                 else f' ± {std:.{digits}f}')
+  return seeds.phase_accuracy(run['tasks'])
 
 
 def minutes(found: list[dict], digits: int = 1) -> str:

@@ -1,15 +1,152 @@
 #!/usr/bin/env bash
-# Starts a config on every host of a Cloud TPU VM slice, one line per host.
-# Usage: run_tpu.sh TPU_NAME ZONE CONFIG WORKDIR [--config.field=value ...]
-# WORKDIR must be a folder that all hosts share (a network disk, or a bucket
-# mounted as one).
-# Run it again after a preemption: it continues where it stopped.
+# Runs a config on a Cloud TPU slice: makes the slice, installs there, runs, and
+# after a preemption makes it again and goes on.
+#
+#   run_tpu.sh [OPTIONS] NAME ZONE CONFIG WORKDIR [--config.FIELD=VALUE ...]
+#   run_tpu.sh --delete [--dry_run] NAME ZONE
+#
+#   NAME, ZONE         of the slice; one that is there already is used
+#   CONFIG             name of a shipped config, or a file of this checkout
+#   WORKDIR            on several hosts a folder that they share (see --setup)
+#   --type=TYPE        kind and size of the slice (v6e-8)
+#   --runtime=VERSION  of its machines (v2-alpha-tpuv6e)
+#   --spot             costs less, and may be preempted
+#   --setup=COMMAND    on every host before the run, such as a mount of WORKDIR
+#   --delete           deletes the slice, and nothing else
+#   --dry_run          prints each step and does none
+#
+# The slice costs until it is deleted, whether a run goes on there or not.
 set -euo pipefail
-[ $# -ge 4 ] || { sed -n '2,6s/^# //p' "$0" >&2; exit 2; }
-tpu=$1 zone=$2 config=$3 workdir=$4
-shift 4
-command="cd mtl_jax && python -m mtl_jax.main --coordinator=auto"
-command+=" --config=$(printf %q "$config") --workdir=$(printf %q "$workdir")"
-[ $# -eq 0 ] || command+=$(printf ' %q' "$@")
-gcloud compute tpus tpu-vm ssh "$tpu" --zone="$zone" --worker=all \
-  --command="$command"
+cd "$(dirname "$0")/.."
+
+usage() {
+  sed -n '2,18s/^# \{0,1\}//p' experiments/run_tpu.sh >&2
+  exit 2
+}
+
+type=v6e-8 runtime=v2-alpha-tpuv6e setup='' spot='' delete='' dry=''
+while [[ ${1:-} == --* ]]; do
+  case $1 in
+    --type=?*) type=${1#*=} ;;
+    --runtime=?*) runtime=${1#*=} ;;
+    --setup=?*) setup=${1#*=} ;;
+    --spot) spot=1 ;;
+    --delete) delete=1 ;;
+    --dry_run) dry=1 ;;
+    *)
+      echo "error: run_tpu.sh has no option $1" >&2
+      usage
+      ;;
+  esac
+  shift
+done
+if [ -n "$delete" ]; then [ $# -eq 2 ] || usage; else [ $# -ge 4 ] || usage; fi
+name=$1 zone=$2
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# Prints a step and, unless --dry_run, does it.
+step() {
+  printf '+'
+  printf ' %q' "$@"
+  echo
+  [ -n "$dry" ] || "$@"
+}
+
+queued() { # VERB [FLAG ...]
+  step gcloud compute tpus queued-resources "$1" "$name" --zone="$zone" \
+    "${@:2}"
+}
+
+on_hosts() { # COMMAND
+  step gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all \
+    --command="$1"
+}
+
+# ABSENT, ACTIVE, SUSPENDED (after a preemption), FAILED, ...
+state() {
+  if ! gcloud compute tpus queued-resources describe "$name" --zone="$zone" \
+    '--format=value(state.state)' 2>"$scratch/said"; then
+    if ! grep -qi 'not.found' "$scratch/said"; then
+      cat "$scratch/said" >&2
+      return 1
+    fi
+    echo ABSENT
+  fi
+}
+
+create() {
+  queued create --node-id="$name" --accelerator-type="$type" \
+    --runtime-version="$runtime" ${spot:+--spot}
+}
+
+# A slice that was preempted or failed never comes back: it is made again.
+make_slice() {
+  local now
+  if [ -n "$dry" ]; then
+    create
+    echo '# wait until it is ACTIVE'
+    return
+  fi
+  while now=$(state); do
+    echo "# $name is $now"
+    case $now in
+      ACTIVE) return ;;
+      ABSENT) create ;;
+      FAILED | SUSPENDED) queued delete --force --quiet ;;
+      *) sleep 30 ;;
+    esac
+  done
+  return 1
+}
+
+# The files that git knows, as they lie here, and a Python of their own.
+install() {
+  local packed=$scratch/mtl_jax.tar.gz
+  step bash -c "git ls-files -z | tar --null -T - -czf $packed"
+  step gcloud compute tpus tpu-vm scp "$packed" "$name:mtl_jax.tar.gz" \
+    --zone="$zone" --worker=all
+  on_hosts "mkdir -p mtl_jax && tar -xzf mtl_jax.tar.gz -C mtl_jax &&\
+ python3 -m pip install -q --user uv &&\
+ python3 -m uv venv -q --allow-existing --python=3.12 mtl_jax/.venv &&\
+ python3 -m uv pip install -q --python=mtl_jax/.venv -e ./mtl_jax 'jax[tpu]'"
+  [ -z "$setup" ] || on_hosts "$setup"
+}
+
+# Whether the slice is gone; its state says so a while after its hosts.
+was_preempted() {
+  local now
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    now=$(state) || return 1
+    [ "$now" = ACTIVE ] || return 0
+    sleep 30
+  done
+  return 1
+}
+
+if [ -n "$delete" ]; then
+  queued delete --force --quiet
+  exit
+fi
+run="cd mtl_jax && .venv/bin/python -m mtl_jax run --coordinator=auto"
+run+=" --config=$(printf %q "$3") --workdir=$(printf %q "$4")"
+[ $# -eq 4 ] || run+=$(printf ' %q' "${@:5}")
+while :; do
+  make_slice
+  install
+  code=0
+  on_hosts "$run" || code=$?
+  [ "$code" -ne 0 ] || break
+  # 255: the hosts no longer answer. 143: they were told to end.
+  if [[ $code != 255 && $code != 143 ]] || ! was_preempted; then
+    echo "error: the run ended with $code, and $name is still there" >&2
+    exit "$code"
+  fi
+  echo "# $name was preempted: it is made again, and the run goes on"
+done
+if [ -n "$dry" ]; then
+  echo '# after a preemption: this, and all steps again'
+  queued delete --force --quiet
+  exit
+fi
+echo "# done; to delete the slice: experiments/run_tpu.sh --delete $name $zone"

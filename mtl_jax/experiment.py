@@ -81,7 +81,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
     validate.check_backbone(work, backbone)
     resume.check_tasks(work, config, suite, backbone.recipe['fingerprint'])
     work.prepare()
-    there = _complete(work, config, suite)
+    there = complete(work, config, suite)
     if not quiet and not there and parallel.is_primary():
       for hint in hints.before(config, suite):
         print(f'note: {hint}', file=sys.stderr)
@@ -95,18 +95,20 @@ def run(config: config_lib.Config, workdir, command: str = '',
       return summary
 
 
-def _complete(work, config, suite) -> set[str]:
+def complete(work, config, suite=None) -> set[str]:
   """Names of the tasks of a run that has ended as this config asks.
 
-  Empty if a task that the config plans is missing: there is work left.
+  Empty if there is work left; with a suite also if a task that the config
+  plans is missing.
   """
   lines = list(json_records.read_lines(work.metrics))
   asked = [line['config'] for line in lines if line['kind'] == 'run'][-1:]
   if asked != [json_files.plain(config_lib.to_dict(config))] or (
       lines[-1]['kind'] != 'summary'):
     return set()
-  planned = {entry.name for phase in config.phases if phase.stream is None
-             for entry in plan.entries(phase, suite)}
+  planned = set() if suite is None else {
+      entry.name for phase in config.phases if phase.stream is None
+      for entry in plan.entries(phase, suite)}
   there = set(work.task_names())
   return there if planned <= there else set()
 

@@ -26,6 +26,8 @@ from mtl_jax.commands import ends
 COMMANDS = {
     'run': ('mtl_jax.commands.run',
             'learn the tasks of a config, evaluate, report; resumes by itself'),
+    'sweep': ('mtl_jax.commands.sweep',
+              'configs x settings x seeds: here, on Ray or on SLURM'),
     'predict': ('mtl_jax.commands.predict',
                 'classes and probabilities of images, as CSV or JSON'),
     'inspect': ('mtl_jax.commands.inspect',

@@ -75,10 +75,7 @@ def test_a_notebook_begins_with_a_title_in_words(path):
   assert '_' not in title and '.' not in title
 
 
-@pytest.mark.parametrize('name', ['mask_your_model', pytest.param(
-    'five_methods', marks=pytest.mark.xfail(strict=True, reason=(
-        'python experiments/notebooks.py execute examples/five_methods.ipynb')))
-])
+@pytest.mark.parametrize('name', ['mask_your_model', 'five_methods'])
 def test_a_tutorial_has_the_outputs_of_its_cells(name):
   code = cells(ROOT / 'examples' / f'{name}.ipynb', 'code')[1:]
   assert all(cell['execution_count'] for cell in code)

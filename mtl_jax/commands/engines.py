@@ -1,0 +1,193 @@
+"""Where the runs of a sweep are processed: here, on Ray, or by SLURM.
+
+An engine is a generator: it takes jobs and yields each with its exit code (or
+what kept it from one) as it ends. Which run starts where and when is decided
+by Ray and SLURM; here a pool of threads waits for processes.
+"""
+
+import contextlib
+import importlib
+import os
+import pathlib
+import subprocess
+import threading
+from collections.abc import Callable, Generator, Sequence
+from concurrent import futures
+from typing import Any, NamedTuple
+
+
+# Jobs with their exit codes, or what kept them from one.
+Ended = Generator[tuple['Job', int | str], None, None]
+
+
+class Job(NamedTuple):
+  """One run of a sweep.
+
+  Attributes:
+    name: of its folder.
+    setting: the same without the seed.
+    words: its command line.
+    workdir: its own.
+    log: the file that gets what it says.
+  """
+  name: str
+  setting: str
+  words: tuple[str, ...]
+  workdir: pathlib.Path
+  log: pathlib.Path
+
+
+class Options(NamedTuple):
+  """What an engine is asked for.
+
+  Attributes:
+    jobs: runs at once, at most; `None` for as many as there are places (here:
+      one).
+    cpus: cores of a run, for Ray and SLURM.
+    gpus: likewise.
+    slurm: parameters of submitit, such as {'slurm_partition': 'gpu'}.
+    folder: of the sweep.
+  """
+  jobs: int | None
+  cpus: int
+  gpus: int
+  slurm: dict[str, Any]
+  folder: pathlib.Path
+
+
+def process(words: Sequence[str], folder: str, log: str,
+            watch: Callable[[subprocess.Popen], Any] = lambda _: None) -> int:
+  """Runs one command to its end; whoever interrupts this interrupts it.
+
+  Args:
+    words: the command line.
+    folder: where it runs.
+    log: a file; what the command says is added to it.
+    watch: called with the process.
+
+  Returns:
+    Its exit code.
+  """
+  with open(log, 'a', encoding='utf-8') as said:
+    # In a session of its own: Ctrl-C reaches it once, by SIGTERM from here.
+    child = subprocess.Popen(words, cwd=folder, stdout=said,
+                             stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+      watch(child)
+      return child.wait()
+    except BaseException:
+      child.terminate()
+      child.wait()
+      raise
+
+
+def local(todo: Sequence[Job], options: Options) -> Ended:
+  """Processes of this machine."""
+  children: list[subprocess.Popen] = []
+  ending, lock = threading.Event(), threading.Lock()
+
+  def watch(child):
+    with lock:
+      children.append(child)
+      if ending.is_set():
+        child.terminate()
+  with futures.ThreadPoolExecutor(options.jobs or 1) as pool:
+    handed = {pool.submit(process, job.words, os.getcwd(), str(job.log),
+                          watch): job for job in todo}
+    try:
+      for done in futures.as_completed(handed):
+        yield handed[done], done.result()
+    except BaseException:
+      pool.shutdown(wait=False, cancel_futures=True)
+      with lock:
+        ending.set()
+        for child in children:
+          child.terminate()
+      raise
+
+
+def ray(todo: Sequence[Job], options: Options) -> Ended:
+  """Tasks of Ray: on the cluster that RAY_ADDRESS names, or on this machine."""
+  engine = _required('ray', 'ray')
+  engine.init(log_to_driver=False, ignore_reinit_error=True)
+  remote = engine.remote(process).options(
+      num_cpus=options.cpus, num_gpus=options.gpus, max_retries=0)
+  waiting = list(todo)
+  running: dict[Any, Job] = {}
+  try:
+    while waiting or running:
+      while waiting and len(running) < (options.jobs or len(todo)):
+        job = waiting.pop(0)
+        running[remote.remote(job.words, os.getcwd(), str(job.log))] = job
+      (done,), _ = engine.wait(list(running), num_returns=1)
+      job = running.pop(done)
+      try:
+        yield job, engine.get(done)
+      except engine.exceptions.RayError as error:
+        yield job, _brief(error)
+  finally:
+    for left in running:
+      engine.cancel(left)
+    if running:
+      with contextlib.suppress(engine.exceptions.RayError):
+        engine.wait(list(running), num_returns=len(running), timeout=60)
+    engine.shutdown()
+
+
+def slurm(todo: Sequence[Job], options: Options,
+          cluster: str = 'slurm') -> Ended:
+  """One job array of SLURM; it goes on if who waits for it is stopped.
+
+  Args:
+    todo: what to run.
+    options: see `Options`.
+    cluster: of submitit; 'local' has processes of this machine instead.
+  """
+  engine = _required('submitit', 'slurm')
+  try:
+    executor = engine.AutoExecutor(options.folder / 'slurm', cluster=cluster)
+  except RuntimeError as error:
+    raise ValueError(
+        f'--engine=slurm: {_brief(error)}. Start the sweep where sbatch and '
+        'srun are, or give --engine=local') from error
+  try:
+    executor.update_parameters(
+        name='mtl_jax', cpus_per_task=options.cpus,
+        gpus_per_node=options.gpus,
+        **({'slurm_array_parallelism': options.jobs} if options.jobs else {}),
+        **options.slurm)
+  except (NameError, TypeError, ValueError) as error:
+    raise ValueError(f'--slurm: submitit refuses it: {_brief(error)}') from (
+        error)
+  with executor.batch():
+    handed = [(executor.submit(process, job.words, os.getcwd(), str(job.log)),
+               job) for job in todo]
+  jobs = dict(handed)
+  for done in engine.helpers.as_completed(list(jobs), poll_frequency=1):
+    failed = done.exception()
+    yield jobs[done], done.result() if failed is None else _brief(failed)
+
+
+ENGINES: dict[str, Callable[..., Ended]] = {
+    'local': local, 'ray': ray, 'slurm': slurm}
+
+
+def _required(package: str, extra: str):
+  try:
+    return importlib.import_module(package)
+  except ImportError as error:
+    raise ValueError(
+        f'--engine={extra} needs the package {package}, which is not '
+        f"installed; install it: pip install '{package}' (or the extra: pip "
+        f"install '.[{extra}]'), or give --engine=local") from error
+
+
+def _brief(error: BaseException) -> str:
+  """The line that says what went wrong: the last with an error, or the first.
+
+  >>> _brief(ValueError('failed with trace:\\nKeyError: x\\nlogs: y'))
+  'KeyError: x'
+  """
+  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  said = [line for line in lines if 'Error' in line]
+  return [type(error).__name__, *lines[:1], *said][-1].rstrip('.')

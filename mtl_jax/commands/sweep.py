@@ -1,0 +1,268 @@
+"""`mtl-jax sweep`: many runs of configs, settings and seeds, and one table."""
+
+import argparse
+import ast
+import contextlib
+import csv
+import itertools
+import pathlib
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+
+from mtl_jax import experiment
+from mtl_jax import registry
+from mtl_jax.commands import engines
+from mtl_jax.config import config as config_lib
+from mtl_jax.config import files
+from mtl_jax.config import overrides
+from mtl_jax.report import seeds as seeds_lib
+from mtl_jax.report import terminal
+from mtl_jax.storage import json_records
+from mtl_jax.storage import workdir as workdir_lib
+
+DESCRIPTION = (
+    'Runs configs with every combination of settings and seeds, each as a '
+    '`run` of its\nown in a folder below the workdir, and gathers them in one '
+    'table. The same command\nagain goes on: what is finished is not run '
+    'again. A run that fails is named, and the\nothers go on.')
+EXAMPLES = (
+    ('{} --config=quickstart --seeds=0,1,2 --workdir=runs/sweep',
+     'three seeds, one after another'),
+    ('{} --config=quickstart --seeds=0,1,2 --workdir=runs/rates '
+     '--config.phases.masks.learning_rate=1e-3,3e-3 --engine=ray --gpus=1',
+     'six runs on a Ray cluster, a GPU each'),
+    ('{} --config=quickstart --seeds=0,1,2 --workdir=/shared/sweep '
+     '--engine=slurm --slurm=partition=gpu --dry_run',
+     'what a job array of SLURM would run'),
+)
+OVERRIDES = True
+
+
+def flags(parser: argparse.ArgumentParser) -> None:
+  """What to run, and where."""
+  parser.add_argument('--config', action='append', required=True,
+                      metavar='FILE', help=(
+                          'as `run` takes it; may be given several times'))
+  parser.add_argument('--config.FIELD', metavar='A,B', dest='_', help=(
+      'values of a field, apart by commas (those in brackets or quotes '
+      'belong to a value): each is run'))
+  parser.add_argument('--seeds', default='0', metavar='0,1,2',
+                      help='each is run; 0 by default')
+  parser.add_argument('--workdir', required=True, metavar='DIR',
+                      help='a folder for the folders of the runs')
+  parser.add_argument('--engine', default='local', choices=engines.ENGINES,
+                      help='what starts the runs; local by default')
+  parser.add_argument('--jobs', type=int, metavar='N', help=(
+      'at most so many at once: by default one here, and as many as there are '
+      'places on Ray and SLURM'))
+  parser.add_argument('--cpus', type=int, default=1, metavar='N',
+                      help='cores of a run, on Ray and SLURM')
+  parser.add_argument('--gpus', type=int, default=0, metavar='N',
+                      help='GPUs of a run, on Ray and SLURM')
+  parser.add_argument('--slurm', action='append', default=[],
+                      metavar='NAME=VALUE', help=(
+                          'of a SLURM job, such as partition=gpu or time=120 '
+                          '(minutes); may be given several times'))
+  parser.add_argument('--dry_run', action='store_true',
+                      help='print what would be run, and end')
+  given = parser.add_argument_group('handed to every run')
+  given.add_argument('--plugins', action='append', metavar='FILE')
+  given.add_argument('--compilation_cache', metavar='DIR')
+  given.add_argument('--cpu_devices', type=int, metavar='N')
+
+
+def main(given: argparse.Namespace) -> int | None:
+  """Does a sweep; 1 if a run failed."""
+  folder = workdir_lib.local_folder(given.workdir).absolute()
+  options = engines.Options(
+      _at_least('jobs', given.jobs, 1), _at_least('cpus', given.cpus, 1),
+      _at_least('gpus', given.gpus, 0), _slurm(given.slurm), folder)
+  registry.load_plugins(given.plugins)
+  jobs, done = plan(given, folder), set()
+  for job, config in jobs:
+    if _finished(job.workdir, config):
+      done.add(job)
+  todo = [job for job, _ in jobs if job not in done]
+  if given.dry_run:
+    for job, _ in jobs:
+      print(f'{"finished" if job in done else given.engine}: '
+            f'{shlex.join(job.words)}')
+    return None
+  (folder / 'logs').mkdir(parents=True, exist_ok=True)
+  failed = _process(todo, given.engine, options)
+  gather(folder, [job for job, config in jobs
+                  if _finished(job.workdir, config)])
+  if failed:
+    raise ValueError(f'{len(failed)} of {len(jobs)} runs failed: '
+                     f'{", ".join(failed)}. What they said is in '
+                     f'{folder / "logs"}; the same command runs them again')
+  return None
+
+
+def _process(todo: Sequence[engines.Job], engine: str,
+             options: engines.Options) -> list[str]:
+  """Runs what is left; the names of those that failed."""
+  failed: list[str] = []
+  if not todo:
+    return failed
+  # Closed at once: an interrupted engine ends its processes.
+  with contextlib.closing(engines.ENGINES[engine](todo, options)) as ended:
+    for number, (job, code) in enumerate(ended, 1):
+      said = '' if code == 0 else f': {_reason(job, code)}'
+      failed += [job.name] if said else []
+      print(f'{number}/{len(todo)} {job.name} '
+            f'{"failed" if said else "is finished"}{said}', file=sys.stderr)
+  return failed
+
+
+def plan(given: argparse.Namespace, folder: pathlib.Path
+         ) -> list[tuple[engines.Job, config_lib.Config]]:
+  """All runs of a sweep, with the configs that they have.
+
+  Raises:
+    ValueError: a value is refused, or two runs would be the same.
+  """
+  fields = [(name, values_of(name, text)) for name, text in given.overrides]
+  seeds = values_of('seeds', given.seeds)
+  if 'seed' in dict(fields):
+    raise ValueError('--config.seed: seeds of a sweep are given by --seeds')
+  varied = [name for name, values in fields if len(values) > 1]
+  found = []
+  for path in given.config:
+    for point in itertools.product(*(values for _, values in fields)):
+      setting = dict(zip((name for name, _ in fields), point))
+      for seed in seeds:
+        pairs = [*setting.items(), ('seed', seed)]
+        config = config_lib.from_dict(
+            overrides.apply(files.load(path), pairs))
+        parts = [*([_stem(path)] if len(given.config) > 1 else []),
+                 *(f'{_short(name, varied)}={_plain(setting[name])}'
+                   for name in varied)]
+        name = '_'.join([*parts, f'seed={seed}'])
+        words = _words(given, path, pairs, folder / name)
+        found.append((engines.Job(
+            name, '_'.join(parts) or _stem(path), words,
+            folder / name, folder / 'logs' / f'{name}.log'), config))
+  _require_different([job.name for job, _ in found])
+  return found
+
+
+def values_of(name: str, text: str) -> list[str]:
+  """The values of a flag, apart by commas outside of brackets and quotes.
+
+  >>> values_of('a', '1,2'), values_of('a', '(0, 2),(2, 4)')
+  (['1', '2'], ['(0, 2)', '(2, 4)'])
+  """
+  found, depth, quote = [''], 0, ''
+  for letter in text:
+    if letter == ',' and not depth and not quote:
+      found.append('')
+      continue
+    found[-1] += letter
+    if letter in '\'"' and quote in ('', letter):
+      quote = '' if quote else letter
+    elif not quote:
+      depth += (letter in '([{') - (letter in ')]}')
+  found = [value.strip() for value in found if value.strip()]
+  if not found:
+    raise ValueError(f'--{name} has no value; give one, or several apart by '
+                     'commas')
+  return found
+
+
+def gather(folder: pathlib.Path, jobs: Iterable[engines.Job]) -> None:
+  """Prints one table of the finished runs, and writes it to sweep.csv."""
+  by_setting: dict[str, list] = {}
+  for job in jobs:
+    work = workdir_lib.Workdir(job.workdir)
+    by_setting.setdefault(job.setting, []).append(
+        list(json_records.read_lines(work.metrics)))
+  if not by_setting:
+    return
+  rows = seeds_lib.table(by_setting)
+  with (folder / 'sweep.csv').open('w', newline='', encoding='utf-8') as out:
+    csv.writer(out).writerows([seeds_lib.COLUMNS, *rows])
+  terminal.print_table(seeds_lib.COLUMNS, rows)
+
+
+def _words(given, path, pairs, workdir) -> tuple[str, ...]:
+  words = [sys.executable, '-m', 'mtl_jax', 'run', f'--config={path}',
+           f'--workdir={workdir}',
+           *(f'--config.{name}={value}' for name, value in pairs),
+           *(f'--plugins={plugin}' for plugin in given.plugins or ()),
+           *(f'--jax_{name}={value}' for name, value in given.jax_flags)]
+  for name in ('compilation_cache', 'cpu_devices'):
+    if getattr(given, name) is not None:
+      words.append(f'--{name}={getattr(given, name)}')
+  return tuple(words)
+
+
+def _short(name: str, varied: Sequence[str]) -> str:
+  """The last word of a field's name, where that tells it from the others."""
+  last = [other.rpartition('.')[2] for other in varied]
+  word = name.rpartition('.')[2]
+  return word if last.count(word) == 1 else name
+
+
+def _plain(text: str) -> str:
+  """A value as a part of a folder's name."""
+  return re.sub(r'[^\w.+-]+', '-', text).strip('-')
+
+
+def _stem(config: str) -> str:
+  """A config as a part of a folder's name."""
+  return _plain(re.sub(r'\.py\b', '', config).rpartition('/')[2])
+
+
+def _require_different(names: Sequence[str]) -> None:
+  twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+  if twice:
+    raise ValueError(f'two runs of the sweep would have the name {twice[0]}; '
+                     'give each config, value and seed once')
+
+
+def _finished(folder: pathlib.Path, config: config_lib.Config) -> bool:
+  """Whether a run has ended as its config asks, and all was sound."""
+  work = workdir_lib.Workdir(folder)
+  try:
+    if not experiment.complete(work, config):
+      return False
+    *_, last = json_records.read_lines(work.metrics)
+  except ValueError:  # its own command says what is wrong with it
+    return False
+  return last['verified']['ok']
+
+
+def _reason(job: engines.Job, code: int | str) -> str:
+  """The last error in a run's log, or how its process ended."""
+  said = (job.log.read_text(encoding='utf-8', errors='replace')
+          if job.log.exists() else '')
+  errors = [line for line in said.splitlines() if line.startswith('error: ')]
+  if errors and code != 0:
+    return errors[-1].removeprefix('error: ')
+  return (f'its process ended with {code}; see {job.log}'
+          if isinstance(code, int) else code)
+
+
+def _at_least(name: str, value: int | None, least: int):
+  if value is not None and value < least:
+    raise ValueError(f'--{name} is {value}; it must be at least {least}')
+  return value
+
+
+def _slurm(given: Iterable[str]) -> dict:
+  """Parameters of submitit: of SLURM alone, so with its prefix."""
+  found = {}
+  for word in given:
+    name, equals, text = word.partition('=')
+    if not name or not equals:
+      raise ValueError(f'--slurm={word}: write NAME=VALUE, such as '
+                       '--slurm=partition=gpu')
+    try:
+      value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+      value = text
+    found[f'slurm_{name}'] = value
+  return found
