@@ -35,7 +35,7 @@ from mtl_jax.storage import workdir as workdir_lib
 FORMAT = 1
 NAME = r'\w[\w.@~-]*'
 # Of a checkpoint's metadata, what is made anew where a task arrives.
-_OF_PLACE = ('format', 'hashes', 'references', 'relies_on', 'kept_by')
+_OF_PLACE = (*checkpoint.OWN, 'references', 'relies_on', 'kept_by')
 _NEEDED = ('name', 'record', 'backbone', 'method', 'seed', 'transforms',
            'source', 'classes', 'source_shape', 'versions', 'drawn_probe')
 

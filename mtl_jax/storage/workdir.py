@@ -156,6 +156,9 @@ class Workdir:
   def locked(self):
     """Keeps other processes from working here; a kill ends it too.
 
+    A workdir of an earlier format has this version's from then on, whose
+    checkpoints may come beside the earlier ones.
+
     Raises:
       ValueError: another process works here.
     """
@@ -178,6 +181,8 @@ class Workdir:
                       'works there at a time', self.root, error)
     try:
       holder.write_text(f'{platform.node()}, pid {os.getpid()}')
+      if formats.is_older(self.root):
+        json_records.write_atomic(self.format, formats.text())
       yield
     finally:
       if lock.is_locked:

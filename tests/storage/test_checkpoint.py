@@ -99,13 +99,13 @@ def test_changed_metadata_is_refused(path):
     checkpoint.load_metadata(path)
 
 
-@pytest.mark.parametrize('other', [1, 3])
+@pytest.mark.parametrize('other', [1, 4])
 def test_another_format_is_refused(tmp_path, monkeypatch, other):
   monkeypatch.setattr(checkpoint, 'FORMAT', other)
   checkpoint.save(tmp_path / 'task', ARRAYS, {})
   monkeypatch.undo()
   with pytest.raises(checkpoint.CheckpointError,
-                     match=f'has format {other}; this version reads format 2'):
+                     match=f'has format {other}; this version reads formats 2 and 3'):
     checkpoint.load(tmp_path / 'task')
 
 

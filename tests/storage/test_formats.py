@@ -9,8 +9,8 @@ import mtl_jax
 from mtl_jax.storage import formats
 
 NEWER = {'format': formats.FORMAT + 1, 'mtl_jax': '9.1'}
-OLDER = {'format': formats.FORMAT - 1, 'mtl_jax': '0.0.1'}
-OF = f'mtl_jax {mtl_jax.__version__} reads format {formats.FORMAT}'
+OLDER = {'format': formats.OLDEST - 1, 'mtl_jax': '0.0.1'}
+OF = f'mtl_jax {mtl_jax.__version__} reads formats 1 to {formats.FORMAT}'
 
 
 @pytest.fixture(name='run')
@@ -33,7 +33,7 @@ def test_a_workdir_says_its_format_first(tmp_path):
 
 
 @pytest.mark.parametrize('found, sentence', [
-    (NEWER, f'run has format 2, made by mtl_jax 9.1, but {OF}; install mtl_jax '
+    (NEWER, f'run has format 3, made by mtl_jax 9.1, but {OF}; install mtl_jax '
      '9.1 to read it, or choose another workdir'),
     (OLDER, f'run has format 0, made by mtl_jax 0.0.1, but {OF}; install'),
     (None, f'run has no format.json: it was made before workdirs had a format, '
@@ -63,7 +63,7 @@ def test_another_format_is_refused_and_nothing_changed(run, found, sentence):
 def test_verify_refuses_another_format(run):
   (run / 'format.json').write_text(json.dumps(NEWER))
   done = tiny.verify(run)
-  assert done.returncode == 1 and 'has format 2, made by mtl_jax 9.1' in (
+  assert done.returncode == 1 and 'has format 3, made by mtl_jax 9.1' in (
       done.stderr)
   assert 'Traceback' not in done.stderr
 
