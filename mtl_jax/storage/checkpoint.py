@@ -11,7 +11,6 @@ import asyncio
 import concurrent.futures
 import hashlib
 import json
-import logging
 import os
 import pathlib
 import shutil
@@ -273,7 +272,8 @@ def _metadata(path: pathlib.Path,
   if not path.exists():
     raise CheckpointError(f'no checkpoint at {path}')
   if not exists(path):
-    raise CheckpointError(f'{path} is not a finished checkpoint{remedies.of(path)}')
+    raise CheckpointError(f'{path} is not a finished checkpoint'
+                          f'{remedies.of(path)}')
   try:
     metadata = json_files.read(path / _METADATA, {'custom_metadata': dict},
                                'the metadata', '')['custom_metadata']
@@ -370,4 +370,5 @@ def remove_unfinished(folder: pathlib.Path) -> None:
 
 def stored_bytes(path: pathlib.Path) -> int:
   """Sum of the sizes of all files of a checkpoint."""
-  return sum(p.stat().st_size for p in path.rglob('*') if p.is_file())
+  return sum(os.stat(os.path.join(folder, file)).st_size
+             for folder, _, files in os.walk(path) for file in files)

@@ -190,17 +190,20 @@ class Workdir:
         lock.release()
 
   @contextlib.contextmanager
-  def timed(self, began: float, every: float = 5.):
+  def timed(self, began: float, lines: list[dict] | None = None,
+            every: float = 5.):
     """Notes how long a start works, for the case that it is killed.
 
     Args:
       began: of this start, by `time.perf_counter`.
+      lines: of the log, if they were read already.
       every: seconds between two notes; a kill loses no more of them.
     """
     if not parallel.is_primary():
       yield
       return
-    label = json_records.label(list(json_records.read_lines(self.metrics)))
+    label = json_records.label(list(json_records.read_lines(self.metrics))
+                               if lines is None else lines)
     ended = threading.Event()
 
     def note():

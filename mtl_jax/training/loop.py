@@ -21,6 +21,7 @@ from mtl_jax.storage import impression_arrays
 from mtl_jax.training import commit
 from mtl_jax.training import drivers
 from mtl_jax.training import evaluate
+from mtl_jax.training import group_commit
 from mtl_jax.training import preparation as preparation_lib
 from mtl_jax.training import progress
 from mtl_jax.training import run as run_lib
@@ -64,12 +65,8 @@ def learn_group(run: run_lib.Run, group, unfinished,
   recipe = dataclasses.replace(recipe, steps=curve['loss'].shape[1])
   trained = commit.Trained(
       recipe, seconds + time.perf_counter() - started, len(group))
-  for i, entry in enumerate(group):
-    if entry not in unfinished:
-      continue
-    given = commit.commit(run, entry, driver.member(state, i), given,
-                          {name: value[i] for name, value in curve.items()},
-                          trained)
+  given = group_commit.commit(run, group, unfinished, driver, state, given,
+                              curve, trained)
   progress.remove(run.workdir, group[0].name)
   return given
 

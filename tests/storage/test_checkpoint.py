@@ -104,8 +104,8 @@ def test_another_format_is_refused(tmp_path, monkeypatch, other):
   monkeypatch.setattr(checkpoint, 'FORMAT', other)
   checkpoint.save(tmp_path / 'task', ARRAYS, {})
   monkeypatch.undo()
-  with pytest.raises(checkpoint.CheckpointError,
-                     match=f'has format {other}; this version reads formats 2 and 3'):
+  with pytest.raises(checkpoint.CheckpointError, match=(
+      f'has format {other}; this version reads formats 2 and 3')):
     checkpoint.load(tmp_path / 'task')
 
 
