@@ -125,7 +125,7 @@ class Group(NamedTuple):
 
 def place(tree: Any) -> Any:
   """Arrays [entries, ...] of a group, divided over the devices."""
-  return parallel.split_tasks(parallel.pad_tasks(tree))
+  return parallel.split_tasks(parallel.pad_tasks(tree), donated=False)
 
 
 def stored_accuracy(system: system_lib.System, entry: plan.Entry,

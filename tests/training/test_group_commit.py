@@ -16,7 +16,7 @@ FILES = ['0', '_CHECKPOINT_METADATA']
 
 
 def _config(**changes):
-  """Five of eight digits' tasks are validated in groups of four and one."""
+  """Five tasks, four of them at once."""
   return tiny.only('many', **({'phases__many__tasks': (4, 9),
                                'phases__many__tasks_at_once': 4} | changes))
 
@@ -104,7 +104,10 @@ def test_a_kill_leaves_whole_tasks(kept, tmp_path, monkeypatch, apart):
   with monkeypatch.context() as patch:
     patch.setattr(checkpoint.pathlib.Path, 'rename', stop)
     # A killed process tidies nothing up.
-    patch.setattr(checkpoint.shutil, 'rmtree', lambda *_, **__: None)
+    remove = checkpoint.shutil.rmtree
+    patch.setattr(
+        checkpoint.shutil, 'rmtree', lambda path, ignore_errors=False:
+        None if ignore_errors else remove(path))
     with pytest.raises(tiny.Stopped):
       tiny.train_alone(_config(), tmp_path / 'run')
   assert workdir_lib.Workdir(tmp_path / 'run').task_names() == renamed
