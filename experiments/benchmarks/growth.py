@@ -13,6 +13,7 @@ does. The exponent is that of the calls from the fewest tasks to the most.
 import argparse
 import cProfile
 import math
+import os
 import pathlib
 import pstats
 import tempfile
@@ -196,7 +197,8 @@ def measure(tasks: int, folder: pathlib.Path) -> Iterator[dict]:
 
 def _row(name: str, tasks: int, found: Cost, **more) -> dict:
   return {'name': name, 'tasks': tasks, 'ms': found.seconds * 1e3,
-          'ms_busy': found.busy * 1e3, 'calls': found.calls} | more
+          'ms_busy': found.busy * 1e3, 'calls': found.calls,
+          'load': [os.getloadavg()[0]]} | more
 
 
 # Costs of one task, which should stay as they are.

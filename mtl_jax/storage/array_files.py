@@ -33,13 +33,14 @@ def pack(arrays: Mapping[str, np.ndarray]
     filled with zeros; there is at least one byte.
   """
   names = sorted(arrays)
-  parts = [np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8)
-           for name in names]
-  size = sum(map(len, parts))
+  size = sum(arrays[name].nbytes for name in names)
   width = max(1, min(size, LARGEST))
-  rows = max(1, -(-size // width))
-  packed = np.zeros((rows, width), np.uint8)
-  packed.reshape(-1)[:size] = np.concatenate(parts) if parts else []
+  packed = np.zeros((max(1, -(-size // width)), width), np.uint8)
+  whole, begin = packed.reshape(-1), 0
+  for name in names:
+    part = np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8)
+    whole[begin:begin + len(part)] = part
+    begin += len(part)
   return packed, {name: [_name_of(arrays[name].dtype),
                          list(arrays[name].shape)] for name in names}
 

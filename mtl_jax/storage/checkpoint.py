@@ -140,8 +140,8 @@ def _write(parts: list[_Part]) -> None:
   whole, row = parts[0].folder / 'arrays', 0
   with concurrent.futures.ThreadPoolExecutor(1) as apart:
     # The caller's thread may have an event loop already, as in a notebook.
-    apart.submit(asyncio.run, _serialize(whole, np.concatenate(
-        [part.packed for part in parts]))).result()
+    apart.submit(asyncio.run, _serialize(
+        whole, [part.packed for part in parts])).result()
   spec = json.loads((whole / '.zarray').read_text())
   for part in parts:
     files = array_files.file_names(len(part.packed))
@@ -155,8 +155,9 @@ def _write(parts: list[_Part]) -> None:
   shutil.rmtree(whole)
 
 
-async def _serialize(path: pathlib.Path, array: np.ndarray) -> None:
-  """Writes an array [files, bytes of a file] through Orbax."""
+async def _serialize(path: pathlib.Path, rows: list[np.ndarray]) -> None:
+  """Writes arrays [files, bytes of a file] as one through Orbax."""
+  array = rows[0] if len(rows) == 1 else np.concatenate(rows)
   info = type_handlers.ParamInfo(
       name=path.name, parent_dir=path.parent.absolute(),
       is_ocdbt_checkpoint=False,
