@@ -15,6 +15,10 @@ then, what the coefficients are held against:
     ... --config=configs/impresslearn_split_cifar100.py:after_supsup \\
         --workdir=DIR OF supsup_split_cifar100.py
 
+`:after_supsup,short` does so after supsup_split_cifar100.py:short: masks of 12
+epochs, coefficients of 6. Its `blocks_head` is ours: an own mask for the head,
+and a coefficient for each basis mask, layer and third of a layer's outputs.
+
 Hardware: not run.
 Minutes: not run.
 Accuracy: not run.
@@ -57,15 +61,29 @@ def get_config(variant=''):
                      'homogeneous', 'hybrid')
   config.chunk_steps = 100
   config.progress_seconds = 300.  # 20 tasks' scores and moments: 260 MB
-  if variant == 'after_supsup':
+  after, _, short = variant.partition(',')
+  if after == 'after_supsup' and short in ('', 'short'):
     phases = config.phases
-    config.phases = dict(
+    phases = dict(
         supermasks=dict(SUPERMASK, tasks=(0, 20), tasks_at_once=1,
                         options=dict(SUPERMASK['options'], transfer=False)),
         heterogeneous=dict(phases['heterogeneous'], tasks_at_once=1),
         hybrid=dict(phases['hybrid'], tasks_at_once=1))
-    config.schedule = tuple(config.phases)
+    if short:
+      phases = _short(phases)
+    config.phases, config.schedule = phases, tuple(phases)
   elif variant:
-    raise ValueError(f"there is no variant {variant!r}; take 'after_supsup' or "
-                     'none')
+    raise ValueError(f'there is no variant {variant!r}; take after_supsup, '
+                     'after_supsup,short or none')
   return config
+
+
+def _short(phases):
+  """Fewer epochs, and blocks with a mask for the head beside plain K = 15."""
+  plain = dict(phases['heterogeneous'], epochs=6)
+  return dict(
+      supermasks=dict(phases['supermasks'], epochs=12),
+      heterogeneous=plain,
+      blocks_head=dict(plain, options=dict(
+          penalty=0.005, blocks=3, head='classifier/kernel', head_rate=0.05,
+          sampler='top_k', eps=16.)))

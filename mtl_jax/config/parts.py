@@ -221,7 +221,7 @@ class Scenario:
   Attributes:
     name: of its lines in the results.
     phases: whose tasks take part; empty takes all but controls.
-    rule, objective, normalise: as in `identify.Rule`.
+    rule, objective, normalise, rerank: as in `identify.Rule`.
     images: of each test batch, how many the inference sees.
     batch_size: images per test batch; one inference each.
     batches: so many of every task, of test images that it draws for itself;
@@ -234,6 +234,7 @@ class Scenario:
   rule: str = 'one_shot'
   objective: str = 'entropy'
   normalise: bool = False
+  rerank: int = 0
   images: int = 1
   batch_size: int = 128
   batches: int = 0
@@ -249,4 +250,5 @@ class Scenario:
                        'and every number of tasks in at must be at least 2')
 
   def make_rule(self) -> identify.Rule:
-    return identify.Rule(self.rule, self.objective, self.normalise)
+    return identify.Rule(self.rule, self.objective, self.normalise,
+                         self.rerank)

@@ -143,6 +143,7 @@ def measure(system: system_lib.System, entries: list[plan.Entry],
 
 def is_of(line: dict, scenario: config_parts.Scenario) -> bool:
   """Whether an earlier result was measured in exactly this way."""
+  line = {'rerank': 0} | line  # earlier versions did not write it
   return all(line.get(k) == v for k, v in _definition(scenario).items())
 
 

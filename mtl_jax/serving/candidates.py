@@ -298,6 +298,6 @@ def infer_used(rule: identify.Rule, network, kinds, classes, backbone, stats,
     def loss(params):
       logits, _ = network.apply(params, stats, x, train=bool(stats))
       return identify.OBJECTIVES[rule.objective](logits, real, classes)
-    return identify.RULES[rule.rule](loss, backbone, tasks, used)
+    return rule.infer(loss, backbone, tasks, used)
 
   return jax.vmap(one)(images, counted)

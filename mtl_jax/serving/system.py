@@ -130,7 +130,8 @@ class System(stored_tasks.StoredTasks):
                                stored.parameters, jnp.asarray(x))
 
   def identify(self, x, rule: str = 'one_shot', objective: str | None = None,
-               names=None, normalise: bool = False) -> Identified:
+               names=None, normalise: bool = False,
+               rerank: int = 0) -> Identified:
     """The task of images that come without one, by SupSup's inference.
 
     Args:
@@ -145,6 +146,8 @@ class System(stored_tasks.StoredTasks):
         and pools, if all left masks or all coefficients.
       normalise: divide ImpressLearn's coefficients by the sum of their
         magnitudes first.
+      rerank: with 'binary' and 'entropy', so many tasks that are left last
+        are compared by their own networks (ours, in no paper); 0 for none.
 
     Raises:
       ValueError: no candidate, candidates that can't be superposed or that
@@ -166,7 +169,7 @@ class System(stored_tasks.StoredTasks):
     if objective is None:
       spare = self.backbone.recipe['outputs'] > found.classes
       objective = ('superfluous' if spare and rule != 'brute_force'
-                   else 'entropy')
+                   and not rerank else 'entropy')
     shapes, shape = found.image_shapes, tuple(np.shape(x)[1:])
     checks.check_images(x, shape if shape in shapes else shapes[0], 'inference')
     if not len(x):
@@ -177,7 +180,7 @@ class System(stored_tasks.StoredTasks):
     padded = np.zeros((1, rows, *shape), np.uint8)
     padded[0, :len(x)] = x
     task, values, passes = self._identifiable.infer(
-        found, identify.Rule(rule, objective, normalise), self.backbone,
+        found, identify.Rule(rule, objective, normalise, rerank), self.backbone,
         padded, np.arange(rows)[None] < len(x))
     if np.isnan(values).any():
       raise FloatingPointError('task inference met NaN: an impression is not '

@@ -35,11 +35,11 @@ def fixture_cifar():
   sources._load.cache_clear()
 
 
-def read_config(name):
+def read_config(name, *variant):
   spec = importlib.util.spec_from_file_location(name, CONFIGS / f'{name}.py')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  return module.get_config().to_dict()
+  return module.get_config(*variant).to_dict()
 
 
 def shorten(fields, tasks):
@@ -60,6 +60,28 @@ def test_published_settings():
   recipe = config_lib.from_dict(read_config('supsup_split_cifar100')
                                 ).phases[0].recipe(2250)
   assert recipe.steps == 250 * (2250 // 128)
+
+
+def test_the_short_variants_are_the_recipe_with_fewer_epochs():
+  whole = read_config('supsup_split_cifar100')
+  short = read_config('supsup_split_cifar100', 'short')
+  masks = whole['phases']['supermasks']
+  assert short == dict(whole, phases=dict(supermasks=dict(masks, epochs=12)))
+  controls = read_config('supsup_split_cifar100', 'short,controls')
+  shared = {field: masks[field] for field in masks
+            if field not in ('method', 'options', 'epochs')}
+  for phase in controls['phases'].values():
+    assert shared.items() <= phase.items()
+    assert (phase['epochs'], phase['control']) == (12, True)
+  after = read_config('impresslearn_split_cifar100', 'after_supsup,short')
+  added = config_lib.from_dict(after).phases
+  assert added[0] == config_lib.from_dict(short).phases[0]
+  assert [phase.name for phase in added[1:]] == ['heterogeneous', 'blocks_head']
+  assert [phase.name for phase in config_lib.from_dict(read_config(
+      'impresslearn_split_cifar100', 'after_supsup')).phases] == [
+          'supermasks', 'heterogeneous', 'hybrid']
+  with pytest.raises(ValueError, match='take after_supsup'):
+    read_config('impresslearn_split_cifar100', 'short')
 
 
 @pytest.mark.slow

@@ -209,6 +209,13 @@ def test_numbers_of_tasks_beyond_the_last_are_the_last(system):
   assert not measure(system, scenario, lines)
   assert [line['tasks'] for line in measure(system, scenario, lines[:1])
           ] == [6]
+  reranked = dataclasses.replace(scenario, at=(2,), rule='binary', rerank=2)
+  (found,) = measure(system, reranked, lines)
+  plain = dataclasses.replace(reranked, rerank=0)
+  assert len(measure(system, plain, [found])) == 1
+  assert found['passes'] == 0 and not measure(system, reranked, [found])
+  earlier = [{k: v for k, v in line.items() if k != 'rerank'} for line in lines]
+  assert not measure(system, dataclasses.replace(scenario, at=(2,)), earlier)
   for change in (dict(name='y'), dict(rule='binary'), dict(normalise=True),
                  dict(batches=2), dict(images=2)):
     other = dataclasses.replace(scenario, at=(2,), **change)
