@@ -9,13 +9,14 @@ checkpoint is read as it was written or refused.
 
 import asyncio
 import concurrent.futures
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +39,6 @@ _REMOVED = '.removed'
 _METADATA = '_CHECKPOINT_METADATA'
 # What `save` says of a checkpoint by itself.
 OWN = ('format', 'hashes', 'layout')
-_THREADS = 64  # that wait for the disk: each wait takes milliseconds
 
 
 class CheckpointError(ValueError):
@@ -106,7 +106,8 @@ def save_all(made: Sequence[Made]) -> None:
     try:
       for width in sorted({part.packed.shape[1] for part in parts}):
         _write([part for part in parts if part.packed.shape[1] == width])
-      _flush(file for part in parts for file in part.folder.iterdir())
+      array_files.flush(file for part in parts
+                        for file in part.folder.iterdir())
       for part in parts:
         part.folder.rename(part.path)
     except BaseException:
@@ -155,27 +156,22 @@ def _write(parts: list[_Part]) -> None:
   shutil.rmtree(whole)
 
 
+@functools.cache
+def _context() -> tensorstore.Context:
+  """Files are flushed later, all at once; its threads are started once."""
+  return tensorstore.Context({'file_io_sync': False})
+
+
 async def _serialize(path: pathlib.Path, rows: list[np.ndarray]) -> None:
   """Writes arrays [files, bytes of a file] as one through Orbax."""
   array = rows[0] if len(rows) == 1 else np.concatenate(rows)
   info = type_handlers.ParamInfo(
       name=path.name, parent_dir=path.parent.absolute(),
-      is_ocdbt_checkpoint=False,
-      # Files are flushed later, all at once.
-      ts_context=tensorstore.Context({'file_io_sync': False}))
+      is_ocdbt_checkpoint=False, ts_context=_context())
   handler = type_handlers.NumpyHandler(deepcopy_host_arrays=False)
   for written in await handler.serialize(
       [array], [info], [type_handlers.SaveArgs(shard_axes=(0,))]):
     written.result()
-
-
-def _flush(files: Iterator[pathlib.Path]) -> None:
-  """Waits until files are on the disk."""
-  def flush(file):
-    with open(file, 'rb') as opened:
-      os.fsync(opened.fileno())
-  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    list(pool.map(flush, files))
 
 
 def load(path: pathlib.Path, names: Sequence[str] | None = None,

@@ -112,10 +112,10 @@ class Group(NamedTuple):
     rows = [getattr(self.data.view(entry.task), split)
             for entry in self.entries]
     size = max(1, min(self.batch_size, max(map(len, rows))))
-    index = [batches.padded(own, size) for own in rows]
-    longest = max(map(len, index))
+    parts = [batches.padded(own, size) for own in rows]
+    longest = max(map(len, parts))
     index = np.stack([np.pad(own, ((0, longest - len(own)), (0, 0)),
-                             constant_values=-1) for own in index])
+                             constant_values=-1) for own in parts])
     loss, right = parallel.gather_tasks(_group_program(network, make)(
         plan.route_of(first.task, first.phase.loss), backbone, shared,
         self.data.split(first.task, split), (states, self.tasks, place(index))))
