@@ -192,12 +192,12 @@ def test_soundness_of_what_a_task_leaves():
 def test_seconds_are_divided_by_the_tasks_that_shared_them(tmp_path,
                                                            monkeypatch):
   """Nine tasks, eight at once: the last one had its time to itself."""
-  shares = []
+  shares, describe = [], commit.describe
 
-  def noted(run, entry, state, given, curve, trained):
+  def noted(run, entry, impression, curve, trained, *rest):
     shares.append(trained.entries)
-    return given
-  monkeypatch.setattr(commit, 'commit', noted)
+    return describe(run, entry, impression, curve, trained, *rest)
+  monkeypatch.setattr(commit, 'describe', noted)
   tiny.train_alone(tiny.only('many', phases__many__tasks=(0, 9)), tmp_path)
   assert shares == [8] * 8 + [1]
 
