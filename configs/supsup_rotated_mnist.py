@@ -27,8 +27,9 @@ def get_config():
   config.schedule = ('supermasks',)
   # Without task names: log2 T gradients of all images of a test batch; 20
   # test batches that every task draws for itself.
-  binary = dict(rule='binary', objective='entropy', images=128, batches=20,
-                at=(2, 5, 10, 15, 20, 25, 30, 35, 36))
+  binary = dict(rule='binary', objective='entropy', images_per_inference=128,
+                batches_per_task=20,
+                task_counts=(2, 5, 10, 15, 20, 25, 30, 35, 36))
   # Ours: the last four tasks of the search are neighbours, compared one by one.
   config.identify = dict(binary=binary, reranked=dict(binary, rerank=4))
   return config

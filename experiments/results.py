@@ -45,7 +45,8 @@ def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
                      'results are not whole; run the same command again')
   run, summary = last['run'], last['summary']
   run['command'] = re.sub(r'--workdir[= ]\S+', '--workdir=DIR', run['command'])
-  run = json.loads(without_folders(json.dumps(run)))
+  run = json_files.parse(without_folders(json.dumps(run)), {}, str(workdir),
+                         'the line of a start')
   starts = [line for line in lines if line['kind'] == 'run']
   run['starts'] = len(starts)
   run['commits'] = list(dict.fromkeys(line['commit'] for line in starts))

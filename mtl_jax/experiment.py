@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -11,12 +10,14 @@ from rich import console as console_lib
 from rich import progress as progress_lib
 
 from mtl_jax import host
+from mtl_jax import json_files
 from mtl_jax import models
 from mtl_jax import parallel
 from mtl_jax import trees
 from mtl_jax import validate
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
+from mtl_jax.data import pipeline
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
 from mtl_jax.evaluation import capacity
@@ -97,7 +98,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
 def _complete(work, config, lines) -> set[str]:
   """Names of the tasks of a run that has ended as this config asks."""
   asked = [line['config'] for line in lines if line['kind'] == 'run'][-1:]
-  if asked != [json.loads(json.dumps(config_lib.to_dict(config)))] or (
+  if asked != [json_files.plain(config_lib.to_dict(config))] or (
       lines[-1]['kind'] != 'summary'):
     return set()
   return set(work.task_names())
@@ -155,8 +156,8 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
   shapes: dict[tuple, str] = {}
   for task in suite.tasks:
     source = data.source(task.source)
-    shape = transforms.output_shape(transforms.kinds(task.transforms),
-                                    source.image_shape)
+    shape: tuple = pipeline.output_shape(transforms.kinds(task.transforms),
+                                         source.image_shape)
     if source.tokens:
       shape = ('int32', *shape)
     shapes.setdefault(shape, task.name)
@@ -173,7 +174,7 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
                part.outputs, list(shapes))
   recipe = backbone_lib.recipe_of(config, list(shapes))
   if work.backbone.exists():
-    resume.check_recipe(work, json.loads(json.dumps(recipe)))
+    resume.check_recipe(work, json_files.plain(recipe))
     recipe['fingerprint'] = json_records.read_json(work.backbone)['fingerprint']
   made = backbone_lib.make(recipe, work.weights)
   return made._replace(params=parallel.put(made.params),
@@ -198,7 +199,7 @@ def claim(work, config, backbone, command, sources=None,
   work.keep_weights(backbone.recipe['options'].get('weights'))
   if not work.backbone.exists():
     json_records.write_json(work.backbone, backbone.recipe)
-  fields = json.loads(json.dumps(config_lib.to_dict(config)))
+  fields = json_files.plain(config_lib.to_dict(config))
   if not work.config.exists() or json_records.read_json(work.config) != fields:
     json_records.write_json(work.config, fields)
   finished = set(work.task_names())
@@ -253,8 +254,10 @@ def _report(work, records, summary, quiet, there) -> None:
     return
   if there and there == set(work.task_names()):
     proof = summary['verified']
-    print(f'nothing left to learn: the {proof["tasks"]} tasks in {work.root} '
-          f'are {"verified" if proof["ok"] else "DAMAGED"}; '
+    found = trees.counted(proof['tasks'], 'task')
+    print(f'nothing left to learn: the {found} in {work.root} '
+          f'{"is" if proof["tasks"] == 1 else "are"} '
+          f'{"verified" if proof["ok"] else "DAMAGED"}; '
           f'report: {work.report}')
     return
   terminal.show(records, summary, work.report)

@@ -4,13 +4,12 @@ The checks, the training and the commit are those of a run; what a config says
 of a phase is said here in keywords.
 """
 
-import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from mtl_jax import experiment
+from mtl_jax import json_files
 from mtl_jax import methods
 from mtl_jax import parallel
 from mtl_jax import trees
@@ -18,6 +17,7 @@ from mtl_jax import validate
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
 from mtl_jax.data import names
+from mtl_jax.data import pipeline
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
@@ -81,6 +81,7 @@ def learn(system: system_lib.System, source, *, method: str,
   validate.check_fit(config, suite, data, backbone, earlier,
                      lambda other: system.task(other).impression)
   work = system.workdir
+  work.require_free(entry.name)
   with work.locked():
     versions = validate.check_sources(work, suite, data)
     if not _claim(work, entry, config, versions):
@@ -139,9 +140,9 @@ def _shape(recipe: dict, source: sources.Source) -> tuple | None:
 
 
 def _check_inputs(system, task: suites.Task, source: sources.Source) -> None:
-  shape = transforms.output_shape(transforms.kinds(task.transforms),
-                                  source.image_shape)
-  shape = ('int32', *shape) if source.tokens else tuple(shape)
+  shape: tuple = pipeline.output_shape(transforms.kinds(task.transforms),
+                                       source.image_shape)
+  shape = ('int32', *shape) if source.tokens else shape
   known = _shapes(system.backbone.recipe)
   if shape not in known:
     raise ValueError(f'task {task.name} has inputs of shape {shape}, but the '
@@ -167,7 +168,7 @@ def stored_tasks(system: system_lib.System) -> tuple[methods.Earlier, ...]:
            if line['kind'] in json_records.ENTRY_KINDS}
   found = []
   for name in sorted(system.tasks, key=lambda n: (order.get(n, -1), n)):
-    metadata = checkpoint.task_metadata(system.workdir.task(name))
+    metadata = system.metadata(name)
     given, record = metadata['method'], metadata['record']
     if given['name'] not in methods.METHODS:
       continue
@@ -187,7 +188,7 @@ def _claim(work: workdir_lib.Workdir, entry: plan.Entry, config,
   Raises:
     ValueError: the name was given to something else.
   """
-  described: Any = json.loads(json.dumps(config_lib.to_dict(config)))
+  described = json_files.plain(config_lib.to_dict(config))
   begun = [line for line in json_records.read_lines(work.metrics)
            if line.get('entry') == entry.name]
   last = next((line for line in reversed(begun) if line['kind'] in (

@@ -23,6 +23,7 @@ from mtl_jax.serving import edits
 from mtl_jax.serving import merging
 from mtl_jax.serving import programs
 from mtl_jax.serving import system as system_lib
+from mtl_jax.storage import workdir as workdir_lib
 
 
 class System(system_lib.System):
@@ -57,7 +58,7 @@ class System(system_lib.System):
             how: str = 'combination',
             name: str | None = None) -> merging.Merged:
     """Makes one task of several; see `serving.merging.merge`."""
-    for task in [tasks] if isinstance(tasks, str) else tasks:
+    for task in tasks if isinstance(tasks, (list, tuple)) else ():
       self.require(task)
     return merging.merge(self, tasks, weights, how, name)
 
@@ -92,12 +93,12 @@ def load(path, plugins=None, **options) -> System:
     ValueError: neither of the two, the backbone can't be made again, or a
       plugin is missing or fails.
   """
-  if not pathlib.Path(path).is_file():
+  if not workdir_lib.local_folder(path).is_file():
     return system_lib.load(path, plugins, kind=System, **options)
   folder = tempfile.TemporaryDirectory(prefix='mtl_jax-')
   root = pathlib.Path(folder.name) / 'system'
   try:
-    artifact.import_task(root, path)
+    artifact.unpack(root, path)
     system = system_lib.load(root, plugins, kind=System, **options)
   except BaseException:
     folder.cleanup()

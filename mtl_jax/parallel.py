@@ -115,8 +115,9 @@ def split_tasks(tree: Any, donated: bool = True) -> Any:
 
   def leaf(x):
     if x.shape[0] % devices:
-      raise ValueError(f'{x.shape[0]} tasks at once do not divide over '
-                       f'{devices} devices; choose a multiple')
+      raise ValueError(
+          f'tasks_at_once is {x.shape[0]}, which cannot be divided over '
+          f'{devices} devices; choose a multiple')
     if _is_key(x):
       return _like_key(x, leaf(jax.random.key_data(x)))
     # Through the host: arrays that were put everywhere can't be split as is.
@@ -172,6 +173,16 @@ def on_host(tree: Any) -> Any:
       return _like_key(x, leaf(jax.random.key_data(x)))
     return np.asarray(x)
   return jax.tree.map(leaf, tree)
+
+
+def from_host(tree: Any) -> Any:
+  """Inverse of `on_host`; copies, and compiles nothing.
+
+  `jnp.asarray` would compile a program for every new shape.
+  """
+  return jax.tree.map(
+      lambda x: jax.device_put(np.array(x))
+      if isinstance(x, (np.ndarray, np.generic)) else x, tree)
 
 
 def _local(split):

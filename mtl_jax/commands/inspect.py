@@ -1,4 +1,4 @@
-"""`mtl-jax inspect`: what lies in a workdir."""
+"""`mtl-jax inspect`: lists the contents of a workdir."""
 
 import argparse
 import json
@@ -43,7 +43,7 @@ def main(given: argparse.Namespace) -> int | None:
   if given.task is not None:
     if given.task not in system.tasks:
       system.predict(np.zeros(0), task=given.task)  # refuses the name
-    _print_json(checkpoint.load_metadata(system.workdir.task(given.task)))
+    _print_json(system.metadata(given.task))
     return None
   found = describe(system)
   if not found['tasks']:
@@ -61,7 +61,7 @@ def _print_json(value: Any) -> None:
 
 
 def describe(system: system_lib.System) -> dict:
-  """What lies in a workdir, as JSON.
+  """The contents of a workdir, as JSON.
 
   Returns:
     backbone: its recipe.
@@ -73,7 +73,7 @@ def describe(system: system_lib.System) -> dict:
   """
   tasks = []
   for name in system.tasks:
-    metadata = checkpoint.load_metadata(system.workdir.task(name))
+    metadata = system.metadata(name)
     record = metadata['record']
     density = list((record.get('density') or {}).values())
     used = {reference['task'] for reference in (
@@ -119,7 +119,7 @@ def _lineage(task: dict) -> str:
 
 
 def _nearest(overlap: dict | None) -> dict[str, str]:
-  """By task, the mask that has most in common with its own."""
+  """By task, the other task whose mask overlaps most with its own."""
   if overlap is None:
     return {}
   values = np.array(overlap['matrix'])

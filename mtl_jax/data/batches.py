@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from mtl_jax import trees
+
 
 def check_size(images: int, batch_size: int) -> None:
   """Refuses a batch larger than a task's training images."""
@@ -11,11 +13,11 @@ def check_size(images: int, batch_size: int) -> None:
 
 
 def check_epochs(batches: dict[str, int]) -> None:
-  """Refuses epochs for tasks trained together whose epochs differ in length.
+  """Refuses `epochs` for tasks trained together whose epochs differ in length.
 
-  All of them take as many steps as the first one's epochs have. Tasks of
-  equally many images differ a little after validation is drawn: CIFAR-100's
-  groups of ten classes by about one batch in a hundred, rarely two.
+  Every task takes as many steps as the first one. Tasks of equally many images
+  differ a little once validation is drawn: CIFAR-100's groups of ten classes
+  by about one batch in a hundred, rarely two.
 
   Args:
     batches: of an epoch of each task, by its name.
@@ -29,14 +31,17 @@ def check_epochs(batches: dict[str, int]) -> None:
   for name, count in batches.items():
     if abs(count - counted) > .03 * counted:
       raise ValueError(
-          f'an epoch of task {first} has {counted} batches but one of task '
-          f'{name} has {count}, and tasks trained together take equally many '
+          f'an epoch of task {first} has '
+          f'{trees.counted(counted, "batch")} but one of task {name} has '
+          f'{count}, and tasks trained together take equally many '
           'steps; give steps instead of epochs')
 
 
 def of_epochs(rows, steps: int, batch_size: int, seed: tuple[int, ...],
               start: int = 0) -> np.ndarray:
-  """Row numbers for `steps` batches: reshuffled epochs, the rest dropped.
+  """Row numbers for `steps` batches; every epoch is shuffled anew.
+
+  The rows that do not fill the last batch of an epoch are left out of it.
 
   Depends on the seed and step number alone, so that a resumed run draws the
   same batches.

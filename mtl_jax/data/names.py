@@ -12,12 +12,21 @@ from mtl_jax.data import tasks
 _KEPT = 60  # bytes of a name that is too long
 
 
+def folded(name: str) -> str:
+  """Equal for names that some disk takes for one.
+
+  >>> folded('Birds') == folded('birds')
+  True
+  """
+  return unicodedata.normalize('NFC', name).casefold()
+
+
 def of_number(kind: str, number: int, count: int,
               width: int | None = None) -> dict[str, str]:
   """Name and key of a numbered task, as arguments of `Task`.
 
   Args:
-    kind: what stands before the number.
+    kind: the word before the number.
     number: of the task.
     count: of all tasks; decides how many digits its name has.
     width: digits of names, and of what random numbers come from; `None` takes
@@ -85,7 +94,7 @@ def _parts(name):
 
 
 def _fit(name):
-  """What a task may be called; of a long name the start and a digest."""
+  """A valid task name; a long name is cut and gets a digest."""
   name = re.sub(r'[^\w.]+', '-', unicodedata.normalize('NFC', name)).strip('-.')
   if len(name.encode()) <= tasks.LONGEST:
     return name

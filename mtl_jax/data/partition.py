@@ -4,11 +4,12 @@ import itertools
 
 import numpy as np
 
+from mtl_jax import trees
 from mtl_jax.data import options
 
 
 def require_classes(found, labels):
-  """Refuses labels that are no classes of a source."""
+  """Refuses labels that are not classes of a source."""
   for label in labels:
     if not options.whole(label) or not 0 <= label < found.classes:
       raise ValueError(f'groups: {label!r} is no class of {found.name!r}; its '
@@ -37,13 +38,15 @@ def drawn(found, classes_per_task, num_tasks, seed):
     num_tasks, left = divmod(found.classes, classes_per_task)
     if left:
       raise ValueError(
-          f'split: {found.classes} classes of {found.name!r} do not divide '
+          f'split: the {trees.counted(found.classes, "class")} of '
+          f'{found.name!r} cannot be divided '
           f'into groups of {classes_per_task}; give num_tasks={num_tasks} to '
           f'leave {left} out')
   options.positive('num_tasks', num_tasks)
   if num_tasks * classes_per_task > found.classes:
     raise ValueError(
-        f'split: {num_tasks} tasks of {classes_per_task} classes need more '
+        f'split: {trees.counted(num_tasks, "task")} of '
+        f'{trees.counted(classes_per_task, "class")} need more '
         f'than the {found.classes} of {found.name!r}')
   order = (np.arange(found.classes) if seed is None
            else np.random.RandomState(seed).permutation(found.classes))
@@ -62,7 +65,7 @@ def refuse_copies(found):
 
 
 def _same_partition(a, b) -> bool:
-  """Whether two lists of labels are one, up to the classes' names."""
+  """Whether two lists of labels are equal but for the numbering of classes."""
   if a.ndim > 1 or b.ndim > 1:  # numbers, not classes
     return np.array_equal(a, b)
   pairs = {*zip(a.tolist(), b.tolist())}

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mtl_jax import trees
 from mtl_jax.data import transforms
 
 LONGEST = 100  # bytes of a name; more is added where it names a folder
@@ -45,7 +46,8 @@ class Task:
 
   def __post_init__(self):
     if not isinstance(self.name, str) or not re.fullmatch(
-        r'\w[\w.-]*', self.name) or len(self.name.encode()) > LONGEST:
+        r'\w[\w.-]*', self.name) or len(self.name.encode()) > LONGEST or (
+            '.orbax-' in self.name):  # of folders that are half written
       raise ValueError(
           f'task name {self.name!r} may hold only letters, digits, "_", "-" '
           f'and ".", at most {LONGEST} bytes; give suite.names')
@@ -63,12 +65,19 @@ class Task:
 
 
 class View(NamedTuple):
-  """Where a task's images lie in its source."""
+  """Where a task's images lie in its source.
 
-  train: np.ndarray  # int32 [n], rows of source.train
-  valid: np.ndarray  # int32 [n], rows of source.valid
-  test: np.ndarray  # int32 [n], rows of source.test
-  label_map: np.ndarray  # int32 [source.classes], -1 for others' classes
+  Attributes:
+    train, valid, test: int32 [n], rows of the source's split.
+    label_map: int32 [source.classes], -1 for other tasks' classes.
+    dropped: by split, how many images `drop_shared` leaves out.
+  """
+
+  train: np.ndarray
+  valid: np.ndarray
+  test: np.ndarray
+  label_map: np.ndarray
+  dropped: dict[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +127,8 @@ def view(task, source):
   kept = range(source.classes) if task.labels is None else task.labels
   if len(kept) != task.classes or not all(
       -1 <= label < source.classes for label in kept):
-    raise ValueError(f'task {task.name!r} has {task.classes} classes '
+    raise ValueError(f'task {task.name!r} has '
+                     f'{trees.counted(task.classes, "class")} '
                      f'{list(kept)[:20]}, but source {source.name!r} has '
                      f'{source.classes}')
   label_map = np.full(source.classes, -1, np.int32)
@@ -128,12 +138,13 @@ def view(task, source):
   if task.regression != source.regression:
     raise ValueError(f'task {task.name!r} and source {source.name!r} disagree '
                      'on whether this is a regression')
-  rows = {}
+  rows, dropped = {}, {'train': 0, 'valid': 0}
   for split in ('train', 'valid', 'test'):
     labels = getattr(source, split).labels
     kept = (np.ones(len(labels), bool) if source.regression
             else label_map[labels] >= 0)
-    if task.drop_shared and split != 'test':
+    if task.drop_shared and split in dropped:
+      dropped[split] = int(np.sum(kept & source.repeated[split]))
       kept &= ~source.repeated[split]
     if not kept.any():
       raise ValueError(f'task {task.name!r} has no images in split {split!r} '
@@ -141,14 +152,4 @@ def view(task, source):
     rows[split] = np.flatnonzero(kept).astype(np.int32)
   if source.regression:
     label_map = np.zeros(0, np.int32)
-  return View(**rows, label_map=label_map)
-
-
-def dropped(task, source):
-  """By split, how many images of a task `drop_shared` leaves out."""
-  if not task.drop_shared:
-    return {'train': 0, 'valid': 0}
-  whole = view(dataclasses.replace(task, drop_shared=False), source)
-  own = view(task, source)
-  return {split: len(getattr(whole, split)) - len(getattr(own, split))
-          for split in ('train', 'valid')}
+  return View(**rows, label_map=label_map, dropped=dropped)

@@ -33,7 +33,7 @@ class Inferred(NamedTuple):
   Attributes:
     task: int32, index of the task.
     gradient: float32 [T], d objective / d beliefs at the last step (of
-      `brute_force` the objective itself); inf where a task was not in play.
+      `brute_force` the objective itself); inf of tasks that are no candidates.
     passes: int32, backward passes that were made.
   """
   task: Any
@@ -61,7 +61,7 @@ def entropy(logits, counted, classes: int | None = None):
 
 def _mean(values, counted):
   return (jnp.sum(jnp.where(counted, values, 0.))
-          / jnp.maximum(jnp.sum(counted), 1))
+          / jnp.maximum(jnp.sum(counted), 1).astype(jnp.float32))
 
 
 def superfluous(logits, counted, classes: int | None = None):
@@ -102,9 +102,10 @@ def one_shot(loss: Callable[[Tree], Any], backbone: Tree,
     loss: parameters -> the objective on the inputs, a scalar.
     backbone: the immutable parameters.
     tasks: see `Superposition`.
-    used: bool [T], the tasks that are in play.
+    used: bool [T], the candidates.
   """
-  beliefs = used / jnp.maximum(jnp.sum(used), 1)
+  count = jnp.maximum(jnp.sum(used), 1)
+  beliefs = used.astype(jnp.float32) / count.astype(jnp.float32)
   gradient = jnp.where(used, _gradient(loss, backbone, tasks, beliefs),
                        jnp.inf)
   return Inferred(jnp.argmin(gradient), gradient, jnp.int32(1))
@@ -112,7 +113,7 @@ def one_shot(loss: Callable[[Tree], Any], backbone: Tree,
 
 def binary(loss: Callable[[Tree], Any], backbone: Tree,
            tasks: Superposition, used) -> Inferred:
-  """Halves the tasks in play until one is left: ceil(log2 T) passes.
+  """Halves the candidates until one is left: ceil(log2 T) passes.
 
   If the number of tasks is odd, the larger half stays. See `one_shot`.
   """
@@ -222,10 +223,11 @@ class Rule:
 
 
 def tied(gradient) -> bool:
-  """Whether no task in play is preferred to another: all values are equal.
+  """Whether all candidates have the same value, so that none is preferred.
 
   Args:
-    gradient: float32 [T] of an `Inferred`; infinite where not in play.
+    gradient: float32 [T] of an `Inferred`; infinite of tasks that are no
+      candidates.
 
   >>> tied(np.array([.5, .5, np.inf])), tied(np.array([.5, np.inf]))
   (True, False)
@@ -237,8 +239,9 @@ def tied(gradient) -> bool:
 def fits_no_task(gradient, used, tolerance: float = 0.125):
   """Whether no known task explains the inputs (SupSup, section 3.4).
 
-  True if k max softmax(-gradient) < 1 + tolerance over the k tasks in play:
-  the beliefs would hardly move from equal ones.
+  True if k max softmax(-gradient) < 1 + tolerance over the k candidates: a
+  gradient step would hardly move the beliefs from equal ones.
   """
   p = jax.nn.softmax(jnp.where(used, -gradient, -jnp.inf))
-  return jnp.sum(used) * jnp.max(p) < 1. + tolerance
+  count = jnp.sum(used).astype(jnp.float32)
+  return count * jnp.max(p) < 1. + tolerance

@@ -242,7 +242,8 @@ def members(basis: Basis, before) -> list[base.Earlier]:
            if basis.kind == 'homogeneous' else
            [e for e in made if e.repeat == 0])
   if len(found) < basis.size:
-    raise ValueError(f'a {basis.kind} basis of {basis.size} masks, but phase '
+    raise ValueError(f'a {basis.kind} basis of '
+                     f'{trees.counted(basis.size, "mask")}, but phase '
                      f'{basis.phase} trains {len(found)}')
   return found[:basis.size]
 

@@ -48,16 +48,18 @@ def load(path, layers: int, outputs: int, image_shape) -> Tree:
     if name not in tree:
       raise ValueError(f'{path} has no {name}: it is not an AugReg ViT')
   if vit.layers_of(tree) < layers:
-    raise ValueError(f'{path} has {vit.layers_of(tree)} blocks; {layers} are '
-                     'wanted')
+    raise ValueError(f'{path} has '
+                     f'{trees.counted(vit.layers_of(tree), "block")}, but the '
+                     f'model has {layers}')
   kept = ('embedding', 'cls', 'posembed_input', *vit.blocks(layers),
           'encoder_norm')
   params = {name: tree[name] for name in kept}
   patch, _, channels, width = params['embedding']['kernel'].shape
   height, breadth, colours = image_shape
   if channels != colours or height % patch or breadth % patch:
-    raise ValueError(f'{path} takes images of {channels} channels in patches '
-                     f'of {patch}; got {tuple(image_shape)}')
+    raise ValueError(f'{path} takes images of '
+                     f'{trees.counted(channels, "channel")} in patches of '
+                     f'{patch}; got {tuple(image_shape)}')
   params['posembed_input'] = {'pos_embedding': resize(
       params['posembed_input']['pos_embedding'],
       (height // patch, breadth // patch))}

@@ -30,6 +30,7 @@ import json
 import os
 import pathlib
 
+from mtl_jax import trees
 from mtl_jax.data import labels
 from mtl_jax.report import capacity as capacity_report
 from mtl_jax.report import figures as figures_lib
@@ -73,6 +74,9 @@ def render(run: dict, records: list[dict], summary: dict) -> str:
 def write(path, run: dict, records: list[dict], summary: dict) -> None:
   """Writes the page; a reader sees the old file or the new one, never half."""
   path = pathlib.Path(path)
+  if path.is_dir() or not path.absolute().parent.is_dir():
+    raise ValueError(f'{path} is no place for a page: name a file in a folder '
+                     'that exists')
   text = render(run, records, summary)
   partial = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   try:
@@ -136,8 +140,7 @@ def _in_all(summary: dict) -> float | None:
 def _title(run, records, summary):
   count = len({r['task'] for r in records if not r['control']})
   model = (run.get('backbone') or {}).get('model')
-  title = (f'{count} task{"" if count == 1 else "s"} in one '
-           f'{model or "network"}')
+  title = f'{trees.counted(count, "task")} in one {model or "network"}'
   failed = not (summary.get('verified') or {'ok': True})['ok']
   return title if failed else f'{title} that was never changed'
 
@@ -150,7 +153,8 @@ def _facts(run):
     device = f'{hardware["count"]} × {device}'
   cpu = hardware.get('cpu')
   if hardware.get('cores'):
-    cpu = f'{cpu or "CPU"}, {hardware["cores"]} cores'
+    cpu = f'{cpu or "CPU"}, ' + trees.counted(
+        hardware['cores'], 'core')
   weights = backbone.get('weights')
   facts = [
       ('backbone', backbone.get('model')),
@@ -169,10 +173,11 @@ def _cards(records, summary):
   controls = [r for r in records if r['control']]
   tests = rows_lib.values(main, 'accuracy', 'test')
   distinct = len({r['task'] for r in main})
-  what = ('tasks' if distinct == len(main) else
-          f'impressions of {distinct} tasks')
-  cards = [(len(main), what,
-            f'and {len(controls)} controls' if controls else '')]
+  of = trees.counted(distinct, 'task')
+  cards = [(len(main), of.split()[1] if distinct == len(main)
+            else f'impressions of {of}',
+            f'and {trees.counted(len(controls), "control")}'
+            if controls else '')]
   if tests:
     cards.append((rows_lib.percent(rows_lib.mean(tests)), 'mean test accuracy',
                   f'lowest {rows_lib.percent(min(tests))}'))

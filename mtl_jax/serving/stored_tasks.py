@@ -6,14 +6,18 @@ exchanged under its name is read anew.
 """
 
 import json
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import aliases
 from mtl_jax import impressions
+from mtl_jax import json_files
 from mtl_jax import methods
+from mtl_jax import trees
+from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.serving import cache
@@ -24,6 +28,10 @@ from mtl_jax.storage import impression_arrays
 from mtl_jax.storage import workdir as workdir_lib
 
 CACHE_BYTES = 2 ** 30
+Version: TypeAlias = tuple[int, int]  # of a folder, see `Workdir.version`
+# Of a task in a cache: its name, and its folder's version.
+T = TypeVar('T')
+Key: TypeAlias = tuple[str, Version | None]
 
 
 class StoredTask(NamedTuple):
@@ -45,17 +53,18 @@ class StoredTask(NamedTuple):
   impression: impressions.Impression
   method: methods.Method
   shared: dict
-  transforms: tuple
-  parameters: Any
+  transforms: transforms.Chain
+  parameters: pipeline.Parameters
   classes: int
   metadata: dict
   probe: np.ndarray
-  version: tuple | None = None
+  version: Version | None = None
 
   def __repr__(self) -> str:
     """In short, without the arrays."""
     how = self.metadata.get('method', {}).get('name', 'no method')
-    return (f'StoredTask({self.name!r} by {how}: {self.classes} classes, '
+    return (f'StoredTask({self.name!r} by {how}: '
+            f'{trees.counted(self.classes, "class")}, '
             f'{self.impression!r})')
 
 
@@ -70,7 +79,7 @@ class StoredTasks:
 
   def __init__(self, workdir: workdir_lib.Workdir,
                backbone: backbone_lib.Backbone,
-               cache_bytes: int = CACHE_BYTES):
+               cache_bytes: int = CACHE_BYTES) -> None:
     self.workdir = workdir
     self.backbone = backbone
     self._cache_bytes = cache_bytes
@@ -106,6 +115,19 @@ class StoredTasks:
     """What was measured of a task when it committed."""
     return self._records((name, self.workdir.version(name)))
 
+  def metadata(self, name: str) -> dict:
+    """All that a task's checkpoint says, held against its place.
+
+    Raises:
+      CheckpointError: it is missing, damaged, or not what belongs there; or
+        a task that it was made with is another one now.
+    """
+    found = checkpoint.task_metadata(self.workdir.task(name))
+    self.require_place(name, found)
+    self._require_relied(name, [used for used in found.get('relies_on') or {}
+                                if self.workdir.has_task(used)], found)
+    return found
+
   def fingerprint(self, name: str) -> str:
     """Of all that a task left but its outputs: what others rely on."""
     return self._fingerprints((name, self.workdir.version(name)))
@@ -122,15 +144,18 @@ class StoredTasks:
     if not self.method(name, metadata).abilities.superposes:
       raise ValueError(
           f'task {name} was learned by {metadata["method"]["name"]}, whose '
-          'impressions cannot be superposed; leave it out of the candidates '
-          '(names=)')
+          'impressions cannot be superposed; name candidates without it')
     return arrays, metadata
 
   def require_own(self, name: str, metadata: dict) -> None:
     """Refuses a task of another backbone, place, suite or other tasks."""
     self.require_place(name, metadata)
-    for used, digest in metadata.get('relies_on', {}).items():
-      if self.fingerprint(used) != digest:
+    self._require_relied(name, metadata.get('relies_on') or {}, metadata)
+
+  def _require_relied(self, name: str, others: Iterable[str],
+                      metadata: dict) -> None:
+    for used in others:
+      if self.fingerprint(used) != metadata['relies_on'][used]:
         raise checkpoint.CheckpointError(
             f'task {name} was made with the task {used}, but another one of '
             'that name lies here; bring that back, or remove '
@@ -176,7 +201,7 @@ class StoredTasks:
 
   def _prepare(self, described: str) -> dict:
     """`shared` as `name_of_shared` describes it."""
-    metadata = json.loads(described)
+    metadata = json_files.parse(described, {}, 'a basis', 'its name')
     method = self.method('', metadata)
     return method.prepare(methods.Context(
         self.backbone.params,
@@ -184,7 +209,7 @@ class StoredTasks:
               for name in metadata['relies_on']),
         jax.random.key(metadata['seed'], impl='threefry2x32')))
 
-  def _load_task(self, key) -> StoredTask:
+  def _load_task(self, key: Key) -> StoredTask:
     name, version = key
     arrays, metadata = self.read(name)
     chosen = transforms.from_json(metadata['transforms'])
@@ -194,22 +219,23 @@ class StoredTasks:
         name, jax.tree.map(_on_device, self._impression(arrays, metadata)),
         method, origins.call(name, said, lambda: self.shared(name, metadata)),
         chosen,
-        jax.tree.map(_on_device, transforms.parameters(
+        jax.tree.map(_on_device, pipeline.parameters(
             chosen, tuple(metadata['source_shape']))),
         metadata['classes'], metadata, arrays['probe'], version)
 
-  def _impression(self, arrays, metadata) -> impressions.Impression:
+  def _impression(self, arrays: dict[str, np.ndarray],
+                  metadata: dict) -> impressions.Impression:
     return impression_arrays.arrays_to_impression(
         deduplicate.resolve(self.workdir, arrays, metadata),
         self.backbone.params, self.backbone.stats, metadata)
 
-  def _load_record(self, key) -> dict:
+  def _load_record(self, key: Key) -> dict:
     name, _ = key
     metadata = checkpoint.task_metadata(self.workdir.task(name))
     self.require_place(name, metadata)
     return metadata['record']
 
-  def _load_fingerprint(self, key) -> str:
+  def _load_fingerprint(self, key: Key) -> str:
     name, _ = key
     return checkpoint.fingerprint(self.workdir.task(name), {'name': name})
 
@@ -229,12 +255,15 @@ def name_of_shared(metadata: dict) -> str:
       'method', 'relies_on', 'seed')})
 
 
-def _on_device(leaf):
-  """So that a call uploads nothing; other types than JAX's stay as they are."""
+def _on_device(leaf: T) -> T | aliases.Array:
+  """A NumPy array put on the device, once; types that JAX lacks stay.
+
+  `jnp.asarray` would compile a program for every new shape.
+  """
   if not isinstance(leaf, np.ndarray) or (
       jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype):
     return leaf
-  return jnp.asarray(leaf)
+  return jax.device_put(leaf)
 
 
 def _bytes_of(stored: StoredTask) -> int:

@@ -9,8 +9,11 @@ TensorStore reads the files without Orbax, whose event loops take 30 to 80 ms
 for a few kilobytes and whose threads print what they meet in a damaged file.
 """
 
+<<<<<<< HEAD
 import concurrent.futures
 import json
+=======
+>>>>>>> main
 import math
 import os
 import pathlib
@@ -20,9 +23,14 @@ from typing import Any
 import numpy as np
 import tensorstore
 
+<<<<<<< HEAD
 # Bytes of a file before they are compressed: the least that is read of a leaf.
 LARGEST = 2 ** 22
 _THREADS = 64  # that wait for the disk at once
+=======
+from mtl_jax import json_files
+
+>>>>>>> main
 _ITEM, _SPEC = 'state', '.zarray'
 
 
@@ -166,6 +174,7 @@ def _read_apart(root: pathlib.Path,
 def _require_chunks(folder: pathlib.Path, spec: dict, said: str) -> None:
   """Before memory is taken for a shape that no file fills."""
   try:
+<<<<<<< HEAD
     size, chunk = math.prod(spec['shape']), math.prod(spec['chunks'])
     there = sum(file.is_file() for file in folder.iterdir()
                 if file.name[0].isdigit())
@@ -175,3 +184,15 @@ def _require_chunks(folder: pathlib.Path, spec: dict, said: str) -> None:
   if not 0 <= size <= there * chunk:
     raise ValueError(f'of the files of {said} some are missing: it has '
                      f'{size} numbers, and {there} files with {chunk} each')
+=======
+    spec = json_files.read(folder / _SPEC, {'shape': list, 'chunks': list},
+                           'the shape', '')
+    size, chunk = math.prod(spec['shape']), math.prod(spec['chunks'])
+    there = sum(file.is_file() for file in folder.iterdir()) - 1
+  except (OSError, ValueError, TypeError) as error:
+    raise ValueError(f'the files of leaf {name} are damaged ({error})'
+                     ) from error
+  if not 0 <= size <= there * chunk:
+    raise ValueError(f'of the files of leaf {name} some are missing: of '
+                     f'its {size} numbers {there * chunk} are there')
+>>>>>>> main

@@ -8,6 +8,7 @@ import json
 import pathlib
 
 from mtl_jax import _version
+from mtl_jax import json_files
 
 # One more whenever an older version could not read a workdir.
 # 2: the arrays of a checkpoint lie in one zarr array (`storage.array_files`).
@@ -54,12 +55,5 @@ def is_older(root: pathlib.Path) -> bool:
 
 
 def _read(path: pathlib.Path) -> tuple[int, str]:
-  try:
-    found = json.loads(path.read_bytes())
-    number, version = found['format'], found['mtl_jax']
-  except (OSError, ValueError, KeyError, TypeError, RecursionError):
-    number, version = None, None
-  if type(number) is not int or not isinstance(version, str):
-    raise ValueError(f'{path} is malformed; it must be {{"format": number, '
-                     '"mtl_jax": version}. Restore it from a copy')
-  return number, version
+  found = json_files.read(path, {'format': int, 'mtl_jax': str}, 'the format')
+  return found['format'], found['mtl_jax']

@@ -33,21 +33,25 @@ import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import filelock
+import jax
 
 from mtl_jax import parallel
+from mtl_jax.data import names as names_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import formats
 from mtl_jax.storage import json_records
 
+NAME = r'\w[\w.@~-]*'  # of a stored task
 _TICK = 2 * 10 ** 9  # nanoseconds; file systems round to at most 2 s
 
 
 class Workdir:
   """Paths below one folder."""
 
-  def __init__(self, root):
+  def __init__(self, root: str | os.PathLike[str]) -> None:
     self.root = local_folder(root)
     self.format = self.root / formats.FILE
     self.config = self.root / 'config.json'
@@ -67,6 +71,32 @@ class Workdir:
 
   def task(self, name: str) -> pathlib.Path:
     return self.tasks / name
+
+  def require_own(self) -> None:
+    """Refuses a workdir of another format, and a folder that is none.
+
+    New and empty folders may become one; hidden files are no obstacle, nor is
+    what a start left that was killed before its first file was complete.
+
+    Raises:
+      ValueError: names some of what lies there, and what to do.
+    """
+    formats.require(self.root)
+    if self.format.exists() or not self.root.is_dir():
+      return
+    made = (self.tasks, self.probe, self.progress, self.shared)
+    cache = getattr(jax.config, 'jax_compilation_cache_dir') or os.devnull
+    others = sorted(
+        path.name for path in self.root.iterdir()
+        if not path.name.startswith('.') and path.name != 'lost+found'
+        and not (path in made and path.is_dir() and not any(path.iterdir()))
+        and not pathlib.Path(cache).absolute().is_relative_to(path.absolute()))
+    if others:
+      more = f' and {len(others) - 3} more' if len(others) > 3 else ''
+      raise ValueError(
+          f'{self.root} is neither a workdir nor empty: it holds '
+          f'{", ".join(others[:3])}{more}; choose another folder, or a new one '
+          f'in it ({self.root / "run"}). Nothing was changed')
 
   def probe_of(self, source: str) -> pathlib.Path:
     """Of a source that is named by a path: unique, and no longer than names
@@ -89,6 +119,31 @@ class Workdir:
   def has_task(self, name: str) -> bool:
     """Whether a finished task of this name lies here."""
     return name in self.finished_tasks()
+
+  def require_free(self, name: Any, leaving: str | None = None) -> None:
+    """Refuses what can't be the name of one more task here.
+
+    Args:
+      name: that was given.
+      leaving: the name of a task that gives its own up.
+
+    Raises:
+      ValueError: it is no name, or would share files with another task's on a
+        disk that does not tell capital letters apart.
+    """
+    if (not isinstance(name, str) or not re.fullmatch(NAME, name)
+        or len(name.encode()) > 100 or not checkpoint.is_final(name)):
+      raise ValueError(
+          f'the name of the task is {name!r}; a name has letters, digits, _, '
+          '., @, ~ and -, at most 100 bytes, and no mark of a folder that is '
+          'half written')
+    for other in self.task_names():
+      if (other not in (name, leaving)
+          and names_lib.folded(other) == names_lib.folded(name)):
+        raise ValueError(
+            f'{self.root} has a task {other}, which would share its files with '
+            f'{name} on disks that do not tell capital letters apart; choose '
+            'another name')
 
   def version(self, name: str) -> tuple[int, int] | None:
     """Equal as long as the same folder stands under a task's name."""
@@ -165,8 +220,15 @@ class Workdir:
     if not parallel.is_primary():
       yield
       return
+    above = (self.root, *self.root.parents)
+    if file := next((path for path in above if path.is_file()), None):
+      raise ValueError(f'{file} is a file, so that {self.root} cannot be a '
+                       'folder; name another one')
+    made = [folder for folder in above if not folder.exists()]
     self.root.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(self.root / '.lock', timeout=0)
+    file = self.root / '.lock'
+    begun = file.exists()
+    lock = filelock.FileLock(file, timeout=0)
     holder = self.root / '.holder'
     try:
       lock.acquire()
@@ -174,7 +236,7 @@ class Workdir:
       name = holder.read_text().strip() if holder.exists() else ''
       raise ValueError(
           f'another process ({name or "unknown"}) works in {self.root}; wait '
-          'for it, or choose another --workdir. Nothing was changed') from None
+          'for it, or choose another workdir. Nothing was changed') from None
     except (OSError, NotImplementedError) as error:
       # A file system without locks.
       logging.warning('%s cannot be locked (%s): see to it that one process '
@@ -187,6 +249,12 @@ class Workdir:
     finally:
       if lock.is_locked:
         holder.unlink(missing_ok=True)
+        if not begun and set(os.listdir(self.root)) <= {file.name}:
+          # What was refused leaves nothing behind.
+          with contextlib.suppress(OSError):
+            file.unlink()
+            for folder in made:
+              folder.rmdir()
         lock.release()
 
   @contextlib.contextmanager
@@ -253,8 +321,10 @@ def local_folder(path) -> pathlib.Path:
   """A path of this machine, with `~` as the user's home.
 
   Raises:
-    ValueError: it is the address of a bucket or another machine.
+    ValueError: it is no path, or the address of a bucket or another machine.
   """
+  if not isinstance(path, (str, os.PathLike)) or '\0' in os.fspath(path):
+    raise ValueError(f'the path is {path!r}; give that of a folder or file')
   remote = re.match(r'([A-Za-z][\w+.-]+):/', os.fspath(path))
   if remote:
     raise ValueError(

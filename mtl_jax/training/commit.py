@@ -15,6 +15,7 @@ from mtl_jax import parallel
 from mtl_jax import trees
 from mtl_jax.config import plan
 from mtl_jax.data import labels
+from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.serving import system as system_lib
 from mtl_jax.steps import optimizers
@@ -167,9 +168,15 @@ def made(run: run_lib.Run, entry: plan.Entry,
     metadata['relies_on'] = {name: run.system.fingerprint(name)
                              for name in relied}
   stored = system_lib.StoredTask(
+<<<<<<< HEAD
       entry.name, impression, method, shared, entry.task.transforms,
       transforms.parameters(entry.task.transforms,
                             tuple(metadata['source_shape'])),
+=======
+      entry.name, impression, entry.phase.make_method(), shared,
+      entry.task.transforms, pipeline.parameters(
+          entry.task.transforms, tuple(metadata['source_shape'])),
+>>>>>>> main
       entry.task.classes, metadata, np.zeros(0))
   arrays['probe'] = run.system.outputs(
       stored, probe_images(run, entry.task.source))

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import methods
@@ -192,8 +191,8 @@ def _many(run, group, recipe) -> Driver:
 
   def member(state, i):
     # From the host: indexing a divided array is a program of all devices.
-    return state if alone else jax.tree.map(
-        lambda x: jnp.asarray(x[i]), parallel.on_host(state))
+    return state if alone else parallel.from_host(jax.tree.map(
+        lambda x: x[i], parallel.on_host(state)))
 
   return Driver(start, place_state, advance, whole, member)
 

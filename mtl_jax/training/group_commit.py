@@ -22,7 +22,7 @@ from mtl_jax.training import drivers
 from mtl_jax.training import evaluate
 from mtl_jax.training import run as run_lib
 
-LARGEST = 2 ** 28  # bytes of the states that are committed in one go
+LARGEST = 2 ** 29  # bytes of the states that are committed in one go
 
 
 def commit(run: run_lib.Run, group: list[plan.Entry],

@@ -87,7 +87,8 @@ def train_group(run: run_lib.Run, group, recipe, driver, method, shared):
   if watched or method.abilities.per_group:
     # As what was trained used it, to the bit.
     noted['shared'] = shared
-  state, noted, curve, start, seconds = _restore(run, name, state, noted, curve)
+  state, noted, curve, start, seconds = _restore(
+      run, group, state, noted, curve)
   run.advance(start * len(group), name)
   state = driver.place(state)
   shared = parallel.put(noted['shared']) if noted else shared
@@ -107,13 +108,13 @@ def train_group(run: run_lib.Run, group, recipe, driver, method, shared):
                                    memory, state, shared)
       noted = {'memory': memory, 'shared': shared}
     if start < recipe.steps and not memory['stop'] and clock.due():
-      _save(run, name, driver.whole(state), noted, curve, start,
+      _save(run, group, driver.whole(state), noted, curve, start,
            seconds + clock.total())
   run.advance((recipe.steps - start) * len(group), name)
   state = driver.whole(state)
   if phase.together:
     # Its entries must come from one state, whatever a kill leaves undone.
-    _save(run, name, state, noted, curve, start, seconds + clock.total())
+    _save(run, group, state, noted, curve, start, seconds + clock.total())
   if watched:
     state, shared = watched.finish(memory, state, shared)
   return state, parallel.put(shared) if watched else shared, curve, seconds
@@ -161,20 +162,22 @@ def check_finite(group, loss: np.ndarray, start: int) -> None:
         'lower the learning rate, or look at the images of this task')
 
 
-def _save(run: run_lib.Run, name: str, state, noted, curve, start: int,
+def _save(run: run_lib.Run, group, state, noted, curve, start: int,
           seconds: float) -> None:
   """Saves mid-task progress under its step."""
   arrays = impression_arrays.tree_to_arrays(
       {'state': state, 'curve': curve}
       | ({'noted': noted} if noted else {}))
-  progress.save(run.workdir, name, start, arrays, {
+  progress.save(run.workdir, group[0].name, start, arrays, {
       'step': start, 'seconds': seconds,
-      'backbone': run.backbone.recipe['fingerprint']})
+      'backbone': run.backbone.recipe['fingerprint']},
+                run.defined_in(group[0].phase))
 
 
-def _restore(run: run_lib.Run, name: str, state, noted, curve):
+def _restore(run: run_lib.Run, group, state, noted, curve):
   """The newest saved progress of a group, or what was given."""
-  found = progress.newest(run.workdir, name)
+  found = progress.newest(run.workdir, group[0].name,
+                          run.defined_in(group[0].phase))
   if found is None:
     return state, noted, curve, 0, 0.
   arrays, metadata = found

@@ -33,7 +33,7 @@ def check_recipe(work: workdir_lib.Workdir, recipe: dict) -> None:
     if kept[name] != recipe[name]:
       raise ValueError(f'{work.backbone}: {name} is {kept[name]!r}, but the '
                        f'config makes {recipe[name]!r}; choose another '
-                       '--workdir, or restore the file from a copy. Nothing '
+                       'workdir, or restore the file from a copy. Nothing '
                        'was changed')
 
 
@@ -68,7 +68,7 @@ def check_tasks(work: workdir_lib.Workdir, config: config_lib.Config,
       if found != phase.method:
         raise checkpoint.CheckpointError(
             f'{path} was learned by {found}, but phase {phase.name} learns by '
-            f'{phase.method}; choose another --workdir, or remove it to have '
+            f'{phase.method}; choose another workdir, or remove it to have '
             'it made again')
 
 

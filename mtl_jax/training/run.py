@@ -12,7 +12,11 @@ from mtl_jax import methods
 from mtl_jax import parallel
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
+<<<<<<< HEAD
 from mtl_jax.data import labels
+=======
+from mtl_jax.data import pipeline
+>>>>>>> main
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
@@ -79,15 +83,15 @@ class Data:
 
   def _put(self, name, fits, split):
     images, labels = getattr(self.source(name), split)
-    return parallel.put(single.Source(transforms.prepare(fits, images)[0],
+    return parallel.put(single.Source(pipeline.prepare(fits, images)[0],
                                      labels))
 
   def _task_arrays(self, task: suites.Task) -> single.TaskArrays:
     fits = plan.once(task.transforms)
-    shape = transforms.output_shape(transforms.kinds(fits),
-                                    self.source(task.source).image_shape)
+    shape = pipeline.output_shape(transforms.kinds(fits),
+                                  self.source(task.source).image_shape)
     rest = task.transforms[len(fits):]
-    return parallel.put(single.TaskArrays(transforms.parameters(rest, shape),
+    return parallel.put(single.TaskArrays(pipeline.parameters(rest, shape),
                                          self.view(task).label_map))
 
 
@@ -118,3 +122,8 @@ class Run(NamedTuple):
   system: system_lib.System
   advance: Callable[..., None]
   earlier: tuple[methods.Earlier, ...] = ()
+
+  def defined_in(self, phase: config_lib.Phase) -> dict[str, dict | None]:
+    """The user's files that define a phase's method, and the model."""
+    return {'method': methods.METHODS.origin(phase.method),
+            'model': self.backbone.recipe.get('defined_in')}

@@ -114,7 +114,7 @@ def learn(run: run_lib.Run, phase: config_lib.Phase) -> None:
       bank.put(decision, _hard(phase, learner.state.trainable))
     learner.position += 1
     learner.seconds += time.perf_counter() - started
-    run.advance(len(index()), f'{learner.mask + 1} masks')
+    run.advance(len(index()), trees.counted(learner.mask + 1, 'mask'))
     if clock.due():
       _save(run, phase, learner)
   _commit(run, phase, learner, segments)
@@ -156,13 +156,13 @@ def _segments(run, phase) -> list:
 class _Bank:
   """Packed masks of a stream on the device, with room to grow.
 
-  Until `at_least` masks are learned, fresh ones take part, as in SupSup's
+  Until `min_masks` masks are learned, fresh ones take part, as in SupSup's
   code: with a single mask the softmax over beliefs would say nothing.
   """
 
   def __init__(self, run, phase):
     self.run, self.phase, self.packed = run, phase, None
-    for mask in range(settings(phase).at_least):
+    for mask in range(settings(phase).min_masks):
       self.put(mask, _hard(phase, _start(run, phase, mask).trainable))
 
   def put(self, mask: int, bits: trees.Tree) -> None:
@@ -180,7 +180,7 @@ class _Bank:
   def gradient(self, count: int, task, rows) -> tuple[np.ndarray, Any]:
     """(d objective / d beliefs [capacity], which masks take part)."""
     capacity = jax.tree.leaves(self.packed)[0].shape[0]
-    used = np.arange(capacity) < max(count, settings(self.phase).at_least)
+    used = np.arange(capacity) < max(count, settings(self.phase).min_masks)
     run, route = self.run, _route(self.phase, task)
     backbone = run.system.backbone
     source, arrays = parallel.local((run.data.split(task, 'train'),
@@ -295,11 +295,11 @@ def _save(run, phase, learner) -> None:
                                         'curve': learner.curve}),
       {'position': learner.position, 'mask': learner.mask,
        'log': learner.log, 'seconds': learner.seconds,
-       'steps': len(learner.curve['loss'])})
+       'steps': len(learner.curve['loss'])}, run.defined_in(phase))
 
 
 def _restore(run, phase) -> Learner:
-  found = progress.newest(run.workdir, phase.name)
+  found = progress.newest(run.workdir, phase.name, run.defined_in(phase))
   if found is None:
     return Learner()
   arrays, metadata = found

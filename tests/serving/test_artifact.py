@@ -122,7 +122,15 @@ def test_a_missing_basis_is_named_with_what_helps(system, tmp_path):
   with pytest.raises(ValueError, match='permuted-12 needs the task permuted-00 '
                                        '.*with_basis=True'):
     mtl_jax.import_task(tmp_path / 'new', path)
-  assert not (tmp_path / 'new' / 'tasks').exists()
+  assert not (tmp_path / 'new').exists()
+  with pytest.raises(ValueError, match=(
+      r'/a holds the task permuted-12 without its heterogeneous basis of 1 '
+      r'mask: that of the task permuted-00 \(\w+\). Export it with '
+      r'with_basis=True \(--with_basis\) from the workdir where it was learned '
+      r'\(suite permuted-digits\), or import it into a workdir that holds that '
+      'task')) as alone:
+    mtl_jax.load(path)
+  assert 'mtl_jax-' not in str(alone.value)  # the folder of a loaded file
   # Both remedies.
   mtl_jax.import_task(tmp_path / 'new', system.export('permuted-00',
                                                       tmp_path / 'b'))
