@@ -34,14 +34,8 @@ from mtl_jax.storage import tensor_file
 from mtl_jax.storage import workdir as workdir_lib
 
 FORMAT = 1
-<<<<<<< HEAD
-NAME = r'\w[\w.@~-]*'
-# Of a checkpoint's metadata, what is made anew where a task arrives.
-_OF_PLACE = (*checkpoint.OWN, 'references', 'relies_on', 'kept_by')
-=======
 # Metadata of a checkpoint that an import makes again.
-_OF_PLACE = ('format', 'hashes', 'references', 'relies_on', 'kept_by')
->>>>>>> main
+_OF_PLACE = (*checkpoint.OWN, 'references', 'relies_on', 'kept_by')
 _NEEDED = ('name', 'record', 'backbone', 'method', 'seed', 'transforms',
            'source', 'classes', 'source_shape', 'versions', 'drawn_probe')
 

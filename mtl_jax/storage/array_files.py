@@ -9,11 +9,7 @@ TensorStore reads the files without Orbax, whose event loops take 30 to 80 ms
 for a few kilobytes and whose threads print what they meet in a damaged file.
 """
 
-<<<<<<< HEAD
 import concurrent.futures
-import json
-=======
->>>>>>> main
 import math
 import os
 import pathlib
@@ -23,14 +19,11 @@ from typing import Any
 import numpy as np
 import tensorstore
 
-<<<<<<< HEAD
+from mtl_jax import json_files
+
 # Bytes of a file before they are compressed: the least that is read of a leaf.
 LARGEST = 2 ** 22
 _THREADS = 64  # that wait for the disk at once
-=======
-from mtl_jax import json_files
-
->>>>>>> main
 _ITEM, _SPEC = 'state', '.zarray'
 
 
@@ -158,9 +151,10 @@ def _read_apart(root: pathlib.Path,
   opened = {}
   for name in names:
     try:
-      spec = json.loads((root / name / _SPEC).read_bytes())
+      spec = json_files.read(root / name / _SPEC, {
+          'shape': list, 'chunks': list}, 'the shape', '')
     except (OSError, ValueError) as error:
-      raise ValueError(f'the files of leaf {name} are damaged ({error!r})'
+      raise ValueError(f'the files of leaf {name} are damaged ({error})'
                        ) from error
     _require_chunks(root / name, spec, f'leaf {name}')
     opened[name] = tensorstore.open(
@@ -174,25 +168,12 @@ def _read_apart(root: pathlib.Path,
 def _require_chunks(folder: pathlib.Path, spec: dict, said: str) -> None:
   """Before memory is taken for a shape that no file fills."""
   try:
-<<<<<<< HEAD
     size, chunk = math.prod(spec['shape']), math.prod(spec['chunks'])
     there = sum(file.is_file() for file in folder.iterdir()
                 if file.name[0].isdigit())
   except (OSError, TypeError, KeyError) as error:
-    raise ValueError(f'the files of {said} are damaged ({error!r})'
+    raise ValueError(f'the files of {said} are damaged ({error})'
                      ) from error
   if not 0 <= size <= there * chunk:
-    raise ValueError(f'of the files of {said} some are missing: it has '
-                     f'{size} numbers, and {there} files with {chunk} each')
-=======
-    spec = json_files.read(folder / _SPEC, {'shape': list, 'chunks': list},
-                           'the shape', '')
-    size, chunk = math.prod(spec['shape']), math.prod(spec['chunks'])
-    there = sum(file.is_file() for file in folder.iterdir()) - 1
-  except (OSError, ValueError, TypeError) as error:
-    raise ValueError(f'the files of leaf {name} are damaged ({error})'
-                     ) from error
-  if not 0 <= size <= there * chunk:
-    raise ValueError(f'of the files of leaf {name} some are missing: of '
+    raise ValueError(f'of the files of {said} some are missing: of '
                      f'its {size} numbers {there * chunk} are there')
->>>>>>> main

@@ -143,7 +143,7 @@ def _write(parts: list[_Part]) -> None:
     # The caller's thread may have an event loop already, as in a notebook.
     apart.submit(asyncio.run, _serialize(
         whole, [part.packed for part in parts])).result()
-  spec = json.loads((whole / '.zarray').read_text())
+  spec = json_files.read(whole / '.zarray', {'shape': list}, 'the shape', '')
   for part in parts:
     files = array_files.file_names(len(part.packed))
     for name in files:

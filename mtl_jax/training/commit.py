@@ -168,15 +168,9 @@ def made(run: run_lib.Run, entry: plan.Entry,
     metadata['relies_on'] = {name: run.system.fingerprint(name)
                              for name in relied}
   stored = system_lib.StoredTask(
-<<<<<<< HEAD
       entry.name, impression, method, shared, entry.task.transforms,
-      transforms.parameters(entry.task.transforms,
-                            tuple(metadata['source_shape'])),
-=======
-      entry.name, impression, entry.phase.make_method(), shared,
-      entry.task.transforms, pipeline.parameters(
-          entry.task.transforms, tuple(metadata['source_shape'])),
->>>>>>> main
+      pipeline.parameters(entry.task.transforms,
+                          tuple(metadata['source_shape'])),
       entry.task.classes, metadata, np.zeros(0))
   arrays['probe'] = run.system.outputs(
       stored, probe_images(run, entry.task.source))

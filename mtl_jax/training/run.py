@@ -12,11 +12,8 @@ from mtl_jax import methods
 from mtl_jax import parallel
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
-<<<<<<< HEAD
 from mtl_jax.data import labels
-=======
 from mtl_jax.data import pipeline
->>>>>>> main
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
