@@ -75,8 +75,8 @@ def _together(run, entries, state, given, curves,
   found = _leave(run, entries, state, given.shared, shared)
   if found is None:
     for i, (entry, own) in enumerate(zip(entries, curves)):
-      given = commit_lib.commit(run, entry, jax.tree.map(
-          lambda x, i=i: jnp.asarray(x[i]), state), given, own, trained)
+      given = commit_lib.commit(run, entry, parallel.from_host(jax.tree.map(
+          lambda x, i=i: x[i], state)), given, own, trained)
     return given
   started = time.perf_counter()
   measured = _measure(run, entries, found, given.shared)
