@@ -76,18 +76,19 @@ def run(config: config_lib.Config, workdir, command: str = '',
   versions = validate.check_sources(work, suite, data)
   with work.locked():
     # Again: another process may have worked here in the meantime.
+    lines = list(json_records.read_lines(work.metrics))  # once: it is long
     validate.check_config(work, config)
-    validate.check_sources(work, suite, data)
+    validate.check_sources(work, suite, data, lines)
     validate.check_backbone(work, backbone)
     resume.check_tasks(work, config, suite, backbone.recipe['fingerprint'])
     work.prepare()
-    there = complete(work, config, suite)
+    there = complete(work, config, suite, lines)
     if not quiet and not there and parallel.is_primary():
       for hint in hints.before(config, suite):
         print(f'note: {hint}', file=sys.stderr)
     resume.write_plan(work, config, suite)
-    claim(work, config, backbone, command, versions)
-    with work.timed(started):
+    lines = claim(work, config, backbone, command, versions, lines)
+    with work.timed(started, lines):
       records, summary = _learn(started, config, suite, backbone, data, work,
                                 _bar(config, suite, data, quiet or bool(there),
                                      after_chunk))
@@ -95,13 +96,14 @@ def run(config: config_lib.Config, workdir, command: str = '',
       return summary
 
 
-def complete(work, config, suite=None) -> set[str]:
+def complete(work, config, suite=None, lines=None) -> set[str]:
   """Names of the tasks of a run that has ended as this config asks.
 
   Empty if there is work left; with a suite also if a task that the config
-  plans is missing.
+  plans is missing. `lines` are those of the log, if they were read already.
   """
-  lines = list(json_records.read_lines(work.metrics))
+  if lines is None:
+    lines = list(json_records.read_lines(work.metrics))
   asked = [line['config'] for line in lines if line['kind'] == 'run'][-1:]
   if asked != [json_files.plain(config_lib.to_dict(config))] or (
       lines[-1]['kind'] != 'summary'):
@@ -188,8 +190,21 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
                        stats=parallel.put(made.stats))
 
 
-def claim(work, config, backbone, command, sources=None) -> None:
-  """Writes what a workdir starts with, and a line for this start."""
+def claim(work, config, backbone, command, sources=None,
+          lines=None) -> list[dict]:
+  """Writes what a workdir starts with, and a line for this start.
+
+  Args:
+    work: where.
+    config: of the run.
+    backbone: likewise.
+    command: as it was typed.
+    sources: their versions.
+    lines: of the log, if they were read already.
+
+  Returns:
+    The lines of the log from now on.
+  """
   if backbone.recipe.get('weights'):
     work.keep_weights(parallel.to_host(pretrained.leaves(
         backbone.params, backbone.stats)), backbone.recipe['fingerprint'])
@@ -199,10 +214,11 @@ def claim(work, config, backbone, command, sources=None) -> None:
   if not work.config.exists() or json_records.read_json(work.config) != fields:
     json_records.write_json(work.config, fields)
   finished = set(work.task_names())
-  lines = list(json_records.read_lines(work.metrics))
-  killed = work.killed(lines)
+  before = (list(json_records.read_lines(work.metrics)) if lines is None
+            else lines)
+  killed = work.killed(before)
   of_entries = json_records.ENTRY_KINDS
-  lines = [line for line in lines if line['kind'] not in (*of_entries, 'row')
+  lines = [line for line in before if line['kind'] not in (*of_entries, 'row')
            or line['entry'] in finished]
   logged = {line['entry'] for line in lines if line['kind'] in of_entries}
   begun = {line['entry'] for line in lines if line['kind'] == 'learn'}
@@ -211,14 +227,16 @@ def claim(work, config, backbone, command, sources=None) -> None:
   lines += [commit.finished_record(work, name)
             for name in sorted(own - logged)]
   lines += killed
-  json_records.write_lines(work.metrics, lines)
-  json_records.append_line(
-      work.metrics, run_line(config, backbone, command) | {
-          'sources': sources or {}})
+  if lines != before or not json_records.is_whole(work.metrics):
+    json_records.write_lines(work.metrics, lines)
+  lines.append(run_line(config, backbone, command) | {
+      'sources': sources or {}})
+  json_records.append_line(work.metrics, lines[-1])
   for line in lines:
     if line['kind'] == 'task':
       writers.write(config, work.root, line)
   parallel.barrier('claimed')
+  return lines
 
 
 def run_line(config, backbone, command: str) -> dict:

@@ -101,8 +101,12 @@ def split_batch(index: np.ndarray) -> np.ndarray:
   return _local(np.moveaxis(split, -2, 0))
 
 
-def split_tasks(tree: Any) -> Any:
+def split_tasks(tree: Any, donated: bool = True) -> Any:
   """Leading task axis [T, ...] -> this process's [local devices, T / d, ...].
+
+  Args:
+    tree: of arrays.
+    donated: whether what comes back may be donated, and so must be a copy.
 
   Raises:
     ValueError: the tasks don't divide over the devices.
@@ -117,7 +121,7 @@ def split_tasks(tree: Any) -> Any:
     if _is_key(x):
       return _like_key(x, leaf(jax.random.key_data(x)))
     # Through the host: arrays that were put everywhere can't be split as is.
-    host = np.array(x)  # a copy: the state is donated
+    host = np.array(x) if donated else np.asarray(x)
     return jax.device_put(_local(host.reshape(
         devices, host.shape[0] // devices, *host.shape[1:])), _per_device())
   return jax.tree.map(leaf, tree)
@@ -213,6 +217,28 @@ def over_tasks(chunk):
     return jax.vmap(one)(task, state, index)
   return jax.pmap(many, AXIS, in_axes=(None,) * 4 + (0,) * 3,
                   static_broadcasted_argnums=0, donate_argnums=5)
+
+
+def map_tasks(one):
+  """Measures many tasks in one program, their number divided over devices.
+
+  On a device they come one after another, elsewhere than on a CPU 16 at once.
+
+  Args:
+    one: (route, backbone, shared, source, own) -> a tree of numbers.
+
+  Returns:
+    The same function with `own` as `split_tasks` gives it, whose numbers have
+    axes [devices, tasks per device]; the route is static.
+  """
+  def many(route, common, own):
+    return jax.lax.map(
+        lambda x: one(route, *common, x), own,
+        batch_size=None if jax.default_backend() == 'cpu' else 16)
+  # Two arguments: pmap mistakes the axes of more that are as many as leaves.
+  mapped = jax.pmap(many, AXIS, in_axes=(None, None, 0),
+                    static_broadcasted_argnums=0)
+  return lambda route, *rest: mapped(route, rest[:-1], rest[-1])
 
 
 def over_children(train, together: bool):
@@ -316,6 +342,11 @@ def barrier(name: str) -> None:
   """Waits for all processes; nothing on one."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
+
+
+def stack_on_host(trees_: list) -> Any:
+  """`stack` as NumPy arrays: nothing is compiled for it. No keys."""
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *map(to_host, trees_))
 
 
 def stack(trees_: list) -> Any:

@@ -122,8 +122,15 @@ def check_backbone(work: workdir_lib.Workdir, backbone) -> None:
           'Nothing was changed')
 
 
-def check_sources(work: workdir_lib.Workdir, suite, data) -> dict[str, str]:
+def check_sources(work: workdir_lib.Workdir, suite, data,
+                  lines=None) -> dict[str, str]:
   """The versions of the suite's sources, which an earlier start had too.
+
+  Args:
+    work: in which earlier starts may have left their lines.
+    suite: of tasks.
+    data: its sources.
+    lines: of the log, if they were read already.
 
   Raises:
     ValueError: a source has changed since (names it and both versions), or two
@@ -138,7 +145,8 @@ def check_sources(work: workdir_lib.Workdir, suite, data) -> dict[str, str]:
       raise ValueError(f'sources {other!r} and {name!r} would share '
                        f'{work.probe_of(name)}; register one of them under '
                        'another name')
-  for line in json_records.read_lines(work.metrics):
+  for line in (json_records.read_lines(work.metrics) if lines is None
+               else lines):
     for name, before in line.get('sources', {}).items():
       if found.get(name, before) != before:
         raise ValueError(

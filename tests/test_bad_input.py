@@ -284,7 +284,7 @@ def test_nan_in_an_impression_is_never_stored(tmp_path, part):
   bad = impressions.Impression(**{part: {'w': jnp.array([1., jnp.nan])}})
   with pytest.raises(FloatingPointError,
                      match=f'permuted-00 would leave {part}/w with NaN'):
-    commit._require_sound(entry, bad, {})
+    commit.require_sound(entry, bad, {})
 
 
 def test_labels_outside_the_range():

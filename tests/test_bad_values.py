@@ -177,27 +177,27 @@ def test_soundness_of_what_a_task_leaves():
   entry = type('Entry', (), {'name': 'a'})
   with pytest.raises(FloatingPointError,
                      match='would leave scores or weights/w with NaN'):
-    commit._require_finite(entry, {'scores or weights': {
+    commit.require_finite(entry, {'scores or weights': {
         'w': np.full((2, 2), NAN), 'b': None}})
   impression = commit.impressions.Impression(
       masks={'w': np.zeros((2, 2), bool)})
   with pytest.raises(ValueError, match='would leave an empty mask of w, thr'):
-    commit._require_sound(entry, impression, {})
+    commit.require_sound(entry, impression, {})
   sound = impression._replace(masks={'w': np.eye(2, dtype=bool), 'b': None})
-  commit._require_sound(entry, sound, {})
+  commit.require_sound(entry, sound, {})
   with pytest.raises(FloatingPointError, match='would leave shared/owner with'):
-    commit._require_sound(entry, sound, {'owner': np.array([NAN])})
+    commit.require_sound(entry, sound, {'owner': np.array([NAN])})
 
 
 def test_seconds_are_divided_by_the_tasks_that_shared_them(tmp_path,
                                                            monkeypatch):
   """Nine tasks, eight at once: the last one had its time to itself."""
-  shares = []
+  shares, describe = [], commit.describe
 
-  def noted(run, entry, state, given, curve, trained):
+  def noted(run, entry, impression, curve, trained, *rest):
     shares.append(trained.entries)
-    return given
-  monkeypatch.setattr(commit, 'commit', noted)
+    return describe(run, entry, impression, curve, trained, *rest)
+  monkeypatch.setattr(commit, 'describe', noted)
   tiny.train_alone(tiny.only('many', phases__many__tasks=(0, 9)), tmp_path)
   assert shares == [8] * 8 + [1]
 

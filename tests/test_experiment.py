@@ -7,6 +7,7 @@ import tiny
 
 from mtl_jax import experiment
 from mtl_jax import json_files
+from mtl_jax.storage import array_files
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import json_records
 from mtl_jax.training import evaluate
@@ -70,7 +71,7 @@ def test_every_task_was_learned(folder):
       assert line['accuracy']['test'] > line['accuracy']['before'] + 0.1
     assert line['steps'] == 6 and line['curve']['step'][-1] == 6
     path = folder / 'tasks' / line['entry']
-    assert line['bytes']['stored'] == checkpoint.stored_bytes(path)
+    assert line['bytes']['stored'] == array_files.stored_bytes(path)
 
 
 def test_same_command_again_changes_nothing(folder, tmp_path, monkeypatch):

@@ -166,6 +166,23 @@ def render_generation(lines: list[dict]) -> str:
   return '\n'.join(out)
 
 
+def render_growth(lines: list[dict]) -> str:
+  """The Markdown table of `growth.py`: a row per thing that is done."""
+  rows: dict[str, list[dict]] = {}
+  for line in lines:
+    rows.setdefault(line['name'], []).append(line)
+  numbers = sorted({line['tasks'] for line in lines})
+  out = ['| what | ' + ' | '.join(
+      f'{tasks} tasks, ms (of the processor)' for tasks in numbers)
+         + ' | exponent |', '| --- ' * (len(numbers) + 2) + '|']
+  for name, own in rows.items():
+    cells = [f'{line["ms"]:.1f} ({line["ms_busy"]:.1f})'
+             for line in sorted(own, key=lambda line: line['tasks'])]
+    out.append(f'| {name} | ' + ' | '.join(cells)
+               + f' | {own[0]["exponent"]:.2f} |')
+  return '\n'.join(out + ['', _origin(lines)])
+
+
 def _kilobytes(line: dict) -> str:
   return f'{line["bytes_per_task"] / 1000:.0f}'
 
@@ -197,6 +214,7 @@ TABLES = {
     'supermask_step': (render, 'results'),
     'mixed_batch': (render_mixed, 'mixed batch'),
     'identify_cost': (render_identify, 'identify'),
+    'growth': (render_growth, 'growth'),
     'segment_step': (render, 'segments'),
     'convolution_step': (render, 'convolutions'),
     'gem_resnet18_step': (render_resnet, 'resnet'),

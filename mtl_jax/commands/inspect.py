@@ -13,7 +13,7 @@ from mtl_jax.report import drawing
 from mtl_jax.report import rows as rows_lib
 from mtl_jax.report import terminal
 from mtl_jax.serving import system as system_lib
-from mtl_jax.storage import checkpoint
+from mtl_jax.storage import array_files
 
 DESCRIPTION = (
     'Lists the tasks of a workdir: method, classes, test accuracy, the bytes '
@@ -83,7 +83,7 @@ def describe(system: system_lib.System) -> dict:
         'control': record['control'], 'classes': metadata['classes'],
         'accuracy': (record.get('accuracy') or {}).get('test'),
         'bytes': {'total': record['bytes']['total'],
-                  'stored': checkpoint.stored_bytes(
+                  'stored': array_files.stored_bytes(
                       system.workdir.task(name))},
         'density': float(np.mean(density)) if density else None,
         'relies_on': sorted({*metadata.get('relies_on', {}), *used}),

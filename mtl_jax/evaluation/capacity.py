@@ -7,7 +7,7 @@ import numpy as np
 
 from mtl_jax import trees
 from mtl_jax.config import plan
-from mtl_jax.storage import checkpoint
+from mtl_jax.storage import array_files
 from mtl_jax.training import run as run_lib
 
 
@@ -79,6 +79,6 @@ def _tree(running, name, entries) -> dict:
       'tree': name, 'tasks': names, 'leaves': leaves, 'overlap': overlap,
       'bytes': {
           'folded': size * (itemsize + 1) + own_bytes,
-          'stored': sum(checkpoint.stored_bytes(system.workdir.task(n))
+          'stored': sum(array_files.stored_bytes(system.workdir.task(n))
                         for n in names),
           'dedicated': len(names) * trees.nbytes(system.backbone.params)}}

@@ -36,7 +36,7 @@ from mtl_jax.storage import workdir as workdir_lib
 
 FORMAT = 1
 # Metadata of a checkpoint that an import makes again.
-_OF_PLACE = ('format', 'hashes', 'references', 'relies_on', 'kept_by')
+_OF_PLACE = (*checkpoint.OWN, 'references', 'relies_on', 'kept_by')
 _NEEDED = ('name', 'record', 'backbone', 'method', 'seed', 'transforms',
            'source', 'classes', 'source_shape', 'versions', 'drawn_probe')
 
@@ -355,7 +355,7 @@ def _store(work: workdir_lib.Workdir, part: Part, places: dict[str, str],
   metadata = renamed(part.metadata, name) | {'kept_by': None, 'references': {}}
   if part.needs is not None:
     metadata['relies_on'] = {
-        places[other]: checkpoint.fingerprint(work.task(places[other]))
+        places[other]: deduplicate.fingerprint(work.task(places[other]))
         for other, _ in part.needs}
   if whole is not None:
     metadata |= {'licence': whole.licence, 'text': whole.text}

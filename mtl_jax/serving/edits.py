@@ -90,7 +90,7 @@ def _copy(work: workdir_lib.Workdir, old: str, new: str) -> None:
   arrays, metadata = checkpoint.load(work.task(old))
   checkpoint.save(work.task(new), arrays, {
       key: value for key, value in artifact.renamed(metadata, new).items()
-      if key not in ('format', 'hashes')})
+      if key not in checkpoint.OWN})
 
 
 def _with_name(metadata: dict, old: str, new: str) -> dict:

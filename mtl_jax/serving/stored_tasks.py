@@ -237,7 +237,7 @@ class StoredTasks:
 
   def _load_fingerprint(self, key: Key) -> str:
     name, _ = key
-    return checkpoint.fingerprint(self.workdir.task(name), {'name': name})
+    return deduplicate.fingerprint(self.workdir.task(name), {'name': name})
 
   def _load_probe(self, source: str) -> np.ndarray:
     """Raw images of a source on which its tasks' outputs were kept."""

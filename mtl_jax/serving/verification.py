@@ -20,6 +20,7 @@ from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
+from mtl_jax.storage import remedies
 from mtl_jax.storage import workdir as workdir_lib
 
 
@@ -77,7 +78,7 @@ def check(system: system_lib.System,
     faults.append(str(error))
   for name in lost:
     path = system.workdir.task(name)
-    what = (f'{path} is not a finished checkpoint{checkpoint.remedy(path)}'
+    what = (f'{path} is not a finished checkpoint{remedies.of(path)}'
             if path.exists() else 'it was finished once, but its folder is '
             'gone; restore it from a copy, or start the run\'s command, which '
             'makes the task again or says why it cannot')

@@ -1,48 +1,44 @@
 """Checkpoints: the only file that knows of Orbax.
 
-A checkpoint is a folder with named arrays and JSON metadata. Orbax writes it
-under a temporary name and renames it when it is whole, so a folder with its
-final name is complete. Every array's SHA-256 is kept in the metadata and
-checked at each load: a checkpoint is read as it was written or refused.
+A checkpoint is a folder with named arrays and JSON metadata. Orbax writes the
+arrays under a temporary name, the metadata come beside them, and the folder is
+renamed when all of it is on the disk: one with its final name is complete.
+Every array's SHA-256 is kept in the metadata and checked at each load: a
+checkpoint is read as it was written or refused.
 """
 
-import hashlib
+import asyncio
+import concurrent.futures
+import functools
 import json
-import logging
 import os
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import tensorstore
+from orbax.checkpoint import type_handlers
 from orbax.checkpoint import v1 as ocp
 
 from mtl_jax import json_files
 from mtl_jax import parallel
 from mtl_jax import trees
 from mtl_jax.storage import array_files
+from mtl_jax.storage import remedies
 
-FORMAT = 2  # 1: tasks did not name the method that made them
+# 1: tasks did not name the method that made them. 2: an array lay in a folder
+# of its own; such checkpoints are read.
+FORMAT = 3
+_READ = (2, FORMAT)
 _UNFINISHED = '.orbax-checkpoint-tmp'
 _REMOVED = '.removed'
-# Orbax keeps `custom_metadata` here, as JSON, beside facts of its own.
+# `custom_metadata` stand here, as JSON, where Orbax's own tools have them.
 _METADATA = '_CHECKPOINT_METADATA'
-
-
-def _worth_saying(record: logging.LogRecord) -> bool:
-  """Not that there is nothing to merge of a store that wasn't asked for.
-
-  Nor that arrays of nested names lie deeper than Orbax looks for them: `load`
-  holds every array against its hash.
-  """
-  text = record.getMessage()
-  return not ('Skipping merge of OCDBT' in text
-              or 'TensorStore data files not found' in text)
-
-
-logging.getLogger('absl').addFilter(_worth_saying)
+# What `save` says of a checkpoint by itself.
+OWN = ('format', 'hashes', 'layout')
 
 
 class CheckpointError(ValueError):
@@ -64,6 +60,28 @@ def has_metadata(path: pathlib.Path) -> bool:
   return (path / _METADATA).is_file()
 
 
+class Made(NamedTuple):
+  """A checkpoint that is to be written.
+
+  Attributes:
+    path: a folder that doesn't exist yet.
+    arrays: by name; `None` leaves are left out.
+    metadata: JSON values.
+  """
+  path: pathlib.Path
+  arrays: dict[str, Any]
+  metadata: dict
+
+
+class _Part(NamedTuple):
+  """One that is half written: its folder, bytes and metadata."""
+  path: pathlib.Path
+  folder: pathlib.Path
+  packed: np.ndarray
+  leaves: dict[str, list]
+  metadata: dict
+
+
 def save(path: pathlib.Path, arrays: dict[str, Any], metadata: dict) -> None:
   """Writes a checkpoint; every process of a run must call it.
 
@@ -75,20 +93,85 @@ def save(path: pathlib.Path, arrays: dict[str, Any], metadata: dict) -> None:
   Raises:
     CheckpointError: something stands at `path`; nothing is overwritten.
   """
+  save_all([Made(path, arrays, metadata)])
+
+
+def save_all(made: Sequence[Made]) -> None:
+  """`save` of many, at hardly more than the cost of one.
+
+  A process that is killed leaves each of them whole or not at all.
+  """
+  if parallel.is_primary():
+    parts = [_part_of(*one) for one in made]
+    try:
+      for width in sorted({part.packed.shape[1] for part in parts}):
+        _write([part for part in parts if part.packed.shape[1] == width])
+      array_files.flush(file for part in parts
+                        for file in part.folder.iterdir())
+      for part in parts:
+        part.folder.rename(part.path)
+    except BaseException:
+      for part in parts:
+        shutil.rmtree(part.folder, ignore_errors=True)
+      raise
+  parallel.barrier('saved')
+
+
+def _part_of(path, arrays, metadata) -> _Part:
   if path.exists():
     raise CheckpointError(f'{path} exists already and is never overwritten; '
                           'choose another workdir or remove it')
   arrays = {name: np.asarray(a) for name, a in arrays.items()
             if a is not None}
   full = dict(metadata, format=FORMAT, hashes=trees.digests(arrays))
-  full['digest'] = json_files.digest(full)
-  # One file per array instead of a key-value store: for arrays as small as
-  # these it takes 2 to 3 kB less, and nearly always the same number of bytes.
-  context = ocp.Context()
-  context.array.saving.use_ocdbt = False
-  context.array.saving.use_zarr3 = False
-  with context:
-    ocp.save(path.absolute(), arrays, custom_metadata=full)
+  return _Part(path, path.with_name(path.name + _UNFINISHED),
+               *array_files.pack(arrays), full)
+
+
+def _write(parts: list[_Part]) -> None:
+  """Writes the folders of checkpoints whose files are equally long.
+
+  Orbax writes one array, a file for each row; each checkpoint takes its own
+  rows, and what zarr says of them into its metadata: that saves a file.
+  """
+  for part in parts:
+    if part.folder.exists():  # of a process that was killed
+      shutil.rmtree(part.folder)
+    part.folder.mkdir()
+  whole, row = parts[0].folder / 'arrays', 0
+  with concurrent.futures.ThreadPoolExecutor(1) as apart:
+    # The caller's thread may have an event loop already, as in a notebook.
+    apart.submit(asyncio.run, _serialize(
+        whole, [part.packed for part in parts])).result()
+  spec = json_files.read(whole / '.zarray', {'shape': list}, 'the shape', '')
+  for part in parts:
+    files = array_files.file_names(len(part.packed))
+    for name in files:
+      os.rename(f'{whole}/{row}.0', f'{part.folder}/{name}')
+      row += 1
+    full = part.metadata | {'layout': array_files.layout(
+        spec, len(files), part.leaves)}
+    full['digest'] = json_files.digest(full)
+    (part.folder / _METADATA).write_text(json.dumps({'custom_metadata': full}))
+  shutil.rmtree(whole)
+
+
+@functools.cache
+def _context() -> tensorstore.Context:
+  """Files are flushed later, all at once; its threads are started once."""
+  return tensorstore.Context({'file_io_sync': False})
+
+
+async def _serialize(path: pathlib.Path, rows: list[np.ndarray]) -> None:
+  """Writes arrays [files, bytes of a file] as one through Orbax."""
+  array = rows[0] if len(rows) == 1 else np.concatenate(rows)
+  info = type_handlers.ParamInfo(
+      name=path.name, parent_dir=path.parent.absolute(),
+      is_ocdbt_checkpoint=False, ts_context=_context())
+  handler = type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+  for written in await handler.serialize(
+      [array], [info], [type_handlers.SaveArgs(shard_axes=(0,))]):
+    written.result()
 
 
 def load(path: pathlib.Path, names: Sequence[str] | None = None,
@@ -105,40 +188,22 @@ def load(path: pathlib.Path, names: Sequence[str] | None = None,
     CheckpointError: missing, unfinished, unreadable, of another format or
       place, or an array isn't the one that was written; names it.
   """
-  metadata = load_metadata(path, expected)
+  metadata = _metadata(path, expected)
   try:
-    arrays = _read(path, names)
-  except Exception as error:  # Orbax and TensorStore raise many kinds.
+    arrays = array_files.read(path, metadata.pop('layout', None), names)
+  except Exception as error:  # TensorStore raises many kinds.
     raise CheckpointError(f'{path} cannot be read: {_brief(error)}'
-                          f'{remedy(path)}') from error
-  arrays = {name: np.asarray(a) for name, a in (arrays or {}).items()}
+                          f'{remedies.of(path)}') from error
   hashes = metadata['hashes']
   wanted = set(hashes) if names is None else set(names)
   for name in sorted(wanted | set(arrays)):
     if name not in arrays or name not in hashes:
       raise CheckpointError(f'{path}: leaf {name} is missing or was added'
-                            f'{remedy(path)}')
+                            f'{remedies.of(path)}')
     if trees.digest(arrays[name]) != hashes[name]:
       raise CheckpointError(f'{path}: leaf {name} was changed since it was '
-                            f'written (its SHA-256 differs){remedy(path)}')
+                            f'written (its SHA-256 differs){remedies.of(path)}')
   return arrays, metadata
-
-
-def _read(path: pathlib.Path, names: Sequence[str] | None):
-  there = array_files.names(path)
-  if there is not None:
-    return array_files.read(path, there if names is None else [
-        name for name in names if name in there])
-  # As a version of Orbax lays them that `array_files` doesn't know.
-  if names is None:
-    return ocp.load(path.absolute())
-  found = ocp.metadata(path.absolute()).metadata
-  context = ocp.Context()
-  context.pytree.loading.partial_load = True
-  with context:
-    return ocp.load(path.absolute(), {
-        name: np.empty(found[name].shape, found[name].dtype)
-        for name in names if name in found})
 
 
 def read_foreign(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -155,30 +220,6 @@ def read_foreign(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise CheckpointError(
         f'{path} cannot be read as a checkpoint of Orbax ({_brief(error)}); '
         'of a manager with several steps, give the folder of one') from error
-
-
-# What helps, by the folder in which a damaged checkpoint lies.
-_REMEDIES = {
-    'probe': '; restore the folder from a copy, or start the run\'s command, '
-             'which makes it again',
-    'progress': '; restore the folder from a copy, or remove it: what was not '
-                'finished is then learned again from its start',
-    'shared': '; restore the folder from a copy: it cannot be made again, but '
-              'by a new run in another workdir',
-}
-
-
-def remedy(path: pathlib.Path) -> str:
-  """The end of a sentence that says a checkpoint of a workdir is damaged."""
-  if path.parent.name in _REMEDIES:
-    return _REMEDIES[path.parent.name]
-  kept = path.parent.parent / 'shared'
-  if path.parent.name == 'tasks' and kept.is_dir() and any(kept.iterdir()):
-    # Of a phase whose tasks go on from what the one before them kept.
-    return ('; restore the folder from a copy. Without one, remove it and '
-            'start the run\'s command: it makes the task again or says why it '
-            'cannot')
-  return '; restore the folder from a copy, or remove it to have it made again'
 
 
 _OF_A_TASK = {'backbone', 'classes', 'method', 'source_shape', 'transforms'}
@@ -210,15 +251,6 @@ def task_metadata(path: pathlib.Path) -> dict:
   return metadata
 
 
-def fingerprint(path: pathlib.Path,
-                expected: Mapping[str, Any] | None = None) -> str:
-  """Of all that a task left but its outputs: what others rely on."""
-  hashes = {name: digest for name, digest in load_metadata(path, expected)[
-      'hashes'].items() if name != 'probe'}
-  return hashlib.sha256(
-      json.dumps(sorted(hashes.items())).encode()).hexdigest()[:16]
-
-
 def load_metadata(path: pathlib.Path,
                   expected: Mapping[str, Any] | None = None) -> dict:
   """The metadata alone, without reading any array.
@@ -233,26 +265,35 @@ def load_metadata(path: pathlib.Path,
     CheckpointError: missing, unfinished, changed, of another format, or not
       the one that is expected here.
   """
+  metadata = _metadata(path, expected)
+  metadata.pop('layout', None)
+  return metadata
+
+
+def _metadata(path: pathlib.Path,
+              expected: Mapping[str, Any] | None = None) -> dict:
+  """`load_metadata`, with the layout of the arrays."""
   if not path.exists():
     raise CheckpointError(f'no checkpoint at {path}')
   if not exists(path):
-    raise CheckpointError(f'{path} is not a finished checkpoint{remedy(path)}')
+    raise CheckpointError(f'{path} is not a finished checkpoint'
+                          f'{remedies.of(path)}')
   try:
     metadata = json_files.read(path / _METADATA, {'custom_metadata': dict},
                                'the metadata', '')['custom_metadata']
   except ValueError as error:
     raise CheckpointError(f'the metadata of {path} cannot be read: {error}'
-                          f'{remedy(path)}') from error
-  if metadata.get('format') != FORMAT:
+                          f'{remedies.of(path)}') from error
+  if metadata.get('format') not in _READ:
     found = metadata.get('format')
     raise CheckpointError(
         (f'{path} says no format, so another program wrote it' if found is None
-         else f'{path} has format {found}') + f'; this version reads format '
-        f'{FORMAT}{remedy(path)}')
+         else f'{path} has format {found}') + '; this version reads formats '
+        f'{" and ".join(map(str, _READ))}{remedies.of(path)}')
   digest = metadata.pop('digest', None)
   if digest != json_files.digest(metadata):
     raise CheckpointError(f'the metadata of {path} was changed since it was '
-                          f'written (its SHA-256 differs){remedy(path)}')
+                          f'written (its SHA-256 differs){remedies.of(path)}')
   require(path, metadata, expected or {})
   return metadata
 
@@ -274,9 +315,9 @@ def change_metadata(path: pathlib.Path, changes: dict) -> None:
   """Puts other values into a checkpoint's metadata, at once or not at all.
 
   Raises:
-    CheckpointError: it can't be read, or does not lie as Orbax writes it.
+    CheckpointError: it can't be read.
   """
-  full = load_metadata(path) | changes
+  full = _metadata(path) | changes
   full['digest'] = json_files.digest(full)
   file = path / _METADATA
   whole = json_files.read(file, {'custom_metadata': dict}, 'the metadata')
@@ -329,8 +370,3 @@ def remove_unfinished(folder: pathlib.Path) -> None:
         else:
           path.unlink(missing_ok=True)
   parallel.barrier(f'remove unfinished {folder.name}')
-
-
-def stored_bytes(path: pathlib.Path) -> int:
-  """Sum of the sizes of all files of a checkpoint."""
-  return sum(p.stat().st_size for p in path.rglob('*') if p.is_file())

@@ -12,6 +12,7 @@ import hashlib
 import json
 import pathlib
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -133,10 +134,19 @@ _FACTS = ('method', 'seed', 'transforms', 'classes', 'structure', 'absent',
           'source_shape')
 
 
+def fingerprint(path: pathlib.Path,
+                expected: Mapping[str, Any] | None = None) -> str:
+  """Of all that a task left but its outputs: what others rely on."""
+  stored = checkpoint.load_metadata(path, expected)['hashes']
+  hashes = {name: digest for name, digest in stored.items() if name != 'probe'}
+  return hashlib.sha256(
+      json.dumps(sorted(hashes.items())).encode()).hexdigest()[:16]
+
+
 def content(path: pathlib.Path) -> str:
   """Of all that makes a task, wherever each value is stored.
 
-  `checkpoint.fingerprint` is of what stands in the task's own folder; this is
+  `fingerprint` is of what stands in the task's own folder; this is
   the same for a task that was stored again elsewhere or under another name.
   """
   metadata = checkpoint.load_metadata(path, {'name': path.name})

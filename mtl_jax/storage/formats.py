@@ -10,7 +10,10 @@ import pathlib
 from mtl_jax import _version
 from mtl_jax import json_files
 
-FORMAT = 1  # one more whenever an older version could not read a workdir
+# One more whenever an older version could not read a workdir.
+# 2: the arrays of a checkpoint lie in one zarr array (`storage.array_files`).
+FORMAT = 2
+OLDEST = 1  # that this version reads
 FILE = 'format.json'
 
 
@@ -29,7 +32,7 @@ def require(root: pathlib.Path) -> None:
     ValueError: says which version made it, and what to do.
   """
   path = root / FILE
-  own = f'mtl_jax {_version.__version__} reads format {FORMAT}'
+  own = f'mtl_jax {_version.__version__} reads formats {OLDEST} to {FORMAT}'
   if not path.exists():
     if (root / 'backbone.json').exists():
       raise ValueError(
@@ -39,10 +42,16 @@ def require(root: pathlib.Path) -> None:
           'workdir')
     return
   number, version = _read(path)
-  if number != FORMAT:
+  if not OLDEST <= number <= FORMAT:
     raise ValueError(
         f'{root} has format {number}, made by mtl_jax {version}, but {own}; '
         f'install mtl_jax {version} to read it, or choose another workdir')
+
+
+def is_older(root: pathlib.Path) -> bool:
+  """Whether a workdir has an earlier format, which `require` takes."""
+  path = root / FILE
+  return path.exists() and _read(path)[0] < FORMAT
 
 
 def _read(path: pathlib.Path) -> tuple[int, str]:

@@ -53,8 +53,10 @@ def impression_to_arrays(impression: impressions.Impression) -> dict:
   Of a leaf that has both a mask and a value only the values under the mask
   are kept, in the order of their indices: what a subnetwork owns.
   """
-  packed = (None if impression.masks is None
-            else masks.pack(impression.masks))
+  # On the host, where they go: a call of JAX takes longer than packing.
+  packed = (None if impression.masks is None else jax.tree.map(
+      lambda m: np.packbits(np.asarray(m)),
+      masks.require_bool(impression.masks)))
   arrays = tree_to_arrays(impression._replace(masks=packed)._asdict())
   kept = {} if impression.masks is None else trees.flatten(
       parallel.to_host(impression.masks))

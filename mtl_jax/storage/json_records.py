@@ -106,14 +106,23 @@ def append_line(path: pathlib.Path, record: dict) -> None:
   append_lines(path, [record])
 
 
-def append_lines(path: pathlib.Path, records: list[dict]) -> None:
-  """Adds JSON lines and flushes them to the disk; nothing if there are none."""
-  if not records or not parallel.is_primary():
+def append_lines(path: pathlib.Path, records: Iterable[dict],
+                 flush: bool = True) -> None:
+  """Adds JSON lines; nothing if there are none.
+
+  Args:
+    path: of the log.
+    records: one per line.
+    flush: whether to wait until they are on the disk.
+  """
+  lines = ''.join(map(_line, records))
+  if not lines or not parallel.is_primary():
     return
   with path.open('a') as file:
-    file.write(''.join(map(_line, records)))
-    file.flush()
-    os.fsync(file.fileno())
+    file.write(lines)
+    if flush:
+      file.flush()
+      os.fsync(file.fileno())
 
 
 def read_lines(path: pathlib.Path) -> Iterator[dict]:
@@ -126,6 +135,16 @@ def read_lines(path: pathlib.Path) -> Iterator[dict]:
     yield from json_files.read_lines(
         path, _LINES, 'the log', 'restore the file from a copy, or remove the '
         'line: the run\'s command makes again what it needs')
+
+
+def is_whole(path: pathlib.Path) -> bool:
+  """Whether nothing of the last line of a log was cut off."""
+  if not path.exists():
+    return False
+  with path.open('rb') as file:
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - 1))
+    return file.read() in (b'\n', b'')
 
 
 def _line(record: dict) -> str:

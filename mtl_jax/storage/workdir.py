@@ -216,6 +216,9 @@ class Workdir:
   def locked(self):
     """Keeps other processes from working here; a kill ends it too.
 
+    A workdir of an earlier format has this version's from then on, whose
+    checkpoints may come beside the earlier ones.
+
     Raises:
       ValueError: another process works here.
     """
@@ -245,6 +248,8 @@ class Workdir:
                       'works there at a time', self.root, error)
     try:
       holder.write_text(f'{platform.node()}, pid {os.getpid()}')
+      if formats.is_older(self.root):
+        json_records.write_atomic(self.format, formats.text())
       yield
     finally:
       if lock.is_locked:
@@ -258,17 +263,20 @@ class Workdir:
         lock.release()
 
   @contextlib.contextmanager
-  def timed(self, began: float, every: float = 5.):
+  def timed(self, began: float, lines: list[dict] | None = None,
+            every: float = 5.):
     """Notes how long a start works, for the case that it is killed.
 
     Args:
       began: of this start, by `time.perf_counter`.
+      lines: of the log, if they were read already.
       every: seconds between two notes; a kill loses no more of them.
     """
     if not parallel.is_primary():
       yield
       return
-    label = json_records.label(list(json_records.read_lines(self.metrics)))
+    label = json_records.label(list(json_records.read_lines(self.metrics))
+                               if lines is None else lines)
     ended = threading.Event()
 
     def note():

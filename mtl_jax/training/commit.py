@@ -20,6 +20,7 @@ from mtl_jax.data import transforms
 from mtl_jax.serving import system as system_lib
 from mtl_jax.steps import optimizers
 from mtl_jax.steps import single
+from mtl_jax.storage import array_files
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import impression_arrays
 from mtl_jax.storage import json_records
@@ -79,26 +80,42 @@ def commit(run: run_lib.Run, entry: plan.Entry, state: single.State,
   Returns:
     `given` for the next entry, with the new `shared`.
   """
-  method = entry.phase.make_method()
-  state, shared = parallel.local((state, given.shared))
-  _require_finite(entry, {'scores or weights': state.trainable})
-  impression, after = method.commit(run.system.backbone.params,
-                                    state.trainable, shared, entry.route)
-  if run.system.backbone.stats:
-    impression = impression._replace(stats=state.stats)
+  shared = parallel.local(given.shared)
+  impression, after = leave(run, entry, state, shared)
   keeps = after is not shared
-  _require_sound(entry, impression, after if keeps else {})
   kept_by = entry.name if keeps else given.kept_by
   if keeps:
     _keep(run, entry.name, after)
   started = time.perf_counter()
-  record = describe(run, entry, impression, shared, curve, trained, extra or {})
-  record['seconds']['evaluate'] = round(time.perf_counter() - started, 4)
-  store(run, entry, impression, shared, record, given.relied, kept_by)
+  measured = _measure(run, entry, impression, shared,
+                      (extra or {}).get('accuracy', {}))
+  seconds = time.perf_counter() - started
+  record = describe(run, entry, impression, curve, trained, measured, seconds,
+                    extra)
+  write(run, [made(run, entry, impression, shared, record, given.relied,
+                   kept_by)])
   if not keeps:
     return given
   _forget(run, entry.name)
   return Given(parallel.everywhere(after), given.relied, kept_by)
+
+
+def leave(run: run_lib.Run, entry: plan.Entry, state: single.State,
+          shared: dict) -> tuple[impressions.Impression, dict]:
+  """The impression that a trained state leaves, and the `shared` after it.
+
+  Raises:
+    FloatingPointError: NaN or infinity would be stored.
+    ValueError: a mask is empty.
+  """
+  trainable, stats = parallel.local((state.trainable, state.stats))
+  require_finite(entry, {'scores or weights': trainable})
+  impression, after = entry.phase.make_method().commit(
+      run.system.backbone.params, trainable, shared, entry.route)
+  if run.system.backbone.stats:
+    impression = impression._replace(stats=stats)
+  require_sound(entry, impression, {} if after is shared else after)
+  return impression, after
 
 
 def _keep(run, name: str, shared: dict) -> None:
@@ -121,57 +138,82 @@ def _forget(run, name: str) -> None:
 
 
 def describe(run: run_lib.Run, entry: plan.Entry,
-             impression: impressions.Impression, shared: dict, curve: dict,
-             trained: Trained, extra: dict) -> dict:
-  """The record of an entry: what it is, and what was measured of it."""
-  record = _measure(run, entry, impression, shared, extra.get('accuracy', {}))
-  record |= _facts(run, entry, impression, curve, trained)
-  return record | {k: v for k, v in extra.items() if k != 'accuracy'}
+             impression: impressions.Impression, curve: dict, trained: Trained,
+             measured: dict, seconds: float, extra: dict | None = None) -> dict:
+  """The record of an entry: what it is, and what was measured of it.
+
+  Args:
+    run: the run.
+    entry: what was learned.
+    impression: what it left.
+    curve: float32 [steps] each.
+    trained: see `Trained`.
+    measured: accuracy and loss.
+    seconds: that measuring took.
+    extra: what else the record says.
+  """
+  record = measured | _facts(run, entry, impression, curve, trained)
+  record['seconds']['evaluate'] = round(seconds, 4)
+  return record | {k: v for k, v in (extra or {}).items() if k != 'accuracy'}
 
 
-def store(run: run_lib.Run, entry: plan.Entry,
-          impression: impressions.Impression, shared: dict, record: dict,
-          relied: tuple[str, ...], kept_by: str | None) -> None:
-  """Writes an entry's checkpoint and the line of its record."""
+def made(run: run_lib.Run, entry: plan.Entry,
+         impression: impressions.Impression, shared: dict, record: dict,
+         relied: tuple[str, ...], kept_by: str | None) -> checkpoint.Made:
+  """An entry's checkpoint, for `write`; its record gets the bytes it takes."""
+  method = entry.phase.make_method()
   own = impression_arrays.impression_to_arrays(impression)
   arrays, referred = run.system.index.split(own)
   record['bytes'] |= _stored(impression, arrays)
   metadata = _metadata(run, entry, record) | {
       'kept_by': kept_by, 'references': referred} | (
           impression_arrays.impression_metadata(impression))
-  if entry.phase.make_method().abilities.needs_earlier:
+  if method.abilities.needs_earlier:
     metadata['relies_on'] = {name: run.system.fingerprint(name)
                              for name in relied}
   stored = system_lib.StoredTask(
-      entry.name, impression, entry.phase.make_method(), shared,
-      entry.task.transforms, pipeline.parameters(
-          entry.task.transforms, tuple(metadata['source_shape'])),
+      entry.name, impression, method, shared, entry.task.transforms,
+      pipeline.parameters(entry.task.transforms,
+                          tuple(metadata['source_shape'])),
       entry.task.classes, metadata, np.zeros(0))
-  arrays['probe'] = np.asarray(run.system.outputs(
-      stored, probe_images(run, entry.task.source)))
+  arrays['probe'] = run.system.outputs(
+      stored, probe_images(run, entry.task.source))
+  return checkpoint.Made(run.workdir.task(entry.name), arrays, metadata)
+
+
+def write(run: run_lib.Run, tasks: list[checkpoint.Made]) -> None:
+  """Stores the checkpoints of entries, and the lines of their records."""
   started = time.perf_counter()
-  checkpoint.save(run.workdir.task(entry.name), arrays, metadata)
-  run.system.index.add(entry.name)
-  line = finished_record(run.workdir, entry.name, record)
-  line['seconds']['save'] = time.perf_counter() - started
-  line['peak_memory_bytes'] = host.memory_bytes()
-  json_records.append_line(run.workdir.metrics, line)
-  writers.write(run.config, run.workdir.root, line)
+  checkpoint.save_all(tasks)
+  seconds = (time.perf_counter() - started) / len(tasks)
+  lines = []
+  for task in tasks:
+    name = task.metadata['name']
+    run.system.index.add(name)
+    line = finished_record(run.workdir, name, task.metadata['record'])
+    line['seconds']['save'] = seconds
+    line['peak_memory_bytes'] = host.memory_bytes()
+    lines.append(line)
+    writers.write(run.config, run.workdir.root, line)
+  # A start makes the line of a checkpoint again, should this one be lost.
+  json_records.append_lines(run.workdir.metrics, lines, flush=False)
 
 
-def _require_finite(entry, parts) -> None:
+def require_finite(entry, parts) -> None:
   for name, leaf in trees.flatten(parts).items():
-    if leaf is not None and not np.isfinite(np.asarray(leaf)).all():
+    leaf = None if leaf is None else np.asarray(leaf)
+    if leaf is not None and leaf.dtype.kind not in 'biu' and (
+        not np.isfinite(leaf).all()):
       raise FloatingPointError(
           f'task {entry.name} would leave {name} with NaN or infinity; '
           'nothing was stored. Lower the learning rate')
 
 
-def _require_sound(entry, impression, shared) -> None:
+def require_sound(entry, impression, shared) -> None:
   """Refuses what would be stored but can't be right."""
-  _require_finite(entry, impression._asdict() | {'shared': shared})
+  require_finite(entry, impression._asdict() | {'shared': shared})
   for name, leaf in trees.flatten(impression.masks or {}).items():
-    if leaf is not None and np.ndim(leaf) > 1 and not np.any(leaf):
+    if leaf is not None and np.ndim(leaf) > 1 and not np.asarray(leaf).any():
       raise ValueError(
           f'task {entry.name} would leave an empty mask of {name}, through '
           'which no signal passes; nothing was stored. Lower the learning '
@@ -216,16 +258,16 @@ def _facts(run, entry, impression, curve, trained) -> dict:
   """What the record says besides accuracy."""
   parts = impressions.bytes_by_part(impression)
   density = {} if impression.masks is None else {
-      name: round(float(np.mean(np.asarray(leaf))), 6)
-      for name, leaf in trees.flatten(impression.masks).items()
-      if leaf is not None}
+      name: round(np.count_nonzero(leaf) / leaf.size, 6)
+      for name, leaf in trees.flatten(
+          parallel.to_host(impression.masks)).items() if leaf is not None}
   phase = entry.phase
   return {
       'entry': entry.name, 'task': entry.task.name, 'phase': phase.name,
       'method': phase.method, 'control': phase.control,
       'repeat': entry.repeat, 'pooled': len(entry.pooled),
       'classes': entry.task.classes,
-      'data': labels.facts(entry.tasks[0], run.data.source(entry.task.source)),
+      'data': run.data.facts(entry.tasks[0]),
       'steps': trained.recipe.steps, 'batch_size': trained.recipe.batch_size,
       'seed': run.config.seed, 'curve': thin(curve), 'density': density,
       'bytes': parts | {'total': sum(parts.values()),
@@ -289,7 +331,7 @@ def finished_record(work: workdir_lib.Workdir, name: str,
   """
   path = work.task(name)
   record = record or checkpoint.task_metadata(path)['record']
-  sizes = record['bytes'] | {'stored': checkpoint.stored_bytes(path)}
+  sizes = record['bytes'] | {'stored': array_files.stored_bytes(path)}
   return {'kind': 'task'} | record | {'bytes': sizes}
 
 

@@ -1,8 +1,10 @@
 """Loss and accuracy of a network on a split of a task."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from mtl_jax import models
@@ -57,6 +59,73 @@ def score_entry(network: models.Network, params: Any, stats: Any,
                  entry.phase.loss) for task in entry.tasks]
   return found[0] if len(found) == 1 else Score(
       *(float(np.mean(values)) for values in zip(*found)))
+
+
+@functools.lru_cache(maxsize=64)
+def _group_program(network: models.Network, make: Callable[..., tuple]):
+  evaluate = single.make_evaluate(network)
+
+  def one(route, backbone, shared, source, own):
+    state, task, index = own
+    # As it would be stored: not rounded otherwise as part of a product.
+    params, stats = jax.lax.optimization_barrier(
+        make(*backbone, shared, state))
+    return evaluate(route, params, stats, source, task, index)
+  return parallel.map_tasks(one)
+
+
+class Group(NamedTuple):
+  """Tasks of one route whose networks are measured in one program.
+
+  Attributes:
+    data: of the run.
+    entries: of one phase, none of them pooled.
+    tasks: their arrays, as `place` gives them.
+    batch_size: images at once.
+  """
+  data: run_lib.Data
+  entries: list[plan.Entry]
+  tasks: single.TaskArrays
+  batch_size: int
+
+  @classmethod
+  def of(cls, data, entries, batch_size) -> 'Group':
+    return cls(data, entries, place(parallel.stack_on_host(
+        [data.task_arrays(entry.task) for entry in entries])), batch_size)
+
+  def score(self, network: models.Network, make: Callable[..., tuple],
+            backbone: tuple, shared: dict, states: Any,
+            split: str) -> list[Score]:
+    """`score_entry` of each entry.
+
+    Args:
+      network: of all entries.
+      make: (parameters and statistics of the backbone, shared, state of one
+        entry) -> (parameters, norm statistics) of its network; the same object
+        compiles once.
+      backbone: its parameters and statistics, on the devices.
+      shared: likewise.
+      states: of the entries, as `place` gives them.
+      split: of the tasks' sources.
+    """
+    first = self.entries[0]
+    rows = [getattr(self.data.view(entry.task), split)
+            for entry in self.entries]
+    size = max(1, min(self.batch_size, max(map(len, rows))))
+    parts = [batches.padded(own, size) for own in rows]
+    longest = max(map(len, parts))
+    index = np.stack([np.pad(own, ((0, longest - len(own)), (0, 0)),
+                             constant_values=-1) for own in parts])
+    loss, right = parallel.gather_tasks(_group_program(network, make)(
+        plan.route_of(first.task, first.phase.loss), backbone, shared,
+        self.data.split(first.task, split), (states, self.tasks, place(index))))
+    return [Score(float(loss[i]) / len(own), None if first.task.regression
+                  else int(right[i]) / len(own)) for i, own in enumerate(rows)]
+
+
+def place(tree: Any) -> Any:
+  """Arrays [entries, ...] of a group, divided over the devices."""
+  return parallel.split_tasks(parallel.pad_tasks(tree), donated=False)
 
 
 def stored_accuracy(system: system_lib.System, entry: plan.Entry,

@@ -19,6 +19,7 @@ from mtl_jax.storage import checkpoint
 from mtl_jax.storage import impression_arrays
 from mtl_jax.training import commit
 from mtl_jax.training import drivers
+from mtl_jax.training import group_commit
 from mtl_jax.training import preparation as preparation_lib
 from mtl_jax.training import progress
 from mtl_jax.training import run as run_lib
@@ -65,12 +66,8 @@ def learn_group(run: run_lib.Run, group, unfinished,
   trained = commit.Trained(
       recipe, seconds + time.perf_counter() - started - course.seconds,
       len(group), course.total())
-  for i, entry in enumerate(group):
-    if entry not in unfinished:
-      continue
-    given = commit.commit(run, entry, driver.member(state, i), given,
-                          {name: value[i] for name, value in curve.items()},
-                          trained, course.record(i))
+  given = group_commit.commit(run, group, unfinished, driver, state, given,
+                              curve, trained, course.record)
   progress.remove(run.workdir, group[0].name)
   return given
 

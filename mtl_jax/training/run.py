@@ -1,5 +1,7 @@
 """What training needs: the run, and its data on the devices."""
 
+import copy
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,6 +12,7 @@ from mtl_jax import methods
 from mtl_jax import parallel
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
+from mtl_jax.data import labels
 from mtl_jax.data import pipeline
 from mtl_jax.data import sources
 from mtl_jax.data import suites
@@ -35,10 +38,26 @@ class Data:
     self.source = functools.lru_cache(maxsize=None)(load)
     self.task_arrays = functools.lru_cache(maxsize=4)(self._task_arrays)
     self._on_device = functools.lru_cache(maxsize=None)(self._put)
+    self._views = functools.lru_cache(maxsize=32)(self._view)
+    self._facts = functools.lru_cache(maxsize=None)(self._facts_of)
     self.unlearned: dict[tuple, float | None] = {}
 
   def view(self, task: suites.Task) -> suites.View:
+    """Where its images lie; tasks that differ by transforms have one."""
+    try:
+      return self._views(_rows_of(task))
+    except ValueError:
+      return self._view(task)  # says the task's own name
+
+  def _view(self, task) -> suites.View:
     return suites.view(task, self.source(task.source))
+
+  def facts(self, task: suites.Task) -> dict:
+    """`labels.facts`, a copy."""
+    return copy.deepcopy(self._facts(_rows_of(task)))
+
+  def _facts_of(self, task) -> dict:
+    return labels.facts(task, self.source(task.source))
 
   def rows(self, entry: plan.Entry, split: str = 'train') -> np.ndarray:
     """Rows of the source; of a pool, task number x images + row."""
@@ -71,6 +90,11 @@ class Data:
     rest = task.transforms[len(fits):]
     return parallel.put(single.TaskArrays(pipeline.parameters(rest, shape),
                                          self.view(task).label_map))
+
+
+def _rows_of(task: suites.Task) -> suites.Task:
+  """The same for tasks that differ only in how their images are shown."""
+  return dataclasses.replace(task, name='task', index=0, transforms=(), key='')
 
 
 class Run(NamedTuple):

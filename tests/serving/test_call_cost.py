@@ -45,11 +45,11 @@ def _count(monkeypatch):
   return count
 
 
-def test_metadata_is_read_without_orbax(system, monkeypatch):
-  monkeypatch.setattr(checkpoint, 'ocp', None)
+def test_a_task_is_read_without_orbax(system, monkeypatch):
+  monkeypatch.setattr(checkpoint, 'type_handlers', None)
   path = system.workdir.task(MASKED[0])
   assert checkpoint.load_metadata(path)['name'] == MASKED[0]
-  assert checkpoint.exists(path)
+  assert checkpoint.exists(path) and checkpoint.load(path)[0]
 
 
 def test_what_is_read_and_answered_is_put_without_a_program(folder):

@@ -25,7 +25,7 @@ def store(folder, name, like, change=lambda arrays: None, **metadata):
   work = mtl_jax.load(folder).workdir
   arrays, old = checkpoint.load(work.task(like))
   change(arrays)
-  kept = {k: v for k, v in old.items() if k not in ('format', 'hashes')}
+  kept = {k: v for k, v in old.items() if k not in checkpoint.OWN}
   checkpoint.save(work.task(name), arrays, kept | {'name': name} | metadata)
 
 

@@ -12,6 +12,7 @@ from mtl_jax.evaluation import final
 from mtl_jax.report import figures
 from mtl_jax.data import sources
 from mtl_jax.serving import verification
+from mtl_jax.storage import array_files
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
@@ -234,7 +235,7 @@ def test_the_table_is_made_of_the_checkpoints(run):
     path = run / 'tasks' / record['entry']
     kept = checkpoint.load_metadata(path)['record']
     assert record['accuracy'] == kept['accuracy']
-    assert record['bytes']['stored'] == checkpoint.stored_bytes(path)
+    assert record['bytes']['stored'] == array_files.stored_bytes(path)
     assert record['kind'] == 'task' and 'save' in record['seconds']
 
 

@@ -9,6 +9,7 @@ import tiny
 
 import mtl_jax
 from mtl_jax import impressions
+from mtl_jax.storage import array_files
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import deduplicate
 from mtl_jax.storage import impression_arrays
@@ -96,7 +97,7 @@ def test_two_equal_networks_take_the_space_of_one(tmp_path):
   assert sizes[0]['referenced'] == 0
   assert sizes[1]['values'] == 0
   assert sizes[1]['referenced'] == sizes[0]['values'] > 200_000
-  assert checkpoint.stored_bytes(work.task(second)) < 6000
+  assert array_files.stored_bytes(work.task(second)) < 6000
   system = mtl_jax.load(tmp_path)
   x = system.probe('digits')
   np.testing.assert_array_equal(system.predict(x, task=first),

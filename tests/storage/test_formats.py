@@ -1,16 +1,22 @@
 """A workdir of another format is refused before anything of it is read."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 import tiny
+from orbax.checkpoint import v1 as ocp
 
 import mtl_jax
+from mtl_jax import json_files
+from mtl_jax.serving import verification
+from mtl_jax.storage import checkpoint
 from mtl_jax.storage import formats
 
 NEWER = {'format': formats.FORMAT + 1, 'mtl_jax': '9.1'}
-OLDER = {'format': formats.FORMAT - 1, 'mtl_jax': '0.0.1'}
-OF = f'mtl_jax {mtl_jax.__version__} reads format {formats.FORMAT}'
+OLDER = {'format': formats.OLDEST - 1, 'mtl_jax': '0.0.1'}
+OF = f'mtl_jax {mtl_jax.__version__} reads formats 1 to {formats.FORMAT}'
 
 
 @pytest.fixture(name='run')
@@ -33,7 +39,7 @@ def test_a_workdir_says_its_format_first(tmp_path):
 
 
 @pytest.mark.parametrize('found, sentence', [
-    (NEWER, f'run has format 2, made by mtl_jax 9.1, but {OF}; install mtl_jax '
+    (NEWER, f'run has format 3, made by mtl_jax 9.1, but {OF}; install mtl_jax '
      '9.1 to read it, or choose another workdir'),
     (OLDER, f'run has format 0, made by mtl_jax 0.0.1, but {OF}; install'),
     (None, f'run has no format.json: it was made before workdirs had a format, '
@@ -61,10 +67,44 @@ def test_another_format_is_refused_and_nothing_changed(run, found, sentence):
   mtl_jax.load(run)
 
 
+def as_format_1(run):
+  """A workdir as the version before wrote it."""
+  context = ocp.Context()
+  context.array.saving.use_ocdbt = False
+  context.array.saving.use_zarr3 = False
+  for file in list(run.rglob('_CHECKPOINT_METADATA')):
+    path = file.parent
+    arrays, metadata = checkpoint.load(path)
+    metadata['format'] = 2
+    metadata['digest'] = json_files.digest(metadata)
+    shutil.rmtree(path)
+    with context:
+      ocp.save(path, arrays, custom_metadata=metadata)
+  (run / 'format.json').write_text(json.dumps({'format': 1, 'mtl_jax': '0.2'}))
+
+
+def test_a_workdir_of_the_format_before_is_read_and_goes_on(run):
+  bits, x = tiny.bits(run), np.zeros((3, 8, 8, 1), np.uint8)
+  before = np.asarray(mtl_jax.load(run).predict(x, task='permuted-01'))
+  as_format_1(run)
+  assert (run / 'tasks/permuted-01/state/probe/.zarray').exists()
+  assert tiny.bits(run) == bits
+  system = mtl_jax.load(run)
+  np.testing.assert_array_equal(system.predict(x, task='permuted-01'), before)
+  assert verification.check(system).faults == []
+  system.delete('permuted-04')
+  assert json.loads((run / 'format.json').read_text())['format'] == (
+      formats.FORMAT)
+  assert tiny.learn(tiny.make('infer'), run)['verified']['ok']
+  assert tiny.bits(run) == bits
+  assert (run / 'tasks/permuted-04/0').exists()
+  assert not (run / 'tasks/permuted-01/0').exists()  # as it was
+
+
 def test_verify_refuses_another_format(run):
   (run / 'format.json').write_text(json.dumps(NEWER))
   done = tiny.verify(run)
-  assert done.returncode == 1 and 'has format 2, made by mtl_jax 9.1' in (
+  assert done.returncode == 1 and 'has format 3, made by mtl_jax 9.1' in (
       done.stderr)
   assert 'Traceback' not in done.stderr
 
