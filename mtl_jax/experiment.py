@@ -37,6 +37,7 @@ from mtl_jax.training import commit
 from mtl_jax.training import loop
 from mtl_jax.training import resume
 from mtl_jax.training import run as run_lib
+from mtl_jax.training import sizing
 from mtl_jax.training import stream
 from mtl_jax.training import tensorboard
 from mtl_jax.training.search import iteration
@@ -68,9 +69,10 @@ def run(config: config_lib.Config, workdir, command: str = '',
   plan.check(config, suite)
   scenarios.check(config, suite)
   data = run_lib.Data()
+  config = sizing.recorded(work, config)
   validate.check_config(work, config)
   backbone = make_backbone(config, suite, data, work)
-  validate.check_fit(config, suite, data, backbone)
+  traced = validate.check_fit(config, suite, data, backbone)
   final.check_mixed(config, suite, data)
   versions = validate.check_sources(work, suite, data)
   if not quiet and parallel.is_primary():
@@ -78,16 +80,20 @@ def run(config: config_lib.Config, workdir, command: str = '',
       print(f'note: {hint}', file=sys.stderr)
   with work.locked():
     # Again: another process may have worked here in the meantime.
+    config = sizing.recorded(work, config)
     validate.check_config(work, config)
     validate.check_sources(work, suite, data)
     validate.check_backbone(work, backbone)
     resume.check_tasks(work, config, suite, backbone.recipe['fingerprint'])
+    running = _running(config, suite, backbone, data, work)
+    config, needs = sizing.fit(running, traced)
     work.prepare()
     there = _complete(work, config)
     resume.write_plan(work, config, suite)
-    claim(work, config, backbone, command, versions)
+    claim(work, config, backbone, command, {
+        'sources': versions, 'memory': needs})
     with work.timed(started):
-      records, summary = _learn(started, config, suite, backbone, data, work,
+      records, summary = _learn(started, running._replace(config=config),
                                 _bar(config, suite, data, quiet, after_chunk))
       _report(work, records, summary, quiet, there)
       return summary
@@ -103,14 +109,21 @@ def _complete(work, config) -> set[str]:
   return set(work.task_names())
 
 
-def _learn(started, config, suite, backbone, data, work, bar):
-  """What a run does once it has its workdir; returns records and summary."""
+def _running(config, suite, backbone, data, work) -> run_lib.Run:
+  """A run with the system that grows in its workdir."""
   system = system_lib.System(work, backbone._replace(
       params=parallel.local(backbone.params),
       stats=parallel.local(backbone.stats)))
+  return run_lib.Run(config, suite, backbone, data, work, system,
+                     lambda count, name: None)
+
+
+def _learn(started, running, bar):
+  """What a run does once it has its workdir; returns records and summary."""
+  config, work = running.config, running.workdir
+  running.system.refresh()  # it was made before the plan was written
   with bar as advance:
-    running = run_lib.Run(config, suite, backbone, data, work, system, advance)
-    rows = {}
+    running, rows = running._replace(advance=advance), {}
     resume.restore_probes(running)
     for phase in config.phases:
       learn_phase(running, phase)
@@ -175,13 +188,21 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
   if work.backbone.exists():
     resume.check_recipe(work, json.loads(json.dumps(recipe)))
     recipe['fingerprint'] = json_records.read_json(work.backbone)['fingerprint']
-  made = backbone_lib.make(recipe, work.weights)
+  made = backbone_lib.make(recipe, work.weights, part.remat)
   return made._replace(params=parallel.put(made.params),
                        stats=parallel.put(made.stats))
 
 
-def claim(work, config, backbone, command, sources=None) -> None:
-  """Writes what a workdir starts with, and a line for this start."""
+def claim(work, config, backbone, command, known=None) -> None:
+  """Writes what a workdir starts with, and a line for this start.
+
+  Args:
+    work: the workdir.
+    config: of the run.
+    backbone: of the run.
+    command: that started it.
+    known: what else the line says, such as the versions of the sources.
+  """
   work.keep_weights(backbone.recipe['options'].get('weights'))
   if not work.backbone.exists():
     json_records.write_json(work.backbone, backbone.recipe)
@@ -203,8 +224,7 @@ def claim(work, config, backbone, command, sources=None) -> None:
   lines += killed
   json_records.write_lines(work.metrics, lines)
   json_records.append_line(
-      work.metrics, run_line(config, backbone, command) | {
-          'sources': sources or {}})
+      work.metrics, run_line(config, backbone, command) | {'sources': {}} | (known or {}))
   if config.tensorboard:
     for line in lines:
       if line['kind'] == 'task':

@@ -34,6 +34,9 @@ class Backbone:
     seed: of the weights; `None` takes the run's seed.
     compute_dtype: 'float32', or 'bfloat16' for the products alone: weights,
       scores and logits stay float32.
+    remat: of models made of blocks: training keeps what goes into each block
+      and computes what is inside it again for the gradients. It needs less
+      memory and more time; the numbers are equal to rounding.
     options: further options of the model, as (name, value) pairs.
   """
   model: str
@@ -41,6 +44,7 @@ class Backbone:
   init: str = 'signed_constant'
   seed: int | None = None
   compute_dtype: str = 'float32'
+  remat: bool = False
   options: tuple = ()
 
   def __post_init__(self):
@@ -54,7 +58,9 @@ class Backbone:
       raise ValueError(f'backbone seed is {self.seed}; it must lie between 0 '
                        'and 2 ** 32 - 1')
     models.check_init(self.model, self.init, dict(self.options))
-    models.make(self.model, self.outputs, **dict(self.options))
+    made = models.make(self.model, self.outputs, **dict(self.options))
+    if self.remat:
+      models.recomputing(self.model, made)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,6 +52,9 @@ class Network(NamedTuple):
     random: `apply` also takes `key=`, a typed key for dropout and the like.
     fan_in: (pattern, input axes) of kernels that don't follow Flax's
       conventions, for the init 'signed_constant'; see `fans.fans`.
+    remat: of a network of blocks, () -> the same network, whose gradients
+      need less memory: it keeps what goes into each block, and computes what
+      is inside it once more (`jax.checkpoint`).
   """
   init: Callable[..., tuple[Tree, Tree]]
   apply: Callable[..., tuple[Any, Tree]]
@@ -59,6 +62,7 @@ class Network(NamedTuple):
   parts: Parts | None = None
   random: bool = False
   fan_in: fans.Rules = ()
+  remat: Callable[[], Any] | None = None
 
 
 # How a module's `__call__` may be told that it is trained.

@@ -34,7 +34,8 @@ class Backbone(NamedTuple):
   recipe: dict
 
 
-def make(recipe: dict, weights: pathlib.Path | None = None) -> Backbone:
+def make(recipe: dict, weights: pathlib.Path | None = None,
+         remat: bool = False) -> Backbone:
   """The backbone of a recipe.
 
   Args:
@@ -43,6 +44,7 @@ def make(recipe: dict, weights: pathlib.Path | None = None) -> Backbone:
       must be a known one.
     weights: a copy of the file that the option `weights` names, read instead
       if it is there.
+    remat: whether its gradients need less memory; see `models.recomputing`.
 
   Raises:
     ValueError: the weights are not those of the recipe's fingerprint, or the
@@ -61,9 +63,11 @@ def make(recipe: dict, weights: pathlib.Path | None = None) -> Backbone:
                      f"{recipe['defined_in']['file']} defines; pass that file "
                      'as plugins')
   models.check_init(recipe['model'], recipe['init'], options)
-  network = precision.computed(
-      models.make(recipe['model'], recipe['outputs'], **options),
-      recipe.get('compute_dtype', 'float32'))
+  network = models.make(recipe['model'], recipe['outputs'], **options)
+  if remat:
+    network = models.recomputing(recipe['model'], network)
+  network = precision.computed(network,
+                               recipe.get('compute_dtype', 'float32'))
   params, stats = _draw(network, recipe, jax.random.key(
       recipe['seed'], impl='threefry2x32'))
   found = trees.fingerprint(params)

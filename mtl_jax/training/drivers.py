@@ -19,6 +19,7 @@ from mtl_jax import parallel
 from mtl_jax.config import parts as config_parts
 from mtl_jax.config import plan
 from mtl_jax.data import batches
+from mtl_jax.parallel import memory
 from mtl_jax.steps import joint as joint_lib
 from mtl_jax.steps import optimizers
 from mtl_jax.steps import rounds
@@ -36,6 +37,7 @@ class Driver(NamedTuple):
       [entries, count] on the host).
     whole: (state) -> what is saved; `place` takes it.
     member: (whole state, i) -> the `steps.State` of entry i.
+    lower: (shapes of shared, count) -> the program of `advance`, lowered.
     curves: (values [entries, steps] as `advance` gave them) -> the same, a row
       for each entry.
   """
@@ -44,6 +46,7 @@ class Driver(NamedTuple):
   advance: Callable[..., Any]
   whole: Callable[..., Any]
   member: Callable[..., Any]
+  lower: Callable[..., jax.stages.Lowered]
   curves: Callable[..., Any] = lambda values: values
 
 
@@ -131,6 +134,8 @@ def _one(run, group, recipe) -> Driver:
   source = run.data.split(entry.task, 'train')
   draw, prepare = _ahead(run, group, recipe)
 
+  start = functools.partial(_initial, run, functions, entry)
+
   def advance(shared, state, first, count):
     index = draw(first, count)
     state, measured = functions.chunk(
@@ -139,9 +144,19 @@ def _one(run, group, recipe) -> Driver:
     prepare(first + count, count)
     return state, jax.tree.map(lambda x: x[None], parallel.to_host(measured))
 
-  return Driver(
-      functools.partial(_initial, run, functions, entry), parallel.put,
-      advance, lambda state: state, lambda state, i: state)
+  def lower(shared, count):
+    return functions.chunk.lower(
+        entry.route, run.backbone.params, memory.shapes(shared), source, task,
+        memory.shapes(jax.eval_shape(start, shared)),
+        parallel.split_batch(_no_rows(recipe, count)))
+
+  return Driver(start, parallel.put, advance, lambda state: state,
+                lambda state, i: state, lower)
+
+
+def _no_rows(recipe, count, *more) -> np.ndarray:
+  """Stands for the index of `count` steps, int32 [count, ..., batch]."""
+  return np.zeros((count, *more, recipe.batch_size), np.int32)
 
 
 def at_once(group: list[plan.Entry], batch_size: int) -> bool:
@@ -151,7 +166,7 @@ def at_once(group: list[plan.Entry], batch_size: int) -> bool:
   batch does not divide over them.
   """
   return not group[0].phase.together and (
-      len(group) > 1 or (group[0].phase.tasks_at_once > 1
+      len(group) > 1 or (group[0].phase.most_at_once > 1
                          and batch_size % parallel.device_count() > 0))
 
 
@@ -166,8 +181,8 @@ def _many(run, group, recipe) -> Driver:
   alone, entries = len(group) == 1, len(group)  # a state alone has no axis
   place = lambda tree: parallel.split_tasks(parallel.pad_tasks(tree))
   unpad = functools.partial(jax.tree.map, lambda x: x[:entries])
-  tasks = place(parallel.stack(
-      [run.data.entry_arrays(entry) for entry in group]))
+  tasks = functools.cache(lambda: place(parallel.stack(
+      [run.data.entry_arrays(entry) for entry in group])))
   source = run.data.split(group[0].task, 'train')
   draw, prepare = _ahead(run, group, recipe)
 
@@ -181,7 +196,7 @@ def _many(run, group, recipe) -> Driver:
   def advance(shared, state, first, count):
     index = draw(first, count)
     state, measured = functions.chunk_many(
-        group[0].route, run.backbone.params, shared, source, tasks, state,
+        group[0].route, run.backbone.params, shared, source, tasks(), state,
         place(index))
     prepare(first + count, count)
     return state, unpad(parallel.to_host(parallel.join_tasks(measured)))
@@ -195,7 +210,16 @@ def _many(run, group, recipe) -> Driver:
     return state if alone else jax.tree.map(
         lambda x: jnp.asarray(x[i]), parallel.on_host(state))
 
-  return Driver(start, place_state, advance, whole, member)
+  def lower(shared, count):
+    state = jax.eval_shape(
+        functools.partial(_initial, run, functions, group[0]), shared)
+    shapes = functools.partial(memory.split_shapes, tasks=entries)
+    return functions.chunk_many.lower(
+        group[0].route, run.backbone.params, memory.shapes(shared), source,
+        shapes(run.data.entry_arrays(group[0])), shapes(state),
+        shapes(_no_rows(recipe, count)))
+
+  return Driver(start, place_state, advance, whole, member, lower)
 
 
 def _together(run, group, recipe) -> Driver:
@@ -219,8 +243,14 @@ def _together(run, group, recipe) -> Driver:
         parallel.split_batch(index))
     return state, jax.tree.map(np.transpose, parallel.to_host(measured))
 
+  def lower(shared, count):
+    return functions.chunk_together.lower(
+        routes, run.backbone.params, memory.shapes(shared), sources, tasks,
+        memory.shapes(jax.eval_shape(start, shared)),
+        parallel.split_batch(_no_rows(recipe, count, len(group))))
+
   return Driver(start, parallel.put, advance, lambda state: state,
-                joint_lib.of_member)
+                joint_lib.of_member, lower)
 
 
 @functools.lru_cache(maxsize=64)
@@ -286,8 +316,15 @@ def _rounds(run, group, recipe) -> Driver:
     return single.State(state.step[i], state.trainable, None, rounds.own_stats(
         method.abilities.banks, state.stats, rows, i), state.key[i])
 
+  def lower(shared, count):
+    index = parallel.split_batch(_no_rows(recipe, count * tasks_))
+    return chunk.lower(
+        group[0].route, run.backbone.params, memory.shapes(shared), source,
+        arrays, memory.shapes(jax.eval_shape(start, shared)),
+        (np.zeros(index.shape[:2], order.dtype), index))
+
   return Driver(start, parallel.put, advance, lambda state: state, member,
-                curves)
+                lower, curves)
 
 
 def _one_source(run, group):

@@ -1,4 +1,4 @@
-"""Devices: the only file that knows of pmap, meshes and processes.
+"""Devices: the only folder that knows of pmap, meshes and processes.
 
 State, backbone and shared are unreplicated (`in_axes=None`): trees carry no
 device axis and are what a checkpoint stores. Batches split over devices, or
@@ -61,12 +61,13 @@ def _mesh():
 
 
 @functools.lru_cache(maxsize=1)
-def _replicated():
+def replicated():
+  """Where `put` puts arrays."""
   return jax.sharding.NamedSharding(_mesh(), jax.sharding.PartitionSpec())
 
 
 @functools.lru_cache(maxsize=1)
-def _per_device():
+def per_device():
   """How a mapped function returns its state: so it isn't traced again."""
   mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
@@ -82,7 +83,7 @@ def put(tree: Any) -> Any:
     if _is_key(x):
       return _like_key(x, put(jax.random.key_data(x)))
     host = np.array(x)
-    return jax.make_array_from_callback(host.shape, _replicated(),
+    return jax.make_array_from_callback(host.shape, replicated(),
                                         lambda index: host[index])
   return jax.tree.map(leaf, tree)
 
@@ -118,7 +119,7 @@ def split_tasks(tree: Any) -> Any:
     # Through the host: arrays that were put everywhere can't be split as is.
     host = np.array(x)  # a copy: the state is donated
     return jax.device_put(_local(host.reshape(
-        devices, host.shape[0] // devices, *host.shape[1:])), _per_device())
+        devices, host.shape[0] // devices, *host.shape[1:])), per_device())
   return jax.tree.map(leaf, tree)
 
 
@@ -260,7 +261,8 @@ def local(tree: Any) -> Any:
   all of this one's, and the two don't go into one computation.
   """
   def leaf(x):
-    if not isinstance(x, jax.Array) or jax.process_count() == 1:
+    if (not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer)
+        or jax.process_count() == 1):
       return x
     if _is_key(x):
       return _like_key(x, leaf(jax.random.key_data(x)))
