@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import jax
 from rich import console as console_lib
 from rich import progress as progress_lib
 
@@ -189,6 +190,10 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
     resume.check_recipe(work, json.loads(json.dumps(recipe)))
     recipe['fingerprint'] = json_records.read_json(work.backbone)['fingerprint']
   made = backbone_lib.make(recipe, work.weights, part.remat)
+  if part.remat and not made.network.scanned and (
+      jax.default_backend() == 'cpu'):
+    raise ValueError(f'backbone.remat saves nothing of {part.model} on a CPU, '
+                     'whose compiler undoes it; leave it out there')
   return made._replace(params=parallel.put(made.params),
                        stats=parallel.put(made.stats))
 
@@ -224,7 +229,8 @@ def claim(work, config, backbone, command, known=None) -> None:
   lines += killed
   json_records.write_lines(work.metrics, lines)
   json_records.append_line(
-      work.metrics, run_line(config, backbone, command) | {'sources': {}} | (known or {}))
+      work.metrics, run_line(config, backbone, command) | {
+          'sources': {}} | (known or {}))
   if config.tensorboard:
     for line in lines:
       if line['kind'] == 'task':

@@ -11,6 +11,7 @@ from mtl_jax.config import config as config_lib
 from mtl_jax.config import growth
 from mtl_jax.config import plan
 from mtl_jax.data import batches
+from mtl_jax.parallel import mesh
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import formats
 from mtl_jax.storage import json_records
@@ -173,7 +174,9 @@ def check_fit(config, suite, data, backbone, earlier=(),
       continue
     size = phase.training.batch_size
     for group in plan.groups(phase.named, suite):
-      if not drivers.at_once(group, size):
+      if config.mesh is not None:
+        mesh.check(config.mesh.axes(), size)
+      elif not drivers.at_once(group, size):
         parallel.split_batch(np.zeros(size))
       for entry in group:
         batches.check_size(len(data.rows(entry)), size)

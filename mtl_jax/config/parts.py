@@ -8,6 +8,7 @@ from mtl_jax.evolution import networks
 from mtl_jax.evolution import spaces
 from mtl_jax.inference import identify
 from mtl_jax.models import precision
+from mtl_jax.parallel import mesh
 from mtl_jax.steps import optimizers
 
 
@@ -61,6 +62,29 @@ class Backbone:
     made = models.make(self.model, self.outputs, **dict(self.options))
     if self.remat:
       models.recomputing(self.model, made)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+  """How many parts the devices make; their product is the number of devices.
+
+  Attributes:
+    tasks: groups of devices, each with tasks of its own.
+    data: parts of a batch.
+    model: parts of every large array: of backbone, scores, optimizer and
+      basis.
+  """
+  tasks: int = 1
+  data: int = 1
+  model: int = 1
+
+  def __post_init__(self):
+    if min(self.axes()) < 1:
+      raise ValueError('mesh: tasks, data and model must be at least 1; got '
+                       f'{self}')
+
+  def axes(self) -> mesh.Axes:
+    return mesh.Axes(self.tasks, self.data, self.model)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -237,6 +237,8 @@ class Abilities(NamedTuple):
       training what tasks share, and forgets.
     rates: (trainable) -> for each of its leaves a factor of the learning rate,
       of a method whose leaves do not all take the same; not in rounds.
+    shards: its functions may be given arrays that are divided over devices:
+      they take whole arrays alike, and none by its place in memory.
   """
   superposes: bool = False
   streams: bool = False
@@ -249,6 +251,7 @@ class Abilities(NamedTuple):
   folds: Folds | None = None
   carries: Callable[..., impressions.Impression] | None = None
   rates: Callable[[Tree], Tree] | None = None
+  shards: bool = False
 
 
 class Method(NamedTuple):

@@ -104,7 +104,7 @@ def _vit(preset):
     return made._replace(remat=lambda: made._replace(
         apply=lambda params, stats, x, train=False, axis_name=None: (
             again(params, x), stats),
-        parts=Parts(create, again, vit.flops), remat=None))
+        parts=Parts(create, again, vit.flops), remat=None, scanned=True))
   return make
 
 

@@ -55,6 +55,8 @@ class Network(NamedTuple):
     remat: of a network of blocks, () -> the same network, whose gradients
       need less memory: it keeps what goes into each block, and computes what
       is inside it once more (`jax.checkpoint`).
+    scanned: its blocks are a scan, so that a CPU's compiler, which merges
+      equal computations elsewhere, keeps to that.
   """
   init: Callable[..., tuple[Tree, Tree]]
   apply: Callable[..., tuple[Any, Tree]]
@@ -63,6 +65,7 @@ class Network(NamedTuple):
   random: bool = False
   fan_in: fans.Rules = ()
   remat: Callable[[], Any] | None = None
+  scanned: bool = False
 
 
 # How a module's `__call__` may be told that it is trained.

@@ -158,8 +158,9 @@ def of_phase(run: run_lib.Run, phase: config_lib.Phase,
   if program is None:
     return None
   # Tasks that lie divided over devices are joined in a copy to be saved.
-  copied = (0 if phase.stream is not None or not drivers.at_once(
-      group, recipe.batch_size) else memory.each(lowered.out_info[0]))
+  copied = (memory.each(lowered.out_info[0])
+            if phase.stream is None and run.config.mesh is None
+            and drivers.at_once(group, recipe.batch_size) else 0)
   return Need(program.arguments + max(program.work, copied),
               _other_images(run, group))
 

@@ -38,7 +38,7 @@ from mtl_jax.storage import impression_arrays
 from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
-from mtl_jax.training import drivers
+from mtl_jax.training import driver as driver_lib
 from mtl_jax.training import loop
 from mtl_jax.training import progress
 from mtl_jax.training import run as run_lib
@@ -219,7 +219,7 @@ def _hard(phase, scores):
 def _start(run, phase, mask: int) -> single.State:
   """A mask's state before its first step; the same for all tasks."""
   first = run.suite.tasks[phase.tasks[0]]
-  functions = drivers.program(
+  functions = driver_lib.program(
       phase.make_method(), phase.recipe(len(run.data.view(first).train)),
       run.backbone.network)
   key = plan.Entry(_name(phase, mask), first, phase).key(run.config.seed)
@@ -255,8 +255,8 @@ def _allocate(run, phase, learner, mask) -> Learner:
 
 def _train(run, phase, learner, task, index) -> None:
   recipe = phase.recipe(len(run.data.view(task).train))
-  chunk = drivers.program(phase.make_method(), recipe,
-                          run.backbone.network).chunk
+  chunk = driver_lib.program(phase.make_method(), recipe,
+                             run.backbone.network).chunk
   learner.state, measured = chunk(
       _route(phase, task), run.backbone.params, {},
       run.data.split(task, 'train'), run.data.task_arrays(task),
@@ -276,7 +276,7 @@ def lower(run: run_lib.Run,
   recipe = phase.recipe(len(run.data.view(task).train))
   steps = min(settings(phase).every, recipe.steps)
   state = jax.eval_shape(lambda: _start(run, phase, 0))
-  return drivers.program(
+  return driver_lib.program(
       phase.make_method(), recipe, run.backbone.network).chunk.lower(
           _route(phase, task), run.backbone.params, {},
           run.data.split(task, 'train'), run.data.task_arrays(task),

@@ -13,7 +13,7 @@ from mtl_jax.models import precision
 
 SHAPE = (8, 8, 3)
 DEEP = {
-    'vit_ti': dict(num_layers=8, patch=4, width=16, hidden=64, heads=2),
+    'vit_ti': dict(num_layers=5, patch=4, width=16, hidden=64, heads=2),
     'gem_resnet18': dict(width=2),
     'part_cifar': dict(modules=1, active=1, width=2),
     'part_resnet': dict(modules=1, active=1, width=2, blocks=(1, 1)),
@@ -65,10 +65,10 @@ def test_a_scan_of_blocks_takes_less_memory_and_gives_the_same():
   random = np.random.RandomState(0)
   params = jax.tree.map(lambda x: (.3 * random.randn(*x.shape)).astype(
       np.float32), like)
-  x = random.rand(64, *SHAPE).astype(np.float32)
+  x = random.rand(32, *SHAPE).astype(np.float32)
   (whole, expected), (less, found) = (
       gradients(network, params, {}, x) for network in (plain, again))
-  assert less < 0.5 * whole, (less, whole)
+  assert less < 0.7 * whole, (less, whole)
   for name, leaf in trees.flatten(expected[0]).items():
     np.testing.assert_allclose(
         trees.flatten(found[0])[name], leaf, rtol=1e-3,
