@@ -54,7 +54,7 @@ def problem(name):
   shared = {} if name != 'coefficients' else {'basis': jax.tree.map(
       lambda w: random.rand(3, *w.shape) < .5, backbone)}
   optimizer = optimizers.make_optimizer(optimizers.Recipe(
-      STEPS, BATCH, optimizer='adam', learning_rate=.02))
+      STEPS, BATCH, optimizer='sgd', learning_rate=.05, momentum=.9))
   route = methods.Route(unsharded.CLASSES,
                         (unsharded.AUGMENT, ('normalise',)))
 
@@ -137,7 +137,7 @@ def test_a_mesh_equals_one_device(name, axes):
   start = trees.flatten(problem(name).states[0].trainable)
   for leaf, array in trees.flatten(state.trainable).items():
     if array is not None:
-      assert np.max(np.abs(array[0] - start[leaf])) > .01, leaf
+      assert np.max(np.abs(array[0] - start[leaf])) > 1e-3, leaf
 
 
 @pytest.mark.parametrize('name', METHODS)

@@ -27,7 +27,7 @@ def config(tasks=5, **changes):
   """Supermasks on a small network; phases change by `changes`."""
   given = tiny.get_config('infer')
   given.chunk_steps = 2
-  given.identify = {}
+  given.suite.num_tasks = 2 * DEVICES
   given.phases = dict(masks=dict(MASKS, tasks=(0, tasks)) | changes)
   given.schedule = ('masks',)
   return config_lib.from_dict(given.to_dict())
