@@ -38,9 +38,13 @@ def of_program(lowered: jax.stages.Lowered) -> Program | None:
 
 def limit() -> int | None:
   """Bytes of the smallest of this process's devices; `None` on a CPU."""
-  found = [(device.memory_stats() or {}).get('bytes_limit')
-           for device in jax.local_devices()]
-  return None if None in found else min(found)
+  found = []
+  for device in jax.local_devices():
+    stats = device.memory_stats() or {}
+    if 'bytes_limit' not in stats:
+      return None
+    found.append(int(stats['bytes_limit']))
+  return min(found)
 
 
 def held() -> int:

@@ -153,18 +153,9 @@ def over_mesh(chunk, axes: Axes):
     as `put(..., tasks=True)` and `put_index` place them, and all else as `put`
     does. The route is static, only the state is donated.
   """
-  def many(route, backbone, shared, source, task, state, index):
-    one = lambda t, s, i: chunk(route, backbone, shared, source, t, s, i,
-                                axis_name='data')
-    return jax.vmap(one)(task, state, index)
-
-  def divided(route, *arguments):
-    state, measured = jax.shard_map(
-        functools.partial(many, route), mesh=_mesh(axes),
-        in_specs=(_P(), _P(), _P(), _P('tasks'), _P('tasks'),
-                  _P('tasks', None, 'data')),
-        out_specs=_P('tasks'), axis_names={'tasks', 'data'},
-        check_vma=False)(*arguments)
+  def divided(route, backbone, shared, source, task, state, index):
+    one = lambda t, s, i: chunk(route, backbone, shared, source, t, s, i)
+    state, measured = jax.vmap(one)(task, state, index)
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(
         x, _sharding(x, axes, True)), state), measured
 
