@@ -1,10 +1,10 @@
 """Large backbones: devices as a mesh with axes tasks, data and model.
 
-`jax.shard_map` divides tasks and batches, as `pmap` does: what belongs to
-different tasks never meets, and gradients are averaged over `data`. Over
-`model` backbone, scores, optimizer and bases are divided by their shapes alone
-(`NamedSharding`), and XLA's partitioner divides the computation: models and
-methods know of no collective.
+A step is that of one device. How its arguments lie on the mesh
+(`NamedSharding`) says all: tasks and batches are divided, and over `model`
+backbone, scores, optimizer and bases, by their shapes alone. XLA's partitioner
+divides the computation and puts in the collectives, so that models and methods
+know of none.
 """
 
 import functools
