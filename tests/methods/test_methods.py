@@ -124,8 +124,8 @@ class TestContract:
              for route in given.routes]
     shapes = trace.of_group(
         given.make(), backbone_lib.Backbone(None, given.backbone, {}, {}),
-        [shapes_of(i) for i in left_of(given.earlier)], group, seed=0).impression
-    assert shapes_of(found.commit(given.routes[0])[0]) == shapes
+        [shapes_of(i) for i in left_of(given.earlier)], group, seed=0)
+    assert shapes_of(found.commit(given.routes[0])[0]) == shapes.impression
 
 
 def test_unknown_methods_are_refused():
