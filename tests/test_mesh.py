@@ -1,7 +1,7 @@
 """A mesh of tasks, data and model gives what pmap and one device give.
 
-Masks and accuracies are the same to the bit; losses and scores to rounding,
-because sums over a batch and over a product's divided axis have another order.
+Masks and accuracies are the same; losses and scores to rounding, because sums
+over a batch and over a product's divided axis have another order.
 """
 
 import functools
@@ -50,7 +50,10 @@ def problem(name):
   random = np.random.RandomState(0)
   params, _ = jax.eval_shape(lambda key: network.init(key, SHAPE),
                              jax.random.key(0))
-  backbone = unsharded.signed(random, params)
+  # Not of signed constants: their sums cancel exactly here and there, and
+  # rounding would decide whether a hidden unit is on.
+  backbone = jax.tree.map(lambda w: (random.standard_normal(w.shape) * np.sqrt(
+      2. / w.shape[0])).astype(np.float32), params)
   shared = {} if name != 'coefficients' else {'basis': jax.tree.map(
       lambda w: random.rand(3, *w.shape) < .5, backbone)}
   optimizer = optimizers.make_optimizer(optimizers.Recipe(
@@ -63,8 +66,6 @@ def problem(name):
                              shared, {}, route)
     if name != 'coefficients':
       return made
-    # Equal coefficients cancel exactly here and there, and rounding would then
-    # decide whether a hidden unit is on.
     drawn = np.random.RandomState(task)
     return made._replace(trainable=made.trainable | {
         'coefficients': jax.tree.map(

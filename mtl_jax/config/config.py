@@ -50,7 +50,7 @@ class Config:
   mixed_rows: int = 0
   transparency: int = 0
   tensorboard: bool = False
-  mesh: config_parts.Mesh | None = None
+  mesh: config_parts.MeshAxes | None = None
 
   def __post_init__(self):
     if not self.phases:

@@ -81,9 +81,8 @@ def parse(name: str, text: str, field: schema.Field, now: Any) -> Any:
     if text.strip().lower() not in _TRUTH:
       raise ValueError(f'--config.{name} is {text!r}; it must be True or False')
     return _TRUTH[text.strip().lower()]
-  if kinds == (str,) or set(kinds) == {str, types.NoneType} or (
-      Any in kinds and (
-          isinstance(now, str) or isinstance(field.default, str))):
+  if (str in kinds and int not in kinds) or (Any in kinds and (
+      isinstance(now, str) or isinstance(field.default, str))):
     return text
   try:
     value = ast.literal_eval(text.strip())

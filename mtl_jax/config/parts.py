@@ -65,7 +65,7 @@ class Backbone:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mesh:
+class MeshAxes:
   """How many parts the devices make; their product is the number of devices.
 
   Attributes:

@@ -94,7 +94,7 @@ def test_a_number_or_a_word():
 
 def test_a_mesh_is_made_by_its_fields():
   assert built().mesh is None
-  assert built(('mesh.model', '4')).mesh == parts.Mesh(model=4)
+  assert built(('mesh.model', '4')).mesh == parts.MeshAxes(model=4)
 
 
 def test_parts_are_turned_off():

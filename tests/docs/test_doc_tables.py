@@ -32,7 +32,7 @@ def test_every_field_has_its_default_and_meaning(path):
 def test_every_part_of_a_config_has_a_table():
   own = {config.Config, config.Phase, parts.Backbone, parts.Training,
          parts.Rounds, parts.Stream, parts.Search, parts.Scenario,
-         parts.Mesh}
+         parts.MeshAxes}
   own |= {methods.options_class(name) for name in methods.METHODS
           if methods.options_class(name).__module__.startswith('mtl_jax.')}
   assert own <= {tables._load(path) for path in CLASSES}
