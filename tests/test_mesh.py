@@ -136,8 +136,9 @@ def assert_same(name, found, expected):
 
 
 @pytest.mark.parametrize('name, axes', [
-    ('threshold', EVERY), ('top_k', EVERY), ('coefficients', EVERY),
-    ('top_k', mesh.Axes(1, 1, 8))])
+    ('top_k', EVERY), ('coefficients', EVERY),
+    pytest.param('threshold', EVERY, marks=pytest.mark.slow),
+    pytest.param('top_k', mesh.Axes(1, 1, 8), marks=pytest.mark.slow)])
 def test_a_mesh_equals_one_device(name, axes):
   state, metrics = mesh.gather(on_mesh(name, axes))
   for i, expected in enumerate(alone(name)):

@@ -35,6 +35,7 @@ def masks_of(run):
           for name in run.workdir.task_names()}
 
 
+@pytest.mark.slow
 def test_masks_and_accuracies_are_those_without_a_mesh(tmp_path):
   tiny.check(config())
   one, _ = tiny.train_alone(config(), tmp_path / 'mesh')
@@ -48,6 +49,7 @@ def test_masks_and_accuracies_are_those_without_a_mesh(tmp_path):
     assert records[0]['accuracy'] == records[1]['accuracy']
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_same_bits(tmp_path):
   tiny.train_alone(config(), tmp_path / 'run')
   with pytest.raises(tiny.Stopped):

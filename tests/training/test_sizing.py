@@ -52,7 +52,9 @@ def limited(monkeypatch, available):
 
 
 @pytest.mark.parametrize('changes', [
-    {}, dict(tasks_at_once=5), dict(method='joint', together='joint')])
+    dict(tasks_at_once=5), pytest.param({}, marks=pytest.mark.slow),
+    pytest.param(dict(method='joint', together='joint'),
+                 marks=pytest.mark.slow)])
 def test_the_program_that_was_measured_is_the_one_that_trains(
     tmp_path, changes):
   run, traced = started(config(**changes), tmp_path)
@@ -98,6 +100,7 @@ def test_more_tasks_at_once_need_more_and_so_does_a_larger_batch(tmp_path):
   assert need(tmp_path, batch_size=256).total > need(tmp_path).total
 
 
+@pytest.mark.slow
 def test_a_phase_that_cannot_fit_is_refused_with_what_helps(
     tmp_path, monkeypatch):
   asked = config(tasks=2 * DEVICES, tasks_at_once=2 * DEVICES)
@@ -133,6 +136,7 @@ def test_auto_is_refused_where_no_memory_is_known(tmp_path, monkeypatch):
     sizing.fit(*started(config(tasks_at_once='auto'), tmp_path))
 
 
+@pytest.mark.slow
 def test_the_number_is_recorded_and_a_later_start_keeps_it(
     tmp_path, monkeypatch):
   asked = config(tasks_at_once='auto')
