@@ -50,7 +50,8 @@ def get_config(variant='permuted'):
   config.phases, config.schedule = phases, tuple(phases)
   if not kind:
     # One gradient for a batch of 128 images of an unknown task.
-    inferred = dict(rule='one_shot', objective='entropy', images=128)
+    inferred = dict(rule='one_shot', objective='entropy',
+                    images_per_inference=128)
     config.identify = {name: dict(inferred, phases=(name,)) for name in (
         'supsup', 'random_40', 'random_40_blocks_head')}
   return config

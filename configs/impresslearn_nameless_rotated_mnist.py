@@ -41,17 +41,18 @@ def get_config():
       pooled_mask=dict(supermask, **unseen, pool=True))
   config.schedule = ('supermasks', 'coefficients', 'dedicated', 'pooled',
                      'pooled_mask')
-  whole = dict(images=128, batches=20)  # of every task's 79 test batches
+  # 20 of every task's 79 test batches.
+  whole = dict(images_per_inference=128, batches_per_task=20)
   own = dict(whole, phases=('coefficients',))
   config.identify = dict(
-      one_image=dict(own, rule='one_shot', images=1),
+      one_image=dict(own, rule='one_shot', images_per_inference=1),
       one_shot=dict(own, rule='one_shot'),
       normalised=dict(own, rule='one_shot', normalise=True),
       superfluous=dict(own, rule='one_shot', objective='superfluous'),
       binary=dict(own, rule='binary'),
       brute_force=dict(own, rule='brute_force'),
       masks_one_image=dict(whole, phases=('dedicated',), rule='one_shot',
-                           images=1),
+                           images_per_inference=1),
       masks_one_shot=dict(whole, phases=('dedicated',), rule='one_shot'),
       masks_binary=dict(whole, phases=('dedicated',), rule='binary'))
   return config

@@ -33,6 +33,6 @@ def get_config():
   config.schedule = ('basis', 'impress', 'dedicated')
   config.matrix = 'full'  # twenty small tasks: measure every entry
   config.identify = dict(nameless=dict(  # from 4 of every 128 test images
-      phases=('basis',), objective='superfluous', images=4))
+      phases=('basis',), objective='superfluous', images_per_inference=4))
   config.mixed_rows = 160  # of all twenty tasks, in one call
   return config

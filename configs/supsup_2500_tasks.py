@@ -31,8 +31,8 @@ def get_config():
       method='supsup', tasks=(0, TASKS), steps=1000, batch_size=128,
       optimizer='rmsprop', learning_rate=1e-4, tasks_at_once=2))
   config.schedule = ('supermasks',)
-  one_shot = dict(rule='one_shot', images=1, batches=2,
-                  at=(10, 100, 500, 1000, 1500, 2000, 2500))
+  one_shot = dict(rule='one_shot', images_per_inference=1, batches_per_task=2,
+                  task_counts=(10, 100, 500, 1000, 1500, 2000, 2500))
   config.identify = dict(
       entropy=dict(one_shot, objective='entropy'),
       superfluous=dict(one_shot, objective='superfluous'))

@@ -26,8 +26,8 @@ def get_config():
   config.phases = dict(stream=dict(
       method='supsup', tasks=(0, 100), steps=1000, batch_size=128,
       optimizer='rmsprop', learning_rate=1e-4,
-      stream=dict(every=100, tolerance=0.125, at_least=5, passes=2)))
+      stream=dict(every=100, tolerance=0.125, min_masks=5, passes=2)))
   config.schedule = ('stream',)
   config.identify = dict(one_shot=dict(rule='one_shot', objective='entropy',
-                                       images=1))
+                                       images_per_inference=1))
   return config

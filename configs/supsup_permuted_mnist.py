@@ -34,8 +34,8 @@ def get_config():
   config.schedule = ('supermasks',)
   # Without task names: one image of a test batch, one gradient; 20 test
   # batches that every task draws for itself.
-  one_shot = dict(rule='one_shot', images=1, batches=20,
-                  at=(10, 50, 100, 150, 200, 250))
+  one_shot = dict(rule='one_shot', images_per_inference=1, batches_per_task=20,
+                  task_counts=(10, 50, 100, 150, 200, 250))
   config.identify = dict(
       entropy=dict(one_shot, objective='entropy'),
       superfluous=dict(one_shot, objective='superfluous'))

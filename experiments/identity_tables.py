@@ -71,6 +71,8 @@ def _row(seeds: list[dict]) -> list[str]:
   rule = f"{first['rule'].replace('_', '-')}, {objective}"
   if first.get('normalise'):
     rule += ', normalised'
+  if first.get('rerank'):
+    rule += f", the last {first['rerank']} compared (ours)"
   spread = lambda values: collected.spread([100 * v for v in values])
   return [rule, f"{first['images']} of {first['batch_size']}",
           f"{first['tasks']:,}", spread([s['identified'] for s in seeds]),

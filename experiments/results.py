@@ -23,6 +23,7 @@ import identity_tables
 import munet_tables
 import part_tables
 import picture
+import split_cifar_tables
 import subnetworks_tables
 import supsup_tables
 import systems
@@ -84,14 +85,16 @@ TABLES = {  # README: markers and what stands between them
         suite: functools.partial(comparison_tables.table, suite)
         for suite in comparison_tables.SUITES} | {
             'grid': comparison_tables.grid},
-    'supsup/README.md': {'results': supsup_tables.supsup_table},
+    'supsup/README.md': {'results': supsup_tables.supsup_table,
+                         'split': split_cifar_tables.supsup},
     'impresslearn/README.md': {
         suite: functools.partial(supsup_tables.impresslearn_table, suite)
         for suite in ('permuted', 'rotated')} | {
             'rates': supsup_tables.impresslearn_rates,
             'chosen': supsup_tables.impresslearn_chosen,
             'blocks': supsup_tables.impresslearn_blocks,
-            'blocks_grid': supsup_tables.impresslearn_blocks_grid},
+            'blocks_grid': supsup_tables.impresslearn_blocks_grid,
+            'split': split_cifar_tables.impresslearn},
     'identity/README.md': {
         name: getattr(identity_tables, name)
         for name in ('scenarios', 'curves', 'streams', 'pools', 'costs')},

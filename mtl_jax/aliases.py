@@ -9,12 +9,16 @@ core needs jax alone.
   Scores    float leaves of a parameter tree's structure, or `None`
   Stats     a network's norm statistics
   Array     of jax, or a tracer
+  Images    an array of jax or of NumPy: images, a table's rows or tokens
   PRNGKey   typed, as `jax.random.key` makes it
+  Path      of a file or folder, a string or a `pathlib.Path`
 """
 
+import os
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
+import numpy as np
 
 if TYPE_CHECKING:
   import chex
@@ -25,6 +29,8 @@ else:
   PRNGKey = Any
 
 Array: TypeAlias = jax.Array
+Images: TypeAlias = jax.Array | np.ndarray
+Path: TypeAlias = str | os.PathLike[str]
 Params: TypeAlias = Tree
 Mask: TypeAlias = Tree
 Scores: TypeAlias = Tree

@@ -18,6 +18,7 @@ from mtl_jax import trees
 from mtl_jax import validate
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
+from mtl_jax.data import pipeline
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
 from mtl_jax.evaluation import capacity
@@ -169,8 +170,8 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
   shapes: dict[tuple, str] = {}
   for task in suite.tasks:
     source = data.source(task.source)
-    shape = transforms.output_shape(transforms.kinds(task.transforms),
-                                    source.image_shape)
+    shape: tuple = pipeline.output_shape(transforms.kinds(task.transforms),
+                                         source.image_shape)
     if source.tokens:
       shape = ('int32', *shape)
     shapes.setdefault(shape, task.name)

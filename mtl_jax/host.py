@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import jax
 
 
-def on_cpu():
+def on_cpu() -> contextlib.AbstractContextManager[object]:
   """A context in which JAX computes on this process's CPU.
 
   Raises:
@@ -20,10 +20,11 @@ def on_cpu():
   try:
     device = jax.local_devices(backend='cpu')[0]
   except RuntimeError as error:
+    platforms = jax.config.values.get('jax_platforms')
     raise ValueError(
-        f'JAX_PLATFORMS={jax.config.jax_platforms} leaves out the CPU, on '
+        f'JAX_PLATFORMS={platforms} leaves out the CPU, on '
         'which backbones are drawn; unset it, or add the CPU at its end: '
-        f'JAX_PLATFORMS={jax.config.jax_platforms},cpu') from error
+        f'JAX_PLATFORMS={platforms},cpu') from error
   return jax.default_device(device)
 
 

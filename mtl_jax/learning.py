@@ -18,6 +18,7 @@ from mtl_jax import validate
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
 from mtl_jax.data import names
+from mtl_jax.data import pipeline
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
@@ -141,9 +142,9 @@ def _shape(recipe: dict, source: sources.Source) -> tuple | None:
 
 
 def _check_inputs(system, task: suites.Task, source: sources.Source) -> None:
-  shape = transforms.output_shape(transforms.kinds(task.transforms),
-                                  source.image_shape)
-  shape = ('int32', *shape) if source.tokens else tuple(shape)
+  shape: tuple = pipeline.output_shape(transforms.kinds(task.transforms),
+                                       source.image_shape)
+  shape = ('int32', *shape) if source.tokens else shape
   known = _shapes(system.backbone.recipe)
   if shape not in known:
     raise ValueError(f'task {task.name} has inputs of shape {shape}, but the '

@@ -87,7 +87,8 @@ def test_pmap_and_meshes_stand_in_parallel_alone():
   assert f'{parallel}__init__.py' in mentions({'pmap'}) & mentions({'Mesh'})
 
 
-# From the bottom up; a room may import those below it, and its own modules.
+# From the bottom up. A part of mtl_jax, a module or a package, may import the
+# layers below its own, and a package its own modules.
 LAYERS = (
     ('host', 'json_files', '_version', '_top_k', 'aliases'),
     ('trees',),
@@ -112,37 +113,37 @@ LAYERS = (
 FACADE = {'mtl_jax/__init__.py': {'lifecycle', 'serving'}}
 
 
-def room_of(path):
+def part_of(path):
   return path.split('/')[1].removesuffix('.py')
 
 
-def level_of(room):
-  return next(i for i, layer in enumerate(LAYERS) if room in layer)
+def level_of(part):
+  return next(i for i, layer in enumerate(LAYERS) if part in layer)
 
 
-def test_every_room_has_its_layer():
-  rooms = {room_of(path) for path in FILES} - {'__init__'}
-  assert rooms == {room for layer in LAYERS for room in layer}
+def test_every_part_has_its_layer():
+  parts = {part_of(path) for path in FILES} - {'__init__'}
+  assert parts == {part for layer in LAYERS for part in layer}
 
 
 def arrows(path):
-  """The rooms that a file imports."""
-  rooms = set()
+  """The parts that a file imports."""
+  parts = set()
   for name in imported(path):
-    parts = name.split('.')
-    if parts[0] == 'mtl_jax':
-      known = {room_of(other) for other in FILES} - {'__init__'}
-      rooms |= {parts[1]} & known
-  return rooms
+    words = name.split('.')
+    if words[0] == 'mtl_jax':
+      known = {part_of(other) for other in FILES} - {'__init__'}
+      parts |= {words[1]} & known
+  return parts
 
 
 @pytest.mark.parametrize('path', FILES)
 def test_imports_point_down_only(path):
   if path in FACADE:
     return
-  own = room_of(path)
-  for room in arrows(path) - {own}:
-    assert level_of(room) < level_of(own), f'{path} imports {room}'
+  own = part_of(path)
+  for part in arrows(path) - {own}:
+    assert level_of(part) < level_of(own), f'{path} imports {part}'
 
 
 def test_the_facade_imports_the_core_alone():

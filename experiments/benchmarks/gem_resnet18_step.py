@@ -23,6 +23,7 @@ from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import parallel
 from mtl_jax import trees
+from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.steps import optimizers
 from mtl_jax.steps import single
@@ -102,7 +103,7 @@ def make_chunk_run(setup: Setup, source_size: int = 2500):
   source = single.Source(
       random.randint(0, 256, (source_size, *shape)).astype(np.uint8),
       random.randint(0, CLASSES, source_size).astype(np.int32))
-  task = single.TaskArrays(transforms.parameters(pieces, shape),
+  task = single.TaskArrays(pipeline.parameters(pieces, shape),
                            np.arange(CLASSES, dtype=np.int32))
   chunk = parallel.over_batches(single.make_chunk(single.make_step(
       setup.method, setup.network, optimizers.make_optimizer(RECIPE))))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import timing
+from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.inference import identify
 from mtl_jax.serving import backbone as backbone_lib
@@ -42,7 +43,7 @@ def inference(backbone, bank, inferences: int):
   images = np.random.RandomState(1).randint(
       0, 256, (inferences, 1, *SHAPE)).astype(np.uint8)
   arguments = (backbone.params, backbone.stats, bank,
-               transforms.parameters(chain, SHAPE), jnp.asarray(images),
+               pipeline.parameters(chain, SHAPE), jnp.asarray(images),
                np.ones((inferences, 1), bool))
   compiled = candidates.infer.lower(
       RULE, backbone.network, transforms.kinds(chain), 10,

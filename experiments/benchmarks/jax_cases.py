@@ -14,6 +14,7 @@ from mtl_jax import masks
 from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import parallel
+from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.methods import impresslearn
 from mtl_jax.methods import supsup
@@ -152,7 +153,7 @@ def chunk_run(setup, count: int, tasks: int = 1, at_once: bool = False,
   index = rng.randint(0, source_size, (tasks, count, setup.labels.shape[1]))
   index = index.astype(np.int32)
   states = [start(setup, method, {}) for _ in range(tasks)]
-  pieces = transforms.kinds(pipeline(0))
+  pieces = transforms.kinds(chain(0))
   route = methods.Route(10, pieces)
   if at_once:
     call = parallel.over_tasks(chunk)
@@ -173,13 +174,13 @@ def chunk_run(setup, count: int, tasks: int = 1, at_once: bool = False,
   return run
 
 
-def pipeline(seed: int):
+def chain(seed: int):
   """The transforms of a PermutedMNIST task."""
   return (transforms.permute(seed), transforms.normalise(0.1307, 0.3081))
 
 
 def task_arrays(seed: int) -> single.TaskArrays:
-  return single.TaskArrays(transforms.parameters(pipeline(seed), (28, 28, 1)),
+  return single.TaskArrays(pipeline.parameters(chain(seed), (28, 28, 1)),
                           np.arange(10, dtype=np.int32))
 
 

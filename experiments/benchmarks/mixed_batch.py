@@ -21,6 +21,7 @@ import timing
 from mtl_jax import impressions
 from mtl_jax import models
 from mtl_jax import trees
+from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.serving import system as system_lib
@@ -56,7 +57,7 @@ def make_system(folder, tasks: int) -> system_lib.System:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def dense(network: models.Network, kinds, params, parameters, images):
   """A dedicated network: the task's own float weights and transform."""
-  x = transforms.apply(kinds, parameters, images)
+  x = pipeline.apply(kinds, parameters, images)
   return network.apply(params, {}, x)[0]
 
 

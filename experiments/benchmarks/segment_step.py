@@ -23,6 +23,7 @@ from jax import lax
 import timing
 from mtl_jax import methods
 from mtl_jax import models
+from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.models import convolution
 from mtl_jax.steps import optimizers
@@ -87,7 +88,7 @@ def round_step(form: str, active: int, width: int, count: int, batch: int,
   state = rounds.init_state(method, optimizer, moments, keys, params, {},
                             stats, routes)
   tasks = rounds.stack_tasks([single.TaskArrays(
-      transforms.parameters(SPEC, SHAPE), np.arange(10, dtype=np.int32))
+      pipeline.parameters(SPEC, SHAPE), np.arange(10, dtype=np.int32))
       for _ in range(TASKS)], [10] * TASKS)
   random = np.random.RandomState(0)
   source = single.Source(

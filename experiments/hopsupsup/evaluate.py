@@ -45,6 +45,7 @@ import mtl_jax
 from mtl_jax import impressions
 from mtl_jax import masks
 from mtl_jax import trees
+from mtl_jax.data import pipeline
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
@@ -88,9 +89,9 @@ def make_stream(task: suites.Task, split: str, seed: int, size: int,
     index = np.concatenate([index, rows[None, -size:]])
     counted = np.concatenate([
         counted, np.arange(size)[None] >= size - (len(rows) - whole)])
-  pixels = transforms.apply(
+  pixels = pipeline.apply(
       transforms.kinds(task.transforms),
-      transforms.parameters(task.transforms, source.image_shape),
+      pipeline.parameters(task.transforms, source.image_shape),
       arrays.images[index.ravel()])
   images = pixels.reshape(*index.shape, *pixels.shape[1:])
   first = images[np.arange(steps) % (whole // size)]

@@ -3,12 +3,12 @@
 A sub-command is one row of `COMMANDS` and a module with
 
     DESCRIPTION    what it does, in a sentence or two
-    EXAMPLES       command lines, each with what it does behind two spaces
+    EXAMPLES       command lines; two spaces and an explanation follow each
     flags(parser)  adds its arguments
     main(given)    does it; returns an exit code, or `None` for success
 
-If it has `OVERRIDES = True`, what begins with `--config.` is kept for it as
-`given.overrides`, (name, value) pairs.
+With `OVERRIDES = True` it gets the flags that begin with `--config.` in
+`given.overrides`, as (name, value) pairs.
 """
 
 import argparse
@@ -54,14 +54,14 @@ _EXAMPLES = (
 
 
 class Parser(argparse.ArgumentParser):
-  """One whose errors are one line."""
+  """An argument parser whose errors are one line."""
 
   def error(self, message):
     self.exit(2, f'error: {message}; see {self.prog} --help\n')
 
 
 def main(argv: Sequence[str] | None = None, program: str = 'mtl-jax') -> int:
-  """Does what a command line says.
+  """Runs the sub-command of a command line.
 
   Args:
     argv: without the program; `None` takes the process's own.
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None, program: str = 'mtl-jax') -> int:
 
 
 def call(name: str, argv: Sequence[str] | None, program: str) -> int:
-  """Does one sub-command; see `main`."""
+  """Runs one sub-command; see `main`."""
   ends.plain_output()
   module = importlib.import_module(COMMANDS[name][0])
   words = list(sys.argv[1:] if argv is None else argv)
@@ -125,7 +125,7 @@ def parse(module: ModuleType, argv: list[str],
 
 
 def _others(rest: list[str]):
-  """(overrides, flags of JAX, what is neither) of what is no flag of ours."""
+  """Sorts unknown arguments: (overrides, flags of JAX, all others)."""
   found: dict[str, list[tuple[str, str]]] = {'config.': [], 'jax_': []}
   unknown, left = [], list(rest)
   while left:

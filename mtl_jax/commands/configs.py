@@ -45,7 +45,7 @@ def main(given: argparse.Namespace) -> int | None:
 def every_field(given: dict) -> list[str]:
   """A line for every field, as it can be given to a run.
 
-  Fields of parts that are off, such as `early_stop`, stand behind a '#'.
+  A '#' precedes the fields of parts that are off, such as `early_stop`.
   """
   there = dict(_leaves(schema.filled(given)))
   off = {name: field.default for name, field in schema.known(given).items()

@@ -1,4 +1,4 @@
-"""How a command ends: in a sentence, and with a code that says how."""
+"""Ends a command with one sentence and an exit code."""
 
 import codecs
 import os
@@ -10,7 +10,7 @@ import jax
 from mtl_jax import host
 from mtl_jax.storage import provenance
 
-# What is printed beyond ASCII, for terminals that know no more.
+# ASCII for other characters that are printed.
 _ASCII = {'“': '"', '”': '"', '‘': "'", '’': "'", '–': '-', '—': '-',
           '…': '...', '×': 'x',
           '±': '+-', '→': '->', '·': '-', '≥': '>=', '≤': '<=',
@@ -18,13 +18,13 @@ _ASCII = {'“': '"', '”': '"', '‘': "'", '’': "'", '–': '-', '—': '-'
 
 
 def _as_ascii(error):
-  """Spells characters that a terminal has not, for its encoder."""
+  """Replaces characters that a terminal cannot show, as an error handler."""
   text = error.object[error.start:error.end]
   return ''.join(_ASCII.get(c, '?') for c in text), error.end
 
 
 def plain_output() -> None:
-  """What a terminal cannot show is spelled otherwise, and fails nothing."""
+  """Makes output replace characters that a terminal cannot show."""
   codecs.register_error('mtl_jax_ascii', _as_ascii)
   for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, 'reconfigure'):  # not where a test captures it
@@ -32,7 +32,7 @@ def plain_output() -> None:
 
 
 def guarded(command: Callable[[], int | None]) -> int:
-  """Calls a command; what went wrong is said in one sentence.
+  """Calls a command; an error becomes one sentence on stderr.
 
   Returns:
     0, 1 after an error, 130 after Ctrl-C and 143 after SIGTERM, or what the
@@ -71,7 +71,7 @@ def _say_error(said: str) -> int:
 
 
 def _say_stopped(number: int) -> int:
-  """Says how to go on; the shell's code of a process that a signal ends."""
+  """Prints how to continue; returns the shell's code for the signal."""
   what = {2: 'Ctrl-C', 15: 'SIGTERM'}.get(number, f'signal {number}')
   print(f'stopped by {what}; to go on, start it again: {provenance.command()}',
         file=sys.stderr)

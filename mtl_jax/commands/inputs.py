@@ -1,4 +1,4 @@
-"""What is to be predicted: image files, folders of them, arrays in npz."""
+"""Reads what is to be predicted: image files, folders of them, npz files."""
 
 import pathlib
 import zipfile

@@ -1,4 +1,4 @@
-"""`mtl-jax inspect`: what lies in a workdir."""
+"""`mtl-jax inspect`: lists the contents of a workdir."""
 
 import argparse
 import json
@@ -61,7 +61,7 @@ def _print_json(value: Any) -> None:
 
 
 def describe(system: system_lib.System) -> dict:
-  """What lies in a workdir, as JSON.
+  """The contents of a workdir, as JSON.
 
   Returns:
     backbone: its recipe.
@@ -119,7 +119,7 @@ def _lineage(task: dict) -> str:
 
 
 def _nearest(overlap: dict | None) -> dict[str, str]:
-  """By task, the mask that has most in common with its own."""
+  """By task, the other task whose mask overlaps most with its own."""
   if overlap is None:
     return {}
   values = np.array(overlap['matrix'])

@@ -85,7 +85,7 @@ def main(given: argparse.Namespace) -> int | None:
 def choose(system: system_lib.System, task: str | None,
            paths: list[str], among: list[str] | None = None
            ) -> tuple[str, inputs.Inputs, list[str] | None]:
-  """The task whose answers are wanted, and its inputs.
+  """The task whose outputs are wanted, and its inputs.
 
   Args:
     system: the stored tasks.
@@ -169,7 +169,7 @@ def answers(names: list[str], task: str, logits: np.ndarray,
 
 
 def class_names(metadata: dict, outputs: int) -> list[str | None]:
-  """A name for every output, the source's number where it has none.
+  """A name for every output; the number of the source's class if it has none.
 
   `None` stands for an output of other tasks.
   """

@@ -1,4 +1,4 @@
-"""`mtl-jax report`: the table and the page of a finished run once more."""
+"""`mtl-jax report`: writes the table and page of a finished run again."""
 
 import argparse
 

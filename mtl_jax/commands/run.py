@@ -100,7 +100,7 @@ def main(given: argparse.Namespace) -> int | None:
 
 @contextlib.contextmanager
 def _profile(given, workdir):
-  """What to call after every chunk: it records a profile, if asked for."""
+  """The function to call after every chunk; it records a profile if asked."""
   if given.profile is None:
     yield lambda: None
     return

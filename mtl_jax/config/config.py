@@ -25,15 +25,16 @@ class Config:
     backbone: the network.
     phases: in the order in which they run.
     chunk_steps: steps per compiled call.
-    progress_seconds: at most this much training is lost by a kill.
+    progress_seconds: of training between two saves: what a kill loses at most.
     eval_batch_size: images per evaluation batch.
     matrix: 'full' measures every task again after each one; 'final' measures
       each when it is learned and all at the end.
     identify: evaluations in which the task is inferred.
-    mixed_rows: rows of one batch of all tasks, predicted in one call at the
-      end and compared with calls task by task; 0 for none.
-    transparency: images of each task on which `laid_open` compares what tasks
-      on shared segments have in common; 0 leaves it out.
+    mixed_rows: rows of one batch with images of all tasks. After training it
+      is predicted in one call, and compared with one call per task; 0 leaves
+      that out.
+    transparency: images of each task on which the features of tasks that
+      share segments are compared; 0 leaves the comparison out.
     tensorboard: write scalars for TensorBoard (extra `tensorboard`).
     mesh: divides large arrays over devices as well, for backbones whose
       training does not fit on one; `None` divides batches or tasks alone.
@@ -155,8 +156,7 @@ _OWN = ('method', 'tasks', 'repeats', 'control', 'tasks_at_once', 'pool',
 
 
 def _phase(name: str, given: dict) -> phase_lib.Phase:
-  """A phase from its flat dict; what is no field of it is the method's option.
-  """
+  """A phase from its flat dict; keys that are no field are method options."""
   where = f'phases.{name}.'
   if 'method' not in given or 'tasks' not in given:
     raise ValueError(f'phases.{name} lacks '
@@ -187,7 +187,7 @@ def _names(cls: type) -> set[str]:
 
 
 def _others(key: str) -> str:
-  """Which methods have an option, for a message about one that has not."""
+  """Names the methods that do have an option, for an error message."""
   found = [name for name in sorted(methods.METHODS)
            if key in _names(methods.options_class(name))]
   return f', an option of {" and ".join(found)} alone' if found else ''
@@ -244,7 +244,7 @@ def to_dict(config: Config) -> dict:
 
 
 def _phase_dict(phase: phase_lib.Phase) -> dict:
-  """The flat dict of a phase; `_phase` takes it."""
+  """The flat dict of a phase; inverse of `_phase`."""
   result = {name: fields.plain(getattr(phase, name)) for name in _OWN}
   result |= fields.plain(phase.training)
   result |= {'together': phase.together}

@@ -1,7 +1,7 @@
 """Config files: found by path or by the name of one that is shipped.
 
-A config is a Python file with `get_config()`, or `get_config(argument)`: what
-stands behind a colon is handed to it, as in `part_five_tasks.py:2,4`.
+A config is a Python file with `get_config()` or `get_config(argument)`. The
+argument is the text after a colon, as in `part_five_tasks.py:2,4`.
 """
 
 import ast
@@ -22,7 +22,7 @@ class Given(NamedTuple):
 
   Attributes:
     path: of its file.
-    argument: what stood behind the colon, or `None`.
+    argument: the text after the colon, or `None`.
   """
   path: pathlib.Path
   argument: str | None
@@ -42,7 +42,7 @@ def shipped() -> dict[str, pathlib.Path]:
 
 
 def summary(path: pathlib.Path) -> str:
-  """The first line of a config's docstring; nothing of it is run."""
+  """The first line of a config's docstring, read without running the file."""
   said = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
   return said.partition('\n')[0]
 
@@ -80,7 +80,7 @@ def find(given: str) -> Given:
 
 
 def _readings(given: str) -> list[tuple[str, str | None]]:
-  """(file, argument), the likelier reading first: paths may hold colons."""
+  """Possible (file, argument) pairs, since a path may itself have colons."""
   behind = re.fullmatch(r'(.*?\.py):(.*)', given, re.DOTALL)
   found = [(behind[1], behind[2])] if behind else []
   name, colon, argument = given.partition(':')
@@ -124,7 +124,7 @@ def load(given: str) -> Any:
 
 
 def _require_argument(path, make, argument) -> None:
-  """Refuses an argument that `get_config` does not take, or lacks."""
+  """Refuses an argument that `get_config` does not take, and a missing one."""
   try:
     found = inspect.signature(make)
   except ValueError:  # of a builtin

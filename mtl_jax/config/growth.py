@@ -1,9 +1,9 @@
-"""Which configs go on where an earlier one ended.
+"""Decides whether a config may continue the run of an earlier config.
 
-Tasks arrive one after another: a suite may get more tasks, a phase more of
-them, a schedule more phases. Whatever was learned before must be the same, and
-what comes now must find what it would have found in a run of the new config
-from the start, as far as it relies on it.
+Tasks arrive one after another: a new config may add tasks to the suite, tasks
+to a phase, and phases to the schedule. Everything that was learned before must
+be configured as it was. A new task must rely on the same impressions as in a
+run of the new config from the start.
 """
 
 import dataclasses
@@ -15,19 +15,19 @@ from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
 from mtl_jax.data import suites
 
-# What is measured at the end changes nothing that is learned.
+# Fields of measurements after training: they change nothing that is learned.
 FREE = ('identify', 'mixed_rows', 'transparency')
 _OWN = ('suite', 'phases', 'schedule')
 
 
 class Other(ValueError):
-  """The new config is another one.
+  """The new config does not continue the old one.
 
   Attributes:
-    name: of a field, or of what differs.
-    before, now: its values.
+    name: of the field that differs, or of another difference.
+    before, now: its old and new values.
     more: how many other fields differ.
-    why: what stands against it, if that is not said by the values.
+    why: the reason, where the values do not show it.
   """
 
   def __init__(self, name, before, now, more=0, why=''):
@@ -37,7 +37,7 @@ class Other(ValueError):
 
 
 def check(old: config_lib.Config, new: config_lib.Config) -> None:
-  """Refuses a config that doesn't begin as an old one did.
+  """Refuses a config that does not continue an old one.
 
   Raises:
     Other: names what differs.
@@ -69,7 +69,7 @@ def grown(old: config_lib.Config,
 
 def _same(old: config_lib.Config, new: config_lib.Config,
           part: Callable[[config_lib.Config], dict]) -> None:
-  """Refuses two configs of which a part isn't equal."""
+  """Refuses two configs whose parts differ."""
   flat = [trees.flatten(_as_lists(part(config))) for config in (old, new)]
   changed = sorted(name for name in flat[0].keys() | flat[1].keys()
                    if flat[0].get(name) != flat[1].get(name))
@@ -87,7 +87,7 @@ def _as_lists(value):
 
 
 def _same_phases(old, new) -> None:
-  """Old phases come first, and are the same but for tasks at their ends."""
+  """Requires the old phases first, unchanged but for tasks added at the end."""
   before, now = ([phase.name for phase in c.phases] for c in (old, new))
   if now[:len(before)] != before:
     _same(old, new, lambda c: {
@@ -107,7 +107,7 @@ def _phase_but(name, left_out, config) -> dict:
 
 
 def _same_tasks(before: suites.Suite, now: suites.Suite, old, new) -> None:
-  """The tasks from before stand at the beginning, and are the same."""
+  """Requires the old tasks at the beginning of the suite, unchanged."""
   if len(now.tasks) < len(before.tasks):
     _same(old, new, lambda c: {'suite': config_lib.to_dict(c)['suite']})
     raise Other('suite', f'{len(before.tasks)} tasks', f'{len(now.tasks)}')
@@ -124,7 +124,7 @@ def _same_tasks(before: suites.Suite, now: suites.Suite, old, new) -> None:
 
 
 def _require_able(phase: config_lib.Phase, new: config_lib.Config) -> None:
-  """Refuses more tasks in a phase that is learned as a whole."""
+  """Refuses added tasks in a phase whose tasks are learned as a whole."""
   why = ''
   if phase.together:
     why = 'its tasks were trained together'
@@ -144,7 +144,7 @@ def _require_able(phase: config_lib.Phase, new: config_lib.Config) -> None:
 
 
 def _same_reliance(old, new, suite) -> None:
-  """Nothing relies on other tasks than in the order in which all is learned."""
+  """Requires every task to rely on what it would in a run from the start."""
   in_time, names = [], set()
   for config in (old, new):
     for phase in config.phases:

@@ -2,7 +2,7 @@
 
     --config.seed=3 --config.phases.masks.learning_rate=3e-4
 
-Every field may be set, whether the config's file writes it or not.
+Every field may be set, also one that the config's file leaves out.
 """
 
 import ast
@@ -18,7 +18,7 @@ from mtl_jax.config import schema
 
 _TRUTH = {'true': True, 'yes': True, '1': True,
           'false': False, 'no': False, '0': False}
-# Chosen first: which other fields there are depends on them.
+# Set first: they decide which other fields exist.
 _CHOOSING = ('kind', 'method', 'model')
 
 
@@ -26,12 +26,12 @@ def apply(made: Any, given: Iterable[tuple[str, str]]) -> dict:
   """A config's plain dicts, with fields set by name.
 
   Args:
-    made: what `get_config` returned; references in it follow what is set.
-    given: (dotted name, value as it was typed) pairs.
+    made: what `get_config` returned; its references follow new values.
+    given: (dotted name, text of the value) pairs.
 
   Raises:
-    ValueError: no such field (names the nearest, and those that are there), or
-      a value that cannot be read.
+    ValueError: an unknown field (names the nearest and the known ones), or a
+      value that cannot be read.
   """
   order = sorted(given, key=lambda pair: pair[0].split('.')[-1]
                  not in _CHOOSING)
@@ -57,16 +57,16 @@ def _copied(value):
 
 
 def parse(name: str, text: str, field: schema.Field, now: Any) -> Any:
-  """The value that a text means for a field.
+  """Reads the value of a field from its text.
 
   Args:
     name: of the field, for messages.
-    text: as it was typed.
+    text: of the value, from the command line.
     field: its type.
     now: its value in the config, or `None`.
 
   Raises:
-    ValueError: it is none of the field's type.
+    ValueError: the text is no value of the field's type.
 
   >>> parse('seed', '3', schema.Field(int, 0), None)
   3
@@ -101,7 +101,7 @@ def parse(name: str, text: str, field: schema.Field, now: Any) -> Any:
 
 def _field(name: str, known: dict[str, schema.Field],
            plain: dict) -> tuple[str, schema.Field]:
-  """The full name of a field, and what is known of it."""
+  """The full name of a field, and its type and default."""
   for other in (name, *_spelled(name)):
     if other in known:
       return other, known[other]
@@ -117,7 +117,7 @@ def _field(name: str, known: dict[str, schema.Field],
 
 
 def _spelled(name: str) -> tuple[str, ...]:
-  """Other places of a method's option: flat in its phase, or in `options`."""
+  """The other names of a method's option: with or without `options.`."""
   words = name.split('.')
   if words[0] != 'phases' or len(words) < 3:
     return ()
@@ -127,7 +127,7 @@ def _spelled(name: str) -> tuple[str, ...]:
 
 
 def _free(name: str, known: dict[str, schema.Field], plain: dict) -> bool:
-  """Whether a field stands in a part whose names only its owner knows."""
+  """Whether a field is in a part that accepts any name."""
   if _at(plain, name) is not None:
     return True
   above = name.rpartition('.')[0]
@@ -136,7 +136,7 @@ def _free(name: str, known: dict[str, schema.Field], plain: dict) -> bool:
 
 
 def _unknown(words: list[str], known: dict[str, schema.Field]) -> str:
-  """What is said of a name that no field has."""
+  """The error message for an unknown field."""
   for i in range(len(words)):
     start = ''.join(f'{word}.' for word in words[:i])
     beside = sorted({name.removeprefix(start).split('.')[0] for name in known
@@ -158,7 +158,7 @@ def _at(plain: Any, name: str) -> Any:
 
 
 def _set(made: Any, name: str, value: Any) -> Any:
-  """Sets a field, and makes the parts that it stands in."""
+  """Sets a field, and makes the parts around it."""
   *parents, last = name.split('.')
   with contextlib.ExitStack() as free:
     if hasattr(made, 'unlocked'):  # ml_collections: types are checked later

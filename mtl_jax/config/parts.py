@@ -1,4 +1,4 @@
-"""Parts of a config that stand for themselves; see `mtl_jax.config.config`."""
+"""The parts of a config, each a frozen dataclass that checks itself."""
 
 import dataclasses
 
@@ -123,28 +123,30 @@ class Joint:
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-  """Tasks in a row without names (SupSup's NNs); see `mtl_jax.training.stream`.
+  """A stream of tasks without names (SupSup's NNs); see `training.stream`.
 
   Attributes:
     every: batches between two decisions.
-    tolerance: a mask is new if k max softmax(-gradient) < 1 + tolerance.
-    at_least: so many masks take part in a decision, fresh ones included.
-    budget: no more masks than this; 0 for no limit.
-    passes: how often the whole row of tasks comes.
+    tolerance: a batch belongs to a new task if k max softmax(-gradient) <
+      1 + tolerance, where k is the number of masks.
+    min_masks: the smallest number of masks among which a decision chooses;
+      fresh ones fill it up.
+    budget: the largest number of masks; 0 for no limit.
+    passes: how often the stream goes through all tasks.
     objective: 'entropy' or 'superfluous'.
   """
   every: int = 100
   tolerance: float = 0.125
-  at_least: int = 5
+  min_masks: int = 5
   budget: int = 0
   passes: int = 1
   objective: str = 'entropy'
 
   def __post_init__(self):
     identify.Rule(objective=self.objective)
-    if min(self.every, self.passes) < 1 or self.at_least < 2:
+    if min(self.every, self.passes) < 1 or self.min_masks < 2:
       raise ValueError('stream: every and passes must be at least 1 and '
-                       f'at_least at least 2; got {self}')
+                       f'min_masks at least 2; got {self}')
     if self.tolerance <= 0 or self.budget < 0:
       raise ValueError('stream: tolerance must be above 0 and budget not '
                        f'negative; got {self}')
@@ -183,16 +185,16 @@ class Search:
 
   Attributes:
     space: name in `mtl_jax.evolution.spaces.SPACES`.
-    fixed: (hyper-parameter, value or values) pairs that take the place of
-      its ranges; see `mtl_jax.evolution.spaces.Space.replace`.
-    iterations: how often the phase's tasks come in a row.
+    fixed: (hyper-parameter, value or values) pairs that replace the space's
+      ranges; see `mtl_jax.evolution.spaces.Space.replace`.
+    iterations: passes over the phase's tasks.
     generations: per task and iteration.
     children: per generation.
-    validations: of a child; its best one counts.
+    validations: how often a child is validated; its best validation counts.
     train_cap: images between two validations, at most a pass over the task's;
       the phase's `steps`, if given, are used instead.
     valid_cap: validation images, at most.
-    private: tasks whose paths are no other task's parents.
+    private: tasks whose paths may not be parents of other tasks' paths.
     control: a fixed way to train from the root, for comparison: 'finetune',
       'head' or 'adapters'. Generations are then repeats, the best of which
       is kept.
@@ -249,34 +251,41 @@ class Scenario:
   """One evaluation without task names.
 
   Attributes:
-    name: of its lines in the results.
-    phases: whose tasks take part; empty takes all but controls.
-    rule, objective, normalise: as in `identify.Rule`.
-    images: of each test batch, how many the inference sees.
+    name: written in its results.
+    phases: those whose tasks take part; empty takes all but baselines.
+    rule, objective, normalise, rerank: as in `identify.Rule`.
+    images_per_inference: the first images of a test batch, from which its task
+      is inferred.
     batch_size: images per test batch; one inference each.
-    batches: so many of every task, of test images that it draws for itself;
-      0 takes all.
-    at: numbers of tasks; candidates and test data are the first so many
-      tasks. Empty takes all.
+    batches_per_task: test batches, drawn at random for every task; 0 takes
+      all test images.
+    task_counts: numbers of tasks, one evaluation each: the candidates and the
+      test data are those of the first so many tasks. Empty takes all tasks.
   """
   name: str
   phases: tuple[str, ...] = ()
   rule: str = 'one_shot'
   objective: str = 'entropy'
   normalise: bool = False
-  images: int = 1
+  rerank: int = 0
+  images_per_inference: int = 1
   batch_size: int = 128
-  batches: int = 0
-  at: tuple[int, ...] = ()
+  batches_per_task: int = 0
+  task_counts: tuple[int, ...] = ()
 
   def __post_init__(self):
     self.make_rule()
-    if not 1 <= self.images <= self.batch_size:
-      raise ValueError(f'identify.{self.name}: images is {self.images}; it '
-                       f'must lie between 1 and batch_size, {self.batch_size}')
-    if self.batches < 0 or any(count < 2 for count in self.at):
-      raise ValueError(f'identify.{self.name}: batches must not be negative '
-                       'and every number of tasks in at must be at least 2')
+    if not 1 <= self.images_per_inference <= self.batch_size:
+      raise ValueError(
+          f'identify.{self.name}: images_per_inference is '
+          f'{self.images_per_inference}; it must lie between 1 and '
+          f'batch_size, {self.batch_size}')
+    if self.batches_per_task < 0 or any(n < 2 for n in self.task_counts):
+      raise ValueError(
+          f'identify.{self.name}: batches_per_task must not be negative and '
+          'every number in task_counts must be at least 2; got '
+          f'{self.batches_per_task} and {self.task_counts}')
 
   def make_rule(self) -> identify.Rule:
-    return identify.Rule(self.rule, self.objective, self.normalise)
+    return identify.Rule(self.rule, self.objective, self.normalise,
+                         self.rerank)

@@ -2,7 +2,8 @@
 
   sources     images and labels in memory, with fixed splits
   cache       decoded images on disk, so that a second start is immediate
-  transforms  what a task does to an image, on the device
+  transforms  what a task does to an image
+  pipeline    applies a task's transforms on the device
   suites      ordered lists of tasks, made from sources and transforms
 
 No other part of mtl_jax knows TensorFlow Datasets. Importing this package
@@ -10,8 +11,9 @@ imports neither it, nor scikit-learn, nor Pillow.
 """
 
 from mtl_jax.data import cache
+from mtl_jax.data import pipeline
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
 
-__all__ = ['cache', 'sources', 'suites', 'transforms']
+__all__ = ['cache', 'pipeline', 'sources', 'suites', 'transforms']

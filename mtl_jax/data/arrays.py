@@ -20,11 +20,11 @@ def from_arrays(name, images, labels, classes=None, test=None, valid=None,
     name: str.
     images: uint8 [n, H, W, C] or [n, H, W]; C is 1 or 3.
     labels: integers [n], 0 for the first class.
-    classes: int. By default the largest label and one, or the number of
-      `class_names`; then every class needs a training image. A number that
-      is given keeps classes that have none.
-    test: (images, labels), or None to split some off (see `splits`).
-    valid: likewise.
+    classes: int. By default the number of `class_names`, or else the largest
+      label plus one; every class then needs a training image. With a number,
+      classes without training images stay.
+    test: (images, labels), or None to draw a test split (see `splits`).
+    valid: the validation split, likewise.
     version: str, recorded with whatever is trained on it; a digest of the
       arrays by default.
     class_names: str of every class; they are stored with its tasks.
@@ -70,11 +70,11 @@ def from_arrays(name, images, labels, classes=None, test=None, valid=None,
 
 
 def largest(name, *labels) -> int:
-  """The largest label and one, which every class must come near to.
+  """The number of classes, which is the largest label plus one.
 
   Raises:
-    ValueError: there are fewer classes than half of that, so that labels are
-      numbers of another kind; says how to renumber them.
+    ValueError: fewer than half of these classes occur, so that the labels do
+      not count classes from 0; says how to renumber them.
   """
   present = np.unique(np.concatenate(labels))
   count = 1 + int(np.max(present, initial=0))
@@ -107,8 +107,8 @@ def from_table(name, features, targets, version=None):
 
   Returns:
     A `Source` whose splits are made as `splits` says; the training part's
-    smallest and largest values become 0 and 1 of every column, of the targets
-    too. `System.predict` takes rows that are scaled so, and answers so.
+    smallest and largest values of every column, targets included, become 0 and
+    1. `System.predict` takes rows in this scale and answers in it.
   """
   features, targets = (np.asarray(a, np.float64) for a in (features, targets))
   targets = targets[:, None] if targets.ndim == 1 else targets
@@ -166,7 +166,7 @@ def from_texts(name, train, test=None, words=tables.WORDS,
 
 
 def _numbered(count, labels):
-  """Rows by their number, to be divided like images."""
+  """A split whose images are the row numbers, to be divided like images."""
   return Arrays(np.arange(count, dtype=np.int32)[:, None], labels)
 
 

@@ -11,11 +11,11 @@ def check_size(images: int, batch_size: int) -> None:
 
 
 def check_epochs(batches: dict[str, int]) -> None:
-  """Refuses epochs for tasks trained together whose epochs differ in length.
+  """Refuses `epochs` for tasks trained together whose epochs differ in length.
 
-  All of them take as many steps as the first one's epochs have. Tasks of
-  equally many images differ a little after validation is drawn: CIFAR-100's
-  groups of ten classes by about one batch in a hundred, rarely two.
+  Every task takes as many steps as the first one. Tasks of equally many images
+  differ a little once validation is drawn: CIFAR-100's groups of ten classes
+  by about one batch in a hundred, rarely two.
 
   Args:
     batches: of an epoch of each task, by its name.
@@ -36,7 +36,9 @@ def check_epochs(batches: dict[str, int]) -> None:
 
 def of_epochs(rows, steps: int, batch_size: int, seed: tuple[int, ...],
               start: int = 0) -> np.ndarray:
-  """Row numbers for `steps` batches: reshuffled epochs, the rest dropped.
+  """Row numbers for `steps` batches; every epoch is shuffled anew.
+
+  The rows that do not fill the last batch of an epoch are left out of it.
 
   Depends on the seed and step number alone, so that a resumed run draws the
   same batches.

@@ -26,7 +26,7 @@ _LONGEST = 200  # bytes; disks take 255, of which '.npz' and the like are some
 
 
 def directory(cache_dir=None):
-  """Where decoded sets lie: the argument, or the first that is set of
+  """The folder of decoded sets: the argument, or the first that is set of
   $MTL_JAX_CACHE, $XDG_CACHE_HOME/mtl_jax and ~/.cache/mtl_jax.
 
   >>> directory('/tmp/images').as_posix()
@@ -52,7 +52,7 @@ def path(name, version, split, cache_dir=None):
 
 
 def _fit(name):
-  """Of a name too long for a folder the start, and a digest of it all."""
+  """The name; one too long for a folder is cut and gets a digest of it all."""
   if len(name.encode()) <= _LONGEST and name.strip('.'):
     return name
   digest = hashlib.sha256(name.encode()).hexdigest()[:32]
@@ -103,7 +103,7 @@ def _read(file, key):
       return images, labels, int(members['classes'])
   except FileNotFoundError:
     return None
-  except Exception as error:  # whatever is wrong with it: it is not used
+  except Exception as error:  # a file with any fault is not used
     logging.warning('Cache file %s is damaged (%s: %s); decoding again.', file,
                     type(error).__name__, error)
     return None

@@ -26,7 +26,7 @@ def corrupt(images, kind: str, strength: int, seed: int = 0) -> np.ndarray:
     uint8 [n, H, W, C].
 
   Raises:
-    ValueError: another type, kind or strength.
+    ValueError: images of another type, or an unknown kind or strength.
 
   >>> flat = np.full((1, 2, 2, 1), 100, np.uint8)
   >>> corrupt(flat, 'contrast', 5).ravel().tolist()

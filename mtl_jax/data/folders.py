@@ -5,9 +5,9 @@
                               validation) and test where there are any
 
 Classes are numbered by their names in alphabetical order ('1', '10', '2'); the
-names stay with the source. Every file is read or named: what is no image by its
-content is left out and said. Files and folders whose names begin with a dot
-are hidden, at every depth.
+names stay with the source. Every file is read or reported: a file whose
+content is no image is left out, and a note says so. Files and folders whose
+names begin with a dot are hidden, at every depth.
 """
 
 import difflib
@@ -66,7 +66,7 @@ def read(name, root, size, cache_dir) -> Folder:
   Raises:
     FileNotFoundError: there is no folder, or no class in it.
     ValueError: a class without images, a file that can't be read, or a folder
-      that stands in itself or twice; names it.
+      that contains itself or comes twice; names it.
   """
   root = pathlib.Path(root).expanduser()
   if not root.is_dir():
@@ -97,7 +97,7 @@ def read(name, root, size, cache_dir) -> Folder:
 
 
 def snapshot(path) -> str:
-  """A digest of what changes when a file, or one below a folder, does."""
+  """A digest that changes when a file, or any file below a folder, changes."""
   files = [path] if path.is_file() else sorted(
       pathlib.Path(folder, name) for folder, below, names in os.walk(path)
       for name in (*below, *names))
@@ -127,7 +127,7 @@ def is_image(file) -> bool:
 
 
 def seen(file) -> tuple[int, int, int]:
-  """What changes when a file does, even if its time is set back."""
+  """A value that changes when a file does, even if its time is set back."""
   found = file.stat()
   return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
@@ -167,7 +167,7 @@ def _split_folders(name, root):
 
 
 def _loose(folder):
-  """Files that stand in no class."""
+  """Files outside of the folders of classes."""
   return [f for f in sorted(folder.iterdir())
           if not f.is_dir() and not f.name.startswith('.')]
 
@@ -240,7 +240,7 @@ def _kind(path):
 
 
 def _shown(name):
-  """A name that can be written, whatever bytes the disk has."""
+  """A name that can be printed; other bytes of the disk are escaped."""
   return os.fsencode(str(name)).decode('utf-8', 'replace')
 
 
@@ -256,7 +256,7 @@ def _numbers(name, class_names):
 
 
 def _note(name, root, left_out):
-  """What was left out, as sentences; said in the log as well."""
+  """Sentences about files that were left out; they are logged too."""
   if not left_out:
     return ()
   names = [_shown(f.relative_to(root)) for f in left_out]

@@ -1,10 +1,10 @@
-"""Labels that can't be right, and what a run says about its data.
+"""Checks labels, and collects what a run reports about its data.
 
 Accuracy means nothing where a task has one class alone, where a class is tested
 that was never trained, or where every test image was trained on. Suites refuse
-such tasks, unless `incomplete=True` is said; then the table and the report say
-so. What is no fault but should be known is said as well: classes without test
-images, test images that are also training images.
+such tasks unless `incomplete=True` is given; then the table and the report
+repeat the fault. Notes report what is no fault but should be known: classes
+without test images, and test images that are also training images.
 """
 
 from typing import NamedTuple
@@ -22,8 +22,8 @@ class Findings(NamedTuple):
   """Sentences about a task's data.
 
   Attributes:
-    wrong: what makes its accuracy meaningless.
-    said: what should be known.
+    wrong: faults that make its accuracy meaningless.
+    said: notes that are no faults.
   """
   wrong: tuple[str, ...]
   said: tuple[str, ...]
@@ -58,9 +58,9 @@ def refuse_copied_test(source: splits_lib.Source) -> None:
         'split of other images, or none to have it split off')
 
 
-def findings(task: tasks_lib.Task, source: splits_lib.Source) -> Findings:
-  """What can't be right about a task, and what should be known."""
-  view = tasks_lib.view(task, source)
+def _findings(task: tasks_lib.Task, source: splits_lib.Source,
+              view: tasks_lib.View) -> Findings:
+  """The faults of a task's data, and notes about it."""
   wrong: list[str] = []
   said = list(source.notes)
   if not task.regression:
@@ -69,11 +69,11 @@ def findings(task: tasks_lib.Task, source: splits_lib.Source) -> Findings:
   inputs = ('texts' if source.tokens else
             'images' if len(source.image_shape) == 3 else 'rows')
   repeated = source.repeated['test'][view.test]
-  dropped = tasks_lib.dropped(task, source)
-  if sum(dropped.values()):
+  if any(view.dropped.values()):
     said.append(
-        f'{where}: {dropped["train"]} training and {dropped["valid"]} '
-        f'validation {inputs} were left out, which are also test {inputs}')
+        f'{where}: {view.dropped["train"]} training and '
+        f'{view.dropped["valid"]} validation {inputs} were left out, which are '
+        f'also test {inputs}')
   elif repeated.all() and not source.tokens:  # which are less than the texts
     wrong.append(f'{where}: every test {inputs[:-1]} is also a training or '
                  f'validation {inputs[:-1]}')
@@ -117,7 +117,7 @@ def _look_at_classes(task, source, view, wrong, said):
 
 def check(task: tasks_lib.Task, source: splits_lib.Source) -> None:
   """Refuses a task whose accuracy would mean nothing."""
-  wrong = findings(task, source).wrong
+  wrong = _findings(task, source, tasks_lib.view(task, source)).wrong
   if wrong:
     raise ValueError(
         f'task {task.name!r}: {wrong[0]}; mend the data, choose other classes, '
@@ -136,19 +136,19 @@ def facts(task: tasks_lib.Task, source: splits_lib.Source) -> dict:
     notes: sentences for the table and the report.
   """
   view = tasks_lib.view(task, source)
-  wrong, said = findings(task, source)
+  wrong, said = _findings(task, source, view)
   result = {
       'source': source.name,
       'images': {split: len(getattr(view, split)) for split in _SPLITS},
       'repeated': int(source.repeated['test'][view.test].sum()),
       'notes': [*wrong, *said]}
   if task.drop_shared:
-    result['dropped'] = tasks_lib.dropped(task, source)
+    result['dropped'] = view.dropped
   return result
 
 
 def label_map(task: tasks_lib.Task) -> list[int] | None:
-  """The source's class of every output, -1 for one of another task's.
+  """The source's class of every output; -1 for an output of other tasks.
 
   >>> label_map(tasks_lib.Task('t', 0, 'digits', (), None, 3))
   [0, 1, 2]

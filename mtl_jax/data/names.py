@@ -17,7 +17,7 @@ def of_number(kind: str, number: int, count: int,
   """Name and key of a numbered task, as arguments of `Task`.
 
   Args:
-    kind: what stands before the number.
+    kind: the word before the number.
     number: of the task.
     count: of all tasks; decides how many digits its name has.
     width: digits of names, and of what random numbers come from; `None` takes
@@ -85,7 +85,7 @@ def _parts(name):
 
 
 def _fit(name):
-  """What a task may be called; of a long name the start and a digest."""
+  """A valid task name; a long name is cut and gets a digest."""
   name = re.sub(r'[^\w.]+', '-', unicodedata.normalize('NFC', name)).strip('-.')
   if len(name.encode()) <= tasks.LONGEST:
     return name

@@ -12,7 +12,7 @@ _NEEDED = ('source', 'num_tasks', 'seed', 'augment', 'classes_per_task')
 
 
 def check(kind, options, taken, common) -> None:
-  """Refuses options that a suite doesn't take, or takes otherwise.
+  """Refuses unknown options of a suite, and values of another type.
 
   Args:
     kind: of the suite.
@@ -38,7 +38,7 @@ def check(kind, options, taken, common) -> None:
 
 
 def known(what, name, names) -> None:
-  """Refuses a name that is not among some; says the nearest and all."""
+  """Refuses a name that is not known; lists the nearest and all."""
   if name in names:
     return
   near = difflib.get_close_matches(str(name), names, n=1)

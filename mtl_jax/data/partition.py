@@ -8,7 +8,7 @@ from mtl_jax.data import options
 
 
 def require_classes(found, labels):
-  """Refuses labels that are no classes of a source."""
+  """Refuses labels that are not classes of a source."""
   for label in labels:
     if not options.whole(label) or not 0 <= label < found.classes:
       raise ValueError(f'groups: {label!r} is no class of {found.name!r}; its '
@@ -62,7 +62,7 @@ def refuse_copies(found):
 
 
 def _same_partition(a, b) -> bool:
-  """Whether two lists of labels are one, up to the classes' names."""
+  """Whether two lists of labels are equal but for the numbering of classes."""
   if a.ndim > 1 or b.ndim > 1:  # numbers, not classes
     return np.array_equal(a, b)
   pairs = {*zip(a.tolist(), b.tolist())}

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import aliases
+
 # Fixed point of bilinear weights: 2 * 11 bits, and 8 bits of pixel, fit int32.
 _ROTATE_ONE = 2**11
 _NEAREST_BITS = 16  # of the fixed point in which Pillow finds a pixel
@@ -17,7 +19,8 @@ _NEAREST_BITS = 16  # of the fixed point in which Pillow finds a pixel
 _FIT_ONE = 2**8
 
 
-def rotation(degrees, height, width):
+def rotation(degrees: float, height: int,
+             width: int) -> dict[str, np.ndarray]:
   """Four source pixels and their fixed-point weights for every pixel."""
   angle = np.deg2rad(degrees % 360)
   cos, sin = np.cos(angle), np.sin(angle)
@@ -40,13 +43,15 @@ def rotation(degrees, height, width):
           'weight': np.stack(weight).astype(np.int32)}
 
 
-def nearest_rotation(degrees, height, width):
+def nearest_rotation(degrees: float, height: int,
+                     width: int) -> dict[str, np.ndarray]:
   """The source pixel of every pixel, with Pillow's rounding; H * W outside."""
   angle = -np.deg2rad(degrees % 360)
   cos, sin = round(np.cos(angle), 15), round(np.sin(angle), 15)
   y, x = np.mgrid[:height, :width]
 
-  def source(along, across, a, b, size, other):
+  def source(along: np.ndarray, across: np.ndarray, a: float, b: float,
+             size: int, other: int) -> np.ndarray:
     first = (a * -size + b * -other + size) / 2 + (a + b) / 2
     fixed = [int(np.floor(v * 2**_NEAREST_BITS + 0.5)) for v in (first, a, b)]
     return (fixed[0] + along * fixed[1] + across * fixed[2]) >> _NEAREST_BITS
@@ -57,20 +62,22 @@ def nearest_rotation(degrees, height, width):
   return {'index': index.ravel().astype(np.int32)}
 
 
-def check(kind, array, shape):
+def check(kind: str, array: aliases.Images, shape: tuple[int, ...]) -> None:
+  """Raises ValueError unless a transform's array suits the images."""
   if array.shape != shape:
     raise ValueError(f'{kind}: parameters are {list(array.shape)} but the '
                      f'images need {list(shape)}')
 
 
-def permute(images, index):
+def permute(images: aliases.Array, index: aliases.Images) -> aliases.Array:
   n, height, width, channels = images.shape
   check('permute', index, (height * width,))
   flat = images.reshape(n, height * width, channels)
   return flat.at[:, index].get(mode='clip').reshape(images.shape)
 
 
-def rotate(images, index, weight):
+def rotate(images: aliases.Array, index: aliases.Images,
+           weight: aliases.Images) -> aliases.Array:
   n, height, width, channels = images.shape
   check('rotate', index, (4, height * width))
   flat = images.reshape(n, height * width, channels)
@@ -81,14 +88,16 @@ def rotate(images, index, weight):
   return (total // _ROTATE_ONE**2).astype(jnp.uint8).reshape(images.shape)
 
 
-def rotate_nearest(images, index):
+def rotate_nearest(images: aliases.Array,
+                   index: aliases.Images) -> aliases.Array:
   n, height, width, channels = images.shape
   check('rotate', index, (height * width,))
   flat = images.reshape(n, height * width, channels)
   return flat.at[:, index].get(mode='fill', fill_value=0).reshape(images.shape)
 
 
-def fit(images, height, width, channels):
+def fit(images: aliases.Array, height: int, width: int,
+        channels: int) -> aliases.Array:
   if images.shape[-1] == 3 and channels == 1:
     red, green, blue = (images[..., i:i + 1].astype(jnp.int32)
                         for i in range(3))
@@ -106,8 +115,8 @@ def fit(images, height, width, channels):
   return images
 
 
-def _resize_weights(old, new):
-  """Triangle filter float32 [new, old]; rows are integers summing _FIT_ONE."""
+def _resize_weights(old: int, new: int) -> np.ndarray:
+  """Triangle filter, float32 [new, old]: integers; a row sums to _FIT_ONE."""
   scale = old / new
   centre = (np.arange(new)[:, None] + 0.5) * scale - 0.5
   distance = np.abs(np.arange(old)[None, :] - centre) / max(scale, 1)
@@ -121,7 +130,8 @@ def _resize_weights(old, new):
   return (whole + (rank < missing)).astype(np.float32)
 
 
-def crop_flip(images, key, pad):
+def crop_flip(images: aliases.Array, key: aliases.PRNGKey,
+              pad: int) -> aliases.Array:
   """Gathers rows and columns; ten times faster on CPU than slicing."""
   n, height, width, _ = images.shape
   offset_key, flip_key = jax.random.split(key)

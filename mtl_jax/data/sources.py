@@ -64,7 +64,7 @@ def load(name, cache_dir=None, tfds_dir=None):
   Raises:
     FileNotFoundError: says what is missing, where it should be, and how to
       prepare it.
-    ValueError: the data can't be right; names the source and what is wrong.
+    ValueError: the data are faulty; names the source and the fault.
 
   >>> load('digits').image_shape
   (8, 8, 1)
@@ -79,7 +79,7 @@ def load(name, cache_dir=None, tfds_dir=None):
 
 
 def _state(name):
-  """Of a source that is read from files, what changes when they do."""
+  """Of a source that is read from files, a value that changes when they do."""
   plain = split_name(name)[1]
   kind, _, path = plain.partition(':')
   if name in REGISTRY or kind not in ('folder', 'table'):

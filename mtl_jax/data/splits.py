@@ -105,7 +105,7 @@ class Source:
 
   @property
   def regression(self):
-    """Whether labels are numbers and not classes."""
+    """Whether the labels are numbers to predict, not classes."""
     return self.train.labels.dtype == np.float32
 
   @property
@@ -178,7 +178,7 @@ def _check(where, images, labels, classes):
 
 
 def leaks(source):
-  """How many test images also stand in train or validation, pixel by pixel.
+  """How many test images are also in train or validation, pixel by pixel.
 
   >>> same = Arrays(np.zeros((10, 2, 2, 1), np.uint8), np.zeros(10, np.int32))
   >>> leaks(divide('same', '1', 1, same))

@@ -54,6 +54,7 @@ from mtl_jax.data import names as names_lib
 from mtl_jax.data import official
 from mtl_jax.data import options as options_lib
 from mtl_jax.data import partition
+from mtl_jax.data import pipeline
 from mtl_jax.data import sources as sources_lib
 from mtl_jax.data import tasks as tasks_lib
 from mtl_jax.data import transforms as transforms_lib
@@ -176,7 +177,7 @@ def _permuted(source, num_tasks, seed=0, image_shape=None, normalise=None,
   options_lib.positive('num_tasks', num_tasks)
   found = load(source)
   return Suite(f'permuted-{names_lib.of_source(source)}', tuple(
-      Task(index=i, source=source, transforms=_pipeline(
+      Task(index=i, source=source, transforms=_chain(
           found, image_shape, augment, normalise,
           transforms_lib.permute(i + seed)), labels=None, classes=found.classes,
            **names_lib.of_number('permuted', i, num_tasks, number_width))
@@ -206,8 +207,8 @@ def _rotated(source, num_tasks, order_seed=None, interpolation='bilinear',
     form = '03.0f'
   return Suite(f'rotated-{names_lib.of_source(source)}', tuple(
       Task(f'rotated-{angle:{form}}', i, source,
-           _pipeline(found, image_shape, augment, normalise,
-                     transforms_lib.rotate(angle, interpolation)), None,
+           _chain(found, image_shape, augment, normalise,
+                  transforms_lib.rotate(angle, interpolation)), None,
            found.classes)
       for i, angle in enumerate(degrees)))
 
@@ -227,12 +228,12 @@ def _split(source, classes_per_task=None, num_tasks=None, seed=None,
             if groups is None else
             partition.given(found, groups, classes_per_task, num_tasks, seed))
   num_tasks, classes_per_task = chosen.shape
-  pipeline = _pipeline(found, image_shape, augment, normalise)
+  chain = _chain(found, image_shape, augment, normalise)
   labels = chosen if shared_outputs else np.where(
       np.repeat(np.eye(num_tasks, dtype=bool), classes_per_task, axis=1),
       chosen.ravel()[None], -1)
   return Suite(f'split-{names_lib.of_source(source)}', tuple(
-      Task(index=i, source=source, transforms=pipeline,
+      Task(index=i, source=source, transforms=chain,
            labels=tuple(own.tolist()), classes=len(own),
            **names_lib.of_number('split', i, num_tasks, number_width))
       for i, own in enumerate(labels)))
@@ -250,7 +251,7 @@ def _groups(groups, image_shape=None, normalise=None, augment=0,
     found = load(source)
     partition.require_classes(found, classes)
     labels = tuple(map(int, classes))
-    task = Task(index=i, source=source, transforms=_pipeline(
+    task = Task(index=i, source=source, transforms=_chain(
         found, image_shape, augment, normalise), labels=labels,
                 classes=len(labels), **names_lib.of_number(
                     names_lib.of_source(source), i, len(groups), number_width))
@@ -275,7 +276,7 @@ def _datasets(sources, image_shape=(28, 28, 1), normalise=None, augment=0,
   partition.refuse_copies(found)
   return Suite('datasets', tuple(
       Task(called, i, name,
-           _pipeline(source, image_shape, augment, normalise), None,
+           _chain(source, image_shape, augment, normalise), None,
            source.classes, source.regression)
       for i, (called, name, source) in enumerate(zip(
           names_lib.of_sources(sources), sources, found))))
@@ -304,13 +305,13 @@ def _official(benchmark, image_shape=(32, 32, 3), only=None, more=(),
   partition.refuse_copies(found)
   return Suite(f'official-{benchmark}', tuple(
       Task(called, i, source.name,
-           _pipeline(source, image_shape, augment, normalise), None,
+           _chain(source, image_shape, augment, normalise), None,
            source.classes)
       for i, (called, source) in enumerate(zip(
           names_lib.of_sources(wanted), found))))
 
 
-def _pipeline(source, image_shape, augment, normalise, *middle):
+def _chain(source, image_shape, augment, normalise, *middle):
   if len(source.image_shape) == 1:  # a table, or texts
     if middle:
       raise ValueError(f'source {source.name!r} has no pixels to move')
@@ -327,7 +328,7 @@ def _pipeline(source, image_shape, augment, normalise, *middle):
   else:
     mean, std = normalise
   result = (*first, *middle, transforms_lib.normalise(mean, std))
-  transforms_lib.parameters(result, source.image_shape)  # refuses misfits now
+  pipeline.parameters(result, source.image_shape)  # refuses misfits now
   return result
 
 

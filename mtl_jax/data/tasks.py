@@ -63,12 +63,19 @@ class Task:
 
 
 class View(NamedTuple):
-  """Where a task's images lie in its source."""
+  """Where a task's images lie in its source.
 
-  train: np.ndarray  # int32 [n], rows of source.train
-  valid: np.ndarray  # int32 [n], rows of source.valid
-  test: np.ndarray  # int32 [n], rows of source.test
-  label_map: np.ndarray  # int32 [source.classes], -1 for others' classes
+  Attributes:
+    train, valid, test: int32 [n], rows of the source's split.
+    label_map: int32 [source.classes], -1 for other tasks' classes.
+    dropped: by split, how many images `drop_shared` leaves out.
+  """
+
+  train: np.ndarray
+  valid: np.ndarray
+  test: np.ndarray
+  label_map: np.ndarray
+  dropped: dict[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,12 +135,13 @@ def view(task, source):
   if task.regression != source.regression:
     raise ValueError(f'task {task.name!r} and source {source.name!r} disagree '
                      'on whether this is a regression')
-  rows = {}
+  rows, dropped = {}, {'train': 0, 'valid': 0}
   for split in ('train', 'valid', 'test'):
     labels = getattr(source, split).labels
     kept = (np.ones(len(labels), bool) if source.regression
             else label_map[labels] >= 0)
-    if task.drop_shared and split != 'test':
+    if task.drop_shared and split in dropped:
+      dropped[split] = int(np.sum(kept & source.repeated[split]))
       kept &= ~source.repeated[split]
     if not kept.any():
       raise ValueError(f'task {task.name!r} has no images in split {split!r} '
@@ -141,14 +149,4 @@ def view(task, source):
     rows[split] = np.flatnonzero(kept).astype(np.int32)
   if source.regression:
     label_map = np.zeros(0, np.int32)
-  return View(**rows, label_map=label_map)
-
-
-def dropped(task, source):
-  """By split, how many images of a task `drop_shared` leaves out."""
-  if not task.drop_shared:
-    return {'train': 0, 'valid': 0}
-  whole = view(dataclasses.replace(task, drop_shared=False), source)
-  own = view(task, source)
-  return {split: len(getattr(whole, split)) - len(getattr(own, split))
-          for split in ('train', 'valid')}
+  return View(**rows, label_map=label_map, dropped=dropped)

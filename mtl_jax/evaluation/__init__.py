@@ -1,1 +1,1 @@
-"""What is measured once the tasks are learned."""
+"""Measurements after all tasks are learned."""

@@ -8,7 +8,6 @@ a batch whose task is inferred wrongly counts as wrong.
 """
 
 import collections
-import dataclasses
 import functools
 import time
 import zlib
@@ -27,6 +26,7 @@ from mtl_jax.config import config as config_lib
 from mtl_jax.config import parts as config_parts
 from mtl_jax.config import plan
 from mtl_jax.data import batches as batches_lib
+from mtl_jax.data import pipeline
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
 from mtl_jax.inference import identify
@@ -104,7 +104,7 @@ def measure(system: system_lib.System, entries: list[plan.Entry],
             tested: list[plan.Entry], data: run_lib.Data,
             scenario: config_parts.Scenario, known: Iterable[dict] = (),
             networks: 'Networks | None' = None) -> Iterator[dict]:
-  """All three scenarios, for every number of tasks in `scenario.at`.
+  """All three scenarios, for every number of tasks in `scenario.task_counts`.
 
   Args:
     system: in which the entries are stored.
@@ -126,7 +126,7 @@ def measure(system: system_lib.System, entries: list[plan.Entry],
     are few), seconds.
   """
   counts = sorted({min(n, len(tested))
-                   for n in scenario.at or (len(tested),)})
+                   for n in scenario.task_counts or (len(tested),)})
   done = {r['tasks'] for r in known if is_of(r, scenario)}
   counts = [n for n in counts if n not in done]
   if not counts:
@@ -143,14 +143,18 @@ def measure(system: system_lib.System, entries: list[plan.Entry],
 
 def is_of(line: dict, scenario: config_parts.Scenario) -> bool:
   """Whether an earlier result was measured in exactly this way."""
+  line = {'rerank': 0} | line  # earlier versions did not write it
   return all(line.get(k) == v for k, v in _definition(scenario).items())
 
 
 def _definition(scenario) -> dict:
-  fields = dataclasses.asdict(scenario)
-  del fields['at']
-  drawn = {'batches_drawn': 'per task'} if scenario.batches else {}
-  return fields | {'phases': list(scenario.phases)} | drawn
+  drawn = {'batches_drawn': 'per task'} if scenario.batches_per_task else {}
+  return {'name': scenario.name, 'phases': list(scenario.phases),
+          'rule': scenario.rule, 'objective': scenario.objective,
+          'normalise': scenario.normalise, 'rerank': scenario.rerank,
+          'images': scenario.images_per_inference,
+          'batch_size': scenario.batch_size,
+          'batches': scenario.batches_per_task} | drawn
 
 
 def _of_tasks(entries, tested):
@@ -200,11 +204,11 @@ def _test_batches(entry, data, scenario) -> np.ndarray:
   the same few images for all tasks would be a poor sample.
   """
   rows = data.view(entry.task).test
-  if scenario.batches:
+  if scenario.batches_per_task:
     drawn = np.random.default_rng(zlib.crc32(entry.task.drawn_by.encode()))
     rows = drawn.permutation(rows)
   return batches_lib.padded(rows, scenario.batch_size)[
-      :scenario.batches or None]
+      :scenario.batches_per_task or None]
 
 
 def _infer(found, tested, networks, scenario, task, rows):
@@ -212,7 +216,7 @@ def _infer(found, tested, networks, scenario, task, rows):
   inferred = np.zeros(len(rows), int)
   passes = np.zeros(len(rows), int)
   tied = np.zeros(len(rows), bool)
-  seen = rows[:, :scenario.images]
+  seen = rows[:, :scenario.images_per_inference]
   counts = np.sum(seen >= 0, axis=1)
   most = max(1, GRADIENT_WEIGHTS // trees.size(
       networks.system.backbone.params))
@@ -236,8 +240,9 @@ def _infer(found, tested, networks, scenario, task, rows):
     raise ValueError(
         f'identify.{scenario.name}: no batch tells the candidates apart, '
         f'{scenario.rule} finds the same value for all of them. A network that '
-        'normalises by the statistics of the images needs several: set images '
-        f'above {scenario.images}. What was learned is kept')
+        'normalises by the statistics of the images needs several: set '
+        f'images_per_inference above {scenario.images_per_inference}. What '
+        'was learned is kept')
   return inferred, passes
 
 
@@ -308,13 +313,13 @@ class Networks:
           self.data.split(entry.task, 'test').images)
     if entry.name not in self._parameters:
       shape = self._images[entry.task.source, fits].shape[1:]
-      self._parameters[entry.name] = transforms.parameters(
+      self._parameters[entry.name] = pipeline.parameters(
           entry.task.transforms[len(fits):], shape)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _observe(kinds, parameters, images):
-  return jax.vmap(lambda p, x: transforms.observed(kinds, p, x))(
+  return jax.vmap(lambda p, x: pipeline.observed(kinds, p, x))(
       parameters, images)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from mtl_jax.config import plan
 from mtl_jax.data import corruptions
+from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.evaluation import similarity
 from mtl_jax.training import run as run_lib
@@ -116,8 +117,8 @@ def _drawn(images, count: int) -> np.ndarray:
 
 def _prepare(task: Seen, images):
   chain = task.entry.task.transforms
-  return transforms.apply(
-      transforms.kinds(chain), transforms.parameters(chain, images.shape[1:]),
+  return pipeline.apply(
+      transforms.kinds(chain), pipeline.parameters(chain, images.shape[1:]),
       images)
 
 

@@ -1,4 +1,4 @@
-"""Which images a generation sees, and in which order.
+"""The images that a generation sees, in order.
 
 All children of a generation see the same batches. The official pipeline caches
 a small set in the order of its files, cuts batches from that order over and
@@ -38,9 +38,9 @@ def training(rows, count: int, batch: int, seed: tuple[int, ...],
 
 
 def cached(rows, seed: tuple[int, ...]) -> np.ndarray:
-  """The order of a task's rows in the official cache.
+  """A task's rows, shuffled once, as in the official cache.
 
-  That is the order of TFDS's files, which TFDS shuffles once, when it prepares
+  The cache has the order of TFDS's files, which TFDS shuffled when it prepared
   them; a source of another kind may be sorted by class.
 
   Args:

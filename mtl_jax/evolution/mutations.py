@@ -1,4 +1,4 @@
-"""What a child takes from its parent, and what it changes.
+"""Samples children: what they share with their parent, and what they change.
 
 The order is that of the official `Path.clone`. First the hyper-parameters, and
 among them the mutation rate, whose new value then governs the rest; then the
@@ -45,7 +45,7 @@ class Child(NamedTuple):
 
 
 def step(rng: np.random.Generator, found: spaces.Range, value):
-  """One place up or down the list, each with probability 1/2.
+  """Moves a value one place up or down its list, each with probability 1/2.
 
   A step beyond an end of the list stays there. A value that is not on the list
   becomes the default.
@@ -168,7 +168,7 @@ def child(rng: np.random.Generator, space: spaces.Space,
 
 
 def _hyper(space, parent, images, control):
-  """The parent's hyper-parameters where the space has them, and what differs.
+  """The parent's hyper-parameters that the space has, and the changed ones.
   """
   hyper = space.defaults() | {ADAPTED: []}
   if control is None:

@@ -1,4 +1,4 @@
-"""Which path gets the next child (the official `PPDecay`).
+"""Chooses the parent of the next child (the official `PPDecay`).
 
 A path that has had k children for a task is accepted with probability 0.5 **
 k. The task's own paths are asked first, the best one first; then the other

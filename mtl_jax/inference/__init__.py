@@ -1,1 +1,1 @@
-"""Which task an image belongs to, when nobody says it."""
+"""Infers which task an image belongs to."""

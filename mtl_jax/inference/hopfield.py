@@ -33,7 +33,7 @@ Tree = trees.Tree
 
 
 class Memory(NamedTuple):
-  """Everything that is kept, whatever the number of masks.
+  """The stored masks, in arrays whose size does not depend on their number.
 
   Attributes:
     weights: float32 leaves [d, d], symmetric; `None` where not masked.
@@ -115,8 +115,8 @@ def storkey(w, z):
   """Storkey's rule, as in the official code: Hebb's, less what W already has.
 
   With h = W z it adds (z z^T - I - z h^T - h z^T) / d. Masks of one backbone
-  resemble each other, and the correction keeps what they share from drowning
-  what tells them apart.
+  resemble each other; the correction reduces the part of W that they share, so
+  that their differences count.
   """
   crossed = jnp.outer(z, _product(w, z))
   return hebb(w, z) - (crossed + crossed.T) / z.size
@@ -186,12 +186,12 @@ def recover(apply_fn: Callable, backbone: Tree, stats: Tree, memory: Memory,
       stays the same object, since it's a static argument.
     backbone: parameters; its masked leaves are multiplied by the mask.
     stats: handed on to `apply_fn` (norm statistics, or {}).
-    memory: where the masks were stored.
+    memory: the stored masks.
     batches: array (or tree) with a leading axis of T steps.
     recipe: how to descend.
 
   Raises:
-    ValueError: nothing was stored, or the memory doesn't fit the backbone
+    ValueError: the memory is empty, or doesn't fit the backbone
       (names the leaf).
   """
   if not int(memory.count):
@@ -236,7 +236,7 @@ def _product(w, z):
 
 
 def _check(what, tree, like):
-  """Refuses a leaf that only one of the two has, or whose shapes differ."""
+  """Refuses a leaf that only one tree has, or whose shapes differ."""
   def leaf(name, x, y):
     if (x is None) != (y is None):
       has, lacks = (what, 'memory') if y is None else ('memory', what)

@@ -10,6 +10,7 @@ Everything is pure and can be jitted and vmapped.
 """
 
 import dataclasses
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ class Inferred(NamedTuple):
   Attributes:
     task: int32, index of the task.
     gradient: float32 [T], d objective / d beliefs at the last step (of
-      `brute_force` the objective itself); inf where a task was not in play.
+      `brute_force` the objective itself); inf of tasks that are no candidates.
     passes: int32, backward passes that were made.
   """
   task: Any
@@ -101,7 +102,7 @@ def one_shot(loss: Callable[[Tree], Any], backbone: Tree,
     loss: parameters -> the objective on the inputs, a scalar.
     backbone: the immutable parameters.
     tasks: see `Superposition`.
-    used: bool [T], the tasks that are in play.
+    used: bool [T], the candidates.
   """
   beliefs = used / jnp.maximum(jnp.sum(used), 1)
   gradient = jnp.where(used, _gradient(loss, backbone, tasks, beliefs),
@@ -111,10 +112,35 @@ def one_shot(loss: Callable[[Tree], Any], backbone: Tree,
 
 def binary(loss: Callable[[Tree], Any], backbone: Tree,
            tasks: Superposition, used) -> Inferred:
-  """Halves the tasks in play until one is left: ceil(log2 T) passes.
+  """Halves the candidates until one is left: ceil(log2 T) passes.
 
   If the number of tasks is odd, the larger half stays. See `one_shot`.
   """
+  alive, gradient, passes = _halved(loss, backbone, tasks, used, 1)
+  return Inferred(jnp.argmax(alive), gradient, passes)
+
+
+def reranked(last: int, loss: Callable[[Tree], Any], backbone: Tree,
+             tasks: Superposition, used) -> Inferred:
+  """`binary` until at most `last` tasks are left, then `brute_force` of those.
+
+  Ours, in no paper. Tasks that resemble each other, such as neighbouring
+  angles, are often the last ones left, and the gradient at their mixture says
+  little about either; the objective of each one's own network says more.
+
+  Args:
+    last: at least 2. The other arguments are as in `one_shot`.
+  """
+  alive, _, passes = _halved(loss, backbone, tasks, used, last)
+  places = jnp.argsort(~alive)[:last]
+  values = lax.map(lambda i: loss(masks.apply(backbone, tasks.one(i))), places)
+  values = jnp.full(alive.shape, jnp.inf).at[places].set(values)
+  values = jnp.where(alive, values, jnp.inf)
+  return Inferred(jnp.argmin(values), values, passes)
+
+
+def _halved(loss, backbone, tasks, used, last):
+  """(alive bool [T], gradient, passes) once at most `last` tasks are left."""
   def halve(state):
     alive, _, passes = state
     count = jnp.sum(alive)
@@ -125,9 +151,7 @@ def binary(loss: Callable[[Tree], Any], backbone: Tree,
     return alive & (rank < (count + 1) // 2), gradient, passes + 1
 
   start = used, jnp.where(used, 0., jnp.inf), jnp.int32(0)
-  alive, gradient, passes = lax.while_loop(
-      lambda state: jnp.sum(state[0]) > 1, halve, start)
-  return Inferred(jnp.argmax(alive), gradient, passes)
+  return lax.while_loop(lambda state: jnp.sum(state[0]) > last, halve, start)
 
 
 def brute_force(loss: Callable[[Tree], Any], backbone: Tree,
@@ -156,10 +180,13 @@ class Rule:
       classes).
     normalise: divide coefficients by the sum of their magnitudes first
       (ImpressLearn only; our reading).
+    rerank: with 'binary', so many tasks that are left last are compared by
+      their own networks' entropy (see `reranked`; ours); 0 for none.
   """
   rule: str = 'one_shot'
   objective: str = 'entropy'
   normalise: bool = False
+  rerank: int = 0
 
   def __post_init__(self):
     for name, table in (('rule', RULES),
@@ -172,13 +199,34 @@ class Rule:
     if (self.rule, self.objective) == ('brute_force', 'superfluous'):
       raise ValueError('brute_force compares values, but only the gradient of '
                        'superfluous says anything; take the objective entropy')
+    self._check_rerank()
+
+  def _check_rerank(self):
+    if isinstance(self.rerank, bool) or not isinstance(
+        self.rerank, numbers.Integral) or self.rerank == 1 or (
+            self.rerank < 0):
+      raise ValueError(f'rerank is {self.rerank!r}; it must be 0 (none) or a '
+                       'whole number of at least 2')
+    if self.rerank and (self.rule, self.objective) != ('binary', 'entropy'):
+      raise ValueError(
+          f'rerank={self.rerank} compares the last tasks of the rule binary by '
+          f'the objective entropy; here the rule is {self.rule} and the '
+          f'objective {self.objective}')
+
+  def infer(self, loss: Callable[[Tree], Any], backbone: Tree,
+            tasks: Superposition, used) -> Inferred:
+    """Infers by this rule; arguments as in `one_shot`."""
+    if self.rerank:
+      return reranked(self.rerank, loss, backbone, tasks, used)
+    return RULES[self.rule](loss, backbone, tasks, used)
 
 
 def tied(gradient) -> bool:
-  """Whether no task in play is preferred to another: all values are equal.
+  """Whether all candidates have the same value, so that none is preferred.
 
   Args:
-    gradient: float32 [T] of an `Inferred`; infinite where not in play.
+    gradient: float32 [T] of an `Inferred`; infinite of tasks that are no
+      candidates.
 
   >>> tied(np.array([.5, .5, np.inf])), tied(np.array([.5, np.inf]))
   (True, False)
@@ -190,8 +238,8 @@ def tied(gradient) -> bool:
 def fits_no_task(gradient, used, tolerance: float = 0.125):
   """Whether no known task explains the inputs (SupSup, section 3.4).
 
-  True if k max softmax(-gradient) < 1 + tolerance over the k tasks in play:
-  the beliefs would hardly move from equal ones.
+  True if k max softmax(-gradient) < 1 + tolerance over the k candidates: a
+  gradient step would hardly move the beliefs from equal ones.
   """
   p = jax.nn.softmax(jnp.where(used, -gradient, -jnp.inf))
   return jnp.sum(used) * jnp.max(p) < 1. + tolerance

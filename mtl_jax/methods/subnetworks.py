@@ -20,8 +20,8 @@ from mtl_jax import impressions
 from mtl_jax import trees
 from mtl_jax.methods import allocation
 from mtl_jax.methods import base
+from mtl_jax.methods import free_weights
 from mtl_jax.methods import joint
-from mtl_jax.methods import room
 from mtl_jax.methods import sparsify as sparsify_lib
 
 Tree = trees.Tree
@@ -142,7 +142,8 @@ def subnetworks(own: tuple[str, ...] | None = None, sharing: bool = False,
                        sharing)
   return base.Method(
       init, bind, commit, materialise, prepare, relies_on,
-      check=functools.partial(room.check, parts, own, sharing, given, pruned),
+      check=functools.partial(free_weights.check, parts, own, sharing, given,
+                              pruned),
       abilities=base.Abilities(
           members=True, needs_earlier=sharing, per_group=True, folds=folds,
           watch=None if pruned is None else functools.partial(

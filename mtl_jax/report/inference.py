@@ -17,13 +17,18 @@ def rows(summary: dict) -> list[dict]:
   """One row of printable values per evaluation."""
   return [{
       'name': line['name'], 'tasks': line['tasks'],
-      'rule': f'{line["rule"].replace("_", "-")}, '
-              f'{_OBJECTIVES[line["objective"]]}',
+      'rule': _rule(line),
       'images': f'{line["images"]} of {line["batch_size"]}',
       'identified': _percent(line['identified']),
       'passes': f'{line["passes"]:.0f}',
       **{name: _percent(line['accuracy'][name]) for name in _SCENARIOS}}
           for line in summary.get('identity') or []]
+
+
+def _rule(line: dict) -> str:
+  rule = f'{line["rule"].replace("_", "-")}, {_OBJECTIVES[line["objective"]]}'
+  last = line.get('rerank')
+  return f'{rule}, the last {last} compared' if last else rule
 
 
 def sentences(summary: dict) -> list[str]:

@@ -1,17 +1,17 @@
-"""A task as one file: out of a workdir, into another, or by itself.
+"""Exports a task as one file, and imports it into another workdir.
 
     system.export('permuted-03', 'permuted-03.safetensors')
     mtl_jax.import_task('elsewhere', 'permuted-03.safetensors')
     mtl_jax.load('permuted-03.safetensors').predict(x)
 
-A safetensors file whose header says everything that is no array: how the
-backbone is drawn and its fingerprint, the method and its options, transforms,
-class names, record, versions, licence and free text. Packed masks are n / 8
-bytes and the rest of a mask's file is below 8 kB. What a task shares with
-others on the disk is written out. A method that needs other tasks (the masks
-of a basis) names them; with `with_basis` they go along.
+The file is a safetensors file. Its header holds everything but arrays: the
+recipe of the backbone and its fingerprint, the method and its options,
+transforms, class names, record, versions, licence and free text. Packed masks
+take n / 8 bytes; the rest of a mask's file is below 8 kB. Values that other
+tasks of the workdir store are written into the file. A task that needs other
+tasks (the masks of its basis) names them; `with_basis` includes them.
 
-No image of the data goes along: the outputs that prove a task are those on
+The file holds no image of the data: the outputs that prove a task are those on
 inputs drawn from a seed (see `probes`).
 """
 
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mtl_jax import aliases
 from mtl_jax.data import transforms
 from mtl_jax.serving import probes
 from mtl_jax.serving import system as system_lib
@@ -34,7 +35,7 @@ from mtl_jax.storage import workdir as workdir_lib
 
 FORMAT = 1
 NAME = r'\w[\w.@~-]*'
-# Of a checkpoint's metadata, what is made anew where a task arrives.
+# Metadata of a checkpoint that an import makes again.
 _OF_PLACE = ('format', 'hashes', 'references', 'relies_on', 'kept_by')
 _NEEDED = ('name', 'record', 'backbone', 'method', 'seed', 'transforms',
            'source', 'classes', 'source_shape', 'versions', 'drawn_probe')
@@ -44,8 +45,8 @@ class Part(NamedTuple):
   """One task of a file.
 
   Attributes:
-    arrays: as a checkpoint has them, nothing referred to.
-    metadata: likewise, but for what belongs to its place.
+    arrays: as in a checkpoint, including values that other tasks store.
+    metadata: as in a checkpoint, but without `_OF_PLACE`.
     needs: [name, content] of the tasks that it relies on, in order (see
       `deduplicate.content`); `None` if its method needs no others.
   """
@@ -62,7 +63,7 @@ class Artifact(NamedTuple):
     parts: by name; tasks that others rely on stand before those.
     backbone: recipe with its fingerprint.
     licence: of the task, as its author gave it.
-    text: free words.
+    text: free text of its author.
     versions: with which it was exported.
   """
   task: str
@@ -73,8 +74,9 @@ class Artifact(NamedTuple):
   versions: dict
 
 
-def export(system: system_lib.System, task: str, path, with_basis: bool = False,
-           licence: str = '', text: str = '') -> pathlib.Path:
+def export(system: system_lib.System, task: str, path: aliases.Path,
+           with_basis: bool = False, licence: str = '',
+           text: str = '') -> pathlib.Path:
   """Writes a task as one file.
 
   Args:
@@ -85,7 +87,7 @@ def export(system: system_lib.System, task: str, path, with_basis: bool = False,
       its coefficients combine. Without it they are named, and must lie where
       the task is imported.
     licence: of the task.
-    text: whatever its users should know.
+    text: free text for its users.
 
   Returns:
     The path.
@@ -112,7 +114,7 @@ def relied(system: system_lib.System, task: str) -> list[str]:
   """
   found: dict[str, None] = {}
 
-  def visit(name):
+  def visit(name: str) -> None:
     for other in checkpoint.load_metadata(system.workdir.task(name)).get(
         'relies_on') or {}:
       if other not in found:
@@ -123,7 +125,7 @@ def relied(system: system_lib.System, task: str) -> list[str]:
 
 
 def _part(system: system_lib.System, name: str) -> Part:
-  """A task without all that belongs to the place where it lies."""
+  """A task of a workdir, as it goes into a file."""
   stored = system.task(name)
   arrays = checkpoint.load(system.workdir.task(name))[0]
   arrays = deduplicate.resolve(system.workdir, arrays, stored.metadata)
@@ -142,7 +144,7 @@ def _part(system: system_lib.System, name: str) -> Part:
 
 
 def _recipe(system: system_lib.System) -> dict:
-  """How the backbone is made; of a file of weights, the name alone."""
+  """The recipe of the backbone; of a file of weights it keeps only the name."""
   recipe = dict(system.backbone.recipe)
   if recipe['options'].get('weights'):
     recipe['options'] = dict(recipe['options'], weights=pathlib.Path(
@@ -150,11 +152,12 @@ def _recipe(system: system_lib.System) -> dict:
   return recipe
 
 
-def read(path) -> Artifact:
-  """What a file holds, checked; nothing in it is run.
+def read(path: aliases.Path) -> Artifact:
+  """Reads and checks a file; nothing in it is run.
 
   Raises:
-    CheckpointError: missing, damaged, foreign, or of another format.
+    CheckpointError: the file is missing, damaged, of another kind or of another
+      format.
   """
   arrays, header = tensor_file.read(path)
   if header.get('format') != FORMAT:
@@ -195,7 +198,8 @@ def _artifact(arrays: dict, header: dict) -> Artifact:
                   header['versions'])
 
 
-def import_task(workdir, path, name: str | None = None) -> str:
+def import_task(workdir: aliases.Path, path: aliases.Path,
+                name: str | None = None) -> str:
   """Puts the task of a file into a workdir, whose other tasks stay.
 
   Args:
@@ -228,8 +232,9 @@ def import_task(workdir, path, name: str | None = None) -> str:
   return places[found.task]
 
 
-def _check_backbone(work: workdir_lib.Workdir, recipe: dict, path) -> None:
-  """Refuses a workdir on whose backbone the task would not be itself."""
+def _check_backbone(work: workdir_lib.Workdir, recipe: dict,
+                    path: aliases.Path) -> None:
+  """Refuses a workdir whose backbone is not the one that the task needs."""
   formats.require(work.root)
   if work.backbone.exists():
     kept = dict(json_records.read_json(work.backbone) or {})
@@ -250,9 +255,9 @@ def _check_backbone(work: workdir_lib.Workdir, recipe: dict, path) -> None:
         'it does not hold; import it into the workdir of a run on them')
 
 
-def _places(work: workdir_lib.Workdir, found: Artifact, name, path
-            ) -> dict[str, str]:
-  """Under which name each part, and each task that is needed, goes there.
+def _places(work: workdir_lib.Workdir, found: Artifact, name: str | None,
+            path: aliases.Path) -> dict[str, str]:
+  """The name in the workdir of each part, and of each task that is needed.
 
   Raises:
     ValueError: a name is another task's, or a needed task is nowhere.

@@ -19,14 +19,13 @@ from mtl_jax.models import precision
 
 
 class Backbone(NamedTuple):
-  """What every task's network is made of.
+  """The network and the parameters from which every task's network is made.
 
   Attributes:
     network: the pure functions.
     params: the parameter tree that is never changed.
     stats: initial norm statistics, {} if the network has none.
-    recipe: JSON values from which all of this is made again, and the
-      fingerprint of `params`.
+    recipe: JSON values that `make` takes, and the fingerprint of `params`.
   """
   network: models.Network
   params: aliases.Params
@@ -42,8 +41,8 @@ def make(recipe: dict, weights: pathlib.Path | None = None,
     recipe: 'model', 'outputs', 'options', 'init', 'seed', 'image_shape', and
       'compute_dtype' if it isn't float32, and 'fingerprint' if the result
       must be a known one.
-    weights: a copy of the file that the option `weights` names, read instead
-      if it is there.
+    weights: a copy of the file that the option `weights` names; if it exists,
+      it is read instead.
     remat: whether its gradients need less memory; see `models.recomputing`.
 
   Raises:
@@ -79,9 +78,13 @@ def make(recipe: dict, weights: pathlib.Path | None = None,
   return Backbone(network, params, stats, dict(recipe, fingerprint=found))
 
 
-def _draw(network, recipe, key):
-  """On the CPU, whatever computes: a platform rounds its normal draws as it
-  likes, and tasks made on one are to be read on another."""
+def _draw(network: models.Network, recipe: dict,
+          key: aliases.PRNGKey) -> tuple[aliases.Params, aliases.Stats]:
+  """Parameters and statistics, drawn on the CPU whatever the backend is.
+
+  Platforms round normal draws differently, but a task that was made on one
+  must be readable on another.
+  """
   if jax.default_backend() == 'cpu':
     return _draw_here(network, recipe, key)
   with host.on_cpu():
@@ -89,15 +92,16 @@ def _draw(network, recipe, key):
   return jax.tree.map(jnp.asarray, drawn)
 
 
-def _draw_here(network, recipe, key):
+def _draw_here(network: models.Network, recipe: dict,
+               key: aliases.PRNGKey) -> tuple[aliases.Params, aliases.Stats]:
   init = functools.partial(network.init, key, tuple(recipe['image_shape']))
   if recipe['init'] != 'signed_constant':
     return init()
   shapes = jax.eval_shape(init)[0]
   known = fans.fans(shapes, network.fan_in)
 
-  def without_kernels():
-    # So that XLA draws none of the kernels that are replaced anyway.
+  def without_kernels() -> tuple[aliases.Params, aliases.Stats]:
+    # XLA then draws no kernel that is replaced below.
     params, stats = init()
     return trees.map_named(
         lambda name, x: None if known[name] else x, params), stats
@@ -108,7 +112,7 @@ def _draw_here(network, recipe, key):
 
 
 def another_draw(backbone: Backbone, number: int) -> trees.Tree:
-  """Parameters drawn as the backbone's were, with a key of their own.
+  """Parameters drawn as the backbone's were, with another key.
 
   Args:
     backbone: whose recipe is used; weights from a file are the same again.

@@ -1,16 +1,18 @@
 """Rows in blocks of few sizes, so that few programs are compiled."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import aliases
+
 LARGEST = 1024  # rows of a block; a power of two
 
 
-def rows(call: Callable[[Any], jax.Array], x) -> jax.Array:
+def rows(call: Callable[[aliases.Images], aliases.Array],
+         x: aliases.Images) -> aliases.Array:
   """`call(x)` of a function that works row by row, in blocks.
 
   A block has `LARGEST` rows, and the last one the next power of two: for all

@@ -1,18 +1,19 @@
-"""What was made once is kept, for any number of threads.
+"""A cache of results, for any number of threads.
 
-A key is made by one thread; others that ask for it meanwhile wait for that.
-What is kept is bounded by its bytes, by its number, or not at all.
+One thread makes the result of a key; others that ask for the same key wait for
+it. The cache is bounded by the bytes or the number of its results, or not.
 """
 
 import collections
 import threading
 from collections.abc import Callable, Hashable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
+K = TypeVar('K', bound=Hashable)
 T = TypeVar('T')
 
 
-class Cache(Generic[T]):
+class Cache(Generic[K, T]):
   """A function of one key whose newest results are kept.
 
   Safe for threads. A result is handed to many callers: none may change it.
@@ -22,9 +23,9 @@ class Cache(Generic[T]):
   (9, 9, 1)
   """
 
-  def __init__(self, make: Callable[[Any], T], *, count: int | None = None,
+  def __init__(self, make: Callable[[K], T], *, count: int | None = None,
                nbytes: int | None = None,
-               size: Callable[[T], int] = lambda value: 0):
+               size: Callable[[T], int] = lambda value: 0) -> None:
     """
     Args:
       make: of a key; if it raises, nothing is kept.
@@ -35,10 +36,10 @@ class Cache(Generic[T]):
     self._make, self._size = make, size
     self._count, self._nbytes = count, nbytes
     self._lock = threading.Lock()
-    self._kept: collections.OrderedDict[Hashable, tuple[T, int]] = (
+    self._kept: collections.OrderedDict[K, tuple[T, int]] = (
         collections.OrderedDict())
     self._bytes = 0
-    self._making: dict[Hashable, threading.Event] = {}
+    self._making: dict[K, threading.Event] = {}
 
   def __len__(self) -> int:
     return len(self._kept)
@@ -48,7 +49,7 @@ class Cache(Generic[T]):
     """Bytes of all that is kept."""
     return self._bytes
 
-  def __call__(self, key: Hashable) -> T:
+  def __call__(self, key: K) -> T:
     while True:
       with self._lock:
         if key in self._kept:
@@ -69,7 +70,7 @@ class Cache(Generic[T]):
       made.set()
     return value
 
-  def _keep(self, key, value) -> None:
+  def _keep(self, key: K, value: T) -> None:
     size = self._size(value)
     self._kept[key] = value, size
     self._bytes += size

@@ -1,21 +1,24 @@
-"""Candidates that come and go, on shelves that grow.
+"""Keeps the candidates of task inference on the device, for many choices.
 
-A task is read once; its bits stay on the device in the next free row of a
-stack whose capacity doubles when it is full. Another choice of candidates is
-another list of rows: nothing is read or compiled for it as long as it needs no
-larger power of two of rows than one before.
+A task is read once; its bits stay on the device in a row of a stack whose
+capacity doubles when it is full. A choice of candidates is a list of rows. A
+new choice reads nothing, and compiles only if it needs a larger power of two
+of rows than all choices before.
 """
 
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import aliases
+from mtl_jax import models
 from mtl_jax import trees
+from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.inference import identify
 from mtl_jax.serving import backbone as backbone_lib
@@ -23,6 +26,8 @@ from mtl_jax.serving import candidates
 
 Tree = trees.Tree
 SMALLEST = 8
+# Of a stored task: its name, and its folder's version.
+Key: TypeAlias = tuple[str, tuple[int, int] | None]
 
 
 class Stack:
@@ -33,15 +38,15 @@ class Stack:
     rows: how many are used.
   """
 
-  def __init__(self, row: Tree):
+  def __init__(self, row: Tree) -> None:
     self.tree = jax.tree.map(
         lambda x: jnp.zeros((SMALLEST, *x.shape), x.dtype), row)
     self.rows = 0
 
   def add(self, rows: list[Tree]) -> list[int]:
-    """Puts rows behind the others; returns their numbers.
+    """Appends rows; returns their numbers.
 
-    The stack that a caller holds stays as it was.
+    Arrays that a caller took from the stack earlier do not change.
     """
     first, count = self.rows, len(rows)
     capacity = jax.tree.leaves(self.tree)[0].shape[0]
@@ -58,15 +63,16 @@ class Stack:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _extended(tree, capacity, block, places):
-  def leaf(x, new):
+def _extended(tree: Tree, capacity: int, block: Tree,
+              places: aliases.Array) -> Tree:
+  def leaf(x: aliases.Array, new: aliases.Array) -> aliases.Array:
     whole = jnp.zeros((capacity, *x.shape[1:]), x.dtype).at[:len(x)].set(x)
     return whole.at[places].set(new, mode='drop')
   return jax.tree.map(leaf, tree, block)
 
 
 def power_of_two(count: int) -> int:
-  """The smallest that is at least a count.
+  """The smallest power of two that is at least a count.
 
   >>> power_of_two(1), power_of_two(5), power_of_two(8)
   (1, 8, 8)
@@ -97,14 +103,14 @@ class Selection(NamedTuple):
   mixed: int
   trees: tuple
   rows: tuple
-  basis: Any
-  transforms: tuple
-  image_shapes: tuple
+  basis: Tree
+  transforms: transforms.Chain
+  image_shapes: tuple[tuple[int, ...], ...]
   classes: int
 
 
 class CandidateShelf:
-  """All tasks that were candidates once; safe for threads.
+  """All tasks that have been candidates; safe for threads.
 
   Args:
     read: (name) -> (arrays, metadata) of a stored task.
@@ -113,14 +119,14 @@ class CandidateShelf:
   """
 
   def __init__(self, read: Callable[[str], tuple[dict, dict]],
-               shared_of: Callable[[str, dict], dict], like: Tree):
+               shared_of: Callable[[str, dict], dict], like: Tree) -> None:
     self._read, self._shared_of, self._like = read, shared_of, like
     self._lock = threading.Lock()
     self._members: dict[tuple, _Member] = {}
     self._stacks: dict[tuple, Stack] = {}
     self._last: tuple = (None, None)
 
-  def select(self, keys: list[tuple[str, Any]]) -> Selection:
+  def select(self, keys: list[Key]) -> Selection:
     """The candidates with these names.
 
     Args:
@@ -139,7 +145,7 @@ class CandidateShelf:
       self._last = list(keys), selection
       return selection
 
-  def _take(self, keys) -> None:
+  def _take(self, keys: list[Key]) -> None:
     """Reads tasks and puts them on their shelves."""
     groups: dict[tuple, list] = {}
     for key in keys:
@@ -174,8 +180,8 @@ class CandidateShelf:
         found.transforms, found.image_shapes, found.classes)
 
   def infer(self, found: Selection, rule: identify.Rule,
-            backbone: backbone_lib.Backbone, images, counted
-            ) -> tuple[str, np.ndarray, int]:
+            backbone: backbone_lib.Backbone, images: np.ndarray,
+            counted: np.ndarray) -> tuple[str, np.ndarray, int]:
     """(name, float32 [candidates], passes) of one inference.
 
     Args:
@@ -193,7 +199,7 @@ class CandidateShelf:
         rule, backbone.network, transforms.kinds(found.transforms),
         found.classes, backbone.params, backbone.stats, *held, found.rows,
         (np.int32(found.own), np.int32(found.mixed)), found.basis,
-        transforms.parameters(found.transforms, np.shape(images)[2:]),
+        pipeline.parameters(found.transforms, np.shape(images)[2:]),
         images, counted))
     padded = len(found.rows[0]) if found.own else 0
     where = [*range(found.own), *range(padded, padded + found.mixed)]
@@ -202,17 +208,24 @@ class CandidateShelf:
         inferred.passes[0])
 
 
-def _rows(members) -> np.ndarray:
+def _rows(members: list[_Member]) -> np.ndarray:
   rows = np.zeros(power_of_two(len(members)), np.int32)
   rows[:len(members)] = [m.row for m in members]
   return rows
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _infer(rule, network, kinds, classes, backbone, stats, own, mixed, rows,
-           counts, basis, parameters, images, counted) -> identify.Inferred:
+def _infer(
+    rule: identify.Rule, network: models.Network, kinds: transforms.Kinds,
+    classes: int, backbone: aliases.Params, stats: aliases.Stats,
+    own: dict[str, Tree] | None, mixed: dict[str, Tree] | None,
+    rows: tuple[aliases.Array, aliases.Array],
+    counts: tuple[aliases.Array, aliases.Array], basis: Tree,
+    parameters: pipeline.Parameters, images: aliases.Array,
+    counted: aliases.Array) -> identify.Inferred:
   """`candidates.infer` among chosen rows of stacks; see there."""
-  def take(held, part, index):
+  def take(held: dict[str, Tree] | None, part: str,
+           index: aliases.Array) -> Tree:
     return None if held is None or held[part] is None else jax.tree.map(
         lambda x: x[index], held[part])
   bank = candidates.Bank(

@@ -1,19 +1,22 @@
 """Stored tasks gathered into one bank, and inference over it.
 
-An image whose task isn't named arrives as the world shows it: permuted or
-rotated already, if that is what makes the tasks. Only what all candidates have
-in common (fitting, normalising) is done to it.
+An image whose task isn't named is already permuted or rotated, where that
+makes the tasks. Only the transforms that all candidates have in common (fitting
+and normalising) are applied to it.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import aliases
+from mtl_jax import models
 from mtl_jax import trees
+from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.inference import identify
 from mtl_jax.inference import superposition as superposition_lib
@@ -43,15 +46,15 @@ class Candidates(NamedTuple):
   Attributes:
     names: in the order of the bank.
     bank: their arrays.
-    transforms: what is done to every image.
+    transforms: those that are applied to every image.
     image_shapes: (H, W, C) that are taken: first as the tasks show images,
       then as their sources give them, unless all permute or rotate them.
     classes: the largest number of classes of a candidate.
   """
   names: tuple[str, ...]
   bank: Bank
-  transforms: tuple
-  image_shapes: tuple[tuple[int, int, int], ...]
+  transforms: transforms.Chain
+  image_shapes: tuple[tuple[int, ...], ...]
   classes: int
 
 
@@ -85,7 +88,7 @@ def gather(names: Sequence[str], read: Callable[[str], tuple[dict, dict]],
 
 
 class Described(NamedTuple):
-  """What of a task decides with which others it can be superposed.
+  """The facts that decide which tasks can be superposed with this one.
 
   Attributes:
     name: of the task.
@@ -122,10 +125,10 @@ def describe(name: str, arrays: dict, metadata: dict) -> Described:
 
 
 def agreed(found: Sequence[Described]) -> Candidates:
-  """What candidates have in common, without their arrays.
+  """The transforms, shapes and classes of candidates, without their arrays.
 
   Raises:
-    ValueError: there is none, or two can't be superposed; names them.
+    ValueError: no candidate, or two that can't be superposed; names them.
   """
   if not found:
     raise ValueError('no task has left masks or coefficients yet: there is '
@@ -151,7 +154,8 @@ def agreed(found: Sequence[Described]) -> Candidates:
                     max(x.metadata['classes'] for x in found))
 
 
-def _require_same_leaves(first, other, part) -> None:
+def _require_same_leaves(first: Described, other: Described,
+                         part: str) -> None:
   wanted, found = ((x.masked if part == 'masks' else x.combined)
                    for x in (first, other))
   if set(wanted) != set(found):
@@ -165,25 +169,28 @@ def _require_same_leaves(first, other, part) -> None:
           'kind (names=)')
 
 
-def _basis_of(metadata):
+def _basis_of(metadata: dict) -> tuple:
   """Equal for tasks that combine the same masks."""
   return (metadata['method']['options'].get('basis'),
           list((metadata.get('relies_on') or {}).items()), metadata['seed'])
 
 
-def _part(arrays, part):
+def _part(arrays: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
   return {name.removeprefix(f'{part}/'): a for name, a in arrays.items()
           if name.startswith(f'{part}/')}
 
 
-def _common_chain(described):
-  found, raw = {}, {}
+def _common_chain(described: Sequence[Described]
+                  ) -> tuple[transforms.Chain, tuple[tuple[int, ...], ...]]:
+  """The transforms of any image without a name, and the shapes it may have."""
+  found: dict[tuple[transforms.Chain, tuple[int, ...]], str] = {}
+  raw: dict[tuple[int, ...], str] = {}
   for name, metadata, *_ in described:
     chain = transforms.from_json(metadata['transforms'])
     shape = tuple(metadata['source_shape'])
     if chain == transforms.common(chain):
       raw[shape] = name
-    shown = transforms.output_shape(transforms.kinds(chain), shape)
+    shown = pipeline.output_shape(transforms.kinds(chain), shape)
     found.setdefault((transforms.common(chain), shown), name)
   if len(found) > 1:
     a, b = list(found.values())[:2]
@@ -195,7 +202,8 @@ def _common_chain(described):
   return chain, tuple(dict.fromkeys([shown, *raw]))
 
 
-def _stacked(loaded, part, like) -> Tree:
+def _stacked(loaded: Sequence[tuple[Described, dict[str, np.ndarray]]],
+             part: str, like: Tree) -> Tree:
   parts = [_part(arrays, part) for _, arrays in loaded]
   if not any(parts):
     return None
@@ -204,7 +212,7 @@ def _stacked(loaded, part, like) -> Tree:
       if name in parts[0] else None, like)
 
 
-def subset(found: Candidates, names) -> Candidates:
+def subset(found: Candidates, names: Iterable[str]) -> Candidates:
   """Only the candidates with these names, in the order of the bank."""
   chosen = [i for i, name in enumerate(found.names) if name in set(names)]
   part = found.bank
@@ -212,7 +220,7 @@ def subset(found: Candidates, names) -> Candidates:
   first = np.array([i for i in chosen if i < own], int)
   last = np.array([i - own for i in chosen if i >= own], int)
 
-  def take(tree, index):
+  def take(tree: Tree, index: np.ndarray) -> Tree:
     if tree is None or not len(index):
       return None
     return jax.tree.map(lambda x: x[index], tree)
@@ -241,8 +249,8 @@ def superposition(bank: Bank, like: Tree,
 
 
 def infer_among(found: Candidates, rule: identify.Rule,
-                backbone: backbone_lib.Backbone, images,
-                counted) -> identify.Inferred:
+                backbone: backbone_lib.Backbone, images: aliases.Images,
+                counted: aliases.Images) -> identify.Inferred:
   """`infer` over the candidates that were found, as NumPy arrays.
 
   Args:
@@ -255,17 +263,19 @@ def infer_among(found: Candidates, rule: identify.Rule,
   return jax.device_get(infer(
       rule, backbone.network, transforms.kinds(found.transforms),
       found.classes, backbone.params, backbone.stats, found.bank,
-      transforms.parameters(found.transforms, np.shape(images)[2:]), images,
+      pipeline.parameters(found.transforms, np.shape(images)[2:]), images,
       counted))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def infer(rule: identify.Rule, network, kinds, classes, backbone, stats, bank,
-          parameters, images, counted) -> identify.Inferred:
+def infer(rule: identify.Rule, network: models.Network,
+          kinds: transforms.Kinds, classes: int, backbone: aliases.Params,
+          stats: aliases.Stats, bank: Bank, parameters: pipeline.Parameters,
+          images: aliases.Array, counted: aliases.Array) -> identify.Inferred:
   """Many inferences in one call.
 
-  A network with norm statistics uses those of the images: which task's stored
-  ones to use is what isn't known yet (as in SupSup's code).
+  A network with norm statistics uses the statistics of the images, since the
+  task whose stored ones to use isn't known yet (as in SupSup's code).
 
   Args:
     rule: static.
@@ -287,17 +297,20 @@ def infer(rule: identify.Rule, network, kinds, classes, backbone, stats, bank,
                     jnp.ones(size, bool), parameters, images, counted)
 
 
-def infer_used(rule: identify.Rule, network, kinds, classes, backbone, stats,
-               bank, used, parameters, images, counted) -> identify.Inferred:
+def infer_used(
+    rule: identify.Rule, network: models.Network, kinds: transforms.Kinds,
+    classes: int, backbone: aliases.Params, stats: aliases.Stats, bank: Bank,
+    used: aliases.Array, parameters: pipeline.Parameters,
+    images: aliases.Array, counted: aliases.Array) -> identify.Inferred:
   """`infer` among the tasks of a bank that are used, bool [T]; not jitted."""
   tasks = superposition(bank, backbone, rule.normalise)
 
-  def one(own, real):
-    x = transforms.apply(kinds, parameters, own)
+  def one(images: aliases.Array, real: aliases.Array) -> identify.Inferred:
+    x = pipeline.apply(kinds, parameters, images)
 
-    def loss(params):
+    def loss(params: aliases.Params) -> aliases.Array:
       logits, _ = network.apply(params, stats, x, train=bool(stats))
       return identify.OBJECTIVES[rule.objective](logits, real, classes)
-    return identify.RULES[rule.rule](loss, backbone, tasks, used)
+    return rule.infer(loss, backbone, tasks, used)
 
   return jax.vmap(one)(images, counted)

@@ -1,9 +1,11 @@
-"""What a system says of inputs that a task does not take, and of names."""
+"""Checks a system's inputs, and words its errors."""
 
 import numpy as np
 
+from mtl_jax import aliases
 
-def check_images(x, shape: tuple[int, ...], task: str,
+
+def check_images(x: aliases.Images, shape: tuple[int, ...], task: str,
                  dtype: str = 'uint8') -> None:
   """Refuses images (or other inputs) that aren't of a dtype, [n, *shape]."""
   if (getattr(x, 'dtype', None) != np.dtype(dtype)

@@ -1,8 +1,7 @@
 """Deleting and renaming stored tasks, without touching any other's bits.
 
-What one process does here another one may kill at any instant: the tasks are
-then those from before or those from after, and `verify` passes. The same call
-again finishes it.
+A process that is killed during an edit leaves the tasks as they were before or
+as they are after it, and `verify` passes. The same call again finishes it.
 """
 
 import re
@@ -48,7 +47,7 @@ def delete(system: system_lib.System, name: str) -> None:
 
 
 def rename(system: system_lib.System, old: str, new: str) -> None:
-  """Gives a task another name; those that rely on it know it by the new one.
+  """Renames a task, also in the tasks that rely on it.
 
   A run of the workdir's config, started again, learns the old name again.
 
@@ -85,7 +84,7 @@ def _copy(work: workdir_lib.Workdir, old: str, new: str) -> None:
 
 
 def _with_name(metadata: dict, old: str, new: str) -> dict:
-  """What changes in the metadata of a task that relies on a renamed one."""
+  """The changed metadata of a task that relies on a renamed one."""
   changes = {}
   if old in (metadata.get('relies_on') or {}):
     # In its order, which is that of a basis.
@@ -100,7 +99,7 @@ def _with_name(metadata: dict, old: str, new: str) -> dict:
 
 
 def _drop(work: workdir_lib.Workdir, name: str, said: dict) -> None:
-  """Removes a task's folder and its lines, so that nobody misses it."""
+  """Removes a task's folder and its lines in the log."""
   lines = [line for line in json_records.read_lines(work.metrics)
            if line.get('entry') != name
            or line['kind'] not in (*json_records.ENTRY_KINDS, 'row')]

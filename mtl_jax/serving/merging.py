@@ -1,4 +1,4 @@
-"""Several stored tasks as one: masks put together, or networks averaged.
+"""Merges stored tasks into one: masks combined, or networks averaged.
 
     union, intersection    of supermasks: a mask again
     combination            of supermasks: a weight for each (an impression over
@@ -7,8 +7,8 @@
                            other networks of the backbone's form: weights
                            averaged, stored whole
 
-A merged task takes images as the first one does. What its parts lose is said:
-nothing of them changes.
+A merged task has the transforms of the first task. The merged tasks themselves
+stay as they are; `Merged` reports how the new task differs from each.
 """
 
 import functools
@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import aliases
 from mtl_jax import fields
 from mtl_jax import impressions
 from mtl_jax import masks
@@ -28,6 +29,7 @@ from mtl_jax import trees
 from mtl_jax.data import transforms
 from mtl_jax.serving import artifact
 from mtl_jax.serving import probes
+from mtl_jax.serving import stored_tasks
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import impression_arrays
@@ -35,15 +37,16 @@ from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
 
 _OF_MASKS = {'union': masks.union, 'intersection': masks.intersection}
+StoredTask = stored_tasks.StoredTask
 HOW = (*_OF_MASKS, 'combination')
 
 
 class Merged(NamedTuple):
-  """What a merge has left.
+  """The result of a merge.
 
   Attributes:
     name: of the new task.
-    lost: a sentence or more for every task that was merged.
+    lost: for every task that was merged, sentences on how the new one differs.
   """
   name: str
   lost: tuple[str, ...]
@@ -93,7 +96,9 @@ def merge(system: system_lib.System, tasks: Sequence[str],
                             for s in stored))
 
 
-def _check(system, tasks, weights, how, name) -> list:
+def _check(system: system_lib.System, tasks: Sequence[str],
+           weights: Sequence[float] | None, how: str,
+           name: str) -> list[StoredTask]:
   if how not in HOW:
     raise ValueError(f'how is {how!r}{trees.nearest(str(how), HOW)}; known: '
                      f'{", ".join(HOW)}')
@@ -124,14 +129,18 @@ def _check(system, tasks, weights, how, name) -> list:
   return stored
 
 
-def _only(stored, *parts) -> bool:
+def _names(stored: Sequence[StoredTask]) -> list[str]:
+  return [s.name for s in stored if s.name is not None]
+
+
+def _only(stored: Sequence[StoredTask], *parts: str) -> bool:
   """Whether every task left these parts and no others but statistics."""
   return all({part for part, tree in s.impression._asdict().items()
               if tree is not None and part != 'stats'} == set(parts)
              for s in stored)
 
 
-def _of_masks(stored, how) -> _Made:
+def _of_masks(stored: Sequence[StoredTask], how: str) -> _Made:
   if not _only(stored, 'masks') or any(
       s.method.abilities.needs_earlier for s in stored):
     kinds = ', '.join(f'{s.name} ({s.metadata["method"]["name"]})'
@@ -143,13 +152,14 @@ def _of_masks(stored, how) -> _Made:
   empty = [leaf for leaf, m in trees.flatten(made).items()
            if m is not None and not np.any(m)]
   if empty:
-    raise ValueError(f'the {how} of {", ".join(s.name for s in stored)} keeps '
+    raise ValueError(f'the {how} of {", ".join(_names(stored))} keeps '
                      f'no weight of {empty[0]}: no signal would pass')
   return _Made(impressions.Impression(masks=made),
                stored[0].metadata['method'])
 
 
-def _combined(system, stored, share) -> _Made:
+def _combined(system: system_lib.System, stored: Sequence[StoredTask],
+              share: np.ndarray) -> _Made:
   if _only(stored, 'masks') and all(s.method.abilities.superposes
                                     for s in stored):
     masks.stack([s.impression.masks for s in stored])  # refuses other leaves
@@ -158,7 +168,7 @@ def _combined(system, stored, share) -> _Made:
                           stored[0].impression.masks)
     return _Made(impressions.Impression(coefficients=alphas),
                  {'name': name, 'options': fields.plain(options),
-                  'defined_in': None}, tuple(s.name for s in stored))
+                  'defined_in': None}, tuple(_names(stored)))
   if _only(stored, 'coefficients') and len({
       str([s.metadata['method'], s.metadata.get('relies_on'),
            s.metadata['seed']]) for s in stored}) == 1:
@@ -169,7 +179,8 @@ def _combined(system, stored, share) -> _Made:
   return _averaged(system, stored, share)
 
 
-def _averaged(system, stored, share) -> _Made:
+def _averaged(system: system_lib.System, stored: Sequence[StoredTask],
+              share: np.ndarray) -> _Made:
   networks = [system.effective(s)[0] for s in stored]
   own = [s.name for s in stored if s.impression.path or s.impression.structure]
   if own:
@@ -181,14 +192,17 @@ def _averaged(system, stored, share) -> _Made:
                 'defined_in': None})
 
 
-def _mean(found, share):
+def _mean(summands: Sequence[aliases.Tree],
+          share: np.ndarray) -> aliases.Tree:
   """Weighted sum of trees, in the leaves' dtypes."""
   return jax.tree.map(lambda *leaves: sum(
       w * leaf for w, leaf in zip(share.tolist(), leaves)).astype(
-          leaves[0].dtype), *found)
+          leaves[0].dtype), *summands)
 
 
-def _store(system, name, stored, made: _Made, share, how) -> None:
+def _store(system: system_lib.System, name: str,
+           stored: Sequence[StoredTask], made: _Made, share: np.ndarray,
+           how: str) -> None:
   """Writes the new task's checkpoint and a line that says so."""
   first = stored[0].metadata
   arrays, referred = system.index.split(
@@ -225,7 +239,8 @@ def _store(system, name, stored, made: _Made, share, how) -> None:
       'kind': 'merged', 'entry': name} | record['merged'])
 
 
-def _lost(system, merged, stored, first) -> str:
+def _lost(system: system_lib.System, merged: StoredTask, stored: StoredTask,
+          first: StoredTask) -> str:
   """What a merged task does otherwise than one of its parts."""
   said = [f'{stored.name}: ']
   if probes.is_here(system.workdir, stored.metadata):

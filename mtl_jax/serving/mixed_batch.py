@@ -12,6 +12,7 @@ row, from 17 and again from about 50 on; they differ by some 1e-6.
 """
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,10 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mtl_jax import aliases
+from mtl_jax import impressions
+from mtl_jax import methods
 from mtl_jax import models
+from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.serving import backbone as backbone_lib
+from mtl_jax.serving import stored_tasks
 from mtl_jax.serving import task_cache
+from mtl_jax.storage import checkpoint
 
 # A task's network costs about as much to materialise as this many rows cost
 # to pass through it: 14 to 18 for supermasks on LeNet-300-100, 2 CPU cores.
@@ -99,7 +106,8 @@ def plan(shelf: np.ndarray, slot: np.ndarray, width: int) -> Plan:
               slots.reshape(padded, width), groups, position)
 
 
-def check(x, tasks) -> list[str | None]:
+def check(x: aliases.Images,
+          tasks: Sequence[str | None]) -> list[str | None]:
   """The names of the rows' tasks.
 
   Raises:
@@ -122,8 +130,38 @@ def check(x, tasks) -> list[str | None]:
   return names
 
 
+def bare_backbone(system: stored_tasks.StoredTasks,
+                  shape: tuple[int, ...]) -> stored_tasks.StoredTask:
+  """The backbone without an impression, for raw images of a shape.
+
+  Raises:
+    ValueError: no task takes such images, or two prepare them differently.
+  """
+  found: dict[transforms.Chain, str] = {}
+  for name in system.tasks:
+    metadata = checkpoint.load_metadata(system.workdir.task(name),
+                                        {'name': name})
+    if tuple(metadata['source_shape']) == shape:
+      found.setdefault(transforms.common(
+          transforms.from_json(metadata['transforms'])), name)
+  if not found:
+    raise ValueError(f'no task takes images {list(shape)}, so it is not '
+                     'known how the backbone takes them')
+  if len(found) > 1:
+    (one, a), (other, b) = list(found.items())[:2]
+    raise ValueError(
+        f'None is the backbone behind what all tasks have in common, but '
+        f'{a} has {transforms.to_json(one)} and {b} '
+        f'{transforms.to_json(other)}; name a task for every row')
+  common, = found
+  return stored_tasks.StoredTask(
+      None, impressions.Impression(), methods.PLAIN, {}, common,
+      pipeline.parameters(common, shape), system.backbone.recipe['outputs'],
+      {'source_shape': list(shape)}, np.zeros(0))
+
+
 def predict(backbone: backbone_lib.Backbone, shelves: task_cache.Shelves,
-            x, names: list[str | None]) -> np.ndarray:
+            x: aliases.Images, names: list[str | None]) -> np.ndarray:
   """Logits of rows whose tasks are on the shelves.
 
   Args:
@@ -154,8 +192,11 @@ def predict(backbone: backbone_lib.Backbone, shelves: task_cache.Shelves,
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _forward(network: models.Network, kinds: tuple, params, stats,
-             parts: list[task_cache.Part], shelf, slot, groups, images):
+def _forward(network: models.Network, kinds: tuple[task_cache.Kind, ...],
+             params: aliases.Params, stats: aliases.Stats,
+             parts: list[task_cache.Part], shelf: aliases.Array,
+             slot: aliases.Array, groups: aliases.Array,
+             images: aliases.Array) -> aliases.Array:
   """Logits of all blocks, -inf beyond a task's classes.
 
   Args:
@@ -173,14 +214,16 @@ def _forward(network: models.Network, kinds: tuple, params, stats,
   Returns:
     float32 [groups, width, size, outputs].
   """
-  def blocks(kinds, part, slot, images):
-    one = functools.partial(_block, network, kinds, params, stats, part)
+  def blocks(kind: task_cache.Kind, part: task_cache.Part,
+             slot: aliases.Array, images: aliases.Array) -> aliases.Array:
+    one = functools.partial(_block, network, kind, params, stats, part)
     if slot.shape[0] == 1:
       return one(slot[0], images[0])[None]
     return jax.vmap(one)(slot, images)
 
-  branches = [functools.partial(blocks, *shelf)
-              for shelf in zip(kinds, parts, strict=True)]
+  branches: list[Callable[[aliases.Array, aliases.Array], aliases.Array]] = [
+      functools.partial(blocks, kind, part)
+      for kind, part in zip(kinds, parts, strict=True)]
   # Tasks with heads of their own have as many outputs as classes.
   widths = [jax.eval_shape(branch, slot[0], images[0]).shape[-1]
             for branch in branches]
@@ -189,7 +232,7 @@ def _forward(network: models.Network, kinds: tuple, params, stats,
 
   like = jax.eval_shape(branches[0], slot[0], images[0])
 
-  def group(i, out):
+  def group(i: aliases.Array, out: aliases.Array) -> aliases.Array:
     logits = lax.switch(shelf[i], branches, slot[i], images[i])
     return lax.dynamic_update_index_in_dim(out, logits, i, 0)
 
@@ -197,7 +240,9 @@ def _forward(network: models.Network, kinds: tuple, params, stats,
                        jnp.zeros((len(shelf), *like.shape), like.dtype))
 
 
-def _widened(branch, outputs: int, slot, images):
+def _widened(branch: Callable[[aliases.Array, aliases.Array], aliases.Array],
+             outputs: int, slot: aliases.Array,
+             images: aliases.Array) -> aliases.Array:
   """The logits of a branch, -inf behind them."""
   logits = branch(slot, images)
   missing = outputs - logits.shape[-1]
@@ -207,7 +252,10 @@ def _widened(branch, outputs: int, slot, images):
                  constant_values=-jnp.inf)
 
 
-def _block(network, kind, params, stats, part, slot, images):
+def _block(network: models.Network, kind: task_cache.Kind,
+           params: aliases.Params, stats: aliases.Stats,
+           part: task_cache.Part, slot: aliases.Array,
+           images: aliases.Array) -> aliases.Array:
   """Logits [size, outputs] of rows of one task."""
   task = jax.tree.map(
       lambda x: lax.dynamic_index_in_dim(x, slot, keepdims=False), part.stack)
@@ -217,7 +265,7 @@ def _block(network, kind, params, stats, part, slot, images):
         masks=task_cache.unpack(impression.masks, params))
   kinds, materialise = kind
   own = materialise(params, impression, part.shared)
-  x = transforms.apply(kinds, task.parameters, images)
+  x = pipeline.apply(kinds, task.parameters, images)
   logits = network.apply(own, impression.stats or stats, x, train=False)[0]
   return jnp.where(jnp.arange(logits.shape[-1])[None, :] < task.classes,
                    logits, -jnp.inf)

@@ -1,18 +1,20 @@
-"""Whether a file of the user's own still defines what it did in the run.
+"""Checks whether a user's file still defines the method or model of a run.
 
-A file that has changed may give the same networks all the same (a comment, a
-config beside the method): the outputs of a task on its probe decide.
+A changed file may still give the same networks (a changed comment, or a config
+beside the method), so a task's outputs on its probe decide.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
+from mtl_jax import aliases
 from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import registry
 
+T = TypeVar('T')
 _REMEDY = '. Pass the file that the run was made with as plugins'
 
 
@@ -35,7 +37,7 @@ def changed(metadata: dict, recipe: dict) -> str:
   return '; '.join(dict.fromkeys(sentence for sentence in found if sentence))
 
 
-def call(name: str, said: str, function: Callable[[], Any]) -> Any:
+def call(name: str, said: str, function: Callable[[], T]) -> T:
   """What a user's function gives; if it fails, a sentence.
 
   Args:
@@ -59,7 +61,7 @@ def call(name: str, said: str, function: Callable[[], Any]) -> Any:
                      ) from error
 
 
-def check(name: str, said: str, outputs: Callable[[], Any],
+def check(name: str, said: str, outputs: Callable[[], aliases.Images],
           probe: np.ndarray) -> None:
   """Refuses a task whose outputs are no longer those of its commit.
 

@@ -1,8 +1,7 @@
-"""Inputs on which a stored task's outputs are kept, for proof.
+"""Probe inputs: a stored task's outputs on them are kept as proof.
 
-A run keeps images of its data in the workdir. A task that travels takes no
-image along (data have licences, and bytes): its probe is drawn from a seed,
-wherever it arrives.
+A run keeps images of its data in the workdir. An exported task holds no image,
+because data have licences and size: its probe is drawn from a seed.
 """
 
 import math
@@ -36,7 +35,7 @@ def of_task(read: Callable[[str], np.ndarray], metadata: dict) -> np.ndarray:
 
 
 def is_here(work: workdir_lib.Workdir, metadata: dict) -> bool:
-  """Whether `of_task` has something to read."""
+  """Whether the probe inputs of a task are here."""
   return bool(metadata.get('drawn_probe')) or checkpoint.exists(
       work.probe_of(metadata['source']))
 

@@ -1,20 +1,26 @@
 """A stored task as a function and its parameters, for programs of one's own."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import aliases
 from mtl_jax import trees
+from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 
 
+# (params, images) -> logits.
+Apply: TypeAlias = Callable[[aliases.Params, aliases.Images], aliases.Array]
+
+
 def apply_fn(system: system_lib.System,
-             task: str) -> tuple[Callable[[Any, Any], jax.Array], trees.Tree]:
+             task: str) -> tuple[Apply, aliases.Params]:
   """A task's network as (apply, params).
 
   `params` are copies: they may be trained, donated or thrown away. The task's
@@ -35,8 +41,8 @@ def apply_fn(system: system_lib.System,
   kinds = transforms.kinds(stored.transforms)
   stats, parameters = jax.tree.map(np.asarray, (stats, stored.parameters))
 
-  def apply(params, x):
-    seen = transforms.apply(kinds, parameters, x)
+  def apply(params: aliases.Params, x: aliases.Images) -> aliases.Array:
+    seen = pipeline.apply(kinds, parameters, x)
     return network.apply(params, stats, seen, train=False)[0][:, :classes]
 
   return apply, jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)

@@ -6,14 +6,16 @@ exchanged under its name is read anew.
 """
 
 import json
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import aliases
 from mtl_jax import impressions
 from mtl_jax import methods
+from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.serving import cache
@@ -24,6 +26,10 @@ from mtl_jax.storage import impression_arrays
 from mtl_jax.storage import workdir as workdir_lib
 
 CACHE_BYTES = 2 ** 30
+Version: TypeAlias = tuple[int, int]  # of a folder, see `Workdir.version`
+# Of a task in a cache: its name, and its folder's version.
+T = TypeVar('T')
+Key: TypeAlias = tuple[str, Version | None]
 
 
 class StoredTask(NamedTuple):
@@ -45,12 +51,12 @@ class StoredTask(NamedTuple):
   impression: impressions.Impression
   method: methods.Method
   shared: dict
-  transforms: tuple
-  parameters: Any
+  transforms: transforms.Chain
+  parameters: pipeline.Parameters
   classes: int
   metadata: dict
   probe: np.ndarray
-  version: tuple | None = None
+  version: Version | None = None
 
   def __repr__(self) -> str:
     """In short, without the arrays."""
@@ -70,7 +76,7 @@ class StoredTasks:
 
   def __init__(self, workdir: workdir_lib.Workdir,
                backbone: backbone_lib.Backbone,
-               cache_bytes: int = CACHE_BYTES):
+               cache_bytes: int = CACHE_BYTES) -> None:
     self.workdir = workdir
     self.backbone = backbone
     self._cache_bytes = cache_bytes
@@ -184,7 +190,7 @@ class StoredTasks:
               for name in metadata['relies_on']),
         jax.random.key(metadata['seed'], impl='threefry2x32')))
 
-  def _load_task(self, key) -> StoredTask:
+  def _load_task(self, key: Key) -> StoredTask:
     name, version = key
     arrays, metadata = self.read(name)
     chosen = transforms.from_json(metadata['transforms'])
@@ -194,22 +200,23 @@ class StoredTasks:
         name, jax.tree.map(_on_device, self._impression(arrays, metadata)),
         method, origins.call(name, said, lambda: self.shared(name, metadata)),
         chosen,
-        jax.tree.map(_on_device, transforms.parameters(
+        jax.tree.map(_on_device, pipeline.parameters(
             chosen, tuple(metadata['source_shape']))),
         metadata['classes'], metadata, arrays['probe'], version)
 
-  def _impression(self, arrays, metadata) -> impressions.Impression:
+  def _impression(self, arrays: dict[str, np.ndarray],
+                  metadata: dict) -> impressions.Impression:
     return impression_arrays.arrays_to_impression(
         deduplicate.resolve(self.workdir, arrays, metadata),
         self.backbone.params, self.backbone.stats, metadata)
 
-  def _load_record(self, key) -> dict:
+  def _load_record(self, key: Key) -> dict:
     name, _ = key
     metadata = checkpoint.task_metadata(self.workdir.task(name))
     self.require_place(name, metadata)
     return metadata['record']
 
-  def _load_fingerprint(self, key) -> str:
+  def _load_fingerprint(self, key: Key) -> str:
     name, _ = key
     return checkpoint.fingerprint(self.workdir.task(name), {'name': name})
 
@@ -229,8 +236,8 @@ def name_of_shared(metadata: dict) -> str:
       'method', 'relies_on', 'seed')})
 
 
-def _on_device(leaf):
-  """So that a call uploads nothing; other types than JAX's stay as they are."""
+def _on_device(leaf: T) -> T | aliases.Array:
+  """A NumPy array put on the device, once; types that JAX lacks stay."""
   if not isinstance(leaf, np.ndarray) or (
       jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype):
     return leaf

@@ -2,17 +2,20 @@
 
 import functools
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import aliases
 from mtl_jax import impressions
 from mtl_jax import methods
+from mtl_jax import models
 from mtl_jax import registry
 from mtl_jax import trees
+from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.inference import identify
 from mtl_jax.serving import backbone as backbone_lib
@@ -26,7 +29,6 @@ from mtl_jax.serving import origins
 from mtl_jax.serving import probes
 from mtl_jax.serving import stored_tasks
 from mtl_jax.serving import task_cache
-from mtl_jax.storage import checkpoint
 from mtl_jax.storage import formats
 from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
@@ -77,7 +79,8 @@ class System(stored_tasks.StoredTasks):
             f'{recipe["model"]} of {trees.size(self.backbone.params):,} '
             f'weights {recipe["fingerprint"][:12]})')
 
-  def predict(self, x, task: str | None = None, names=None) -> jax.Array:
+  def predict(self, x: aliases.Images, task: str | None = None,
+              names: Sequence[str] | None = None) -> aliases.Array:
     """Logits of a task for images, all of the same task.
 
     Args:
@@ -113,7 +116,7 @@ class System(stored_tasks.StoredTasks):
                         stored.metadata.get('source_dtype', 'uint8'))
     return blocks.rows(lambda part: self.outputs(stored, part), x)
 
-  def observe(self, x, task: str) -> jax.Array:
+  def observe(self, x: aliases.Images, task: str) -> aliases.Array:
     """Raw images as a task shows them: permuted or rotated, if it does that.
 
     Args:
@@ -126,11 +129,13 @@ class System(stored_tasks.StoredTasks):
     self.require(task)
     stored = self.task(task)
     checks.check_images(x, tuple(stored.metadata['source_shape']), task)
-    return transforms.observed(transforms.kinds(stored.transforms),
-                               stored.parameters, jnp.asarray(x))
+    return pipeline.observed(transforms.kinds(stored.transforms),
+                             stored.parameters, jnp.asarray(x))
 
-  def identify(self, x, rule: str = 'one_shot', objective: str | None = None,
-               names=None, normalise: bool = False) -> Identified:
+  def identify(self, x: aliases.Images, rule: str = 'one_shot',
+               objective: str | None = None,
+               names: Sequence[str] | None = None,
+               normalise: bool = False, rerank: int = 0) -> Identified:
     """The task of images that come without one, by SupSup's inference.
 
     Args:
@@ -145,6 +150,8 @@ class System(stored_tasks.StoredTasks):
         and pools, if all left masks or all coefficients.
       normalise: divide ImpressLearn's coefficients by the sum of their
         magnitudes first.
+      rerank: with 'binary' and 'entropy', so many tasks that are left last
+        are compared by their own networks (ours, in no paper); 0 for none.
 
     Raises:
       ValueError: no candidate, candidates that can't be superposed or that
@@ -166,7 +173,7 @@ class System(stored_tasks.StoredTasks):
     if objective is None:
       spare = self.backbone.recipe['outputs'] > found.classes
       objective = ('superfluous' if spare and rule != 'brute_force'
-                   else 'entropy')
+                   and not rerank else 'entropy')
     shapes, shape = found.image_shapes, tuple(np.shape(x)[1:])
     checks.check_images(x, shape if shape in shapes else shapes[0], 'inference')
     if not len(x):
@@ -177,7 +184,7 @@ class System(stored_tasks.StoredTasks):
     padded = np.zeros((1, rows, *shape), np.uint8)
     padded[0, :len(x)] = x
     task, values, passes = self._identifiable.infer(
-        found, identify.Rule(rule, objective, normalise), self.backbone,
+        found, identify.Rule(rule, objective, normalise, rerank), self.backbone,
         padded, np.arange(rows)[None] < len(x))
     if np.isnan(values).any():
       raise FloatingPointError('task inference met NaN: an impression is not '
@@ -215,34 +222,37 @@ class System(stored_tasks.StoredTasks):
           'candidates (names=)')
     return chosen
 
-  def _gather(self, names):
+  def _gather(self, names: Sequence[str]) -> candidates.Candidates:
     return candidates.gather(names, self.read_mask, self.shared,
                              self.backbone.params)
 
-  def outputs(self, stored: StoredTask, x) -> jax.Array:
+  def outputs(self, stored: StoredTask, x: aliases.Images) -> aliases.Array:
     """`predict` for a task that is loaded already."""
     return self._network_outputs(stored, x, stored.transforms)
 
-  def effective(self, stored: StoredTask) -> tuple[trees.Tree, Any]:
+  def effective(self, stored: StoredTask
+                ) -> tuple[aliases.Params, aliases.Stats]:
     """A task's parameters (see `impressions.materialise`) and statistics."""
     return (self.materialise(stored.method, stored.impression, stored.shared),
             stored.impression.stats or self.backbone.stats)
 
   def materialise(self, method: methods.Method,
                   impression: impressions.Impression,
-                  shared: dict) -> trees.Tree:
+                  shared: dict) -> aliases.Params:
     """A task's parameters on this backbone, in one compiled call."""
     return _materialise(method.materialise, self.backbone.params, impression,
                         shared)
 
-  def _network_outputs(self, stored, x, chain) -> jax.Array:
+  def _network_outputs(self, stored: StoredTask, x: aliases.Images,
+                       chain: transforms.Chain) -> aliases.Array:
     params, stats = self.effective(stored)
     parameters = (stored.parameters if chain == stored.transforms else
-                  transforms.parameters(chain, np.shape(x)[1:]))
+                  pipeline.parameters(chain, np.shape(x)[1:]))
     return _forward(self.backbone.network, transforms.kinds(chain), params,
                     stats, parameters, jnp.asarray(x))[:, :stored.classes]
 
-  def predict_mixed(self, x, tasks: Sequence[str | None]) -> jax.Array:
+  def predict_mixed(self, x: aliases.Images,
+                    tasks: Sequence[str | None]) -> aliases.Array:
     """Logits of a batch whose rows belong to different tasks, in one call.
 
     The tasks named are kept in `shelves`, one bit per weight for a supermask;
@@ -270,12 +280,13 @@ class System(stored_tasks.StoredTasks):
     names = mixed_batch.check(x, tasks)
     shape = tuple(np.shape(x)[1:])
     missing = [name for name in dict.fromkeys(names)
-               if not self.shelves.has(name, shape, name and
-                                       self.workdir.version(name))]
+               if not self.shelves.has(
+                   name, shape, None if name is None
+                   else self.workdir.version(name))]
     new = []
     for name in missing:
       if name is None:
-        new.append(self._bare(shape))
+        new.append(mixed_batch.bare_backbone(self, shape))
         continue
       self.require(name)
       new.append(self.task(name))
@@ -284,39 +295,15 @@ class System(stored_tasks.StoredTasks):
     return jnp.asarray(
         mixed_batch.predict(self.backbone, self.shelves, x, names))
 
-  def require(self, name) -> None:
+  def require(self, name: object) -> None:
     """Raises ValueError if there is no such task; names the nearest."""
-    plain = isinstance(name, str) and re.fullmatch(r'\w[\w.@~-]*', name)
-    if not plain or not self.workdir.has_task(name):
+    if (not isinstance(name, str) or not re.fullmatch(r'\w[\w.@~-]*', name)
+        or not self.workdir.has_task(name)):
       raise ValueError(f'unknown task {name!r}'
                        f'{trees.nearest(str(name), self.tasks)}; known: '
                        f'{checks.some(self.tasks)}')
 
-  def _bare(self, shape: tuple[int, ...]) -> StoredTask:
-    """The backbone without an impression, for raw images of a shape."""
-    found: dict[tuple, str] = {}
-    for name in self.tasks:
-      metadata = checkpoint.load_metadata(self.workdir.task(name),
-                                          {'name': name})
-      if tuple(metadata['source_shape']) == shape:
-        found.setdefault(transforms.common(
-            transforms.from_json(metadata['transforms'])), name)
-    if not found:
-      raise ValueError(f'no task takes images {list(shape)}, so it is not '
-                       'known how the backbone takes them')
-    if len(found) > 1:
-      (one, a), (other, b) = list(found.items())[:2]
-      raise ValueError(
-          f'None is the backbone behind what all tasks have in common, but '
-          f'{a} has {transforms.to_json(one)} and {b} '
-          f'{transforms.to_json(other)}; name a task for every row')
-    common, = found
-    return StoredTask(
-        None, impressions.Impression(), methods.PLAIN, {}, common,
-        transforms.parameters(common, shape), self.backbone.recipe['outputs'],
-        {'source_shape': list(shape)}, np.zeros(0))
-
-  def _load_task(self, key) -> StoredTask:
+  def _load_task(self, key: stored_tasks.Key) -> StoredTask:
     stored = super()._load_task(key)
     said = origins.changed(stored.metadata, self.backbone.recipe)
     origins.check(stored.name or '', said, lambda: self.outputs(
@@ -331,15 +318,20 @@ _materialise = jax.jit(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _forward(network, kinds, params, stats, parameters, images):
-  x = transforms.apply(kinds, parameters, images)
+def _forward(network: models.Network, kinds: transforms.Kinds,
+             params: aliases.Params, stats: aliases.Stats,
+             parameters: pipeline.Parameters,
+             images: aliases.Array) -> aliases.Array:
+  x = pipeline.apply(kinds, parameters, images)
   return network.apply(params, stats, x, train=False)[0]
 
 
 S = TypeVar('S', bound=System)
 
 
-def load(workdir, plugins=None, cache_bytes: int = stored_tasks.CACHE_BYTES,
+def load(workdir: aliases.Path,
+         plugins: aliases.Path | Iterable[aliases.Path] | None = None,
+         cache_bytes: int = stored_tasks.CACHE_BYTES,
          kind: type[S] = System) -> S:  # type: ignore[assignment]
   """The system in a workdir; needs neither its data nor its config.
 

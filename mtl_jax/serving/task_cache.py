@@ -19,18 +19,26 @@ import json
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import aliases
 from mtl_jax import impressions
 from mtl_jax import trees
+from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
+from mtl_jax.serving import stored_tasks
 
 Tree = trees.Tree
 SMALLEST = 8
+StoredTask = stored_tasks.StoredTask
+# (backbone's parameters, impression, shared) -> the task's parameters.
+Materialise: TypeAlias = Callable[[Tree, impressions.Impression, dict], Tree]
+# The static part of a shelf's transforms, and `materialise` of its method.
+Kind: TypeAlias = tuple[transforms.Kinds, Materialise]
 
 
 class Slot(NamedTuple):
@@ -42,8 +50,8 @@ class Slot(NamedTuple):
     classes: int32 scalar, number of classes.
   """
   impression: impressions.Impression
-  parameters: Any
-  classes: Any
+  parameters: pipeline.Parameters
+  classes: aliases.Images | np.integer
 
 
 def plane_bytes(shape: tuple[int, ...]) -> int:
@@ -63,7 +71,7 @@ def pack(mask: Tree) -> Tree:
   >>> pack(mask)['w']  # a plane is one row: weights 0, 2 and 4 in byte 0
   array([160,  32], dtype=uint8)
   """
-  def leaf(m):
+  def leaf(m: aliases.Images) -> np.ndarray:
     flat = np.asarray(m, bool).reshape(-1)
     planes = np.zeros((8, plane_bytes(m.shape)), bool)
     planes.reshape(-1)[:flat.size] = flat
@@ -87,7 +95,8 @@ def unpack(packed: Tree, like: Tree) -> Tree:
   """
   bit = jnp.asarray(128 >> np.arange(8), jnp.uint8)[:, None]
 
-  def leaf(name, bits, x):
+  def leaf(name: str, bits: aliases.Array | None,
+           x: aliases.Array) -> aliases.Array | None:
     if bits is None:
       return None
     needed = plane_bytes(x.shape)
@@ -115,8 +124,8 @@ class Shelf:
     lent: how many callers use `stack` as it is now.
   """
 
-  def __init__(self, kinds: tuple, materialise: Callable[..., Tree],
-               shared: dict, slot: Slot):
+  def __init__(self, kinds: transforms.Kinds, materialise: Materialise,
+               shared: dict, slot: Slot) -> None:
     self.kinds = kinds
     self.materialise = materialise
     self.shared = shared
@@ -131,7 +140,7 @@ class Shelf:
   def __len__(self) -> int:
     return len(self.names)
 
-  def __contains__(self, name) -> bool:
+  def __contains__(self, name: str | None) -> bool:
     return name in self._slots
 
   @property
@@ -173,19 +182,19 @@ class Shelf:
     return index
 
 
-def _zeros(slot, capacity):
+def _zeros(slot: Slot, capacity: int) -> Slot:
   return jax.tree.map(
       lambda x: jnp.zeros((capacity, *np.shape(x)), x.dtype), slot)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _grow(stack, capacity):
+def _grow(stack: Slot, capacity: int) -> Slot:
   return jax.tree.map(
       lambda x: jnp.zeros((capacity, *x.shape[1:]), x.dtype).at[
           :x.shape[0]].set(x), stack)
 
 
-def _written(stack, slot, index):
+def _written(stack: Slot, slot: Slot, index: aliases.Array) -> Slot:
   return jax.tree.map(lambda x, new: x.at[index].set(new), stack, slot)
 
 
@@ -214,7 +223,7 @@ class Lent(NamedTuple):
     parts: of each shelf.
     places: of each task that was asked for.
   """
-  kinds: tuple
+  kinds: tuple[Kind, ...]
   parts: list[Part]
   places: dict[str | None, Place]
 
@@ -264,7 +273,7 @@ class Shelves:
     return [shelf for key, shelf in self._shelves.items() if key[0] == shape]
 
   def has(self, name: str | None, shape: tuple[int, ...],
-          version: Any = None) -> bool:
+          version: stored_tasks.Version | None = None) -> bool:
     """Whether a task that takes images of `shape` is on a shelf.
 
     Args:
@@ -275,15 +284,15 @@ class Shelves:
     found = self._places.get((name, shape))
     return found is not None and found[2] == version
 
-  def add(self, stored: list) -> None:
+  def add(self, stored: Sequence[StoredTask]) -> None:
     """Shelves tasks that aren't yet; grows each shelf at most once."""
     prepared = [(task, _slot(task)) for task in stored]
     with self._lock:
       self._add([(task, slot) for task, slot in prepared if not self.has(
           task.name, tuple(task.metadata['source_shape']), task.version)])
 
-  def _add(self, prepared) -> None:
-    groups: dict[tuple, list] = {}
+  def _add(self, prepared: Sequence[tuple[StoredTask, Slot]]) -> None:
+    groups: dict[tuple, list[tuple[StoredTask, Slot]]] = {}
     for task, slot in prepared:
       groups.setdefault(_structure(task, slot), []).append((task, slot))
     for key, members in groups.items():
@@ -300,14 +309,14 @@ class Shelves:
             shelf, shelf.add(task.name, slot), task.version)
 
 
-def _slot(task) -> Slot:
+def _slot(task: StoredTask) -> Slot:
   impression = task.impression
   if impression.masks is not None:
     impression = impression._replace(masks=pack(impression.masks))
   return Slot(impression, task.parameters, np.int32(task.classes))
 
 
-def _structure(task, slot) -> tuple:
+def _structure(task: StoredTask, slot: Slot) -> tuple:
   """Equal for tasks that can lie on one shelf; the images' shape first."""
   leaves = tuple((np.shape(x), np.dtype(x.dtype).str)
                  for x in jax.tree.leaves(slot))

@@ -14,6 +14,7 @@ import numpy as np
 
 from mtl_jax.serving import checks
 from mtl_jax.serving import probes
+from mtl_jax.serving import stored_tasks
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import json_records
@@ -119,7 +120,7 @@ def check_alone(path: pathlib.Path) -> Result:
     return Result(1, [f'task {path.name}: {error}'], [])
 
 
-def _lacking(system, name) -> list[str]:
+def _lacking(system: system_lib.System, name: str) -> list[str]:
   """What a task that was put here needs, and what isn't here."""
   path = system.workdir.task(name)
   system.require_place(name, checkpoint.load_metadata(path))
@@ -163,7 +164,7 @@ def _in_part(path: pathlib.Path, lacking: list[str]) -> str:
           'there (with_basis=True)')
 
 
-def _basis_of(system, name) -> str:
+def _basis_of(system: system_lib.System, name: str) -> str:
   """Tasks of one basis stand together, so that it is read once."""
   try:
     metadata = checkpoint.load_metadata(system.workdir.task(name))
@@ -172,7 +173,8 @@ def _basis_of(system, name) -> str:
     return ''  # found again, and reported, when the task is read
 
 
-def _compare(name, found, stored) -> tuple[list[str], list[str]]:
+def _compare(name: str, found: np.ndarray, stored: stored_tasks.StoredTask
+             ) -> tuple[list[str], list[str]]:
   if np.array_equal(found, stored.probe):
     return [], []
   worst = float(np.max(np.abs(found - stored.probe)))
@@ -214,7 +216,7 @@ def _log_faults(work: workdir_lib.Workdir,
   return faults
 
 
-def _differences(line: Any, record: Any, name='') -> Iterator[tuple]:
+def _differences(line: Any, record: Any, name: str = '') -> Iterator[tuple]:
   """(name, in the log, in the record) of the record's values alone."""
   if isinstance(record, dict) and isinstance(line, dict):
     for key, value in record.items():

@@ -34,9 +34,9 @@ def init_state(method, optimizer, keys, backbone, shared, stats,
 def make_step(method, network, optimizer):
   """One update from a batch of every member; metrics are [members].
 
-  If the method takes a traced member, members of one form run in a loop: then
-  the effective parameters of one member are in memory at a time. Other members
-  are unrolled.
+  If the method accepts a traced `route.member`, members of one structure run in
+  a loop, and only one member's effective parameters are in memory at a time.
+  Other members are unrolled.
   """
   forward = single.make_forward(method, network)
 

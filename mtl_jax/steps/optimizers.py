@@ -92,7 +92,7 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
 
 def _promoting(update: optax.GradientTransformation
                ) -> optax.GradientTransformation:
-  """For users of strict promotion: optax's Adam mixes float and integer."""
+  """Allows type promotion in an optimizer: optax's Adam mixes float and int."""
   def standard(function):
     @functools.wraps(function)
     def call(*args, **options):

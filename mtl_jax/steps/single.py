@@ -16,7 +16,7 @@ import optax
 from jax import lax
 
 from mtl_jax import trees
-from mtl_jax.data import transforms
+from mtl_jax.data import pipeline
 
 Tree = trees.Tree
 
@@ -203,7 +203,7 @@ def make_batch(route, source, task, key, index, train, axis_name=None):
             jnp.take(task.label_map, source.labels[index], mode='clip'))
   random = train and any(kind[0] == 'crop_flip' for kind in route.transforms)
   if not random:
-    return transforms.apply(route.transforms, task.transforms, images), labels
+    return pipeline.apply(route.transforms, task.transforms, images), labels
   keys = _keys(key, index.shape[0], axis_name)
   return _image_by_image(route, task.transforms, None, images, keys,
                          True), labels
@@ -219,8 +219,8 @@ def _keys(key, count, axis_name):
 def _image_by_image(route, parameters, axis, images, keys, train):
   """Transforms every image with a key, or even parameters, of its own."""
   return jax.vmap(
-      lambda image, own, k: transforms.apply(route.transforms, own,
-                                             image[None], k, train)[0],
+      lambda image, own, k: pipeline.apply(route.transforms, own,
+                                           image[None], k, train)[0],
       in_axes=(0, axis, None if keys is None else 0))(images, parameters, keys)
 
 

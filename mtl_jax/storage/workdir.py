@@ -47,7 +47,7 @@ _TICK = 2 * 10 ** 9  # nanoseconds; file systems round to at most 2 s
 class Workdir:
   """Paths below one folder."""
 
-  def __init__(self, root):
+  def __init__(self, root: str | os.PathLike[str]) -> None:
     self.root = local_folder(root)
     self.format = self.root / formats.FILE
     self.config = self.root / 'config.json'

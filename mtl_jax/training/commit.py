@@ -15,6 +15,7 @@ from mtl_jax import parallel
 from mtl_jax import trees
 from mtl_jax.config import plan
 from mtl_jax.data import labels
+from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.serving import system as system_lib
 from mtl_jax.steps import optimizers
@@ -140,7 +141,7 @@ def store(run: run_lib.Run, entry: plan.Entry,
                              for name in relied}
   stored = system_lib.StoredTask(
       entry.name, impression, entry.phase.make_method(), shared,
-      entry.task.transforms, transforms.parameters(
+      entry.task.transforms, pipeline.parameters(
           entry.task.transforms, tuple(metadata['source_shape'])),
       entry.task.classes, metadata, np.zeros(0))
   arrays['probe'] = np.asarray(run.system.outputs(

@@ -10,6 +10,7 @@ from mtl_jax import methods
 from mtl_jax import parallel
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
+from mtl_jax.data import pipeline
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
@@ -69,15 +70,15 @@ class Data:
 
   def _put(self, name, fits, split):
     images, labels = getattr(self.source(name), split)
-    return parallel.put(single.Source(transforms.prepare(fits, images)[0],
+    return parallel.put(single.Source(pipeline.prepare(fits, images)[0],
                                      labels))
 
   def _task_arrays(self, task: suites.Task) -> single.TaskArrays:
     fits = plan.once(task.transforms)
-    shape = transforms.output_shape(transforms.kinds(fits),
-                                    self.source(task.source).image_shape)
+    shape = pipeline.output_shape(transforms.kinds(fits),
+                                  self.source(task.source).image_shape)
     rest = task.transforms[len(fits):]
-    return parallel.put(single.TaskArrays(transforms.parameters(rest, shape),
+    return parallel.put(single.TaskArrays(pipeline.parameters(rest, shape),
                                          self.view(task).label_map))
 
 

@@ -157,13 +157,13 @@ def _segments(run, phase) -> list:
 class _Bank:
   """Packed masks of a stream on the device, with room to grow.
 
-  Until `at_least` masks are learned, fresh ones take part, as in SupSup's
+  Until `min_masks` masks are learned, fresh ones take part, as in SupSup's
   code: with a single mask the softmax over beliefs would say nothing.
   """
 
   def __init__(self, run, phase):
     self.run, self.phase, self.packed = run, phase, None
-    for mask in range(settings(phase).at_least):
+    for mask in range(settings(phase).min_masks):
       self.put(mask, _hard(phase, _start(run, phase, mask).trainable))
 
   def put(self, mask: int, bits: trees.Tree) -> None:
@@ -181,7 +181,7 @@ class _Bank:
   def gradient(self, count: int, task, rows) -> tuple[np.ndarray, Any]:
     """(d objective / d beliefs [capacity], which masks take part)."""
     capacity = jax.tree.leaves(self.packed)[0].shape[0]
-    used = np.arange(capacity) < max(count, settings(self.phase).at_least)
+    used = np.arange(capacity) < max(count, settings(self.phase).min_masks)
     run, route = self.run, _route(self.phase, task)
     backbone = run.system.backbone
     source, arrays = parallel.local((run.data.split(task, 'train'),

@@ -79,7 +79,8 @@ def test_fields_that_no_file_writes():
 
 def test_parts_that_are_off_are_made_by_their_fields():
   made = built(('phases.a.early_stop.patience', '2'), ('phases.a.steps', '0'),
-               ('phases.a.epochs', '4'), ('identify.mine.images', '3'),
+               ('phases.a.epochs', '4'),
+               ('identify.mine.images_per_inference', '3'),
                ('identify.mine.phases', 'a'))
   assert made.phases[0].early_stop.patience == 2
   assert made.identify[0].name == 'mine' and made.identify[0].images == 3

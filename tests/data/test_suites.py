@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 
+from mtl_jax.data import pipeline
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
@@ -134,7 +135,7 @@ def test_datasets_end_in_one_shape_and_one_executable():
   assert [t.classes for t in suite.tasks] == [6, 7]
   kinds = {transforms.kinds(t.transforms) for t in suite.tasks}
   assert len(kinds) == 1
-  shapes = {transforms.output_shape(*kinds, load(t.source).image_shape)
+  shapes = {pipeline.output_shape(*kinds, load(t.source).image_shape)
             for t in suite.tasks}
   assert shapes == {(5, 5, 1)}
 

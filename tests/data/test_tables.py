@@ -6,9 +6,9 @@ import hashlib
 import numpy as np
 import pytest
 
+from mtl_jax.data import pipeline
 from mtl_jax.data import sources
 from mtl_jax.data import suites
-from mtl_jax.data import transforms
 
 ROWS = np.random.RandomState(0).uniform(-3, 9, (200, 4))
 
@@ -91,9 +91,11 @@ def test_a_missing_text_set_says_how_to_prepare_it(tmp_path):
 
 def test_tables_keep_their_values_on_the_way_to_the_network():
   x = np.array([[.5, -1.]], np.float32)
-  assert transforms.apply((), (), x) is x
+  kept = pipeline.apply((), (), x)
+  assert kept.dtype == np.float32
+  np.testing.assert_array_equal(kept, x)
   with pytest.raises(ValueError, match='must be uint8'):
-    transforms.apply((('permute',),), ({},), x)
+    pipeline.apply((('permute',),), ({},), x)
 
 
 def test_a_task_of_a_file_has_the_files_name(tmp_path):

@@ -17,6 +17,7 @@ from mtl_jax import validate
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import parts as config_parts
 from mtl_jax.config import plan
+from mtl_jax.data import pipeline
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
@@ -68,7 +69,7 @@ def logits_of(system, name, shown):
   stored = system.task(name)
   params = impressions.materialise(system.backbone.params, stored.impression,
                                    stored.shared.get('basis'))
-  x = transforms.apply((('normalise',),), stored.parameters[-1:], shown)
+  x = pipeline.apply((('normalise',),), stored.parameters[-1:], shown)
   return np.asarray(system.backbone.network.apply(
       params, stored.impression.stats or {}, x)[0])[:, :stored.classes]
 
@@ -82,17 +83,18 @@ def by_hand(system, scenario, count, kind='infer'):
   for entry in tested:
     test = sources.load(entry.task.source).test
     order = np.arange(len(test.labels))
-    if scenario.batches:
+    if scenario.batches_per_task:
       order = np.random.default_rng(zlib.crc32(
           entry.task.name.encode())).permutation(order)
     starts = range(0, len(test.labels), scenario.batch_size)
-    for start in list(starts)[:scenario.batches or None]:
+    for start in list(starts)[:scenario.batches_per_task or None]:
       part = order[start:start + scenario.batch_size]
-      shown = transforms.observed(
-          transforms.kinds(entry.task.transforms), transforms.parameters(
+      shown = pipeline.observed(
+          transforms.kinds(entry.task.transforms), pipeline.parameters(
               entry.task.transforms, test.images.shape[1:]),
           test.images[part])
-      found = system.identify(shown[:scenario.images], scenario.rule,
+      found = system.identify(shown[:scenario.images_per_inference],
+                              scenario.rule,
                               scenario.objective, names).task
       hits = lambda name: int(np.sum(logits_of(system, name, shown).argmax(1)
                                      == test.labels[part]))
@@ -106,12 +108,15 @@ def by_hand(system, scenario, count, kind='infer'):
 
 # 359 test images: batches of 128, 128 and 103.
 CASES = {
-    'one_image': dict(batch_size=128, at=(2, 6), batches=2),
-    'a_batch': dict(rule='binary', images=110, batch_size=128, at=(4,)),
-    'other_objective': dict(objective='superfluous', images=20, batch_size=60,
-                            batches=2),
-    'every_task': dict(rule='brute_force', images=50, batch_size=359,
-                       at=(3,)),
+    'one_image': dict(batch_size=128, task_counts=(2, 6), batches_per_task=2),
+    'a_batch': dict(rule='binary', images_per_inference=110, batch_size=128,
+                    task_counts=(4,)),
+    'other_objective': dict(objective='superfluous', images_per_inference=20,
+                            batch_size=60,
+                            batches_per_task=2),
+    'every_task': dict(rule='brute_force', images_per_inference=50,
+                       batch_size=359,
+                       task_counts=(3,)),
 }
 
 
@@ -119,7 +124,7 @@ CASES = {
 def test_the_figures_are_those_of_a_loop(system, case):
   scenario = config_parts.Scenario(case, **CASES[case])
   lines = measure(system, scenario)
-  assert [line['tasks'] for line in lines] == list(scenario.at or (6,))
+  assert [line['tasks'] for line in lines] == list(scenario.task_counts or (6,))
   wrong = 0
   for line in lines:
     count = line['tasks']
@@ -148,7 +153,8 @@ def test_the_figures_are_those_of_a_loop(system, case):
 
 
 def test_many_calls_are_one(system, monkeypatch):
-  scenario = config_parts.Scenario('x', batch_size=60, batches=3, at=(3,))
+  scenario = config_parts.Scenario('x', batch_size=60, batches_per_task=3,
+                                   task_counts=(3,))
   whole, = measure(system, scenario)
   calls, infer = [], candidates.infer
   monkeypatch.setattr(scenarios, 'GRADIENT_WEIGHTS',
@@ -167,7 +173,8 @@ def test_an_inference_sees_its_batchs_images_and_no_padding(system,
   calls, infer = [], candidates.infer
   monkeypatch.setattr(candidates, 'infer', lambda *a: calls.append(
       a[8:]) or infer(*a))
-  measure(system, config_parts.Scenario('x', images=110, at=(2,)))
+  measure(system, config_parts.Scenario('x', images_per_inference=110,
+                                        task_counts=(2,)))
   (short, real), (full, all_real) = calls
   assert short.shape[:2] == (2, 103) and full.shape[:2] == (4, 110)
   assert real.all() and all_real.all()
@@ -181,7 +188,7 @@ def test_an_inference_sees_its_batchs_images_and_no_padding(system,
 
 def test_a_confusion_of_many_tasks_is_not_kept(system, monkeypatch):
   monkeypatch.setattr(scenarios, 'CONFUSION_LIMIT', 2)
-  scenario = config_parts.Scenario('x', batches=1, at=(2, 3))
+  scenario = config_parts.Scenario('x', batches_per_task=1, task_counts=(2, 3))
   assert [line['confusion'] is None for line in measure(system, scenario)
           ] == [False, True]
 
@@ -189,9 +196,9 @@ def test_a_confusion_of_many_tasks_is_not_kept(system, monkeypatch):
 def test_one_cache_for_scenarios_of_other_rows(system):
   """As many batches, of the whole split in order and drawn by each task."""
   _, entries, tested = learned()
-  whole = config_parts.Scenario('x', images=1, batch_size=32)
+  whole = config_parts.Scenario('x', images_per_inference=1, batch_size=32)
   count = len(DATA.view(tested[0].task).test)
-  drawn = dataclasses.replace(whole, name='y', batches=-(-count // 32))
+  drawn = dataclasses.replace(whole, name='y', batches_per_task=-(-count // 32))
   shared = scenarios.Networks(system, DATA)
   lines = [list(scenarios.measure(system, entries, tested, DATA, s, (), n))[-1]
            for s, n in ((whole, shared), (drawn, shared),
@@ -202,23 +209,33 @@ def test_one_cache_for_scenarios_of_other_rows(system):
 
 
 def test_numbers_of_tasks_beyond_the_last_are_the_last(system):
-  scenario = config_parts.Scenario('x', batches=1, at=(2, 6, 60, 600))
+  scenario = config_parts.Scenario('x', batches_per_task=1,
+                                   task_counts=(2, 6, 60, 600))
   lines = measure(system, scenario)
   assert [line['tasks'] for line in lines] == [2, 6]
   # Known results are not measured again, those of other settings are.
   assert not measure(system, scenario, lines)
   assert [line['tasks'] for line in measure(system, scenario, lines[:1])
           ] == [6]
+  reranked = dataclasses.replace(scenario, task_counts=(2,), rule='binary',
+                                 rerank=2)
+  (found,) = measure(system, reranked, lines)
+  plain = dataclasses.replace(reranked, rerank=0)
+  assert len(measure(system, plain, [found])) == 1
+  assert found['passes'] == 0 and not measure(system, reranked, [found])
+  earlier = [{k: v for k, v in line.items() if k != 'rerank'} for line in lines]
+  assert not measure(system, dataclasses.replace(scenario, task_counts=(2,)),
+                     earlier)
   for change in (dict(name='y'), dict(rule='binary'), dict(normalise=True),
-                 dict(batches=2), dict(images=2)):
-    other = dataclasses.replace(scenario, at=(2,), **change)
+                 dict(batches_per_task=2), dict(images_per_inference=2)):
+    other = dataclasses.replace(scenario, task_counts=(2,), **change)
     assert len(measure(system, other, lines)) == 1, change
 
 
 @pytest.mark.slow
 def test_short_batches_keep_their_own_norm_statistics(tmp_path):
   system = mtl_jax.load(tiny.learned(tmp_path / 'run', 'norm'))
-  scenario = config_parts.Scenario('x', images=16, batch_size=17)
+  scenario = config_parts.Scenario('x', images_per_inference=16, batch_size=17)
   images = len(sources.load('blobs').test.labels)
   assert 0 < images % 17 < 16
   line, = measure(system, scenario, kind='norm')
@@ -232,7 +249,7 @@ def test_nan_is_an_error(folder, tmp_path):
   path = copy / 'tasks/permuted-03'
   tiny.rewrite(path, lambda a: a['coefficients/Dense_0/kernel'].fill(np.nan),
                checkpoint.load_metadata(path))
-  scenario = config_parts.Scenario('x', batches=1)
+  scenario = config_parts.Scenario('x', batches_per_task=1)
   with pytest.raises(FloatingPointError, match='images of permuted-00 met NaN'):
     measure(mtl_jax.load(copy), scenario)
 
@@ -246,16 +263,18 @@ def test_batches_that_tell_nothing_apart_are_no_result(folder, tmp_path):
       checkpoint.load_metadata(path))
   system = mtl_jax.load(copy)
   for rule in identify.RULES:
-    scenario = config_parts.Scenario('x', rule=rule, batches=1, at=(2,))
+    scenario = config_parts.Scenario('x', rule=rule, batches_per_task=1,
+                                     task_counts=(2,))
     with pytest.raises(ValueError, match='identify.x: no batch tells the '):
       measure(system, scenario)
   # Three: the third one is told from the others.
-  assert measure(system, config_parts.Scenario('x', batches=1, at=(3,)))
+  assert measure(system, config_parts.Scenario('x', batches_per_task=1,
+                                               task_counts=(3,)))
 
 
 def test_a_part_of_the_test_split_is_drawn_by_each_task():
   entries = learned()[2]
-  scenario = config_parts.Scenario('x', batches=2, batch_size=60)
+  scenario = config_parts.Scenario('x', batches_per_task=2, batch_size=60)
   first, second = (scenarios._test_batches(e, DATA, scenario)
                    for e in entries[:2])
   assert first.shape == (2, 60) and len(np.unique(first)) == 120
@@ -263,7 +282,7 @@ def test_a_part_of_the_test_split_is_drawn_by_each_task():
   np.testing.assert_array_equal(
       first, scenarios._test_batches(entries[0], DATA, scenario))
   whole = scenarios._test_batches(
-      entries[0], DATA, dataclasses.replace(scenario, batches=0))
+      entries[0], DATA, dataclasses.replace(scenario, batches_per_task=0))
   np.testing.assert_array_equal(whole[whole >= 0], np.arange(359))
 
 
@@ -289,7 +308,7 @@ def lines_of(folder):
 
 def test_results_are_kept_and_new_ones_added(folder, tmp_path, monkeypatch):
   copy = shutil.copytree(folder, tmp_path / 'copy')
-  first = dict(batches=1, at=(2, 4))
+  first = dict(batches_per_task=1, task_counts=(2, 4))
   found = again(copy, a=first)
   assert [(line['name'], line['tasks']) for line in found
           ] == [('a', 2), ('a', 4)]
@@ -299,7 +318,8 @@ def test_results_are_kept_and_new_ones_added(folder, tmp_path, monkeypatch):
   with monkeypatch.context() as patched:
     patched.setattr(candidates, 'infer', None)
     assert again(copy, a=first) == lines_of(copy)  # nothing is inferred
-  more = again(copy, a=first, b=dict(batches=1, at=(2,), images=9))
+  more = again(copy, a=first, b=dict(batches_per_task=1, task_counts=(2,),
+                                     images_per_inference=9))
   assert [line['name'] for line in more] == ['a', 'a', 'b']
   assert candidates.infer is infer
   # Another meaning of the same name: the old figures are not passed off.
@@ -322,7 +342,8 @@ def test_only_identify_may_change(folder, change):
 @pytest.mark.slow
 def test_a_finished_run_may_be_asked_more(folder, tmp_path):
   copy = shutil.copytree(folder, tmp_path / 'copy')
-  config = tiny.make('infer', identify={'a': {'batches': 1, 'at': (2,)}})
+  config = tiny.make('infer', identify={'a': {'batches_per_task': 1,
+                                              'task_counts': (2,)}})
   before = tiny.bits(copy)
   summary = tiny.learn(config, copy)
   assert [line['name'] for line in summary['identity']] == ['a']
@@ -337,13 +358,15 @@ def test_a_finished_run_may_be_asked_more(folder, tmp_path):
 @pytest.mark.parametrize('given, text', [
     ({'rule': 'one-shot'}, "unknown rule 'one-shot' .did you mean: one_shot"),
     ({'objective': 'energy'}, "unknown objective 'energy'"),
-    ({'images': 129}, 'identify.x: images is 129; it must lie between 1 and '
-                      'batch_size, 128'),
-    ({'images': 0}, 'images is 0'),
-    ({'batches': -1}, 'batches must not be negative'),
-    ({'at': (1, 2)}, 'at must be at least 2'),
+    ({'images_per_inference': 129},
+     'identify.x: images_per_inference is 129; it '
+     'must lie between 1 and batch_size, 128'),
+    ({'images_per_inference': 0}, 'images_per_inference is 0'),
+    ({'batches_per_task': -1}, 'batches_per_task must not be negative'),
+    ({'task_counts': (1, 2)}, 'task_counts must be at least 2'),
     ({'rule': 'brute_force', 'objective': 'superfluous'}, 'only the gradient'),
-    ({'image': 2}, 'unknown key identify.x.image .did you mean: images')])
+    ({'batches': 2},
+     'unknown key identify.x.batches .did you mean: batches_per_task')])
 def test_scenarios_that_are_refused(given, text):
   with pytest.raises(ValueError, match=text):
     config_lib.from_dict(configs.small(identify={'x': given}))
@@ -351,7 +374,7 @@ def test_scenarios_that_are_refused(given, text):
 
 def test_scenarios_survive_json():
   config = config_lib.from_dict(configs.small(
-      identify={'b': {'at': [2, 4]}, 'a': {'rule': 'binary'}}))
+      identify={'b': {'task_counts': [2, 4]}, 'a': {'rule': 'binary'}}))
   assert [s.name for s in config.identify] == ['a', 'b']
   written = tiny.json.loads(tiny.json.dumps(config_lib.to_dict(config)))
   assert config_lib.from_dict(written) == config

@@ -17,6 +17,7 @@ import mtl_jax
 from mtl_jax import impressions
 from mtl_jax.config import config as config_lib
 from mtl_jax.data import corruptions
+from mtl_jax.data import pipeline
 from mtl_jax.data import sources
 from mtl_jax.data import transforms
 from mtl_jax.evaluation import transparency
@@ -166,8 +167,8 @@ def test_a_probe_learns_one_task_from_the_features_of_another(folder, summary):
 
   def features(stored, images):
     params = impressions.materialise(system.backbone.params, stored.impression)
-    x = transforms.apply(transforms.kinds(stored.transforms),
-                         stored.parameters, images)
+    x = pipeline.apply(transforms.kinds(stored.transforms),
+                       stored.parameters, images)
     return np.asarray(system.backbone.network.trace(
         params, stored.impression.stats, x)['level2'])
 

@@ -116,6 +116,42 @@ def test_binary_halves_like_a_loop(size):
   assert found.task == alive[0]
 
 
+def value_of(bank, i):
+  return float(banks.loss(masks.apply(
+      banks.BACKBONE, jax.tree.map(lambda m: m[i], bank))))
+
+
+@pytest.mark.parametrize('size, last', [(1, 2), (2, 2), (7, 2), (9, 3), (9, 4),
+                                        (9, 20)])
+def test_reranked_compares_the_last_tasks_by_their_own_networks(size, last):
+  bank = banks.draw(size, seed=3)
+  dense, alive, passes = banks.dense_gradient(bank), list(range(size)), 0
+  while len(alive) > last:
+    beliefs = np.isin(np.arange(size), alive).astype(np.float32) / len(alive)
+    gradient = dense(beliefs).tolist()
+    alive = sorted(alive, key=lambda i: gradient[i])[:(len(alive) + 1) // 2]
+    passes += 1
+  rule = identify.Rule('binary', rerank=last)
+  found = jax.jit(lambda used: rule.infer(
+      banks.loss, banks.BACKBONE, banks.bank_of(size, 3), used))(
+          banks.used(size))
+  assert found.passes == passes
+  assert sorted(alive) == np.flatnonzero(np.isfinite(found.gradient)).tolist()
+  np.testing.assert_allclose(found.gradient[np.array(alive)],
+                             [value_of(bank, i) for i in alive], rtol=1e-5)
+  assert found.task == min(alive, key=lambda i: value_of(bank, i))
+
+
+@pytest.mark.parametrize('change, told', [
+    (dict(rerank=1), 'rerank is 1'), (dict(rerank=-2), 'rerank is -2'),
+    (dict(rerank=2.), 'rerank is 2.0'), (dict(rerank=True), 'rerank is True'),
+    (dict(rule='one_shot'), 'here the rule is one_shot'),
+    (dict(objective='superfluous'), 'the objective superfluous')])
+def test_what_cannot_be_reranked_is_refused(change, told):
+  with pytest.raises(ValueError, match=told):
+    identify.Rule(**{'rule': 'binary', 'rerank': 2} | change)
+
+
 def test_brute_force_evaluates_every_tasks_own_network():
   bank = banks.draw(5)
   values = [banks.loss(masks.apply(

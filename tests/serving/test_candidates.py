@@ -11,6 +11,7 @@ import tiny
 import mtl_jax
 from mtl_jax import impressions
 from mtl_jax import masks
+from mtl_jax.data import pipeline
 from mtl_jax.data import sources
 from mtl_jax.data import transforms
 from mtl_jax.inference import identify
@@ -51,7 +52,7 @@ def effective(system, name):
 def reference(system, names, images, objective, train=False):
   """d objective / d beliefs by JAX through a dense superposition."""
   bank = [effective(system, name) for name in names]
-  x = transforms.apply((('normalise',),), system.task(
+  x = pipeline.apply((('normalise',),), system.task(
       names[0]).parameters[-1:], images)
 
   def value(beliefs):
@@ -100,7 +101,7 @@ def test_brute_force_is_the_entropy_of_every_tasks_outputs(system):
       params = impressions.materialise(
           system.backbone.params, stored.impression,
           stored.shared.get('basis'))
-      x = transforms.apply((('normalise',),), stored.parameters[-1:], shown)
+      x = pipeline.apply((('normalise',),), stored.parameters[-1:], shown)
       logits, _ = system.backbone.network.apply(params, {}, x)
       p = np.asarray(jax.nn.softmax(logits), np.float64)
       np.testing.assert_allclose(value, -np.sum(p * np.log(p), 1).mean(),
@@ -143,7 +144,7 @@ def test_norm_statistics_of_the_images_infer_and_the_tasks_predict(tmp_path):
     stored = system.task(found.task)
     params = impressions.materialise(system.backbone.params, stored.impression,
                                      stored.shared.get('basis'))
-    x = transforms.apply((('normalise',),), stored.parameters[-1:], shown)
+    x = pipeline.apply((('normalise',),), stored.parameters[-1:], shown)
     logits, _ = system.backbone.network.apply(params, stored.impression.stats,
                                               x)
     np.testing.assert_allclose(system.predict(shown, names=system.tasks),

@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 import mtl_jax
+from mtl_jax.data import pipeline
 from mtl_jax.data import sources
 from mtl_jax.data import transforms
 from mtl_jax.serving import mixed_batch
@@ -138,7 +139,7 @@ def test_bare_backbone(tmp_path):
         system.task(f'permuted-{seed:02d}').metadata['transforms'])
     common = found[1:]
     assert found[0].kind == 'permute'
-  images = transforms.apply(transforms.kinds(common), transforms.parameters(
+  images = pipeline.apply(transforms.kinds(common), pipeline.parameters(
       common, (8, 8, 1)), x[rows])
   expected = backbone.network.apply(backbone.params, backbone.stats, images)[0]
   np.testing.assert_allclose(out[rows], expected, rtol=1e-5, atol=1e-6)

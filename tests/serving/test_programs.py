@@ -111,7 +111,7 @@ def test_params_go_into_an_nnx_module(tmp_path):
   module = nnx.merge(graph, state)
   x = system.probe('digits')
   stored = system.task(task)
-  seen = system_lib.transforms.apply(
+  seen = system_lib.pipeline.apply(
       system_lib.transforms.kinds(stored.transforms), stored.parameters, x)
   np.testing.assert_allclose(module(seen), apply(params, x), rtol=1e-5,
                              atol=1e-6)

@@ -11,6 +11,7 @@ import tiny
 import mtl_jax
 from mtl_jax import impressions
 from mtl_jax.config import plan
+from mtl_jax.data import pipeline
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
@@ -70,8 +71,8 @@ def test_norm_statistics_are_the_tasks_own(tmp_path):
     stored = system.task(name)
     params = impressions.materialise(system.backbone.params, stored.impression,
                                      stored.shared.get('basis'))
-    x = transforms.apply(transforms.kinds(stored.transforms),
-                         stored.parameters, source.test.images)
+    x = pipeline.apply(transforms.kinds(stored.transforms),
+                       stored.parameters, source.test.images)
     of_backbone = system.backbone.network.apply(
         params, system.backbone.stats, x)[0]
     assert not np.allclose(logits, of_backbone, atol=0.1)

@@ -9,6 +9,7 @@ import pytest
 from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import trees
+from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.steps import optimizers
 from mtl_jax.steps import rounds
@@ -94,7 +95,7 @@ def parts(moments, tasks=2, **options):
                             stats, routes)
   chunk = jax.jit(rounds.make_chunk(rounds.make_step(
       method, network, optimizer, rate, moments), method), static_argnums=0)
-  normalise = transforms.parameters(SPEC, (8, 8, 1))
+  normalise = pipeline.parameters(SPEC, (8, 8, 1))
   arrays = rounds.stack_tasks(
       [single.TaskArrays(normalise, np.arange(3, dtype=np.int32)[:2 + k])
        for k in range(tasks)], HEADS[first:first + tasks])

@@ -15,6 +15,7 @@ from mtl_jax import trees
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan as plan_lib
 from mtl_jax.data import batches
+from mtl_jax.data import pipeline
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
@@ -97,7 +98,7 @@ def test_curves_belong_to_their_tasks(folder):
   rows, = batches.of_epochs(suites.view(entry.task, source).train, 1, 8,
                             entry.seed(0))
   chain = entry.task.transforms
-  x = transforms.apply(transforms.kinds(chain), transforms.parameters(
+  x = pipeline.apply(transforms.kinds(chain), pipeline.parameters(
       chain, (8, 8, 1)), source.train.images[rows])
   logits, _ = jax.jit(functools.partial(
       system.backbone.network.apply, train=True))(

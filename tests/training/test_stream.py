@@ -316,7 +316,7 @@ def test_a_mask_that_saved_progress_needs_is_learned_again(whole, tmp_path):
 @pytest.mark.slow
 def test_a_whole_run_with_a_stream(tmp_path):
   """One task too many for the budget: nothing can be inferred for it."""
-  config = tiny.make('stream', identify={'x': {'images': 32}},
+  config = tiny.make('stream', identify={'x': {'images_per_inference': 32}},
                      phases__stream__stream__budget=2)
   summary = tiny.learn(config, tmp_path / 'run')
   assert summary['verified']['ok']
@@ -346,7 +346,7 @@ def test_streams_survive_json_and_only_they_are_written():
     ({'phases__b__stream': {}, 'phases__a__stream': None},
      'phase b: a stream is learned one mask at a time'),
     ({'phases__a__stream': {'every': 0}}, 'every and passes must be at least'),
-    ({'phases__a__stream': {'at_least': 1}}, 'at_least at least 2'),
+    ({'phases__a__stream': {'min_masks': 1}}, 'min_masks at least 2'),
     ({'phases__a__stream': {'tolerance': 0.}}, 'tolerance must be above 0'),
     ({'phases__a__stream': {'budget': -1}}, 'budget not negative'),
     ({'phases__a__stream': {'objective': 'H'}}, "unknown objective 'H'"),
