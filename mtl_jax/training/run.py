@@ -63,7 +63,7 @@ class Data:
     """Bytes of `split` on a device."""
     source = self.source(task.source)
     images, labels = getattr(source, split)
-    shape = transforms.output_shape(
+    shape = pipeline.output_shape(
         transforms.kinds(plan.once(task.transforms)), source.image_shape)
     return (len(images) * int(np.prod(shape)) * images.dtype.itemsize
             + np.asarray(labels).nbytes)
