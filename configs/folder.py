@@ -33,7 +33,7 @@ def get_config(paths='PATH'):
   config = ml_collections.ConfigDict()
   config.seed = 0  # of scores, batches and the backbone
   folders = [_named(path) for path in paths.split(',') if path]
-  if not folders:
+  if not folders or not all(folder for _, folder in folders):
     raise ValueError(f'folder:{paths} names no folder; give folder:PATH')
   config.suite = dict(
       kind='datasets', image_shape=(32, 32, 3),

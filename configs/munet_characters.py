@@ -5,7 +5,7 @@
     python -m mtl_jax.main --config=configs/munet_characters.py:leaking ...
 
 ViT-Ti/16 of 3 layers at 32 x 32 pixels. The root is that of
-configs/munet_root.py (runs/munet_root.npz). MNIST, KMNIST, Omniglot and
+configs/munet_root.py (runs/munet_root.safetensors). MNIST, KMNIST, Omniglot and
 CMATERdb x 3 with mu2Net's splits, but Omniglot, whose official
 validation and test images are all in its training split, keeps 16, 2 and 2
 drawings of each character; `leaking` runs its official splits alone, for
@@ -58,7 +58,7 @@ def get_config(which='all'):
       more=() if leaking else ('fashion_mnist',))
   config.backbone = dict(
       model='vit_ti', outputs=1623, init='default',
-      options=dict(num_layers=3, weights='runs/munet_root.npz'))
+      weights='runs/munet_root.safetensors', options=dict(num_layers=3))
   count = 1 if leaking else len(tasks)
   phases = dict(grow=phase(0, count, search(iterations=2)))
   if not leaking:

@@ -1,11 +1,12 @@
 """A root for configs/munet_characters.py: ViT-Ti of 3 layers on Omniglot.
 
     python -m mtl_jax.main --config=configs/munet_root.py --workdir=DIR
-    python experiments/munet/root.py DIR runs/munet_root.npz
+    python -m mtl_jax export --workdir=DIR --task=omniglot --network \
+        --output=runs/munet_root.safetensors
 
 mu2Net's own root was pretrained on ImageNet-21k; this one has seen 16 drawings
 of each of Omniglot's 1,623 characters and no other image. Adam 1e-3, cosine,
-40 epochs of 512; the second command writes it in the AugReg format.
+40 epochs of 512; the second command writes its network as a file of weights.
 
 Hardware: one core of an AMD EPYC.
 Minutes: 12.

@@ -10,7 +10,7 @@ import textwrap
 
 # Pages of `experiments` in the order of the results page.
 RESULTS = ('comparison', 'supsup', 'impresslearn', 'identity', 'hopsupsup',
-           'subnetworks', 'part', 'munet', 'benchmarks')
+           'piggyback', 'subnetworks', 'part', 'munet', 'benchmarks')
 ROOT = pathlib.Path(__file__).parents[1]
 # Pages that stand at the root of the repository.
 WHOLE = {'contributing': 'CONTRIBUTING.md', 'changelog': 'CHANGELOG.md'}
@@ -149,7 +149,8 @@ def _meanings_of(cls: type) -> dict[str, str]:
 
 
 def _hint(cls: type, name: str) -> str:
-  hint = inspect.get_annotations(cls)[name]
+  hint = next(own[name] for own in map(inspect.get_annotations, cls.__mro__)
+              if name in own)
   shown = hint.__name__ if isinstance(hint, type) and not hasattr(
       hint, '__args__') else str(hint)
   return re.sub(r'\b[\w.]+\.(\w+)', r'\1', shown).replace(' | None', '')

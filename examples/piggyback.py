@@ -2,8 +2,9 @@
 
 A task leaves one bit for every weight of a network that is given: which of
 them it uses, found by thresholding real-valued scores. Its last layer is its
-own. Here the network given is what the first phase learned on the first task;
-with `given=None` it is the backbone itself, for example weights from a file.
+own: `head='dense'`, which every method takes. Here the network given is what
+the first phase learned on the first task; with `given=None` it is the backbone
+itself, for example weights from a file.
 
     python -m mtl_jax.main --config=examples/piggyback.py --workdir=runs/piggy
     python -m mtl_jax.verify --workdir=runs/piggy \
@@ -19,13 +20,11 @@ import ml_collections
 from mtl_jax import impressions, masks, methods, trees
 from mtl_jax.methods import base
 
-HEAD = ('Dense_2.*',)  # the last layer of lenet_300_100
-
 
 def piggyback(given: str | None = None, threshold: float = 5e-3,
-              start: float = 1e-2, masked: tuple = ('.*kernel',),
-              head: tuple = HEAD) -> methods.Method:
-  """A mask over the network that the phase `given` learned, and a head."""
+              start: float = 1e-2,
+              masked: tuple = ('.*kernel',)) -> methods.Method:
+  """A mask over the network that the phase `given` learned."""
   sample = masks.straight_through(
       lambda scores: masks.threshold(scores, threshold))
 
@@ -43,24 +42,18 @@ def piggyback(given: str | None = None, threshold: float = 5e-3,
                                    context.backbone)}
 
   def init(key, backbone, shared, route):
-    own, body = trees.partition(backbone, trees.select(
-        backbone, [(pattern, True) for pattern in head]))
-    return {'head': own, 'scores': jax.tree.map(
-        lambda w: jnp.full(w.shape, start), base.masked_part(body, masked))}
+    return jax.tree.map(lambda w: jnp.full(w.shape, start),
+                        base.masked_part(backbone, masked))
 
-  def bind(backbone, trainable, shared, route):
-    params = masks.apply(shared.get('given', backbone),
-                         sample(trainable['scores']))
-    return trees.combine(trainable['head'], params)
+  def bind(backbone, scores, shared, route):
+    return masks.apply(shared.get('given', backbone), sample(scores))
 
-  def commit(backbone, trainable, shared, route):
+  def commit(backbone, scores, shared, route):
     return impressions.Impression(
-        masks=masks.threshold(trainable['scores'], threshold),
-        values=trainable['head']), shared
+        masks=masks.threshold(scores, threshold)), shared
 
   def materialise(backbone, impression, shared):
-    params = masks.apply(shared.get('given', backbone), impression.masks)
-    return trees.combine(impression.values, params)
+    return masks.apply(shared.get('given', backbone), impression.masks)
 
   return methods.Method(
       init, bind, commit, materialise, prepare, relies_on,
@@ -79,5 +72,6 @@ def get_config():
           given=dict(learning, method='dedicated', tasks=(0, 1),
                      learning_rate=1e-3),
           piggyback=dict(learning, method='piggyback', tasks=(1, 4),
-                         learning_rate=1e-3, options=dict(given='given'))),
+                         learning_rate=1e-3,
+                         options=dict(given='given', head='dense'))),
       schedule=('given', 'piggyback')))

@@ -1,19 +1,21 @@
 """Committed results: reads `experiments/*/results`, writes Markdown."""
 
 import collections
-import json
 import pathlib
 import re
 
+from mtl_jax import json_files
 from mtl_jax.evaluation import metrics
 
 HERE = pathlib.Path(__file__).parent
+_REMEDY = 'collect the run again, or restore the file with git'
 NONE = 'No run is committed yet; `./run.sh` makes them.'
 
 
 def read(path: pathlib.Path) -> list[dict]:
   """All lines of one file."""
-  return [json.loads(line) for line in path.read_text().splitlines()]
+  return list(json_files.read_lines(path, {}, 'the file of results', _REMEDY,
+                                    may_be_cut=False))
 
 
 def runs(folder: pathlib.Path, prefix: str) -> list[dict]:
@@ -58,7 +60,7 @@ def require_seeds(prefix: str, starts: list[dict]) -> None:
 def _origin(start: dict) -> dict:
   """What must be equal among runs that are averaged, by its name."""
   free = ('seed', 'path_seed', 'identify', 'mixed_rows', 'transparency',
-          'tensorboard', 'progress_seconds')
+          'tensorboard', 'wandb', 'progress_seconds', 'validate_every')
 
   def flat(value, name=''):
     if not isinstance(value, dict):

@@ -23,6 +23,7 @@ import identity_tables
 import munet_tables
 import part_tables
 import picture
+import piggyback_tables
 import split_cifar_tables
 import subnetworks_tables
 import supsup_tables
@@ -45,7 +46,8 @@ def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
                      'results are not whole; run the same command again')
   run, summary = last['run'], last['summary']
   run['command'] = re.sub(r'--workdir[= ]\S+', '--workdir=DIR', run['command'])
-  run = json.loads(without_folders(json.dumps(run)))
+  run = json_files.parse(without_folders(json.dumps(run)), {}, str(workdir),
+                         'the line of a start')
   starts = [line for line in lines if line['kind'] == 'run']
   run['starts'] = len(starts)
   run['commits'] = list(dict.fromkeys(line['commit'] for line in starts))
@@ -110,6 +112,7 @@ TABLES = {  # README: markers and what stands between them
     'munet/README.md': {
         name: getattr(munet_tables, name)
         for name in ('preliminary', 'characters', 'others')},
+    'piggyback/README.md': {'results': piggyback_tables.table},
     'hopsupsup/README.md': {'results': hopsupsup_tables.hopsupsup_table,
                             'grid': hopsupsup_tables.hopsupsup_grid,
                             'load': hopsupsup_tables.hopsupsup_load},

@@ -56,7 +56,7 @@ def kept(name: str, shape: Sequence[int], density: Any) -> int:
 
 def per_leaf(density: float | Tree, like: Tree) -> Tree:
   """A density for every leaf, from one for all or a tree of them."""
-  if isinstance(density, (str, bytes, bool)):
+  if density is None or isinstance(density, (str, bytes, bool)):
     raise ValueError(f'density is {density!r}; give a number, or a tree of '
                      'numbers')
   if trees.is_number(density) or getattr(density, 'shape', None) == ():
@@ -66,6 +66,13 @@ def per_leaf(density: float | Tree, like: Tree) -> Tree:
 
 def leaf_key(key: PRNGKey, name: str) -> PRNGKey:
   """A key of its own for every leaf, independent of the other leaves."""
+  kind = getattr(key, 'dtype', None)
+  typed = kind is not None and jax.dtypes.issubdtype(
+      kind, jax.dtypes.prng_key)
+  if np.shape(key) != () if typed else (
+      kind != np.uint32 or np.shape(key) not in ((2,), (4,))):
+    raise ValueError(f'key is {key!r}; give one key, as jax.random.key(0) '
+                     'makes it')
   return jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7fffffff)
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from rich import console as console_lib
 from rich import progress as progress_lib
 
 from mtl_jax import host
+from mtl_jax import json_files
 from mtl_jax import models
 from mtl_jax import parallel
 from mtl_jax import trees
@@ -27,6 +27,7 @@ from mtl_jax.evaluation import final
 from mtl_jax.evaluation import finetuning
 from mtl_jax.evaluation import hints
 from mtl_jax.evaluation import scenarios
+from mtl_jax.models import pretrained
 from mtl_jax.report import page as report_page
 from mtl_jax.report import terminal
 from mtl_jax.serving import backbone as backbone_lib
@@ -41,7 +42,7 @@ from mtl_jax.training import resume
 from mtl_jax.training import run as run_lib
 from mtl_jax.training import sizing
 from mtl_jax.training import stream
-from mtl_jax.training import tensorboard
+from mtl_jax.training import writers
 from mtl_jax.training.search import iteration
 
 
@@ -64,8 +65,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
     ValueError: the workdir belongs to another config (names the difference).
   """
   started = time.perf_counter()
-  if config.tensorboard:
-    tensorboard.require()
+  writers.require(config)
   work = workdir_lib.Workdir(workdir)
   suite = suites.make(config.suite.kind, **dict(config.suite.options))
   plan.check(config, suite)
@@ -77,9 +77,6 @@ def run(config: config_lib.Config, workdir, command: str = '',
   traced = validate.check_fit(config, suite, data, backbone)
   final.check_mixed(config, suite, data)
   versions = validate.check_sources(work, suite, data)
-  if not quiet and parallel.is_primary():
-    for hint in hints.before(config, suite):
-      print(f'note: {hint}', file=sys.stderr)
   with work.locked():
     # Again: another process may have worked here in the meantime.
     config = sizing.recorded(work, config)
@@ -90,25 +87,35 @@ def run(config: config_lib.Config, workdir, command: str = '',
     running = _running(config, suite, backbone, data, work)
     config, needs = sizing.fit(running, traced)
     work.prepare()
-    there = _complete(work, config)
+    there = _complete(work, config, suite)
+    if not quiet and not there and parallel.is_primary():
+      for hint in hints.before(config, suite):
+        print(f'note: {hint}', file=sys.stderr)
     resume.write_plan(work, config, suite)
     claim(work, config, backbone, command, {
         'sources': versions, 'memory': needs})
     with work.timed(started):
-      records, summary = _learn(started, running._replace(config=config),
-                                _bar(config, suite, data, quiet, after_chunk))
+      records, summary = _learn(
+          started, running._replace(config=config), _bar(
+              config, suite, data, quiet or bool(there), after_chunk))
       _report(work, records, summary, quiet, there)
       return summary
 
 
-def _complete(work, config) -> set[str]:
-  """Names of the tasks of a run that has ended as this config asks."""
+def _complete(work, config, suite) -> set[str]:
+  """Names of the tasks of a run that has ended as this config asks.
+
+  Empty if a task that the config plans is missing: there is work left.
+  """
   lines = list(json_records.read_lines(work.metrics))
   asked = [line['config'] for line in lines if line['kind'] == 'run'][-1:]
-  if asked != [json.loads(json.dumps(config_lib.to_dict(config)))] or (
+  if asked != [json_files.plain(config_lib.to_dict(config))] or (
       lines[-1]['kind'] != 'summary'):
     return set()
-  return set(work.task_names())
+  planned = {entry.name for phase in config.phases if phase.stream is None
+             for entry in plan.entries(phase, suite)}
+  there = set(work.task_names())
+  return there if planned <= there else set()
 
 
 def _running(config, suite, backbone, data, work) -> run_lib.Run:
@@ -181,16 +188,14 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
         f'shapes {list(shapes)}; give the suite an image_shape, or take a '
         f'model with stems: {", ".join(models.STEMS)}')
   part = config.backbone
-  options = dict(part.options)
-  if options.get('weights') and work.weights.exists():
-    options['weights'] = str(work.weights)  # its own copy of the file
-  models.check(part.model, models.make(part.model, part.outputs, **options),
-               part.outputs, list(shapes))
+  models.check(part.model, models.make(
+      part.model, part.outputs, **dict(part.options)), part.outputs,
+               list(shapes))
   recipe = backbone_lib.recipe_of(config, list(shapes))
   if work.backbone.exists():
-    resume.check_recipe(work, json.loads(json.dumps(recipe)))
+    resume.check_recipe(work, json_files.plain(recipe))
     recipe['fingerprint'] = json_records.read_json(work.backbone)['fingerprint']
-  made = backbone_lib.make(recipe, work.weights, part.remat)
+  made = backbone_lib.make(recipe, backbone_lib.kept(work), part.remat)
   if part.remat and not made.network.scanned and (
       jax.default_backend() == 'cpu'):
     raise ValueError(f'backbone.remat saves nothing of {part.model} on a CPU, '
@@ -209,10 +214,12 @@ def claim(work, config, backbone, command, known=None) -> None:
     command: that started it.
     known: what else the line says, such as the versions of the sources.
   """
-  work.keep_weights(backbone.recipe['options'].get('weights'))
+  if backbone.recipe.get('weights'):
+    work.keep_weights(parallel.to_host(pretrained.leaves(
+        backbone.params, backbone.stats)), backbone.recipe['fingerprint'])
   if not work.backbone.exists():
     json_records.write_json(work.backbone, backbone.recipe)
-  fields = json.loads(json.dumps(config_lib.to_dict(config)))
+  fields = json_files.plain(config_lib.to_dict(config))
   if not work.config.exists() or json_records.read_json(work.config) != fields:
     json_records.write_json(work.config, fields)
   finished = set(work.task_names())
@@ -232,10 +239,9 @@ def claim(work, config, backbone, command, known=None) -> None:
   json_records.append_line(
       work.metrics, run_line(config, backbone, command) | {
           'sources': {}} | (known or {}))
-  if config.tensorboard:
-    for line in lines:
-      if line['kind'] == 'task':
-        tensorboard.write(work.root / 'tensorboard' / line['entry'], line)
+  for line in lines:
+    if line['kind'] == 'task':
+      writers.write(config, work.root, line)
   parallel.barrier('claimed')
 
 
@@ -264,8 +270,10 @@ def _report(work, records, summary, quiet, there) -> None:
     return
   if there and there == set(work.task_names()):
     proof = summary['verified']
-    print(f'nothing left to learn: the {proof["tasks"]} tasks in {work.root} '
-          f'are {"verified" if proof["ok"] else "DAMAGED"}; '
+    found = trees.counted(proof['tasks'], 'task')
+    print(f'nothing left to learn: the {found} in {work.root} '
+          f'{"is" if proof["tasks"] == 1 else "are"} '
+          f'{"verified" if proof["ok"] else "DAMAGED"}; '
           f'report: {work.report}')
     return
   terminal.show(records, summary, work.report)

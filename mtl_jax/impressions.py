@@ -119,7 +119,7 @@ class Impression(NamedTuple):
 def _said(part: Tree) -> str:
   """A part in short: its leaves, and how many numbers they hold."""
   if isinstance(part, (Path, Structure)):
-    return f'{len(part.parts)} components'
+    return trees.counted(len(part.parts), 'component')
   leaves = [leaf for leaf in jax.tree.leaves(part) if hasattr(leaf, 'shape')]
   return (f'{len(leaves)} {"leaf" if len(leaves) == 1 else "leaves"} of '
           f'{trees.size(leaves):,}')
@@ -187,8 +187,8 @@ def per_unit(name: str, alphas: Array, basis: Array) -> Array:
   """
   blocks, units = alphas.shape[1], basis.shape[-1]
   if blocks > units:
-    raise ValueError(f'{name} has coefficients for {blocks} blocks but '
-                     f'{units} output units; take at most {units} blocks')
+    raise ValueError(f'{name} has coefficients for {blocks} blocks, but '
+                     f'{trees.counted(units, "output unit")}; take {units}')
   block = np.repeat(np.arange(blocks), block_sizes(blocks, units))
   return alphas[:, block]
 

@@ -39,6 +39,39 @@ def digest(value: Any) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
 
 
+def plain(value: Any) -> Any:
+  """A value as it comes back from JSON: tuples as lists, keys as strings.
+
+  >>> plain({'a': (1, 2)})
+  {'a': [1, 2]}
+  """
+  return json.loads(json.dumps(value))
+
+
+def parse(text: str | bytes, types: Any, where: str, what: str,
+          remedy: str = '') -> Any:
+  """A JSON value that stands in something else than a file of its own.
+
+  Args:
+    text: the JSON.
+    types: type or types of the value; a dict is the schema of an object.
+    where, what, remedy: for errors: the file, and as in `read`.
+
+  Raises:
+    ValueError: as `read`.
+
+  >>> parse('[1]', list, 'x.npz', 'the path')
+  [1]
+  """
+  found = _parsed(text, where, what, remedy)
+  if isinstance(types, dict):
+    return check(found, types, where, what, remedy)
+  if not _is(found, types):
+    raise ValueError(f'{where}: {what} is malformed: expected {_named(types)}, '
+                     f'got {_shown(found)}{_end(remedy)}')
+  return found
+
+
 def read(path: pathlib.Path, schema: Schema, what: str,
          remedy: str = 'restore it from a copy') -> dict:
   """The object in a JSON file, without its seal.
@@ -54,23 +87,26 @@ def read(path: pathlib.Path, schema: Schema, what: str,
     ValueError: it can't be read, isn't UTF-8, isn't JSON, isn't such an
       object, or was changed; names the file, the line and what was expected.
   """
-  return _checked(_parsed(_text(path, what, remedy), path, what, remedy),
-                  schema, str(path), what, remedy)
+  return check(_parsed(_text(path, what, remedy), path, what, remedy),
+               schema, str(path), what, remedy)
 
 
-def read_lines(path: pathlib.Path, kinds: Mapping[str, Schema], what: str,
-               remedy: str = 'restore it from a copy, or remove the line'
-               ) -> Iterator[dict]:
-  """The objects of a file of JSON lines, each with a 'kind', without seals.
+def read_lines(path: pathlib.Path, kinds: Mapping[str, Schema] | None,
+               what: str,
+               remedy: str = 'restore it from a copy, or remove the line',
+               may_be_cut: bool = True) -> Iterator[dict]:
+  """The objects of a file of JSON lines, without seals.
 
-  A last line that isn't ended, as a kill leaves it, is passed over unless it
-  is whole. After the first sealed line all must be sealed.
+  After the first sealed line all must be sealed.
 
   Args:
     path: of the file.
-    kinds: by kind, the keys that must be there; other kinds have no schema.
+    kinds: by 'kind', which each line has, the keys that must be there; other
+      kinds have no schema. `None`: lines have no kind.
     what: as in `read`.
     remedy: likewise.
+    may_be_cut: a last line that isn't ended, as a kill leaves it, is passed
+      over unless it is whole.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -85,18 +121,25 @@ def read_lines(path: pathlib.Path, kinds: Mapping[str, Schema], what: str,
     try:
       found = json.loads(text)
     except (ValueError, RecursionError) as error:
-      if number == len(lines):
+      if may_be_cut and number == len(lines):
         return
-      raise ValueError(f'{where}: {what} is malformed: {_brief(error)}; '
+      raise ValueError(f'{where}: {what} is malformed: {_brief(error)}'
                        f'{_end(remedy)}') from error
-    kind = found.get('kind') if isinstance(found, dict) else None
-    schema = kinds.get(kind, {}) if isinstance(kind, str) else {}
-    line = _checked(found, {'kind': str} | dict(schema), where, what, remedy)
+    line = check(found, _schema_of(found, kinds), where, what, remedy)
     if seals and SEAL not in found:
       raise ValueError(f'{where}: {what} was changed since it was written (a '
                        f'line without its seal {SEAL!r}){_end(remedy)}')
     seals = SEAL in found
     yield line
+
+
+def _schema_of(found, kinds) -> Schema:
+  """Of a line, by its kind."""
+  if kinds is None:
+    return {}
+  kind = found.get('kind') if isinstance(found, dict) else None
+  return {'kind': str} | dict(
+      kinds.get(kind, {}) if isinstance(kind, str) else {})
 
 
 def _text(path, what, remedy) -> str:
@@ -124,7 +167,13 @@ def _parsed(text, path, what, remedy) -> Any:
                      f'{_brief(error)}{_end(remedy)}') from error
 
 
-def _checked(found, schema, where, what, remedy) -> dict:
+def check(found: Any, schema: Schema, where: str, what: str,
+          remedy: str = '') -> dict:
+  """An object without its seal, held against a schema; see `read`.
+
+  Raises:
+    ValueError: it is no such object, or was changed.
+  """
   if not isinstance(found, dict):
     raise ValueError(f'{where}: {what} is malformed: expected an object, got '
                      f'{_shown(found)}{_end(remedy)}')

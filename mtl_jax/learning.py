@@ -4,13 +4,12 @@ The checks, the training and the commit are those of a run; what a config says
 of a phase is said here in keywords.
 """
 
-import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from mtl_jax import experiment
+from mtl_jax import json_files
 from mtl_jax import methods
 from mtl_jax import parallel
 from mtl_jax import trees
@@ -83,6 +82,7 @@ def learn(system: system_lib.System, source, *, method: str,
   traced = validate.check_fit(config, suite, data, backbone, earlier,
                               lambda other: system.task(other).impression)
   work = system.workdir
+  work.require_free(entry.name)
   run = run_lib.Run(config, suite, backbone, data, work, system,
                     lambda count, name: None, earlier)
   with work.locked():
@@ -120,7 +120,8 @@ def _config(system, source, name, method, phase, given, load):
       k: given[k] for k in _RUN if k in given} | {
           'seed': given.get('seed', _seed(system)), 'suite': suite,
           'backbone': {k: recipe[k] for k in (
-              'model', 'outputs', 'options', 'init', 'seed')},
+              'model', 'outputs', 'options', 'init', 'seed', 'weights',
+              'names', 'fresh') if k in recipe},
           'phases': {phase: rest | {'method': method, 'tasks': (0, 1)}},
           'schedule': (phase,)})
   return config, suites.make(config.suite.kind, load=load,
@@ -170,7 +171,7 @@ def stored_tasks(system: system_lib.System) -> tuple[methods.Earlier, ...]:
            if line['kind'] in json_records.ENTRY_KINDS}
   found = []
   for name in sorted(system.tasks, key=lambda n: (order.get(n, -1), n)):
-    metadata = checkpoint.task_metadata(system.workdir.task(name))
+    metadata = system.metadata(name)
     given, record = metadata['method'], metadata['record']
     if given['name'] not in methods.METHODS:
       continue
@@ -190,7 +191,7 @@ def _claim(work: workdir_lib.Workdir, entry: plan.Entry, config,
   Raises:
     ValueError: the name was given to something else.
   """
-  described: Any = json.loads(json.dumps(config_lib.to_dict(config)))
+  described = json_files.plain(config_lib.to_dict(config))
   begun = [line for line in json_records.read_lines(work.metrics)
            if line.get('entry') == entry.name]
   last = next((line for line in reversed(begun) if line['kind'] in (

@@ -1,6 +1,7 @@
 """What `mtl_jax.load` returns: a stored system whose tasks come and go.
 
     system.export('a', 'a.safetensors')      mtl_jax.import_task(workdir, file)
+    system.export_network('a', 'w.safetensors')      # for backbone.weights
     system.learn('digits', method='supsup', steps=500)
     system.merge(['a', 'b'])  system.rename('a', 'c')  system.delete('b')
     system.parameters('a')    system.apply_fn('a')
@@ -23,6 +24,7 @@ from mtl_jax.serving import edits
 from mtl_jax.serving import merging
 from mtl_jax.serving import programs
 from mtl_jax.serving import system as system_lib
+from mtl_jax.storage import workdir as workdir_lib
 
 
 class System(system_lib.System):
@@ -43,6 +45,15 @@ class System(system_lib.System):
     self.require(task)
     return artifact.export(self, task, path, with_basis, licence, text)
 
+  def export_network(self, task: str, path, licence: str = '',
+                     text: str = '') -> pathlib.Path:
+    """Writes a task's network as a file of weights, for `backbone.weights`.
+
+    See `serving.artifact.export_network`.
+    """
+    self.require(task)
+    return artifact.export_network(self, task, path, licence, text)
+
   def delete(self, task: str) -> None:
     """Removes a task that no other relies on; see `serving.edits.delete`."""
     self.require(task)
@@ -57,7 +68,7 @@ class System(system_lib.System):
             how: str = 'combination',
             name: str | None = None) -> merging.Merged:
     """Makes one task of several; see `serving.merging.merge`."""
-    for task in [tasks] if isinstance(tasks, str) else tasks:
+    for task in tasks if isinstance(tasks, (list, tuple)) else ():
       self.require(task)
     return merging.merge(self, tasks, weights, how, name)
 
@@ -92,12 +103,12 @@ def load(path, plugins=None, **options) -> System:
     ValueError: neither of the two, the backbone can't be made again, or a
       plugin is missing or fails.
   """
-  if not pathlib.Path(path).is_file():
+  if not workdir_lib.local_folder(path).is_file():
     return system_lib.load(path, plugins, kind=System, **options)
   folder = tempfile.TemporaryDirectory(prefix='mtl_jax-')
   root = pathlib.Path(folder.name) / 'system'
   try:
-    artifact.import_task(root, path)
+    artifact.unpack(root, path)
     system = system_lib.load(root, plugins, kind=System, **options)
   except BaseException:
     folder.cleanup()

@@ -94,7 +94,8 @@ def threshold(scores: Scores, at: float = 0.) -> Mask:
   >>> threshold({'w': jnp.array([-1., 0., 2.])})
   {'w': Array([False,  True,  True], dtype=bool)}
   """
-  if not trees.is_number(at) and getattr(at, 'shape', None) != ():
+  if (not trees.is_number(at) and getattr(at, 'shape', None) != ()
+      or not isinstance(at, jax.core.Tracer) and at != at):
     raise ValueError(f'the bound of a threshold is {at!r}; give a number')
   return jax.tree.map(lambda s: s >= at, _mask_leaves.rankable(scores))
 
@@ -152,8 +153,8 @@ def straight_through(
   """
   @jax.custom_vjp
   def sample(scores: Scores) -> Scores:
-    return jax.tree.map(lambda s, m: m.astype(s.dtype), scores,
-                        sample_fn(scores))
+    return trees.map_named(lambda _, s, m: s if s is None else m.astype(
+        s.dtype), scores, sample_fn(scores))
   sample.defvjp(lambda scores: (sample(scores), None),
                 lambda _, cotangent: (cotangent,))
   return sample
@@ -280,8 +281,8 @@ def unpack(packed: Tree, like: Tree) -> Mask:
                        'make it with masks.pack')
     if bits.shape != (-(-count // 8),):
       raise ValueError(
-          f'packed mask has {trees.size(bits)} bytes but {name} of shape '
-          f'{x.shape} needs {-(-count // 8)}')
+          f'packed mask has {trees.counted(trees.size(bits), "byte")} but '
+          f'{name} of shape {x.shape} needs {-(-count // 8)}')
     return jnp.unpackbits(bits, count=count).reshape(x.shape).astype(bool)
   return trees.map_named(leaf, trees.check_arrays(packed, 'a packed mask'),
                          trees.check_arrays(like, 'like'))
@@ -294,7 +295,7 @@ def stack(masks: Iterable[Mask]) -> Mask:
   >>> stack([{'w': jnp.array([True])}, {'w': jnp.array([False])}])['w'].shape
   (2, 1)
   """
-  masks = [require_bool(mask) for mask in masks]
+  masks = [require_bool(mask) for mask in masks or ()]
   if not masks:
     raise ValueError('a basis needs at least one mask')
   for other in masks[1:]:

@@ -134,8 +134,12 @@ def load_plugins(paths: Iterable[Any] | str | os.PathLike | None) -> None:
   """
   if paths is None:
     return
-  given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+  given = [paths] if isinstance(paths, (str, os.PathLike)) or not isinstance(
+      paths, Iterable) else list(paths)
   for given_path in given:
+    if not isinstance(given_path, (str, os.PathLike)):
+      raise ValueError(f'plugins: {given_path!r} is no path; give that of a '
+                       'Python file')
     path = pathlib.Path(given_path).expanduser().resolve()
     if not path.is_file():
       raise ValueError(f'plugins: there is no file {path}')

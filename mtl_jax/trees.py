@@ -163,6 +163,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
   return f' (did you mean: {", ".join(matches)}?)' if matches else ''
 
 
+def counted(count: int, noun: str) -> str:
+  """A number of things in words.
+
+  >>> counted(1, 'task'), counted(12000, 'class'), counted(2, 'batch')
+  ('1 task', '12,000 classes', '2 batches')
+  """
+  if count == 1:
+    return f'1 {noun}'
+  return f'{count:,} {noun}{"es" if noun[-1] in "sxh" else "s"}'
+
+
 def hashable(value: Any) -> Any:
   """Lists as tuples, to any depth: JSON has no tuples.
 

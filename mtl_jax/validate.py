@@ -1,10 +1,10 @@
 """What is refused before a run writes anything."""
 
-import json
 from typing import Any, NoReturn
 
 import numpy as np
 
+from mtl_jax import json_files
 from mtl_jax import parallel
 from mtl_jax import trees
 from mtl_jax.config import config as config_lib
@@ -13,7 +13,6 @@ from mtl_jax.config import plan
 from mtl_jax.data import batches
 from mtl_jax.parallel import mesh
 from mtl_jax.storage import checkpoint
-from mtl_jax.storage import formats
 from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import drivers
@@ -28,14 +27,14 @@ def check_config(work: workdir_lib.Workdir, config) -> None:
   More may come after what it has: phases, tasks of the suite, tasks of a phase
   that learns them one after another (see `growth`).
   """
-  formats.require(work.root)
+  work.require_own()
   if not work.config.exists():
     if work.tasks.is_dir() and any(work.tasks.iterdir()):
       raise ValueError(f'{work.root} has tasks but no config.json; choose '
                        'another workdir')
     return
   kept = json_records.read_json(work.config)
-  given = json.loads(json.dumps(config_lib.to_dict(config)))
+  given = json_files.plain(config_lib.to_dict(config))
   if _learned_by(kept) == _learned_by(given):
     return
   try:
@@ -50,7 +49,7 @@ def check_config(work: workdir_lib.Workdir, config) -> None:
     raise ValueError(
         f'{work.root} holds a run of another config: {other.name} is '
         f'{other.before!r} there and {other.now!r} now{more}; '
-        f'{other.why + ", or " if other.why else ""}choose another --workdir'
+        f'{other.why + ", or " if other.why else ""}choose another workdir'
         f'{"" if other.why else ", or the old value"}. Nothing was changed'
     ) from None
 
@@ -69,7 +68,7 @@ def _refuse_other(work, kept, given, why: str) -> NoReturn:
       f'{work.root} holds a run of another config: {name} is '
       f'{old.get(name)!r} there and {new.get(name)!r} now'
       f'{f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""}; '
-      f'choose another --workdir, or the old value ({why}). Nothing was '
+      f'choose another workdir, or the old value ({why}). Nothing was '
       'changed')
 
 
@@ -120,7 +119,7 @@ def check_backbone(work: workdir_lib.Workdir, backbone) -> None:
     if kept != backbone.recipe['fingerprint']:
       raise ValueError(
           f'{work.root} has the backbone {kept}, not '
-          f'{backbone.recipe["fingerprint"]}; choose another --workdir. '
+          f'{backbone.recipe["fingerprint"]}; choose another workdir. '
           'Nothing was changed')
 
 
@@ -146,7 +145,7 @@ def check_sources(work: workdir_lib.Workdir, suite, data) -> dict[str, str]:
         raise ValueError(
             f'source {name} is version {found[name]}, but {work.root} was '
             f'begun with version {before}: bring that back (the data, or the '
-            'mtl_jax that read them), or choose another --workdir. Nothing was '
+            'mtl_jax that read them), or choose another workdir. Nothing was '
             'changed')
   return found
 

@@ -153,7 +153,7 @@ def test_a_vits_biases_and_positions_are_its_own():
 
 
 @pytest.mark.parametrize('model, option', [
-    ('vit_ti', {'weights': 'root.npz'}), ('part_resnet', {'noise': .1}),
+    ('part_resnet', {'noise': .1}),
     ('fully_connected', {'scale': .05})])
 def test_an_option_that_the_init_replaces_is_refused(model, option):
   """And either remedy is taken."""

@@ -12,10 +12,12 @@ FILES = sorted(p.relative_to(ROOT).as_posix()
                for p in (ROOT / 'mtl_jax').rglob('*.py'))
 CONFIGS = sorted(p.relative_to(ROOT).as_posix()
                  for p in (ROOT / 'configs').glob('*.py'))
+EXPERIMENTS = sorted(p.relative_to(ROOT).as_posix()
+                     for p in (ROOT / 'experiments').rglob('*.py'))
 HEAVY = ('absl', 'chex', 'flax', 'jinja2', 'matplotlib',
          'ml_collections', 'optax', 'orbax', 'PIL', 'rich', 'safetensors',
          'sklearn', 'tensorboardX', 'tensorflow', 'tensorflow_datasets',
-         'torch')
+         'torch', 'wandb')
 
 
 def imported(path):
@@ -307,3 +309,12 @@ def test_nothing_executable_is_read():
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
       if isinstance(node, ast.keyword) and node.arg == 'allow_pickle':
         assert ast.literal_eval(node.value) is False, path
+
+
+def test_one_reader_of_json():
+  """It holds what it reads against a schema, and says where it stands."""
+  homes = {path for path in (*FILES, *EXPERIMENTS) for node in ast.walk(
+      ast.parse((ROOT / path).read_text())) if isinstance(node, ast.Attribute)
+           and node.attr in ('load', 'loads')
+           and getattr(node.value, 'id', None) == 'json'}
+  assert homes == {'mtl_jax/json_files.py'}

@@ -99,7 +99,7 @@ def test_combine_makes_no_float_copy_of_the_basis():
     ({'w': np.ones((3, 1, 1), np.float32), 'b': None},
      'w has coefficients of'),
     ({'w': np.ones((3, 9), np.float32), 'b': None},
-     'w has coefficients for 9 blocks but . output units; take at most'),
+     'w has coefficients for 9 blocks, but . output units; take'),
     ({'w': np.ones(3, np.float32), 'b': np.ones(3, np.float32)},
      'b has coefficients but no basis masks'),
     ({'w': np.ones(3, np.float32)}, 'leaf b stands only in the second')])

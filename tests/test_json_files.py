@@ -1,6 +1,7 @@
 """One reader: what isn't as it was written is named with file and line."""
 
 import json
+import re
 
 import pytest
 
@@ -96,3 +97,23 @@ def test_only_a_last_line_may_be_cut(tmp_path):
   path.write_text('{"kind": "ta\n{"kind": "run"}\n')
   with pytest.raises(ValueError, match='log, line 1: the log is malformed'):
     list(json_files.read_lines(path, KINDS, 'the log'))
+
+
+def test_text_in_something_else_is_held_against_a_type_too():
+  assert json_files.parse(b'{"a": 1}', {'a': int}, 'x', 'the header') == {
+      'a': 1}
+  for text, types, said in (
+      ('{', {}, 'x, line 1: the header is malformed: Expecting'),
+      ('[]', {}, 'expected an object, got []; copy it again'),
+      ('{}', {'a': int}, "x: the header lacks 'a' (an integer); copy it again"),
+      ('3', list, 'x: the header is malformed: expected a list, got 3')):
+    with pytest.raises(ValueError, match=re.escape(said)):
+      json_files.parse(text, types, 'x', 'the header', 'copy it again')
+
+
+def test_a_committed_file_may_not_be_cut(tmp_path):
+  path = tmp_path / 'log'
+  path.write_text('{"a": 1}\n{"a": ')
+  assert list(json_files.read_lines(path, None, 'the log')) == [{'a': 1}]
+  with pytest.raises(ValueError, match='line 2: the log is malformed'):
+    list(json_files.read_lines(path, None, 'the log', may_be_cut=False))

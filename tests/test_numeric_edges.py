@@ -99,7 +99,7 @@ def test_a_traced_density_is_refused_with_its_remedy():
 def test_what_is_not_packed_is_refused():
   with pytest.raises(ValueError, match='packed mask of a/w is float32.*pack'):
     masks.unpack(FLOATS, FLOATS)
-  with pytest.raises(ValueError, match='has 1 bytes but a/w'):
+  with pytest.raises(ValueError, match='has 1 byte but a/w'):
     masks.unpack({'a': {'w': np.array(1, np.uint8)}},
                  {'a': {'w': np.zeros(9)}})
   with pytest.raises(ValueError, match='a/w is packed, but .like. has no'):
@@ -115,6 +115,13 @@ def test_what_is_not_packed_is_refused():
     (lambda: trees.digest(KEY), 'give jax.random.key_data'),
     (lambda: trees.digest('x'.__len__), 'has no digest'),
     (lambda: masks.threshold(FLOATS, 'x'), "threshold is 'x'; give a number"),
+    (lambda: masks.threshold(FLOATS, float('nan')), 'threshold is nan; give'),
+    (lambda: masks.top_k(FLOATS, None), 'density is None; give a number'),
+    (lambda: masks.straight_through(lambda s: {'x': s})(FLOATS),
+     'stands only in the .* of the two trees'),
+    (lambda: masks.stack(None), 'a basis needs at least one mask'),
+    (lambda: masks.random(0, FLOATS, .5), 'key is 0; give one key, as jax.ra'),
+    (lambda: masks.random(jax.random.split(KEY), FLOATS, .5), 'give one key'),
     (lambda: masks.erdos_renyi({'w': np.zeros((2, 2))}, '2'), "eps is '?2"),
     (lambda: masks.signed_constant(KEY, {'w': np.zeros((2, 2), np.int32)}),
      'w is int32: a signed constant needs'),

@@ -339,7 +339,7 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 def test_tasks_that_do_not_divide_are_refused():
   with pytest.raises(ValueError, match=(
-      '12 tasks at once do not divide over 8 devices; choose a multiple')):
+      'tasks_at_once is 12, which cannot be divided over 8 devices; choose')):
     parallel.split_tasks({'x': np.zeros((12, 3))})
 
 

@@ -3,10 +3,13 @@
 import jax
 import numpy as np
 import pytest
+import tiny
+import tiny_banks as banks
 
 import mtl_jax
-import tiny
 from mtl_jax import models
+from mtl_jax.data import sources
+from mtl_jax.inference import identify
 from mtl_jax.models import mlp
 
 
@@ -49,4 +52,22 @@ def test_inference_and_streams(strict, tmp_path, kind):
   config = tiny.make(kind)
   assert tiny.learn(config, tmp_path / 'run')['verified']['ok']
   system = mtl_jax.load(tmp_path / 'run')
-  system.predict(np.zeros((3, 8, 8, 1), np.uint8))
+  names = [name for name in system.tasks if '@' not in name
+           and system.record(name)['bytes']['masks']]
+  raw = sources.load('digits').test.images[:16]
+  for rule in identify.RULES:
+    found = system.identify(system.observe(raw, names[0]), rule, names=names)
+    assert found.task in names
+
+
+@pytest.mark.parametrize('rule, objective', [
+    (rule, objective) for rule in identify.RULES
+    for objective in identify.OBJECTIVES
+    if (rule, objective) != ('brute_force', 'superfluous')])
+def test_every_rule_and_objective(strict, rule, objective):
+  loss = lambda params: identify.OBJECTIVES[objective](
+      banks.logits_of(params), banks.EVERY, 2)
+  found = banks.infer(rule, banks.bank_of(3), np.array([True, True, False]),
+                      loss)
+  assert int(found.task) in (0, 1)
+  assert not identify.fits_no_task(found.gradient, np.ones(3, bool)).shape

@@ -58,6 +58,18 @@ def test_the_command_passes_on_a_good_run(run):
   assert '3 tasks verified' in done.stdout
 
 
+@pytest.mark.parametrize('tasks, partly, said', [
+    (1, 0, '1 task verified: all hashes and outputs are those of its commit'),
+    (3, 0, '3 tasks verified: all hashes and outputs are those of their '
+           'commits'),
+    (0, 0, '0 tasks verified: all hashes and outputs are those of their '
+           'commits'),
+    (1, 1, '1 task verified in part: all hashes are those of its commit; the '
+           'notes say what is lacking')])
+def test_one_task_is_no_tasks(tasks, partly, said):
+  assert str(verification.Result(tasks, [], [], partly)) == said
+
+
 def flip(leaf):
   def change(arrays):
     arrays[leaf].view(np.uint8).reshape(-1)[0] ^= 1
@@ -313,7 +325,7 @@ def test_a_folder_alone_says_what_it_lacks(run, tmp_path):
                'the tasks permuted-00 (', 'probe images of digits',
                'suite permuted-digits'):
     assert text in found.notes[0]
-  assert str(found).startswith('1 verified in part')
+  assert str(found).startswith('1 task verified in part')
   tiny.rewrite(alone, flip('coefficients/Dense_0/kernel'))
   fault, = verify.check(alone).faults
   assert 'leaf coefficients/Dense_0/kernel was changed' in fault

@@ -5,8 +5,9 @@
 Results of a CPU lie in results/, those of a GPU in results/gpu/.
 """
 
-import json
 import pathlib
+
+from mtl_jax import json_files
 
 HERE = pathlib.Path(__file__).parent
 BEGIN, END = '<!-- results -->', '<!-- end of results -->'
@@ -186,7 +187,9 @@ def rewrite(readme: str, table: str, begin: str = BEGIN,
 
 
 def _lines(path: pathlib.Path) -> list[dict]:
-  return [json.loads(line) for line in path.read_text().splitlines()]
+  return list(json_files.read_lines(
+      path, None, 'the file of results',
+      'measure again, or restore it with git', may_be_cut=False))
 
 
 # Of each file: its renderer and the words of its markers.

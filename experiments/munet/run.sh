@@ -7,9 +7,10 @@ for seed in 0 1 2; do
   go munet preliminary_s$seed --config=configs/munet_preliminary.py --config.seed=$seed
 done
 go munet root_s0 --config=configs/munet_root.py
-root=$runs/munet_root.npz
-python experiments/munet/root.py "$runs/munet_root_s0" "$root"
-weights=--config.backbone.options.weights=$root
+root=$runs/munet_root.safetensors
+python -m mtl_jax export --workdir="$runs/munet_root_s0" --task=omniglot \
+  --network --output="$root"
+weights=--config.backbone.weights=$root
 for seed in 0 1 2; do
   go munet characters_s$seed --config=configs/munet_characters.py:four --config.seed=$seed "$weights"
 done

@@ -43,7 +43,7 @@ def main(given: argparse.Namespace) -> int | None:
   if given.task is not None:
     if given.task not in system.tasks:
       system.predict(np.zeros(0), task=given.task)  # refuses the name
-    _print_json(checkpoint.load_metadata(system.workdir.task(given.task)))
+    _print_json(system.metadata(given.task))
     return None
   found = describe(system)
   if not found['tasks']:
@@ -73,7 +73,7 @@ def describe(system: system_lib.System) -> dict:
   """
   tasks = []
   for name in system.tasks:
-    metadata = checkpoint.load_metadata(system.workdir.task(name))
+    metadata = system.metadata(name)
     record = metadata['record']
     density = list((record.get('density') or {}).values())
     used = {reference['task'] for reference in (

@@ -14,7 +14,6 @@ import numpy as np
 from mtl_jax import lifecycle
 from mtl_jax.commands import inputs
 from mtl_jax.serving import system as system_lib
-from mtl_jax.storage import checkpoint
 
 DESCRIPTION = (
     'Says what images show: the class, its probability, and those of all '
@@ -69,7 +68,7 @@ def main(given: argparse.Namespace) -> int | None:
     logits = np.concatenate([
         np.asarray(system.predict(read.rows[i:i + given.batch_size], task=task))
         for i in range(0, len(read.rows), given.batch_size)])
-  metadata = checkpoint.load_metadata(system.workdir.task(task))
+  metadata = system.metadata(task)
   rows = answers(read.names, task, logits, metadata)
   text = _as_csv(rows) if form == 'csv' else json.dumps(
       rows, indent=2, ensure_ascii=False) + '\n'
@@ -102,7 +101,10 @@ def choose(system: system_lib.System, task: str | None,
   names = system.tasks
   if not names:
     raise ValueError(f'no finished task in {system.workdir.root}')
-  if among is not None and task is None:
+  if among is not None and task is not None:
+    raise ValueError(f'--task={task} leaves nothing to infer among '
+                     f'{", ".join(among)}; leave out --task or --among')
+  if among is not None:
     every, names = names, [name for name in names if any(
         fnmatch.fnmatchcase(name, pattern) for pattern in among)]
     if not names:
@@ -115,8 +117,7 @@ def choose(system: system_lib.System, task: str | None,
     system.predict(np.zeros(0), task=task)  # refuses the name
   forms = {(tuple(m['source_shape']), m.get('source_dtype', 'uint8'))
            for m in ([known.metadata] if known else (
-               checkpoint.load_metadata(system.workdir.task(name))
-               for name in names))}
+               system.metadata(name) for name in names))}
   if len(forms) > 1:
     raise ValueError(
         'the tasks take inputs of several kinds '

@@ -38,6 +38,8 @@ class Config:
     tensorboard: write scalars for TensorBoard (extra `tensorboard`).
     mesh: divides large arrays over devices as well, for backbones whose
       training does not fit on one; `None` divides batches or tasks alone.
+    wandb: project of Weights & Biases that gets the scalars (extra `wandb`);
+      they stay in the workdir until `wandb sync`. Empty for none.
   """
   seed: int
   suite: config_parts.Suite
@@ -52,6 +54,7 @@ class Config:
   transparency: int = 0
   tensorboard: bool = False
   mesh: config_parts.MeshAxes | None = None
+  wandb: str = ''
 
   def __post_init__(self):
     if not self.phases:
@@ -152,7 +155,7 @@ _DRIVERS: dict[str, type] = {'rounds': config_parts.Rounds,
                              'stream': config_parts.Stream,
                              'search': config_parts.Search}
 _OWN = ('method', 'tasks', 'repeats', 'control', 'tasks_at_once', 'pool',
-        'loss', 'early_stop')
+        'loss', 'early_stop', 'validate_every')
 
 
 def _phase(name: str, given: dict) -> phase_lib.Phase:

@@ -15,8 +15,9 @@ from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
 from mtl_jax.data import suites
 
-# Fields of measurements after training: they change nothing that is learned.
-FREE = ('identify', 'mixed_rows', 'transparency')
+# Fields of measurements after training, and of where scalars go: they change
+# nothing that is learned.
+FREE = ('identify', 'mixed_rows', 'transparency', 'tensorboard', 'wandb')
 _OWN = ('suite', 'phases', 'schedule')
 
 
@@ -110,7 +111,8 @@ def _same_tasks(before: suites.Suite, now: suites.Suite, old, new) -> None:
   """Requires the old tasks at the beginning of the suite, unchanged."""
   if len(now.tasks) < len(before.tasks):
     _same(old, new, lambda c: {'suite': config_lib.to_dict(c)['suite']})
-    raise Other('suite', f'{len(before.tasks)} tasks', f'{len(now.tasks)}')
+    raise Other('suite', trees.counted(len(before.tasks), 'task'),
+                f'{len(now.tasks)}')
   for i, (one, other) in enumerate(zip(before.tasks, now.tasks)):
     if one == other:
       continue

@@ -8,6 +8,7 @@ from mtl_jax.evolution import networks
 from mtl_jax.evolution import spaces
 from mtl_jax.inference import identify
 from mtl_jax.models import precision
+from mtl_jax.models import pretrained
 from mtl_jax.parallel import mesh
 from mtl_jax.steps import optimizers
 
@@ -31,13 +32,24 @@ class Backbone:
   Attributes:
     model: name in `mtl_jax.models.MODELS`.
     outputs: logits; at least the classes of every task.
-    init: 'signed_constant' (SupSup), or 'default' (the module's own).
+    init: 'signed_constant' (SupSup), or 'default' (the module's own); of the
+      leaves that no file fills.
     seed: of the weights; `None` takes the run's seed.
     compute_dtype: 'float32', or 'bfloat16' for the products alone: weights,
       scores and logits stay float32.
     remat: of models made of blocks: training keeps what goes into each block
       and computes what is inside it again for the gradients. It needs less
       memory and more time; the numbers are equal to rounding.
+    weights: a file with trained weights: an .npz without pickled objects, a
+      .safetensors, or a folder that Orbax wrote. The workdir keeps what was
+      read of it.
+    names: with `weights`: ordered (pattern, replacement) pairs that make paths
+      of leaves of the file's names, norm statistics behind 'stats/'; the first
+      pattern that matches a whole name decides, and `None` leaves it out. Not
+      given: the paths themselves, the names of a Flax checkpoint ('params/...',
+      'batch_stats/...'), or a form in which the model's weights are published.
+    fresh: with `weights`: patterns of the leaves that stay as they are drawn,
+      such as a new head. All others must be in the file.
     options: further options of the model, as (name, value) pairs.
   """
   model: str
@@ -46,6 +58,9 @@ class Backbone:
   seed: int | None = None
   compute_dtype: str = 'float32'
   remat: bool = False
+  weights: str | None = None
+  names: tuple | None = None
+  fresh: tuple[str, ...] = ()
   options: tuple = ()
 
   def __post_init__(self):
@@ -58,6 +73,11 @@ class Backbone:
     if self.seed is not None and not 0 <= self.seed < 1 << 32:
       raise ValueError(f'backbone seed is {self.seed}; it must lie between 0 '
                        'and 2 ** 32 - 1')
+    for name in ('names', 'fresh'):
+      if getattr(self, name) and self.weights is None:
+        raise ValueError(f'backbone.{name} says how a file of weights fills '
+                         'the leaves; give weights=, or leave it out')
+    pretrained.check_names(self.names or ())
     models.check_init(self.model, self.init, dict(self.options))
     made = models.make(self.model, self.outputs, **dict(self.options))
     if self.remat:

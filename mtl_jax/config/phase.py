@@ -39,6 +39,9 @@ class Phase:
     loss: of classifications: 'softmax' over all outputs of the network, or
       'classes' over the task's own alone.
     early_stop: ends a task's training; `epochs` are then the most it gets.
+    validate_every: steps between two measurements on the validation images
+      while a task trains, for its validation curve; 0 measures at the end
+      alone. What is learned stays the same.
   """
   name: str
   method: str
@@ -52,6 +55,7 @@ class Phase:
   pool: bool = False
   loss: str = 'softmax'
   early_stop: watch.EarlyStop | None = None
+  validate_every: int = 0
 
   def __post_init__(self):
     if not re.fullmatch(r'\w[\w.-]*', self.name) or (
@@ -78,9 +82,15 @@ class Phase:
                        f'number, or {AUTO!r}')
     if self.most_at_once < 1 or self.repeats < 1:
       raise ValueError('tasks_at_once and repeats must be at least 1')
+    if self.validate_every < 0:
+      raise ValueError(f'validate_every is {self.validate_every}; it must be '
+                       'at least 0')
     if self.search is not None:
       _check_search(self)
       return
+    if self.stream is not None and self.validate_every:
+      raise ValueError('a stream does not know whose validation images are '
+                       'meant; leave out validate_every')
     if bool(self.training.steps) == bool(self.training.epochs):
       raise ValueError('give either steps or epochs; got '
                        f'steps={self.training.steps}, '
@@ -212,7 +222,8 @@ def _check_search(phase: Phase) -> None:
            if getattr(phase.training, name) != getattr(plain, name)]
   taken += [f.name for f in dataclasses.fields(phase)
             if f.name in ('repeats', 'tasks_at_once', 'pool', 'loss',
-                          'early_stop') and getattr(phase, f.name) != f.default]
+                          'early_stop', 'validate_every')
+            and getattr(phase, f.name) != f.default]
   if taken:
     raise ValueError(f'a search takes no {taken[0]}; the search space has the '
                      'optimizer, and generations and children say how long it '

@@ -1,14 +1,15 @@
 """From a config to the ordered list of impressions that it asks for."""
 
 import dataclasses
-import unicodedata
 import zlib
 from collections.abc import Sequence
 
 import jax
 
 from mtl_jax import methods
+from mtl_jax import trees
 from mtl_jax.config import config as config_lib
+from mtl_jax.data import names as names_lib
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
 
@@ -209,23 +210,22 @@ def relied(known: list[methods.Earlier],
   phase, names = group[0].phase, {entry.name for entry in group}
   first = next((i for i, e in enumerate(known)
                 if e.phase == phase.name and e.name in names), len(known))
+  # `system.learn` may give a phase's name to tasks of several methods: those of
+  # another one are none of this phase.
+  known = [e for e in known[:first]
+           if e.phase != phase.name or e.method == phase.method]
   try:
-    found = list(phase.make_method().relies_on(known[:first], phase.name))
+    found = list(phase.make_method().relies_on(known, phase.name))
   except ValueError:
     raise
   except Exception as error:  # pylint: disable=broad-except
     raise ValueError(f'method {phase.method}: relies_on fails: '
                      f'{type(error).__name__}: {error}') from error
   for e in found:
-    if e not in known[:first]:
+    if e not in known:
       raise ValueError(f'method {phase.method}: relies_on must give those of '
                        f'the impressions that it was given; {e!r} is none')
   return found
-
-
-def _folded(name: str) -> str:
-  """Equal for names that some disk takes for one."""
-  return unicodedata.normalize('NFC', name).casefold()
 
 
 def check(config: config_lib.Config, suite: suites.Suite,
@@ -236,14 +236,14 @@ def check(config: config_lib.Config, suite: suites.Suite,
   owner: dict[str, str] = {}
   named: dict[str, str] = {}
   for phase in config.phases:
-    other = named.setdefault(_folded(phase.name), phase.name)
+    other = named.setdefault(names_lib.folded(phase.name), phase.name)
     if other != phase.name:
       raise ValueError(
           f'phases {other!r} and {phase.name!r} would share files on disks '
           'that do not tell capital letters apart; rename one of them')
     # A stream's masks have names of their own; its tasks must fit all the same.
     for entry in entries(phase.named, suite):
-      folded = _folded(entry.name)
+      folded = names_lib.folded(entry.name)
       if folded in owner and phase.stream is None:
         raise ValueError(
             f'phases {owner[folded]} and {phase.name} both leave an '
@@ -252,8 +252,9 @@ def check(config: config_lib.Config, suite: suites.Suite,
         owner[folded] = phase.name
       if entry.task.classes > config.backbone.outputs:
         raise ValueError(
-            f'task {entry.task.name} has {entry.task.classes} classes but the '
-            f'backbone has {config.backbone.outputs} outputs')
+            f'task {entry.task.name} has '
+            f'{trees.counted(entry.task.classes, "class")} but the backbone '
+            f'has {trees.counted(config.backbone.outputs, "output")}')
     try:
       relied(before(config, suite, phase, earlier),
              groups(phase.named, suite)[0])

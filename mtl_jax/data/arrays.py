@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 
+from mtl_jax import trees
 from mtl_jax.data import labels as labels_lib
 from mtl_jax.data import splits
 from mtl_jax.data import tables
@@ -144,9 +145,10 @@ def from_texts(name, train, test=None, words=tables.WORDS,
       without training texts.
   """
   if words < 2 or length < 1:
-    raise ValueError(f'source {name!r}: {words} words and a length of '
-                     f'{length}; at least 2 words (0 pads) and a length of 1 '
-                     'are needed')
+    raise ValueError(f'source {name!r}: '
+                     f'{trees.counted(words, "word")} and a length of '
+                     f'{length}; at least 2 words (0 pads) and a length of '
+                     '1 are needed')
   # Numbers of texts are divided first, then the words of one part are counted.
   pairs = [pair and _numbered(len(pair[0]), _whole(
       f'source {name!r}, split {split!r}', pair[1]))

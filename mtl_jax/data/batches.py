@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from mtl_jax import trees
+
 
 def check_size(images: int, batch_size: int) -> None:
   """Refuses a batch larger than a task's training images."""
@@ -29,8 +31,9 @@ def check_epochs(batches: dict[str, int]) -> None:
   for name, count in batches.items():
     if abs(count - counted) > .03 * counted:
       raise ValueError(
-          f'an epoch of task {first} has {counted} batches but one of task '
-          f'{name} has {count}, and tasks trained together take equally many '
+          f'an epoch of task {first} has '
+          f'{trees.counted(counted, "batch")} but one of task {name} has '
+          f'{count}, and tasks trained together take equally many '
           'steps; give steps instead of epochs')
 
 

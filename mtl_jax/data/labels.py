@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mtl_jax import trees
 from mtl_jax.data import splits as splits_lib
 from mtl_jax.data import tasks as tasks_lib
 
@@ -40,8 +41,8 @@ def require_training(source: splits_lib.Source) -> None:
   if held[first]:
     raise ValueError(
         f'source {source.name!r}: {_named(source, [first])} has '
-        f'{_images(held[first])}, none of them for training; add some there, '
-        'or leave the class out')
+        f'{trees.counted(held[first], "image")}, none of them for training; '
+        'add some there, or leave the class out')
   raise ValueError(
       f'source {source.name!r}: {_named(source, lacking)} '
       f'{"has" if len(lacking) == 1 else "have"} no images; labels count from '
@@ -109,8 +110,9 @@ def _look_at_classes(task, source, view, wrong, said):
   elif untested.any():
     said.append(say(untested, 'no test images'))
   if untrained.any():
-    wrong.append(say(untrained, f'{_images(held[untrained].sum())} for '
-                     'validation and test but none for training'))
+    wrong.append(say(
+        untrained, trees.counted(held[untrained].sum(), 'image') + ' for '
+        'validation and test but none for training'))
   if absent.any():
     wrong.append(say(absent, 'no images'))
 
@@ -195,10 +197,6 @@ def sentences(records: list[dict], most: int | None = None) -> list[str]:
 def _per_class(source):
   return {split: np.bincount(getattr(source, split).labels,
                              minlength=source.classes) for split in _SPLITS}
-
-
-def _images(count):
-  return '1 image' if count == 1 else f'{count:,} images'
 
 
 def _named(source, classes):

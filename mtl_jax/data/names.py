@@ -12,6 +12,15 @@ from mtl_jax.data import tasks
 _KEPT = 60  # bytes of a name that is too long
 
 
+def folded(name: str) -> str:
+  """Equal for names that some disk takes for one.
+
+  >>> folded('Birds') == folded('birds')
+  True
+  """
+  return unicodedata.normalize('NFC', name).casefold()
+
+
 def of_number(kind: str, number: int, count: int,
               width: int | None = None) -> dict[str, str]:
   """Name and key of a numbered task, as arguments of `Task`.

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 
+from mtl_jax import trees
 from mtl_jax.data import options
 
 
@@ -37,13 +38,15 @@ def drawn(found, classes_per_task, num_tasks, seed):
     num_tasks, left = divmod(found.classes, classes_per_task)
     if left:
       raise ValueError(
-          f'split: {found.classes} classes of {found.name!r} do not divide '
+          f'split: the {trees.counted(found.classes, "class")} of '
+          f'{found.name!r} cannot be divided '
           f'into groups of {classes_per_task}; give num_tasks={num_tasks} to '
           f'leave {left} out')
   options.positive('num_tasks', num_tasks)
   if num_tasks * classes_per_task > found.classes:
     raise ValueError(
-        f'split: {num_tasks} tasks of {classes_per_task} classes need more '
+        f'split: {trees.counted(num_tasks, "task")} of '
+        f'{trees.counted(classes_per_task, "class")} need more '
         f'than the {found.classes} of {found.name!r}')
   order = (np.arange(found.classes) if seed is None
            else np.random.RandomState(seed).permutation(found.classes))

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import aliases
+from mtl_jax import trees
 from mtl_jax.data import pixels
 from mtl_jax.data import transforms as transforms_lib
 
@@ -41,7 +42,8 @@ def output_shape(kinds: transforms_lib.Kinds,
   for kind, *args in kinds:
     if kind == 'fit':
       if image_shape[-1] not in (1, 3):
-        raise ValueError(f'fit: images have {image_shape[-1]} channels; only '
+        raise ValueError(f'fit: images have '
+                         f'{trees.counted(image_shape[-1], "channel")}; only '
                          '1 and 3 can be converted')
       image_shape = tuple(args)
   return tuple(image_shape)
@@ -92,8 +94,9 @@ def parameters(transforms: Sequence[transforms_lib.Transform],
 def _per_channel(name: str, values: Sequence[float],
                  channels: int) -> np.ndarray:
   if len(values) not in (1, channels):
-    raise ValueError(f'normalise: {name} has {len(values)} values but images '
-                     f'have {channels} channels')
+    raise ValueError(f'normalise: {name} has '
+                     f'{trees.counted(len(values), "value")} but images have '
+                     f'{trees.counted(channels, "channel")}')
   return np.array(np.broadcast_to(values, (channels,)) * 255, np.float32)
 
 

@@ -13,6 +13,7 @@ import re
 
 import numpy as np
 
+from mtl_jax import json_files
 from mtl_jax.data import cache
 from mtl_jax.data import folders
 from mtl_jax.data import label_makers
@@ -189,17 +190,12 @@ def _newest(base, tfds_dir):
 
 def _info(name, version):
   """What TFDS wrote about a prepared set."""
-  file = version / 'dataset_info.json'
-  try:
-    info = json.loads(file.read_text(encoding='utf-8'))
-    if not isinstance(info['name'], str) or not all(
-        isinstance(split['name'], str)
-        and isinstance(split['shardLengths'], list)
-        for split in info['splits']):
-      raise TypeError('other types')
-  except (KeyError, TypeError, ValueError) as error:
-    raise ValueError(f'source {name!r}: {file} does not say what TFDS writes '
-                     'there (name and splits); prepare the set anew') from error
+  file, what = version / 'dataset_info.json', 'what TFDS says of the set'
+  remedy = f'prepare the set of source {name!r} anew'
+  info = json_files.read(file, {'name': str, 'splits': list}, what, remedy)
+  for split in info['splits']:
+    json_files.check(split, {'name': str, 'shardLengths': list}, str(file),
+                     what, remedy)
   return info
 
 

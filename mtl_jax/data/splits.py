@@ -36,6 +36,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mtl_jax import trees
+
 
 class Arrays(NamedTuple):
   """One split.
@@ -189,8 +191,10 @@ def leaks(source):
 
 def _require_pairs(name, split, pair):
   if pair and len(pair[0]) != len(pair[1]):
-    raise ValueError(f'source {name!r}, split {split!r}: {len(pair[0])} inputs '
-                     f'but {len(pair[1])} labels; there must be as many')
+    raise ValueError(f'source {name!r}, split {split!r}: '
+                     f'{trees.counted(len(pair[0]), "input")} but '
+                     f'{trees.counted(len(pair[1]), "label")}; there must '
+                     'be as many')
 
 
 def divide(name, version, classes, train, valid=None, test=None,
@@ -215,8 +219,9 @@ def divide(name, version, classes, train, valid=None, test=None,
   tests = 0 if test else max(1, len(order) // 5)
   valids = 0 if valid else max(1, min(5000, (len(order) - tests) // 10))
   if 0 < tests + valids >= len(order):
-    raise ValueError(f'source {name!r}: {len(order)} images are too few to '
-                     'split off validation and test')
+    raise ValueError(f'source {name!r}: '
+                     f'{trees.counted(len(order), "image")} cannot be divided: '
+                     'too few to split off validation and test')
 
   which = np.full(len(order), 'train')
   which[order[:tests]] = 'test'
@@ -276,7 +281,8 @@ def divide_within(name, version, classes, whole, groups, class_names=None,
                                    return_counts=True)
   if sizes.min() < 3:
     raise ValueError(
-        f'source {name!r}: a group of {sizes.min()} images is too small for '
+        f'source {name!r}: a group of '
+        f'{trees.counted(sizes.min(), "image")} is too small for '
         f'train, validation and test (number {values[sizes.argmin()]}); give '
         'it more images, or leave it out')
   place = np.arange(len(order)) - np.repeat(start, sizes)

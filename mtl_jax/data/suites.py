@@ -49,6 +49,7 @@ import re
 
 import numpy as np
 
+from mtl_jax import trees
 from mtl_jax.data import labels as labels_lib
 from mtl_jax.data import names as names_lib
 from mtl_jax.data import official
@@ -123,8 +124,9 @@ def _with_common(suite, common):
   if common.get('names') is not None:
     given = common['names']
     if len(given) != len(tasks):
-      raise ValueError(f'suite.names has {len(given)} names, but the suite has '
-                       f'{len(tasks)} tasks; give one for each')
+      raise ValueError(
+          f'suite.names has {trees.counted(len(given), "name")}, but the suite '
+          f'has {trees.counted(len(tasks), "task")}; give one for each')
     tasks = tuple(dataclasses.replace(task, name=name, key=task.drawn_by)
                   for task, name in zip(tasks, given))
   return Suite(suite.name, tasks)

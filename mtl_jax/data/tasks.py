@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mtl_jax import trees
 from mtl_jax.data import transforms
 
 LONGEST = 100  # bytes of a name; more is added where it names a folder
@@ -45,7 +46,8 @@ class Task:
 
   def __post_init__(self):
     if not isinstance(self.name, str) or not re.fullmatch(
-        r'\w[\w.-]*', self.name) or len(self.name.encode()) > LONGEST:
+        r'\w[\w.-]*', self.name) or len(self.name.encode()) > LONGEST or (
+            '.orbax-' in self.name):  # of folders that are half written
       raise ValueError(
           f'task name {self.name!r} may hold only letters, digits, "_", "-" '
           f'and ".", at most {LONGEST} bytes; give suite.names')
@@ -125,7 +127,8 @@ def view(task, source):
   kept = range(source.classes) if task.labels is None else task.labels
   if len(kept) != task.classes or not all(
       -1 <= label < source.classes for label in kept):
-    raise ValueError(f'task {task.name!r} has {task.classes} classes '
+    raise ValueError(f'task {task.name!r} has '
+                     f'{trees.counted(task.classes, "class")} '
                      f'{list(kept)[:20]}, but source {source.name!r} has '
                      f'{source.classes}')
   label_map = np.full(source.classes, -1, np.int32)

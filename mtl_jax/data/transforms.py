@@ -6,11 +6,12 @@ device: `kinds(chain)` is its static part there.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+
+from mtl_jax import json_files
 
 # Names and order of each kind's arguments; the static ones are in STATIC.
 KINDS = {
@@ -162,7 +163,8 @@ def from_json(value: str | Sequence[Any]) -> Chain:
   >>> from_json(to_json((permute(3), rotate(90)))) == (permute(3), rotate(90))
   True
   """
-  given: Sequence[Any] = json.loads(value) if isinstance(value, str) else value
+  given: Sequence[Any] = value if not isinstance(value, str) else (
+      json_files.parse(value, list, 'transforms', 'the text'))
   chain = []
   for kind, args in given:
     args = {n: args[n] for n in KINDS.get(kind, ()) if n in args} | args

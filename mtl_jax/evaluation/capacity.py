@@ -70,9 +70,9 @@ def _tree(running, name, entries) -> dict:
   overlap = [[sum(int((a[leaf] & b[leaf]).sum()) for leaf in leaves)
               for b in bits] for a in bits]
   for i, j in np.argwhere(np.triu(overlap, 1)):
-    raise RuntimeError(f'tree {name}: {overlap[i][j]} weights belong to both '
-                       f'{names[i]} and {names[j]}; train the phase again '
-                       'in a new workdir')
+    raise RuntimeError(f'tree {name}: of the weights, {overlap[i][j]} '
+                       f'belong to both {names[i]} and {names[j]}; train the '
+                       'phase again in a new workdir')
   size = sum(leaf['size'] for leaf in leaves.values())
   itemsize = jax.tree.leaves(like)[0].dtype.itemsize
   return {

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from mtl_jax import trees
 from mtl_jax.config import config as config_lib
 from mtl_jax.data import suites
 from mtl_jax.evaluation import scenarios
@@ -19,8 +20,10 @@ def before(config: config_lib.Config, suite: suites.Suite) -> list[str]:
     most = max((task.classes for task in tasks), default=0)
     if scenario.objective == 'entropy' and config.backbone.outputs <= most:
       found.append(
-          f'identify.{scenario.name}: tasks with {most} classes on '
-          f'{config.backbone.outputs} outputs leave none superfluous, and '
+          f'identify.{scenario.name}: tasks with '
+          f'{trees.counted(most, "class")} on '
+          f'{trees.counted(config.backbone.outputs, "output")} leave none '
+          'superfluous, and '
           'without such outputs the entropy seldom tells tasks apart; give '
           f'backbone.outputs={10 * most} and objective=superfluous')
   return found
@@ -67,7 +70,8 @@ def _few_masks(records: list[dict]) -> list[str]:
       combined.setdefault((record['phase'], basis['size']), []).append(test)
   own = float(np.mean(masked)) if masked else 0.
   return [
-      f'phase {phase}: coefficients over {size} masks reach '
+      f'phase {phase}: coefficients over '
+      f'{trees.counted(size, "mask")} reach '
       f'{100 * np.mean(tests):.1f} %, masks {100 * own:.1f} %: a larger basis '
       'gets closer (40 to 100 masks in our tables of ImpressLearn)'
       for (phase, size), tests in combined.items()

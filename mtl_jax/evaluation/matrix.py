@@ -35,7 +35,8 @@ def summarise(config: config_lib.Config, records: list[dict],
       'matrix': [[None if np.isnan(v) else float(v) for v in row]
                  for row in matrix.dense()] if keep else None,
       'before': before,
-      'metrics': metrics.summarise(matrix, np.array(before)) if names else [],
+      'metrics': (metrics.summarise(matrix, np.array(before), _curves(main))
+                  if names else []),
       'overlap': overlap,
       'matrix_measured': config.matrix,
   }
@@ -57,6 +58,13 @@ def _measured(main: list[dict], rows: dict[str, dict],
   entries |= {(len(main) - 1, j): final[name]
               for name, j in place.items() if name in final}
   return sparse.of_entries(len(main), entries)
+
+
+def _curves(main: list[dict]) -> list[tuple] | None:
+  """The validation curves, if every task has one."""
+  curves = [curve for record in main if (curve := record.get('validation'))]
+  return ([(curve['step'], curve['accuracy']) for curve in curves]
+          if len(curves) == len(main) else None)
 
 
 def mask_overlap(system: system_lib.System, names: list[str]) -> dict | None:

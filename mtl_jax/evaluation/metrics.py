@@ -25,6 +25,7 @@ needs an entry that was not measured raises, and names it.
 
   https://arxiv.org/abs/1706.08840  Lopez-Paz and Ranzato 2017 (GEM)
   https://arxiv.org/abs/1801.10112  Chaudhry et al. 2018 (RWalk)
+  https://arxiv.org/abs/1812.00420  Chaudhry et al. 2019 (A-GEM)
   https://arxiv.org/abs/1810.11910  Riemer et al. 2019 (MER)
   https://arxiv.org/abs/1810.13166  Diaz-Rodriguez et al. 2018
   https://arxiv.org/abs/2104.00405  Lomonaco et al. 2021 (Avalanche)
@@ -35,7 +36,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mtl_jax.evaluation import sparse
+from mtl_jax.evaluation import anytime
+from mtl_jax.evaluation import entries
 
 
 class Definition(NamedTuple):
@@ -52,9 +54,9 @@ def average_accuracy(matrix) -> float:
   >>> round(average_accuracy([[.8, .1], [.6, .9]]), 4)  # (.6 + .9) / 2
   0.75
   """
-  r = _square(matrix)
-  last = _size(r) - 1
-  return float(np.mean(_entries(r, last, np.arange(last + 1))))
+  r = entries.square(matrix)
+  last = entries.count(r) - 1
+  return float(np.mean(entries.at(r, last, np.arange(last + 1))))
 
 
 def learning_accuracy(matrix) -> float:
@@ -63,8 +65,8 @@ def learning_accuracy(matrix) -> float:
   >>> round(learning_accuracy([[.8, None], [.6, .9]]), 4)  # (.8 + .9) / 2
   0.85
   """
-  r = _square(matrix)
-  return float(np.mean(_entries(r, *_diagonal(_size(r)))))
+  r = entries.square(matrix)
+  return float(np.mean(entries.at(r, *entries.diagonal(entries.count(r)))))
 
 
 def backward_transfer(matrix) -> float:
@@ -86,12 +88,13 @@ def forward_transfer(matrix, before) -> float:
   >>> round(forward_transfer([[.8, .3], [.6, .9]], [.1, .1]), 4)  # .3 - .1
   0.2
   """
-  r = _square(matrix, at_least=2)
-  b = _baseline(before, _size(r))
+  r = entries.square(matrix, at_least=2)
+  b = entries.baseline(before, entries.count(r))
   missing = 1 + np.flatnonzero(np.isnan(b[1:]))
   if missing.size:
     raise ValueError(f'before was not measured for task {missing[0]}')
-  ahead = _entries(r, np.arange(_size(r) - 1), np.arange(1, _size(r)))
+  later = np.arange(1, entries.count(r))
+  ahead = entries.at(r, later - 1, later)
   return float(np.mean(ahead - b[1:]))
 
 
@@ -106,12 +109,12 @@ def forgetting(matrix) -> float:
   >>> round(forgetting(m), 4)  # ((.9 - .6) + (.7 - .5)) / 2
   0.25
   """
-  r = _square(matrix, at_least=2)
-  last = _size(r) - 1
-  rows, columns = _triangle(r, last)
+  r = entries.square(matrix, at_least=2)
+  last = entries.count(r) - 1
+  rows, columns = entries.triangle(r, last)
   earlier = np.full((last, last), -np.inf)
-  earlier[rows, columns] = _entries(r, rows, columns)
-  final = _entries(r, last, np.arange(last))
+  earlier[rows, columns] = entries.at(r, rows, columns)
+  final = entries.at(r, last, np.arange(last))
   return float(np.mean(earlier.max(0) - final))
 
 
@@ -124,11 +127,11 @@ def intransigence(matrix, joint: float) -> float:
   >>> round(intransigence([[.8, None], [.6, .9]], joint=.95), 4)  # .95 - .9
   0.05
   """
-  r = _square(matrix)
+  r = entries.square(matrix)
   if not np.isfinite(joint):
     raise ValueError(f'joint is {joint}; it must be a measured accuracy')
-  last = _size(r) - 1
-  return float(joint - _entries(r, last, last))
+  last = entries.count(r) - 1
+  return float(joint - entries.at(r, last, last))
 
 
 def triangular_accuracy(matrix) -> float:
@@ -139,8 +142,9 @@ def triangular_accuracy(matrix) -> float:
   >>> round(triangular_accuracy([[.8, None], [.6, .9]]), 4)  # 2.3 / 3
   0.7667
   """
-  r = _square(matrix)
-  return float(np.mean(_entries(r, *_triangle(r, _size(r)))))
+  r = entries.square(matrix)
+  places = entries.triangle(r, entries.count(r))
+  return float(np.mean(entries.at(r, *places)))
 
 
 def triangular_backward_transfer(matrix) -> float:
@@ -150,10 +154,10 @@ def triangular_backward_transfer(matrix) -> float:
   >>> round(triangular_backward_transfer(m), 4)  # (.1 - .2 - .2) / 3
   -0.1
   """
-  r = _square(matrix, at_least=2)
-  rows, columns = _triangle(r, _size(r), -1)
-  learned = _entries(r, columns, columns)
-  return float(np.mean(_entries(r, rows, columns) - learned))
+  r = entries.square(matrix, at_least=2)
+  rows, columns = entries.triangle(r, entries.count(r), -1)
+  learned = entries.at(r, columns, columns)
+  return float(np.mean(entries.at(r, rows, columns) - learned))
 
 
 def remembering(matrix) -> float:
@@ -174,9 +178,9 @@ def triangular_forward_transfer(matrix) -> float:
   >>> round(triangular_forward_transfer([[.8, .3], [.6, .9]]), 4)
   0.3
   """
-  r = _square(matrix, at_least=2)
-  columns, rows = _triangle(r, _size(r), -1, upper=True)
-  return float(np.mean(_entries(r, rows, columns)))
+  r = entries.square(matrix, at_least=2)
+  columns, rows = entries.triangle(r, entries.count(r), -1, upper=True)
+  return float(np.mean(entries.at(r, rows, columns)))
 
 
 def experience_forgetting(matrix) -> np.ndarray:
@@ -186,10 +190,10 @@ def experience_forgetting(matrix) -> np.ndarray:
   >>> experience_forgetting(m).round(4)  # .8 - .6 and .7 - .5
   array([0.2, 0.2])
   """
-  r = _square(matrix, at_least=2)
-  last = _size(r) - 1
-  learned = _entries(r, *_diagonal(last))
-  return learned - _entries(r, last, np.arange(last))
+  r = entries.square(matrix, at_least=2)
+  last = entries.count(r) - 1
+  learned = entries.at(r, *entries.diagonal(last))
+  return learned - entries.at(r, last, np.arange(last))
 
 
 def stream_forgetting(matrix) -> float:
@@ -204,6 +208,7 @@ def stream_forgetting(matrix) -> float:
 
 _GEM = 'Lopez-Paz & Ranzato 2017 (GEM), arXiv:1706.08840'
 _RWALK = 'Chaudhry et al. 2018 (RWalk), arXiv:1801.10112'
+_AGEM = 'Chaudhry et al. 2019 (A-GEM), arXiv:1812.00420'
 _DIAZ = 'Díaz-Rodríguez et al. 2018, arXiv:1810.13166'
 
 DEFINITIONS: dict[str, Definition] = {
@@ -222,6 +227,16 @@ DEFINITIONS: dict[str, Definition] = {
     'stream_forgetting': Definition(
         'Forgetting since learning', 'Lomonaco et al. 2021 (Avalanche), '
         'arXiv:2104.00405, StreamForgetting', stream_forgetting),
+    'worst_task': Definition(
+        'Worst task', 'Sagawa et al. 2020 (group DRO), arXiv:1911.08731, '
+        'worst-group accuracy, a group per task', anytime.worst_task),
+    'worst_case_accuracy': Definition(
+        'Worst-case accuracy', 'De Lange et al. 2023, arXiv:2205.13452, '
+        'WC-ACC, measured after each task', anytime.worst_case_accuracy),
+    'anytime_average_accuracy': Definition(
+        'Anytime average accuracy', 'Caccia et al. 2022 (ER-ACE), '
+        'arXiv:2104.05025 (AAA), measured after each task',
+        anytime.anytime_average_accuracy),
     'triangular_accuracy': Definition(
         'Accuracy over time', f'{_DIAZ} (A)', triangular_accuracy),
     'triangular_backward_transfer': Definition(
@@ -231,21 +246,31 @@ DEFINITIONS: dict[str, Definition] = {
     'triangular_forward_transfer': Definition(
         'Accuracy on tasks not yet learned', f'{_DIAZ} (FWT)',
         triangular_forward_transfer),
+    'learning_curve_area': Definition(
+        'Learning-curve area, first 10 batches',
+        f'{_AGEM} (LCA, β = 10), on validation images',
+        anytime.learning_curve_area, ('curves',)),
+    'whole_learning_curve_area': Definition(
+        'Learning-curve area, whole training',
+        f'{_AGEM} (LCA, β = steps of the shortest training), on validation '
+        'images; straight lines between those measured',
+        anytime.whole_learning_curve_area, ('curves',)),
 }
 
 
-def summarise(matrix, before=None) -> list[dict]:
+def summarise(matrix, before=None, curves=None) -> list[dict]:
   """Every metric of `DEFINITIONS` whose inputs were measured, in its order.
 
   Takes the accuracy matrix [T, T] and, if measured, the accuracies [T] before
-  learning; returns rows {'name', 'title', 'citation', 'value'} for JSON.
+  learning and the validation curves of all T tasks (see `anytime`); returns
+  rows {'name', 'title', 'citation', 'value'} for JSON.
 
-  >>> [row['name'] for row in summarise([[.9]])]
-  ['average_accuracy', 'learning_accuracy', 'triangular_accuracy']
+  >>> [row['name'] for row in summarise([[.9]])][:3]
+  ['average_accuracy', 'learning_accuracy', 'worst_task']
   """
-  r = _square(matrix)  # a malformed matrix raises
-  b = None if before is None else _baseline(before, _size(r))
-  inputs = {'matrix': r, 'before': b}
+  r = entries.square(matrix)  # a malformed matrix raises
+  b = None if before is None else entries.baseline(before, entries.count(r))
+  inputs = {'matrix': r, 'before': b, 'curves': curves}
   rows = []
   for name, definition in DEFINITIONS.items():
     arguments = [inputs[need] for need in definition.needs]
@@ -273,75 +298,3 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
     raise ValueError(f'need at least one value, got shape {array.shape}')
   std = float(np.std(array, ddof=1)) if len(array) > 1 else None
   return float(np.mean(array)), std
-
-
-def _square(matrix, at_least: int = 1) -> np.ndarray | sparse.Sparse:
-  """The matrix as floats [T, T], T >= at_least; else raises ValueError."""
-  r: np.ndarray | sparse.Sparse
-  if isinstance(matrix, sparse.Sparse):
-    _fractions(matrix.values)
-    r = matrix
-  else:
-    dense = np.asarray(matrix, float)
-    if dense.ndim != 2 or dense.shape[0] != dense.shape[1] or not dense.size:
-      raise ValueError(f'the accuracy matrix must be [T, T], got {dense.shape}')
-    r = _fractions(dense)
-  if _size(r) < at_least:
-    raise ValueError(
-        f'undefined for {_size(r)} task: it compares a task with what was '
-        f'learned before or after it, so it needs at least {at_least}')
-  return r
-
-
-def _size(r: np.ndarray | sparse.Sparse) -> int:
-  return r.size if isinstance(r, sparse.Sparse) else len(r)
-
-
-def _diagonal(size: int) -> tuple[np.ndarray, np.ndarray]:
-  return np.arange(size), np.arange(size)
-
-
-def _triangle(r, size: int, offset: int = 0,
-              upper: bool = False) -> tuple[np.ndarray, np.ndarray]:
-  """Rows and columns of a lower triangle; its transpose is looked up, if
-  `upper`. One that can't have been measured whole is refused at once: T^2
-  places are then never made.
-  """
-  if isinstance(r, sparse.Sparse):
-    needed = (size + offset) * (size + offset + 1) // 2
-    if len(r.values) < needed:
-      for i in range(size):
-        columns = np.arange(max(0, i + offset + 1))
-        _entries(r, columns, i) if upper else _entries(r, i, columns)
-  return np.tril_indices(size, offset)
-
-
-def _fractions(values: np.ndarray) -> np.ndarray:
-  if np.any((values < -1e-6) | (values > 1 + 1e-6)):
-    raise ValueError('accuracies must lie in [0, 1]; got '
-                     f'{np.nanmin(values):g} to {np.nanmax(values):g}. Divide '
-                     'percentages by 100')
-  return values
-
-
-def _baseline(before, size: int) -> np.ndarray:
-  b = np.asarray(before, float)
-  if b.shape != (size,):
-    raise ValueError(f'before has shape {b.shape}; expected ({size},)')
-  return _fractions(b)
-
-
-def _entries(r, rows, columns) -> np.ndarray:
-  """R at some places; raises ValueError naming the unmeasured ones."""
-  rows, columns = np.broadcast_arrays(rows, columns)
-  values = (r.at(rows, columns) if isinstance(r, sparse.Sparse)
-            else r[rows, columns])
-  missing = np.flatnonzero(np.isnan(values))
-  if missing.size:
-    named = ', '.join(f'({np.ravel(rows)[n]}, {np.ravel(columns)[n]})'
-                      for n in missing[:5])
-    more = f' and {missing.size - 5} more' if missing.size > 5 else ''
-    raise ValueError(
-        f'needs accuracy R[i, j] (on task j after learning task i) that was '
-        f'not measured: (i, j) = {named}{more}')
-  return values

@@ -74,7 +74,8 @@ def check(config: config_lib.Config, suite: suites.Suite) -> None:
   if asking and config.backbone.outputs <= classes:
     raise ValueError(
         f'{asking[0]}: the objective superfluous needs more outputs than the '
-        f'{classes} classes; backbone.outputs is {config.backbone.outputs}')
+        f'{trees.counted(classes, "class")}; backbone.outputs is '
+        f'{config.backbone.outputs}')
 
 
 def _check_phases(scenario, chosen) -> None:

@@ -61,7 +61,7 @@ def entropy(logits, counted, classes: int | None = None):
 
 def _mean(values, counted):
   return (jnp.sum(jnp.where(counted, values, 0.))
-          / jnp.maximum(jnp.sum(counted), 1))
+          / jnp.maximum(jnp.sum(counted), 1).astype(jnp.float32))
 
 
 def superfluous(logits, counted, classes: int | None = None):
@@ -104,7 +104,8 @@ def one_shot(loss: Callable[[Tree], Any], backbone: Tree,
     tasks: see `Superposition`.
     used: bool [T], the candidates.
   """
-  beliefs = used / jnp.maximum(jnp.sum(used), 1)
+  count = jnp.maximum(jnp.sum(used), 1)
+  beliefs = used.astype(jnp.float32) / count.astype(jnp.float32)
   gradient = jnp.where(used, _gradient(loss, backbone, tasks, beliefs),
                        jnp.inf)
   return Inferred(jnp.argmin(gradient), gradient, jnp.int32(1))
@@ -242,4 +243,5 @@ def fits_no_task(gradient, used, tolerance: float = 0.125):
   gradient step would hardly move the beliefs from equal ones.
   """
   p = jax.nn.softmax(jnp.where(used, -gradient, -jnp.inf))
-  return jnp.sum(used) * jnp.max(p) < 1. + tolerance
+  count = jnp.sum(used).astype(jnp.float32)
+  return count * jnp.max(p) < 1. + tolerance

@@ -16,6 +16,7 @@ from mtl_jax import registry
 from mtl_jax.methods import base
 from mtl_jax.methods import batche
 from mtl_jax.methods import dedicated
+from mtl_jax.methods import heads
 from mtl_jax.methods import impresslearn
 from mtl_jax.methods import joint
 from mtl_jax.methods import munet
@@ -41,9 +42,16 @@ PLAIN = base.Method(lambda *_: {}, lambda backbone, *_: backbone,
 
 
 class _Options(NamedTuple):
-  """How a factory takes its options: as one object or as keywords."""
+  """How a factory takes its options: as one object or as keywords.
+
+  Attributes:
+    cls: with a head, unless the method has one of its own.
+    keywords: names of the factory's arguments, `None` if it takes the object.
+    headed: whether the head of `heads` is among them.
+  """
   cls: type
-  keywords: bool
+  keywords: tuple[str, ...] | None
+  headed: bool
 
 
 _OPTIONS: dict[str, _Options] = {}
@@ -65,8 +73,11 @@ def register(name: str, factory: Callable[..., Method],
   """
   METHODS.check(name, factory)
   own = options or fields.from_signature(name, factory)
+  cls = heads.extended(own)
   METHODS.register(name, factory)
-  _OPTIONS[name] = _Options(own, options is None)
+  _OPTIONS[name] = _Options(
+      cls, None if options else tuple(f.name for f in dataclasses.fields(own)),
+      issubclass(cls, heads.Options))
 
 
 def options_class(name: str) -> type:
@@ -99,11 +110,10 @@ def options_of(name: str, given: dict | None = None, where: str = '') -> Any:
 @functools.lru_cache(maxsize=256)
 def of_options(name: str, options: Any) -> Method:
   """The method with these options; equal ones give the same object."""
-  given = {f.name: getattr(options, f.name)
-           for f in dataclasses.fields(options)}
+  keywords = _OPTIONS[name].keywords
   try:
-    method = (METHODS[name](**given) if _OPTIONS[name].keywords else
-              METHODS[name](options))
+    method = METHODS[name](options) if keywords is None else METHODS[name](
+        **{keyword: getattr(options, keyword) for keyword in keywords})
   except ValueError:
     raise
   except Exception as error:  # pylint: disable=broad-except
@@ -115,18 +125,25 @@ def of_options(name: str, options: Any) -> Method:
   if not isinstance(method.abilities, base.Abilities):
     raise ValueError(f'method {name}: abilities must be a methods.Abilities, '
                      f'not a {type(method.abilities).__name__}')
-  return method
+  if not _OPTIONS[name].headed:
+    return method
+  head = getattr(options, 'head', None)
+  try:
+    return heads.with_head(method, head if head in heads.KINDS else None,
+                           getattr(options, 'head_leaves', None))
+  except ValueError as error:
+    raise ValueError(f'method {name}: {error}') from error
 
 
 def combining(count: int) -> tuple[str, Any]:
   """The method, and its options, of one weight for each of `count` masks."""
-  return 'impresslearn', impresslearn.Options(
-      impresslearn.Basis('heterogeneous', count, 'merged'))
+  return 'impresslearn', options_of('impresslearn', {
+      'basis': impresslearn.Basis('heterogeneous', count, 'merged')})
 
 
 def whole() -> tuple[str, Any]:
   """The method, and its options, of a network that is stored whole."""
-  return 'dedicated', dedicated.Options()
+  return 'dedicated', options_of('dedicated')
 
 
 METHODS.on_change(of_options.cache_clear)

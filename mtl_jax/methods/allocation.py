@@ -132,8 +132,9 @@ def require_free(owner: Tree, density: float, scope: str, tasks: int = 1,
     if not fit and tasks * wanted > free:
       raise ValueError(
           f'{what}{tasks} x {wanted} weights of {name} are needed, but only '
-          f'{free} of {size} are free: at most {free // wanted} subnetworks of '
-          f'density {density} still fit')
+          f'{free} of {size} are free: at most '
+          f'{trees.counted(free // wanted, "subnetwork")} of density {density} '
+          'can still be made')
   wanted = counts(owner, density, scope)
   free = {name: int(np.sum(np.asarray(o) == 0))
           for name, o in trees.flatten(owner).items() if o is not None}

@@ -239,6 +239,7 @@ class Abilities(NamedTuple):
       of a method whose leaves do not all take the same; not in rounds.
     shards: its functions may be given arrays that are divided over devices:
       they take whole arrays alike, and none by its place in memory.
+    own_head: every task has a dense head of its own already; see `heads`.
   """
   superposes: bool = False
   streams: bool = False
@@ -252,6 +253,7 @@ class Abilities(NamedTuple):
   carries: Callable[..., impressions.Impression] | None = None
   rates: Callable[[Tree], Tree] | None = None
   shards: bool = False
+  own_head: bool = False
 
 
 class Method(NamedTuple):

@@ -70,7 +70,9 @@ def batche(layers: tuple[str, ...] = ('.*kernel',), slow: str = 'first',
     return {'slow': layers_lib.matrices(context.earlier[0].values, layers)}
 
   def relies_on(before, phase):
-    return () if slow == 'frozen' else base.same_phase(before, phase)[:1]
+    return () if slow == 'frozen' else [
+        e for e in base.same_phase(before, phase)
+        if e.options.slow == 'first'][:1]
 
   def check(training, backbone, before, own):
     del before, own

@@ -56,13 +56,16 @@ def stack_heads(backbone: Tree, first: int, routes) -> Tree:
   for k, route in enumerate(routes):
     name = f'task{first + k:02d}'
     if name not in heads:
-      raise ValueError(f'the backbone has {len(heads)} heads, none named '
+      raise ValueError(f'the backbone has '
+                       f'{trees.counted(len(heads), "head")}, none named '
                        f'{name}; give the model (backbone.options.heads) the '
                        'classes of every task')
     if heads[name]['bias'].shape != (route.classes,):
       raise ValueError(
-          f'head {name} has {heads[name]["bias"].shape[0]} outputs but its '
-          f'task has {route.classes} classes; correct backbone.options.heads')
+          f'head {name} has '
+          f'{trees.counted(heads[name]["bias"].shape[0], "output")} but its '
+          f'task has {trees.counted(route.classes, "class")}; correct '
+          'backbone.options.heads')
     found.append(heads[name])
   most = max(route.classes for route in routes)
   return jax.tree.map(lambda *leaves: jnp.stack([

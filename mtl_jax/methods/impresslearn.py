@@ -12,7 +12,6 @@ layer and block of the layer's output units.
 import dataclasses
 import functools
 import numbers
-import re
 import zlib
 
 import jax
@@ -23,6 +22,7 @@ from mtl_jax import impressions
 from mtl_jax import masks
 from mtl_jax import trees
 from mtl_jax.methods import base
+from mtl_jax.methods import heads
 from mtl_jax.methods import layers
 from mtl_jax.methods import supsup
 
@@ -66,7 +66,8 @@ class Basis:
                        f'them, and only it; got {self.kind}, {self.phase}')
 
 
-def impresslearn(penalty: float = 0., head: str | None = None,
+def impresslearn(penalty: float = 0.,
+                 head: str | tuple[str, ...] | None = None,
                  sampling: supsup.Sampler = supsup.THRESHOLD,
                  basis: Basis | None = None, blocks: int = 1,
                  head_rate: float = 1.) -> base.Method:
@@ -74,9 +75,9 @@ def impresslearn(penalty: float = 0., head: str | None = None,
 
   Args:
     penalty: weight of the sum over layers of (|alpha_l|_1 - 1)^2.
-    head: a leaf pattern: these leaves get a supermask of their own, trained
+    head: leaf patterns: these leaves get a supermask of their own, trained
       beside the coefficients of the other leaves (the hybrid variant). The
-      word 'mask' stands for the output layer: see `output_leaf`. `None`
+      word 'mask' stands for the last layer: see `heads.leaves_of`. `None`
       combines every leaf of the basis.
     sampling: of the head's supermask.
     basis: the masks that `prepare` takes; `None` if `shared` is made by hand.
@@ -95,7 +96,7 @@ def impresslearn(penalty: float = 0., head: str | None = None,
 
   def init(key, backbone, shared, route):
     del route
-    combined, own = split_head(require_basis(shared), head)
+    combined, own = split_head(require_basis(shared), head, backbone)
     coefficients = jax.tree.map(
         lambda m: jnp.full(coefficients_shape(m.shape, blocks),
                            1. / m.shape[0], jnp.float32), combined)
@@ -160,16 +161,17 @@ def _check(basis: Basis | None, training, backbone, before, own) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(heads.Options):
   """Options of the method in a config.
 
   Attributes:
     basis: the masks that are combined.
     penalty: weight of the sum over layers of (|alpha_l|_1 - 1)^2.
-    head: a leaf pattern: these leaves get a supermask of their own, trained
-      beside the coefficients of the other leaves (the hybrid variant). The
-      word 'mask' stands for the output layer. `None` combines every leaf of
-      the basis.
+    head: 'mask': the last layer's leaves in the basis get a supermask of their
+      own, trained beside the coefficients of the other leaves (the hybrid
+      variant). A leaf pattern means those leaves. 'dense' and 'none' as for
+      every method; `None` combines every leaf of the basis.
+    head_leaves: as for every method.
     sampler: of the head's supermask: 'threshold' or 'top_k'.
     density: with 'top_k': fraction of every leaf of the head that is kept.
     eps: with 'top_k': Erdos-Renyi budgets instead of one density.
@@ -181,7 +183,6 @@ class Options:
   """
   basis: Basis | None = None
   penalty: float = 0.
-  head: str | None = None
   sampler: str = 'threshold'
   density: float | None = None
   eps: float | None = None
@@ -190,12 +191,20 @@ class Options:
   head_rate: float = 1.
 
   def __post_init__(self):
+    base.set_patterns(self, 'head_leaves')
+    if self.head_leaves is None or self.head not in heads.KINDS:
+      heads.check(None, self.head_leaves)
     make(self)
 
 
 def make(options: Options) -> base.Method:
   """The method of a config's options."""
-  return impresslearn(options.penalty, options.head, supsup.sampler(
+  head: str | tuple[str, ...] | None = options.head
+  if head in heads.APART:
+    head = None  # `heads` takes it away
+  elif head == 'mask' and options.head_leaves is not None:
+    head = options.head_leaves
+  return impresslearn(options.penalty, head, supsup.sampler(
       options.sampler, options.density, options.eps, options.absolute),
                       options.basis, options.blocks, options.head_rate)
 
@@ -242,7 +251,8 @@ def members(basis: Basis, before) -> list[base.Earlier]:
            if basis.kind == 'homogeneous' else
            [e for e in made if e.repeat == 0])
   if len(found) < basis.size:
-    raise ValueError(f'a {basis.kind} basis of {basis.size} masks, but phase '
+    raise ValueError(f'a {basis.kind} basis of '
+                     f'{trees.counted(basis.size, "mask")}, but phase '
                      f'{basis.phase} trains {len(found)}')
   return found[:basis.size]
 
@@ -274,33 +284,18 @@ def require_basis(shared: dict) -> Tree:
   return shared['basis']
 
 
-def split_head(basis: Tree, head: str | None) -> tuple[Tree, Tree]:
+def split_head(basis: Tree, head: str | tuple[str, ...] | None,
+               backbone: Tree) -> tuple[Tree, Tree]:
   """The leaves that are combined, and those with a mask of their own."""
   if head is None:
     return basis, jax.tree.map(lambda _: None, basis)
-  if head == 'mask':
-    head = re.escape(output_leaf(basis))
-  own, combined = trees.partition(basis, trees.select(basis, [(head, True)]))
+  chosen = (heads.leaves_of(backbone) if head == 'mask' else trees.select(
+      basis, [(pattern, True) for pattern in base.as_patterns(head)]))
+  own, combined = trees.partition(basis, chosen)
   if not jax.tree.leaves(combined):
     raise ValueError(f'the head pattern {head!r} takes every leaf of the '
                      'basis: nothing is left to combine')
   return combined, own
-
-
-def output_leaf(basis: Tree) -> str:
-  """The name of the network's output layer, among the leaves of a basis.
-
-  Those below a module 'head', if there are any; else the last one where
-  numbers are in their order (Dense_10 comes after Dense_2).
-
-  >>> output_leaf({f'Dense_{n}': {'kernel': n} for n in range(12)})
-  'Dense_11/kernel'
-  """
-  names = [n for n, leaf in trees.flatten(basis).items() if leaf is not None]
-  heads = [name for name in names if 'head' in name.split('/')]
-  return max(heads or names, key=lambda name: [
-      (not part.isdigit(), int(part) if part.isdigit() else part)
-      for part in re.split(r'(\d+)', name)])
 
 
 def one_hot(basis: Tree, index: int) -> Tree:

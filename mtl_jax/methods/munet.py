@@ -46,7 +46,8 @@ def munet() -> base.Method:
                        '...)')
 
   return base.Method(init, bind, commit, base.materialise, check=check,
-                     abilities=base.Abilities(searched=shared_of))
+                     abilities=base.Abilities(searched=shared_of,
+                                              own_head=True))
 
 
 @dataclasses.dataclass(frozen=True)

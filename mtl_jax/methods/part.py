@@ -77,7 +77,7 @@ def make(options: Options) -> base.Method:
       own(_init), own(_bind), own(_commit), base.materialise, own(_prepare),
       own(_relies_on), check=own(_check), abilities=base.Abilities(
           banks=base.Banks(own(_rows_of), own(_bind_rows),
-                           options.norm == 'shared')))
+                           options.norm == 'shared'), own_head=True))
 
 
 def _draw(options: Options, backbone, tasks) -> np.ndarray:

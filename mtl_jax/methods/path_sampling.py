@@ -10,6 +10,8 @@ import dataclasses
 
 import numpy as np
 
+from mtl_jax import trees
+
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
@@ -81,9 +83,10 @@ def overlapping(seed: int, tasks: int, shape: Shape,
   own = shape.active - shared
   needed = shared + tasks * own
   if needed > shape.modules:
-    raise ValueError(f'{tasks} tasks with {shared} shared and {own} modules of '
-                     f'their own need {needed} modules a level, but there are '
-                     f'{shape.modules}')
+    raise ValueError(f'{trees.counted(tasks, "task")} with {shared} shared and '
+                     f'{trees.counted(own, "module")} of their own need '
+                     f'{trees.counted(needed, "module")} a level, but the '
+                     f'model has {shape.modules}')
   random, result = np.random.RandomState(seed), []
   for _ in range(shape.levels):
     order = random.permutation(shape.modules)

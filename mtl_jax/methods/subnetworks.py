@@ -119,8 +119,8 @@ def subnetworks(own: tuple[str, ...] | None = None, sharing: bool = False,
     mine = base.of_member(trainable['own'], route)
     return impressions.Impression(
         masks=trees.map_leaves(
-            lambda m, o: None if m is not None else o == number, mine,
-            shared['owner']),
+            lambda m, o: None if m is not None or o is None else o == number,
+            mine, shared['owner']),
         values=trees.combine(mine, weights)), shared
 
   def materialise(backbone, impression, shared):
@@ -247,11 +247,12 @@ def parts(backbone: Tree, own) -> tuple[Tree, Tree]:
   if own is not None:
     return joint.split(backbone, own)
   found = [p for p in OWN if base.matches(backbone, p)]
-  if OWN[-1] not in found:
+  whole = all(leaf is not None for leaf in trees.flatten(backbone).values())
+  if OWN[-1] not in found and whole:  # else its head is taken away: `heads`
     raise ValueError(
         'no leaf of this network is called head, so that its last layer would '
-        "be divided among the tasks; give own=('.*bias', ...), patterns of "
-        'what each task has for itself; the leaves are: '
+        "be divided among the tasks; give head='dense', or own=('.*bias', "
+        '...), patterns of what each task has for itself; the leaves are: '
         f'{", ".join(trees.flatten(backbone))}')
   mine, folded = joint.split(backbone, found)
   for name, leaf in trees.flatten(folded).items():

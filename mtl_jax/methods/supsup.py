@@ -6,11 +6,13 @@ experiments, and edge-popup's top-k of its task-aware ones.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtl_jax import impressions
 from mtl_jax import masks
@@ -50,20 +52,25 @@ THRESHOLD = Sampler(_as_they_are, masks.threshold)
 
 
 def sampler(kind: str, density=None, eps: float | None = None,
-            absolute: bool = True) -> Sampler:
+            absolute: bool = True, threshold: float = 0.) -> Sampler:
   """A sampler by name.
 
   Args:
-    kind: 'threshold' (score >= 0) or 'top_k' (edge-popup).
+    kind: 'threshold' (score >= `threshold`) or 'top_k' (edge-popup).
     density: 'top_k' only: fraction kept in every leaf.
     eps: 'top_k' only: Erdos-Renyi budgets instead of one density.
     absolute: 'top_k' only: rank |score| (edge-popup) or the raw score.
+    threshold: 'threshold' only.
   """
+  if not np.isfinite(threshold) or (kind == 'top_k' and threshold):
+    raise ValueError(f'threshold is {threshold}; it is a finite number, and '
+                     "of the sampler 'threshold' alone")
   if kind == 'threshold':
     if density is not None or eps is not None:
       raise ValueError('threshold masks have no set density; use the sampler '
                        "'top_k' with density or eps")
-    return THRESHOLD
+    return THRESHOLD if not threshold else Sampler(
+        _as_they_are, functools.partial(masks.threshold, at=threshold))
   if kind != 'top_k':
     raise ValueError(f"unknown sampler {kind!r}; known: 'threshold', 'top_k'")
   if (density is None) == (eps is None):
@@ -78,14 +85,20 @@ def sampler(kind: str, density=None, eps: float | None = None,
 
 def supsup(sampling: Sampler = THRESHOLD,
            masked: tuple[str, ...] = ('.*kernel',),
-           transfer: bool = False) -> base.Method:
+           transfer: bool = False,
+           start: float | None = None) -> base.Method:
   """Supermasks: scores are trained, one bit per weight is kept.
+
+  On a trained network, with the threshold 5e-3, a start of 1e-2 and a dense
+  head for each task (`heads`), this is Piggyback (Mallya et al. 2018,
+  https://arxiv.org/abs/1801.06519).
 
   Args:
     sampling: from scores to a mask; see `sampler`.
     masked: patterns of the leaves to mask (`trees.select`).
     transfer: start a task's scores at the running mean of the scores of all
       earlier tasks (SupSup's "transfer"). `shared` then holds that mean.
+    start: what every score is at first (Piggyback: 1e-2); `None` draws them.
 
   Returns:
     A method with `shared` = {'mean_scores', 'tasks'} if `transfer`, else {}.
@@ -94,6 +107,9 @@ def supsup(sampling: Sampler = THRESHOLD,
     del route
     if transfer and shared:
       return shared['mean_scores']
+    if start is not None:
+      return jax.tree.map(lambda w: jnp.full(w.shape, start, jnp.float32),
+                          base.masked_part(backbone, masked))
     return base.kaiming_uniform(key, base.masked_part(backbone, masked),
                                 backbone)
 
@@ -125,14 +141,18 @@ class Options:
   """Options of the method in a config.
 
   Attributes:
-    sampler: from scores to a mask: 'threshold' (score >= 0) or 'top_k'
-      (edge-popup).
+    sampler: from scores to a mask: 'threshold' (score >= `threshold`) or
+      'top_k' (edge-popup).
+    threshold: with 'threshold': the least score of a weight that is kept
+      (SupSup: 0, Piggyback: 5e-3).
     density: with 'top_k': fraction of every leaf that is kept.
     eps: with 'top_k': Erdos-Renyi budgets instead of one density.
     absolute: with 'top_k': rank |score| (edge-popup) instead of the score.
     masked: patterns of the leaves that are masked (`trees.select`).
     transfer: start a task's scores at the mean of the scores of all earlier
       tasks (SupSup's "transfer").
+    start: what every score is at first (Piggyback: 1e-2); `None` draws them
+      (SupSup).
   """
   sampler: str = 'threshold'
   density: float | None = None
@@ -140,16 +160,25 @@ class Options:
   absolute: bool = True
   masked: tuple[str, ...] = ('.*kernel',)
   transfer: bool = False
+  threshold: float = 0.
+  start: float | None = None
 
   def __post_init__(self):
     base.set_patterns(self, 'masked')
-    sampler(self.sampler, self.density, self.eps, self.absolute)
+    sampler(self.sampler, self.density, self.eps, self.absolute,
+            self.threshold)
+    if self.start is not None and not (
+        self.sampler == 'threshold' and self.threshold <= self.start < np.inf):
+      raise ValueError(
+          f'start is {self.start}: a first mask that keeps every weight needs '
+          f"the sampler 'threshold' and a start of at least {self.threshold}")
 
 
 def make(options: Options) -> base.Method:
   """The method of a config's options."""
-  return supsup(sampler(options.sampler, options.density, options.eps,
-                        options.absolute), options.masked, options.transfer)
+  return supsup(sampler(
+      options.sampler, options.density, options.eps, options.absolute,
+      options.threshold), options.masked, options.transfer, options.start)
 
 
 def running_mean(shared: dict, scores: Tree) -> dict:

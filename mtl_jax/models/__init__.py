@@ -19,6 +19,7 @@ from mtl_jax.models import checks
 from mtl_jax.models import mlp
 from mtl_jax.models import network
 from mtl_jax.models import part
+from mtl_jax.models import pretrained
 from mtl_jax.models import resnet
 from mtl_jax.models import stems
 from mtl_jax.models import vit
@@ -29,6 +30,7 @@ check = checks.check
 from_functions = network.from_functions
 from_linen = network.from_linen
 from_nnx = network.from_nnx
+Published = pretrained.Published
 
 
 def _dense(widths):
@@ -57,10 +59,11 @@ def _part_cifar(outputs, heads=None, modules=12, active=4, width=64,
 
 
 def _part_resnet(outputs, heads=None, modules=8, active=2, width=64,
-                 blocks=part.BLOCKS, form='auto', weights=None, noise=0.):
+                 blocks=part.BLOCKS, form='auto', noise=0.):
   return _recomputable(Network(*part.graph(
       lambda channels: part.resnet_levels(channels, width, tuple(blocks)),
-      modules, active, heads or (outputs,), form, weights, noise)))
+      modules, active, heads or (outputs,), form),
+                               published=part.published(noise)))
 
 
 def _recomputable(made: Network) -> Network:
@@ -76,20 +79,19 @@ def _fully_connected(outputs, widths=(1000,) * 6, inputs=784, words=10000,
 
 
 def _convolutional(outputs, channels=(32, 64), widths=(256, 256), inputs=1,
-                   stride=1, scale=None):
-  return from_linen(lambda **_: stems.Convolutional(
-      outputs, tuple(channels), tuple(widths), inputs, stride, scale))
+                   stride=1, scale=None, norm=False):
+  return from_linen(lambda axis_name=None: stems.Convolutional(
+      outputs, tuple(channels), tuple(widths), inputs, stride, scale, norm,
+      axis_name))
 
 
 def _vit(preset):
   def make(outputs, num_layers=None, patch=None, width=None, hidden=None,
-           heads=None, weights=None):
+           heads=None):
     sizes = vit.sizes_of(preset, layers=num_layers, patch=patch, width=width,
                          hidden=hidden, heads=heads)
 
     def init(key, image_shape):
-      if weights is not None:
-        return augreg.load(weights, sizes.layers, outputs, image_shape), {}
       return jax.jit(functools.partial(
           vit.init, sizes, outputs, image_shape=image_shape))(key), {}
 
@@ -99,7 +101,8 @@ def _vit(preset):
 
     create = lambda name, outputs, adapter, key: vit.create(
         name, sizes, outputs, adapter, key)
-    made = Network(init, apply, parts=Parts(create, vit.apply, vit.flops))
+    made = Network(init, apply, parts=Parts(create, vit.apply, vit.flops),
+                   published=augreg.published(sizes.layers, sizes.patch))
     again = functools.partial(vit.apply, remat=True)
     return made._replace(remat=lambda: made._replace(
         apply=lambda params, stats, x, train=False, axis_name=None: (
@@ -159,7 +162,7 @@ def recomputing(name: str, network: Network) -> Network:
 
 
 # Options of models that say what the kernels are at first.
-_INITIAL = ('weights', 'noise', 'scale')
+_INITIAL = ('noise', 'scale')
 
 
 def check_init(name: str, init: str, options: Mapping[str, object]) -> None:

@@ -2,89 +2,49 @@
 
 Steiner et al. 2021, https://arxiv.org/abs/2106.10270. The files of
 gs://vit_models/augreg name their arrays 'Transformer/encoderblock_0/...'. As
-the official loader does: the head is replaced by zeros, `pre_logits` is
-dropped, blocks beyond the wanted ones are left out, and the position embedding
-is resized to the wanted grid of patches.
+the official loader does: the head stays at its zeros, `pre_logits` is dropped,
+blocks beyond the wanted ones are left out, and the position embedding is
+resized to the wanted grid of patches.
 """
 
-import pathlib
+import functools
+import re
 
 import numpy as np
 
-from mtl_jax import trees
-from mtl_jax.models import vit
+from mtl_jax.models import pretrained
 
-Tree = trees.Tree
 _PREFIX = 'Transformer/'
+_BLOCK = re.compile(r'encoderblock_(\d+)/')
+_POSITIONS = 'posembed_input/pos_embedding'
+_LEFT_OUT = ('head/', 'pre_logits/')
 
 
-def load(path, layers: int, outputs: int, image_shape) -> Tree:
-  """The root that a file makes.
+def published(layers: int, patch: int) -> pretrained.Published:
+  """How a ViT takes such a file, or one with its own leaves' paths.
 
   Args:
-    path: of the `.npz`.
     layers: blocks to take, from the bottom.
-    outputs: of the new head.
-    image_shape: (H, W, C) of the images.
-
-  Raises:
-    FileNotFoundError: there is no such file; says where they come from.
-    ValueError: not such a file, too few blocks, other channels.
+    patch: pixels along a side of a patch.
   """
-  path = pathlib.Path(path).expanduser()
-  if not path.is_file():
-    raise FileNotFoundError(
-        f'no ViT weights at {path}. The AugReg checkpoints are public: '
-        'https://storage.googleapis.com/vit_models/augreg/index.csv lists '
-        'them; save one as .npz there')
-  try:
-    with np.load(path, allow_pickle=False) as members:
-      arrays = {name.removeprefix(_PREFIX): np.asarray(members[name])
-                for name in members.files}
-  except Exception as error:  # zipfile and NumPy raise many kinds
-    raise ValueError(f'{path} cannot be read as .npz: {error}') from error
-  tree = trees.unflatten(arrays)
-  for name in ('embedding', 'cls', 'posembed_input', 'encoder_norm'):
-    if name not in tree:
-      raise ValueError(f'{path} has no {name}: it is not an AugReg ViT')
-  if vit.layers_of(tree) < layers:
-    raise ValueError(f'{path} has {vit.layers_of(tree)} blocks; {layers} are '
-                     'wanted')
-  kept = ('embedding', 'cls', 'posembed_input', *vit.blocks(layers),
-          'encoder_norm')
-  params = {name: tree[name] for name in kept}
-  patch, _, channels, width = params['embedding']['kernel'].shape
-  height, breadth, colours = image_shape
-  if channels != colours or height % patch or breadth % patch:
-    raise ValueError(f'{path} takes images of {channels} channels in patches '
-                     f'of {patch}; got {tuple(image_shape)}')
-  params['posembed_input'] = {'pos_embedding': resize(
-      params['posembed_input']['pos_embedding'],
-      (height // patch, breadth // patch))}
-  params['head'] = {'kernel': np.zeros((width, outputs), np.float32),
-                    'bias': np.zeros(outputs, np.float32)}
-  return _as_float32(params)
+  return pretrained.Published(functools.partial(_take, layers, patch),
+                              ('head/.*',))
 
 
-def _as_float32(tree):
-  return {name: _as_float32(leaf) if isinstance(leaf, dict)
-          else np.asarray(leaf, np.float32) for name, leaf in tree.items()}
-
-
-def save(path, params: Tree) -> None:
-  """Writes a ViT in that format, so that it can be another system's root.
-
-  >>> import tempfile
-  >>> with tempfile.TemporaryDirectory() as folder:
-  ...   save(f'{folder}/x.npz', {'cls': np.zeros((1, 1, 2), np.float32)})
-  ...   list(np.load(f'{folder}/x.npz').files)
-  ['cls']
-  """
-  flat = {}
-  for name, leaf in trees.flatten(params).items():
-    inner = name.startswith(('posembed_input', 'encoder'))
-    flat[f'{_PREFIX if inner else ""}{name}'] = np.asarray(leaf)
-  np.savez(path, allow_pickle=False, **flat)
+def _take(layers, patch, arrays, known, key, image_shape) -> dict:
+  """Arrays by path of leaf; see `pretrained.Published`."""
+  del known, key
+  result = {}
+  for name, array in arrays.items():
+    leaf = name.removeprefix(_PREFIX)
+    block = _BLOCK.match(leaf)
+    if not leaf.startswith(_LEFT_OUT) and not (
+        block and int(block[1]) >= layers):
+      result[leaf] = array
+  if _POSITIONS in result:
+    result[_POSITIONS] = resize(result[_POSITIONS], tuple(
+        side // patch for side in image_shape[:2]))
+  return result
 
 
 def resize(embedding, grid: tuple[int, int]) -> np.ndarray:

@@ -17,6 +17,7 @@ from jax import lax
 
 from mtl_jax import fans
 from mtl_jax import trees
+from mtl_jax.models import pretrained as pretrained_lib
 
 Tree = trees.Tree
 
@@ -57,6 +58,8 @@ class Network(NamedTuple):
       is inside it once more (`jax.checkpoint`).
     scanned: its blocks are a scan, so that a CPU's compiler, which merges
       equal computations elsewhere, keeps to that.
+    published: how it takes weights as others publish them, if they need more
+      than other names.
   """
   init: Callable[..., tuple[Tree, Tree]]
   apply: Callable[..., tuple[Any, Tree]]
@@ -66,6 +69,7 @@ class Network(NamedTuple):
   fan_in: fans.Rules = ()
   remat: Callable[[], Any] | None = None
   scanned: bool = False
+  published: pretrained_lib.Published | None = None
 
 
 # How a module's `__call__` may be told that it is trained.

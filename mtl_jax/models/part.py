@@ -7,7 +7,7 @@ too.
 """
 
 import functools
-import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 from mtl_jax import masks
 from mtl_jax import trees
 from mtl_jax.models import pooling
+from mtl_jax.models import pretrained
 from mtl_jax.models import segments
 
 # Channels in units of the width: in, out, max pool behind the level.
@@ -23,6 +24,8 @@ CIFAR_LEVELS = ((0, 1, False), (1, 1, False), (1, 1, False), (1, 2, False),
                 (2, 2, True), (2, 4, False), (4, 4, True), (4, 8, False),
                 (8, 8, False))
 BLOCKS = (3, 4, 6, 3)  # ResNet-50
+# Of a file of torchvision's, what the modules have no leaves for.
+_LEFT_OUT = re.compile(r'fc\..*|.*num_batches_tracked')
 
 
 def _norm_shapes(norms):
@@ -138,7 +141,7 @@ def _uniform(key, bound, count):
 
 
 def graph(make_levels, modules: int, active: int, heads: tuple[int, ...],
-          form: str, weights: str | None = None, noise: float = 0.):
+          form: str):
   """The functions `init`, `apply` and `trace` of a `models.Network`.
 
   `apply` also takes `remat`, see `segments.apply`.
@@ -149,9 +152,6 @@ def graph(make_levels, modules: int, active: int, heads: tuple[int, ...],
     active: N on a path.
     heads: classes of each task's head.
     form: see `segments`.
-    weights: file of all modules' weights; see `read_weights`. `None` draws
-      them.
-    noise: as in `start_from`.
 
   Raises:
     ValueError: no head, a path that is longer than a level is wide, or an
@@ -167,12 +167,7 @@ def graph(make_levels, modules: int, active: int, heads: tuple[int, ...],
   def init(key, image_shape):
     levels = make_levels(image_shape[-1])
     shapes = segments.shapes(levels, modules, heads, levels[-1].channels)
-    params = _draw(key, shapes)
-    stats = segments.initial_stats(levels, active)
-    if weights is None:
-      return params, stats
-    return start_from(read_weights(pathlib.Path(weights), shapes), key, params,
-                      stats, noise)
+    return _draw(key, shapes), segments.initial_stats(levels, active)
 
   def apply(params, stats, x, train=False, axis_name=None, remat=False):
     return segments.apply(make_levels(x.shape[-1]), form, params, stats, x,
@@ -184,68 +179,40 @@ def graph(make_levels, modules: int, active: int, heads: tuple[int, ...],
   return init, apply, trace
 
 
-def start_from(found: dict, key, params, stats, noise: float):
-  """Every module of a level with the same given weights.
+def published(noise: float) -> pretrained.Published:
+  """How such a network takes the weights of torchvision's `resnet50()`.
 
-  Two modules that the same tasks use get the same gradients and would stay
-  twins; noise parts them.
+  Every module of a level starts from the same weights, with the names and the
+  order of axes of its `state_dict()`; the heads stay as they are drawn. Two
+  modules that the same tasks use get the same gradients and would stay twins;
+  noise parts them.
 
   Args:
-    found: as `read_weights` gives them.
-    key: of the noise.
-    params: drawn; the heads stay.
-    stats: as drawn.
     noise: standard deviation of what is added to kernels, in units of each
       kernel's own.
   """
-  def given(name, old):
-    level, _, *rest = name.split('/')
-    value = found.get('/'.join([level, *rest]))
-    if value is None:
-      return old
+  return pretrained.Published(functools.partial(_take, noise), ('head/.*',))
+
+
+def _take(noise, arrays, known, key, image_shape) -> dict:
+  """Arrays by path of leaf; see `pretrained.Published`."""
+  del image_shape
+  result, used = {}, set()
+  for name in known:
+    level, _, *rest = name.removeprefix(pretrained.STATS).split('/')
+    theirs = None if level == 'head' else _torch_name('/'.join([level, *rest]))
+    if theirs not in arrays:
+      continue
+    used.add(theirs)
+    value = np.asarray(arrays[theirs])
+    if value.ndim == 4:
+      value = value.transpose(2, 3, 1, 0)
     if noise and name.endswith('/kernel'):
       value = value + noise * np.std(value) * jax.random.normal(
           masks.leaf_key(key, f'{name}/noise'), value.shape)
-    return jnp.asarray(value)
-  return trees.map_named(given, params), trees.map_named(given, stats)
-
-
-def read_weights(file: pathlib.Path, shapes: dict) -> dict[str, np.ndarray]:
-  """Weights of one module per level from a NumPy archive (.npz).
-
-  The archive has the names of torchvision's `resnet50().state_dict()`, with
-  its order of axes: `np.savez(FILE, **{k: v.numpy() for k, v in ...})`.
-
-  Args:
-    file: of the archive; nothing executable is ever loaded from it.
-    shapes: of the backbone's leaves.
-
-  Returns:
-    Arrays by 'level2/block0_conv1/kernel', norm statistics by
-    'level2/block0_conv1_bn/mean' and '/var'.
-
-  Raises:
-    ValueError: the archive lacks an array, or one has another shape.
-  """
-  wanted = {n.replace('/module00/', '/', 1): s for n, s in shapes.items()
-            if '/module00/' in n}
-  for name in [n for n in wanted if n.endswith('/scale')]:
-    for part in ('mean', 'var'):
-      wanted[name.replace('/scale', f'/{part}')] = wanted[name]
-  found = {}
-  with np.load(file, allow_pickle=False) as archive:
-    for name, shape in wanted.items():
-      theirs = _torch_name(name)
-      if theirs not in archive:
-        raise ValueError(f'{file} has no array {theirs}, which {name} needs')
-      array = archive[theirs].astype(np.float32)
-      if array.ndim == 4:
-        array = array.transpose(2, 3, 1, 0)
-      if array.shape != shape:
-        raise ValueError(f'{file}: {theirs} has shape {array.shape} but '
-                         f'{name} is {shape}')
-      found[name] = array
-  return found
+    result[name] = value
+  return result | {name: array for name, array in arrays.items()
+                   if name not in used and not _LEFT_OUT.fullmatch(name)}
 
 
 def _torch_name(name: str) -> str:

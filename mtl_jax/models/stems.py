@@ -93,6 +93,8 @@ class Convolutional(nn.Module):
       first convolution of its own.
     stride: of the pools; the official code leaves it at 1.
     scale: see `Stem`.
+    norm: batch norm behind every convolution; the official code has none.
+    axis_name: mapped axis over which batch statistics are averaged.
   """
   outputs: int
   channels: tuple[int, ...] = (32, 64)
@@ -100,10 +102,11 @@ class Convolutional(nn.Module):
   inputs: int = 1
   stride: int = 1
   scale: float | None = None
+  norm: bool = False
+  axis_name: str | None = None
 
   @nn.compact
   def __call__(self, x, train: bool = False):
-    del train
     layer, init = 0, _initializer(self.scale)
     for channels in self.channels:
       for _ in range(2):
@@ -111,9 +114,14 @@ class Convolutional(nn.Module):
         name = f'layer{layer}'
         if layer == 1 and x.shape[-1] != self.inputs:
           name = stem_name(x.shape[1:])
-        x = nn.relu(nn.Conv(
-            channels, (3, 3), name=name, kernel_init=init,
-            conv_general_dilated=convolution.convolve)(x))
+        x = nn.Conv(channels, (3, 3), name=name, kernel_init=init,
+                    conv_general_dilated=convolution.convolve)(x)
+        if self.norm:
+          x = nn.BatchNorm(
+              use_running_average=not train, momentum=0.9, epsilon=1e-5,
+              axis_name=self.axis_name if train else None,
+              name=f'norm{layer}')(x)
+        x = nn.relu(x)
       x = pooling.max_pool(x, stride=self.stride)
     x = x.reshape((x.shape[0], math.prod(x.shape[1:])))
     for width in self.widths:

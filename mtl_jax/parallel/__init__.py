@@ -113,8 +113,9 @@ def split_tasks(tree: Any) -> Any:
 
   def leaf(x):
     if x.shape[0] % devices:
-      raise ValueError(f'{x.shape[0]} tasks at once do not divide over '
-                       f'{devices} devices; choose a multiple')
+      raise ValueError(
+          f'tasks_at_once is {x.shape[0]}, which cannot be divided over '
+          f'{devices} devices; choose a multiple')
     if is_key(x):
       return like_key(x, leaf(jax.random.key_data(x)))
     # Through the host: arrays that were put everywhere can't be split as is.
@@ -177,6 +178,16 @@ def on_host(tree: Any) -> Any:
   return jax.tree.map(leaf, tree)
 
 
+def from_host(tree: Any) -> Any:
+  """Inverse of `on_host`; copies, and compiles nothing.
+
+  `jnp.asarray` would compile a program for every new shape.
+  """
+  return jax.tree.map(
+      lambda x: jax.device_put(np.array(x))
+      if isinstance(x, (np.ndarray, np.generic)) else x, tree)
+
+
 def _local(split):
   count = jax.local_device_count()
   first = jax.process_index() * count
@@ -236,6 +247,23 @@ def evaluate_over_batches(evaluate):
   """Splits the batches of an evaluation over the devices and sums."""
   mapped = functools.partial(evaluate, axis_name=AXIS)
   return jax.pmap(mapped, AXIS, in_axes=(None,) * 5 + (0,), out_axes=None,
+                  static_broadcasted_argnums=0)
+
+
+def evaluate_over_tasks(validate):
+  """Evaluates many tasks, one after another on a device, spread over devices.
+
+  Args:
+    validate: see `steps.single.make_validate`.
+
+  Returns:
+    The same function with state, task and index as `over_tasks` takes them;
+    nothing is donated.
+  """
+  def many(route, backbone, shared, source, task, state, index):
+    one = lambda each: validate(route, backbone, shared, source, *each)
+    return jax.lax.map(one, (task, state, index))
+  return jax.pmap(many, AXIS, in_axes=(None,) * 4 + (0,) * 3,
                   static_broadcasted_argnums=0)
 
 

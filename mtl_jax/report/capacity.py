@@ -6,6 +6,7 @@ Reads `summary['capacity']` (of `capacity.measure`), `['ensembles']` and
 
 import numpy as np
 
+from mtl_jax import trees
 from mtl_jax.report import drawing
 
 _NAMED = drawing.COLOURS  # tasks in the legend of owners
@@ -23,7 +24,9 @@ def sentences(summary: dict) -> list[str]:
     sizes = {key: drawing.readable_bytes(n) for key, n in
              tree['bytes'].items()}
     found.append(
-        f'tree {tree["tree"]}: {len(tree["tasks"])} subnetworks own '
+        f'tree {tree["tree"]}: '
+        f'{trees.counted(len(tree["tasks"]), "subnetwork")} '
+        f'{"owns" if len(tree["tasks"]) == 1 else "own"} '
         f'{100 * (1 - free / size):.1f} % of {size:,} weights, and two own at '
         f'most {both} of them together; folded they take {sizes["folded"]}, on '
         f'disk {sizes["stored"]}, as separate networks {sizes["dedicated"]}')
@@ -38,7 +41,8 @@ def sentences(summary: dict) -> list[str]:
       learned = np.mean([row[-1] for row in matrix])
       found.append(
           f'{line["phase"]}: one network fine-tuned in sequence ends with '
-          f'{100 * np.mean(line["end"]):.2f} % over its {len(matrix)} tasks, '
+          f'{100 * np.mean(line["end"]):.2f} % over its '
+          f'{trees.counted(len(matrix), "task")}, '
           f'after {100 * learned:.2f} % right after each was learned')
   return found
 

@@ -6,6 +6,7 @@ where the run has no such data; see `mtl_jax.report.figures`.
 
 import numpy as np
 
+from mtl_jax.evaluation import anytime
 from mtl_jax.report import drawing
 from mtl_jax.report import vector
 
@@ -33,13 +34,10 @@ def curves(records, summary):
     ax.set_xlabel('training step')
     ax.set_ylabel('loss' if key == 'loss' else 'accuracy (%)')
   drawing.legend(canvas, axes[0][0])
-  many = any(len(members) > drawing.FAINT for members in found.values())
-  single = ('bands go from the lowest to the highest task.' if many
-            else 'faint lines are single tasks.')
   end = (' Marks at the end are single tasks on their validation images, '
          'after training.' if validated else '')
   return canvas, ('Means over training batches. Thick lines are means over '
-                  f'tasks, broken ones are controls; {single}{end}')
+                  f'tasks, broken ones are controls; {_singles(found)}{end}')
 
 
 def _validation(ax, members, key, colour, marker) -> bool:
@@ -58,6 +56,41 @@ def _validation(ax, members, key, colour, marker) -> bool:
   return True
 
 
+def validation(records, summary):
+  """Loss and accuracy on validation images, measured while tasks trained."""
+  del summary
+  found = drawing.groups(
+      records, lambda r: (r.get('validation') or {}).get('step'))
+  panels = [key for key in ('loss', 'accuracy') if any(
+      any(v is not None for v in r['validation'].get(key) or ())
+      for m in found.values() for r in m)]
+  if not panels:
+    return None
+  canvas, axes = drawing.axes(9.4, 3.4, len(panels), squeeze=False)
+  styles = drawing.styles(records)
+  for ax, key in zip(axes[0], panels):
+    for label, members in found.items():
+      drawing.plot_curves(
+          ax, [r['validation'] for r in members], key, styles[label][0],
+          drawing.short(label, 40), '--' if members[0]['control'] else '-',
+          [r['entry'] for r in members])
+    ax.set_xlabel('training step')
+    ax.set_ylabel('validation loss' if key == 'loss'
+                  else 'validation accuracy (%)')
+  drawing.legend(canvas, axes[0][0])
+  return canvas, (
+      'Measured on each task’s validation images while it trained; step 0 is '
+      'before the first batch. Thick lines are means over tasks, broken ones '
+      'are controls; ' + _singles(found))
+
+
+def _singles(found) -> str:
+  """What stands for single tasks among curves."""
+  return ('bands go from the lowest to the highest task.'
+          if any(len(members) > drawing.FAINT for members in found.values())
+          else 'faint lines are single tasks.')
+
+
 def seen(records, summary):
   """The mean accuracy over the tasks learned so far, as tasks come."""
   found = {label: [r for r in members if _test(r) is not None]
@@ -70,7 +103,7 @@ def seen(records, summary):
     if members:
       _line(ax, label, [r['entry'] for r in members], _means(members),
             styles[label], '--' if members[0]['control'] else '-')
-  again = _again(summary)
+  again = _of_rows(summary, anytime.average_so_far)
   if again is not None:
     _line(ax, 'all, measured again after each task', summary['names'],
           again, (drawing.RC['text.color'], '.'), ':')
@@ -103,14 +136,38 @@ def _means(members):
   return means
 
 
-def _again(summary):
-  """The rows' means of a matrix whose lower triangle was measured in full."""
+def _of_rows(summary, function):
+  """A metric after each task, in percent, if the matrix was measured whole."""
   matrix = np.array(summary.get('matrix') or [[]], float)
   size = len(matrix)
-  if size < 2 or matrix.shape != (size, size):
+  if size < 2 or matrix.shape != (size, size) or np.isnan(
+      matrix[np.tril_indices(size)]).any():
     return None
-  rows = [100 * np.mean(row[:i + 1]) for i, row in enumerate(matrix)]
-  return rows if np.isfinite(rows).all() else None
+  return 100 * function(matrix)
+
+
+def forgetting(records, summary):
+  """What of earlier tasks is forgotten after each one (Chaudhry et al. 2018).
+  """
+  del records
+  lost = _of_rows(summary, anytime.forgetting_so_far)
+  if lost is None:
+    return None
+  canvas, ax = drawing.axes(9.4, 2.6)
+  line, = ax.plot(np.arange(2, len(lost) + 2), lost, '-', marker='o', ms=4,
+                  color=drawing.PALETTE[0])
+  vector.tips(line, [f'after {name}: {value + 0.:.2f} %' for name, value in
+                     zip(summary['names'][1:], lost)])
+  edge = max(1., 1.1 * np.abs(lost).max())
+  ax.set_ylim(-edge, edge)
+  ax.set_xlabel('tasks learned')
+  ax.set_ylabel('forgetting (%)')
+  ax.xaxis.get_major_locator().set_params(integer=True)
+  return canvas, (
+      'The forgetting measure after each task (Chaudhry et al. 2018, '
+      'arXiv:1801.10112): the mean over earlier tasks of the best accuracy '
+      'that a task had so far, minus what it has now. At 0 nothing is '
+      'forgotten.')
 
 
 def against_bytes(records, summary):

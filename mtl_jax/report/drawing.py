@@ -199,7 +199,16 @@ def heat_map(canvas, ax, matrix, names, label, form, limits=(None, None)):
               fontsize=7.5, color='black' if bright else 'white')
 
 
-def plot_curves(ax, curves, key, colour, label, style):
+def plot_curves(ax, curves, key, colour, label, style, names=()):
+  """The mean of curves, and each of them, or their range if they are many.
+
+  Args:
+    ax: axes.
+    curves: dicts with lists 'step' and `key`.
+    key: 'loss' or 'accuracy'.
+    colour, label, style: of the mean.
+    names: of the curves, which makes them say so, and the mean its values.
+  """
   scale = 100 if key == 'accuracy' else 1
   steps = np.unique(np.concatenate([c['step'] for c in curves]))
   cells = min(len(steps), 80)  # neighbouring steps are averaged
@@ -217,11 +226,19 @@ def plot_curves(ax, curves, key, colour, label, style):
   if len(curves) > FAINT:
     ax.fill_between(x, rows.min(0), rows.max(0), color=colour, alpha=.15, lw=0)
   elif len(curves) > 1:
-    for row in rows:
+    for i, row in enumerate(rows):
       keep = ~np.ma.getmaskarray(row)
-      ax.plot(x[keep], row[keep], color=colour, alpha=.25, lw=.7)
-  ax.plot(x, rows.mean(0), style, color=colour, label=label,
-          marker='o' if cells == 1 else None)
+      line, = ax.plot(x[keep], row[keep], color=colour, alpha=.25, lw=.7)
+      if names:
+        vector.tips(line, str(names[i]))
+  means = rows.mean(0)
+  keep = ~np.ma.getmaskarray(means)
+  line, = ax.plot(x[keep], means[keep], style, color=colour, label=label,
+                  ms=3.5, marker='o' if cells == 1 or names else None)
+  if names:
+    unit = ' %' if key == 'accuracy' else ''
+    vector.tips(line, [f'{label}, step {at:.0f}: {value:.4g}{unit}'
+                       for at, value in zip(x[keep], means[keep])])
 
 
 def readable_bytes(count: float) -> str:

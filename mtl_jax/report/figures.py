@@ -254,9 +254,14 @@ def _bytes(records, summary):
   return canvas, caption
 
 
+# Of the colours, those that parts of a task's time have.
+_PARTS = {'train': 0, 'validate': 3, 'evaluate': 4, 'save': 2}
+
+
 def _seconds(records, summary):
   del summary
-  keys = ('train', 'evaluate', 'save')
+  keys = tuple(key for key in ('train', 'validate', 'evaluate', 'save')
+               if any((r.get('seconds') or {}).get(key) for r in records))
   parts = np.array([[(r.get('seconds') or {}).get(key) or 0. for key in keys]
                     for r in records])
   if not parts.any():
@@ -266,7 +271,7 @@ def _seconds(records, summary):
   for i, key in enumerate(keys):
     top = base + parts[:, i]
     ax.stairs(top, edges, baseline=base, fill=True, label=key,
-              color=drawing.PALETTE[(0, 4, 2)[i]])
+              color=drawing.PALETTE[_PARTS[key]])
     marks, = ax.plot(range(len(records)), (base + top) / 2, 's', alpha=0,
                      ms=9)
     vector.tips(marks, [f'{r["entry"]}: {seconds:.3g} s to {key}'
@@ -283,6 +288,7 @@ _FIGURES = {
     'accuracy': ('Accuracy of every task', True, _accuracy),
     'against_bytes': ('Accuracy against bytes', True, course.against_bytes),
     'seen': ('Average over the tasks seen so far', True, course.seen),
+    'forgetting': ('Forgetting after each task', True, course.forgetting),
     'matrix': ('Accuracy while learning', False, _matrix),
     'overlap': ('Overlap of masks', False, _overlap),
     'segments': ('Which tasks use which modules', True,
@@ -305,6 +311,7 @@ _FIGURES = {
     'inheritance': ('Who inherits from whom', True,
                     search_report.inheritance),
     'curves': ('Learning curves', True, course.curves),
+    'validation': ('Validation while training', True, course.validation),
     'basis': ('Accuracy against the size of the basis', True, _basis),
     'density': ('Density of masks', True, _density),
     'owners': ('Who owns the weights', True, capacity_report.owners),

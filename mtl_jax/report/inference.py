@@ -6,6 +6,7 @@ Reads `summary['identity']` (lines of `scenarios.measure`), `['streams']`
 
 import numpy as np
 
+from mtl_jax import trees
 from mtl_jax.report import drawing
 
 _SCENARIOS = {'GG': 'task given (GG)', 'GNs': 'inferred, labels shared (GNs)',
@@ -37,23 +38,26 @@ def sentences(summary: dict) -> list[str]:
   for row in rows(summary):
     found.append(
         f'{row["name"]}: task inferred ({row["rule"]}) from {row["images"]} '
-        f'images, {row["tasks"]} tasks: {row["identified"]} right; accuracy '
+        f'images, {trees.counted(row["tasks"], "task")}: {row["identified"]} '
+        'right; accuracy '
         f'{row["GG"]} with the task given, {row["GNs"]} without, {row["GNu"]} '
         'if task and class must be right')
   for line in summary.get('streams') or []:
     returned = line['right_on_return']
     found.append(
-        f'{line["phase"]}: a stream of {line["tasks"]} unnamed tasks made '
-        f'{line["masks"]} masks; {_percent(line["right_at_first"])} of the '
-        'decisions were right' + ('' if returned is None else
-                                  f', {_percent(returned)} when tasks '
-                                  'returned'))
+        f'{line["phase"]}: a stream of '
+        f'{trees.counted(line["tasks"], "unnamed task")} made '
+        f'{trees.counted(line["masks"], "mask")}; '
+        f'{_percent(line["right_at_first"])} of the decisions were right'
+        + ('' if returned is None else
+           f', {_percent(returned)} when tasks returned'))
   mixed = summary.get('mixed')
   if mixed:
     found.append(
-        f'one mixed batch: {mixed["rows"]} rows of {mixed["tasks"]} tasks in '
-        f'one call: {_percent(mixed["accuracy"])} right, largest difference '
-        f'from calls task by task {mixed["difference"]:.1g}')
+        f'one mixed batch: {trees.counted(mixed["rows"], "row")} of '
+        f'{trees.counted(mixed["tasks"], "task")} in one call: '
+        f'{_percent(mixed["accuracy"])} right, largest difference from calls '
+        f'task by task {mixed["difference"]:.1g}')
   return found
 
 
@@ -101,6 +105,7 @@ def confusion(records, summary):
   drawing.heat_map(canvas, ax, shares, line['confusion']['names'],
                    'inferences (%)', '.0f', (0, 100))
   ax.set_ylabel('images of …')
-  return canvas, (f'“{line["name"]}”, {line["tasks"]} tasks. Row: the task '
+  return canvas, (f'“{line["name"]}”, '
+                  f'{trees.counted(line["tasks"], "task")}. Row: the task '
                   'that a test batch belongs to; column: the task for which '
                   'it was taken. On the diagonal the inference is right.')

@@ -10,9 +10,11 @@ What the functions read (all of it JSON; accuracies are fractions):
            commit, started, seed, backbone {model, weights, fingerprint}
   record   one per learned task: entry, task, phase, method, control, repeat,
            classes, steps, batch_size, seed, accuracy {before, valid, test},
-           loss {valid, test}, curve {step, loss, accuracy}, density {leaf: d},
+           loss {valid, test}, curve {step, loss, accuracy}, validation (as
+           curve, if it was measured while training), density {leaf: d},
            bytes {masks, coefficients, values, stats, total, stored,
-           dedicated}, seconds {train, evaluate, save}, basis {kind, size},
+           dedicated}, seconds {train, validate, evaluate, save}, basis {kind,
+           size},
            data (as `data.labels.facts` makes it),
            search (of paths that evolved; see `report.search`)
   summary  names, matrix, before, metrics (see `metrics.summarise`),
@@ -30,6 +32,7 @@ import json
 import os
 import pathlib
 
+from mtl_jax import trees
 from mtl_jax.data import labels
 from mtl_jax.report import capacity as capacity_report
 from mtl_jax.report import figures as figures_lib
@@ -38,6 +41,9 @@ from mtl_jax.report import rows as rows_lib
 
 _TEMPLATES = pathlib.Path(__file__).parent / 'templates'
 _LONG = 40  # a terminal table of more tasks than this has one row per phase
+# Metrics that a terminal tells; the page has them all.
+_TOLD = ('average_accuracy', 'worst_task', 'anytime_average_accuracy',
+         'forgetting', 'learning_curve_area')
 _NOTES = 6  # sentences about the data in a terminal; the page has them all
 _FOLD = 50  # and the page's table of tasks is folded
 
@@ -73,6 +79,9 @@ def render(run: dict, records: list[dict], summary: dict) -> str:
 def write(path, run: dict, records: list[dict], summary: dict) -> None:
   """Writes the page; a reader sees the old file or the new one, never half."""
   path = pathlib.Path(path)
+  if path.is_dir() or not path.absolute().parent.is_dir():
+    raise ValueError(f'{path} is no place for a page: name a file in a folder '
+                     'that exists')
   text = render(run, records, summary)
   partial = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   try:
@@ -90,7 +99,7 @@ def table(records: list[dict], summary: dict):
   lines = [f'{row["title"]} {rows_lib.percent(row["value"], 2)}  '
            f'[{row["citation"]}]'
            for row in (summary.get('metrics') or [])
-           if row['name'] in ('average_accuracy', 'forgetting')]
+           if row['name'] in _TOLD]
   if _in_all(summary) is not None:
     lines.append(f'{rows_lib.readable_seconds(_in_all(summary))} in all')
   lines += inference_report.sentences(summary)
@@ -136,8 +145,7 @@ def _in_all(summary: dict) -> float | None:
 def _title(run, records, summary):
   count = len({r['task'] for r in records if not r['control']})
   model = (run.get('backbone') or {}).get('model')
-  title = (f'{count} task{"" if count == 1 else "s"} in one '
-           f'{model or "network"}')
+  title = f'{trees.counted(count, "task")} in one {model or "network"}'
   failed = not (summary.get('verified') or {'ok': True})['ok']
   return title if failed else f'{title} that was never changed'
 
@@ -150,7 +158,8 @@ def _facts(run):
     device = f'{hardware["count"]} × {device}'
   cpu = hardware.get('cpu')
   if hardware.get('cores'):
-    cpu = f'{cpu or "CPU"}, {hardware["cores"]} cores'
+    cpu = f'{cpu or "CPU"}, ' + trees.counted(
+        hardware['cores'], 'core')
   weights = backbone.get('weights')
   facts = [
       ('backbone', backbone.get('model')),
@@ -169,10 +178,11 @@ def _cards(records, summary):
   controls = [r for r in records if r['control']]
   tests = rows_lib.values(main, 'accuracy', 'test')
   distinct = len({r['task'] for r in main})
-  what = ('tasks' if distinct == len(main) else
-          f'impressions of {distinct} tasks')
-  cards = [(len(main), what,
-            f'and {len(controls)} controls' if controls else '')]
+  of = trees.counted(distinct, 'task')
+  cards = [(len(main), of.split()[1] if distinct == len(main)
+            else f'impressions of {of}',
+            f'and {trees.counted(len(controls), "control")}'
+            if controls else '')]
   if tests:
     cards.append((rows_lib.percent(rows_lib.mean(tests)), 'mean test accuracy',
                   f'lowest {rows_lib.percent(min(tests))}'))

@@ -12,6 +12,8 @@ import json
 import re
 from collections.abc import Sequence
 
+from mtl_jax import json_files
+
 # What the page calls the neutral colours; in the dark it gives others.
 NEUTRAL = {
     '#24292f': 'ink', '#57606a': 'soft', '#9aa0a6': 'edge', '#e3e5e8': 'grid',
@@ -48,7 +50,8 @@ def svg(figure) -> str:
 
 
 def _titled(match: re.Match) -> str:
-  texts, kind = json.loads(bytes.fromhex(match[2]))
+  texts, kind = json_files.parse(bytes.fromhex(match[2]), list, 'a figure',
+                                 'a title')
   body = match[3]
   if isinstance(texts, str):
     body = f'\n{_title(texts)}{body}'

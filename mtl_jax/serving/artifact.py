@@ -23,18 +23,18 @@ import numpy as np
 
 from mtl_jax import aliases
 from mtl_jax.data import transforms
+from mtl_jax.models import pretrained
+from mtl_jax.serving import checks
 from mtl_jax.serving import probes
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import deduplicate
-from mtl_jax.storage import formats
 from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
 from mtl_jax.storage import tensor_file
 from mtl_jax.storage import workdir as workdir_lib
 
 FORMAT = 1
-NAME = r'\w[\w.@~-]*'
 # Metadata of a checkpoint that an import makes again.
 _OF_PLACE = ('format', 'hashes', 'references', 'relies_on', 'kept_by')
 _NEEDED = ('name', 'record', 'backbone', 'method', 'seed', 'transforms',
@@ -109,14 +109,43 @@ def export(system: system_lib.System, task: str, path: aliases.Path,
       'versions': provenance.versions()})
 
 
+def export_network(system: system_lib.System, task: str, path: aliases.Path,
+                   licence: str = '', text: str = '') -> pathlib.Path:
+  """Writes a task's whole network as a file of weights, for `backbone.weights`.
+
+  Its arrays have the paths of the network's leaves, norm statistics behind
+  'stats/'. The task's transforms, classes and method do not go along.
+
+  Args:
+    system: as `mtl_jax.load` gives it.
+    task: a name in `system.tasks`.
+    path: of the file, whose name ends with `.safetensors`; one that is there
+      is replaced.
+    licence: of the weights.
+    text: whatever their users should know.
+
+  Returns:
+    The path.
+
+  Raises:
+    ValueError: an unknown task, a damaged one, or no place for such a file.
+  """
+  if pathlib.Path(path).suffix != '.safetensors':
+    raise ValueError(f'{path} does not end with .safetensors, by which '
+                     'backbone.weights knows the form; give such a name')
+  params, stats = system.effective(system.task(task))
+  return tensor_file.write(path, pretrained.leaves(params, stats), {
+      'format': FORMAT, 'network': task, 'backbone': _recipe(system),
+      'licence': licence, 'text': text, 'versions': provenance.versions()})
+
+
 def relied(system: system_lib.System, task: str) -> list[str]:
   """The tasks that a task needs, and those that they need, needed ones first.
   """
   found: dict[str, None] = {}
 
   def visit(name: str) -> None:
-    for other in checkpoint.load_metadata(system.workdir.task(name)).get(
-        'relies_on') or {}:
+    for other in system.metadata(name).get('relies_on') or {}:
       if other not in found:
         visit(other)
         found[other] = None
@@ -146,9 +175,8 @@ def _part(system: system_lib.System, name: str) -> Part:
 def _recipe(system: system_lib.System) -> dict:
   """The recipe of the backbone; of a file of weights it keeps only the name."""
   recipe = dict(system.backbone.recipe)
-  if recipe['options'].get('weights'):
-    recipe['options'] = dict(recipe['options'], weights=pathlib.Path(
-        recipe['options']['weights']).name)
+  if recipe.get('weights'):
+    recipe['weights'] = pathlib.Path(recipe['weights']).name
   return recipe
 
 
@@ -177,7 +205,8 @@ def _artifact(arrays: dict, header: dict) -> Artifact:
   for name, given in header['parts'].items():
     metadata, needs = given['metadata'], given['needs']
     for called in (name, *dict(needs or ())):
-      if not re.fullmatch(NAME, called):
+      if not (re.fullmatch(workdir_lib.NAME, called)
+              and checkpoint.is_final(called)):
         raise ValueError(f'{called!r} is no name of a task')
     missing = [key for key in _NEEDED if key not in metadata]
     if missing or metadata['name'] != name:
@@ -218,9 +247,7 @@ def import_task(workdir: aliases.Path, path: aliases.Path,
   """
   found = read(path)
   work = workdir_lib.Workdir(workdir)
-  if name is not None and not re.fullmatch(NAME, name):
-    raise ValueError(f'name is {name!r}; a name has letters, digits, _, ., @, '
-                     '~ and -')
+  work.require_free(found.task if name is None else name)
   _check_backbone(work, found.backbone, path)
   with work.locked():
     places = _places(work, found, name, path)
@@ -232,10 +259,37 @@ def import_task(workdir: aliases.Path, path: aliases.Path,
   return places[found.task]
 
 
+def unpack(root: aliases.Path, path: aliases.Path) -> None:
+  """Makes a workdir of a file alone, in a new folder.
+
+  Raises:
+    ValueError: as `import_task`; a task is missing that this one needs.
+  """
+  found = read(path)
+  lacking = {needed: digest for part in found.parts.values()
+             for needed, digest in part.needs or ()
+             if needed not in found.parts}
+  if lacking:
+    raise ValueError(_alone(found, lacking, path))
+  import_task(root, path)
+
+
+def _alone(found: Artifact, lacking: dict[str, str],
+           path: aliases.Path) -> str:
+  """What a file lacks to be used by itself, and where that lies."""
+  metadata = found.parts[found.task].metadata
+  named = [f'{name} ({digest})' for name, digest in lacking.items()]
+  return (f'{path} holds the task {found.task} without '
+          f'{checks.needed(metadata, named)}. Export it with with_basis=True '
+          '(--with_basis) from the workdir where it was learned (suite '
+          f'{metadata.get("suite")}), or import it into a workdir that holds '
+          f'{"that task" if len(named) == 1 else "those tasks"}')
+
+
 def _check_backbone(work: workdir_lib.Workdir, recipe: dict,
                     path: aliases.Path) -> None:
   """Refuses a workdir whose backbone is not the one that the task needs."""
-  formats.require(work.root)
+  work.require_own()
   if work.backbone.exists():
     kept = dict(json_records.read_json(work.backbone) or {})
     if kept.get('fingerprint') != recipe['fingerprint']:
@@ -245,13 +299,9 @@ def _check_backbone(work: workdir_lib.Workdir, recipe: dict,
           f'{str(kept.get("fingerprint"))[:16]} ({kept.get("model")}): its '
           'impression does not fit; choose another workdir')
     return
-  if work.root.exists() and any(
-      not p.name.startswith('.') for p in work.root.iterdir()):
-    raise ValueError(f'{work.root} is neither a workdir nor empty; choose '
-                     'another folder')
-  if recipe['options'].get('weights'):
+  if recipe.get('weights'):
     raise ValueError(
-        f'{path} was made on the weights {recipe["options"]["weights"]}, which '
+        f'{path} was made on the weights {recipe["weights"]}, which '
         'it does not hold; import it into the workdir of a run on them')
 
 
@@ -272,8 +322,8 @@ def _places(work: workdir_lib.Workdir, found: Artifact, name: str | None,
       if digest not in here:
         raise ValueError(
             f'task {own} needs the task {needed} ({digest}), which is neither '
-            f'in {path} nor in {work.root}; import that first, or export with '
-            'with_basis=True (--with_basis)')
+            f'in {path} nor in {work.root}; import that first, or export '
+            f'{found.task} with with_basis=True (--with_basis)')
       places[needed] = here[digest]
     wanted = name if own == found.task and name else own
     digest = deduplicate.content_of(part.arrays, part.metadata)

@@ -1,8 +1,11 @@
-"""The immutable backbone: regenerated from its seed recipe, bit for bit."""
+"""The immutable backbone: made from its seed recipe again, bit for bit.
+
+One that starts from a file of weights is read from that once, and then from the
+workdir, which keeps its leaves.
+"""
 
 import functools
-import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +19,11 @@ from mtl_jax import models
 from mtl_jax import trees
 from mtl_jax.config import config as config_lib
 from mtl_jax.models import precision
+from mtl_jax.models import pretrained
+from mtl_jax.storage import checkpoint
+from mtl_jax.storage import json_records
+from mtl_jax.storage import weights
+from mtl_jax.storage import workdir as workdir_lib
 
 
 class Backbone(NamedTuple):
@@ -33,21 +41,23 @@ class Backbone(NamedTuple):
   recipe: dict
 
 
-def make(recipe: dict, weights: pathlib.Path | None = None,
+def make(recipe: dict, leaves: dict[str, Any] | None = None,
          remat: bool = False) -> Backbone:
   """The backbone of a recipe.
 
   Args:
     recipe: 'model', 'outputs', 'options', 'init', 'seed', 'image_shape', and
       'compute_dtype' if it isn't float32, and 'fingerprint' if the result
-      must be a known one.
-    weights: a copy of the file that the option `weights` names; if it exists,
-      it is read instead.
+      must be a known one; of one that starts from a file also 'weights',
+      'names' and 'fresh' (see `config.parts.Backbone`).
+    leaves: of such a backbone, as `kept` gives them; `None` reads the file.
     remat: whether its gradients need less memory; see `models.recomputing`.
 
   Raises:
     ValueError: the weights are not those of the recipe's fingerprint, or the
-      recipe asks for weights that its init replaces.
+      recipe asks for weights that its init replaces; the file does not fill the
+      network, or can't be read.
+    FileNotFoundError: there is no file of weights.
   """
   missing = sorted({'model', 'outputs', 'options', 'init', 'seed',
                     'image_shape'} - set(recipe or ()))
@@ -55,8 +65,6 @@ def make(recipe: dict, weights: pathlib.Path | None = None,
     raise ValueError(f'the recipe of the backbone lacks {missing}; restore '
                      'its file from a copy')
   options = dict(recipe['options'])
-  if options.get('weights') and weights is not None and weights.exists():
-    options['weights'] = str(weights)
   if recipe['model'] not in models.MODELS and recipe.get('defined_in'):
     raise ValueError(f"the backbone is the model {recipe['model']!r}, which "
                      f"{recipe['defined_in']['file']} defines; pass that file "
@@ -67,15 +75,52 @@ def make(recipe: dict, weights: pathlib.Path | None = None,
     network = models.recomputing(recipe['model'], network)
   network = precision.computed(network,
                                recipe.get('compute_dtype', 'float32'))
-  params, stats = _draw(network, recipe, jax.random.key(
-      recipe['seed'], impl='threefry2x32'))
+  key = jax.random.key(recipe['seed'], impl='threefry2x32')
+  if leaves is None:
+    params, stats = _draw(network, recipe, key)
+    if recipe.get('weights'):
+      params, stats = _from_file(network, recipe, key, params, stats)
+  else:
+    params, stats = pretrained.split(leaves, *jax.eval_shape(
+        functools.partial(_init, network, recipe), key))
   found = trees.fingerprint(params)
   if recipe.get('fingerprint', found) != found:
     raise ValueError(
         f"the backbone's fingerprint is {found} but {recipe['fingerprint']} "
         'was recorded: impressions fit only the backbone on which they were '
-        'made. Was the seed, the model or the version of jax changed?')
+        'made. Was the seed, the model, the file of weights or the version of '
+        'jax changed?')
   return Backbone(network, params, stats, dict(recipe, fingerprint=found))
+
+
+def kept(work: workdir_lib.Workdir) -> dict[str, Any] | None:
+  """The leaves that a workdir keeps of its backbone, if they are no seed's.
+
+  Raises:
+    CheckpointError: they are damaged, or another backbone's.
+  """
+  if not (work.backbone.exists() and checkpoint.exists(work.weights)):
+    return None
+  recipe = json_records.read_json(work.backbone)
+  return checkpoint.load(work.weights, expected={
+      'backbone': recipe['fingerprint']})[0]
+
+
+def _from_file(network: models.Network, recipe: dict, key: aliases.PRNGKey,
+               params: aliases.Params, stats: aliases.Stats
+               ) -> tuple[aliases.Params, aliases.Stats]:
+  """Drawn leaves with those of the recipe's file in their places."""
+  names = recipe.get('names')
+  flat = pretrained.fill(
+      recipe['weights'], weights.read(recipe['weights']),
+      pretrained.leaves(params, stats), names, tuple(recipe.get('fresh') or ()),
+      network.published, key, tuple(recipe['image_shape']))
+  return pretrained.split(flat, params, stats)
+
+
+def _init(network: models.Network, recipe: dict,
+          key: aliases.PRNGKey) -> tuple[aliases.Params, aliases.Stats]:
+  return network.init(key, tuple(recipe['image_shape']))
 
 
 def _draw(network: models.Network, recipe: dict,
@@ -94,7 +139,7 @@ def _draw(network: models.Network, recipe: dict,
 
 def _draw_here(network: models.Network, recipe: dict,
                key: aliases.PRNGKey) -> tuple[aliases.Params, aliases.Stats]:
-  init = functools.partial(network.init, key, tuple(recipe['image_shape']))
+  init = functools.partial(_init, network, recipe, key)
   if recipe['init'] != 'signed_constant':
     return init()
   shapes = jax.eval_shape(init)[0]
@@ -118,9 +163,18 @@ def another_draw(backbone: Backbone, number: int) -> trees.Tree:
     backbone: whose recipe is used; weights from a file are the same again.
     number: of the draw, from 1.
   """
-  key = jax.random.key(backbone.recipe['seed'], impl='threefry2x32')
-  return _draw(backbone.network, backbone.recipe, jax.random.fold_in(
+  recipe = backbone.recipe
+  key = jax.random.key(recipe['seed'], impl='threefry2x32')
+  drawn = _draw(backbone.network, recipe, jax.random.fold_in(
       jax.random.fold_in(key, 2), number))[0]
+  if not recipe.get('weights'):
+    return drawn
+  fresh = pretrained.fresh_leaves(
+      pretrained.leaves(backbone.params, backbone.stats), pretrained.all_fresh(
+          recipe.get('names'), recipe.get('fresh') or (),
+          backbone.network.published))
+  return trees.map_named(lambda name, new, old: new if name in fresh else old,
+                         drawn, backbone.params)
 
 
 def recipe_of(config: config_lib.Config, shapes: list) -> dict:
@@ -131,6 +185,9 @@ def recipe_of(config: config_lib.Config, shapes: list) -> dict:
             'seed': config.seed if part.seed is None else part.seed,
             'image_shape': list(shapes[0]) if len(shapes) == 1 else [
                 list(shape) for shape in shapes]}
+  if part.weights is not None:
+    recipe |= {'weights': part.weights, 'names': part.names,
+               'fresh': part.fresh}
   if part.compute_dtype != 'float32':
     recipe['compute_dtype'] = part.compute_dtype
   own = models.MODELS.origin(part.model)

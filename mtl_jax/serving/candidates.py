@@ -120,7 +120,7 @@ def describe(name: str, arrays: dict, metadata: dict) -> Described:
       arrays, part).items()} for part in ('masks', 'coefficients'))
   if _part(arrays, 'values') or not (masked or combined):
     raise ValueError(f'task {name} left weights of its own, which cannot be '
-                     'superposed; leave it out of the candidates (names=)')
+                     'superposed; name candidates without it')
   return Described(name, metadata, masked, combined)
 
 
@@ -139,7 +139,7 @@ def agreed(found: Sequence[Described]) -> Candidates:
   for x in mixed:
     if _basis_of(x.metadata) != _basis_of(mixed[0].metadata):
       raise ValueError(f'tasks {mixed[0].name} and {x.name} combine different '
-                       'bases; infer among the tasks of one basis (names=)')
+                       'bases; name candidates of one basis')
   for part, members in (('masks', own), ('coefficients', mixed),
                         ('masks', mixed)):
     for x in members:
@@ -165,8 +165,7 @@ def _require_same_leaves(first: Described, other: Described,
     if found[leaf] != shape:
       raise ValueError(
           f'tasks {first.name} and {other.name} left {part} of {leaf} in other '
-          f'shapes, {shape} and {found[leaf]}; infer among the tasks of one '
-          'kind (names=)')
+          f'shapes, {shape} and {found[leaf]}; name candidates of one kind')
 
 
 def _basis_of(metadata: dict) -> tuple:
@@ -208,7 +207,7 @@ def _stacked(loaded: Sequence[tuple[Described, dict[str, np.ndarray]]],
   if not any(parts):
     return None
   return trees.map_named(
-      lambda name, _: jnp.asarray(np.stack([p[name] for p in parts]))
+      lambda name, _: jax.device_put(np.stack([p[name] for p in parts]))
       if name in parts[0] else None, like)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from mtl_jax import aliases
+from mtl_jax import trees
 
 
 def check_images(x: aliases.Images, shape: tuple[int, ...], task: str,
@@ -15,6 +16,27 @@ def check_images(x: aliases.Images, shape: tuple[int, ...], task: str,
         f'task {task} takes {what} {dtype} [n, {", ".join(map(str, shape))}]'
         f'; got {getattr(x, "dtype", type(x).__name__)} '
         f'{getattr(x, "shape", "")}')
+
+
+def needed(metadata: dict, named: list[str]) -> str:
+  """What a task needs of others, in words.
+
+  Args:
+    metadata: of the task.
+    named: the others.
+
+  >>> needed({'record': {'basis': {'kind': 'random', 'size': 1}}}, ['a'])
+  'its random basis of 1 mask: that of the task a'
+  """
+  one = len(named) == 1
+  basis = metadata['record'].get('basis')
+  if basis:
+    what = (f'its {basis["kind"]} basis of '
+            f'{trees.counted(basis["size"], "mask")}: '
+            f'{"that" if basis["size"] == 1 else "those"}')
+  else:
+    what = f'the impression{"" if one else "s"}'
+  return f'{what} of the task{"" if one else "s"} {some(named)}'
 
 
 def some(names: list[str]) -> str:

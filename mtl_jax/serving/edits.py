@@ -4,10 +4,9 @@ A process that is killed during an edit leaves the tasks as they were before or
 as they are after it, and `verify` passes. The same call again finishes it.
 """
 
-import re
-
 from mtl_jax import parallel
 from mtl_jax.serving import artifact
+from mtl_jax.serving import checks
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import deduplicate
@@ -33,15 +32,17 @@ def delete(system: system_lib.System, name: str) -> None:
   A run of the workdir's config, started again, learns it again.
 
   Raises:
-    ValueError: other tasks rely on it; names them.
+    ValueError: other tasks rely on it (names them), or its folder holds
+      another task.
   """
   work = system.workdir
   with work.locked():
+    _require_not_another(work, name)
     users = dependents(work, name)
     if users:
       raise ValueError(
-          f'task {name} stays: {_some(users)} {_relies(users)} on it; delete '
-          f'{"that" if len(users) == 1 else "those"} first')
+          f'task {name} stays: {checks.some(users)} {_relies(users)} on it; '
+          f'delete {"that" if len(users) == 1 else "those"} first')
     _drop(work, name, {'kind': 'deleted', 'entry': name})
   system.refresh()
 
@@ -52,13 +53,13 @@ def rename(system: system_lib.System, old: str, new: str) -> None:
   A run of the workdir's config, started again, learns the old name again.
 
   Raises:
-    ValueError: not a name, or another task has it.
+    ValueError: not a name, another task has it, or the folder of the old
+      name holds another task.
   """
   work = system.workdir
-  if not isinstance(new, str) or not re.fullmatch(artifact.NAME, new):
-    raise ValueError(f'the new name of {old} is {new!r}; a name has letters, '
-                     'digits, _, ., @, ~ and -')
+  work.require_free(new, leaving=old)
   with work.locked():
+    system.metadata(old)  # refuses another's folder, which it would make fit
     _copy(work, old, new)
     for other in dependents(work, old):
       metadata = checkpoint.load_metadata(work.task(other))
@@ -66,6 +67,15 @@ def rename(system: system_lib.System, old: str, new: str) -> None:
                                  _with_name(metadata, old, new))
     _drop(work, old, {'kind': 'renamed', 'entry': new, 'from': old})
   system.refresh()
+
+
+def _require_not_another(work: workdir_lib.Workdir, name: str) -> None:
+  """Refuses to remove what is another task; damaged ones may go."""
+  try:
+    metadata = checkpoint.load_metadata(work.task(name))
+  except checkpoint.CheckpointError:
+    return
+  checkpoint.require(work.task(name), metadata, {'name': name})
 
 
 def _copy(work: workdir_lib.Workdir, old: str, new: str) -> None:
@@ -106,11 +116,6 @@ def _drop(work: workdir_lib.Workdir, name: str, said: dict) -> None:
   json_records.write_lines(work.metrics, [*lines, said])
   if parallel.is_primary():
     checkpoint.remove_all(work.tasks, name)
-
-
-def _some(names: list[str]) -> str:
-  more = f' and {len(names) - 10} more' if len(names) > 10 else ''
-  return ', '.join(names[:10]) + more
 
 
 def _relies(names: list[str]) -> str:

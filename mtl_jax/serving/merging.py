@@ -12,7 +12,6 @@ stay as they are; `Merged` reports how the new task differs from each.
 """
 
 import functools
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,7 +26,6 @@ from mtl_jax import masks
 from mtl_jax import methods
 from mtl_jax import trees
 from mtl_jax.data import transforms
-from mtl_jax.serving import artifact
 from mtl_jax.serving import probes
 from mtl_jax.serving import stored_tasks
 from mtl_jax.serving import system as system_lib
@@ -79,7 +77,9 @@ def merge(system: system_lib.System, tasks: Sequence[str],
     ValueError: tasks that take other inputs or have other classes, or that
       left nothing which can be merged so; a name that is taken.
   """
-  name = name or '-and-'.join(tasks)
+  if isinstance(tasks, str) or not isinstance(tasks, Sequence):
+    raise ValueError(f'tasks is {tasks!r}; give a list of their names')
+  name = '-and-'.join(map(str, tasks)) if name is None else name
   stored = _check(system, tasks, weights, how, name)
   share = np.full(len(stored), 1 / len(stored)) if weights is None else (
       np.asarray(weights, float))
@@ -102,17 +102,17 @@ def _check(system: system_lib.System, tasks: Sequence[str],
   if how not in HOW:
     raise ValueError(f'how is {how!r}{trees.nearest(str(how), HOW)}; known: '
                      f'{", ".join(HOW)}')
-  if isinstance(tasks, str) or len(tasks) < 2 or len(set(tasks)) < len(tasks):
+  if len(tasks) < 2 or len(set(tasks)) < len(tasks):
     raise ValueError(f'tasks is {tasks!r}; name two different ones or more')
   if weights is not None and (
-      how != 'combination' or len(weights) != len(tasks)
-      or not np.isfinite(weights).all() or not np.sum(weights)):
+      np.ndim(weights) != 1 or not all(map(trees.is_number, weights))
+      or how != 'combination' or len(weights) != len(tasks)
+      or not np.isfinite(np.asarray(weights, float)).all()
+      or not np.sum(weights)):
     raise ValueError(
         f'weights is {weights!r}: a combination takes a finite number per task '
         'whose sum is not 0, and nothing else takes any')
-  if not re.fullmatch(artifact.NAME, name) or len(name.encode()) > 100:
-    raise ValueError(f'name is {name!r}; a name has letters, digits, _, ., @, '
-                     '~ and -, 100 bytes at most')
+  system.workdir.require_free(name)
   if system.workdir.task(name).exists():
     raise ValueError(f'there is a task {name} already; choose another name')
   stored = [system.task(task) for task in tasks]

@@ -24,12 +24,12 @@ from mtl_jax import aliases
 from mtl_jax import impressions
 from mtl_jax import methods
 from mtl_jax import models
+from mtl_jax import trees
 from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.serving import stored_tasks
 from mtl_jax.serving import task_cache
-from mtl_jax.storage import checkpoint
 
 # A task's network costs about as much to materialise as this many rows cost
 # to pass through it: 14 to 18 for supermasks on LeNet-300-100, 2 CPU cores.
@@ -119,11 +119,12 @@ def check(x: aliases.Images,
                      f'{getattr(x, "shape", "")}')
   if tasks is None or isinstance(tasks, str):
     raise ValueError('tasks must be a sequence with a name, or None, for each '
-                     f'of the {len(x)} images; got {tasks!r}')
+                     f'of {trees.counted(len(x), "image")}; got {tasks!r}')
   names = list(tasks)
   if len(names) != len(x):
-    raise ValueError(f'{len(x)} images but {len(names)} names of tasks: give '
-                     'one for each image')
+    raise ValueError(f'{trees.counted(len(x), "image")} but '
+                     f'{trees.counted(len(names), "name")} of tasks: give one '
+                     'for each image')
   for name in names:
     if name is not None and not isinstance(name, str):
       raise ValueError(f'a task is named by a string or None, not {name!r}')
@@ -139,8 +140,7 @@ def bare_backbone(system: stored_tasks.StoredTasks,
   """
   found: dict[transforms.Chain, str] = {}
   for name in system.tasks:
-    metadata = checkpoint.load_metadata(system.workdir.task(name),
-                                        {'name': name})
+    metadata = system.metadata(name)
     if tuple(metadata['source_shape']) == shape:
       found.setdefault(transforms.common(
           transforms.from_json(metadata['transforms'])), name)

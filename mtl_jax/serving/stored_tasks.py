@@ -6,15 +6,17 @@ exchanged under its name is read anew.
 """
 
 import json
+from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import aliases
 from mtl_jax import impressions
+from mtl_jax import json_files
 from mtl_jax import methods
+from mtl_jax import trees
 from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.serving import backbone as backbone_lib
@@ -61,7 +63,8 @@ class StoredTask(NamedTuple):
   def __repr__(self) -> str:
     """In short, without the arrays."""
     how = self.metadata.get('method', {}).get('name', 'no method')
-    return (f'StoredTask({self.name!r} by {how}: {self.classes} classes, '
+    return (f'StoredTask({self.name!r} by {how}: '
+            f'{trees.counted(self.classes, "class")}, '
             f'{self.impression!r})')
 
 
@@ -112,6 +115,19 @@ class StoredTasks:
     """What was measured of a task when it committed."""
     return self._records((name, self.workdir.version(name)))
 
+  def metadata(self, name: str) -> dict:
+    """All that a task's checkpoint says, held against its place.
+
+    Raises:
+      CheckpointError: it is missing, damaged, or not what belongs there; or
+        a task that it was made with is another one now.
+    """
+    found = checkpoint.task_metadata(self.workdir.task(name))
+    self.require_place(name, found)
+    self._require_relied(name, [used for used in found.get('relies_on') or {}
+                                if self.workdir.has_task(used)], found)
+    return found
+
   def fingerprint(self, name: str) -> str:
     """Of all that a task left but its outputs: what others rely on."""
     return self._fingerprints((name, self.workdir.version(name)))
@@ -128,15 +144,18 @@ class StoredTasks:
     if not self.method(name, metadata).abilities.superposes:
       raise ValueError(
           f'task {name} was learned by {metadata["method"]["name"]}, whose '
-          'impressions cannot be superposed; leave it out of the candidates '
-          '(names=)')
+          'impressions cannot be superposed; name candidates without it')
     return arrays, metadata
 
   def require_own(self, name: str, metadata: dict) -> None:
     """Refuses a task of another backbone, place, suite or other tasks."""
     self.require_place(name, metadata)
-    for used, digest in metadata.get('relies_on', {}).items():
-      if self.fingerprint(used) != digest:
+    self._require_relied(name, metadata.get('relies_on') or {}, metadata)
+
+  def _require_relied(self, name: str, others: Iterable[str],
+                      metadata: dict) -> None:
+    for used in others:
+      if self.fingerprint(used) != metadata['relies_on'][used]:
         raise checkpoint.CheckpointError(
             f'task {name} was made with the task {used}, but another one of '
             'that name lies here; bring that back, or remove '
@@ -182,7 +201,7 @@ class StoredTasks:
 
   def _prepare(self, described: str) -> dict:
     """`shared` as `name_of_shared` describes it."""
-    metadata = json.loads(described)
+    metadata = json_files.parse(described, {}, 'a basis', 'its name')
     method = self.method('', metadata)
     return method.prepare(methods.Context(
         self.backbone.params,
@@ -237,11 +256,14 @@ def name_of_shared(metadata: dict) -> str:
 
 
 def _on_device(leaf: T) -> T | aliases.Array:
-  """A NumPy array put on the device, once; types that JAX lacks stay."""
+  """A NumPy array put on the device, once; types that JAX lacks stay.
+
+  `jnp.asarray` would compile a program for every new shape.
+  """
   if not isinstance(leaf, np.ndarray) or (
       jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype):
     return leaf
-  return jnp.asarray(leaf)
+  return jax.device_put(leaf)
 
 
 def _bytes_of(stored: StoredTask) -> int:

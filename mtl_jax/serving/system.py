@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import aliases
@@ -74,8 +73,9 @@ class System(stored_tasks.StoredTasks):
 
   def __repr__(self) -> str:
     names, recipe = self.tasks, self.backbone.recipe
-    return (f'System({str(self.workdir.root)!r}: {len(names)} tasks '
-            f'({checks.some(names[:3])}{", ..." if len(names) > 3 else ""}) on '
+    shown = checks.some(names[:3]) + (', ...' if len(names) > 3 else '')
+    return (f'System({str(self.workdir.root)!r}: '
+            f'{trees.counted(len(names), "task")} ({shown}) on '
             f'{recipe["model"]} of {trees.size(self.backbone.params):,} '
             f'weights {recipe["fingerprint"][:12]})')
 
@@ -130,7 +130,7 @@ class System(stored_tasks.StoredTasks):
     stored = self.task(task)
     checks.check_images(x, tuple(stored.metadata['source_shape']), task)
     return pipeline.observed(transforms.kinds(stored.transforms),
-                             stored.parameters, jnp.asarray(x))
+                             stored.parameters, jax.device_put(x))
 
   def identify(self, x: aliases.Images, rule: str = 'one_shot',
                objective: str | None = None,
@@ -160,6 +160,9 @@ class System(stored_tasks.StoredTasks):
     """
     if names is None:
       names = self._nameless()
+    elif isinstance(names, str) or not (names := list(names)):
+      raise ValueError(f'names is {names!r}; give the names of the candidates '
+                       'as a list')
     for name in names:
       self.require(name)
     if len(set(names)) != len(names):
@@ -191,10 +194,10 @@ class System(stored_tasks.StoredTasks):
                                'finite; run mtl_jax.verify')
     if identify.tied(values):
       raise ValueError(
-          f'the {len(x)} image(s) do not tell the {len(names)} candidates '
-          f'apart: {rule} finds the same value for all. A network that '
-          'normalises by the statistics of the images needs several images '
-          'of one task; or name the task')
+          f'{trees.counted(len(x), "image")} cannot tell the {len(names)} '
+          f'candidates apart: {rule} finds the same value for all. A network '
+          'that normalises by the statistics of the images needs several '
+          'images of one task; or name the task')
     return Identified(task, dict(zip(found.names, values.tolist())), passes)
 
   def _nameless(self) -> list[str]:
@@ -218,8 +221,8 @@ class System(stored_tasks.StoredTasks):
     if len(kinds) > 1:
       raise ValueError(
           f'{kinds[False]} left masks and {kinds[True]} coefficients: tasks of '
-          'both kinds together are not told apart reliably; choose the '
-          'candidates (names=)')
+          'both kinds together are not told apart reliably; name the '
+          'candidates')
     return chosen
 
   def _gather(self, names: Sequence[str]) -> candidates.Candidates:
@@ -249,7 +252,7 @@ class System(stored_tasks.StoredTasks):
     parameters = (stored.parameters if chain == stored.transforms else
                   pipeline.parameters(chain, np.shape(x)[1:]))
     return _forward(self.backbone.network, transforms.kinds(chain), params,
-                    stats, parameters, jnp.asarray(x))[:, :stored.classes]
+                    stats, parameters, x)[:, :stored.classes]
 
   def predict_mixed(self, x: aliases.Images,
                     tasks: Sequence[str | None]) -> aliases.Array:
@@ -292,7 +295,7 @@ class System(stored_tasks.StoredTasks):
       new.append(self.task(name))
       checks.check_images(x, tuple(new[-1].metadata['source_shape']), name)
     self.shelves.add(new)
-    return jnp.asarray(
+    return jax.device_put(
         mixed_batch.predict(self.backbone, self.shelves, x, names))
 
   def require(self, name: object) -> None:
@@ -353,4 +356,5 @@ def load(workdir: aliases.Path,
   recipe = json_records.read_json(work.backbone)
   if work.config.exists():
     json_records.read_json(work.config)  # refuses one that was edited
-  return kind(work, backbone_lib.make(recipe, work.weights), cache_bytes)
+  return kind(work, backbone_lib.make(recipe, backbone_lib.kept(work)),
+              cache_bytes)

@@ -101,7 +101,8 @@ def unpack(packed: Tree, like: Tree) -> Tree:
       return None
     needed = plane_bytes(x.shape)
     if bits.shape != (needed,):
-      raise ValueError(f'packed mask has {bits.shape[0]} bytes but {name} of '
+      raise ValueError(f'packed mask has '
+                       f'{trees.counted(bits.shape[0], "byte")} but {name} of '
                        f'shape {x.shape} needs {needed}')
     planes = (bits[None, :] & bit) != 0
     return planes.reshape(-1)[:math.prod(x.shape)].reshape(x.shape)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mtl_jax import trees
 from mtl_jax.serving import checks
 from mtl_jax.serving import probes
 from mtl_jax.serving import stored_tasks
@@ -41,12 +42,19 @@ class Result(NamedTuple):
   def __str__(self) -> str:
     """One line, of a result without faults."""
     whole = self.tasks - self.partly
-    said = [f'{whole} tasks verified: all hashes and outputs are those of '
-            'their commits'] if whole or not self.partly else []
+    said = []
+    if whole or not self.partly:
+      said.append(f'{trees.counted(whole, "task")} verified: all hashes and '
+                  f'outputs are those of {_commits(whole)}')
     if self.partly:
-      said.append(f'{self.partly} verified in part: all hashes are those of '
-                  'their commits; the notes say what is lacking')
+      said.append(f'{trees.counted(self.partly, "task")} verified in part: all '
+                  f'hashes are those of {_commits(self.partly)}; the notes say '
+                  'what is lacking')
     return '\n'.join(said)
+
+
+def _commits(count: int) -> str:
+  return 'its commit' if count == 1 else 'their commits'
 
 
 def check(system: system_lib.System,
@@ -138,15 +146,13 @@ def _others(metadata: dict, is_here: Callable[[str], bool]) -> list[str]:
   relied = [f'{name} ({digest})' for name, digest in (
       metadata.get('relies_on') or {}).items() if not is_here(name)]
   if relied:
-    basis = metadata['record'].get('basis')
-    what = 'the impressions' if not basis else (
-        f'its {basis["kind"]} basis of {basis["size"]} masks: those')
-    found.append(f'{what} of the tasks {", ".join(relied)}')
+    found.append(checks.needed(metadata, relied))
   stored = sorted({found['task'] for found in (
       metadata.get('references') or {}).values()
       if not is_here(found['task'])})
   if stored:
-    found.append(f'values that are stored with the tasks {", ".join(stored)}')
+    found.append('values that are stored with the '
+                 f'task{"" if len(stored) == 1 else "s"} {checks.some(stored)}')
   return found
 
 
@@ -157,11 +163,12 @@ def _in_part(path: pathlib.Path, lacking: list[str]) -> str:
     CheckpointError: they aren't those that were written.
   """
   arrays, metadata = checkpoint.load(path)
-  return (f'task {metadata["name"]}: its {len(arrays)} arrays and its metadata '
-          'are as they were written. Its outputs cannot be derived again '
+  return (f'task {metadata["name"]}: its '
+          f'{trees.counted(len(arrays), "array")} and its metadata are as they '
+          'were written. Its outputs cannot be derived again '
           f'without {"; and ".join(lacking)}. Copy them from the workdir where '
           f'it was learned (suite {metadata.get("suite")}), or export the task '
-          'there (with_basis=True)')
+          'there with with_basis=True (--with_basis)')
 
 
 def _basis_of(system: system_lib.System, name: str) -> str:

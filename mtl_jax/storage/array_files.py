@@ -6,7 +6,6 @@ nobody can catch. An array lies in a folder of its name as zarr has it, which
 TensorStore reads alone.
 """
 
-import json
 import math
 import os
 import pathlib
@@ -14,6 +13,8 @@ from collections.abc import Collection
 
 import numpy as np
 import tensorstore
+
+from mtl_jax import json_files
 
 _ITEM, _SPEC = 'state', '.zarray'
 
@@ -52,12 +53,13 @@ def read(path: pathlib.Path, wanted: Collection[str]) -> dict[str, np.ndarray]:
 def _require_chunks(folder: pathlib.Path, name: str) -> None:
   """Before memory is taken for a shape that no file fills."""
   try:
-    spec = json.loads((folder / _SPEC).read_bytes())
+    spec = json_files.read(folder / _SPEC, {'shape': list, 'chunks': list},
+                           'the shape', '')
     size, chunk = math.prod(spec['shape']), math.prod(spec['chunks'])
     there = sum(file.is_file() for file in folder.iterdir()) - 1
-  except (OSError, ValueError, TypeError, KeyError) as error:
-    raise ValueError(f'the files of leaf {name} are damaged ({error!r})'
+  except (OSError, ValueError, TypeError) as error:
+    raise ValueError(f'the files of leaf {name} are damaged ({error})'
                      ) from error
   if not 0 <= size <= there * chunk:
-    raise ValueError(f'of the files of leaf {name} some are missing: it has '
-                     f'{size} numbers, and {there} files with {chunk} each')
+    raise ValueError(f'of the files of leaf {name} some are missing: of '
+                     f'its {size} numbers {there * chunk} are there')

@@ -141,6 +141,22 @@ def _read(path: pathlib.Path, names: Sequence[str] | None):
         for name in names if name in found})
 
 
+def read_foreign(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """The arrays of a folder that any program wrote with Orbax, by path.
+
+  Raises:
+    CheckpointError: it can't be read as one.
+  """
+  try:
+    tree = ocp.load(path.absolute())
+    return {name: np.asarray(leaf) for name, leaf in trees.flatten(tree).items()
+            if leaf is not None}
+  except Exception as error:  # Orbax and TensorStore raise many kinds.
+    raise CheckpointError(
+        f'{path} cannot be read as a checkpoint of Orbax ({_brief(error)}); '
+        'of a manager with several steps, give the folder of one') from error
+
+
 # What helps, by the folder in which a damaged checkpoint lies.
 _REMEDIES = {
     'probe': '; restore the folder from a copy, or start the run\'s command, '

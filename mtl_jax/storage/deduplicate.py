@@ -139,7 +139,7 @@ def content(path: pathlib.Path) -> str:
   `checkpoint.fingerprint` is of what stands in the task's own folder; this is
   the same for a task that was stored again elsewhere or under another name.
   """
-  metadata = checkpoint.load_metadata(path)
+  metadata = checkpoint.load_metadata(path, {'name': path.name})
   return content_of(metadata['hashes'], metadata)
 
 

@@ -8,6 +8,7 @@ import json
 import pathlib
 
 from mtl_jax import _version
+from mtl_jax import json_files
 
 FORMAT = 1  # one more whenever an older version could not read a workdir
 FILE = 'format.json'
@@ -45,12 +46,5 @@ def require(root: pathlib.Path) -> None:
 
 
 def _read(path: pathlib.Path) -> tuple[int, str]:
-  try:
-    found = json.loads(path.read_bytes())
-    number, version = found['format'], found['mtl_jax']
-  except (OSError, ValueError, KeyError, TypeError, RecursionError):
-    number, version = None, None
-  if type(number) is not int or not isinstance(version, str):
-    raise ValueError(f'{path} is malformed; it must be {{"format": number, '
-                     '"mtl_jax": version}. Restore it from a copy')
-  return number, version
+  found = json_files.read(path, {'format': int, 'mtl_jax': str}, 'the format')
+  return found['format'], found['mtl_jax']

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from mtl_jax import impressions
+from mtl_jax import json_files
 from mtl_jax import masks
 from mtl_jax import parallel
 from mtl_jax import trees
@@ -98,7 +99,8 @@ def arrays_to_impression(arrays: dict, backbone: Any, stats: Any,
         own | dict.fromkeys(metadata.get('absent') or ()))
   if 'path' in arrays:
     parts['path'] = impressions.Path(tuple(
-        (own, name) for own, name in json.loads(arrays['path'].tobytes())))
+        (own, name) for own, name in json_files.parse(
+            arrays['path'].tobytes(), list, 'leaf path', 'the path')))
   for part in ('masks', 'coefficients', 'values', 'stats'):
     like = stats if part == 'stats' else backbone
     found = {name.removeprefix(f'{part}/'): a for name, a in arrays.items()
@@ -141,7 +143,7 @@ def _scatter(name, value, mask):
   if value.shape != (np.count_nonzero(mask),):
     raise checkpoint.CheckpointError(
         f'leaf values/{name} has shape {value.shape}, but '
-        f'its mask keeps {np.count_nonzero(mask)} weights')
+        f'its mask keeps {trees.counted(np.count_nonzero(mask), "weight")}')
   dense = np.zeros(mask.shape, value.dtype)
   dense[mask] = value
   return dense

@@ -36,6 +36,7 @@ _LINES: dict[str, json_files.Schema] = {
     'imported': {'entry': str}, 'merged': {'entry': str},
     'renamed': {'entry': str},
     'row': {'entry': str, 'accuracy': dict},
+    'validation': {'entry': str, 'step': int},
     'killed': {'seconds': _NUMBER},
     'summary': {'seconds': _NUMBER},
     'stream': {'phase': str, 'masks': int},
@@ -102,10 +103,15 @@ def read_json(path: pathlib.Path) -> dict:
 
 def append_line(path: pathlib.Path, record: dict) -> None:
   """Adds one JSON line and flushes it to the disk."""
-  if not parallel.is_primary():
+  append_lines(path, [record])
+
+
+def append_lines(path: pathlib.Path, records: list[dict]) -> None:
+  """Adds JSON lines and flushes them to the disk; nothing if there are none."""
+  if not records or not parallel.is_primary():
     return
   with path.open('a') as file:
-    file.write(_line(record))
+    file.write(''.join(map(_line, records)))
     file.flush()
     os.fsync(file.fileno())
 

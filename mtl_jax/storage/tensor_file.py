@@ -18,6 +18,7 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
+from mtl_jax import json_files
 from mtl_jax import trees
 from mtl_jax.storage import checkpoint
 
@@ -42,6 +43,8 @@ def write(path, arrays: dict[str, Any], header: dict) -> pathlib.Path:
   Returns:
     The path.
   """
+  if not isinstance(path, (str, os.PathLike)):
+    raise ValueError(f'the path is {path!r}; give that of a file')
   path = pathlib.Path(path)
   if path.is_dir() or not path.absolute().parent.is_dir():
     raise ValueError(f'{path} is no place for a file: name a file in a folder '
@@ -75,9 +78,10 @@ def read(path) -> tuple[dict[str, np.ndarray], dict]:
   Raises:
     FileError: no such file, a damaged one, or one of another kind.
   """
-  path = pathlib.Path(path)
-  if not path.is_file():
+  if not isinstance(path, (str, os.PathLike)) or not pathlib.Path(
+      path).is_file():
     raise FileError(f'there is no file {path}')
+  path = pathlib.Path(path)
   try:
     with safetensors.safe_open(str(path), framework='numpy') as file:
       said = file.metadata() or {}
@@ -90,13 +94,13 @@ def read(path) -> tuple[dict[str, np.ndarray], dict]:
   except Exception as error:  # its errors are of several kinds
     raise FileError(
         f'{path} cannot be read: it is no safetensors file, or a part of one '
-        f'({str(error).splitlines()[0][:200] if str(error) else error!r})'
-        f'{_REMEDY}') from error
+        f'({_brief(error)}){_REMEDY}') from error
   if said[DIGEST] != _digest(said[KEY], arrays):
     raise FileError(f'{path} was changed since it was written (its SHA-256 '
                     f'differs){_REMEDY}')
+  header = json_files.parse(said[KEY], {}, str(path), 'the header',
+                            _REMEDY.removeprefix('; '))
   try:
-    header = json.loads(said[KEY])
     raw = header.pop(BYTES, {})
     return {name: _from_bytes(a, raw[name]) if name in raw else a
             for name, a in arrays.items()}, header
@@ -105,12 +109,39 @@ def read(path) -> tuple[dict[str, np.ndarray], dict]:
                     f'{_REMEDY}') from error
 
 
+def read_weights(path) -> dict[str, np.ndarray]:
+  """The arrays of a file of weights that any program wrote.
+
+  Raises:
+    FileError: damaged, or a task that `export` wrote.
+  """
+  try:
+    with safetensors.safe_open(str(path), framework='numpy') as file:
+      own = KEY in (file.metadata() or {})
+      arrays = {} if own else {name: np.array(file.get_tensor(name))
+                               for name in file.keys()}
+  except Exception as error:  # its errors are of several kinds
+    raise FileError(f'{path} cannot be read as .safetensors '
+                    f'({_brief(error)}){_REMEDY}') from error
+  if not own:
+    return arrays
+  arrays, header = read(path)
+  if 'parts' in header:
+    raise FileError(f'{path} holds a task, not a network: write its network '
+                    'with system.export_network or `mtl-jax export --network`')
+  return arrays
+
+
 def is_one(path) -> bool:
   """Whether a path is a file, and no folder."""
   return pathlib.Path(path).is_file()
 
 
 _REMEDY = '; copy it again from where it was written'
+
+
+def _brief(error: Exception) -> str:
+  return str(error).splitlines()[0][:200] if str(error) else repr(error)
 
 
 def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:

@@ -7,8 +7,8 @@
     plan.json              the suite's name, and the names of all that the
                            config asks for
     backbone.json          the seed recipe of the backbone and its fingerprint
-    backbone.npz           a copy of the file of weights that it starts from,
-                           if it does
+    backbone/              a checkpoint of its leaves, if they came from a file
+                           of weights
     probe/                 raw images on which every task's outputs are kept
     tasks/<name>/          one checkpoint per task
     progress/<name>/       mid-task state; gone when the task commits
@@ -28,19 +28,22 @@ import os
 import pathlib
 import platform
 import re
-import shutil
 import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import filelock
+import jax
 
 from mtl_jax import parallel
+from mtl_jax.data import names as names_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import formats
 from mtl_jax.storage import json_records
 
+NAME = r'\w[\w.@~-]*'  # of a stored task
 _TICK = 2 * 10 ** 9  # nanoseconds; file systems round to at most 2 s
 
 
@@ -54,7 +57,7 @@ class Workdir:
     self.metrics = self.root / 'metrics.jsonl'
     self.report = self.root / 'report.html'
     self.backbone = self.root / 'backbone.json'
-    self.weights = self.root / 'backbone.npz'
+    self.weights = self.root / 'backbone'
     self.probe = self.root / 'probe'
     self.tasks = self.root / 'tasks'
     self.progress = self.root / 'progress'
@@ -67,6 +70,32 @@ class Workdir:
 
   def task(self, name: str) -> pathlib.Path:
     return self.tasks / name
+
+  def require_own(self) -> None:
+    """Refuses a workdir of another format, and a folder that is none.
+
+    New and empty folders may become one; hidden files are no obstacle, nor is
+    what a start left that was killed before its first file was complete.
+
+    Raises:
+      ValueError: names some of what lies there, and what to do.
+    """
+    formats.require(self.root)
+    if self.format.exists() or not self.root.is_dir():
+      return
+    made = (self.tasks, self.probe, self.progress, self.shared)
+    cache = getattr(jax.config, 'jax_compilation_cache_dir') or os.devnull
+    others = sorted(
+        path.name for path in self.root.iterdir()
+        if not path.name.startswith('.') and path.name != 'lost+found'
+        and not (path in made and path.is_dir() and not any(path.iterdir()))
+        and not pathlib.Path(cache).absolute().is_relative_to(path.absolute()))
+    if others:
+      more = f' and {len(others) - 3} more' if len(others) > 3 else ''
+      raise ValueError(
+          f'{self.root} is neither a workdir nor empty: it holds '
+          f'{", ".join(others[:3])}{more}; choose another folder, or a new one '
+          f'in it ({self.root / "run"}). Nothing was changed')
 
   def probe_of(self, source: str) -> pathlib.Path:
     """Of a source that is named by a path: unique, and no longer than names
@@ -89,6 +118,31 @@ class Workdir:
   def has_task(self, name: str) -> bool:
     """Whether a finished task of this name lies here."""
     return name in self.finished_tasks()
+
+  def require_free(self, name: Any, leaving: str | None = None) -> None:
+    """Refuses what can't be the name of one more task here.
+
+    Args:
+      name: that was given.
+      leaving: the name of a task that gives its own up.
+
+    Raises:
+      ValueError: it is no name, or would share files with another task's on a
+        disk that does not tell capital letters apart.
+    """
+    if (not isinstance(name, str) or not re.fullmatch(NAME, name)
+        or len(name.encode()) > 100 or not checkpoint.is_final(name)):
+      raise ValueError(
+          f'the name of the task is {name!r}; a name has letters, digits, _, '
+          '., @, ~ and -, at most 100 bytes, and no mark of a folder that is '
+          'half written')
+    for other in self.task_names():
+      if (other not in (name, leaving)
+          and names_lib.folded(other) == names_lib.folded(name)):
+        raise ValueError(
+            f'{self.root} has a task {other}, which would share its files with '
+            f'{name} on disks that do not tell capital letters apart; choose '
+            'another name')
 
   def version(self, name: str) -> tuple[int, int] | None:
     """Equal as long as the same folder stands under a task's name."""
@@ -144,13 +198,19 @@ class Workdir:
     """What the config asks for; {} of a workdir that has no plan."""
     return json_records.read_json(self.plan) if self.plan.exists() else {}
 
-  def keep_weights(self, path: str | None) -> None:
-    """Copies the weights that a backbone starts from, if there are any."""
-    if path and not self.weights.exists() and parallel.is_primary():
-      part = self.weights.with_suffix('.part')
-      shutil.copyfile(path, part)
-      os.replace(part, self.weights)
-    parallel.barrier('weights are kept')
+  def keep_weights(self, leaves: dict, fingerprint: str) -> None:
+    """Stores a backbone that no seed makes again; every process calls it.
+
+    Args:
+      leaves: by path.
+      fingerprint: of its parameters.
+    """
+    if checkpoint.exists(self.weights):
+      if self.backbone.exists():
+        return
+      # Of a start that was killed before it had claimed the folder.
+      checkpoint.remove_all(self.root, self.weights.name)
+    checkpoint.save(self.weights, leaves, {'backbone': fingerprint})
 
   @contextlib.contextmanager
   def locked(self):
@@ -162,8 +222,15 @@ class Workdir:
     if not parallel.is_primary():
       yield
       return
+    above = (self.root, *self.root.parents)
+    if file := next((path for path in above if path.is_file()), None):
+      raise ValueError(f'{file} is a file, so that {self.root} cannot be a '
+                       'folder; name another one')
+    made = [folder for folder in above if not folder.exists()]
     self.root.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(self.root / '.lock', timeout=0)
+    file = self.root / '.lock'
+    begun = file.exists()
+    lock = filelock.FileLock(file, timeout=0)
     holder = self.root / '.holder'
     try:
       lock.acquire()
@@ -171,7 +238,7 @@ class Workdir:
       name = holder.read_text().strip() if holder.exists() else ''
       raise ValueError(
           f'another process ({name or "unknown"}) works in {self.root}; wait '
-          'for it, or choose another --workdir. Nothing was changed') from None
+          'for it, or choose another workdir. Nothing was changed') from None
     except (OSError, NotImplementedError) as error:
       # A file system without locks.
       logging.warning('%s cannot be locked (%s): see to it that one process '
@@ -182,6 +249,12 @@ class Workdir:
     finally:
       if lock.is_locked:
         holder.unlink(missing_ok=True)
+        if not begun and set(os.listdir(self.root)) <= {file.name}:
+          # What was refused leaves nothing behind.
+          with contextlib.suppress(OSError):
+            file.unlink()
+            for folder in made:
+              folder.rmdir()
         lock.release()
 
   @contextlib.contextmanager
@@ -245,8 +318,10 @@ def local_folder(path) -> pathlib.Path:
   """A path of this machine, with `~` as the user's home.
 
   Raises:
-    ValueError: it is the address of a bucket or another machine.
+    ValueError: it is no path, or the address of a bucket or another machine.
   """
+  if not isinstance(path, (str, os.PathLike)) or '\0' in os.fspath(path):
+    raise ValueError(f'the path is {path!r}; give that of a folder or file')
   remote = re.match(r'([A-Za-z][\w+.-]+):/', os.fspath(path))
   if remote:
     raise ValueError(

@@ -27,7 +27,7 @@ from mtl_jax.storage import provenance
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import evaluate
 from mtl_jax.training import run as run_lib
-from mtl_jax.training import tensorboard
+from mtl_jax.training import writers
 
 CURVE_POINTS = 10
 
@@ -39,10 +39,13 @@ class Trained(NamedTuple):
     recipe: with the steps that were made.
     seconds: of all entries that were trained at once.
     entries: their number.
+    validating: seconds of looks at validation images meanwhile, of all
+      entries; they are no part of `seconds`.
   """
   recipe: optimizers.Recipe
   seconds: float
   entries: int = 1
+  validating: float = 0.
 
 
 class Given(NamedTuple):
@@ -153,8 +156,7 @@ def store(run: run_lib.Run, entry: plan.Entry,
   line['seconds']['save'] = time.perf_counter() - started
   line['peak_memory_bytes'] = host.memory_bytes()
   json_records.append_line(run.workdir.metrics, line)
-  if run.config.tensorboard:
-    tensorboard.write(run.workdir.root / 'tensorboard' / entry.name, line)
+  writers.write(run.config, run.workdir.root, line)
 
 
 def _require_finite(entry, parts) -> None:
@@ -230,7 +232,9 @@ def _facts(run, entry, impression, curve, trained) -> dict:
                         'dedicated': trees.nbytes(
                             run.backbone.params if impression.path is None else
                             impression.path.take(run.backbone.params))},
-      'seconds': {'train': round(trained.seconds / trained.entries, 4)},
+      'seconds': {'train': round(trained.seconds / trained.entries, 4)} | (
+          {'validate': round(trained.validating / trained.entries, 4)}
+          if trained.validating else {}),
       'basis': None} | phase.make_method().facts()
 
 

@@ -27,6 +27,8 @@ class Driver(NamedTuple):
     whole: (state) -> what is saved; `place` takes it.
     member: (whole state, i) -> the `steps.State` of entry i.
     lower: (shapes of shared, count) -> the program of `advance`, lowered.
+    validate: (shared, state) -> the `evaluate.Score` of every entry on its
+      validation images, computed at once; `None` takes them one by one.
     curves: (values [entries, steps] as `advance` gave them) -> the same, a row
       for each entry.
   """
@@ -37,6 +39,7 @@ class Driver(NamedTuple):
   member: Callable[..., Any]
   lower: Callable[..., jax.stages.Lowered]
   curves: Callable[..., Any] = lambda values: values
+  validate: Callable[..., Any] | None = None
 
 
 class Program(NamedTuple):
@@ -46,6 +49,7 @@ class Program(NamedTuple):
   chunk_many: Any
   init_together: Any
   chunk_together: Any
+  validate_many: Any
 
 
 @functools.lru_cache(maxsize=64)
@@ -60,7 +64,9 @@ def program(method: methods.Method, recipe: optimizers.Recipe,
   return Program(jax.jit(init, static_argnums=4), parallel.over_batches(chunk),
                  parallel.over_tasks(chunk),
                  jax.jit(init_joint, static_argnums=4),
-                 parallel.over_batches(joint))
+                 parallel.over_batches(joint),
+                 parallel.evaluate_over_tasks(
+                     single.make_validate(method, network)))
 
 
 def index(run, group, recipe, first, count) -> np.ndarray:

@@ -8,7 +8,6 @@ import functools
 import zlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import methods
@@ -23,6 +22,7 @@ from mtl_jax.steps import optimizers
 from mtl_jax.steps import rounds
 from mtl_jax.steps import single
 from mtl_jax.training import driver as driver_lib
+from mtl_jax.training import evaluate
 from mtl_jax.training import mesh_driver
 from mtl_jax.training import run as run_lib
 
@@ -122,8 +122,8 @@ def _many(run, group, recipe) -> driver_lib.Driver:
 
   def member(state, i):
     # From the host: indexing a divided array is a program of all devices.
-    return state if alone else jax.tree.map(
-        lambda x: jnp.asarray(x[i]), parallel.on_host(state))
+    return state if alone else parallel.from_host(jax.tree.map(
+        lambda x: x[i], parallel.on_host(state)))
 
   def lower(shared, count):
     state = jax.eval_shape(
@@ -134,7 +134,30 @@ def _many(run, group, recipe) -> driver_lib.Driver:
         shapes(run.data.entry_arrays(group[0])), shapes(state),
         shapes(driver_lib.no_rows(recipe, count)))
 
-  return driver_lib.Driver(start, place_state, advance, whole, member, lower)
+  def validate(shared, state):
+    return _validate_many(run, group, functions, shared, tasks(), state,
+                          place)
+
+  return driver_lib.Driver(start, place_state, advance, whole, member, lower,
+                           validate=validate)
+
+
+def _validate_many(run, group, functions, shared, tasks, state, place):
+  """Scores of the entries of `_many`, from the state as it lies there."""
+  rows = [run.data.rows(entry, 'valid') for entry in group]
+  size = min(run.config.eval_batch_size, max(map(len, rows)))
+  index = [batches.padded(own, size) for own in rows]
+  longest = max(map(len, index))
+  sums = functions.validate_many(
+      group[0].route, run.backbone.params, shared,
+      run.data.split(group[0].task, 'valid'), tasks, state,
+      place(np.stack([np.pad(own, ((0, longest - len(own)), (0, 0)),
+                             constant_values=-1) for own in index])))
+  loss, right = parallel.gather_tasks(sums)
+  return [evaluate.Score(
+      float(loss[i]) / len(own), None if entry.task.regression else
+      int(right[i]) / len(own)) for i, (entry, own) in enumerate(
+          zip(group, rows))]
 
 
 def _together(run, group, recipe) -> driver_lib.Driver:

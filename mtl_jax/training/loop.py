@@ -15,15 +15,14 @@ from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
 from mtl_jax.methods import watch
 from mtl_jax.steps import optimizers
-from mtl_jax.steps import single
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import impression_arrays
 from mtl_jax.training import commit
 from mtl_jax.training import drivers
-from mtl_jax.training import evaluate
 from mtl_jax.training import preparation as preparation_lib
 from mtl_jax.training import progress
 from mtl_jax.training import run as run_lib
+from mtl_jax.training import validation
 
 
 def learn_phase(run: run_lib.Run, phase: config_lib.Phase) -> None:
@@ -56,26 +55,31 @@ def learn_group(run: run_lib.Run, group, unfinished,
   """Trains a group (or finishes its training) and commits its entries."""
   started = time.perf_counter()
   recipe, method = _recipe(run, group), group[0].phase.make_method()
-  driver = drivers.make(run, group, recipe)
-  state, shared, curve, seconds = train_group(run, group, recipe, driver,
-                                              method, given.shared)
+  driver, course = drivers.make(run, group, recipe), validation.Course(
+      run, group)
+  state, shared, curve, seconds = train_group(
+      run, group, recipe, driver, method, given.shared, course)
   given = given._replace(shared=shared)
   curve = {name: driver.curves(values) for name, values in curve.items()}
   recipe = dataclasses.replace(recipe, steps=curve['loss'].shape[1])
   trained = commit.Trained(
-      recipe, seconds + time.perf_counter() - started, len(group))
+      recipe, seconds + time.perf_counter() - started - course.seconds,
+      len(group), course.total())
   for i, entry in enumerate(group):
     if entry not in unfinished:
       continue
     given = commit.commit(run, entry, driver.member(state, i), given,
                           {name: value[i] for name, value in curve.items()},
-                          trained)
+                          trained, course.record(i))
   progress.remove(run.workdir, group[0].name)
   return given
 
 
-def train_group(run: run_lib.Run, group, recipe, driver, method, shared):
+def train_group(run: run_lib.Run, group, recipe, driver, method, shared,
+                course: validation.Course):
   """Runs the steps that are left, or fewer if a watch ends the training.
+
+  `course` takes what is measured on the validation images meanwhile.
 
   Returns:
     (state as `driver.member` takes it; `shared`, in which a watch may have
@@ -90,12 +94,15 @@ def train_group(run: run_lib.Run, group, recipe, driver, method, shared):
   if watched or method.abilities.per_group:
     # As what was trained used it, to the bit.
     noted['shared'] = shared
-  state, noted, curve, start, seconds = _restore(run, name, state, noted, curve)
+  state, noted, curve, start, seconds = _restore(run, group, state, noted,
+                                                 curve, course)
   run.advance(start * len(group), name)
   state = driver.place(state)
   shared = parallel.put(noted['shared']) if noted else shared
   memory = noted['memory'] if watched else {'stop': False}
   clock = progress.Clock(run.config.progress_seconds)
+  if course.due(start, last=False):
+    course.measure(start, driver, shared, state)
   while start < recipe.steps and not memory['stop']:
     count = chunk_steps(run, phase, recipe, start)
     state, measured = driver.advance(shared, state, start, count)
@@ -105,17 +112,21 @@ def train_group(run: run_lib.Run, group, recipe, driver, method, shared):
     start += count
     run.advance(count * len(group), name)
     if watched and start % _epoch(phase, recipe) == 0:
-      memory, state, shared = look(run, group, driver, method, watched,
-                                   memory, state, shared)
+      memory, state, shared = look(run, group, driver, watched, memory,
+                                   state, shared)
       noted = {'memory': memory, 'shared': shared}
-    if start < recipe.steps and not memory['stop'] and clock.due():
-      _save(run, name, driver.whole(state), noted, curve, start,
-           seconds + clock.total())
+    ended = start == recipe.steps or memory['stop']
+    if course.due(start, ended):
+      course.measure(start, driver, shared, state)
+    if not ended and clock.due():
+      _save(run, group, driver.whole(state), noted, curve, start,
+            seconds + clock.total(), course)
   run.advance((recipe.steps - start) * len(group), name)
   state = driver.whole(state)
   if phase.together:
     # Its entries must come from one state, whatever a kill leaves undone.
-    _save(run, name, state, noted, curve, start, seconds + clock.total())
+    _save(run, group, state, noted, curve, start, seconds + clock.total(),
+          course)
   if watched:
     state, shared = watched.finish(memory, state, shared)
   return state, parallel.put(shared) if watched else shared, curve, seconds
@@ -124,8 +135,9 @@ def train_group(run: run_lib.Run, group, recipe, driver, method, shared):
 def chunk_steps(run: run_lib.Run, phase: config_lib.Phase,
                 recipe: optimizers.Recipe, start: int) -> int:
   """Steps of the compiled call that begins at step `start`."""
-  epoch = _epoch(phase, recipe)
-  return min(run.config.chunk_steps, epoch - start % epoch)
+  ends = [_epoch(phase, recipe), phase.validate_every]
+  return min(run.config.chunk_steps, *(
+      every - start % every for every in ends if every))
 
 
 def _epoch(phase, recipe) -> int:
@@ -143,19 +155,11 @@ def _watch(phase: config_lib.Phase) -> watch.Watch | None:
           else watch.early_stop(phase.early_stop))
 
 
-def look(run: run_lib.Run, group, driver, method, watched: watch.Watch,
-         memory, state, shared) -> tuple:
+def look(run: run_lib.Run, group, driver, watched: watch.Watch, memory,
+         state, shared) -> tuple:
   """Measures the validation splits after an epoch and asks the watch."""
   whole = driver.whole(state)
-  backbone, given = run.system.backbone, parallel.local(shared)
-  scores = []
-  for i, entry in enumerate(group):
-    own = parallel.local(driver.member(whole, i))
-    params = single.bind(method, backbone.params, own.trainable, given,
-                        entry.route)
-    scores.append(evaluate.score_entry(
-        backbone.network, params, own.stats, run.data, entry, 'valid',
-        run.config.eval_batch_size))
+  scores = validation.measure(run, group, driver, shared, state)
   rated = [s.accuracy for s in scores if s.accuracy is not None]
   memory, after, pruned = watched.after_epoch(
       memory, whole, shared, sum(s.loss for s in scores),
@@ -176,28 +180,37 @@ def check_finite(group, loss: np.ndarray, start: int) -> None:
         'lower the learning rate, or look at the images of this task')
 
 
-def _save(run: run_lib.Run, name: str, state, noted, curve, start: int,
-          seconds: float) -> None:
+def _save(run: run_lib.Run, group, state, noted, curve, start: int,
+          seconds: float, course: validation.Course) -> None:
   """Saves mid-task progress under its step."""
-  arrays = impression_arrays.tree_to_arrays(
-      {'state': state, 'curve': curve}
-      | ({'noted': noted} if noted else {}))
-  progress.save(run.workdir, name, start, arrays, {
-      'step': start, 'seconds': seconds,
-      'backbone': run.backbone.recipe['fingerprint']})
+  arrays = impression_arrays.tree_to_arrays(_parts(
+      state, noted, curve, course.values if course.every else {}))
+  progress.save(run.workdir, group[0].name, start, arrays, {
+      'step': start, 'seconds': seconds - course.seconds,
+      'backbone': run.backbone.recipe['fingerprint']} | course.saved(),
+                run.defined_in(group[0].phase))
 
 
-def _restore(run: run_lib.Run, name: str, state, noted, curve):
+def _parts(state, noted, curve, validated) -> dict:
+  """What progress holds, by name."""
+  return {'state': state, 'curve': curve} | (
+      {'noted': noted} if noted else {}) | (
+          {'validated': validated} if validated else {})
+
+
+def _restore(run: run_lib.Run, group, state, noted, curve,
+             course: validation.Course):
   """The newest saved progress of a group, or what was given."""
-  found = progress.newest(run.workdir, name)
+  found = progress.newest(run.workdir, group[0].name,
+                          run.defined_in(group[0].phase))
   if found is None:
     return state, noted, curve, 0, 0.
   arrays, metadata = found
   start = metadata['step']
   curve = {key: np.zeros((value.shape[0], start), np.float32)
            for key, value in curve.items()}
-  restored = impression_arrays.arrays_to_tree(
-      arrays, {'state': state, 'curve': curve}
-      | ({'noted': noted} if noted else {}))
+  restored = impression_arrays.arrays_to_tree(arrays, _parts(
+      state, noted, curve, course.template(metadata)))
+  course.restore(restored.get('validated', {}), metadata)
   return (restored['state'], restored.get('noted', {}), restored['curve'],
           start, metadata['seconds'])

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 
 from mtl_jax import methods
 from mtl_jax import models
@@ -74,7 +73,7 @@ def make(run: run_lib.Run, group: list[plan.Entry],
         mesh.index_shape(entries, count, recipe.batch_size, axes))
 
   def member(state, i):
-    return jax.tree.map(lambda x: jnp.asarray(x[i]), state)
+    return parallel.from_host(jax.tree.map(lambda x: x[i], state))
 
   return driver_lib.Driver(
       start, place, advance, lambda state: unpad(mesh.gather(state)), member,

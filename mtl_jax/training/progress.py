@@ -10,6 +10,7 @@ import time
 
 from mtl_jax import host
 from mtl_jax import parallel
+from mtl_jax import registry
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import workdir as workdir_lib
 
@@ -38,7 +39,7 @@ def _pattern(name: str) -> str:
 
 
 def save(work: workdir_lib.Workdir, name: str, position: int, arrays: dict,
-         values: dict) -> None:
+         values: dict, defined_in: dict) -> None:
   """Saves progress, then drops the older one.
 
   Args:
@@ -48,10 +49,13 @@ def save(work: workdir_lib.Workdir, name: str, position: int, arrays: dict,
       this position already stays.
     arrays: by name.
     values: JSON values.
+    defined_in: by what it defines ('method', 'model'), the user's file; see
+      `registry.origin`.
   """
   new = f'{name}.{position:09d}'
   if not checkpoint.exists(work.progress / new):
-    checkpoint.save(work.progress / new, arrays, values | {'name': new})
+    checkpoint.save(work.progress / new, arrays, values | {
+        'name': new, 'defined_in': defined_in})
     checkpoint.remove_all(work.progress, _pattern(name), keep=[new])
   host.may_stop()
 
@@ -61,20 +65,42 @@ def begun(work: workdir_lib.Workdir, name: str) -> bool:
   return any(work.progress.glob(_pattern(name)))
 
 
-def newest(work: workdir_lib.Workdir, name: str) -> tuple[dict, dict] | None:
+def newest(work: workdir_lib.Workdir, name: str,
+           defined_in: dict) -> tuple[dict, dict] | None:
   """(arrays, values) that were saved last, or `None`.
 
   What is damaged is removed: its steps are made again, with the same bits.
+
+  Args:
+    work: the workdir.
+    name: of what is being learned.
+    defined_in: as in `save`, now.
+
+  Raises:
+    ValueError: a user's file has changed since; names it.
   """
   for path in sorted(work.progress.glob(_pattern(name)), reverse=True):
     try:
-      return checkpoint.load(path, expected={'name': path.name})
+      found = checkpoint.load(path, expected={'name': path.name})
+      _require_same_files(path, found[1].get('defined_in'), defined_in)
+      return found
     except checkpoint.CheckpointError as error:
       logging.warning('%s. It is left out: its steps are made again',
                       str(error).split(';')[0])
       parallel.barrier(f'{path.name} is damaged')
       checkpoint.remove_all(work.progress, path.name)
   return None
+
+
+def _require_same_files(path, then: dict | None, now: dict) -> None:
+  """Other steps than the first ones were would make a network of neither."""
+  for what, file in (then or {}).items():  # earlier versions kept none
+    said = registry.changed(file, now.get(what))
+    if said:
+      raise ValueError(
+          f'{path} was trained with another {what}: {said}. Bring that file '
+          f'back, or remove {path}: its steps are then made again with the '
+          'new one')
 
 
 def remove(work: workdir_lib.Workdir, name: str) -> None:

@@ -29,11 +29,12 @@ def check_recipe(work: workdir_lib.Workdir, recipe: dict) -> None:
   if not work.backbone.exists():
     return
   kept = json_records.read_json(work.backbone)
-  for name in ('model', 'outputs', 'init', 'seed', 'image_shape'):
-    if kept[name] != recipe[name]:
-      raise ValueError(f'{work.backbone}: {name} is {kept[name]!r}, but the '
-                       f'config makes {recipe[name]!r}; choose another '
-                       '--workdir, or restore the file from a copy. Nothing '
+  for name in ('model', 'outputs', 'init', 'seed', 'image_shape', 'weights',
+               'names', 'fresh'):
+    if kept.get(name) != recipe.get(name):
+      raise ValueError(f'{work.backbone}: {name} is {kept.get(name)!r}, but '
+                       f'the config makes {recipe.get(name)!r}; choose another '
+                       'workdir, or restore the file from a copy. Nothing '
                        'was changed')
 
 
@@ -68,7 +69,7 @@ def check_tasks(work: workdir_lib.Workdir, config: config_lib.Config,
       if found != phase.method:
         raise checkpoint.CheckpointError(
             f'{path} was learned by {found}, but phase {phase.name} learns by '
-            f'{phase.method}; choose another --workdir, or remove it to have '
+            f'{phase.method}; choose another workdir, or remove it to have '
             'it made again')
 
 

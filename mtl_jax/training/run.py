@@ -104,3 +104,8 @@ class Run(NamedTuple):
   system: system_lib.System
   advance: Callable[..., None]
   earlier: tuple[methods.Earlier, ...] = ()
+
+  def defined_in(self, phase: config_lib.Phase) -> dict[str, dict | None]:
+    """The user's files that define a phase's method, and the model."""
+    return {'method': methods.METHODS.origin(phase.method),
+            'model': self.backbone.recipe.get('defined_in')}

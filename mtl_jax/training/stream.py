@@ -115,7 +115,7 @@ def learn(run: run_lib.Run, phase: config_lib.Phase) -> None:
       bank.put(decision, _hard(phase, learner.state.trainable))
     learner.position += 1
     learner.seconds += time.perf_counter() - started
-    run.advance(len(index()), f'{learner.mask + 1} masks')
+    run.advance(len(index()), trees.counted(learner.mask + 1, 'mask'))
     if clock.due():
       _save(run, phase, learner)
   _commit(run, phase, learner, segments)
@@ -311,11 +311,11 @@ def _save(run, phase, learner) -> None:
                                         'curve': learner.curve}),
       {'position': learner.position, 'mask': learner.mask,
        'log': learner.log, 'seconds': learner.seconds,
-       'steps': len(learner.curve['loss'])})
+       'steps': len(learner.curve['loss'])}, run.defined_in(phase))
 
 
 def _restore(run, phase) -> Learner:
-  found = progress.newest(run.workdir, phase.name)
+  found = progress.newest(run.workdir, phase.name, run.defined_in(phase))
   if found is None:
     return Learner()
   arrays, metadata = found

@@ -81,6 +81,8 @@ def test_every_field_of_a_config_is_listed_as_it_can_be_given(capsys):
     (['run', '--config=quickstart', '--workdir=x', '--num_processes=2'],
      'give --coordinator=HOST:PORT as well'),
     (['run', '--config=folder:', '--workdir=x'], 'names no folder'),
+    (['run', '--config=folder:a=,b=', '--workdir=x'], 'names no folder'),
+    (['run', '--config=quickstart', '--workdir=a\0b'], 'the path is'),
     (['report', '--workdir=/nowhere'], 'there is no folder /nowhere'),
     (['configs', 'quickstrt'], 'did you mean: quickstart?')])
 def test_what_is_wrong_is_said_in_one_line(argv, said, capsys, tmp_path,
@@ -144,3 +146,12 @@ def test_what_a_terminal_has_not_is_spelled_otherwise(encoding, monkeypatch):
   assert 'of own' in said and '97.1' in said and '?' in said
   if encoding == 'ascii':
     assert said == '"of own": 97.1 +- 0.2 x - "?"\n'
+
+
+def test_a_report_goes_into_a_file(tmp_path, capsys):
+  folder = tiny.learned(tmp_path / 'run', 'few')
+  for place in (tmp_path, tmp_path / 'no/x.html'):
+    assert commands.main(['report', f'--workdir={folder}',
+                          f'--output={place}']) == 1
+    assert f'error: {place} is no place for a page: name a file' in (
+        capsys.readouterr().err)

@@ -108,6 +108,8 @@ def test_the_task_is_inferred_from_images_as_it_shows_them(tmp_path, capsys):
     (['--task=permuted-7', 'x.npz'], "unknown task 'permuted-7'"),
     (['--among=rot*', 'x.npz'], '--among=rot*: no task has such a name'),
     (['x.npz'], "--among='PATTERN'"),
+    (['--task=permuted-00', '--among=permuted-0*', 'x.npz'],
+     'leave out --task or --among'),
     (['--task=permuted-00', 'nothing.png'], 'no file or folder nothing.png'),
     (['--task=permuted-00', 'empty'], 'empty holds no image'),
     (['--task=permuted-00', 'words.png'], 'can not be read as an image'),
@@ -130,6 +132,7 @@ def test_what_is_refused(words, said, tmp_path, capsys, monkeypatch):
   assert commands.main(['predict', f'--workdir={folder}', *words]) == 1
   out, err = capsys.readouterr()
   assert out == '' and err.count('error: ') == 1 and said in err
+  assert 'names=' not in err  # which a command line has not
 
 
 def test_pictures_are_fitted_to_what_the_source_has(tmp_path):

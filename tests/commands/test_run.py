@@ -1,11 +1,13 @@
 """`run` from its flags to its last line."""
 
+import functools
 import os
 import signal
 import subprocess
 import sys
 import time
 
+from rich import console as console_lib
 import pytest
 import tiny
 
@@ -28,6 +30,12 @@ def test_a_second_start_says_in_one_line_that_nothing_is_left(
   assert out == (f'nothing left to learn: the 3 tasks in {folder} are '
                  f'verified; report: {folder}/report.html\n')
   assert err == ''
+  # No bar either, where there is a terminal to show it.
+  monkeypatch.setattr(experiment.console_lib, 'Console', functools.partial(
+      console_lib.Console, force_terminal=True))
+  assert commands.main(['run', FEW, f'--workdir={folder}']) == 0
+  out, err = capsys.readouterr()
+  assert out.count('\n') == 1 and err == ''
   # And from the home folder.
   monkeypatch.setenv('HOME', str(tmp_path))
   assert commands.main(['run', FEW, '--workdir=~/run', '--quiet']) == 0

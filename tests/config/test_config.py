@@ -56,8 +56,9 @@ def test_a_config_is_frozen_dataclasses_with_defaults():
   assert second.options.basis == impresslearn.Basis('heterogeneous', 4, 'a')
   assert first.training == config_parts.Training(
       steps=5, optimizer='rmsprop', learning_rate=1e-4, batch_size=128)
-  assert first.options == supsup.Options(
-      density=.5, masked=('.*kernel',), sampler='top_k')
+  assert first.options == methods.options_of('supsup', dict(
+      density=.5, masked=('.*kernel',), sampler='top_k'))
+  assert isinstance(first.options, supsup.Options)
   with pytest.raises(AttributeError):
     config.seed = 2
 

@@ -12,7 +12,7 @@ import pytest
 import tiny_search as little
 
 from mtl_jax.config import config as config_lib
-from mtl_jax.models import augreg
+from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.report import search as search_report
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -69,18 +69,22 @@ def test_controls_have_the_budget_of_the_search():
 
 
 def test_a_learned_network_becomes_a_root(tmp_path):
+  """As munet_root.py and munet_characters.py say it."""
+  import mtl_jax
+  import tiny
   config = little.make(schedule=('one',), phases={'one': dict(
       method='dedicated', tasks=(0, 1), steps=2, batch_size=16)})
-  import tiny
   tiny.learn(config, tmp_path / 'run')
-  export = load(ROOT / 'experiments/munet/root.py').export
-  assert export(tmp_path / 'run', tmp_path / 'new/root.npz') == 'split-00'
-  root = augreg.load(tmp_path / 'new/root.npz', 1, 5, (8, 8, 3))
-  import mtl_jax
-  stored = mtl_jax.load(tmp_path / 'run').task('split-00').impression.values
+  system = mtl_jax.load(tmp_path / 'run')
+  file = system.export_network('split-00', tmp_path / 'root.safetensors')
+  recipe = dict(system.backbone.recipe, outputs=5, weights=str(file))
+  del recipe['fingerprint']
+  root = backbone_lib.make(recipe).params
+  stored = system.task('split-00').impression.values
   np.testing.assert_array_equal(root['embedding']['kernel'],
                                 stored['embedding']['kernel'])
-  assert root['head']['kernel'].shape == (16, 5)
+  assert root['head']['kernel'].shape == (stored['head']['kernel'].shape[0], 5)
+  assert not np.any(root['head']['kernel'])
   assert jax.tree.leaves(root)[0].dtype == np.float32
 
 

@@ -201,8 +201,9 @@ def test_a_damaged_description_is_named(tmp_path, text):
   folder = tmp_path / 'insects/1.0.0'
   folder.mkdir(parents=True)
   (folder / 'dataset_info.json').write_bytes(text.encode('latin-1'))
-  with pytest.raises(ValueError, match="source 'insects': .*dataset_info.json "
-                     'does not say what TFDS writes'):
+  with pytest.raises(ValueError, match=(
+      'dataset_info.json.*what TFDS says of the set.*prepare the set of source '
+      '.insects. anew')):
     sources.load('insects', tfds_dir=tmp_path)
 
 

@@ -22,11 +22,19 @@ BY_HAND = {
     'forward_transfer': ((.2 - .1) + (.3 - .1)) / 2,
     'forgetting': ((.9 - .6) + (.7 - .5)) / 2,
     'stream_forgetting': ((.8 - .6) + (.7 - .5)) / 2,
+    'worst_task': .5,
+    'worst_case_accuracy': (min(.9, .6) + .5 + .9) / 3,
+    'anytime_average_accuracy': (.8 + (.9 + .7) / 2 + (.6 + .5 + .9) / 3) / 3,
     'triangular_accuracy': (.8 + .9 + .7 + .6 + .5 + .9) / 6,
     'triangular_backward_transfer': ((.9 - .8) + (.6 - .8) + (.5 - .7)) / 3,
     'remembering': 1 - .1,
     'triangular_forward_transfer': (.2 + .1 + .3) / 3,
+    'whole_learning_curve_area': ((.1 + .3 + .5) / 3 + (.2 + .4 + .6) / 3
+                                  + (.1 + .2 + .3) / 3) / 3,
 }
+# The last one was measured at its ends alone; step 3 of the first is too late.
+CURVES = [((0, 1, 2, 3), (.1, .3, .5, .9)), ((0, 1, 2), (.2, .4, .6)),
+          ((0, 2), (.1, .3))]
 
 
 def test_docstrings():
@@ -35,7 +43,7 @@ def test_docstrings():
 
 
 def test_summary_is_the_table_worked_out_by_hand():
-  rows = metrics.summarise(FULL, BEFORE)
+  rows = metrics.summarise(FULL, BEFORE, CURVES)
   assert [row['name'] for row in rows] == list(BY_HAND)
   np.testing.assert_allclose([row['value'] for row in rows],
                              list(BY_HAND.values()), atol=1e-12)
@@ -65,7 +73,7 @@ def test_unmeasured_entries_are_named():
     names = [row['name'] for row in metrics.summarise(matrix, BEFORE)]
     assert 'forward_transfer' not in names
     assert 'triangular_forward_transfer' not in names
-    assert 'forgetting' in names and len(names) == 8
+    assert 'forgetting' in names and len(names) == 11
   with pytest.raises(ValueError, match=r'= \(0, 1\), \(1, 2\)$'):
     metrics.forward_transfer(LOWER, BEFORE)
   with pytest.raises(ValueError, match=r'\(1, 0\)'):
@@ -77,10 +85,13 @@ def test_unmeasured_entries_are_named():
 @pytest.mark.parametrize('name', sorted(metrics.DEFINITIONS))
 def test_one_task(name):
   definition = metrics.DEFINITIONS[name]
-  inputs = {'matrix': [[.9]], 'before': [.1]}
+  inputs = {'matrix': [[.9]], 'before': [.1],
+            'curves': [(range(11), [.9] * 11)]}
   arguments = [inputs[need] for need in definition.needs]
-  if name in ('average_accuracy', 'learning_accuracy', 'triangular_accuracy'):
-    assert definition.function(*arguments) == .9
+  if name in ('average_accuracy', 'learning_accuracy', 'triangular_accuracy',
+              'worst_task', 'worst_case_accuracy', 'anytime_average_accuracy',
+              'learning_curve_area', 'whole_learning_curve_area'):
+    assert definition.function(*arguments) == pytest.approx(.9)
   else:
     with pytest.raises(ValueError, match='at least 2'):
       definition.function(*arguments)

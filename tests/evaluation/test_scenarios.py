@@ -366,7 +366,8 @@ def test_a_finished_run_may_be_asked_more(folder, tmp_path):
     ({'task_counts': (1, 2)}, 'task_counts must be at least 2'),
     ({'rule': 'brute_force', 'objective': 'superfluous'}, 'only the gradient'),
     ({'batches': 2},
-     'unknown key identify.x.batches .did you mean: batches_per_task')])
+     'unknown key identify.x.batches .did you mean: batch_size, '
+     'batches_per_task')])
 def test_scenarios_that_are_refused(given, text):
   with pytest.raises(ValueError, match=text):
     config_lib.from_dict(configs.small(identify={'x': given}))

@@ -30,8 +30,8 @@ def test_every_measure_is_that_of_the_dense_matrix(missing):
   before = np.full(6, .1)
   found = metrics.summarise(kept, before)
   assert found == metrics.summarise(dense, before)
-  assert len(found) == {'whole': 10, 'lower triangle': 8,
-                        'what a run measures': 5, 'without the end': 2}[missing]
+  assert len(found) == {'whole': 13, 'lower triangle': 11,
+                        'what a run measures': 6, 'without the end': 2}[missing]
 
 
 def test_an_entry_that_was_not_measured_is_named():
@@ -63,5 +63,6 @@ def test_the_end_of_a_run_grows_with_its_tasks_not_with_their_square():
     assert {row['name']: row['value'] for row in found['metrics']} == {
         'average_accuracy': pytest.approx(.9),
         'learning_accuracy': pytest.approx(.9), 'backward_transfer': 0.,
-        'forward_transfer': 0., 'stream_forgetting': 0.}
+        'forward_transfer': 0., 'stream_forgetting': 0.,
+        'worst_task': .9}
   assert peaks[1] < 8 * 1.5 * peaks[0]  # 64 times, if it were the square

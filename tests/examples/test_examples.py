@@ -58,7 +58,8 @@ EXAMPLES = {
         ("impression.parts['lora']", "impression.parts['pairs']")),
     'piggyback': Example(
         ('permuted-01',), dict(steps=20), 2, 40,
-        ('trees.combine(impression.values, params)', 'params'),
+        ("shared.get('given', backbone), impression.masks)",
+         'backbone, impression.masks)'),
         ("{'given': trees", "{'others': context.missing, 'given': trees")),
     'packnet': Example(
         ('permuted-00', 'permuted-01'),

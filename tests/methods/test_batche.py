@@ -6,10 +6,12 @@ import pytest
 import tiny
 from tiny_methods import BACKBONE, ROUTE, X, forward, learned
 
+import mtl_jax
 from mtl_jax import impressions
 from mtl_jax import methods
 from mtl_jax import trees
 from mtl_jax.config import config as config_lib
+from mtl_jax.serving import verification
 from mtl_jax.storage import json_records
 
 
@@ -128,3 +130,19 @@ def test_a_run_stores_the_weights_once_and_psp_forgets(tmp_path):
   assert np.mean(found['end'][:2]) < np.mean(
       [found['matrix'][n][n] for n in range(2)])
   assert summary['verified']['ok']
+
+
+@pytest.mark.parametrize('first', [
+    dict(method='supsup'), dict(method='dedicated'),
+    dict(method='batche', options=dict(slow='frozen'))])
+def test_tasks_of_other_kinds_under_the_phases_name_are_none_of_its(
+    tmp_path, first):
+  """`learn` may give one name to all; those hold no weights for it."""
+  given = dict(steps=4, batch_size=64, learning_rate=1e-3)
+  tiny.learn(config(learned=first | given), tmp_path)
+  system = mtl_jax.load(tmp_path)
+  for name in ('one', 'two'):
+    system.learn('digits', name=name, method='batche', **given)
+  relies = [system.metadata(name)['relies_on'] for name in ('one', 'two')]
+  assert [list(names) for names in relies] == [[], ['one']]
+  assert not verification.check(mtl_jax.load(tmp_path)).faults

@@ -5,12 +5,13 @@ import types
 import jax
 import numpy as np
 import pytest
-from tiny_methods import (CASES, DRAWS, alive, context_of, learned, left_of,
-                          shapes_of)
+from tiny_methods import (BACKBONE, CASES, DRAWS, ROUTE, alive, context_of,
+                          learned, left_of, shapes_of)
 
 from mtl_jax import impressions
 from mtl_jax import methods
 from mtl_jax import trees
+from mtl_jax.methods import heads
 from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.storage import impression_arrays
 from mtl_jax.training import trace
@@ -126,6 +127,24 @@ class TestContract:
         given.make(), backbone_lib.Backbone(None, given.backbone, {}, {}),
         [shapes_of(i) for i in left_of(given.earlier)], group, seed=0)
     assert shapes_of(found.commit(given.routes[0])[0]) == shapes.impression
+
+
+@pytest.mark.parametrize('head', heads.KINDS)
+@pytest.mark.parametrize('name', sorted(methods.METHODS))
+def test_every_method_takes_a_kind_of_head_or_refuses_it(name, head):
+  """Before anything is trained: a case of the contract, or a sentence."""
+  if any(case.method == name and case.options.get('head') == head
+         for case in CASES.values()):
+    return
+  plain = next(case for case in CASES.values() if case.method == name)
+  with pytest.raises(ValueError, match=f"head is '{head}', but .*(leave head "
+                                       'out|choose dense or none)'):
+    method = methods.make(name, **plain.options | {'head': head})
+    shared = method.prepare(methods.Context(
+        BACKBONE, (), jax.random.key(0), methods.Group(
+            (ROUTE,), {}, lambda number: BACKBONE, None)))
+    method.commit(BACKBONE, method.init(jax.random.key(
+        0), BACKBONE, shared, ROUTE), shared, ROUTE)
 
 
 def test_unknown_methods_are_refused():

@@ -100,3 +100,32 @@ def test_soft_and_hard_masks_agree():
     np.testing.assert_array_equal(
         np.asarray(sampling.soft(SCORES)['w']).astype(bool),
         sampling.hard(SCORES)['w'])
+
+
+def test_piggyback_starts_with_the_whole_network_and_drops_low_scores():
+  """https://arxiv.org/abs/1801.06519: scores of 1e-2, kept from 5e-3 on."""
+  method = methods.make('supsup', threshold=5e-3, start=1e-2)
+  scores = method.init(jax.random.key(0), BACKBONE, {}, ROUTE)
+  assert trees.digests(method.bind(BACKBONE, scores, {}, ROUTE)) == (
+      trees.digests(BACKBONE))
+  kernel = np.full((4, 6), 1e-2, np.float32)
+  kernel[0, :3] = 4.9e-3, 5e-3, -1.
+  scores = {'body': {'kernel': kernel, 'bias': None}, 'head': scores['head']}
+  mask = method.commit(BACKBONE, scores, {}, ROUTE)[0].masks['body']['kernel']
+  np.testing.assert_array_equal(mask[0], [0, 1, 0, 1, 1, 1])
+  assert mask[1:].all()
+  gradient = jax.grad(lambda s: method.bind(BACKBONE, s, {}, ROUTE)['body'][
+      'kernel'].sum())(scores)  # straight through: the weights themselves
+  np.testing.assert_array_equal(gradient['body']['kernel'],
+                                BACKBONE['body']['kernel'])
+
+
+@pytest.mark.parametrize('options, text', [
+    ({'threshold': .1, 'sampler': 'top_k', 'density': .5},
+     "threshold is 0.1; .* of the sampler 'threshold' alone"),
+    ({'threshold': float('inf')}, 'threshold is inf; it is a finite number'),
+    ({'start': .1, 'sampler': 'top_k', 'density': .5}, 'start is 0.1: a first'),
+    ({'start': 1e-3, 'threshold': 5e-3}, 'a start of at least 0.005')])
+def test_starts_that_keep_nothing_are_refused(options, text):
+  with pytest.raises(ValueError, match=text):
+    methods.make('supsup', **options)

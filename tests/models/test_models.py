@@ -220,3 +220,21 @@ def test_inputs_that_share_no_trunk_are_refused():
       r'\(4096, 256\) for \(10, 10, 1\)')):
     jax.eval_shape(lambda key: network.init(key, ((8, 8, 1), (10, 10, 1))),
                    jax.random.key(0))
+
+
+def test_the_convolutional_networks_norm_keeps_statistics_of_its_own():
+  options = dict(channels=(2, 3), widths=(4,), stride=2)
+  plain, normed = (models.make('convolutional', 3, norm=norm, **options)
+                   for norm in (False, True))
+  shape, key = (8, 8, 1), jax.random.key(0)
+  (before, none), (params, stats) = (n.init(key, shape) for n in (plain,
+                                                                 normed))
+  assert none == {} and sorted(stats) == ['norm1', 'norm2', 'norm3', 'norm4']
+  norms = {name: params[name] for name in stats}
+  assert trees.digests({name: leaf for name, leaf in params.items()
+                        if name not in norms}) == trees.digests(before)
+  x = np.random.RandomState(0).rand(5, *shape).astype(np.float32)
+  _, after = normed.apply(params, stats, x, train=True)
+  assert trees.digests(after) != trees.digests(stats)
+  logits, same = normed.apply(params, after, x)
+  assert trees.digests(same) == trees.digests(after) and logits.shape == (5, 3)

@@ -11,6 +11,7 @@ from mtl_jax import models
 from mtl_jax import trees
 from mtl_jax.methods import path_sampling
 from mtl_jax.models import part
+from mtl_jax.models import pretrained
 from mtl_jax.models import segments
 
 SEED = jax.random.key(0)
@@ -174,8 +175,8 @@ def test_a_whole_backbone_is_applied_by_its_first_modules():
       run(False)(*bound(params, stats, [[0, 1]] * 9), x)[0])
 
 
-def archive(folder, blocks=(1, 2), width=2):
-  """A file with torchvision's names for a tiny ResNet."""
+def archive(blocks=(1, 2), width=2):
+  """Arrays with torchvision's names for a tiny ResNet."""
   shapes = segments.shapes(part.resnet_levels(3, width, blocks), 1, (3,), 16)
   random, arrays = np.random.RandomState(3), {}
   for name, shape in shapes.items():
@@ -189,18 +190,27 @@ def archive(folder, blocks=(1, 2), width=2):
       for part_ in ('mean', 'var'):
         arrays[part._torch_name(own.replace('scale', part_))] = random.rand(
             *shape).astype(np.float32)
-  np.savez(folder / 'weights.npz', **arrays)
-  return folder / 'weights.npz', arrays
+  return arrays | {'fc.weight': random.rand(3, 4), 'fc.bias': random.rand(3),
+                   'bn1.num_batches_tracked': np.array(5)}
 
 
-def test_weights_from_a_file_reach_every_module(tmp_path):
-  file, arrays = archive(tmp_path)
+def started(arrays, noise=0.):
+  """(params, stats) of a tiny ResNet that starts from them."""
+  network = models.make('part_resnet', 3, blocks=(1, 2), noise=noise, **SMALL)
+  params, stats = network.init(SEED, (32, 32, 3))
+  flat = pretrained.fill('f.npz', arrays, pretrained.leaves(params, stats),
+                         None, (), network.published, SEED, (32, 32, 3))
+  assert trees.digests(params['head']) == trees.digests(
+      pretrained.split(flat, params, stats)[0]['head'])
+  return pretrained.split(flat, params, stats)
+
+
+def test_weights_from_a_file_reach_every_module():
+  arrays = archive()
   assert {'conv1.weight', 'bn1.running_var', 'layer1.0.conv2.weight',
           'layer1.0.downsample.0.weight', 'layer1.0.downsample.1.bias',
           'layer2.1.bn3.running_mean'} <= set(arrays)
-  make = functools.partial(models.make, 'part_resnet', 3, blocks=(1, 2),
-                           weights=str(file), **SMALL)
-  params, stats = make().init(SEED, (32, 32, 3))
+  params, stats = started(arrays)
   for m in range(4):
     np.testing.assert_array_equal(
         params['level2'][f'module{m:02d}']['block0_conv2']['kernel'],
@@ -208,14 +218,14 @@ def test_weights_from_a_file_reach_every_module(tmp_path):
   np.testing.assert_array_equal(
       stats['level3']['slot1']['block1_conv3_bn']['var'],
       arrays['layer2.1.bn3.running_var'])
-  apart, _ = make(noise=.01).init(SEED, (32, 32, 3))
+  apart, _ = started(arrays, .01)
   one, two = (apart['level1'][m]['conv1']['kernel']
               for m in ('module00', 'module01'))
   assert 0 < np.abs(one - two).max() < .1
   del arrays['layer2.0.bn1.weight']
-  np.savez(file, **arrays)
-  with pytest.raises(ValueError, match='no array layer2.0.bn1.weight'):
-    make(noise=.02).init(SEED, (32, 32, 3))
+  with pytest.raises(ValueError, match=(
+      'f.npz fills no level3/module00/block0_conv1_bn/scale')):
+    started(arrays)
 
 
 @pytest.mark.parametrize('options, message', [

@@ -19,8 +19,9 @@ from mtl_jax.report import rows as rows_lib
 from mtl_jax.report import vector
 
 EVIL = '<script>alert("x")</script>&$\\frac{1}{2}$[red]'
-FIGURES = ('accuracy', 'against_bytes', 'seen', 'matrix', 'overlap', 'curves',
-           'basis', 'density', 'bytes', 'seconds')
+FIGURES = ('accuracy', 'against_bytes', 'seen', 'forgetting', 'matrix',
+           'overlap', 'curves', 'validation', 'basis', 'density', 'bytes',
+           'seconds')
 RUN = {
     'config': {'backbone': {'model': 'lenet_300_100', 'seed': 0},
                'phases': [{'name': 'basis', 'method': 'supsup'}]},
@@ -52,6 +53,8 @@ def make_record(rng, task, phase, method, control=False, basis=None,
       'loss': {'valid': .1, 'test': .11},
       'curve': {'step': step, 'loss': list(2.3 * (1 - rise) + .1),
                 'accuracy': list(test * rise)},
+      'validation': {'step': [0, *step], 'loss': [2.3, *(2.4 * (1 - rise))],
+                     'accuracy': [.1, *(test * rise).clip(0, 1)]},
       'density': {f'Dense_{i}/kernel': .5 for i in range(3)} if masks else {},
       'bytes': {'masks': masks, 'coefficients': coefficients, 'values': values,
                 'stats': 0, 'total': total, 'stored': total + 3000,
@@ -166,6 +169,7 @@ REMOVE = {
     'matrix': lambda r, s: s.update(matrix=None),
     'overlap': lambda r, s: s.update(overlap=None),
     'curves': lambda r, s: r.update(curve={}),
+    'validation': lambda r, s: r.update(validation=None),
     'density': lambda r, s: r.update(density={}),
     'bytes': lambda r, s: r.update(bytes=None),
     'seconds': lambda r, s: r.update(seconds=None),
@@ -181,7 +185,8 @@ def test_a_figure_without_data_is_left_out(monkeypatch):
       remove(record, less)
     shown = figures(Page(report_page.render(run, few, less)))
     gone = {name, 'basis'} | {'accuracy': {'against_bytes', 'seen'},
-                              'bytes': {'against_bytes'}}.get(name, set())
+                              'bytes': {'against_bytes'},
+                              'matrix': {'forgetting'}}.get(name, set())
     assert shown == [n for n in FIGURES if n not in gone]
 
 

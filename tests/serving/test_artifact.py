@@ -122,7 +122,15 @@ def test_a_missing_basis_is_named_with_what_helps(system, tmp_path):
   with pytest.raises(ValueError, match='permuted-12 needs the task permuted-00 '
                                        '.*with_basis=True'):
     mtl_jax.import_task(tmp_path / 'new', path)
-  assert not (tmp_path / 'new' / 'tasks').exists()
+  assert not (tmp_path / 'new').exists()
+  with pytest.raises(ValueError, match=(
+      r'/a holds the task permuted-12 without its heterogeneous basis of 1 '
+      r'mask: that of the task permuted-00 \(\w+\). Export it with '
+      r'with_basis=True \(--with_basis\) from the workdir where it was learned '
+      r'\(suite permuted-digits\), or import it into a workdir that holds that '
+      'task')) as alone:
+    mtl_jax.load(path)
+  assert 'mtl_jax-' not in str(alone.value)  # the folder of a loaded file
   # Both remedies.
   mtl_jax.import_task(tmp_path / 'new', system.export('permuted-00',
                                                       tmp_path / 'b'))
@@ -167,7 +175,7 @@ def test_another_backbone_is_refused(system, other, tmp_path):
 def test_a_backbone_from_a_file_is_named(system, tmp_path):
   path = system.export('permuted-01', tmp_path / 'a')
   arrays, header = tensor_file.read(path)
-  header['backbone']['options']['weights'] = 'big.npz'
+  header['backbone']['weights'] = 'big.npz'
   tensor_file.write(path, arrays, header)
   with pytest.raises(ValueError, match='made on the weights big.npz, which it '
                                        'does not hold'):
@@ -276,7 +284,7 @@ def every_method():
       sharing=dict(subs, tasks=(82, 84), options=dict(sharing=True)),
       lora=dict(common, method='lora', tasks=(84, 88)),
       piggyback=dict(common, method='piggyback', tasks=(88, 92),
-                     options=dict(head=('Dense_2/.*',))),
+                     options=dict(head='dense')),
       packnet=dict(common, method='packnet', tasks=(92, 94), steps=0, epochs=2,
                    options=dict(prune_after=1)),
       batche=dict(common, method='batche', tasks=(94, 96)),

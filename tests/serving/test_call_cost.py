@@ -52,6 +52,24 @@ def test_metadata_is_read_without_orbax(system, monkeypatch):
   assert checkpoint.exists(path)
 
 
+def test_what_is_read_and_answered_is_put_without_a_program(folder):
+  """`jnp.asarray` of NumPy's arrays compiles one for every new shape."""
+  system = mtl_jax.load(folder)  # draws a backbone from a number
+  compiled = []
+  counting = [True]  # a listener can't be taken away again
+
+  def listen(name, *_, fun_name='', **__):
+    if counting[0] and name == '/jax/core/compile/backend_compile_duration':
+      compiled.append(fun_name)
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  jax.clear_caches()
+  for name in system.tasks[::7]:
+    system.predict(IMAGES[:3], task=name)
+    system.predict_mixed(IMAGES[:3], [name] * 3)
+  counting[0] = False
+  assert compiled and not [name for name in compiled if 'stage' in name]
+
+
 def test_the_workdir_is_listed_once(system, count):
   listed = count(workdir_lib.os, 'listdir')
   shown = system.observe(IMAGES, MASKED[0])

@@ -345,3 +345,10 @@ def test_raw_images_of_other_shapes_are_fitted(folder, tmp_path):
             == system.identify(shown, names=both))
   with pytest.raises(ValueError, match=r'uint8 \[n, 8, 8, 1\]'):
     system.identify(draw(16, 16, 3), names=both)
+
+
+@pytest.mark.parametrize('names', [[], (), 'permuted-00', iter(())])
+def test_candidates_are_a_list_of_names(tmp_path, names):
+  system = mtl_jax.load(tiny.learned(tmp_path / 'run', 'few'))
+  with pytest.raises(ValueError, match='names is .*; give the names of the'):
+    system.identify(np.zeros((1, 8, 8, 1), np.uint8), names=names)

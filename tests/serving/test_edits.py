@@ -132,3 +132,56 @@ def test_changed_metadata_are_sound(system):
   (path / '_CHECKPOINT_METADATA').unlink()
   with pytest.raises(checkpoint.CheckpointError):
     checkpoint.change_metadata(path, {'seed': 8})
+
+
+@pytest.mark.parametrize('name, said', [
+    ('y' * 101, 'at most 100 bytes'), (7, 'the name of the task is 7'),
+    ('a\n', 'a name has letters'),
+    # A folder of that name would be taken for one that a kill left.
+    ('a.orbax-checkpoint-tmp-1', 'no mark of a folder that is half written'),
+    ('PERMUTED-00', 'has a task permuted-00, which would share its files')])
+def test_names_that_the_disk_would_not_keep(system, tmp_path, name, said):
+  file = system.export('permuted-01', tmp_path / 'x.safetensors')
+  arrays = np.zeros((60, 8, 8, 1), np.uint8), np.arange(60) % 2
+  for give in (lambda: system.rename('permuted-12', name),
+               lambda: system.merge(['permuted-00', 'permuted-01'], name=name),
+               lambda: mtl_jax.import_task(system.workdir.root, file, name)):
+    with pytest.raises(ValueError, match=said):
+      give()
+  with pytest.raises(ValueError):
+    system.learn(arrays, name=name, method='supsup', steps=1, batch_size=8)
+  assert_sound(system, ['permuted-00', 'permuted-01', 'permuted-12'])
+  system.rename('permuted-00', 'Permuted-00')  # its own, in other letters
+  assert 'Permuted-00' in system
+
+
+@pytest.mark.parametrize('given, said', [
+    (dict(tasks=None), 'tasks is None; give a list of their names'),
+    (dict(tasks='permuted-00'), "tasks is 'permuted-00'; give a list"),
+    (dict(weights='ab'), "weights is 'ab': a combination takes a finite"),
+    (dict(weights=[None, 1]), r'weights is .None, 1.: a combination takes'),
+    (dict(weights=1.), 'weights is 1.0: a combination takes a finite number')])
+def test_merges_of_other_types_are_refused(system, given, said):
+  with pytest.raises(ValueError, match=said):
+    system.merge(**{'tasks': ['permuted-00', 'permuted-01']} | given)
+
+
+@pytest.mark.parametrize('ask, said', [
+    (lambda system: mtl_jax.load(None), 'the path is None; give that of a'),
+    (lambda system: mtl_jax.load('a\0b'), 'the path is .a.x00b.; give that'),
+    (lambda system: mtl_jax.load(system.workdir.root, plugins=3),
+     'plugins: 3 is no path; give that of a Python file'),
+    (lambda system: mtl_jax.load(system.workdir.root, plugins=[None]),
+     'plugins: None is no path'),
+    (lambda system: system.export('permuted-00', None), 'the path is None'),
+    (lambda system: mtl_jax.import_task('new', None), 'there is no file None')])
+def test_what_is_no_path_is_said(system, ask, said):
+  with pytest.raises(ValueError, match=said):
+    ask(system)
+
+
+def test_a_file_in_the_place_of_a_workdir(system, tmp_path):
+  file = system.export('permuted-00', tmp_path / 'x.safetensors')
+  for place in (file, file / 'run'):
+    with pytest.raises(ValueError, match='is a file, so that'):
+      mtl_jax.import_task(place, file)

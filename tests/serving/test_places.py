@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 import mtl_jax
+from mtl_jax import commands
 from mtl_jax.evaluation import final
 from mtl_jax.report import figures
 from mtl_jax.data import sources
@@ -348,3 +349,38 @@ def test_what_cannot_be_made_again_is_said_before_it_is_removed(tmp_path):
       'name': 'permuted-02', 'absent': []})
   with pytest.raises(ValueError, match="its name is 'permuted-02', not 'perm"):
     tiny.learn(config, run)
+
+
+@pytest.mark.parametrize('change', CHANGES)
+def test_every_reader_of_a_tasks_metadata_refuses_them(run, change, capsys,
+                                                       tmp_path):
+  names = change(run)
+  before = tiny.files(run / 'tasks')
+  for words in (['inspect'], ['inspect', f'--task={names[0]}'],
+                ['export', f'--task={names[0]}', f'--output={tmp_path}/x']):
+    assert commands.main([*words, f'--workdir={run}']) == 1
+    assert f'{names[0]} is not what belongs there' in capsys.readouterr().err
+  system = mtl_jax.load(run)
+  with pytest.raises(ValueError, match='is not what belongs there'):
+    system.rename(names[0], 'other')
+  if change is not of_another_suite:
+    with pytest.raises(ValueError, match='is not what belongs there'):
+      system.delete(names[0])
+  assert tiny.files(run / 'tasks') == before
+
+
+def test_inspect_refuses_another_basis_of_that_name(run, tmp_path, capsys):
+  other = tmp_path / 'other'
+  tiny.learn(tiny.only('basis', kind='few', seed=0,
+                       phases__basis__steps=4), other)
+  shutil.rmtree(run / 'tasks/permuted-00')
+  shutil.copytree(other / 'tasks/permuted-00', run / 'tasks/permuted-00')
+  assert commands.main(['inspect', f'--workdir={run}']) == 1
+  assert 'was made with the task permuted-00, but another' in (
+      capsys.readouterr().err)
+
+
+def test_a_damaged_task_may_be_deleted(run):
+  (run / 'tasks/permuted-01/_CHECKPOINT_METADATA').write_text('{}')
+  mtl_jax.load(run).delete('permuted-01')
+  assert not (run / 'tasks/permuted-01').exists()

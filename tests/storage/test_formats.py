@@ -38,11 +38,12 @@ def test_a_workdir_says_its_format_first(tmp_path):
     (OLDER, f'run has format 0, made by mtl_jax 0.0.1, but {OF}; install'),
     (None, f'run has no format.json: it was made before workdirs had a format, '
      f'or the file was removed. {OF}; restore the file from a copy'),
-    ('{', 'format.json is malformed; it must be .* Restore it from a copy'),
-    ([], 'format.json is malformed'), (1, 'format.json is malformed'),
-    ({'format': True, 'mtl_jax': '1'}, 'format.json is malformed'),
-    ({'format': 1}, 'format.json is malformed'),
-    ({'format': '1', 'mtl_jax': '1'}, 'format.json is malformed')])
+    ('{', 'format.json, line 1: the format is malformed: .*; restore it from'),
+    ([], r'the format is malformed: expected an object, got \[\]; restore'),
+    (1, 'the format is malformed: expected an object, got 1; restore'),
+    ({'format': True, 'mtl_jax': '1'}, "'format' is true, expected an integer"),
+    ({'format': 1}, "the format lacks 'mtl_jax' .a string.; restore it from a"),
+    ({'format': '1', 'mtl_jax': '1'}, '.format. is "1", expected an integer')])
 def test_another_format_is_refused_and_nothing_changed(run, found, sentence):
   path = run / 'format.json'
   kept = path.read_text()

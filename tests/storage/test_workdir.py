@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 import tiny
 
@@ -113,3 +114,75 @@ def test_a_start_that_is_refused_leaves_the_seconds_for_the_next(tmp_path):
   with pytest.raises(ValueError):
     experiment.run(tiny.make('few', seed=8), run, quiet=True)
   assert work.killed(lines(run, 'run'))
+
+
+# A folder that is none.
+
+
+def photos(folder):
+  folder.mkdir(exist_ok=True)
+  for i in range(5):
+    (folder / f'IMG_{i}.jpg').write_bytes(b'x')
+  (folder / '.DS_Store').write_bytes(b'x')
+
+
+def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path):
+  photos(tmp_path / 'holidays')
+  before = tiny.files(tmp_path)
+  config = tiny.make('few')
+  with pytest.raises(ValueError, match=(
+      r'holidays is neither a workdir nor empty: it holds IMG_0.jpg, IMG_1.jpg,'
+      r' IMG_2.jpg and 2 more; choose another folder, or a new one in it '
+      r'\(.*holidays/run\)')):
+    tiny.learn(config, tmp_path / 'holidays')
+  assert tiny.files(tmp_path) == before
+  # The remedy.
+  workdir_lib.Workdir(tmp_path / 'holidays/run').require_own()
+
+
+@pytest.mark.parametrize('make', [
+    lambda run: None, lambda run: run.mkdir(),
+    lambda run: (run / '.git').mkdir(parents=True),
+    # As a kill leaves it before, and while, the first file is written.
+    lambda run: [(run / name).mkdir(parents=True) for name in (
+        'tasks', 'probe', 'progress', 'shared')],
+    lambda run: [run.mkdir(), (run / '.format.json.x1').write_text('{')],
+    lambda run: workdir_lib.Workdir(run).prepare()])
+def test_new_empty_and_barely_begun_folders_are_fine(tmp_path, make):
+  make(tmp_path / 'run')
+  workdir_lib.Workdir(tmp_path / 'run').require_own()
+
+
+def test_a_compilation_cache_may_lie_in_a_new_workdir(tmp_path, monkeypatch):
+  (tmp_path / 'run/cache').mkdir(parents=True)
+  work = workdir_lib.Workdir(tmp_path / 'run')
+  with pytest.raises(ValueError, match='it holds cache; choose'):
+    work.require_own()
+  before = jax.config.jax_compilation_cache_dir
+  jax.config.update('jax_compilation_cache_dir', f'{tmp_path}/run/cache/jax')
+  try:
+    work.require_own()
+  finally:
+    jax.config.update('jax_compilation_cache_dir', before)
+
+
+def test_own_folders_with_something_in_them_are_none_without_a_format(tmp_path):
+  (tmp_path / 'tasks').mkdir()
+  (tmp_path / 'tasks/todo.txt').write_text('milk')
+  with pytest.raises(ValueError, match='it holds tasks; choose'):
+    workdir_lib.Workdir(tmp_path).require_own()
+
+
+@pytest.mark.parametrize('there', [False, True])
+def test_what_is_refused_under_the_lock_leaves_nothing(tmp_path, there):
+  root = tmp_path / 'a/b'
+  if there:
+    root.mkdir(parents=True)
+  before = sorted(tmp_path.rglob('*'))
+  with pytest.raises(ValueError), workdir_lib.Workdir(root).locked():
+    raise ValueError
+  assert sorted(tmp_path.rglob('*')) == before
+  work = workdir_lib.Workdir(root)
+  with work.locked():
+    work.prepare()
+  assert work.format.exists() and (root / '.lock').exists()

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import tiny
 
+from mtl_jax import experiment
+from mtl_jax import registry
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
@@ -318,3 +320,50 @@ def test_damaged_progress_is_made_again(tmp_path):
   tiny.rewrite(kept, lambda a: a.update({'state/step': np.array(3, np.int32)}))
   learn(config, tmp_path / 'run')
   assert tiny.bits(tmp_path / 'run') == tiny.bits(tmp_path / 'whole')
+
+
+METHOD = (tiny.ROOT / 'examples/lora.py').read_text()
+MODEL = """
+from mtl_jax import models
+from mtl_jax.models import mlp
+models.register('own', lambda outputs: models.from_linen(
+    lambda **_: mlp.MLP((16, outputs))))
+"""
+
+
+@pytest.mark.parametrize('what, content, changes', [
+    ('method', METHOD, dict(method='lora')), ('model', MODEL, {})])
+def test_progress_of_another_version_of_the_users_file_is_refused(
+    tmp_path, what, content, changes):
+  file, folder = tmp_path / 'own.py', tmp_path / 'run'
+  model = 'own' if what == 'model' else 'lenet_300_100'
+
+  def start(text, after_chunk=lambda: None):
+    file.write_text(text)
+    registry.load_plugins(file)
+    config = tiny.only('basis', kind='few', backbone__model=model,
+                       phases__basis__tasks=(0, 1), **{
+                           f'phases__basis__{k}': v
+                           for k, v in changes.items()})
+    return experiment.run(config, folder, quiet=True, after_chunk=after_chunk)
+
+  seen = []
+
+  def stop():
+    seen.append(1)
+    if len(seen) == 3:  # after the first save
+      raise tiny.Stopped
+  with pytest.raises(tiny.Stopped):
+    start(content, stop)
+  left, = (folder / 'progress').iterdir()
+  with pytest.raises(ValueError, match=(
+      rf'{left.name} was trained with another {what}: own.py \(SHA-256 \w+\) '
+      r'now defines what own.py \(SHA-256 \w+\) defined then. Bring that file '
+      'back, or remove .*progress/permuted-00')):
+    start(content + '# changed')
+  shutil.copytree(folder, tmp_path / 'kept')
+  assert start(content)['verified']['ok']  # the first remedy
+  shutil.rmtree(folder)
+  shutil.copytree(tmp_path / 'kept', folder)
+  shutil.rmtree(left)
+  assert start(content + '# changed')['verified']['ok']  # the second

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from mtl_jax import parallel
+from mtl_jax import trees
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
 from mtl_jax.data import suites
@@ -74,8 +75,9 @@ def check(phase: config_lib.Phase, suite: suites.Suite, backbone) -> None:
   blocks = mutations.count_blocks(backbone.params)
   if 'num_layers' in dict(space.ranges) and (
       blocks not in space['num_layers'].values):
-    raise ValueError(f'phase {phase.name}: the root has {blocks} blocks, but '
-                     f'the space {phase.search.space} allows '
+    raise ValueError(f'phase {phase.name}: the root has '
+                     f'{trees.counted(blocks, "block")}, but the space '
+                     f' {phase.search.space} allows '
                      f'{space["num_layers"].values}')
 
 
@@ -151,7 +153,8 @@ class _TaskIteration:
   def run(self) -> None:
     """Searches from wherever an earlier start left it, and commits."""
     state = state_lib.restore(
-        self.run_.workdir, self.entry.name, self.known, self._start())
+        self.run_.workdir, self.entry.name, self.known, self._start(),
+        self.run_.defined_in(self.phase))
     per_child = self.search.validations * self.round_steps
     self.run_.advance(per_child * (
         state.generation * self.search.children + len(state.trained)),
@@ -246,13 +249,10 @@ class _TaskIteration:
       self.run_.advance(self.round_steps * len(children),
                         self._words(state, rounds))
       if len(rounds) < self.search.validations and self.clock.due():
-        state_lib.save(self.run_.workdir, self.entry.name, self.known,
-                       dataclasses.replace(
-                           state, rounds=rounds,
-                           learners=impression_arrays.tree_to_arrays(
-                               parallel.gather_tasks(learners)),
-                           seconds=state.seconds + time.perf_counter()
-                           - started))
+        self._save(dataclasses.replace(
+            state, rounds=rounds, learners=impression_arrays.tree_to_arrays(
+                parallel.gather_tasks(learners)),
+            seconds=state.seconds + time.perf_counter() - started))
     host = parallel.gather_tasks(learners)
     results = [self._result(state, child, new, host, rounds, first + i, i)
                for i, (child, new) in enumerate(zip(children, news))]
@@ -262,8 +262,12 @@ class _TaskIteration:
         learners=None,
         seconds=state.seconds + time.perf_counter() - started)
     if self.clock.due():
-      state_lib.save(self.run_.workdir, self.entry.name, self.known, state)
+      self._save(state)
     return state
+
+  def _save(self, state: State) -> None:
+    state_lib.save(self.run_.workdir, self.entry.name, self.known, state,
+                   self.run_.defined_in(self.phase))
 
   def _round(self, state, learners, number, images, together):
     data, task = self.run_.data, self.entry.task

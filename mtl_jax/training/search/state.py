@@ -133,17 +133,17 @@ def from_arrays(arrays: dict, values: dict, known: Sequence[Path]) -> State:
 
 
 def save(work: workdir_lib.Workdir, name: str, known: Sequence[Path],
-         state: State) -> None:
-  """Saves a search's progress, then drops the older one."""
+         state: State, defined_in: dict) -> None:
+  """Saves a search's progress (see `progress.save`), drops the older one."""
   arrays, values = to_arrays(state, known)
   arrays['there'] = np.zeros(1)  # a checkpoint holds at least one array
-  progress.save(work, name, state.position, arrays, values)
+  progress.save(work, name, state.position, arrays, values, defined_in)
 
 
 def restore(work: workdir_lib.Workdir, name: str, known: Sequence[Path],
-            start: State) -> State:
+            start: State, defined_in: dict) -> State:
   """The newest saved progress of a search, or how it starts."""
-  found = progress.newest(work, name)
+  found = progress.newest(work, name, defined_in)
   return from_arrays(*found, known) if found else start
 
 

@@ -348,8 +348,8 @@ def test_a_state_survives_the_disk(tmp_path):
       [[[.5], [.25]]], {'step': np.arange(3)}, 7.)
   work = workdir_lib.Workdir(tmp_path)
   work.prepare()
-  state_lib.save(work, 'a', [root], state)
-  found = state_lib.restore(work, 'a', [root], state_lib.State())
+  state_lib.save(work, 'a', [root], state, {})
+  found = state_lib.restore(work, 'a', [root], state_lib.State(), {})
   assert found.position == state.position
   assert (found.generation, found.children, found.seeds, found.log,
           found.rounds, found.seconds) == (
@@ -362,7 +362,7 @@ def test_a_state_survives_the_disk(tmp_path):
   assert again.hyper == path.hyper and again.score == .5
   assert list(found.learners['step']) == [0, 1, 2]
   with pytest.raises(checkpoint.CheckpointError, match='needs component'):
-    state_lib.restore(work, 'a', [], state)
+    state_lib.restore(work, 'a', [], state, {})
 
 
 # The report.

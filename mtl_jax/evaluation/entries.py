@@ -1,0 +1,85 @@
+"""Entries of an accuracy matrix, checked: what metrics are computed from.
+
+The matrix is an array [T, T] or a `Sparse` that holds the measured entries
+alone; NaN (or `None`) stands where nothing was measured.
+"""
+
+import numpy as np
+
+from mtl_jax.evaluation import sparse
+
+
+def square(matrix, at_least: int = 1) -> np.ndarray | sparse.Sparse:
+  """The matrix as floats [T, T], T >= at_least; else raises ValueError."""
+  r: np.ndarray | sparse.Sparse
+  if isinstance(matrix, sparse.Sparse):
+    fractions(matrix.values)
+    r = matrix
+  else:
+    dense = np.asarray(matrix, float)
+    if dense.ndim != 2 or dense.shape[0] != dense.shape[1] or not dense.size:
+      raise ValueError(f'the accuracy matrix must be [T, T], got {dense.shape}')
+    r = fractions(dense)
+  if count(r) < at_least:
+    raise ValueError(
+        f'undefined for {count(r)} task: it compares a task with what was '
+        f'learned before or after it, so it needs at least {at_least}')
+  return r
+
+
+def count(r: np.ndarray | sparse.Sparse) -> int:
+  """The number of tasks."""
+  return r.size if isinstance(r, sparse.Sparse) else len(r)
+
+
+def diagonal(size: int) -> tuple[np.ndarray, np.ndarray]:
+  """Rows and columns of the first `size` places of the diagonal."""
+  return np.arange(size), np.arange(size)
+
+
+def triangle(r, size: int, offset: int = 0,
+             upper: bool = False) -> tuple[np.ndarray, np.ndarray]:
+  """Rows and columns of a lower triangle; its transpose is looked up, if
+  `upper`. One that can't have been measured whole is refused at once: T^2
+  places are then never made.
+  """
+  if isinstance(r, sparse.Sparse):
+    needed = (size + offset) * (size + offset + 1) // 2
+    if len(r.values) < needed:
+      for i in range(size):
+        columns = np.arange(max(0, i + offset + 1))
+        at(r, columns, i) if upper else at(r, i, columns)
+  return np.tril_indices(size, offset)
+
+
+def fractions(values: np.ndarray) -> np.ndarray:
+  """The values; raises ValueError if they are no fractions."""
+  if np.any((values < -1e-6) | (values > 1 + 1e-6)):
+    raise ValueError('accuracies must lie in [0, 1]; got '
+                     f'{np.nanmin(values):g} to {np.nanmax(values):g}. Divide '
+                     'percentages by 100')
+  return values
+
+
+def baseline(before, size: int) -> np.ndarray:
+  """The accuracies before learning, float64 [size]; else raises ValueError."""
+  b = np.asarray(before, float)
+  if b.shape != (size,):
+    raise ValueError(f'before has shape {b.shape}; expected ({size},)')
+  return fractions(b)
+
+
+def at(r, rows, columns) -> np.ndarray:
+  """R at some places; raises ValueError naming the unmeasured ones."""
+  rows, columns = np.broadcast_arrays(rows, columns)
+  values = (r.at(rows, columns) if isinstance(r, sparse.Sparse)
+            else r[rows, columns])
+  missing = np.flatnonzero(np.isnan(values))
+  if missing.size:
+    named = ', '.join(f'({np.ravel(rows)[n]}, {np.ravel(columns)[n]})'
+                      for n in missing[:5])
+    more = f' and {missing.size - 5} more' if missing.size > 5 else ''
+    raise ValueError(
+        f'needs accuracy R[i, j] (on task j after learning task i) that was '
+        f'not measured: (i, j) = {named}{more}')
+  return values

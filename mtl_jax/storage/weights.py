@@ -1,0 +1,61 @@
+"""Reads the arrays of weights that any program wrote, and runs nothing.
+
+Three forms: `.npz` without pickled objects, `.safetensors`, and a folder that
+Orbax wrote. A nested tree's names are its path joined by '/'.
+"""
+
+import pathlib
+import zipfile
+
+import numpy as np
+
+from mtl_jax.storage import checkpoint
+from mtl_jax.storage import tensor_file
+
+_FORMS = 'an .npz, a .safetensors or an Orbax folder'
+
+
+def read(path) -> dict[str, np.ndarray]:
+  """The arrays of a file or folder, by name.
+
+  Args:
+    path: of it; its suffix tells its form.
+
+  Raises:
+    FileNotFoundError: nothing is there.
+    ValueError: another form, a damaged one, or no arrays.
+  """
+  path = pathlib.Path(path).expanduser()
+  if not path.exists():
+    raise FileNotFoundError(f'there are no weights at {path}; backbone.weights '
+                            f'is the path of {_FORMS}')
+  if path.is_dir():
+    arrays = checkpoint.read_foreign(path)
+  elif path.suffix == '.npz':
+    arrays = _npz(path)
+  elif path.suffix == '.safetensors':
+    arrays = tensor_file.read_weights(path)
+  else:
+    raise ValueError(
+        f'{path} has none of the forms in which weights are read: {_FORMS}. '
+        'Nothing that could run code, such as a pickle (.pt, .bin, .pkl), is '
+        'opened: write its arrays with safetensors, or numpy.savez')
+  if not arrays:
+    raise ValueError(f'{path} holds no arrays; give a file of weights')
+  return arrays
+
+
+def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+  if not zipfile.is_zipfile(path):
+    raise ValueError(f'{path} cannot be read as .npz: it is no archive, or a '
+                     'part of one; copy it again from where it was written')
+  try:
+    with np.load(path, allow_pickle=False) as members:
+      return {name: np.asarray(members[name]) for name in members.files}
+  except Exception as error:  # zipfile and NumPy raise many kinds
+    if 'allow_pickle' in str(error):
+      raise ValueError(
+          f'{path} holds pickled objects, which could run code and are not '
+          'read: write arrays of numbers with numpy.savez') from error
+    raise ValueError(f'{path} cannot be read as .npz: {error}; copy it again '
+                     'from where it was written') from error

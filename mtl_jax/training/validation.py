@@ -1,0 +1,142 @@
+"""Validation while a group trains: what the curves of a record come from.
+
+It stands between two chunks of steps and reads the state alone: the steps are
+those that would be made without it, and so are the bits.
+"""
+
+import time
+
+import numpy as np
+
+from mtl_jax import parallel
+from mtl_jax.config import plan
+from mtl_jax.steps import single
+from mtl_jax.storage import json_records
+from mtl_jax.training import evaluate
+from mtl_jax.training import run as run_lib
+
+NAMES = ('loss', 'accuracy')
+
+
+class Course:
+  """What was measured so far of a group that trains.
+
+  Attributes:
+    every: steps between two measurements; 0 makes none.
+    steps: at which it was measured, from 0 (before the first step) on.
+    values: {'loss', 'accuracy'}: float32 [entries, measurements]; the accuracy
+      of a regression is NaN.
+    seconds: that this start has spent on it.
+    before: that earlier starts have.
+  """
+
+  def __init__(self, run: run_lib.Run, group: list[plan.Entry]):
+    self.run, self.group = run, group
+    self.every = group[0].phase.validate_every
+    self.steps: list[int] = []
+    self.values = {name: np.zeros((len(group), 0), np.float32)
+                   for name in NAMES}
+    self.seconds = self.before = 0.
+    self._logged = _logged(run, group) if self.every else set()
+
+  def due(self, step: int, last: bool) -> bool:
+    """Whether a step is one at which it is measured, and wasn't yet."""
+    return bool(self.every) and step not in self.steps and (
+        last or step % self.every == 0)
+
+  def measure(self, step: int, driver, shared, state) -> None:
+    """Measures all entries, and logs what they have."""
+    started = time.perf_counter()
+    scores = measure(self.run, self.group, driver, shared, state)
+    self.steps.append(step)
+    for name in NAMES:
+      column = np.array([[getattr(score, name)] for score in scores],
+                        np.float32)  # None becomes NaN
+      self.values[name] = np.concatenate([self.values[name], column], 1)
+    self._log(-1)
+    self.seconds += time.perf_counter() - started
+
+  def template(self, values: dict) -> dict:
+    """Arrays like those that were saved with progress."""
+    count = len(values.get('validated', ()))
+    return {name: np.zeros((len(self.group), count), np.float32)
+            for name in NAMES} if self.every else {}
+
+  def restore(self, arrays: dict, values: dict) -> None:
+    """Goes on from what was saved with progress."""
+    self.steps = list(values.get('validated', ()))
+    self.before = values.get('validation_seconds', 0.)
+    if self.every:
+      self.values = arrays
+      for place in range(len(self.steps)):
+        self._log(place)
+
+  def saved(self) -> dict:
+    """JSON values that are saved with progress."""
+    return {'validated': self.steps, 'validation_seconds': self.total(),
+            } if self.every else {}
+
+  def total(self) -> float:
+    """Seconds of all starts."""
+    return self.before + self.seconds
+
+  def record(self, i: int) -> dict:
+    """What the record of entry i says of it; {} if nothing was measured."""
+    if not self.steps:
+      return {}
+    return {'validation': {'step': self.steps} | {
+        name: [_plain(value) for value in self.values[name][i]]
+        for name in NAMES}}
+
+  def _log(self, place: int) -> None:
+    """Lines of one measurement, unless an earlier start has left them."""
+    step = self.steps[place]
+    lines = [{'kind': 'validation', 'entry': entry.name, 'step': step} | {
+        name: _plain(self.values[name][i, place]) for name in NAMES}
+             for i, entry in enumerate(self.group)
+             if (entry.name, step) not in self._logged]
+    json_records.append_lines(self.run.workdir.metrics, lines)
+    self._logged |= {(str(line['entry']), step) for line in lines}
+
+
+def _plain(value) -> float | None:
+  return None if np.isnan(value) else round(float(value), 6)
+
+
+def _logged(run, group) -> set[tuple[str, int]]:
+  """(entry, step) of the lines that an earlier start has left."""
+  names = {entry.name for entry in group}
+  found: set[tuple[str, int]] = set()
+  for line in json_records.read_lines(run.workdir.metrics):
+    if line['kind'] == 'validation' and line['entry'] in names:
+      found.add((line['entry'], line['step']))
+    gone = {'deleted': line.get('entry'), 'renamed': line.get('from')}.get(
+        line['kind'])
+    found = {pair for pair in found if pair[0] != gone} if gone else found
+  return found
+
+
+def measure(run: run_lib.Run, group: list[plan.Entry], driver, shared,
+            state) -> list[evaluate.Score]:
+  """Loss and accuracy of every entry on its validation images.
+
+  Args:
+    run: the run.
+    group: that trains.
+    driver: of the group.
+    shared: what it has of earlier tasks, on the devices.
+    state: on the devices, as `driver.advance` gives it; it stays alive.
+  """
+  if driver.validate is not None:
+    return driver.validate(shared, state)
+  whole, given = driver.whole(state), parallel.local(shared)
+  method, backbone = group[0].phase.make_method(), run.system.backbone
+  scores = []
+  for i, entry in enumerate(group):
+    own = parallel.local(driver.member(whole, i))
+    params = single.bind(method, backbone.params, own.trainable, given,
+                         entry.route)
+    scores.append(evaluate.score_entry(
+        backbone.network, params, own.stats, run.data, entry, 'valid',
+        run.config.eval_batch_size))
+  return scores
