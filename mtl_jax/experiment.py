@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import jax
 from rich import console as console_lib
 from rich import progress as progress_lib
 
@@ -39,6 +40,7 @@ from mtl_jax.training import commit
 from mtl_jax.training import loop
 from mtl_jax.training import resume
 from mtl_jax.training import run as run_lib
+from mtl_jax.training import sizing
 from mtl_jax.training import stream
 from mtl_jax.training import writers
 from mtl_jax.training.search import iteration
@@ -69,29 +71,34 @@ def run(config: config_lib.Config, workdir, command: str = '',
   plan.check(config, suite)
   scenarios.check(config, suite)
   data = run_lib.Data()
+  config = sizing.recorded(work, config)
   validate.check_config(work, config)
   backbone = make_backbone(config, suite, data, work)
-  validate.check_fit(config, suite, data, backbone)
+  traced = validate.check_fit(config, suite, data, backbone)
   final.check_mixed(config, suite, data)
   versions = validate.check_sources(work, suite, data)
   with work.locked():
     # Again: another process may have worked here in the meantime.
     lines = list(json_records.read_lines(work.metrics))  # once: it is long
+    config = sizing.recorded(work, config)
     validate.check_config(work, config)
     validate.check_sources(work, suite, data, lines)
     validate.check_backbone(work, backbone)
     resume.check_tasks(work, config, suite, backbone.recipe['fingerprint'])
+    running = _running(config, suite, backbone, data, work)
+    config, needs = sizing.fit(running, traced)
     work.prepare()
     there = complete(work, config, suite, lines)
     if not quiet and not there and parallel.is_primary():
       for hint in hints.before(config, suite):
         print(f'note: {hint}', file=sys.stderr)
     resume.write_plan(work, config, suite)
-    lines = claim(work, config, backbone, command, versions, lines)
+    lines = claim(work, config, backbone, command, {
+        'sources': versions, 'memory': needs}, lines)
     with work.timed(started, lines):
-      records, summary = _learn(started, config, suite, backbone, data, work,
-                                _bar(config, suite, data, quiet or bool(there),
-                                     after_chunk))
+      records, summary = _learn(
+          started, running._replace(config=config), _bar(
+              config, suite, data, quiet or bool(there), after_chunk))
       _report(work, records, summary, quiet, there)
       return summary
 
@@ -105,7 +112,7 @@ def complete(work, config, suite=None, lines=None) -> set[str]:
   if lines is None:
     lines = list(json_records.read_lines(work.metrics))
   asked = [line['config'] for line in lines if line['kind'] == 'run'][-1:]
-  if asked != [json_files.plain(config_lib.to_dict(config))] or (
+  if not asked or not _asks(asked[0], config) or (
       lines[-1]['kind'] != 'summary'):
     return set()
   planned = set() if suite is None else {
@@ -115,14 +122,31 @@ def complete(work, config, suite=None, lines=None) -> set[str]:
   return there if planned <= there else set()
 
 
-def _learn(started, config, suite, backbone, data, work, bar):
-  """What a run does once it has its workdir; returns records and summary."""
+def _asks(asked: dict, config: config_lib.Config) -> bool:
+  """Whether a start asked for this; it may have known fewer fields."""
+  now = json_files.plain(config_lib.to_dict(config))
+  try:
+    return asked == now or now == json_files.plain(
+        config_lib.to_dict(config_lib.from_dict(asked)))
+  except ValueError:
+    return False
+
+
+def _running(config, suite, backbone, data, work) -> run_lib.Run:
+  """A run with the system that grows in its workdir."""
   system = system_lib.System(work, backbone._replace(
       params=parallel.local(backbone.params),
       stats=parallel.local(backbone.stats)))
+  return run_lib.Run(config, suite, backbone, data, work, system,
+                     lambda count, name: None)
+
+
+def _learn(started, running, bar):
+  """What a run does once it has its workdir; returns records and summary."""
+  config, work = running.config, running.workdir
+  running.system.refresh()  # it was made before the plan was written
   with bar as advance:
-    running = run_lib.Run(config, suite, backbone, data, work, system, advance)
-    rows = {}
+    running, rows = running._replace(advance=advance), {}
     resume.restore_probes(running)
     for phase in config.phases:
       learn_phase(running, phase)
@@ -185,12 +209,16 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
   if work.backbone.exists():
     resume.check_recipe(work, json_files.plain(recipe))
     recipe['fingerprint'] = json_records.read_json(work.backbone)['fingerprint']
-  made = backbone_lib.make(recipe, backbone_lib.kept(work))
+  made = backbone_lib.make(recipe, backbone_lib.kept(work), part.remat)
+  if part.remat and not made.network.scanned and (
+      jax.default_backend() == 'cpu'):
+    raise ValueError(f'backbone.remat saves nothing of {part.model} on a CPU, '
+                     'whose compiler undoes it; leave it out there')
   return made._replace(params=parallel.put(made.params),
                        stats=parallel.put(made.stats))
 
 
-def claim(work, config, backbone, command, sources=None,
+def claim(work, config, backbone, command, known=None,
           lines=None) -> list[dict]:
   """Writes what a workdir starts with, and a line for this start.
 
@@ -199,7 +227,7 @@ def claim(work, config, backbone, command, sources=None,
     config: of the run.
     backbone: likewise.
     command: as it was typed.
-    sources: their versions.
+    known: what else the line says, such as the versions of the sources.
     lines: of the log, if they were read already.
 
   Returns:
@@ -230,7 +258,7 @@ def claim(work, config, backbone, command, sources=None,
   if lines != before or not json_records.is_whole(work.metrics):
     json_records.write_lines(work.metrics, lines)
   lines.append(run_line(config, backbone, command) | {
-      'sources': sources or {}})
+      'sources': {}} | (known or {}))
   json_records.append_line(work.metrics, lines[-1])
   for line in lines:
     if line['kind'] == 'task':

@@ -139,8 +139,9 @@ def _check_types(hints: dict, given: dict, where: str) -> None:
     known = [kind for kind in kinds if kind in _KINDS]
     if value is None and types.NoneType in kinds:
       continue
-    if known and not _is(value, known[0]):
-      raise ValueError(f'{said}be {_KINDS[known[0]][1]}')
+    if known and not any(_is(value, kind) for kind in known):
+      said_kinds = ' or '.join(_KINDS[kind][1] for kind in known)
+      raise ValueError(f'{said}be {said_kinds}')
     if item and not (isinstance(value, tuple)
                      and all(_is(v, item) for v in value)):
       raise ValueError(f'{said}be a tuple, and each of it '

@@ -53,6 +53,25 @@ def memory_bytes() -> int | None:
   return peak if sys.platform == 'darwin' else peak * 1024
 
 
+def available_bytes() -> int | None:
+  """Memory that this machine has left, in bytes; `None` if it is unknown.
+
+  Of a control group of processes (a container, a batch job), what it has left.
+  """
+  found = []
+  try:
+    lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
+    found += [int(line.split()[1]) * 1024 for line in lines
+              if line.startswith('MemAvailable:')]
+    group = pathlib.Path('/sys/fs/cgroup')
+    most = (group / 'memory.max').read_text().strip()
+    if most != 'max':
+      found.append(int(most) - int((group / 'memory.current').read_text()))
+  except (OSError, ValueError):
+    pass  # no Linux, or no such group
+  return max(0, min(found)) if found else None
+
+
 def cores() -> int | None:
   """Processor cores that this process may use."""
   if hasattr(os, 'sched_getaffinity'):

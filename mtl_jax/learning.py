@@ -28,6 +28,7 @@ from mtl_jax.storage import provenance
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
 from mtl_jax.training import run as run_lib
+from mtl_jax.training import sizing
 
 _RUN = ('seed', 'chunk_steps', 'progress_seconds', 'eval_batch_size')
 _SUITE = ('image_shape', 'augment', 'normalise', 'drop_shared', 'incomplete')
@@ -78,15 +79,16 @@ def learn(system: system_lib.System, source, *, method: str,
       params=parallel.put(system.backbone.params),
       stats=parallel.put(system.backbone.stats))
   _check_inputs(system, suite.tasks[0], found)
-  validate.check_fit(config, suite, data, backbone, earlier,
-                     lambda other: system.task(other).impression)
+  traced = validate.check_fit(config, suite, data, backbone, earlier,
+                              lambda other: system.task(other).impression)
   work = system.workdir
   work.require_free(entry.name)
+  run = run_lib.Run(config, suite, backbone, data, work, system,
+                    lambda count, name: None, earlier)
   with work.locked():
     versions = validate.check_sources(work, suite, data)
+    sizing.fit(run, traced)
     if not _claim(work, entry, config, versions):
-      run = run_lib.Run(config, suite, backbone, data, work, system,
-                        lambda count, name: None, earlier)
       experiment.learn_phase(run, config.phases[0])
   system.refresh()
   return commit.finished_record(work, entry.name)['accuracy']['test']

@@ -11,6 +11,7 @@ from mtl_jax.config import config as config_lib
 from mtl_jax.config import growth
 from mtl_jax.config import plan
 from mtl_jax.data import batches
+from mtl_jax.parallel import mesh
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
@@ -157,7 +158,8 @@ def check_sources(work: workdir_lib.Workdir, suite, data,
   return found
 
 
-def check_fit(config, suite, data, backbone, earlier=(), read=None) -> None:
+def check_fit(config, suite, data, backbone, earlier=(),
+              read=None) -> dict[str, trace.Traced]:
   """Refuses, before anything is written, what would fail in a later phase.
 
   Args:
@@ -167,16 +169,21 @@ def check_fit(config, suite, data, backbone, earlier=(), read=None) -> None:
     backbone: on devices.
     earlier: what lies in the workdir already and methods may rely on.
     read: (name) -> the impression of one of those.
+
+  Returns:
+    As `check_methods`.
   """
   check_words(suite, data, backbone.params)
-  check_methods(config, suite, backbone, earlier, read)
+  traced = check_methods(config, suite, backbone, earlier, read)
   for phase in config.phases:
     if phase.search:
       iteration.check(phase, suite, backbone)
       continue
     size = phase.training.batch_size
     for group in plan.groups(phase.named, suite):
-      if not drivers.at_once(group, size):
+      if config.mesh is not None:
+        mesh.check(config.mesh.axes(), size)
+      elif not drivers.at_once(group, size):
         parallel.split_batch(np.zeros(size))
       for entry in group:
         batches.check_size(len(data.rows(entry)), size)
@@ -187,18 +194,23 @@ def check_fit(config, suite, data, backbone, earlier=(), read=None) -> None:
               for entry in group})
         except ValueError as error:
           raise ValueError(f'phase {phase.name}: {error}') from error
+  return traced
 
 
-def check_methods(config, suite, backbone, earlier=(), read=None) -> None:
+def check_methods(config, suite, backbone, earlier=(),
+                  read=None) -> dict[str, trace.Traced]:
   """Asks every phase's method what it can't do, and traces its functions.
 
   Nothing is computed. `materialise` of what `commit` leaves must have the
   leaves, shapes and dtypes of `bind`; an impression must be storable.
 
+  Returns:
+    By phase, what a task would get and leave; a search has none.
+
   Raises:
     ValueError: names the phase, and the function or leaf.
   """
-  left: dict[str, Any] = {}  # by phase, a task's impression as shapes
+  left: dict[str, trace.Traced] = {}
   for phase in config.phases:
     method, known = phase.make_method(), plan.before(
         config, suite, phase, earlier)
@@ -208,15 +220,16 @@ def check_methods(config, suite, backbone, earlier=(), read=None) -> None:
       _call_check(method, phase.as_training(), backbone.params,
                   known[:len(known) - len(own)], own)
       if phase.search is None:
-        relied = [read(e.name) if e in earlier else left[e.phase]
+        relied = [read(e.name) if e in earlier else left[e.phase].impression
                   for e in plan.relied(known, group)]
-        left[phase.name] = trace.impression(
+        left[phase.name] = trace.of_group(
             method, backbone, relied, group, config.seed)
     except trace.WrongMethod as error:
       raise ValueError(f'phase {phase.name}: method {phase.method}: {error}'
                        ) from error
     except ValueError as error:
       raise ValueError(f'phase {phase.name}: {error}') from error
+  return left
 
 
 def _call_check(method, *facts) -> None:

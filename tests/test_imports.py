@@ -81,12 +81,12 @@ def test_tensorflow_datasets_is_known_to_data_alone():
 def test_pmap_and_meshes_stand_in_parallel_alone():
   words = {'pmap', 'make_mesh', 'Mesh', 'NamedSharding', 'PartitionSpec',
            'shard_map', 'multihost_utils', 'process_index', 'device_count'}
-  parallel = 'mtl_jax/parallel.py'
+  parallel = 'mtl_jax/parallel/'
   # Beside calls of parallel's own functions of the same name.
   elsewhere = {path for path in mentions(words - {'device_count'})
-               if path != parallel}
+               if not path.startswith(parallel)}
   assert not elsewhere
-  assert parallel in mentions({'pmap'}) and parallel in mentions({'Mesh'})
+  assert f'{parallel}__init__.py' in mentions({'pmap'}) & mentions({'Mesh'})
 
 
 # From the bottom up. A part of mtl_jax, a module or a package, may import the
@@ -194,7 +194,6 @@ def test_nothing_is_typed_any_to_hide_an_import():
     ('mtl_jax/steps', 'mtl_jax.models'),
     ('mtl_jax/steps', 'mtl_jax.methods'),
     ('mtl_jax/steps', 'mtl_jax.parallel'),
-    ('mtl_jax/parallel.py', 'mtl_jax'),
     ('mtl_jax/evaluation/sparse.py', 'mtl_jax'),
     ('mtl_jax/evaluation/metrics.py', 'jax'),
     ('mtl_jax/evaluation/metrics.py', 'mtl_jax.config'),
@@ -205,6 +204,12 @@ def test_what_must_not_know_of_each_other(path, never):
   files = tuple(p for p in FILES if p == path or p.startswith(f'{path}/'))
   assert files, f'{path} is gone'
   assert not importers(never, files)
+
+
+def test_what_knows_of_devices_knows_nothing_else_of_the_library():
+  for path in FILES:
+    if path.startswith('mtl_jax/parallel/'):
+      assert arrows(path) <= {'parallel'}, path
 
 
 METHODS = ('supsup', 'impresslearn', 'subnetworks', 'munet', 'dedicated',

@@ -21,6 +21,7 @@ from mtl_jax.report import seeds as seeds_lib
 from mtl_jax.report import terminal
 from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.training import sizing
 
 DESCRIPTION = (
     'Runs configs with every combination of settings and seeds, each as a '
@@ -227,7 +228,7 @@ def _finished(folder: pathlib.Path, config: config_lib.Config) -> bool:
   """Whether a run has ended as its config asks, and all was sound."""
   work = workdir_lib.Workdir(folder)
   try:
-    if not experiment.complete(work, config):
+    if not experiment.complete(work, sizing.recorded(work, config)):
       return False
     *_, last = json_records.read_lines(work.metrics)
   except ValueError:  # its own command says what is wrong with it

@@ -36,6 +36,8 @@ class Config:
     transparency: images of each task on which the features of tasks that
       share segments are compared; 0 leaves the comparison out.
     tensorboard: write scalars for TensorBoard (extra `tensorboard`).
+    mesh: divides large arrays over devices as well, for backbones whose
+      training does not fit on one; `None` divides batches or tasks alone.
     wandb: project of Weights & Biases that gets the scalars (extra `wandb`);
       they stay in the workdir until `wandb sync`. Empty for none.
   """
@@ -51,6 +53,7 @@ class Config:
   mixed_rows: int = 0
   transparency: int = 0
   tensorboard: bool = False
+  mesh: config_parts.MeshAxes | None = None
   wandb: str = ''
 
   def __post_init__(self):
@@ -66,6 +69,8 @@ class Config:
       raise ValueError(f'seed is {self.seed}; keys have seeds below 2 ** 32')
     if self.matrix not in ('full', 'final'):
       raise ValueError(f"matrix is {self.matrix!r}; known: 'full', 'final'")
+    for phase in self.phases if self.mesh else ():
+      _check_mesh(phase)
     seen = [phase.name for phase in self.phases]
     for scenario in self.identify:
       for name in scenario.phases:
@@ -73,6 +78,32 @@ class Config:
           raise ValueError(f'identify.{scenario.name}: there is no phase '
                            f'{name!r}{trees.nearest(name, seen)}; phases: '
                            f'{", ".join(seen)}')
+
+
+def _check_mesh(phase: Phase) -> None:
+  """Refuses a phase whose training no mesh divides."""
+  if phase.together or phase.stream or phase.search:
+    raise ValueError(
+        f'phase {phase.name}: a mesh divides tasks that are trained apart; '
+        'leave out mesh, or together, stream and search')
+  if not phase.make_method().abilities.shards:
+    raise ValueError(
+        f'phase {phase.name}: the arrays of {phase.method} are not divided '
+        'over devices; leave out mesh, or take one of '
+        f'{", ".join(_sharding_methods())}')
+
+
+def _sharding_methods() -> list[str]:
+  """The methods that a mesh takes, of those that need no option."""
+  found = []
+  for name in sorted(methods.METHODS):
+    try:
+      able = methods.make(name).abilities
+    except ValueError:  # it has options without a default
+      continue
+    if able.shards:
+      found.append(name)
+  return found
 
 
 def from_dict(given: dict) -> Config:

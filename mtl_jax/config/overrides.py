@@ -81,13 +81,13 @@ def parse(name: str, text: str, field: schema.Field, now: Any) -> Any:
     if text.strip().lower() not in _TRUTH:
       raise ValueError(f'--config.{name} is {text!r}; it must be True or False')
     return _TRUTH[text.strip().lower()]
-  if str in kinds or (Any in kinds and (
+  if (str in kinds and int not in kinds) or (Any in kinds and (
       isinstance(now, str) or isinstance(field.default, str))):
     return text
   try:
     value = ast.literal_eval(text.strip())
   except (ValueError, SyntaxError, MemoryError, RecursionError):
-    if int in kinds or float in kinds:
+    if (int in kinds or float in kinds) and str not in kinds:
       kind = 'a whole number' if int in kinds else 'a number'
       raise ValueError(
           f'--config.{name} is {text!r}; it must be {kind}') from None

@@ -9,6 +9,7 @@ from mtl_jax.evolution import spaces
 from mtl_jax.inference import identify
 from mtl_jax.models import precision
 from mtl_jax.models import pretrained
+from mtl_jax.parallel import mesh
 from mtl_jax.steps import optimizers
 
 
@@ -36,6 +37,9 @@ class Backbone:
     seed: of the weights; `None` takes the run's seed.
     compute_dtype: 'float32', or 'bfloat16' for the products alone: weights,
       scores and logits stay float32.
+    remat: of models made of blocks: training keeps what goes into each block
+      and computes what is inside it again for the gradients. It needs less
+      memory and more time; the numbers are equal to rounding.
     weights: a file with trained weights: an .npz without pickled objects, a
       .safetensors, or a folder that Orbax wrote. The workdir keeps what was
       read of it.
@@ -53,6 +57,7 @@ class Backbone:
   init: str = 'signed_constant'
   seed: int | None = None
   compute_dtype: str = 'float32'
+  remat: bool = False
   weights: str | None = None
   names: tuple | None = None
   fresh: tuple[str, ...] = ()
@@ -74,7 +79,32 @@ class Backbone:
                          'the leaves; give weights=, or leave it out')
     pretrained.check_names(self.names or ())
     models.check_init(self.model, self.init, dict(self.options))
-    models.make(self.model, self.outputs, **dict(self.options))
+    made = models.make(self.model, self.outputs, **dict(self.options))
+    if self.remat:
+      models.recomputing(self.model, made)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshAxes:
+  """How many parts the devices make; their product is the number of devices.
+
+  Attributes:
+    tasks: groups of devices, each with tasks of its own.
+    data: parts of a batch.
+    model: parts of every large array: of backbone, scores, optimizer and
+      basis.
+  """
+  tasks: int = 1
+  data: int = 1
+  model: int = 1
+
+  def __post_init__(self):
+    if min(self.axes()) < 1:
+      raise ValueError('mesh: tasks, data and model must be at least 1; got '
+                       f'{self}')
+
+  def axes(self) -> mesh.Axes:
+    return mesh.Axes(self.tasks, self.data, self.model)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import sys
 from typing import Any
 
 from mtl_jax import methods
@@ -10,6 +11,7 @@ from mtl_jax.methods import watch
 from mtl_jax.steps import optimizers
 
 LONGEST = 60  # bytes of a name: it stands behind a task's in file names
+AUTO = 'auto'
 Driver = parts.Joint | parts.Rounds | parts.Stream | parts.Search
 
 
@@ -29,7 +31,9 @@ class Phase:
     repeats: impressions per task, each with a seed of its own.
     control: a baseline: kept for comparison beside another phase on the same
       tasks.
-    tasks_at_once: tasks trained at the same time in one compiled call.
+    tasks_at_once: tasks trained at the same time in one compiled call; 'auto'
+      takes as many as the devices have memory for, a power of two, and
+      config.json then records the number.
     pool: one impression for all the phase's tasks, trained on their pooled
       images; at test no task need be named.
     loss: of classifications: 'softmax' over all outputs of the network, or
@@ -47,7 +51,7 @@ class Phase:
   driver: Driver | None = None
   repeats: int = 1
   control: bool = False
-  tasks_at_once: int = 1
+  tasks_at_once: int | str = 1
   pool: bool = False
   loss: str = 'softmax'
   early_stop: watch.EarlyStop | None = None
@@ -73,7 +77,10 @@ class Phase:
       raise ValueError(f'tasks {self.tasks} is not a range (first, last + 1)')
     if self.loss not in ('softmax', 'classes'):
       raise ValueError(f"loss is {self.loss!r}; known: ('softmax', 'classes')")
-    if self.tasks_at_once < 1 or self.repeats < 1:
+    if isinstance(self.tasks_at_once, str) and self.tasks_at_once != AUTO:
+      raise ValueError(f'tasks_at_once is {self.tasks_at_once!r}; give a '
+                       f'number, or {AUTO!r}')
+    if self.most_at_once < 1 or self.repeats < 1:
       raise ValueError('tasks_at_once and repeats must be at least 1')
     if self.validate_every < 0:
       raise ValueError(f'validate_every is {self.validate_every}; it must be '
@@ -89,17 +96,23 @@ class Phase:
                        f'steps={self.training.steps}, '
                        f'epochs={self.training.epochs}')
     if self.early_stop is not None and (
-        not self.training.epochs or self.tasks_at_once > 1
+        not self.training.epochs or self.most_at_once > 1
         or self.stream is not None or self.rounds is not None):
       raise ValueError('early_stop counts epochs of one state: give epochs, '
                        'and no tasks_at_once, stream or rounds')
-    if self.pool and (self.stream is not None or self.tasks_at_once > 1):
+    if self.pool and (self.stream is not None or self.most_at_once > 1):
       raise ValueError('a pool leaves one impression; it takes neither stream '
                        'nor tasks_at_once')
-    if self.together and (self.pool or self.tasks_at_once > 1):
+    if self.together and (self.pool or self.most_at_once > 1):
       raise ValueError('tasks that are trained together take neither pool, '
                        'stream nor tasks_at_once')
     optimizers.make_optimizer(self.training.recipe(1))
+
+  @property
+  def most_at_once(self) -> int:
+    """The most tasks in one compiled call; of 'auto', any number."""
+    return (sys.maxsize if isinstance(self.tasks_at_once, str)
+            else self.tasks_at_once)
 
   @property
   def together(self) -> str | None:
@@ -159,7 +172,7 @@ class Phase:
   def as_training(self) -> methods.Training:
     """What the method's `check` sees of the phase."""
     return methods.Training(
-        self.name, self.together, self.tasks_at_once, self.repeats, self.pool,
+        self.name, self.together, self.most_at_once, self.repeats, self.pool,
         self.stream is not None, self.search is not None,
         self.early_stop is not None, self.loss, self.training.weight_decay,
         self.training.epochs)
@@ -176,12 +189,12 @@ def _check_ability(phase: Phase) -> None:
   if able.watch is not None and not phase.training.epochs:
     raise ValueError(f'the method {phase.method} looks at the validation '
                      'images after every epoch; give epochs, not steps')
-  if able.watch is not None and (phase.tasks_at_once > 1 or phase.rounds
+  if able.watch is not None and (phase.most_at_once > 1 or phase.rounds
                                  or phase.stream):
     raise ValueError(f'the method {phase.method} looks at one state after '
                      'every epoch; leave out tasks_at_once, rounds and stream')
   if phase.stream is not None and (
-      not able.streams or phase.tasks_at_once > 1 or phase.repeats > 1):
+      not able.streams or phase.most_at_once > 1 or phase.repeats > 1):
     raise ValueError('a stream is learned one mask at a time, by a method that '
                      'leaves masks and nothing between tasks (supsup without '
                      'transfer): no tasks_at_once or repeats')

@@ -148,7 +148,7 @@ def groups(phase: config_lib.Phase, suite: suites.Suite) -> list[list[Entry]]:
     return [entries(phase, suite)]
   result: list[list[Entry]] = []
   for entry in entries(phase, suite):
-    if (result and len(result[-1]) < phase.tasks_at_once
+    if (result and len(result[-1]) < phase.most_at_once
         and result[-1][0].route == entry.route
         and result[-1][0].task.source == entry.task.source):
       result[-1].append(entry)

@@ -237,6 +237,8 @@ class Abilities(NamedTuple):
       training what tasks share, and forgets.
     rates: (trainable) -> for each of its leaves a factor of the learning rate,
       of a method whose leaves do not all take the same; not in rounds.
+    shards: its functions may be given arrays that are divided over devices:
+      they take whole arrays alike, and none by its place in memory.
     own_head: every task has a dense head of its own already; see `heads`.
   """
   superposes: bool = False
@@ -250,6 +252,7 @@ class Abilities(NamedTuple):
   folds: Folds | None = None
   carries: Callable[..., impressions.Impression] | None = None
   rates: Callable[[Tree], Tree] | None = None
+  shards: bool = False
   own_head: bool = False
 
 

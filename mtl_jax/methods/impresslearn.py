@@ -139,7 +139,7 @@ def impresslearn(penalty: float = 0.,
       init, bind, commit, materialise, prepare, relies_on,
       functools.partial(_regulariser, penalty),
       functools.partial(_check, basis), facts, base.Abilities(
-          superposes=True, needs_earlier=True,
+          superposes=True, needs_earlier=True, shards=True,
           rates=layers.rates_of_parts({'scores': head_rate})))
 
 

@@ -132,8 +132,8 @@ def supsup(sampling: Sampler = THRESHOLD,
   return base.Method(
       init, bind, commit, base.materialise,
       prepare=base.prepare_kept if transfer else base.prepare_nothing,
-      check=check, abilities=base.Abilities(superposes=True,
-                                            streams=not transfer))
+      check=check, abilities=base.Abilities(
+          superposes=True, streams=not transfer, shards=True))
 
 
 @dataclasses.dataclass(frozen=True)

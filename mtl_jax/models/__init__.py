@@ -40,8 +40,10 @@ def _dense(widths):
 
 
 def _gem_resnet18(outputs, width=20):
-  return from_linen(lambda axis_name=None: resnet.GEMResNet18(
-      outputs, width, axis_name))
+  make = lambda remat: from_linen(
+      lambda axis_name=None: resnet.GEMResNet18(outputs, width, axis_name,
+                                                remat))
+  return make(False)._replace(remat=lambda: make(True))
 
 
 def _bnnet(outputs, width=2048):
@@ -51,17 +53,23 @@ def _bnnet(outputs, width=2048):
 
 def _part_cifar(outputs, heads=None, modules=12, active=4, width=64,
                 form='auto'):
-  return Network(*part.graph(
+  return _recomputable(Network(*part.graph(
       lambda channels: part.cifar_levels(channels, width), modules, active,
-      heads or (outputs,), form))
+      heads or (outputs,), form)))
 
 
 def _part_resnet(outputs, heads=None, modules=8, active=2, width=64,
                  blocks=part.BLOCKS, form='auto', noise=0.):
-  return Network(*part.graph(
+  return _recomputable(Network(*part.graph(
       lambda channels: part.resnet_levels(channels, width, tuple(blocks)),
       modules, active, heads or (outputs,), form),
-                 published=part.published(noise))
+                               published=part.published(noise)))
+
+
+def _recomputable(made: Network) -> Network:
+  """A network whose `apply` takes `remat`."""
+  return made._replace(remat=lambda: made._replace(
+      apply=functools.partial(made.apply, remat=True), remat=None))
 
 
 def _fully_connected(outputs, widths=(1000,) * 6, inputs=784, words=10000,
@@ -93,9 +101,13 @@ def _vit(preset):
 
     create = lambda name, outputs, adapter, key: vit.create(
         name, sizes, outputs, adapter, key)
-    return Network(init, apply,
-                   parts=Parts(create, vit.apply, vit.flops),
+    made = Network(init, apply, parts=Parts(create, vit.apply, vit.flops),
                    published=augreg.published(sizes.layers, sizes.patch))
+    again = functools.partial(vit.apply, remat=True)
+    return made._replace(remat=lambda: made._replace(
+        apply=lambda params, stats, x, train=False, axis_name=None: (
+            again(params, x), stats),
+        parts=Parts(create, again, vit.flops), remat=None, scanned=True))
   return make
 
 
@@ -134,6 +146,21 @@ def _make(name, outputs, options):
       f'model {name}', MODELS[name], dict(options) | {'outputs': outputs}))
 
 
+@functools.lru_cache(maxsize=64)  # one object, so that nothing compiles twice
+def recomputing(name: str, network: Network) -> Network:
+  """The network `name` with less memory for its gradients; see `Network`.
+
+  Raises:
+    ValueError: it has no blocks.
+  """
+  if network.remat is None:
+    raise ValueError(
+        f'backbone.remat computes what is inside a block again, and {name} '
+        'has no blocks; leave it out, or put flax.linen.remat around the '
+        'blocks of a module of your own')
+  return network.remat()
+
+
 # Options of models that say what the kernels are at first.
 _INITIAL = ('noise', 'scale')
 
@@ -161,6 +188,7 @@ def check_init(name: str, init: str, options: Mapping[str, object]) -> None:
 
 
 MODELS.on_change(_make.cache_clear)
+MODELS.on_change(recomputing.cache_clear)
 
 
 def register(name: str, factory: Callable[..., Network]) -> None:

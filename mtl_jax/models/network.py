@@ -53,6 +53,11 @@ class Network(NamedTuple):
     random: `apply` also takes `key=`, a typed key for dropout and the like.
     fan_in: (pattern, input axes) of kernels that don't follow Flax's
       conventions, for the init 'signed_constant'; see `fans.fans`.
+    remat: of a network of blocks, () -> the same network, whose gradients
+      need less memory: it keeps what goes into each block, and computes what
+      is inside it once more (`jax.checkpoint`).
+    scanned: its blocks are a scan, so that a CPU's compiler, which merges
+      equal computations elsewhere, keeps to that.
     published: how it takes weights as others publish them, if they need more
       than other names.
   """
@@ -62,6 +67,8 @@ class Network(NamedTuple):
   parts: Parts | None = None
   random: bool = False
   fan_in: fans.Rules = ()
+  remat: Callable[[], Any] | None = None
+  scanned: bool = False
   published: pretrained_lib.Published | None = None
 
 

@@ -144,6 +144,8 @@ def graph(make_levels, modules: int, active: int, heads: tuple[int, ...],
           form: str):
   """The functions `init`, `apply` and `trace` of a `models.Network`.
 
+  `apply` also takes `remat`, see `segments.apply`.
+
   Args:
     make_levels: from the images' channels.
     modules: M in each level.
@@ -167,9 +169,9 @@ def graph(make_levels, modules: int, active: int, heads: tuple[int, ...],
     shapes = segments.shapes(levels, modules, heads, levels[-1].channels)
     return _draw(key, shapes), segments.initial_stats(levels, active)
 
-  def apply(params, stats, x, train=False, axis_name=None):
+  def apply(params, stats, x, train=False, axis_name=None, remat=False):
     return segments.apply(make_levels(x.shape[-1]), form, params, stats, x,
-                          train, axis_name)
+                          train, axis_name, remat)
 
   def trace(params, stats, x):
     return segments.trace(make_levels(x.shape[-1]), params, stats, x)

@@ -46,7 +46,7 @@ def computed(network: network_lib.Network,
   def trace(params, stats, x):
     return _cast(network.trace(low(params), stats, low(x)), jnp.float32)
 
-  return network._replace(apply=apply, parts=None,
+  return network._replace(apply=apply, parts=None, remat=None,
                           trace=trace if network.trace else None)
 
 

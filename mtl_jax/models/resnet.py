@@ -43,13 +43,16 @@ class GEMResNet18(nn.Module):
     outputs: number of logits.
     width: channels of the stem.
     axis_name: mapped axis over which batch statistics are averaged.
+    remat: compute what is inside a block again for its gradients.
   """
   outputs: int
   width: int = 20
   axis_name: str | None = None
+  remat: bool = False
 
   @nn.compact
   def __call__(self, x, train: bool = False):
+    make = nn.remat(BasicBlock) if self.remat else BasicBlock
     norm = functools.partial(
         nn.BatchNorm, use_running_average=not train, momentum=0.9,
         epsilon=1e-5, use_scale=False, use_bias=False,
@@ -59,7 +62,7 @@ class GEMResNet18(nn.Module):
     for stage in range(4):
       for block in range(2):
         stride = 2 if stage and not block else 1
-        x = BasicBlock(self.width * 2 ** stage, stride, norm,
-                       name=f'stage{stage + 1}_block{block + 1}')(x)
+        x = make(self.width * 2 ** stage, stride, norm,
+                 name=f'stage{stage + 1}_block{block + 1}')(x)
     x = jnp.mean(x, axis=(1, 2))
     return nn.Dense(self.outputs, use_bias=False, name='classifier')(x)

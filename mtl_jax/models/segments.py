@@ -189,17 +189,23 @@ def check_form(form: str) -> None:
 
 
 def apply(levels: tuple[Level, ...], form: str, params: Tree, stats: Tree, x,
-          train: bool = False, axis_name=None):
-  """`models.Network.apply` of a graph; see the module."""
+          train: bool = False, axis_name=None, remat: bool = False):
+  """`models.Network.apply` of a graph; see the module.
+
+  With `remat` what is inside a level is computed again for its gradients.
+  """
   if form == 'auto':
     form = 'loop' if jax.default_backend() == 'cpu' else 'fused'
   new = {}
   for i, level in enumerate(levels):
     name = f'level{i + 1}'
     found = present(params, stats, name)
-    y, updated = apply_modules(
-        level, [m for m, _ in found.values()], [s for _, s in found.values()],
-        x, train, axis_name if train else None, form)
+
+    def modules(params, own, x, level=level):
+      return apply_modules(level, params, own, x, train,
+                           axis_name if train else None, form)
+    y, updated = (jax.checkpoint(modules) if remat else modules)(
+        [m for m, _ in found.values()], [s for _, s in found.values()], x)
     new[name] = stats[name] | dict(zip(found, updated))
     x = level.post(y, x)
   head = params['head']

@@ -178,7 +178,7 @@ def layers_of(params: Tree) -> int:
   return len(found)
 
 
-def apply(params: Tree, x, active: dict | None = None):
+def apply(params: Tree, x, active: dict | None = None, remat: bool = False):
   """Logits of the network that the tree is.
 
   Args:
@@ -187,18 +187,33 @@ def apply(params: Tree, x, active: dict | None = None):
     active: traced booleans by name: blocks and adapters that are passed over
       where False. Those without an entry act. So one compiled program serves
       networks of different depth.
+    remat: compute what is inside a block again for its gradients; blocks
+      alone are then one scan, in which every compiler keeps to that.
 
   Returns:
     float32 [n, outputs of the head].
   """
-  active = active or {}
+  active, names = active or {}, blocks(layers_of(params))
+  block = jax.checkpoint(_block) if remat else _block
   x = _embed(params, x)
-  for i, name in enumerate(blocks(layers_of(params))):
+  if remat and names and not active and not any(
+      name in params for name in adapters(len(names))):
+    x, names = _scanned([params[name] for name in names], x), []
+  for i, name in enumerate(names):
     adapter = f'residual_adapter_{i}'
     if adapter in params:
       x = _gated(_adapter, params[adapter], x, active.get(adapter))
-    x = _gated(_block, params[name], x, active.get(name))
+    x = _gated(block, params[name], x, active.get(name))
   return _linear(params['head'], _layer_norm(params['encoder_norm'], x[:, 0]))
+
+
+def _scanned(every, x):
+  """All blocks in a row, of which only the inputs are kept for gradients."""
+  @functools.partial(jax.checkpoint, prevent_cse=False)  # a scan prevents it
+  def body(x, params):
+    return _block(params, x), None
+  return lax.scan(body, x, jax.tree.map(lambda *leaves: jnp.stack(leaves),
+                                        *every))[0]
 
 
 def _gated(function, params, x, on):

@@ -41,7 +41,8 @@ class Backbone(NamedTuple):
   recipe: dict
 
 
-def make(recipe: dict, leaves: dict[str, Any] | None = None) -> Backbone:
+def make(recipe: dict, leaves: dict[str, Any] | None = None,
+         remat: bool = False) -> Backbone:
   """The backbone of a recipe.
 
   Args:
@@ -50,6 +51,7 @@ def make(recipe: dict, leaves: dict[str, Any] | None = None) -> Backbone:
       must be a known one; of one that starts from a file also 'weights',
       'names' and 'fresh' (see `config.parts.Backbone`).
     leaves: of such a backbone, as `kept` gives them; `None` reads the file.
+    remat: whether its gradients need less memory; see `models.recomputing`.
 
   Raises:
     ValueError: the weights are not those of the recipe's fingerprint, or the
@@ -68,9 +70,11 @@ def make(recipe: dict, leaves: dict[str, Any] | None = None) -> Backbone:
                      f"{recipe['defined_in']['file']} defines; pass that file "
                      'as plugins')
   models.check_init(recipe['model'], recipe['init'], options)
-  network = precision.computed(
-      models.make(recipe['model'], recipe['outputs'], **options),
-      recipe.get('compute_dtype', 'float32'))
+  network = models.make(recipe['model'], recipe['outputs'], **options)
+  if remat:
+    network = models.recomputing(recipe['model'], network)
+  network = precision.computed(network,
+                               recipe.get('compute_dtype', 'float32'))
   key = jax.random.key(recipe['seed'], impl='threefry2x32')
   if leaves is None:
     params, stats = _draw(network, recipe, key)

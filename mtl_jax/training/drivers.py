@@ -6,8 +6,6 @@ state, runs a chunk of steps, and hands out each entry's own state at the end.
 
 import functools
 import zlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,67 +16,19 @@ from mtl_jax import parallel
 from mtl_jax.config import parts as config_parts
 from mtl_jax.config import plan
 from mtl_jax.data import batches
+from mtl_jax.parallel import memory
 from mtl_jax.steps import joint as joint_lib
 from mtl_jax.steps import optimizers
 from mtl_jax.steps import rounds
 from mtl_jax.steps import single
+from mtl_jax.training import driver as driver_lib
 from mtl_jax.training import evaluate
+from mtl_jax.training import mesh_driver
 from mtl_jax.training import run as run_lib
 
 
-class Driver(NamedTuple):
-  """A group's training as functions of a state.
-
-  Attributes:
-    start: (shared) -> the state before the first step.
-    place: (state) -> the same state on the devices.
-    advance: (shared, state, first step, count) -> (state, Metrics of
-      [entries, count] on the host).
-    whole: (state) -> what is saved; `place` takes it.
-    member: (whole state, i) -> the `steps.State` of entry i.
-    curves: (values [entries, steps] as `advance` gave them) -> the same, a row
-      for each entry.
-    validate: (shared, state) -> the `evaluate.Score` of every entry on its
-      validation images, computed at once; `None` takes them one by one.
-  """
-  start: Callable[..., Any]
-  place: Callable[..., Any]
-  advance: Callable[..., Any]
-  whole: Callable[..., Any]
-  member: Callable[..., Any]
-  curves: Callable[..., Any] = lambda values: values
-  validate: Callable[..., Any] | None = None
-
-
-class Program(NamedTuple):
-  """A phase's compiled functions; tasks of equal recipes share one."""
-  init: Any
-  chunk: Any
-  chunk_many: Any
-  init_together: Any
-  chunk_together: Any
-  validate_many: Any
-
-
-@functools.lru_cache(maxsize=64)
-def program(method: methods.Method, recipe: optimizers.Recipe,
-            network: models.Network) -> Program:
-  """Builds (and keeps) the functions of one method and recipe."""
-  optimizer = optimizers.optimizer_of(method, recipe)
-  chunk = single.make_chunk(single.make_step(method, network, optimizer))
-  joint = joint_lib.make_chunk(joint_lib.make_step(method, network, optimizer))
-  init = functools.partial(single.init_state, method, optimizer)
-  init_joint = functools.partial(joint_lib.init_state, method, optimizer)
-  return Program(jax.jit(init, static_argnums=4), parallel.over_batches(chunk),
-                 parallel.over_tasks(chunk),
-                 jax.jit(init_joint, static_argnums=4),
-                 parallel.over_batches(joint),
-                 parallel.evaluate_over_tasks(
-                     single.make_validate(method, network)))
-
-
 def make(run: run_lib.Run, group: list[plan.Entry],
-         recipe: optimizers.Recipe) -> Driver:
+         recipe: optimizers.Recipe) -> driver_lib.Driver:
   """The driver of a group.
 
   Args:
@@ -90,52 +40,20 @@ def make(run: run_lib.Run, group: list[plan.Entry],
     return _rounds(run, group, recipe)
   if group[0].phase.together:
     return _together(run, group, recipe)
+  if run.config.mesh:
+    return mesh_driver.make(run, group, recipe, run.config.mesh.axes())
   return (_many if at_once(group, recipe.batch_size) else _one)(
       run, group, recipe)
 
 
-def _index(run, group, recipe, first, count) -> np.ndarray:
-  """Rows of every entry's batches, int32 [entries, count, batch]."""
-  return np.stack([batches.of_epochs(
-      run.data.rows(entry), count, recipe.batch_size,
-      entry.seed(run.config.seed), first) for entry in group])
-
-
-def _ahead(run, group, recipe):
-  """`_index` by (first, count), that of the next chunk made beforehand.
-
-  Returns:
-    (draw(first, count), prepare(first, count)); `prepare` is called while the
-    devices work on the chunk that ends before `first`.
-  """
-  ready: dict[tuple[int, int], np.ndarray] = {}
-
-  def draw(first, count):
-    found = ready.pop((first, count), None)
-    return _index(run, group, recipe, first, count) if found is None else found
-
-  def prepare(first, count):
-    count = min(count, recipe.steps - first)
-    ready.clear()
-    if count > 0:
-      ready[first, count] = _index(run, group, recipe, first, count)
-
-  return draw, prepare
-
-
-def _initial(run, functions, entry, shared) -> single.State:
-  return functions.init(
-      entry.key(run.config.seed), run.system.backbone.params,
-      parallel.local(shared), run.system.backbone.stats, entry.route)
-
-
-def _one(run, group, recipe) -> Driver:
-  functions = program(group[0].phase.make_method(), recipe,
-                      run.backbone.network)
+def _one(run, group, recipe) -> driver_lib.Driver:
+  functions = driver_lib.program(
+      group[0].phase.make_method(), recipe, run.backbone.network)
   entry, = group
   task = run.data.entry_arrays(entry)
   source = run.data.split(entry.task, 'train')
-  draw, prepare = _ahead(run, group, recipe)
+  draw, prepare = driver_lib.ahead(run, group, recipe)
+  start = functools.partial(driver_lib.initial, run, functions, entry)
 
   def advance(shared, state, first, count):
     index = draw(first, count)
@@ -145,9 +63,14 @@ def _one(run, group, recipe) -> Driver:
     prepare(first + count, count)
     return state, jax.tree.map(lambda x: x[None], parallel.to_host(measured))
 
-  return Driver(
-      functools.partial(_initial, run, functions, entry), parallel.put,
-      advance, lambda state: state, lambda state, i: state)
+  def lower(shared, count):
+    return functions.chunk.lower(
+        entry.route, run.backbone.params, memory.shapes(shared), source, task,
+        memory.shapes(jax.eval_shape(start, shared)),
+        parallel.split_batch(driver_lib.no_rows(recipe, count)))
+
+  return driver_lib.Driver(start, parallel.put, advance, lambda state: state,
+                           lambda state, i: state, lower)
 
 
 def at_once(group: list[plan.Entry], batch_size: int) -> bool:
@@ -157,28 +80,29 @@ def at_once(group: list[plan.Entry], batch_size: int) -> bool:
   batch does not divide over them.
   """
   return not group[0].phase.together and (
-      len(group) > 1 or (group[0].phase.tasks_at_once > 1
+      len(group) > 1 or (group[0].phase.most_at_once > 1
                          and batch_size % parallel.device_count() > 0))
 
 
-def _many(run, group, recipe) -> Driver:
+def _many(run, group, recipe) -> driver_lib.Driver:
   """Entries of one route under vmap, divided over the devices.
 
   Where they do not divide, the last one is trained more than once; what is
   saved, and all else that leaves the driver, has each entry once.
   """
-  functions = program(group[0].phase.make_method(), recipe,
-                      run.backbone.network)
+  functions = driver_lib.program(
+      group[0].phase.make_method(), recipe, run.backbone.network)
   alone, entries = len(group) == 1, len(group)  # a state alone has no axis
   place = lambda tree: parallel.split_tasks(parallel.pad_tasks(tree))
   unpad = functools.partial(jax.tree.map, lambda x: x[:entries])
-  tasks = place(parallel.stack(
-      [run.data.entry_arrays(entry) for entry in group]))
+  tasks = functools.cache(lambda: place(parallel.stack(
+      [run.data.entry_arrays(entry) for entry in group])))
   source = run.data.split(group[0].task, 'train')
-  draw, prepare = _ahead(run, group, recipe)
+  draw, prepare = driver_lib.ahead(run, group, recipe)
 
   def start(shared):
-    states = [_initial(run, functions, entry, shared) for entry in group]
+    states = [driver_lib.initial(run, functions, entry, shared)
+              for entry in group]
     return states[0] if alone else parallel.stack(states)
 
   def place_state(state):
@@ -187,7 +111,7 @@ def _many(run, group, recipe) -> Driver:
   def advance(shared, state, first, count):
     index = draw(first, count)
     state, measured = functions.chunk_many(
-        group[0].route, run.backbone.params, shared, source, tasks, state,
+        group[0].route, run.backbone.params, shared, source, tasks(), state,
         place(index))
     prepare(first + count, count)
     return state, unpad(parallel.to_host(parallel.join_tasks(measured)))
@@ -201,10 +125,21 @@ def _many(run, group, recipe) -> Driver:
     return state if alone else parallel.from_host(jax.tree.map(
         lambda x: x[i], parallel.on_host(state)))
 
-  def validate(shared, state):
-    return _validate_many(run, group, functions, shared, tasks, state, place)
+  def lower(shared, count):
+    state = jax.eval_shape(
+        functools.partial(driver_lib.initial, run, functions, group[0]), shared)
+    shapes = functools.partial(memory.split_shapes, tasks=entries)
+    return functions.chunk_many.lower(
+        group[0].route, run.backbone.params, memory.shapes(shared), source,
+        shapes(run.data.entry_arrays(group[0])), shapes(state),
+        shapes(driver_lib.no_rows(recipe, count)))
 
-  return Driver(start, place_state, advance, whole, member, validate=validate)
+  def validate(shared, state):
+    return _validate_many(run, group, functions, shared, tasks(), state,
+                          place)
+
+  return driver_lib.Driver(start, place_state, advance, whole, member, lower,
+                           validate=validate)
 
 
 def _validate_many(run, group, functions, shared, tasks, state, place):
@@ -225,10 +160,10 @@ def _validate_many(run, group, functions, shared, tasks, state, place):
           zip(group, rows))]
 
 
-def _together(run, group, recipe) -> Driver:
+def _together(run, group, recipe) -> driver_lib.Driver:
   """Entries whose losses are summed; each has a batch in every step."""
-  functions = program(group[0].phase.make_method(), recipe,
-                      run.backbone.network)
+  functions = driver_lib.program(
+      group[0].phase.make_method(), recipe, run.backbone.network)
   routes = tuple(entry.route for entry in group)
   tasks = tuple(run.data.entry_arrays(entry) for entry in group)
   sources = tuple(run.data.split(entry.task, 'train') for entry in group)
@@ -240,14 +175,20 @@ def _together(run, group, recipe) -> Driver:
         run.system.backbone.stats, routes)
 
   def advance(shared, state, first, count):
-    index = _index(run, group, recipe, first, count).swapaxes(0, 1)
+    index = driver_lib.index(run, group, recipe, first, count).swapaxes(0, 1)
     state, measured = functions.chunk_together(
         routes, run.backbone.params, shared, sources, tasks, state,
         parallel.split_batch(index))
     return state, jax.tree.map(np.transpose, parallel.to_host(measured))
 
-  return Driver(start, parallel.put, advance, lambda state: state,
-                joint_lib.of_member)
+  def lower(shared, count):
+    return functions.chunk_together.lower(
+        routes, run.backbone.params, memory.shapes(shared), sources, tasks,
+        memory.shapes(jax.eval_shape(start, shared)),
+        parallel.split_batch(driver_lib.no_rows(recipe, count, len(group))))
+
+  return driver_lib.Driver(start, parallel.put, advance, lambda state: state,
+                           joint_lib.of_member, lower)
 
 
 @functools.lru_cache(maxsize=64)
@@ -262,7 +203,7 @@ def round_program(method: methods.Method, turns: config_parts.Rounds,
   return jax.jit(init, static_argnums=4), parallel.over_batches(chunk)
 
 
-def _rounds(run, group, recipe) -> Driver:
+def _rounds(run, group, recipe) -> driver_lib.Driver:
   """Entries that take turns; `count` steps of all are one run of the scan.
 
   A chunk may end within a round: its metrics then stand in the order of the
@@ -313,8 +254,15 @@ def _rounds(run, group, recipe) -> Driver:
     return single.State(state.step[i], state.trainable, None, rounds.own_stats(
         method.abilities.banks, state.stats, rows, i), state.key[i])
 
-  return Driver(start, parallel.put, advance, lambda state: state, member,
-                curves)
+  def lower(shared, count):
+    index = parallel.split_batch(driver_lib.no_rows(recipe, count * tasks_))
+    return chunk.lower(
+        group[0].route, run.backbone.params, memory.shapes(shared), source,
+        arrays, memory.shapes(jax.eval_shape(start, shared)),
+        (np.zeros(index.shape[:2], order.dtype), index))
+
+  return driver_lib.Driver(start, parallel.put, advance, lambda state: state,
+                           member, lower, curves)
 
 
 def _one_source(run, group):

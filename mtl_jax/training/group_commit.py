@@ -19,6 +19,7 @@ from mtl_jax import parallel
 from mtl_jax import trees
 from mtl_jax.config import plan
 from mtl_jax.training import commit as commit_lib
+from mtl_jax.training import driver as driver_lib
 from mtl_jax.training import drivers
 from mtl_jax.training import evaluate
 from mtl_jax.training import run as run_lib
@@ -27,7 +28,7 @@ LARGEST = 2 ** 29  # bytes of the states that are committed in one go
 
 
 def commit(run: run_lib.Run, group: list[plan.Entry],
-           unfinished: list[plan.Entry], driver: drivers.Driver, state,
+           unfinished: list[plan.Entry], driver: driver_lib.Driver, state,
            given: commit_lib.Given, curve: dict, trained: commit_lib.Trained,
            more: Callable[[int], dict]) -> commit_lib.Given:
   """Commits the entries of a group that aren't stored yet.

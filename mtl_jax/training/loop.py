@@ -97,20 +97,18 @@ def train_group(run: run_lib.Run, group, recipe, driver, method, shared,
   state = driver.place(state)
   shared = parallel.put(noted['shared']) if noted else shared
   memory = noted['memory'] if watched else {'stop': False}
-  epoch = recipe.steps // phase.training.epochs if watched else recipe.steps
   clock = progress.Clock(run.config.progress_seconds)
   if course.due(start, last=False):
     course.measure(start, driver, shared, state)
   while start < recipe.steps and not memory['stop']:
-    count = min(run.config.chunk_steps, epoch - start % epoch,
-                course.until(start) or recipe.steps)
+    count = chunk_steps(run, phase, recipe, start)
     state, measured = driver.advance(shared, state, start, count)
     check_finite(group, measured.loss, start)
     curve = {key: np.concatenate([curve[key], getattr(measured, key)], 1)
              for key in curve}
     start += count
     run.advance(count * len(group), name)
-    if watched and start % epoch == 0:
+    if watched and start % _epoch(phase, recipe) == 0:
       memory, state, shared = look(run, group, driver, watched, memory,
                                    state, shared)
       noted = {'memory': memory, 'shared': shared}
@@ -129,6 +127,20 @@ def train_group(run: run_lib.Run, group, recipe, driver, method, shared,
   if watched:
     state, shared = watched.finish(memory, state, shared)
   return state, parallel.put(shared) if watched else shared, curve, seconds
+
+
+def chunk_steps(run: run_lib.Run, phase: config_lib.Phase,
+                recipe: optimizers.Recipe, start: int) -> int:
+  """Steps of the compiled call that begins at step `start`."""
+  ends = [_epoch(phase, recipe), phase.validate_every]
+  return min(run.config.chunk_steps, *(
+      every - start % every for every in ends if every))
+
+
+def _epoch(phase, recipe) -> int:
+  """Steps after which a watch looks; all of them if there is none."""
+  return (recipe.steps // phase.training.epochs if _watch(phase)
+          else recipe.steps)
 
 
 def _watch(phase: config_lib.Phase) -> watch.Watch | None:

@@ -78,6 +78,15 @@ class Data:
     """A whole split of the task's source, on the devices."""
     return self._on_device(task.source, plan.once(task.transforms), split)
 
+  def nbytes(self, task: suites.Task, split: str) -> int:
+    """Bytes of `split` on a device."""
+    source = self.source(task.source)
+    images, labels = getattr(source, split)
+    shape = pipeline.output_shape(
+        transforms.kinds(plan.once(task.transforms)), source.image_shape)
+    return (len(images) * int(np.prod(shape)) * images.dtype.itemsize
+            + np.asarray(labels).nbytes)
+
   def _put(self, name, fits, split):
     images, labels = getattr(self.source(name), split)
     return parallel.put(single.Source(pipeline.prepare(fits, images)[0],

@@ -31,13 +31,14 @@ from mtl_jax.data import batches
 from mtl_jax.data import suites
 from mtl_jax.inference import identify
 from mtl_jax.inference import superposition
+from mtl_jax.parallel import memory
 from mtl_jax.steps import single
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import impression_arrays
 from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
-from mtl_jax.training import drivers
+from mtl_jax.training import driver as driver_lib
 from mtl_jax.training import loop
 from mtl_jax.training import progress
 from mtl_jax.training import run as run_lib
@@ -89,7 +90,7 @@ def entries(work: workdir_lib.Workdir, phase: config_lib.Phase,
 def learn(run: run_lib.Run, phase: config_lib.Phase) -> None:
   """Learns the whole stream, from wherever an earlier start left it."""
   segments = _segments(run, phase)
-  if _finished(run, phase):
+  if finished(run, phase):
     run.advance(len(segments) * settings(phase).every, phase.name)
     return
   learner = _restore(run, phase)
@@ -123,7 +124,7 @@ def learn(run: run_lib.Run, phase: config_lib.Phase) -> None:
   progress.remove(run.workdir, phase.name)
 
 
-def _finished(run, phase) -> bool:
+def finished(run: run_lib.Run, phase: config_lib.Phase) -> bool:
   """Whether the stream ended, and all that it left is still there."""
   lines = [line for line in json_records.read_lines(run.workdir.metrics)
            if line['kind'] == 'stream' and line['phase'] == phase.name]
@@ -218,7 +219,7 @@ def _hard(phase, scores):
 def _start(run, phase, mask: int) -> single.State:
   """A mask's state before its first step; the same for all tasks."""
   first = run.suite.tasks[phase.tasks[0]]
-  functions = drivers.program(
+  functions = driver_lib.program(
       phase.make_method(), phase.recipe(len(run.data.view(first).train)),
       run.backbone.network)
   key = plan.Entry(_name(phase, mask), first, phase).key(run.config.seed)
@@ -254,8 +255,8 @@ def _allocate(run, phase, learner, mask) -> Learner:
 
 def _train(run, phase, learner, task, index) -> None:
   recipe = phase.recipe(len(run.data.view(task).train))
-  chunk = drivers.program(phase.make_method(), recipe,
-                          run.backbone.network).chunk
+  chunk = driver_lib.program(phase.make_method(), recipe,
+                             run.backbone.network).chunk
   learner.state, measured = chunk(
       _route(phase, task), run.backbone.params, {},
       run.data.split(task, 'train'), run.data.task_arrays(task),
@@ -266,6 +267,21 @@ def _train(run, phase, learner, task, index) -> None:
   learner.curve = {name: np.concatenate([learner.curve[name],
                                          getattr(measured, name)])
                    for name in learner.curve}
+
+
+def lower(run: run_lib.Run,
+          phase: config_lib.Phase) -> jax.stages.Lowered:
+  """The program that trains a mask on a segment, lowered."""
+  task = run.suite.tasks[phase.tasks[0]]
+  recipe = phase.recipe(len(run.data.view(task).train))
+  steps = min(settings(phase).every, recipe.steps)
+  state = jax.eval_shape(lambda: _start(run, phase, 0))
+  return driver_lib.program(
+      phase.make_method(), recipe, run.backbone.network).chunk.lower(
+          _route(phase, task), run.backbone.params, {},
+          run.data.split(task, 'train'), run.data.task_arrays(task),
+          memory.shapes(state), parallel.split_batch(
+              np.zeros((steps, recipe.batch_size), np.int32)))
 
 
 def _owner(learner, mask: int, segments) -> int:

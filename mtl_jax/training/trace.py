@@ -4,7 +4,7 @@ A wrong function fails in the first second, not after all the steps.
 """
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +28,20 @@ class WrongMethod(ValueError):
   """A method that breaks the contract; says which function, and how."""
 
 
-def impression(method: methods.Method, backbone: backbone_lib.Backbone,
-               earlier: list, group: list[plan.Entry], seed: int) -> Any:
-  """The impression that a group's first task would leave, as shapes.
+class Traced(NamedTuple):
+  """What a group would get and leave, as shapes.
+
+  Attributes:
+    impression: of its first task.
+    shared: what `prepare` gives the first group of its phase.
+  """
+  impression: Any
+  shared: dict
+
+
+def of_group(method: methods.Method, backbone: backbone_lib.Backbone,
+             earlier: list, group: list[plan.Entry], seed: int) -> Traced:
+  """Traces what a group's first task would get and leave.
 
   Args:
     method: of the group.
@@ -78,7 +89,7 @@ def impression(method: methods.Method, backbone: backbone_lib.Backbone,
     _require_taken(backbone, params, bound, route)
   _require_used('materialise', 'commit leaves', method.materialise, params,
                 made, shared)
-  return made
+  return Traced(made, shared)
 
 
 def _traced(name, function, *args):

@@ -39,10 +39,6 @@ class Course:
     self.seconds = self.before = 0.
     self._logged = _logged(run, group) if self.every else set()
 
-  def until(self, step: int) -> int | None:
-    """Steps to the next measurement; `None` if there is none."""
-    return self.every - step % self.every if self.every else None
-
   def due(self, step: int, last: bool) -> bool:
     """Whether a step is one at which it is measured, and wasn't yet."""
     return bool(self.every) and step not in self.steps and (

@@ -87,6 +87,17 @@ def test_parts_that_are_off_are_made_by_their_fields():
   assert made.identify[0].phases == ('a',)
 
 
+def test_a_number_or_a_word():
+  for text, value in (('auto', 'auto'), ('4', 4)):
+    made = built(('phases.a.tasks_at_once', text))
+    assert made.phases[0].tasks_at_once == value
+
+
+def test_a_mesh_is_made_by_its_fields():
+  assert built().mesh is None
+  assert built(('mesh.model', '4')).mesh == parts.MeshAxes(model=4)
+
+
 def test_parts_are_turned_off():
   asked = {'mine': {'phases': ('a',)}}
   assert built(identify=asked).identify
@@ -130,6 +141,8 @@ def test_references_follow():
     ('seed', 'abc', "seed is 'abc'; it must be a whole number"),
     ('tensorboard', 'maybe', "tensorboard is 'maybe'; it must be True or Fal"),
     ('phases.a.learning_rate', 'fast', "is 'fast'; it must be a number"),
+    ('phases.a.tasks_at_once', 'most', "is 'most'; give a number, or 'auto'"),
+    ('phases.a.tasks_at_once', '1.5', 'must be a whole number or a string'),
     ('seed', '1.5', 'seed is 1.5; it must be a whole number'),
     ('phases.a.tasks', '3', 'tasks 3 is not a range')])
 def test_what_is_refused(name, text, said):

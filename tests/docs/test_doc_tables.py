@@ -31,7 +31,8 @@ def test_every_field_has_its_default_and_meaning(path):
 
 def test_every_part_of_a_config_has_a_table():
   own = {config.Config, config.Phase, parts.Backbone, parts.Training,
-         parts.Rounds, parts.Stream, parts.Search, parts.Scenario}
+         parts.Rounds, parts.Stream, parts.Search, parts.Scenario,
+         parts.MeshAxes}
   for name in methods.METHODS:
     cls = methods.options_class(name)
     if cls.__module__.startswith('mtl_jax.'):  # with those of every method

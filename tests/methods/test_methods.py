@@ -118,15 +118,15 @@ class TestContract:
     assert np.isfinite(again(method, found.trainable))
 
   def test_the_check_before_training_foresees_what_is_left(self, case):
-    """`trace.impression` has the shapes and dtypes of what `commit` leaves."""
+    """`trace.of_group` has the shapes and dtypes of what `commit` leaves."""
     given, found = CASES[case], learned(case)
     group = [types.SimpleNamespace(route=route, phase=types.SimpleNamespace(
         together='joint' if len(given.routes) > 1 else None))
              for route in given.routes]
-    shapes = trace.impression(
+    shapes = trace.of_group(
         given.make(), backbone_lib.Backbone(None, given.backbone, {}, {}),
         [shapes_of(i) for i in left_of(given.earlier)], group, seed=0)
-    assert shapes_of(found.commit(given.routes[0])[0]) == shapes
+    assert shapes_of(found.commit(given.routes[0])[0]) == shapes.impression
 
 
 @pytest.mark.parametrize('head', heads.KINDS)

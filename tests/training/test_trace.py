@@ -37,8 +37,8 @@ GOOD = methods.Method(lambda key, backbone, shared, route: jnp.zeros(3), bind,
 def check(method):
   entry = types.SimpleNamespace(route=methods.Route(3), phase=(
       types.SimpleNamespace(together=None)))
-  return trace.impression(method, backbone_lib.Backbone(None, PARAMS, {}, {}),
-                          [], [entry], seed=0)
+  return trace.of_group(method, backbone_lib.Backbone(None, PARAMS, {}, {}),
+                        [], [entry], seed=0).impression
 
 
 def leaves(**parts):

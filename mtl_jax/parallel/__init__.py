@@ -1,4 +1,4 @@
-"""Devices: the only file that knows of pmap, meshes and processes.
+"""Devices: the only folder that knows of pmap, meshes and processes.
 
 State, backbone and shared are unreplicated (`in_axes=None`): trees carry no
 device axis and are what a checkpoint stores. Batches split over devices, or
@@ -52,21 +52,23 @@ def device_count() -> int:
   return jax.device_count()
 
 
-def _mesh():
+def devices() -> np.ndarray:
   """All devices in pmap's order; `jax.make_mesh` would follow a TPU's wires,
   and arrays in two orders don't go into one computation."""
-  return jax.sharding.Mesh(np.array([
+  return np.array([
       device for process in range(jax.process_count())
-      for device in jax.local_devices(process_index=process)]), (AXIS,))
+      for device in jax.local_devices(process_index=process)])
 
 
 @functools.lru_cache(maxsize=1)
-def _replicated():
-  return jax.sharding.NamedSharding(_mesh(), jax.sharding.PartitionSpec())
+def replicated():
+  """Where `put` puts arrays."""
+  return jax.sharding.NamedSharding(jax.sharding.Mesh(devices(), (AXIS,)),
+                                   jax.sharding.PartitionSpec())
 
 
 @functools.lru_cache(maxsize=1)
-def _per_device():
+def per_device():
   """How a mapped function returns its state: so it isn't traced again."""
   mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
@@ -79,10 +81,10 @@ def put(tree: Any) -> Any:
   traced again when its own output comes back as input.
   """
   def leaf(x):
-    if _is_key(x):
-      return _like_key(x, put(jax.random.key_data(x)))
+    if is_key(x):
+      return like_key(x, put(jax.random.key_data(x)))
     host = np.array(x)
-    return jax.make_array_from_callback(host.shape, _replicated(),
+    return jax.make_array_from_callback(host.shape, replicated(),
                                         lambda index: host[index])
   return jax.tree.map(leaf, tree)
 
@@ -118,28 +120,33 @@ def split_tasks(tree: Any, donated: bool = True) -> Any:
       raise ValueError(
           f'tasks_at_once is {x.shape[0]}, which cannot be divided over '
           f'{devices} devices; choose a multiple')
-    if _is_key(x):
-      return _like_key(x, leaf(jax.random.key_data(x)))
+    if is_key(x):
+      return like_key(x, leaf(jax.random.key_data(x)))
     # Through the host: arrays that were put everywhere can't be split as is.
     host = np.array(x) if donated else np.asarray(x)
     return jax.device_put(_local(host.reshape(
-        devices, host.shape[0] // devices, *host.shape[1:])), _per_device())
+        devices, host.shape[0] // devices, *host.shape[1:])), per_device())
   return jax.tree.map(leaf, tree)
 
 
-def _is_key(x) -> bool:
+def is_key(x) -> bool:
+  """Whether `x` is a typed key, or several."""
   return isinstance(x, jax.Array) and jax.dtypes.issubdtype(
       x.dtype, jax.dtypes.prng_key)
 
 
-def _like_key(key, data):
+def like_key(key, data):
+  """Typed keys of `data`, of the same kind as `key`."""
   return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
 
 
-def pad_tasks(tree: Any) -> Any:
-  """Repeats the last task [T, ...] until the tasks divide over the devices."""
+def pad_tasks(tree: Any, parts: int | None = None) -> Any:
+  """Repeats the last task [T, ...] until the tasks divide into `parts`.
+
+  `None` stands for the number of devices.
+  """
   def leaf(x):
-    wanted = -x.shape[0] % jax.device_count()
+    wanted = -x.shape[0] % (parts or jax.device_count())
     return x[np.minimum(np.arange(x.shape[0] + wanted), x.shape[0] - 1)
              ] if wanted else x
   return jax.tree.map(leaf, tree)
@@ -148,8 +155,8 @@ def pad_tasks(tree: Any) -> Any:
 def join_tasks(tree: Any) -> Any:
   """Inverse of `split_tasks`: the tasks of all processes, on each of them."""
   def leaf(x):
-    if _is_key(x):
-      return _like_key(x, leaf(jax.random.key_data(x)))
+    if is_key(x):
+      return like_key(x, leaf(jax.random.key_data(x)))
     if jax.process_count() > 1:
       x = multihost_utils.process_allgather(x, tiled=True)
     return x.reshape(-1, *x.shape[2:])
@@ -169,8 +176,8 @@ def gather_tasks(tree: Any) -> Any:
 def on_host(tree: Any) -> Any:
   """This process's arrays as NumPy's; keys stay typed keys."""
   def leaf(x):
-    if _is_key(x):
-      return _like_key(x, leaf(jax.random.key_data(x)))
+    if is_key(x):
+      return like_key(x, leaf(jax.random.key_data(x)))
     return np.asarray(x)
   return jax.tree.map(leaf, tree)
 
@@ -298,7 +305,7 @@ def split_evaluation(batches: np.ndarray) -> np.ndarray:
 def to_host(tree: Any) -> Any:
   """NumPy copies of (replicated) arrays; typed keys become their data."""
   def leaf(x):
-    if _is_key(x):
+    if is_key(x):
       x = jax.random.key_data(x)
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
       x = x.addressable_data(0)
@@ -314,10 +321,11 @@ def local(tree: Any) -> Any:
   all of this one's, and the two don't go into one computation.
   """
   def leaf(x):
-    if not isinstance(x, jax.Array) or jax.process_count() == 1:
+    if (not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer)
+        or jax.process_count() == 1):
       return x
-    if _is_key(x):
-      return _like_key(x, leaf(jax.random.key_data(x)))
+    if is_key(x):
+      return like_key(x, leaf(jax.random.key_data(x)))
     return x.addressable_data(0) if len(x.sharding.device_set) > 1 else x
   return jax.tree.map(leaf, tree)
 
