@@ -237,8 +237,7 @@ class Abilities(NamedTuple):
       training what tasks share, and forgets.
     rates: (trainable) -> for each of its leaves a factor of the learning rate,
       of a method whose leaves do not all take the same; not in rounds.
-    shards: its functions may be given arrays that are divided over devices:
-      they take whole arrays alike, and none by its place in memory.
+    shards: its arrays may be divided over devices.
     own_head: every task has a dense head of its own already; see `heads`.
   """
   superposes: bool = False
