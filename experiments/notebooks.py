@@ -12,6 +12,8 @@ import json
 import pathlib
 import sys
 
+from mtl_jax import json_files
+
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDERS = ('examples', 'experiments/*')
 _FORM = '''\
@@ -43,7 +45,7 @@ def form(path: pathlib.Path) -> str:
 
 def write_form(path: pathlib.Path) -> None:
   """Puts the form before a notebook's first code cell, or renews it."""
-  notebook = json.loads(path.read_text())
+  notebook = json_files.read(path, {'cells': list}, 'the notebook')
   cells = notebook['cells']
   first = next(i for i, cell in enumerate(cells)
                if cell['cell_type'] == 'code')
