@@ -23,12 +23,12 @@ def test_help_ends_well_and_has_three_examples(argv, capsys):
 
 
 @pytest.mark.parametrize('name', commands.COMMANDS)
-def test_every_command_has_help_with_three_examples(name, capsys):
+def test_every_command_has_help_with_examples(name, capsys):
   for flag in ('--help', '-h'):
     assert commands.main([name, flag], 'mtl-jax') == 0
     said = capsys.readouterr().out
     module = importlib.import_module(commands.COMMANDS[name][0])
-    assert len(module.EXAMPLES) == 3
+    assert len(module.EXAMPLES) >= 3
     assert said.count(f'  mtl-jax {name}') >= 3
     assert ' '.join(module.DESCRIPTION.split())[:40] in ' '.join(said.split())
 

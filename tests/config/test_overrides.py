@@ -83,7 +83,8 @@ def test_parts_that_are_off_are_made_by_their_fields():
                ('identify.mine.images_per_inference', '3'),
                ('identify.mine.phases', 'a'))
   assert made.phases[0].early_stop.patience == 2
-  assert made.identify[0].name == 'mine' and made.identify[0].images == 3
+  assert made.identify[0].name == 'mine'
+  assert made.identify[0].images_per_inference == 3
   assert made.identify[0].phases == ('a',)
 
 
