@@ -321,8 +321,8 @@ def test_a_folder_alone_says_what_it_lacks(run, tmp_path):
   found = verify.check(alone)
   assert (found.tasks, found.partly, found.faults) == (1, 1, [])
   for text in ('its 4 arrays and its metadata are as they were written',
-               'backbone 160b332c', 'heterogeneous basis of 1 masks: those of '
-               'the tasks permuted-00 (', 'probe images of digits',
+               'backbone 160b332c', 'heterogeneous basis of 1 mask: that of '
+               'the task permuted-00 (', 'probe images of digits',
                'suite permuted-digits'):
     assert text in found.notes[0]
   assert str(found).startswith('1 task verified in part')

@@ -208,7 +208,7 @@ def test_classes_are_divided_alike(root):
           [4, 4, 6], [1, 1, 1], [1, 1, 1]]
   assert source.class_names == ('a', 'b', 'rare')
   picture(root / 'one' / '0.png')
-  with pytest.raises(ValueError, match='a group of 1 images is too small'):
+  with pytest.raises(ValueError, match='a group of 1 image is too small'):
     load(root, '!label')
 
 

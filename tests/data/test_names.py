@@ -102,7 +102,7 @@ def test_what_a_task_is_called_changes_no_number():
 
 
 @pytest.mark.parametrize('options, text', [
-    (dict(names=('a',)), 'suite.names has 1 names, but the suite has 2 tasks'),
+    (dict(names=('a',)), 'suite.names has 1 name, but the suite has 2 tasks'),
     (dict(names='ab'), 'it must be a sequence of strings'),
     (dict(names=('a', 7)), 'it must be a sequence of strings'),
     (dict(names=('a', 'a')), "two tasks 'a'; give each a name of its own"),

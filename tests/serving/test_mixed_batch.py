@@ -276,10 +276,10 @@ def test_plan_pads_blocks_and_puts_rows_back():
     (['permuted-00', '../probe/digits'], "unknown task '../probe/digits'"),
     (['permuted-00', ''], "unknown task ''; known"),
     (['permuted-00', 3], 'a task is named by a string or None, not 3'),
-    (['permuted-00'], '2 images but 1 names of tasks'),
+    (['permuted-00'], '2 images but 1 name of tasks'),
     (['permuted-00'] * 3, '2 images but 3 names of tasks'),
-    ('permuted-00', "a name, or None, for each of the 2 images; got 'permut"),
-    (None, 'a name, or None, for each of the 2 images; got None')])
+    ('permuted-00', "a name, or None, for each of 2 images; got 'permut"),
+    (None, 'a name, or None, for each of 2 images; got None')])
 def test_wrong_names(system, tasks, text):
   with pytest.raises(ValueError, match=text):
     system.predict_mixed(IMAGES[:2], tasks)
