@@ -224,8 +224,9 @@ def test_a_method_takes_its_options_as_one_object():
       if self.by < 0:
         raise ValueError(f'by is {self.by}; it must not be negative')
   methods.register('shift', lambda options: shift(options.by), Options)
-  assert methods.options_of('shift', {'by': 2}) == Options(2)
-  assert methods.make('shift') is methods.of_options('shift', Options())
+  made = methods.options_of('shift', {'by': 2})
+  assert isinstance(made, Options) and (made.by, made.head) == (2, None)
+  assert methods.make('shift', by=2) is methods.of_options('shift', made)
   with pytest.raises(ValueError, match='by is -1; it must not be negative'):
     methods.make('shift', by=-1)
 
