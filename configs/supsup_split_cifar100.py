@@ -13,9 +13,9 @@ once: --config.phases.supermasks.tasks_at_once=20.
 `:short,controls` trains a dense network for each task for as many epochs, and
 one network on all tasks in sequence.
 
-Hardware: not run.
-Minutes: not run.
-Accuracy: not run.
+Hardware: `:short` one core of an Intel Xeon; the others: not run.
+Minutes: `:short` at most 123 (beside other work, and paused for a while).
+Accuracy: `:short` 76.4 % (1 seed); the others: not run.
 Results: experiments/supsup/README.md
 """
 

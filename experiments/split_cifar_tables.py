@@ -5,7 +5,7 @@ import statistics
 import collected
 
 PHASES = (  # folder and name of the results, phase, title
-    ('impresslearn', 'split_short', 'supermasks',
+    ('supsup', 'split_short', 'supermasks',
      'SupSup, edge-popup, eps = 16'),
     ('supsup', 'split_short_controls', 'dedicated', 'a dense network per task'),
     ('supsup', 'split_short_controls', 'finetune',

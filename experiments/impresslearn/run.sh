@@ -22,9 +22,9 @@ for seed in 0 1 2; do
   go impresslearn chosen_s$seed \
     --config=configs/impresslearn_rotated_mnist.py:chosen --config.seed=$seed
 done
-# SplitCIFAR-100 in few epochs: masks, then coefficients in the same workdir.
-python -m mtl_jax.main --workdir="$runs/impresslearn_split_short_s0" \
-  --config=configs/supsup_split_cifar100.py:short
-go impresslearn split_short_s0 \
+# SplitCIFAR-100 in few epochs, in the workdir of ../supsup/run.sh.
+python -m mtl_jax.main --workdir="$runs/supsup_split_short_s0" \
   --config=configs/impresslearn_split_cifar100.py:after_supsup,short
+python experiments/results.py collect "$runs/supsup_split_short_s0" \
+  experiments/impresslearn/results/split_short_s0.jsonl
 python experiments/results.py tables
