@@ -27,7 +27,7 @@ def impresslearn() -> str:
   unseen = {t['task'] for run in tasks for t in run}
   phases = dict(supermasks='a mask of its own (SupSup)')
   for phase, settings in found[0]['run']['config']['phases'].items():
-    if settings['basis']:
+    if settings.get('basis'):
       size, blocks = settings['basis']['size'], settings['options'].get(
           'blocks', 1)
       phases[phase] = f'K = {size}, ' + (
