@@ -95,7 +95,7 @@ def test_a_merge_travels(system, tmp_path):
 @pytest.mark.parametrize('tasks, options, text', [
     (PAIR[:1], {}, 'name two different ones or more'),
     (PAIR[:1] * 2, {}, 'name two different ones or more'),
-    ('permuted-00', {}, 'name two different ones'),
+    ('permuted-00', {}, 'give a list of their names'),
     (PAIR, {'how': 'unoin'}, 'did you mean: union'),
     (PAIR, {'weights': [1.]}, 'a finite number per task'),
     (PAIR, {'weights': [1., np.nan]}, 'a finite number per task'),
