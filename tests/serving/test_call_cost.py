@@ -67,7 +67,8 @@ def test_what_is_read_and_answered_is_put_without_a_program(folder):
     system.predict(IMAGES[:3], task=name)
     system.predict_mixed(IMAGES[:3], [name] * 3)
   counting[0] = False
-  assert compiled and not [name for name in compiled if 'stage' in name]
+  # One at most, whatever the shapes: of the seed that a key is made of.
+  assert compiled and sum('stage' in name for name in compiled) <= 1
 
 
 def test_the_workdir_is_listed_once(system, count):
