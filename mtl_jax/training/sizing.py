@@ -67,6 +67,8 @@ def limit() -> int | None:
   On a CPU what the machine has left, and what this process's arrays take,
   divided by its devices.
   """
+  if jax.process_count() > 1:  # pmap lowers no shapes there, only arrays
+    return None
   found = memory.limit()
   left = host.available_bytes()
   if found is None and jax.default_backend() == 'cpu' and left is not None:
@@ -110,8 +112,8 @@ def _most(run, phase, traced, available):
   if available is None:
     raise ValueError(
         f"phase {phase.name}: tasks_at_once='auto' needs to know the memory "
-        f'of the device, which {jax.default_backend()} does not tell; give a '
-        'number')
+        f'of the device, which {jax.default_backend()} does not tell, or not '
+        'to several processes; give a number')
   count = _power_of_two(len(plan.entries(phase, run.suite)))
   while True:
     chosen = dataclasses.replace(phase, tasks_at_once=count)
