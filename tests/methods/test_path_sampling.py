@@ -69,7 +69,7 @@ def test_disjoint_paths_share_nothing_and_identical_ones_everything():
   found = path_sampling.identical(5, 3, shape)
   assert path_sampling.overlap(found).tolist() == [[6] * 3] * 3
   assert (found[0] == path_sampling.official(5, 1, shape)[0]).all()
-  with pytest.raises(ValueError, match='need 8 modules a level.*are 6'):
+  with pytest.raises(ValueError, match='need 8 modules a level.*has 6'):
     path_sampling.disjoint(5, 4, shape)
 
 
