@@ -101,6 +101,8 @@ def save_all(made: Sequence[Made]) -> None:
 
   A process that is killed leaves each of them whole or not at all.
   """
+  # So that none finds them finished that has yet to ask whether to save them.
+  parallel.barrier('saving')
   if parallel.is_primary():
     parts = [_part_of(*one) for one in made]
     try:
