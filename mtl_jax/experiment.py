@@ -42,6 +42,7 @@ from mtl_jax.training import resume
 from mtl_jax.training import run as run_lib
 from mtl_jax.training import sizing
 from mtl_jax.training import stream
+from mtl_jax.training import validation
 from mtl_jax.training import writers
 from mtl_jax.training.search import iteration
 
@@ -97,8 +98,9 @@ def run(config: config_lib.Config, workdir, command: str = '',
         'sources': versions, 'memory': needs}, lines)
     with work.timed(started, lines):
       records, summary = _learn(
-          started, running._replace(config=config), _bar(
-              config, suite, data, quiet or bool(there), after_chunk))
+          started, running._replace(
+              config=config, validated=validation.steps_of_log(lines)), _bar(
+                  config, suite, data, quiet or bool(there), after_chunk))
       _report(work, records, summary, quiet, there)
       return summary
 

@@ -29,6 +29,7 @@ from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
 from mtl_jax.training import run as run_lib
 from mtl_jax.training import sizing
+from mtl_jax.training import validation
 
 _RUN = ('seed', 'chunk_steps', 'progress_seconds', 'eval_batch_size')
 _SUITE = ('image_shape', 'augment', 'normalise', 'drop_shared', 'incomplete')
@@ -89,7 +90,8 @@ def learn(system: system_lib.System, source, *, method: str,
     versions = validate.check_sources(work, suite, data)
     sizing.fit(run, traced)
     if not _claim(work, entry, config, versions):
-      experiment.learn_phase(run, config.phases[0])
+      experiment.learn_phase(run._replace(validated=validation.steps_of_log(
+          json_records.read_lines(work.metrics))), config.phases[0])
   system.refresh()
   return commit.finished_record(work, entry.name)['accuracy']['test']
 

@@ -276,23 +276,6 @@ def evaluate_over_batches(evaluate):
                   static_broadcasted_argnums=0)
 
 
-def evaluate_over_tasks(validate):
-  """Evaluates many tasks, one after another on a device, spread over devices.
-
-  Args:
-    validate: see `steps.single.make_validate`.
-
-  Returns:
-    The same function with state, task and index as `over_tasks` takes them;
-    nothing is donated.
-  """
-  def many(route, backbone, shared, source, task, state, index):
-    one = lambda each: validate(route, backbone, shared, source, *each)
-    return jax.lax.map(one, (task, state, index))
-  return jax.pmap(many, AXIS, in_axes=(None,) * 4 + (0,) * 3,
-                  static_broadcasted_argnums=0)
-
-
 def split_evaluation(batches: np.ndarray) -> np.ndarray:
   """int32 [batches, batch] -> this process's [local devices, ..., batch].
 

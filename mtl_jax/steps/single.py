@@ -265,18 +265,3 @@ def make_evaluate(network):
     sums = jnp.sum(loss), jnp.sum(right)
     return sums if axis_name is None else lax.psum(sums, axis_name)
   return evaluate
-
-
-def make_validate(method, network):
-  """`make_evaluate` of a state that trains.
-
-  Returns:
-    validate(route, backbone, shared, source, task, state, index), giving the
-    same sums.
-  """
-  evaluate = make_evaluate(network)
-
-  def validate(route, backbone, shared, source, task, state, index):
-    params = method.bind(backbone, state.trainable, shared, route)
-    return evaluate(route, params, state.stats, source, task, index)
-  return validate

@@ -49,7 +49,6 @@ class Program(NamedTuple):
   chunk_many: Any
   init_together: Any
   chunk_together: Any
-  validate_many: Any
 
 
 @functools.lru_cache(maxsize=64)
@@ -64,9 +63,7 @@ def program(method: methods.Method, recipe: optimizers.Recipe,
   return Program(jax.jit(init, static_argnums=4), parallel.over_batches(chunk),
                  parallel.over_tasks(chunk),
                  jax.jit(init_joint, static_argnums=4),
-                 parallel.over_batches(joint),
-                 parallel.evaluate_over_tasks(
-                     single.make_validate(method, network)))
+                 parallel.over_batches(joint))
 
 
 def index(run, group, recipe, first, count) -> np.ndarray:

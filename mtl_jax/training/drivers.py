@@ -90,8 +90,8 @@ def _many(run, group, recipe) -> driver_lib.Driver:
   Where they do not divide, the last one is trained more than once; what is
   saved, and all else that leaves the driver, has each entry once.
   """
-  functions = driver_lib.program(
-      group[0].phase.make_method(), recipe, run.backbone.network)
+  method = group[0].phase.make_method()
+  functions = driver_lib.program(method, recipe, run.backbone.network)
   alone, entries = len(group) == 1, len(group)  # a state alone has no axis
   place = lambda tree: parallel.split_tasks(parallel.pad_tasks(tree))
   unpad = functools.partial(jax.tree.map, lambda x: x[:entries])
@@ -135,29 +135,26 @@ def _many(run, group, recipe) -> driver_lib.Driver:
         shapes(driver_lib.no_rows(recipe, count)))
 
   def validate(shared, state):
-    return _validate_many(run, group, functions, shared, tasks(), state,
-                          place)
+    measured = evaluate.Group(run.data, group, tasks(),
+                              run.config.eval_batch_size)
+    return measured.score(
+        run.backbone.network, _trained(method, group[0].route),
+        (run.backbone.params, run.backbone.stats), shared,
+        (state.trainable, state.stats), 'valid')
 
-  return driver_lib.Driver(start, place_state, advance, whole, member, lower,
-                           validate=validate)
+  return driver_lib.Driver(
+      start, place_state, advance, whole, member, lower,
+      validate=None if any(entry.pooled for entry in group) else validate)
 
 
-def _validate_many(run, group, functions, shared, tasks, state, place):
-  """Scores of the entries of `_many`, from the state as it lies there."""
-  rows = [run.data.rows(entry, 'valid') for entry in group]
-  size = min(run.config.eval_batch_size, max(map(len, rows)))
-  index = [batches.padded(own, size) for own in rows]
-  longest = max(map(len, index))
-  sums = functions.validate_many(
-      group[0].route, run.backbone.params, shared,
-      run.data.split(group[0].task, 'valid'), tasks, state,
-      place(np.stack([np.pad(own, ((0, longest - len(own)), (0, 0)),
-                             constant_values=-1) for own in index])))
-  loss, right = parallel.gather_tasks(sums)
-  return [evaluate.Score(
-      float(loss[i]) / len(own), None if entry.task.regression else
-      int(right[i]) / len(own)) for i, (entry, own) in enumerate(
-          zip(group, rows))]
+@functools.lru_cache(maxsize=64)
+def _trained(method: methods.Method, route: methods.Route):
+  """The network of a state that trains; see `evaluate.Group.score`."""
+  def make(params, stats, shared, state):
+    del stats
+    trainable, own = state
+    return method.bind(params, trainable, shared, route), own
+  return make
 
 
 def _together(run, group, recipe) -> driver_lib.Driver:

@@ -3,7 +3,8 @@
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -119,6 +120,7 @@ class Run(NamedTuple):
     advance: called with the number of steps done and a description.
     earlier: impressions that the config doesn't plan and its methods may rely
       on, in the order in which they were learned.
+    validated: by entry, the steps of the validation that the log has already.
   """
   config: config_lib.Config
   suite: suites.Suite
@@ -128,6 +130,7 @@ class Run(NamedTuple):
   system: system_lib.System
   advance: Callable[..., None]
   earlier: tuple[methods.Earlier, ...] = ()
+  validated: Mapping[str, set[int]] = types.MappingProxyType({})
 
   def defined_in(self, phase: config_lib.Phase) -> dict[str, dict | None]:
     """The user's files that define a phase's method, and the model."""

@@ -5,6 +5,7 @@ those that would be made without it, and so are the bits.
 """
 
 import time
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -37,7 +38,8 @@ class Course:
     self.values = {name: np.zeros((len(group), 0), np.float32)
                    for name in NAMES}
     self.seconds = self.before = 0.
-    self._logged = _logged(run, group) if self.every else set()
+    self._logged = {(entry.name, step) for entry in group
+                    for step in run.validated.get(entry.name, ())}
 
   def due(self, step: int, last: bool) -> bool:
     """Whether a step is one at which it is measured, and wasn't yet."""
@@ -103,16 +105,18 @@ def _plain(value) -> float | None:
   return None if np.isnan(value) else round(float(value), 6)
 
 
-def _logged(run, group) -> set[tuple[str, int]]:
-  """(entry, step) of the lines that an earlier start has left."""
-  names = {entry.name for entry in group}
-  found: set[tuple[str, int]] = set()
-  for line in json_records.read_lines(run.workdir.metrics):
-    if line['kind'] == 'validation' and line['entry'] in names:
-      found.add((line['entry'], line['step']))
-    gone = {'deleted': line.get('entry'), 'renamed': line.get('from')}.get(
-        line['kind'])
-    found = {pair for pair in found if pair[0] != gone} if gone else found
+def steps_of_log(lines: Iterable[dict]) -> dict[str, set[int]]:
+  """Steps at which earlier starts measured an entry, by its name.
+
+  Args:
+    lines: of the log.
+  """
+  found: dict[str, set[int]] = {}
+  for line in lines:
+    if line['kind'] == 'validation':
+      found.setdefault(line['entry'], set()).add(line['step'])
+    elif line['kind'] in ('deleted', 'renamed'):
+      found.pop(line['entry' if line['kind'] == 'deleted' else 'from'], None)
   return found
 
 

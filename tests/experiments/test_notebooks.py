@@ -1,6 +1,7 @@
 """Notebooks: one form for Colab, words for titles, and cells that run."""
 
 import json
+import os
 import pathlib
 import sys
 
@@ -57,8 +58,11 @@ def test_writing_the_form_again_changes_nothing(path, tmp_path, monkeypatch):
 
 
 @PATHS
-def test_the_form_does_nothing_where_the_package_is(path):
+def test_the_form_does_nothing_where_the_package_is(path, monkeypatch):
+  monkeypatch.setattr('subprocess.run', None)
+  here = os.getcwd()
   exec(notebooks.form(path), {})  # pylint: disable=exec-used
+  assert os.getcwd() == here
 
 
 def test_the_form_asks_for_an_address(monkeypatch):

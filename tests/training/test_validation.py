@@ -7,7 +7,9 @@ import tiny_rounds
 import tiny_subnetworks
 
 from mtl_jax.evaluation import anytime
+from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.training import validation
 
 JOINT = dict(together='joint', tasks=(0, 2))
 
@@ -167,3 +169,27 @@ def test_the_summary_has_the_area_under_the_curves(tmp_path):
 def test_refused(changes, message):
   with pytest.raises(ValueError, match=message):
     single(**changes)
+
+
+def test_the_log_says_which_steps_were_measured():
+  lines = [{'kind': 'validation', 'entry': name, 'step': step}
+           for name, step in (('a', 0), ('a', 2), ('b', 0), ('c', 0))]
+  lines += [{'kind': 'deleted', 'entry': 'b'},
+            {'kind': 'renamed', 'from': 'c', 'entry': 'd'},
+            {'kind': 'validation', 'entry': 'b', 'step': 2}]
+  assert validation.steps_of_log(lines) == {'a': {0, 2}, 'b': {2}}
+
+
+def test_a_start_reads_the_log_of_its_validation_once(tmp_path, monkeypatch):
+  read = []
+  real = json_records.read_lines
+  monkeypatch.setattr(json_records, 'read_lines',
+                      lambda path: read.append(path) or real(path))
+  calls = []
+  for count in (1, 3):
+    read.clear()
+    tiny.learn(tiny.only('basis', phases__basis__tasks=(0, count),
+                         phases__basis__validate_every=2),
+               tmp_path / f'{count}')
+    calls.append(len(read))
+  assert calls[0] == calls[1] > 0
