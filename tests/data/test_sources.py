@@ -139,7 +139,7 @@ def test_bad_arrays_are_named(change, message):
 
 
 def test_too_few_images_to_split():
-  with pytest.raises(ValueError, match='2 images are too few'):
+  with pytest.raises(ValueError, match='2 images cannot be divided: too few'):
     sources.from_arrays('toy', *numbered(2))
 
 
