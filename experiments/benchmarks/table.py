@@ -212,6 +212,7 @@ def _lines(path: pathlib.Path) -> list[dict]:
 # Of each file: its renderer and the words of its markers.
 TABLES = {
     'supermask_step': (render, 'results'),
+    'threshold_parts': (render, 'threshold'),
     'mixed_batch': (render_mixed, 'mixed batch'),
     'identify_cost': (render_identify, 'identify'),
     'growth': (render_growth, 'growth'),

@@ -1,26 +1,28 @@
 """What the threshold step does beside its eight products, in processor time.
 
-    python experiments/benchmarks/threshold_parts.py
+    python experiments/benchmarks/threshold_parts.py \
+        --out=experiments/benchmarks/results/threshold_parts.jsonl
 
-Every row is compared with the products in alternating pairs of one process, so
-that other processes on the machine disturb both alike. Beside the times stand
-the passes over the largest kernel that XLA makes of a step's arithmetic.
+Beside the times stand the passes over the largest kernel that XLA makes of a
+step's arithmetic.
 """
 
 import argparse
-import functools
+import os
+import pathlib
 import re
-import time
 
 import jax
-import numpy as np
 from jax import lax
 
 import jax_cases
+import timing
 from mtl_jax import methods
 from mtl_jax.steps import optimizers
 from mtl_jax.steps import single
 
+PRODUCTS = 'eight products'
+TARGET = 1.15  # of the step that SupSup's recipe makes
 # (name, method, optimizer)
 ROWS = (('weights, SGD', 'dedicated', 'sgd'),
         ('threshold masks, SGD', 'supsup', 'sgd'),
@@ -52,32 +54,39 @@ def passes(text: str, shape: str = '784,300') -> list[str]:
   return [f'{name} of {arrays.count("%")} arrays' for arrays, name in found]
 
 
-def processor_time(run) -> float:
-  """Seconds of all threads of this process."""
-  start = time.process_time()
-  jax.block_until_ready(run())
-  return time.process_time() - start
+def cases(setup) -> tuple[list[timing.Case], dict[str, list[str]]]:
+  """(the products and every row, the passes of each row by its name)."""
+  steps = len(setup.labels)
+  made = [timing.Case(PRODUCTS, jax_cases.product_scan(setup, True), steps)]
+  written = {}
+  for name, method, optimizer in ROWS:
+    program, given = compiled(setup, method, optimizer)
+    written[name] = passes(program.as_text())
+    made.append(timing.Case(
+        name, lambda program=program, given=given: jax.block_until_ready(
+            program(*given)), steps, PRODUCTS,
+        TARGET if optimizer == 'rmsprop' else None))
+  return made, written
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
   parser.add_argument('--rounds', type=int, default=15)
-  rounds = parser.parse_args().rounds
-  setup = jax_cases.make_setup(50)
-  products = jax_cases.product_scan(setup, True)
-  products()
-  for name, method, optimizer in ROWS:
-    program, given = compiled(setup, method, optimizer)
-    program(*given)
-    step = functools.partial(program, *given)
-    pairs = [(processor_time(products), processor_time(step))
-             for _ in range(rounds)]
-    ratios = [whole / alone for alone, whole in pairs]
-    alone, whole = np.median(pairs, 0) * 1e3 / len(setup.labels)
-    print(f'{name}: {np.median(ratios):.2f}x the eight products (quartiles '
-          f'{np.quantile(ratios, .25):.2f} to {np.quantile(ratios, .75):.2f}; '
-          f'{whole:.2f} and {alone:.2f} ms of processor time a step); passes: '
-          f'{", ".join(passes(program.as_text())) or "none"}')
+  parser.add_argument('--out', type=pathlib.Path, help='JSON lines; replaced')
+  options = parser.parse_args()
+  load = [os.getloadavg()[0]]
+  made, written = cases(jax_cases.make_setup(50))
+  _, work = timing.interleave_clocks(made, options.rounds)
+  load.append(os.getloadavg()[0])
+  rows = [row | {'group': 'processor time', 'load': load,
+                 'passes': written.get(row['name'], [])}
+          for row in timing.summarise(made, work)]
+  for row in rows:
+    print(f'{row["name"]}: {row["ms_median"]:.2f} ms, '
+          f'{row.get("ratio", 1.):.2f}x the products; passes: '
+          f'{", ".join(row["passes"]) or "none"}')
+  if options.out:
+    timing.write(options.out, rows)
 
 
 if __name__ == '__main__':

@@ -55,8 +55,8 @@ def write(path, arrays: dict[str, Any], header: dict) -> pathlib.Path:
   text = json.dumps(header | ({BYTES: raw} if raw else {}),
                     separators=(',', ':'))
   held = {name: _as_bytes(a) if name in raw else a for name, a in held.items()}
-  content = safetensors_numpy.save(held, {
-      KEY: text, DIGEST: _digest(text, held)})
+  content = _in_order(safetensors_numpy.save(held, {
+      KEY: text, DIGEST: _digest(text, held)}))
   handle, part = tempfile.mkstemp(dir=path.absolute().parent,
                                   prefix=f'.{path.name[:100]}.')
   try:
@@ -142,6 +142,17 @@ _REMEDY = '; copy it again from where it was written'
 
 def _brief(error: Exception) -> str:
   return str(error).splitlines()[0][:200] if str(error) else repr(error)
+
+
+def _in_order(content: bytes) -> bytes:
+  """The same file, whose bytes depend on what it holds alone: safetensors
+  writes the metadata in an order that differs from call to call."""
+  start = 8 + int.from_bytes(content[:8], 'little')
+  header = json.loads(content[8:start])
+  header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+  text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
+  text += b' ' * (-len(text) % 8)  # the arrays begin at a multiple of 8
+  return len(text).to_bytes(8, 'little') + text + content[start:]
 
 
 def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:

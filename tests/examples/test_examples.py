@@ -168,7 +168,7 @@ def test_the_task_of_an_example_is_not_guessed(tmp_path, name):
   system = system_lib.load(learned(name, tmp_path / 'run'))
   with pytest.raises(ValueError, match=(
       f'task {EXAMPLES[name].tasks[0]} was learned by {name}, whose '
-      'impressions cannot be superposed; leave it out')):
+      'impressions cannot be superposed; name candidates without it')):
     system.predict(raw(), names=EXAMPLES[name].tasks)
 
 

@@ -28,6 +28,12 @@ def test_arrays_of_every_dtype_and_the_header_come_back(path):
   assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_equal_content_makes_equal_bytes(path):
+  first = path.read_bytes()
+  for _ in range(20):  # safetensors orders its metadata anew in each call
+    assert tensor_file.write(path, ARRAYS, {'said': 'ä'}).read_bytes() == first
+
+
 def test_every_flipped_byte_is_found(path):
   whole = path.read_bytes()
   for at in range(0, len(whole), 7):
