@@ -148,7 +148,8 @@ def _in_order(content: bytes) -> bytes:
   """The same file, whose bytes depend on what it holds alone: safetensors
   writes the metadata in an order that differs from call to call."""
   start = 8 + int.from_bytes(content[:8], 'little')
-  header = json.loads(content[8:start])
+  header = json_files.parse(content[8:start], {'__metadata__': dict},
+                            'safetensors', 'the header')
   header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
   text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
   text += b' ' * (-len(text) % 8)  # the arrays begin at a multiple of 8

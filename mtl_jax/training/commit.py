@@ -15,7 +15,6 @@ from mtl_jax import parallel
 from mtl_jax import trees
 from mtl_jax.config import plan
 from mtl_jax.data import labels
-from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.serving import system as system_lib
 from mtl_jax.steps import optimizers
@@ -173,9 +172,8 @@ def made(run: run_lib.Run, entry: plan.Entry,
                              for name in relied}
   stored = system_lib.StoredTask(
       entry.name, impression, method, shared, entry.task.transforms,
-      pipeline.parameters(entry.task.transforms,
-                          tuple(metadata['source_shape'])),
-      entry.task.classes, metadata, np.zeros(0))
+      run.data.parameters(entry.task), entry.task.classes, metadata,
+      np.zeros(0))
   arrays['probe'] = run.system.outputs(
       stored, probe_images(run, entry.task.source))
   return checkpoint.Made(run.workdir.task(entry.name), arrays, metadata)

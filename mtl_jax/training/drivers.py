@@ -95,8 +95,8 @@ def _many(run, group, recipe) -> driver_lib.Driver:
   alone, entries = len(group) == 1, len(group)  # a state alone has no axis
   place = lambda tree: parallel.split_tasks(parallel.pad_tasks(tree))
   unpad = functools.partial(jax.tree.map, lambda x: x[:entries])
-  tasks = functools.cache(lambda: place(parallel.stack(
-      [run.data.entry_arrays(entry) for entry in group])))
+  tasks = functools.cache(lambda: place(parallel.stack_on_host(
+      [run.data.on_host(entry) for entry in group])))
   source = run.data.split(group[0].task, 'train')
   draw, prepare = driver_lib.ahead(run, group, recipe)
 
@@ -216,7 +216,7 @@ def _rounds(run, group, recipe) -> driver_lib.Driver:
       [recipe.steps] * tasks_, phase.rounds.set_batches or recipe.steps,
       phase.rounds.order)
   arrays = parallel.put(rounds.stack_tasks(
-      [parallel.local(run.data.entry_arrays(entry)) for entry in group],
+      [run.data.on_host(entry) for entry in group],
       [entry.task.classes for entry in group]))
   source, offsets = _one_source(run, group)
 
@@ -226,7 +226,7 @@ def _rounds(run, group, recipe) -> driver_lib.Driver:
         group[task].seed(run.config.seed), first)
 
   def start(shared):
-    keys = jax.numpy.stack([entry.key(run.config.seed) for entry in group])
+    keys = plan.keys(run.config.seed, group)
     return init(keys, run.system.backbone.params, parallel.local(shared),
                 run.system.backbone.stats, routes)
 

@@ -91,7 +91,7 @@ class Group(NamedTuple):
   @classmethod
   def of(cls, data, entries, batch_size) -> 'Group':
     return cls(data, entries, place(parallel.stack_on_host(
-        [data.task_arrays(entry.task) for entry in entries])), batch_size)
+        [data.host_arrays(entry.task) for entry in entries])), batch_size)
 
   def score(self, network: models.Network, make: Callable[..., tuple],
             backbone: tuple, shared: dict, states: Any,

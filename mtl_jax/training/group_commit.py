@@ -153,8 +153,7 @@ def _measure(run, entries, found, shared) -> list[dict]:
   states = evaluate.place(found)
   valid, test = (on(_committed(method), states=states, split=split)
                  for split in ('valid', 'test'))
-  keys = evaluate.place(parallel.stack(
-      [entry.key(run.config.seed) for entry in entries]))
+  keys = evaluate.place(plan.keys(run.config.seed, entries))
   before = on(_initial(method, route), states=keys, split='test')
   known = run.data.unlearned
   same = [(entry.tasks, entry.phase.loss) for entry in entries]

@@ -36,7 +36,6 @@ def make(run: run_lib.Run, group: list[plan.Entry],
   chunk = program(method, recipe, run.backbone.network, axes)
   place = lambda tree: mesh.put(mesh.pad(tree, axes), axes, tasks=True)
   unpad = functools.partial(jax.tree.map, lambda x: x[:entries])
-  one_task = lambda entry: parallel.local(run.data.entry_arrays(entry))
   source = run.data.split(group[0].task, 'train')
   placed: dict = {}  # what has been placed, by name, with what it was
 
@@ -56,8 +55,8 @@ def make(run: run_lib.Run, group: list[plan.Entry],
     state, measured = chunk(
         group[0].route, once('backbone', run.backbone.params),
         once('shared', shared), once('source', source),
-        once('tasks', group, lambda group: place(parallel.stack(
-            [one_task(entry) for entry in group]))), state, index)
+        once('tasks', group, lambda group: place(parallel.stack_on_host(
+            [run.data.on_host(entry) for entry in group]))), state, index)
     prepare(first + count, count)
     return state, unpad(mesh.gather(measured))
 
@@ -68,7 +67,7 @@ def make(run: run_lib.Run, group: list[plan.Entry],
     return chunk.lower(
         group[0].route, shapes(run.backbone.params), shapes(shared),
         shapes(source),
-        shapes(one_task(group[0]), tasks=entries),
+        shapes(run.data.on_host(group[0]), tasks=entries),
         shapes(state, tasks=entries),
         mesh.index_shape(entries, count, recipe.batch_size, axes))
 

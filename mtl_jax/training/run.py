@@ -11,6 +11,7 @@ import numpy as np
 
 from mtl_jax import methods
 from mtl_jax import parallel
+from mtl_jax import trees
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
 from mtl_jax.data import labels
@@ -19,6 +20,7 @@ from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
 from mtl_jax.serving import backbone as backbone_lib
+from mtl_jax.serving import cache
 from mtl_jax.serving import system as system_lib
 from mtl_jax.steps import single
 from mtl_jax.storage import workdir as workdir_lib
@@ -37,6 +39,8 @@ class Data:
 
   def __init__(self, load: Callable[[str], sources.Source] = sources.load):
     self.source = functools.lru_cache(maxsize=None)(load)
+    self.host_arrays = cache.Cache(self._host_arrays, nbytes=2 ** 26,
+                                   size=trees.nbytes)
     self.task_arrays = functools.lru_cache(maxsize=4)(self._task_arrays)
     self._on_device = functools.lru_cache(maxsize=None)(self._put)
     self._views = functools.lru_cache(maxsize=32)(self._view)
@@ -70,10 +74,15 @@ class Data:
 
   def entry_arrays(self, entry: plan.Entry) -> single.TaskArrays:
     """Of its task; of a pool, those of all its tasks, stacked."""
+    return (parallel.put(self.on_host(entry)) if entry.pooled else
+            self.task_arrays(entry.task))
+
+  def on_host(self, entry: plan.Entry) -> single.TaskArrays:
+    """`entry_arrays` as NumPy arrays; none may be changed."""
     if not entry.pooled:
-      return self.task_arrays(entry.task)
-    return parallel.put(parallel.stack(
-        [parallel.local(self._task_arrays(task)) for task in entry.pooled]))
+      return self.host_arrays(entry.task)
+    return parallel.stack_on_host(
+        [self.host_arrays(task) for task in entry.pooled])
 
   def split(self, task: suites.Task, split: str) -> single.Source:
     """A whole split of the task's source, on the devices."""
@@ -94,12 +103,20 @@ class Data:
                                      labels))
 
   def _task_arrays(self, task: suites.Task) -> single.TaskArrays:
+    return parallel.put(self.host_arrays(task))
+
+  def _host_arrays(self, task: suites.Task) -> single.TaskArrays:
     fits = plan.once(task.transforms)
     shape = pipeline.output_shape(transforms.kinds(fits),
                                   self.source(task.source).image_shape)
     rest = task.transforms[len(fits):]
-    return parallel.put(single.TaskArrays(pipeline.parameters(rest, shape),
-                                         self.view(task).label_map))
+    return single.TaskArrays(pipeline.parameters(rest, shape),
+                             self.view(task).label_map)
+
+  def parameters(self, task: suites.Task) -> pipeline.Parameters:
+    """`pipeline.parameters` of all its transforms."""
+    fits = plan.once(task.transforms)
+    return ({},) * len(fits) + tuple(self.host_arrays(task).transforms)
 
 
 def _rows_of(task: suites.Task) -> suites.Task:

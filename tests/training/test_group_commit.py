@@ -1,12 +1,16 @@
 """A group that trained at once commits as its entries would one by one."""
 
 import json
+import zlib
 
+import jax
 import numpy as np
 import pytest
 import tiny
 
 import mtl_jax
+from mtl_jax.config import plan
+from mtl_jax.data import suites
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import group_commit
@@ -50,6 +54,19 @@ def _together(tmp_path_factory):
   folder = tmp_path_factory.mktemp('together') / 'run'
   tiny.train_alone(_config(), folder)
   return folder
+
+
+def test_keys_of_a_group_are_those_of_its_entries():
+  config = _config()
+  suite = suites.make(config.suite.kind, **dict(config.suite.options))
+  entries = plan.entries(config.phases[0], suite)
+  data = jax.random.key_data(plan.keys(7, entries))
+  assert len(np.unique(data, axis=0)) == len(entries) == 5
+  root = jax.random.key(7, impl='threefry2x32')
+  for entry, own in zip(entries, data):
+    named = zlib.crc32(f'{entry.task.name}/0'.encode())
+    for key in (entry.key(7), jax.random.fold_in(root, named)):
+      np.testing.assert_array_equal(own, jax.random.key_data(key))
 
 
 def test_bits_and_records_are_those_of_single_commits(apart, together):
