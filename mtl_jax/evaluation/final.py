@@ -176,4 +176,19 @@ def summarise(running: run_lib.Run, records, rows) -> dict:
   summary = matrix.summarise(running.config, records, rows, final, overlap)
   summary['verified'] = {'ok': not proof.faults, 'tasks': proof.tasks,
                          'faults': proof.faults}
+  summary['busy'] = busy(records)
   return summary
+
+
+def busy(records: list[dict]) -> float | None:
+  """Of the seconds of training, the share in which the devices had work.
+
+  Compiling counts as no work. `None` if no record knows.
+
+  >>> busy([{'seconds': {'train': 2., 'busy': 1.}}, {'seconds': {'train': 5.}}])
+  0.5
+  """
+  known = [record['seconds'] for record in records
+           if record['seconds'].get('busy') is not None]
+  whole = sum(seconds['train'] for seconds in known)
+  return sum(seconds['busy'] for seconds in known) / whole if whole else None

@@ -13,12 +13,12 @@ What the functions read (all of it JSON; accuracies are fractions):
            loss {valid, test}, curve {step, loss, accuracy}, validation (as
            curve, if it was measured while training), density {leaf: d},
            bytes {masks, coefficients, values, stats, total, stored,
-           dedicated}, seconds {train, validate, evaluate, save}, basis {kind,
-           size},
+           dedicated}, seconds {train, busy, validate, evaluate, save}, basis
+           {kind, size},
            data (as `data.labels.facts` makes it),
            search (of paths that evolved; see `report.search`)
   summary  names, matrix, before, metrics (see `metrics.summarise`),
-           overlap {names, matrix}, seconds_in_all, verified {ok, tasks},
+           overlap {names, matrix}, seconds_in_all, busy, verified {ok, tasks},
            identity, streams, mixed (see `report.inference`), segments (see
            `evaluation.transparency`)
 
@@ -101,7 +101,8 @@ def table(records: list[dict], summary: dict):
            for row in (summary.get('metrics') or [])
            if row['name'] in _TOLD]
   if _in_all(summary) is not None:
-    lines.append(f'{rows_lib.readable_seconds(_in_all(summary))} in all')
+    lines.append(f'{rows_lib.readable_seconds(_in_all(summary))} in all'
+                 f'{_busy(summary, "; the devices had work in")}')
   lines += inference_report.sentences(summary)
   lines += capacity_report.sentences(summary)
   lines += labels.sentences(records, _NOTES)
@@ -140,6 +141,12 @@ def _marked(row: dict) -> str:
 def _in_all(summary: dict) -> float | None:
   """Seconds of all starts."""
   return summary.get('seconds_in_all', summary.get('seconds'))
+
+
+def _busy(summary: dict, words: str) -> str:
+  share = summary.get('busy')
+  return '' if share is None else (
+      f'{words} {rows_lib.percent(share)} of the training time')
 
 
 def _title(run, records, summary):
@@ -204,5 +211,6 @@ def _cards(records, summary):
                   f'a network of its own: {rows_lib.readable_size(own)}'
                   if own else ''))
   if _in_all(summary) is not None:
-    cards.append((rows_lib.readable_seconds(_in_all(summary)), 'in all', ''))
+    cards.append((rows_lib.readable_seconds(_in_all(summary)), 'in all',
+                  _busy(summary, 'the devices had work in')))
   return cards

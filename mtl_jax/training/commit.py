@@ -41,11 +41,14 @@ class Trained(NamedTuple):
     entries: their number.
     validating: seconds of looks at validation images meanwhile, of all
       entries; they are no part of `seconds`.
+    busy: of `seconds`, those in which the devices had steps to work on; `None`
+      if that is not known.
   """
   recipe: optimizers.Recipe
   seconds: float
   entries: int = 1
   validating: float = 0.
+  busy: float | None = None
 
 
 class Given(NamedTuple):
@@ -272,9 +275,11 @@ def _facts(run, entry, impression, curve, trained) -> dict:
                         'dedicated': trees.nbytes(
                             run.backbone.params if impression.path is None else
                             impression.path.take(run.backbone.params))},
-      'seconds': {'train': round(trained.seconds / trained.entries, 4)} | (
-          {'validate': round(trained.validating / trained.entries, 4)}
-          if trained.validating else {}),
+      'seconds': {name: round(seconds / trained.entries, 4)
+                  for name, seconds in (
+                      ('train', trained.seconds), ('busy', trained.busy),
+                      ('validate', trained.validating or None))
+                  if seconds is not None},
       'basis': None} | phase.make_method().facts()
 
 

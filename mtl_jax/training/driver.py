@@ -22,8 +22,8 @@ class Driver(NamedTuple):
   Attributes:
     start: (shared) -> the state before the first step.
     place: (state) -> the same state on the devices.
-    advance: (shared, state, first step, count) -> (state, Metrics of
-      [entries, count] on the host).
+    advance: (shared, state, first step, count) -> (state, function that waits
+      for the steps and gives their Metrics of [entries, count] on the host).
     whole: (state) -> what is saved; `place` takes it.
     member: (whole state, i) -> the `steps.State` of entry i.
     lower: (shapes of shared, count) -> the program of `advance`, lowered.

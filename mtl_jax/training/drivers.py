@@ -61,7 +61,8 @@ def _one(run, group, recipe) -> driver_lib.Driver:
         entry.route, run.backbone.params, shared, source, task, state,
         parallel.split_batch(index[0]))
     prepare(first + count, count)
-    return state, jax.tree.map(lambda x: x[None], parallel.to_host(measured))
+    return state, lambda: jax.tree.map(lambda x: x[None],
+                                       parallel.to_host(measured))
 
   def lower(shared, count):
     return functions.chunk.lower(
@@ -114,7 +115,7 @@ def _many(run, group, recipe) -> driver_lib.Driver:
         group[0].route, run.backbone.params, shared, source, tasks(), state,
         place(index))
     prepare(first + count, count)
-    return state, unpad(parallel.to_host(parallel.join_tasks(measured)))
+    return state, lambda: unpad(parallel.gather_tasks(measured))
 
   def whole(state):
     state = parallel.join_tasks(state)
@@ -176,7 +177,8 @@ def _together(run, group, recipe) -> driver_lib.Driver:
     state, measured = functions.chunk_together(
         routes, run.backbone.params, shared, sources, tasks, state,
         parallel.split_batch(index))
-    return state, jax.tree.map(np.transpose, parallel.to_host(measured))
+    return state, lambda: jax.tree.map(np.transpose,
+                                       parallel.to_host(measured))
 
   def lower(shared, count):
     return functions.chunk_together.lower(
@@ -236,9 +238,12 @@ def _rounds(run, group, recipe) -> driver_lib.Driver:
     task = np.repeat(order[None, first:stop], len(index), 0)
     state, measured = chunk(group[0].route, run.backbone.params, shared,
                             source, arrays, state, (task, index))
-    measured = parallel.to_host(measured)
-    _require_finite_rounds(group, order, first, measured.loss)
-    return state, jax.tree.map(lambda x: x.reshape(count, tasks_).T, measured)
+
+    def fetch():
+      found = parallel.to_host(measured)
+      _require_finite_rounds(group, order, first, found.loss)
+      return jax.tree.map(lambda x: x.reshape(count, tasks_).T, found)
+    return state, fetch
 
   def curves(values):
     flat = values.T.reshape(-1)

@@ -7,6 +7,7 @@ task exists once its folder has its final name.
 
 import dataclasses
 import time
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from mtl_jax.storage import impression_arrays
 from mtl_jax.training import commit
 from mtl_jax.training import drivers
 from mtl_jax.training import group_commit
+from mtl_jax.training import in_flight
 from mtl_jax.training import preparation as preparation_lib
 from mtl_jax.training import progress
 from mtl_jax.training import run as run_lib
@@ -58,75 +60,113 @@ def learn_group(run: run_lib.Run, group, unfinished,
   recipe, method = _recipe(run, group), group[0].phase.make_method()
   driver, course = drivers.make(run, group, recipe), validation.Course(
       run, group)
-  state, shared, curve, seconds = train_group(
-      run, group, recipe, driver, method, given.shared, course)
+  done, shared = train_group(run, group, recipe, driver, method, given.shared,
+                             course)
   given = given._replace(shared=shared)
-  curve = {name: driver.curves(values) for name, values in curve.items()}
+  curve = {name: driver.curves(values) for name, values in done.curve.items()}
   recipe = dataclasses.replace(recipe, steps=curve['loss'].shape[1])
   trained = commit.Trained(
-      recipe, seconds + time.perf_counter() - started - course.seconds,
-      len(group), course.total())
-  given = group_commit.commit(run, group, unfinished, driver, state, given,
-                              curve, trained, course.record)
+      recipe, done.seconds + time.perf_counter() - started - course.seconds,
+      len(group), course.total(), done.busy)
+  given = group_commit.commit(run, group, unfinished, driver, done.state,
+                              given, curve, trained, course.record)
   progress.remove(run.workdir, group[0].name)
   return given
 
 
+class Done(NamedTuple):
+  """How far a group's training has come.
+
+  Attributes:
+    state: as `driver.whole` gives it.
+    noted: what a watch knows, and the `shared` in use; {} if nothing.
+    curve: {'loss', 'accuracy'} float32 [entries, steps].
+    steps: that were made.
+    seconds: spent by earlier starts.
+    busy: of the devices, see `in_flight.Chunks`; `None` if unknown.
+  """
+  state: Any
+  noted: dict
+  curve: dict[str, np.ndarray]
+  steps: int = 0
+  seconds: float = 0.
+  busy: float | None = 0.
+
+
 def train_group(run: run_lib.Run, group, recipe, driver, method, shared,
-                course: validation.Course):
+                course: validation.Course) -> tuple[Done, dict]:
   """Runs the steps that are left, or fewer if a watch ends the training.
 
   `course` takes what is measured on the validation images meanwhile.
 
   Returns:
-    (state as `driver.member` takes it; `shared`, in which a watch may have
-    pruned; {'loss', 'accuracy'} float32 [entries, steps]; seconds spent before
-    this start).
+    (what was done, with the state as `driver.member` takes it; `shared`, in
+    which a watch may have pruned).
   """
-  name, phase = group[0].name, group[0].phase
-  curve = {key: np.zeros((len(group), 0), np.float32)
-           for key in ('loss', 'accuracy')}
-  state, watched = driver.start(shared), _watch(phase)
+  state, watched = driver.start(shared), _watch(group[0].phase)
   noted = {'memory': watched.start(state, shared)} if watched else {}
   if watched or method.abilities.per_group:
     # As what was trained used it, to the bit.
     noted['shared'] = shared
-  state, noted, curve, start, seconds = _restore(run, group, state, noted,
-                                                 curve, course)
-  run.advance(start * len(group), name)
-  state = driver.place(state)
-  shared = parallel.put(noted['shared']) if noted else shared
-  memory = noted['memory'] if watched else {'stop': False}
+  done = _restore(run, group, Done(state, noted, {
+      key: np.zeros((len(group), 0), np.float32)
+      for key in ('loss', 'accuracy')}), course)
+  run.advance(done.steps * len(group), group[0].name)
+  shared = parallel.put(done.noted['shared']) if noted else shared
   clock = progress.Clock(run.config.progress_seconds)
+  with in_flight.Chunks(done.busy) as chunks:
+    done, shared = _steps(run, group, recipe, driver, watched, shared, course,
+                          clock, chunks, done)
+  run.advance((recipe.steps - done.steps) * len(group), group[0].name)
+  state = driver.whole(done.state)
+  if group[0].phase.together:
+    # Its entries must come from one state, whatever a kill leaves undone.
+    _save(run, group, done._replace(
+        state=state, seconds=done.seconds + clock.total()), course)
+  if watched:
+    state, shared = watched.finish(done.noted['memory'], state, shared)
+  return done._replace(state=state), (
+      parallel.put(shared) if watched else shared)
+
+
+def _steps(run, group, recipe, driver, watched, shared, course, clock, chunks,
+           done: Done) -> tuple[Done, Any]:
+  """The steps after `done`, whose state is then on the devices."""
+  name, phase = group[0].name, group[0].phase
+  state, noted, curve, start, seconds, _ = done
+  state = driver.place(state)
+  memory = noted['memory'] if watched else {'stop': False}
   if course.due(start, last=False):
     course.measure(start, driver, shared, state)
   while start < recipe.steps and not memory['stop']:
     count = chunk_steps(run, phase, recipe, start)
-    state, measured = driver.advance(shared, state, start, count)
-    check_finite(group, measured.loss, start)
-    curve = {key: np.concatenate([curve[key], getattr(measured, key)], 1)
-             for key in curve}
+    state = chunks.give(start, driver.advance, shared, state, start, count)
     start += count
     run.advance(count * len(group), name)
-    if watched and start % _epoch(phase, recipe) == 0:
+    looks = bool(watched) and start % _epoch(phase, recipe) == 0
+    due = start == recipe.steps or clock.due()
+    curve = _taken(group, curve, chunks.take(
+        keep=0 if due or looks or course.due(start, due) else 1))
+    if looks:
       memory, state, shared = look(run, group, driver, watched, memory,
                                    state, shared)
       noted = {'memory': memory, 'shared': shared}
     ended = start == recipe.steps or memory['stop']
     if course.due(start, ended):
       course.measure(start, driver, shared, state)
-    if not ended and clock.due():
-      _save(run, group, driver.whole(state), noted, curve, start,
-            seconds + clock.total(), course)
-  run.advance((recipe.steps - start) * len(group), name)
-  state = driver.whole(state)
-  if phase.together:
-    # Its entries must come from one state, whatever a kill leaves undone.
-    _save(run, group, state, noted, curve, start, seconds + clock.total(),
-          course)
-  if watched:
-    state, shared = watched.finish(memory, state, shared)
-  return state, parallel.put(shared) if watched else shared, curve, seconds
+    if due and not ended:
+      _save(run, group, Done(driver.whole(state), noted, curve, start,
+                             seconds + clock.total(), chunks.busy), course)
+  return Done(state, noted, curve, start, seconds, chunks.busy), shared
+
+
+def _taken(group, curve, found: list[in_flight.Measured]) -> dict:
+  """A curve with what was measured after it."""
+  for start, measured in found:
+    check_finite(group, measured.loss, start)
+    curve = {key: np.concatenate([curve[key], getattr(measured, key)], 1)
+             for key in curve}
+  return curve
 
 
 def chunk_steps(run: run_lib.Run, phase: config_lib.Phase,
@@ -177,37 +217,39 @@ def check_finite(group, loss: np.ndarray, start: int) -> None:
         'lower the learning rate, or look at the images of this task')
 
 
-def _save(run: run_lib.Run, group, state, noted, curve, start: int,
-          seconds: float, course: validation.Course) -> None:
+def _save(run: run_lib.Run, group, done: Done,
+          course: validation.Course) -> None:
   """Saves mid-task progress under its step."""
   arrays = impression_arrays.tree_to_arrays(_parts(
-      state, noted, curve, course.values if course.every else {}))
-  progress.save(run.workdir, group[0].name, start, arrays, {
-      'step': start, 'seconds': seconds - course.seconds,
+      done, course.values if course.every else {}))
+  progress.save(run.workdir, group[0].name, done.steps, arrays, {
+      'step': done.steps, 'seconds': done.seconds - course.seconds,
+      'busy': done.busy,
       'backbone': run.backbone.recipe['fingerprint']} | course.saved(),
                 run.defined_in(group[0].phase))
 
 
-def _parts(state, noted, curve, validated) -> dict:
+def _parts(done: Done, validated) -> dict:
   """What progress holds, by name."""
-  return {'state': state, 'curve': curve} | (
-      {'noted': noted} if noted else {}) | (
+  return {'state': done.state, 'curve': done.curve} | (
+      {'noted': done.noted} if done.noted else {}) | (
           {'validated': validated} if validated else {})
 
 
-def _restore(run: run_lib.Run, group, state, noted, curve,
-             course: validation.Course):
+def _restore(run: run_lib.Run, group, done: Done,
+             course: validation.Course) -> Done:
   """The newest saved progress of a group, or what was given."""
   found = progress.newest(run.workdir, group[0].name,
                           run.defined_in(group[0].phase))
   if found is None:
-    return state, noted, curve, 0, 0.
+    return done
   arrays, metadata = found
   start = metadata['step']
-  curve = {key: np.zeros((value.shape[0], start), np.float32)
-           for key, value in curve.items()}
+  done = done._replace(curve={
+      key: np.zeros((value.shape[0], start), np.float32)
+      for key, value in done.curve.items()})
   restored = impression_arrays.arrays_to_tree(arrays, _parts(
-      state, noted, curve, course.template(metadata)))
+      done, course.template(metadata)))
   course.restore(restored.get('validated', {}), metadata)
-  return (restored['state'], restored.get('noted', {}), restored['curve'],
-          start, metadata['seconds'])
+  return Done(restored['state'], restored.get('noted', {}), restored['curve'],
+              start, metadata['seconds'], metadata.get('busy'))

@@ -58,7 +58,7 @@ def make(run: run_lib.Run, group: list[plan.Entry],
         once('tasks', group, lambda group: place(parallel.stack_on_host(
             [run.data.on_host(entry) for entry in group]))), state, index)
     prepare(first + count, count)
-    return state, unpad(mesh.gather(measured))
+    return state, lambda: unpad(mesh.gather(measured))
 
   def lower(shared, count):
     state = jax.eval_shape(

@@ -75,7 +75,7 @@ def test_the_program_that_was_measured_is_the_one_that_trains(
   found = sizing.of_phase(run, phase, traced)
   assert len([name for name in compiled if '_fun' in name]) == 1, compiled
   compiled.clear()
-  driver.advance(shared, state, 0, 2)
+  driver.advance(shared, state, 0, 2)[1]()
   counting[0] = False
   assert not [name for name in compiled if '_fun' in name]
   images = sum(run.data.nbytes(run.suite.tasks[0], split)
