@@ -1,8 +1,8 @@
 """Learns the tasks of a config, one impression after another.
 
-Kill the process at any instant: the next start of the same command goes on
-and ends with the same bits, where XLA computes the same twice: on a CPU. A
-task exists once its folder has its final name.
+The process may be killed at any instant: the next start of the same command
+resumes the run. On a CPU, where XLA computes the same result twice, it ends
+with the same bits. A task is finished once its folder has its final name.
 """
 
 import dataclasses
@@ -74,14 +74,14 @@ def learn_group(run: run_lib.Run, group, unfinished,
 
 def train_group(run: run_lib.Run, group, recipe, driver, method, shared,
                 course: validation.Course):
-  """Runs the steps that are left, or fewer if a watch ends the training.
+  """Runs the remaining steps, or fewer if a watch ends the training.
 
-  `course` takes what is measured on the validation images meanwhile.
+  `course` collects what is measured on the validation images.
 
   Returns:
-    (state as `driver.member` takes it; `shared`, in which a watch may have
-    pruned; {'loss', 'accuracy'} float32 [entries, steps]; seconds spent before
-    this start).
+    (state for `driver.member`; `shared`, in which a watch may have pruned;
+    {'loss', 'accuracy'} float32 [entries, steps]; seconds that earlier starts
+    spent).
   """
   name, phase = group[0].name, group[0].phase
   curve = {key: np.zeros((len(group), 0), np.float32)
@@ -89,7 +89,7 @@ def train_group(run: run_lib.Run, group, recipe, driver, method, shared,
   state, watched = driver.start(shared), _watch(phase)
   noted = {'memory': watched.start(state, shared)} if watched else {}
   if watched or method.abilities.per_group:
-    # As what was trained used it, to the bit.
+    # Resumed training uses the same `shared`, to the bit.
     noted['shared'] = shared
   state, noted, curve, start, seconds = _restore(run, group, state, noted,
                                                  curve, course)
@@ -121,7 +121,8 @@ def train_group(run: run_lib.Run, group, recipe, driver, method, shared,
   run.advance((recipe.steps - start) * len(group), name)
   state = driver.whole(state)
   if phase.together:
-    # Its entries must come from one state, whatever a kill leaves undone.
+    # All entries must come from this state, even if a kill interrupts their
+    # commits.
     _save(run, group, state, noted, curve, start, seconds + clock.total(),
           course)
   if watched:
@@ -131,20 +132,20 @@ def train_group(run: run_lib.Run, group, recipe, driver, method, shared,
 
 def chunk_steps(run: run_lib.Run, phase: config_lib.Phase,
                 recipe: optimizers.Recipe, start: int) -> int:
-  """Steps of the compiled call that begins at step `start`."""
+  """Number of steps of the compiled call that begins at step `start`."""
   ends = [_epoch(phase, recipe), phase.validate_every]
   return min(run.config.chunk_steps, *(
       every - start % every for every in ends if every))
 
 
 def _epoch(phase, recipe) -> int:
-  """Steps after which a watch looks; all of them if there is none."""
+  """Steps between two looks of a watch; all steps if there is no watch."""
   return (recipe.steps // phase.training.epochs if _watch(phase)
           else recipe.steps)
 
 
 def _watch(phase: config_lib.Phase) -> watch.Watch | None:
-  """What looks at the validation splits after every epoch, if anything."""
+  """The watch that reads the validation splits after every epoch, or `None`."""
   own = phase.make_method().abilities.watch
   if own is not None:
     return own(phase.early_stop)
@@ -154,7 +155,7 @@ def _watch(phase: config_lib.Phase) -> watch.Watch | None:
 
 def look(run: run_lib.Run, group, driver, watched: watch.Watch, memory,
          state, shared) -> tuple:
-  """Measures the validation splits after an epoch and asks the watch."""
+  """Measures the validation splits after an epoch and calls the watch."""
   whole = driver.whole(state)
   scores = validation.measure(run, group, driver, shared, state)
   rated = [s.accuracy for s in scores if s.accuracy is not None]
@@ -167,7 +168,7 @@ def look(run: run_lib.Run, group, driver, watched: watch.Watch, memory,
 
 
 def check_finite(group, loss: np.ndarray, start: int) -> None:
-  """Raises FloatingPointError that names the task and the step."""
+  """Raises FloatingPointError with the task and the step of a bad loss."""
   bad = np.argwhere(~np.isfinite(loss))
   if len(bad):
     task, step = bad[np.argmin(bad[:, 1])]
@@ -179,7 +180,7 @@ def check_finite(group, loss: np.ndarray, start: int) -> None:
 
 def _save(run: run_lib.Run, group, state, noted, curve, start: int,
           seconds: float, course: validation.Course) -> None:
-  """Saves mid-task progress under its step."""
+  """Saves mid-task progress, named by its step."""
   arrays = impression_arrays.tree_to_arrays(_parts(
       state, noted, curve, course.values if course.every else {}))
   progress.save(run.workdir, group[0].name, start, arrays, {
@@ -189,7 +190,7 @@ def _save(run: run_lib.Run, group, state, noted, curve, start: int,
 
 
 def _parts(state, noted, curve, validated) -> dict:
-  """What progress holds, by name."""
+  """The parts of a progress checkpoint, by name."""
   return {'state': state, 'curve': curve} | (
       {'noted': noted} if noted else {}) | (
           {'validated': validated} if validated else {})
@@ -197,7 +198,7 @@ def _parts(state, noted, curve, validated) -> dict:
 
 def _restore(run: run_lib.Run, group, state, noted, curve,
              course: validation.Course):
-  """The newest saved progress of a group, or what was given."""
+  """The newest saved progress of a group, or the given start."""
   found = progress.newest(run.workdir, group[0].name,
                           run.defined_in(group[0].phase))
   if found is None:
