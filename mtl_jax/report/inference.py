@@ -37,9 +37,9 @@ def sentences(summary: dict) -> list[str]:
   found = []
   for row in rows(summary):
     found.append(
-        f'{row["name"]}: the task, inferred ({row["rule"]}) from '
-        f'{row["images"]} images, is right in {row["identified"]} of the '
-        f'batches with {trees.counted(row["tasks"], "task")}; accuracy: '
+        f'{row["name"]}: task inferred ({row["rule"]}) from {row["images"]} '
+        f'images, {trees.counted(row["tasks"], "task")}: {row["identified"]} '
+        'of the inferences are right; accuracy '
         f'{row["GG"]} if the task is given, {row["GNs"]} if it is inferred, '
         f'{row["GNu"]} if task and class must both be right')
   for line in summary.get('streams') or []:

@@ -46,7 +46,7 @@ def test_a_stream_says_how_many_masks_it_made(returned, said):
 def test_a_mixed_batch_says_how_far_it_is_from_calls_task_by_task():
   text, = inference_report.sentences({'mixed': {
       'rows': 160, 'tasks': 20, 'accuracy': .5, 'difference': 2e-6}})
-  assert '160 rows of 20 tasks' in text and '50.00 % right' in text
+  assert '160 rows of 20 tasks' in text and 'accuracy 50.00 %' in text
   assert text.endswith('task by task 2e-06')  # one timing would say nothing
 
 
