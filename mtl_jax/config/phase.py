@@ -198,9 +198,9 @@ def _check_ability(phase: Phase) -> None:
                      'leaves masks and nothing between tasks (supsup without '
                      'transfer): no tasks_at_once or repeats')
   if phase.together == 'joint' and not (able.members or able.banks):
-    raise ValueError(f'{phase.method} knows no members, so that tasks trained '
-                     'together would all be one; leave out together, or take '
-                     'the method joint')
+    raise ValueError(f'{phase.method} does not support members, so tasks '
+                     'trained together would all get the same network; leave '
+                     'out together, or take the method joint')
   if phase.rounds is not None and able.banks is None:
     raise ValueError(f'the method {phase.method} cannot train in rounds; part '
                      'can')

@@ -75,7 +75,7 @@ def route_of(task: suites.Task, loss: str = 'softmax') -> methods.Route:
 
   Args:
     task: what is learned.
-    loss: of a classification; a regression has its own.
+    loss: loss of a classification; a regression has its own.
   """
   rest = task.transforms[len(once(task.transforms)):]
   return methods.Route(task.classes, transforms.kinds(rest),

@@ -234,7 +234,7 @@ def check_later(now: Options, before) -> None:
     if getattr(now, name) != getattr(then, name):
       raise ValueError(
           f'{name} is {getattr(now, name)!r} but was {getattr(then, name)!r}; '
-          'paths of both groups are drawn in one row, so that it must stay')
+          'both groups draw their paths from one sequence; give the old value')
   for where, group in (('the earlier', then), ('the later', now)):
     if group.copies:
       raise ValueError(f'{where} group has copies=True: its modules are its '

@@ -145,8 +145,8 @@ def _of_masks(stored: Sequence[StoredTask], how: str) -> _Made:
       s.method.abilities.needs_earlier for s in stored):
     kinds = ', '.join(f'{s.name} ({s.metadata["method"]["name"]})'
                       for s in stored)
-    raise ValueError(f'a{"n" if how[0] == "i" else ""} {how} is of masks, but '
-                     f'not all of these left masks alone: {kinds}; take '
+    raise ValueError(f'how={how!r} needs tasks that left only masks, but not '
+                     f'all of these did: {kinds}; take '
                      "how='combination'")
   made = functools.reduce(_OF_MASKS[how], [s.impression.masks for s in stored])
   empty = [leaf for leaf, m in trees.flatten(made).items()
@@ -249,8 +249,8 @@ def _lost(system: system_lib.System, merged: StoredTask, stored: StoredTask,
     after = np.asarray(system.outputs(merged._replace(
         transforms=stored.transforms, parameters=stored.parameters), x))
     same = int(np.sum(before.argmax(1) == after.argmax(1)))
-    said.append(f'{len(x) - same} of {len(x)} answers on its probe are others '
-                f'than before (outputs by up to '
+    said.append(f'{len(x) - same} of {len(x)} predictions on its probe have '
+                f'changed (outputs by up to '
                 f'{np.max(np.abs(before - after)):.3g})')
   kept, own = merged.impression.masks, stored.impression.masks
   if kept is not None and own is not None:
@@ -258,10 +258,10 @@ def _lost(system: system_lib.System, merged: StoredTask, stored: StoredTask,
         *map(jax.tree.leaves, (own, kept))))
     new = sum(int(np.sum(k & ~m)) for m, k in zip(
         *map(jax.tree.leaves, (own, kept))))
-    said.append(f', {gone:,} of its weights are gone and {new:,} of others '
-                'have come')
+    said.append(f', {gone:,} of its weights are gone and {new:,} weights of '
+                'other tasks were added')
   if stored.transforms != first.transforms:
-    said.append(f', its own transforms give way to those of {first.name}')
+    said.append(f', its transforms are replaced by those of {first.name}')
   if stored.impression.stats:
     said.append(', its norm statistics are averaged')
   return ''.join(said)

@@ -152,7 +152,7 @@ def bare_backbone(system: stored_tasks.StoredTasks,
   if len(found) > 1:
     (one, a), (other, b) = list(found.items())[:2]
     raise ValueError(
-        f'None is the backbone behind what all tasks have in common, but '
+        f'None needs transforms that all tasks have in common, but '
         f'{a} has {transforms.to_json(one)} and {b} '
         f'{transforms.to_json(other)}; name a task for every row')
   common, = found
