@@ -9,12 +9,12 @@ batches of 128 for each task (2.3 epochs), on one signed-constant backbone. The
 basis of ImpressLearn's `heterogeneous` rows comes from tasks 0 to 19.
 
 Published recipes: SupSup (RMSProp 1e-4; sparse masks: edge-popup by |score|,
-eps 16), BatchE (Adam 1e-4, vectors 1e-2), PSP (RMSProp 1e-4), all of SupSup's
-code; subnetworks (Adam 1e-3), of theirs. Fine-tuning as PSP. ImpressLearn:
-Adam 0.1, cosine, the head's mask 0.003, five blocks a layer (chosen on
-validation, see experiments/impresslearn/README.md). `grid` tries RATES for what
-has no recipe, on tasks 30 to 32, that no table reports; CHOSEN has what the
-validation images of PermutedMNIST say, for both suites.
+eps 16), BatchE (Adam 1e-4, vectors 1e-2), PSP (RMSProp 1e-4), all from SupSup's
+code; subnetworks (Adam 1e-3), from the authors' code. Fine-tuning: as PSP.
+ImpressLearn: Adam 0.1, cosine, the head's mask 0.003, five blocks per layer
+(chosen on validation, see experiments/impresslearn/README.md). `grid` tries
+RATES for methods without a recipe, on tasks 30 to 32, which no table reports;
+CHOSEN was chosen on the validation images of PermutedMNIST, for both suites.
 
 Hardware: one core of an AMD EPYC.
 Minutes: `permuted,grid` 4; `permuted` 6 to 25, with other work beside it;

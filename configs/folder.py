@@ -1,14 +1,15 @@
-"""Images of your own in a folder, one sub-folder per class: a first supermask.
+"""Your own images in a folder, one sub-folder per class: a first supermask.
 
     python -m mtl_jax run --config=folder:PATH --workdir=DIR
 
 PATH/CLASS/IMAGE.png, or PATH/train/CLASS/IMAGE.png with valid/ and test/ beside
-it. Several folders, with commas between them, are as many tasks on one
-backbone: --config=folder:birds=PATH,signs=OTHER. Then, what new images show:
+train/. Several folders, separated by commas, become several tasks on one
+backbone: --config=folder:birds=PATH,signs=OTHER. To classify new images:
 
     python -m mtl_jax predict --workdir=DIR NEW/*.png --output=answers.csv
 
-Pictures are made 32x32x3; --config.suite.image_shape='(64, 64, 3)' sees more.
+Images are resized to 32x32x3; --config.suite.image_shape='(64, 64, 3)' keeps
+more detail.
 With fewer than about 40 images give --config.phases.masks.batch_size=8.
 
 Hardware: 2 CPU cores.

@@ -4,7 +4,7 @@
         --workdir=DIR
     python experiments/hopsupsup/evaluate.py --workdir=DIR --split=test
 
-The second command keeps the masks in a Hopfield network and recovers them
+The second command stores the masks in a Hopfield network and recovers them
 for images of unknown task (SupSup, arXiv 2006.14769, section 3.5). Published
 recipe (official code): one epoch per task of batches of 128, SGD 0.1 with
 momentum 0.9 and weight decay 1e-4, ten outputs, one per digit.

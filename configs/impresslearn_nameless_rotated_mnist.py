@@ -1,14 +1,14 @@
-"""ImpressLearn when nobody names the task: RotatedMNIST, LeNet-300-100.
+"""ImpressLearn without task names: RotatedMNIST, LeNet-300-100.
 
     python -m mtl_jax.main \\
         --config=configs/impresslearn_nameless_rotated_mnist.py --workdir=DIR
 
 The published text says that ImpressLearn works unchanged without task names
-but not how. Two readings of ours: (a) one set of coefficients for the pooled
-images of ten unseen tasks, so that nothing need be inferred; (b) coefficients
+but not how. We test two readings: (a) one set of coefficients for the pooled
+images of ten unseen tasks, so that no task is inferred; (b) coefficients
 for each task, and SupSup's inference with the gradient with respect to the
-coefficients. Beside them the same with masks: one pooled, and one per task.
-100 outputs, for inference needs superfluous ones.
+coefficients. For comparison, the same with masks: one pooled, and one per task.
+There are 100 outputs, as inference needs superfluous ones.
 
 Hardware: one core of an AMD EPYC.
 Minutes: at least 6.5.

@@ -5,14 +5,14 @@
 
 Tasks 0-99 leave a supermask each (heterogeneous basis), task 0 leaves 100 with
 different seeds (homogeneous), and random masks need no training. Tasks 100-109
-then learn coefficients over the first K masks of each basis, beside supermasks
-of their own. Masks: SupSup's recipe. Coefficients: Adam, 0.1, cosine, chosen
-on validation images of tasks 100-102 at K=40, seed 0; the paper's own values
-were not found.
+then learn coefficients over the first K masks of each basis and, for
+comparison, a supermask each. Masks: SupSup's recipe. Coefficients: Adam, 0.1,
+cosine, chosen on validation images of tasks 100-102 at K=40, seed 0; the
+paper's own values were not found.
 
-`:blocks` has random masks alone, with a mask of its own for the head, with a
+`:blocks` uses random masks only, with a separate mask for the head, with a
 coefficient for each of several blocks of a layer's units (ours), and with both;
-`:blocks,grid` tries rates and shapes of these on tasks 110 to 112, that no
+`:blocks,grid` tries rates and shapes of these on tasks 110 to 112, which no
 table reports. Forty masks with both are in configs/comparison.py.
 
 Hardware: one core of an AMD EPYC.

@@ -3,18 +3,18 @@
     python -m mtl_jax.main --config=configs/impresslearn_rotated_mnist.py \\
         --workdir=DIR
 
-The circle is cut in 120 angles of 3 degrees, taken in a fixed random order.
+The circle is divided into 120 angles of 3 degrees in a fixed random order.
 Tasks 0-99 leave a supermask each (heterogeneous basis), task 0 leaves 100 with
 different seeds (homogeneous), and random masks need no training. Tasks 100-109
-then learn coefficients over the first K masks of each basis, beside supermasks
-of their own. Masks: SupSup's recipe. Coefficients: Adam, 0.1, cosine, chosen
-on validation images of PermutedMNIST (see that config); the paper's own
-values were not found.
+then learn coefficients over the first K masks of each basis and, for
+comparison, a supermask each. Masks: SupSup's recipe. Coefficients: Adam, 0.1,
+cosine, chosen on validation images of PermutedMNIST (see that config); the
+paper's own values were not found.
 
-With that one rate more masks do not help beyond K = 20, although the smaller
-solution lies inside the larger. `:grid` therefore tries RATES for K = 20, 40
-and 100 on three angles that no table reports (validation images decide), and
-`:chosen` makes the ten unseen tasks with the CHOSEN one for each K.
+With this one rate, more masks do not help beyond K = 20, although a solution
+for fewer masks is also one for more. `:grid` therefore tries RATES for K = 20,
+40 and 100 on three angles that no table reports (validation images decide), and
+`:chosen` learns the ten unseen tasks with the CHOSEN rate for each K.
 
 Hardware: one core of an AMD EPYC.
 Minutes: at least 74. `:grid` and `:chosen`: not run.

@@ -8,16 +8,16 @@ before the paper: Adam 0.02, cosine over 150 epochs, batch 64, weight decay
 0.01, penalty 0.005 (|alpha|_1 - 1)^2; homogeneous basis: 0.005; hybrid head:
 0.008.
 
-`:after_supsup` goes on in the workdir of supsup_split_cifar100.py: the masks of
-its first 15 tasks are the basis, and those of its last 5, which are unseen
-then, what the coefficients are held against:
+`:after_supsup` continues in the workdir of supsup_split_cifar100.py: the masks
+of its first 15 tasks are the basis. The masks of its last 5 tasks, which are
+unseen then, are compared with the coefficients:
 
     ... --config=configs/impresslearn_split_cifar100.py:after_supsup \\
         --workdir=DIR OF supsup_split_cifar100.py
 
 `:after_supsup,short` does so after supsup_split_cifar100.py:short: masks of 12
-epochs, coefficients of 6. Its `blocks_head` is ours: an own mask for the head,
-and a coefficient for each basis mask, layer and third of a layer's outputs.
+epochs, coefficients of 6. Its `blocks_head` is ours: a separate head mask, and
+a coefficient for each basis mask, layer and third of a layer's outputs.
 
 Hardware: `:after_supsup,short` one core of an Intel Xeon; the others: not run.
 Minutes: `:after_supsup,short` 22, after 123 of the masks; the others: not run.

@@ -1,4 +1,4 @@
-"""mu2Net on characters: six sets in a row, twice, then a stranger.
+"""mu2Net on characters: six sets in a row, twice, then Fashion-MNIST.
 
     python -m mtl_jax.main --config=configs/munet_characters.py --workdir=DIR
     python -m mtl_jax.main --config=configs/munet_characters.py:four ...
@@ -6,17 +6,17 @@
 
 ViT-Ti/16 of 3 layers at 32 x 32 pixels. The root is that of
 configs/munet_root.py (runs/munet_root.safetensors). MNIST, KMNIST, Omniglot and
-CMATERdb x 3 with mu2Net's splits, but Omniglot, whose official
-validation and test images are all in its training split, keeps 16, 2 and 2
-drawings of each character; `leaking` runs its official splits alone, for
-comparison; `four` takes Telugu alone of CMATERdb's three. Fashion-MNIST comes
-afterwards as a task unlike all others.
+CMATERdb x 3 have mu2Net's splits, except Omniglot, whose official
+validation and test images are all in its training split: it has 16, 2 and 2
+drawings of each character. `leaking` runs its official splits alone, for
+comparison. `four` takes only Telugu of CMATERdb's three sets. Fashion-MNIST
+comes last, as a task unlike all others.
 
-The space is that of the published ViT-L runs, but for mirroring (never: it
+The space is that of the published ViT-L runs, except for mirroring (never: it
 makes other characters) and crops (at least half of the image), chosen before
 any run. A task and iteration get 4 generations of 4 children of 2 x 20 steps
-of 256: the controls get the same number of steps, of both iterations, as four
-repeats from the root, of which the best on validation counts.
+of 256. The controls get the same number of steps, those of both iterations, as
+four repeats from the root, of which the best on validation counts.
 
 Hardware: one core of an AMD EPYC.
 Minutes: `:four` at least 141; `:leaking` 6.0; six sets: not run.

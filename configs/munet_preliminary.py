@@ -8,8 +8,8 @@ the last one private, so that no other task inherits from it. The root is a
 randomly initialised ViT-Ti/16 without any encoder block; up to three may grow.
 32 x 32 pixels, batch 512, two iterations of 4 generations of 8 children, each
 validated 4 times; score = validation accuracy. Official splits: 7, 14 and 3 of
-the test images are also in the training or validation split; the run says so,
-and --config.suite.drop_shared=True leaves them out there.
+the test images are also in the training or validation split. The run says so,
+and --config.suite.drop_shared=True leaves them out of training and validation.
 
 Hardware: not run.
 Minutes: not run.

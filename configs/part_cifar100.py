@@ -7,16 +7,17 @@ nine levels of M = 12 modules, N = 4 on a path, 132,038,244 weights; 60 epochs
 of batches of 16, batch-sets of 10, an Adam of 1e-3 per task, halved at epochs
 20, 30 and 40; its classes and its paths.
 
-What differs: labels are looked up in a table (the official code merges classes
+Differences: labels are looked up in a table (the official code merges classes
 by accident), norm statistics belong to each task
-(--config.phases.part.options.norm=shared mixes them, as published), about
-4,500 training images a task instead of 5,000 (the rest is validation; an epoch
-is the first task's whole batches, for all), and no random perspective beside
-crop and flip. Batch-sets run on across the ends of epochs (officially an epoch
-ends in a short round), and running variances are the biased ones. Means and
-deviations are the official ones, CIFAR-10's also for CIFAR-100.
+(--config.phases.part.options.norm=shared shares them, as published), about
+4,500 training images per task instead of 5,000 (the rest is validation; the
+first task's whole batches make an epoch for all), and no random perspective in
+addition to crop and flip. Batch-sets continue across the ends of epochs
+(officially an epoch ends in a short round), and running variances are the
+biased ones. Means and deviations are the official ones, CIFAR-10's also for
+CIFAR-100.
 
-The real run waits for data and an accelerator: some 6 x 10^16 multiply-adds.
+The real run needs data and an accelerator: some 6 x 10^16 multiply-adds.
 
 Hardware: not run.
 Minutes: not run.

@@ -7,10 +7,10 @@ nine levels of M = 15 modules, N = 4 on a path, 165,040,110 weights; its five
 pairs of CIFAR-10's classes, five groups of CIFAR-100's, means, deviations and
 paths, 60 epochs of batches of 16, batch-sets of 10.
 
-What differs is what part_cifar100.py says, with about 9,000 training images a
-task.
+The differences are those of part_cifar100.py, with about 9,000 training images
+per task.
 
-The real run waits for data and an accelerator.
+The real run needs data and an accelerator.
 
 Hardware: not run.
 Minutes: not run.

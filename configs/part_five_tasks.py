@@ -6,9 +6,9 @@
 MNIST, Fashion-MNIST, KMNIST, Bangla digits (CMATERdb) and Omniglot's 50
 alphabets (divided within each character: 16, 2 and 2 of its 20 drawings); nine
 levels of M = 8 modules, N = 2 on a path, at 1/16 of the published width. The
-number behind the colon is PaRT's test case (0 to 4): its path seed. With a
-second number (:0,4) levels have so many modules, more tasks share each of
-them, and `part` and `single` alone are made.
+number after the colon is PaRT's test case (0 to 4): its path seed. A second
+number (:0,4) sets the number of modules per level, so that more tasks share
+each of them; then only `part` and `single` are made.
 
 Every row sees the same batches from the same initial weights:
 
@@ -19,8 +19,8 @@ Every row sees the same batches from the same initial weights:
   hard_sharing  one path for all tasks
   sequential    the tasks one after another, nothing frozen
 
-Paknezhad et al. 2022, https://arxiv.org/abs/2201.09534; no accuracy of the
-paper is known to us, and these are not its tasks.
+Paknezhad et al. 2022, https://arxiv.org/abs/2201.09534; we know no accuracy of
+the paper, and these are not its tasks.
 
 Hardware: one core of an AMD EPYC.
 Minutes: 46; with 4 modules a level (`:0,4`) 24.

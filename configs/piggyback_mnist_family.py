@@ -10,15 +10,16 @@
         --workdir=DIR
 
 A small CNN with batch norm (106,018 weights) learns MNIST. Fashion-MNIST,
-KMNIST and Bangla digits (CMATERdb) then mask its weights: one bit each, by
-scores that start at 1e-2 and keep what is at least 5e-3, as in Mallya et al.
-2018 (https://arxiv.org/abs/1801.06519), with a dense head and norm statistics
-of each task's own. Beside them full fine-tuning and a linear probe from the
-same network; `:random` has all three on the network as it was drawn.
+KMNIST and Bangla digits (CMATERdb) then mask its weights with one bit each:
+scores start at 1e-2, and a weight is kept if its score is at least 5e-3, as in
+Mallya et al. 2018 (https://arxiv.org/abs/1801.06519). Each task has its own
+dense head and norm statistics. For comparison, there are full fine-tuning and a
+linear probe of the same network; `:random` has all three on the randomly
+initialised network.
 
 300 batches of 64 for each task: a third of an epoch of the two large sets, and
 four to five of Bangla's few thousand images. The paper trains 30 epochs, with
-networks of 20 to 140 million weights; no accuracy of it is comparable.
+networks of 20 to 140 million weights; its accuracies are not comparable.
 
 Hardware: one core of an Intel Xeon.
 Minutes: `:root` 10.5, masks 16.5, `:random` 15.6, with about thirty other

@@ -1,7 +1,7 @@
 """Twenty permuted-digits tasks on one random network that never changes.
 
 Ten tasks leave a supermask each. Ten unseen tasks then leave 30 coefficients
-each, over those ten masks, beside supermasks of their own for comparison.
+each over those ten masks and, for comparison, a supermask each.
 
     python -m mtl_jax.main --config=configs/quickstart.py --workdir=DIR
 

@@ -8,8 +8,8 @@
 The convolutional network of arXiv 2207.08821's code, p = 80, scores from 1,000
 images. `split`: classes {1, 5, 7, 8, 9} and {0, 2, 3, 4, 6} as two tasks.
 `ensemble`: five subnetworks of the whole task, their softmax outputs summed;
-all five are sparse (in the official runs the fifth was dense). With `:small`
-after a comma the network has 8-8-16-16 channels and pools of stride 2, for a
+all five are sparse (in the official runs the fifth was dense). With `,small`
+added, the network has 8-8-16-16 channels and pools of stride 2, for a
 machine without an accelerator.
 
 Hardware: one NVIDIA H200; `:small` one core of an AMD EPYC.

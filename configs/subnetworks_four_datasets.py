@@ -3,10 +3,11 @@
     python -m mtl_jax.main --config=configs/subnetworks_four_datasets.py \\
         --workdir=DIR
 
-Each task gets a fifth of every layer of 784-6x1000 when it comes; nothing that
-an earlier task owns is touched. `sharing` (PackNet's rule) lets later tasks use
-earlier weights; `dense` is a network for each; `finetune` shows what a dense
-network forgets that goes from task to task. Recipe of arXiv 2207.08821's code.
+Each task gets a fifth of every layer of 784-6x1000 when it comes; weights that
+an earlier task owns are not changed. `sharing` (PackNet's rule) lets later
+tasks use earlier weights; `dense` is a network for each task; `finetune` shows
+the forgetting of a dense network that is fine-tuned from task to task. Recipe
+of arXiv 2207.08821's code.
 
 Hardware: not run.
 Minutes: not run.

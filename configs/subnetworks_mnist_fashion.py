@@ -9,13 +9,13 @@
 The first network of arXiv 2207.08821's code: 784-6x1000-10, each task keeps
 the tenth of every layer's weights with the largest |gradient| at the start
 (p = 90). `conv` is its second (E2): convolutions 32-32-64-64, dense 256-256,
-p = 80, scores from 10,000 images; its pools have a stride of 1, and with
-`strided` of 2, which is a third of the work, for a machine without an
+p = 80, scores from 10,000 images. Its pools have stride 1, and with `strided`
+stride 2, which is a third of the work, for a machine without an
 accelerator. Adam 1e-3, batch 512, at most 100 epochs, early stopping (min_delta
 0.01, patience 3) on the summed validation loss; pixels in [0, 1], kernels from
-a normal distribution of 0.05. Biases and heads
-are the task's own and whole (the official code prunes them too), and
-validation is our 5,000 images instead of 20 %.
+a normal distribution of 0.05. Biases and heads belong to the task and are not
+pruned (the official code prunes them too), and validation is our 5,000 images
+instead of 20 %.
 
 `dense` is a dedicated network per task. `controls` has the others: each
 subnetwork alone, in sequence, with sharing, one dense network for both tasks,

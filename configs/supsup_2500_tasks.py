@@ -5,14 +5,14 @@
 
 500 outputs, threshold masks, RMSProp 1e-4, 1000 batches of 128 per task (code
 of arXiv 2006.14769). The task is inferred from one image of a test batch and
-one gradient; 2 test batches that every task draws for itself, because every
-inference is compared with every task. Two tasks train at once, one on each
-device. On CPU `--cpu_devices=2` makes two; elsewhere a multiple of the number
-of devices keeps all of them busy.
+one gradient. Every task draws only 2 test batches, because every inference is
+compared with every task. Two tasks are trained at once, one on each
+device. On CPU, `--cpu_devices=2` makes two devices; elsewhere, a multiple of
+the number of devices keeps all of them busy.
 
 Hardware: two cores of an AMD EPYC.
 Minutes: at least 119.
-Accuracy: 93.5 %, and all 2,500 tasks inferred rightly (1 seed).
+Accuracy: 93.5 %, and all 2,500 tasks inferred correctly (1 seed).
 Results: experiments/identity/README.md
 """
 

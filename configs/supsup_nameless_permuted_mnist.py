@@ -1,13 +1,13 @@
-"""SupSup's NNs on PermutedMNIST: 100 tasks in a row, and none has a name.
+"""SupSup's NNs on PermutedMNIST: a stream of 100 tasks without names.
 
     python -m mtl_jax.main \\
         --config=configs/supsup_nameless_permuted_mnist.py --workdir=DIR
 
-Every 100 batches one gradient decides whether a known mask fits or a new one
+Every 100 batches, one gradient decides whether a known mask fits or a new one
 is needed (arXiv 2006.14769, section 3.4 and its code). LeNet-300-100 with 500
-outputs, RMSProp 1e-4, 1000 batches of 128 per task. The row of tasks comes
-twice: on its return every task should be recognised, and no mask is trained but
-the newest, which is committed last.
+outputs, RMSProp 1e-4, 1000 batches of 128 per task. The tasks come twice: the
+second time every task should be recognised, and only the newest mask is
+trained, which is committed last.
 
 Hardware: one core of an AMD EPYC.
 Minutes: 12.

@@ -4,8 +4,9 @@
         --workdir=DIR
 
 Published recipe (code of arXiv 2006.14769): threshold masks, RMSProp 1e-4,
-1000 batches of 128 per task. Images turn bilinearly; the official code takes
-the nearest pixel: config.suite.interpolation = 'nearest'. `reranked` is ours.
+1000 batches of 128 per task. Images are rotated bilinearly; the official code
+takes the nearest pixel: config.suite.interpolation = 'nearest'. `reranked` is
+ours.
 
 Hardware: one core of an AMD EPYC.
 Minutes: at least 42.

@@ -5,11 +5,12 @@
 
 Published recipe (code of arXiv 2006.14769): edge-popup with Erdos-Renyi
 budgets (eps 16), Adam 1e-3, cosine to 0 over 250 epochs, batch 128, weight
-decay 1e-4, random crop and flip; classes partitioned at random. Its "transfer":
---config.phases.supermasks.options.transfer=True. On an accelerator all tasks at
-once: --config.phases.supermasks.tasks_at_once=20.
+decay 1e-4, random crop and flip; classes partitioned at random. For its
+"transfer", give --config.phases.supermasks.options.transfer=True. On an
+accelerator, train all tasks at once:
+--config.phases.supermasks.tasks_at_once=20.
 
-`:short` is no published recipe: 12 epochs instead of 250, for a CPU.
+`:short` is not a published recipe: 12 epochs instead of 250, for a CPU.
 `:short,controls` trains a dense network for each task for as many epochs, and
 one network on all tasks in sequence.
 

@@ -1,8 +1,8 @@
 """PackNet (Mallya and Lazebnik 2018, arXiv 1711.05769): method and config.
 
-Tasks share one weight tree. Each trains the weights that are still free beside
-those of the tasks before it, which stay as they are; then the smallest of its
-own are pruned, and what is left is trained again. Heads belong to a task alone.
+Tasks share one weight tree. Each task trains the weights that are still free
+and also uses those of earlier tasks, unchanged. Then the smallest of its own
+weights are pruned, and the rest is trained again. Each task has its own head.
 
     python -m mtl_jax.main --config=examples/packnet.py --workdir=runs/packnet
     python -m mtl_jax.verify --workdir=runs/packnet \
@@ -27,7 +27,7 @@ def packnet(keep: float = .5, prune_after: int = 15,
   """A task keeps a fraction of the weights that are free.
 
   Args:
-    keep: of the free weights of every leaf.
+    keep: fraction of the free weights of every leaf.
     prune_after: epochs of training before the pruning; those after it retrain.
     head: patterns of a task's own leaves; all others make up the weight tree.
   """

@@ -1,10 +1,10 @@
 """Piggyback (Mallya et al. 2018, arXiv 1801.06519): method and config.
 
-A task leaves one bit for every weight of a network that is given: which of
-them it uses, found by thresholding real-valued scores. Its last layer is its
-own: `head='dense'`, which every method takes. Here the network given is what
-the first phase learned on the first task; with `given=None` it is the backbone
-itself, for example weights from a file.
+A task masks the weights of a given network, one bit for each, by thresholding
+real-valued scores. It has its own last layer: `head='dense'`, which every
+method takes. Here the given network is what the first phase learned on the
+first task; with `given=None` it is the backbone itself, for example weights
+from a file.
 
     python -m mtl_jax.main --config=examples/piggyback.py --workdir=runs/piggy
     python -m mtl_jax.verify --workdir=runs/piggy \

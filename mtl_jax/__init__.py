@@ -1,9 +1,9 @@
 """Many tasks in one network that is never changed.
 
 `import mtl_jax` loads the core (trees, masks, impressions) and needs jax
-alone. `mtl_jax.load(workdir)` reads what a run left, or one task's file.
+alone. `mtl_jax.load(workdir)` loads the tasks of a run, or one exported task.
 `mtl_jax.data`, `mtl_jax.methods` and `mtl_jax.models` are imported when they
-are first used; each has a `register` for what is your own.
+are first used; each has a function `register` for your own.
 """
 
 import importlib
@@ -34,28 +34,28 @@ def __dir__() -> list[str]:
 
 
 def load(path, plugins=None, **options) -> 'lifecycle.System':
-  """The system that a run left in a workdir, or that of one exported task.
+  """Loads the system of a workdir, or of one exported task.
 
   Args:
     path: the folder, or the file that `System.export` wrote.
-    plugins: a Python file, or several, that register what was used of your
-      own methods and models.
-    **options: of `mtl_jax.serving.system.load`.
+    plugins: a Python file, or several, that register your own methods and
+      models that the tasks use.
+    **options: options of `mtl_jax.serving.system.load`.
 
   Returns:
-    `mtl_jax.lifecycle.System`, which any number of threads may share.
+    `mtl_jax.lifecycle.System`; any number of threads may share it.
   """
   from mtl_jax import lifecycle
   return lifecycle.load(path, plugins, **options)
 
 
 def import_task(workdir, path, name=None):
-  """Puts the task of an exported file into a workdir; returns its name.
+  """Imports the task of an exported file into a workdir; returns its name.
 
   Args:
-    workdir: of a run on the same backbone, or a new folder.
-    path: the file.
-    name: under which it goes there; `None` keeps its own.
+    workdir: workdir of a run on the same backbone, or a new folder.
+    path: the exported file.
+    name: its new name; `None` keeps its own.
   """
   from mtl_jax.serving import artifact
   return artifact.import_task(workdir, path, name)

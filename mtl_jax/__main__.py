@@ -6,7 +6,7 @@ from mtl_jax import commands
 
 
 def main() -> int:
-  """What `mtl-jax` calls; returns the exit code."""
+  """The entry point of `mtl-jax`; returns the exit code."""
   return commands.main()
 
 

@@ -1,6 +1,6 @@
-"""What the leaves of scores and masks must be, and what is drawn for each.
+"""Checks the leaves of scores and masks, and draws random leaves.
 
-`masks` is the public face of this file.
+The public functions are in `masks`.
 """
 
 import zlib
@@ -22,7 +22,7 @@ Tree = aliases.Tree
 
 
 def rankable(scores: Scores) -> Scores:
-  """The scores, or an error about a leaf that has no order."""
+  """The scores; raises ValueError for a leaf that can't be ordered."""
   def check(name: str, s: Array | None) -> None:
     if s is None:
       return
@@ -30,7 +30,7 @@ def rankable(scores: Scores) -> Scores:
                                or jnp.issubdtype(s.dtype, jnp.integer)):
       raise ValueError(f'the scores of {name} are {s.dtype}; give floats or '
                        'integers')
-    # What isn't known here (a tracer, another process' part) has its rule.
+    # Unknown values (a tracer, another process's part) can't be checked here.
     if (jnp.issubdtype(s.dtype, jnp.floating)
         and not isinstance(s, jax.core.Tracer)
         and getattr(s, 'is_fully_addressable', True)
@@ -42,7 +42,7 @@ def rankable(scores: Scores) -> Scores:
 
 
 def kept(name: str, shape: Sequence[int], density: Any) -> int:
-  """round(density x size) of one leaf, refused outside [0, 1]."""
+  """round(density x size) for one leaf; the density must be in [0, 1]."""
   if isinstance(density, jax.core.Tracer):
     raise ValueError(f'the density of {name} is traced, but how many weights '
                      'are kept is static: pass it as a static argument')
@@ -55,7 +55,7 @@ def kept(name: str, shape: Sequence[int], density: Any) -> int:
 
 
 def per_leaf(density: float | Tree, like: Tree) -> Tree:
-  """A density for every leaf, from one for all or a tree of them."""
+  """A density for every leaf, from one number or from a tree of numbers."""
   if density is None or isinstance(density, (str, bytes, bool)):
     raise ValueError(f'density is {density!r}; give a number, or a tree of '
                      'numbers')
@@ -65,7 +65,7 @@ def per_leaf(density: float | Tree, like: Tree) -> Tree:
 
 
 def leaf_key(key: PRNGKey, name: str) -> PRNGKey:
-  """A key of its own for every leaf, independent of the other leaves."""
+  """A key for a leaf, independent of the other leaves."""
   kind = getattr(key, 'dtype', None)
   typed = kind is not None and jax.dtypes.issubdtype(
       kind, jax.dtypes.prng_key)
@@ -88,7 +88,7 @@ def draw(key: PRNGKey, name: str, shape: Sequence[int],
 
 def leafwise(f: Callable[[Array, Array], Array | None], a: Mask,
              b: Mask) -> Tree:
-  """`f` of the leaves of two masks, both bool and of one shape, by name."""
+  """Applies `f` leaf by leaf to two masks, bool and of equal shapes."""
   def leaf(name: str, x: Array | None, y: Array | None) -> Array | None:
     if x is None and y is None:
       return None
@@ -104,7 +104,7 @@ def leafwise(f: Callable[[Array, Array], Array | None], a: Mask,
 
 
 def require_bool(mask: Mask, what: str = 'a mask') -> Mask:
-  """The mask.
+  """The mask, after a check.
 
   Raises:
     ValueError: a leaf isn't an array of bools; names it.
@@ -118,7 +118,7 @@ def require_bool(mask: Mask, what: str = 'a mask') -> Mask:
 
 
 def require_leaves(mask: Mask) -> Mask:
-  """The mask, or an error if it covers nothing."""
+  """The mask; raises ValueError if it covers nothing."""
   if not jax.tree.leaves(mask):
     raise ValueError('the mask covers nothing: all its leaves are None; name '
                      'at least one leaf in the patterns')

@@ -1,10 +1,10 @@
 """The k largest entries of arrays, exactly, without sorting.
 
-A bracketing search over the floats' bit patterns counts how many entries lie
-above a bound: some 10 to 20 passes, where XLA's sort costs a hundred on CPU.
-On a GPU every round of such a search waits for the host. There the bits of
-all bounds are found two at a time, of all arrays and tasks in one pass: the
-number of passes is fixed, and few kernels run (`_digits`).
+A bracketing search over the floats' bit patterns counts the entries above a
+bound: some 10 to 20 passes, where XLA's sort costs a hundred on CPU. On a GPU,
+every round of such a search waits for the host. There, the bits of all bounds
+are found two at a time, for all arrays and tasks in one pass: the number of
+passes is fixed, and few kernels run (`_digits`).
 """
 
 import functools
@@ -22,7 +22,7 @@ def select(scores, k: int):
   Args:
     scores: array of any shape, of floats or integers, compared exactly. NaN
       is below -inf.
-    k: how many are kept, 0 to size; static.
+    k: number of entries to keep, 0 to size; static.
 
   >>> import jax.numpy as jnp
   >>> select(jnp.array([[3., 1.], [1., 1.]]), 2)
@@ -43,9 +43,9 @@ def select_all(scores: list, counts: list[int], form: str | None = None):
 
   Args:
     scores: arrays of any shapes.
-    counts: how many of each are kept; static.
-    form: 'searched', 'digits' or 'sorted'; `None` takes what is fastest on
-      the backend.
+    counts: number of entries to keep in each array; static.
+    form: 'searched', 'digits' or 'sorted'; `None` takes the fastest on the
+      backend.
 
   Returns:
     A list of boolean masks.
@@ -60,8 +60,8 @@ def select_all(scores: list, counts: list[int], form: str | None = None):
   return [_sorted(_order_keys(s), k) for s, k in zip(scores, counts)]
 
 
-WIDTH = 1024  # entries whose counts are added up at first
-BITS = 2  # of a bound, found in one pass
+WIDTH = 1024  # entries whose counts are added first
+BITS = 2  # bits of a bound that are found in one pass
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -82,7 +82,7 @@ def _digits(scores, counts):
                   ^ flipped for s in scores])
   bound = _bounds(keys, owner, wanted, 32)[owner][:, None]
   above = keys > bound
-  # Of those equal to the bound the first ones, by the same search.
+  # Among those equal to the bound, the first ones, by the same search.
   left = wanted - _count(above, owner, len(sizes))
   places = lay_out([jnp.arange(size, 0, -1, dtype=jnp.uint32)
                     for size in sizes])
@@ -114,7 +114,7 @@ def _bounds(keys, owner, wanted, bits: int):
 
 
 def _count(true, owner, arrays: int):
-  """How many of each array's entries [blocks, ..., WIDTH] are true."""
+  """Number of true entries [blocks, ..., WIDTH] of each array."""
   own = jnp.sum(true, -1, dtype=jnp.int32)
   return jax.ops.segment_sum(own, owner, arrays, indices_are_sorted=True)
 
@@ -170,14 +170,14 @@ def _searched(keys, k: int):
 
 
 def _wide(x) -> bool:
-  """Whether float32 doesn't hold all values of the dtype."""
+  """Whether float32 can't represent all values of the dtype."""
   return (x.dtype.itemsize > 4 or jnp.issubdtype(x.dtype, jnp.integer))
 
 
 def _order_keys(x):
   """Signed integers in the order of the numbers, with -0. equal to 0.
 
-  Of floats up to 32 bits they are int32. NaN is just below -inf.
+  For floats up to 32 bits they are int32. NaN is just below -inf.
   """
   if jnp.issubdtype(x.dtype, jnp.integer):
     return _integer_keys(x)

@@ -1,4 +1,4 @@
-"""Names of types, for annotations alone: nothing is imported for them.
+"""Names of types for annotations; importing them imports nothing else.
 
 Type checkers see chex's types. At run time they are plain objects, since the
 core needs jax alone.
@@ -8,10 +8,10 @@ core needs jax alone.
   Mask      bool leaves of a parameter tree's structure, `None` where not masked
   Scores    float leaves of a parameter tree's structure, or `None`
   Stats     a network's norm statistics
-  Array     of jax, or a tracer
-  Images    an array of jax or of NumPy: images, a table's rows or tokens
-  PRNGKey   typed, as `jax.random.key` makes it
-  Path      of a file or folder, a string or a `pathlib.Path`
+  Array     a JAX array or a tracer
+  Images    an array of JAX or NumPy: images, a table's rows or tokens
+  PRNGKey   a typed key, from `jax.random.key`
+  Path      path of a file or folder, a string or a `pathlib.Path`
 """
 
 import os

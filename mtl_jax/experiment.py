@@ -1,4 +1,4 @@
-"""A whole run: train, evaluate, report; resumes by itself."""
+"""A whole run: trains, evaluates, reports, and resumes by itself."""
 
 import contextlib
 import datetime
@@ -50,14 +50,14 @@ from mtl_jax.training.search import iteration
 def run(config: config_lib.Config, workdir, command: str = '',
         quiet: bool = False,
         after_chunk: Callable[[], None] = lambda: None) -> dict:
-  """Learns what isn't learned yet, evaluates, and writes the report.
+  """Learns the unfinished tasks, evaluates, and writes the report.
 
   Args:
-    config: what to do.
+    config: the config of the run.
     workdir: a new folder, or that of the same config.
-    command: recorded beside the results.
+    command: the command line, recorded with the results.
     quiet: no progress bar and no table.
-    after_chunk: called after every chunk of steps, as a profiler wants.
+    after_chunk: called after every chunk of steps, for a profiler.
 
   Returns:
     The summary, as in the last line of metrics.jsonl.
@@ -79,7 +79,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
   final.check_mixed(config, suite, data)
   versions = validate.check_sources(work, suite, data)
   with work.locked():
-    # Again: another process may have worked here in the meantime.
+    # Checked again, as another process may have worked here meanwhile.
     lines = list(json_records.read_lines(work.metrics))  # once: it is long
     config = sizing.recorded(work, config)
     validate.check_config(work, config)
@@ -108,8 +108,8 @@ def run(config: config_lib.Config, workdir, command: str = '',
 def complete(work, config, suite=None, lines=None) -> set[str]:
   """Names of the tasks of a run that has ended as this config asks.
 
-  Empty if there is work left; with a suite also if a task that the config
-  plans is missing. `lines` are those of the log, if they were read already.
+  Empty if work is left; with a suite, also if a task that the config plans is
+  missing. `lines` are those of the log, if they were read already.
   """
   if lines is None:
     lines = list(json_records.read_lines(work.metrics))
@@ -125,7 +125,7 @@ def complete(work, config, suite=None, lines=None) -> set[str]:
 
 
 def _asks(asked: dict, config: config_lib.Config) -> bool:
-  """Whether a start asked for this; it may have known fewer fields."""
+  """Whether a start had this config; its version may have had fewer fields."""
   now = json_files.plain(config_lib.to_dict(config))
   try:
     return asked == now or now == json_files.plain(
@@ -135,7 +135,7 @@ def _asks(asked: dict, config: config_lib.Config) -> bool:
 
 
 def _running(config, suite, backbone, data, work) -> run_lib.Run:
-  """A run with the system that grows in its workdir."""
+  """The state of a run; its system grows in the workdir."""
   system = system_lib.System(work, backbone._replace(
       params=parallel.local(backbone.params),
       stats=parallel.local(backbone.stats)))
@@ -144,7 +144,7 @@ def _running(config, suite, backbone, data, work) -> run_lib.Run:
 
 
 def _learn(started, running, bar):
-  """What a run does once it has its workdir; returns records and summary."""
+  """Learns and evaluates in a claimed workdir; returns records and summary."""
   config, work = running.config, running.workdir
   running.system.refresh()  # it was made before the plan was written
   with bar as advance:
@@ -152,7 +152,7 @@ def _learn(started, running, bar):
     resume.restore_probes(running)
     for phase in config.phases:
       learn_phase(running, phase)
-    # Of groups that were killed right after their last commit.
+    # Left by groups that were killed right after their last commit.
     checkpoint.remove_all(work.progress, '*')
     if config.matrix == 'full':
       rows = final.matrix_rows(running)
@@ -167,7 +167,7 @@ def _learn(started, running, bar):
   summary['carried'] = finetuning.measure(running)
   summary['streams'] = list({
       line['phase']: line for line in json_records.read_lines(work.metrics)
-      if line['kind'] == 'stream'}.values())  # the last of each
+      if line['kind'] == 'stream'}.values())  # the last line of each phase
   summary['seconds'] = time.perf_counter() - started
   summary['seconds_in_all'] = json_records.total_seconds(
       [*json_records.read_lines(work.metrics), {'kind': 'summary'} | summary])
@@ -178,7 +178,7 @@ def _learn(started, running, bar):
 
 
 def learn_phase(running: run_lib.Run, phase: config_lib.Phase) -> None:
-  """Whatever a phase does; a signal waits until it has saved."""
+  """Learns a phase of any kind; a signal waits until it has saved."""
   with host.saves():
     if phase.stream:
       stream.learn(running, phase)
@@ -189,7 +189,7 @@ def learn_phase(running: run_lib.Run, phase: config_lib.Phase) -> None:
 
 
 def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
-  """The backbone on the devices, the same as before if there was one."""
+  """The backbone on the devices, equal to that of earlier starts."""
   shapes: dict[tuple, str] = {}
   for task in suite.tasks:
     source = data.source(task.source)
@@ -222,15 +222,15 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
 
 def claim(work, config, backbone, command, known=None,
           lines=None) -> list[dict]:
-  """Writes what a workdir starts with, and a line for this start.
+  """Writes the first files of a workdir, and a log line for this start.
 
   Args:
-    work: where.
-    config: of the run.
-    backbone: likewise.
-    command: as it was typed.
-    known: what else the line says, such as the versions of the sources.
-    lines: of the log, if they were read already.
+    work: the workdir.
+    config: config of the run.
+    backbone: backbone of the run.
+    command: the command line.
+    known: further values for the line, such as the versions of the sources.
+    lines: lines of the log, if they were read already.
 
   Returns:
     The lines of the log from now on.
@@ -252,7 +252,8 @@ def claim(work, config, backbone, command, known=None,
            or line['entry'] in finished]
   logged = {line['entry'] for line in lines if line['kind'] in of_entries}
   begun = {line['entry'] for line in lines if line['kind'] == 'learn'}
-  # Killed before its line. What somebody put there is none of the log's.
+  # Tasks whose start was killed before it logged them; not those that somebody
+  # else put there.
   own = work.planned(finished) | begun & finished
   lines += [commit.finished_record(work, name)
             for name in sorted(own - logged)]
@@ -270,7 +271,7 @@ def claim(work, config, backbone, command, known=None,
 
 
 def run_line(config, backbone, command: str) -> dict:
-  """What makes a run's numbers reproducible, as one JSON line."""
+  """What is needed to reproduce a run's numbers, as one JSON line."""
   return {
       'kind': 'run', 'config': config_lib.to_dict(config),
       'command': command, 'versions': provenance.versions(),
@@ -284,7 +285,7 @@ def run_line(config, backbone, command: str) -> dict:
 
 
 def _report(work, records, summary, quiet, there) -> None:
-  """Writes the page; prints the table, or that there was nothing to do."""
+  """Writes the page; prints the table, or that nothing was left to do."""
   if not parallel.is_primary():
     return
   run_lines = [line for line in json_records.read_lines(work.metrics)

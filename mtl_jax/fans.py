@@ -1,12 +1,13 @@
-"""Which axes of a kernel are its inputs and which its outputs.
+"""Finds the input and output axes of kernels.
 
-A tree of parameters doesn't say it, but the names and shapes of Flax (Linen
-and NNX) do: a bias has one number per output unit, so its shape tells the
-output axes of the kernel beside it, whether that is a dense layer's
+A tree of parameters doesn't name them, but names and shapes in Flax (Linen
+and NNX) determine them: a bias has one number per output unit, so its shape
+gives the output axes of its kernel, whether that is a dense layer's
 [in, out], an attention's [features, heads, depth], a grouped convolution's or
 one of a stack of scanned layers [layers, in, out]. Without a bias, `query`,
 `key` and `value` of an attention have one input axis; any other kernel has its
-outputs in the last axis. What doesn't follow these rules is told by patterns.
+outputs in the last axis. Patterns describe kernels that don't follow these
+rules.
 """
 
 import math
@@ -16,11 +17,11 @@ from typing import NamedTuple
 
 from mtl_jax import trees
 
-# Last parts of names of leaves that are no kernels, whatever their shape.
+# Last parts of the names of leaves that are not kernels, whatever their shape.
 NO_KERNEL = re.compile(
     r'(.*_)?(bias|scale|embeddings?|positions?|cls|token)')
 Shape = tuple[int, ...]
-# (pattern of a leaf's name, its input axes, or `None` for no kernel).
+# (pattern of a leaf's name, its input axes, or `None` if it is not a kernel).
 Rules = Sequence[tuple[str, tuple[int, ...] | None]]
 
 
@@ -28,10 +29,10 @@ class Fan(NamedTuple):
   """A kernel's axes.
 
   Attributes:
-    fan_in: inputs of one output unit, spatial axes included.
-    inputs: input channels, spatial axes not included.
+    fan_in: inputs of one output unit, including spatial axes.
+    inputs: input channels, without spatial axes.
     outputs: output units of one layer.
-    layers: how many layers are stacked in the leaf; 1 for a plain kernel.
+    layers: number of layers stacked in the leaf; 1 for a plain kernel.
   """
   fan_in: int
   inputs: int
@@ -40,16 +41,16 @@ class Fan(NamedTuple):
 
 
 def fans(tree: trees.Tree, rules: Rules = ()) -> dict[str, Fan | None]:
-  """The `Fan` of every leaf by name; `None` of what is no kernel.
+  """The `Fan` of every leaf by name; `None` for leaves that are not kernels.
 
   Args:
-    tree: arrays or shapes, with the biases that belong to the kernels.
+    tree: arrays or shapes, including the kernels' biases.
     rules: ordered (pattern, input axes) for leaves that don't follow Flax's
-      conventions; the first match decides. `None` as axes: the leaf is no
-      kernel.
+      conventions; the first match decides. Axes `None` mean that the leaf is
+      not a kernel.
 
   Raises:
-    ValueError: a pattern matches no leaf, or an axis isn't one of the leaf's.
+    ValueError: a pattern matches no leaf, or a leaf does not have an axis.
 
   >>> import jax.numpy as jnp
   >>> found = fans({'query': {'kernel': jnp.zeros((64, 4, 16)),
@@ -59,7 +60,7 @@ def fans(tree: trees.Tree, rules: Rules = ()) -> dict[str, Fan | None]:
   """
   flat = {name: tuple(leaf.shape) for name, leaf in trees.flatten(tree).items()
           if leaf is not None}
-  trees.select(tree, rules)  # refuses patterns that match nothing
+  trees.select(tree, rules)  # refuses patterns that match no leaf
   return {name: _fan(name, shape, flat, rules) for name, shape in flat.items()}
 
 
@@ -78,7 +79,7 @@ def _fan(name: str, shape: Shape, shapes: dict[str, Shape],
   stacked, outputs = (_beside(shape, bias) if bias else None) or (
       _nameless(parents, shape))
   inputs = shape[stacked:len(shape) - outputs]
-  # The kernel [heads, depth, features] that ends an attention has no spatial
+  # The last kernel of an attention, [heads, depth, features], has no spatial
   # axes: all its input axes are channels.
   ends = parents[-1:] == ['out'] and '/'.join(
       [*parents[:-1], 'query', 'kernel']) in shapes
@@ -88,10 +89,10 @@ def _fan(name: str, shape: Shape, shapes: dict[str, Shape],
 
 
 def _beside(shape: Shape, bias: Shape) -> tuple[int, int] | None:
-  """How many axes are stacked and are outputs, from the bias' shape.
+  """Numbers of stacked axes and of output axes, from the bias's shape.
 
-  Where two readings fit, as of [8, 8, 4] beside [8, 4], both have the same
-  fan-in: it is the kernel's size over that of the bias.
+  If two readings fit, as for [8, 8, 4] with bias [8, 4], both have the same
+  fan-in: the kernel's size divided by the bias's.
   """
   for outputs in range(min(len(bias), len(shape) - 1), 0, -1):
     stacked = len(bias) - outputs
@@ -102,7 +103,7 @@ def _beside(shape: Shape, bias: Shape) -> tuple[int, int] | None:
 
 
 def _nameless(parents: list[str], shape: Shape) -> tuple[int, int]:
-  """The same of a kernel without a bias."""
+  """Numbers of stacked axes and of output axes of a kernel without a bias."""
   if parents and parents[-1] in ('query', 'key', 'value') and len(shape) > 2:
     return len(shape) - 3, 2
   return 0, 1

@@ -1,8 +1,8 @@
 """Frozen dataclasses from plain dicts, and back.
 
-Configs, the options of methods and what checkpoints record of them are all
-read here: an unknown key, a value of another type or NaN is refused by name.
-A string that stands alone for a tuple of strings is taken as one of them.
+Configs, the options of methods and their records in checkpoints are all read
+here: an unknown key, a value of another type or NaN is refused by name. A
+single string instead of a tuple of strings is accepted.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ _KINDS = {int: (numbers.Integral, 'a whole number'),
 
 
 def frozen(value: Any) -> Any:
-  """A value as JSON can keep it, with lists and dicts as tuples.
+  """A value in a form that JSON can represent; lists and dicts become tuples.
 
-  Arrays, and numbers of other libraries, become Python's; paths strings.
+  Arrays, and numbers of other libraries, become Python's; paths become strings.
 
   >>> frozen({'a': [1, np.float32(2)], 'b': decimal.Decimal('0.5')})
   (('a', (1, 2.0)), ('b', 0.5))
@@ -51,11 +51,11 @@ def frozen(value: Any) -> Any:
 
 
 def require_plain(value: Any, where: str) -> None:
-  """Refuses what a config's JSON could not keep.
+  """Refuses values that a config's JSON can't represent.
 
   Args:
     value: nested dicts and lists.
-    where: its name, for messages; '' is the config itself.
+    where: its name, for messages; '' for the config itself.
 
   Raises:
     ValueError: a value of another kind than None, True, False, a finite
@@ -83,7 +83,7 @@ def as_dict(value: Any, where: str) -> dict:
   """A mapping, or pairs, as a dict.
 
   Raises:
-    ValueError: it is neither; names where it stands.
+    ValueError: it is neither; names the field.
   """
   pairs = isinstance(value, (tuple, list)) and all(
       isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in value)
@@ -97,20 +97,20 @@ def as_dict(value: Any, where: str) -> dict:
 
 
 def kinds_of(hint: Any) -> tuple:
-  """The types of a hint: several if it is a union."""
+  """The types of a hint: several for a union."""
   union = isinstance(hint, types.UnionType) or (
       typing.get_origin(hint) is typing.Union)
   return typing.get_args(hint) if union else (hint,)
 
 
 def part_of(hint: Any) -> type | None:
-  """The dataclass that a type hint names, alone or beside None."""
+  """The dataclass in a type hint, alone or in a union with None."""
   found = [kind for kind in kinds_of(hint) if dataclasses.is_dataclass(kind)]
   return found[0] if len(found) == 1 and isinstance(found[0], type) else None
 
 
 def _item(hint: Any) -> Any:
-  """The plain type of which a hint wants a tuple of any length, or `None`."""
+  """The item type of a hint for a tuple of any length, or `None`."""
   for kind in kinds_of(hint):
     arguments = typing.get_args(kind)
     if (typing.get_origin(kind) is tuple and arguments[1:] == (...,)
@@ -120,7 +120,7 @@ def _item(hint: Any) -> Any:
 
 
 def _is(value: Any, kind: Any) -> bool:
-  """Whether a value is of a plain type, and no NaN."""
+  """Whether a value has a plain type and is not NaN."""
   return (isinstance(value, _KINDS[kind][0]) and value == value
           and isinstance(value, bool) == (kind is bool))
 
@@ -132,7 +132,7 @@ def _has_nan(value: Any) -> bool:
 
 
 def _check_types(hints: dict, given: dict, where: str) -> None:
-  """Refuses a value that is not of its field's plain type, or holds NaN."""
+  """Refuses a value that has another type than its field, or contains NaN."""
   for name, value in given.items():
     hint, said = hints.get(name), f'{where}{name} is {value!r}; it must '
     kinds, item = kinds_of(hint), _item(hint)
@@ -157,12 +157,12 @@ def build(cls: type, given: Mapping, where: str = '',
   Args:
     cls: the dataclass.
     given: values by field.
-    where: what stands before a field's name in a message, such as 'suite.'.
+    where: prefix of a field's name in a message, such as 'suite.'.
     known: further names that a message lists as known.
 
   Raises:
-    ValueError: an unknown key (names the nearest and all known ones), a value
-      of another type, or one that the dataclass refuses.
+    ValueError: a key is unknown (names the nearest and all known ones), or a
+      value has another type or is refused by the dataclass.
   """
   names = [f.name for f in dataclasses.fields(cls)]
   for name in sorted(set(given) - set(names)):
@@ -189,7 +189,7 @@ def build(cls: type, given: Mapping, where: str = '',
 
 
 def plain(value: Any) -> Any:
-  """A frozen value as JSON has it: dataclasses as dicts, tuples as lists."""
+  """A frozen value in JSON's form: dataclasses as dicts, tuples as lists."""
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     return {f.name: plain(getattr(value, f.name))
             for f in dataclasses.fields(value)}
@@ -199,7 +199,7 @@ def plain(value: Any) -> Any:
 
 
 def is_plain(value: Any) -> bool:
-  """Whether JSON has a frozen value, so that a config can record it.
+  """Whether JSON can represent a frozen value, so that it can be recorded.
 
   >>> is_plain((1, ('a', None))), is_plain({1}), is_plain(print)
   (True, False, False)

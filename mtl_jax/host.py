@@ -1,4 +1,4 @@
-"""The process that computes: its CPU, how it is stopped, how it is watched."""
+"""The process of a run: its CPU, memory and devices, signals and profiles."""
 
 import contextlib
 import os
@@ -56,7 +56,7 @@ def memory_bytes() -> int | None:
 def available_bytes() -> int | None:
   """Memory that this machine has left, in bytes; `None` if it is unknown.
 
-  Of a control group of processes (a container, a batch job), what it has left.
+  In a control group (a container, a batch job), what the group has left.
   """
   found = []
   try:
@@ -68,7 +68,7 @@ def available_bytes() -> int | None:
     if most != 'max':
       found.append(int(most) - int((group / 'memory.current').read_text()))
   except (OSError, ValueError):
-    pass  # no Linux, or no such group
+    pass  # not Linux, or no such group
   return max(0, min(found)) if found else None
 
 
@@ -80,10 +80,10 @@ def cores() -> int | None:
 
 
 class Stopped(KeyboardInterrupt):
-  """Somebody asked the process to end, and what it had was saved.
+  """A signal asked the process to end, and its progress was saved.
 
   Attributes:
-    number: of the signal; 2 is Ctrl-C, 15 `kill`.
+    number: number of the signal; 2 is Ctrl-C, 15 is `kill`.
   """
 
   def __init__(self, number: int):
@@ -92,16 +92,16 @@ class Stopped(KeyboardInterrupt):
 
 
 class _Stop:
-  """Whether the process was asked to end, and whether it may wait with it."""
+  """Whether a signal asked the process to end, and whether it may wait."""
   asked: int | None = None
   depth = 0
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-  """SIGINT and SIGTERM raise `Stopped`: at once, or where `may_stop` is called.
+  """SIGINT and SIGTERM raise `Stopped`: at once, or when `may_stop` is called.
 
-  A second signal does so at once. Outside of the main thread nothing changes.
+  A second signal raises it at once. Has no effect outside of the main thread.
   """
   if threading.current_thread() is not threading.main_thread():
     yield
@@ -130,9 +130,9 @@ def stoppable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def saves() -> Iterator[None]:
-  """Work that ends with a save, before which a signal waits.
+  """Marks work that ends with a save; a signal waits for the save.
 
-  Not on several processes, which would wait for each other.
+  Not for several processes, as they would wait for each other.
   """
   alone = jax.process_count() == 1
   _Stop.depth += alone
@@ -148,7 +148,7 @@ def asked_to_stop() -> bool:
 
 
 def may_stop() -> None:
-  """Raises `Stopped` if a signal waits: everything is saved here."""
+  """Raises `Stopped` if a signal waits; call it when everything is saved."""
   if _Stop.asked is not None:
     raise Stopped(_Stop.asked)
 
@@ -157,8 +157,8 @@ class Profile:
   """A profile of the first chunks of training, for TensorBoard or Perfetto.
 
   Attributes:
-    folder: where it is written.
-    chunks: how many are recorded.
+    folder: folder of the profile.
+    chunks: number of recorded chunks.
   """
 
   def __init__(self, folder, chunks: int = 20):
@@ -175,7 +175,7 @@ class Profile:
       self.end()
 
   def end(self) -> None:
-    """Writes what was recorded; nothing if that is done."""
+    """Writes the profile; does nothing if it is already written."""
     if self._running:
       self._running = False
       jax.profiler.stop_trace()

@@ -1,4 +1,4 @@
-"""What one task leaves, and the network that it makes of the backbone.
+"""Impressions, and the network of a task from the backbone and an impression.
 
 A task's network is `materialise(backbone, impression)`: a pure function, so
 adding a task can't alter another.
@@ -25,10 +25,10 @@ Tree = aliases.Tree
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Path:
-  """The parts of the backbone that a task's network has, and no others.
+  """The parts of the backbone of which a task's network consists.
 
-  It has no arrays: networks of one form under other names share one
-  executable.
+  It holds no arrays: networks with equal names of parts share one executable,
+  whichever parts of the backbone they use.
 
   Attributes:
     parts: (name in the task's network, name in the backbone) of sub-trees,
@@ -40,7 +40,7 @@ class Path:
     """The task's network: the parts under its own names.
 
     Raises:
-      ValueError: the tree has no such part.
+      ValueError: the backbone has no such part.
 
     >>> Path((('head', 'heads/b'),)).take({'heads': {'a': 1, 'b': {'w': 2}}})
     {'head': {'w': 2}}
@@ -60,13 +60,13 @@ class Path:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Structure:
-  """Which entries at the top of the tree a task's network consists of.
+  """The entries at the top of the tree of which a task's network consists.
 
-  It has no arrays: a jitted function sees it as a static fact.
+  It holds no arrays, so that it can be static in a jitted function.
 
   Attributes:
-    parts: their names, sorted. An entry's leaves are the impression's values
-      and, where it has none, the backbone's.
+    parts: sorted names of the entries. The leaves of an entry are the
+      impression's values or, where there is none, the backbone's.
   """
   parts: tuple[str, ...]
 
@@ -74,22 +74,22 @@ class Structure:
 class Impression(NamedTuple):
   """All that one task leaves. Each part is a tree of arrays or `None`.
 
-  The first four have the backbone's structure. A method with something else to
-  keep (a low-rank pair, a few numbers) puts it into `parts`, and its own
-  `materialise` says what network that makes.
+  The first four have the backbone's structure. A method that stores something
+  else (a low-rank pair, a few numbers) puts it into `parts`, and its own
+  `materialise` computes the network.
 
   Attributes:
-    masks: bool leaves of the backbone's structure, `None` where not masked.
-    coefficients: float leaves [K], or [K, B], of the backbone's structure: one
+    masks: bool leaves in the backbone's structure, `None` where not masked.
+    coefficients: float leaves [K], or [K, B], in the backbone's structure: one
       number per basis mask and masked leaf (ImpressLearn), or per block of the
       leaf's output units (see `block_sizes`).
     values: leaves that replace the backbone's (owned weights, a head).
     stats: the task's own norm statistics.
-    path: which parts of the backbone its network has; `None` for all.
-    structure: `None` for a network of the backbone's structure. Else `values`
-      may hold leaves that the backbone lacks or has in another shape, and what
-      isn't named is left out of the network; there are then no masks and no
-      coefficients.
+    path: the parts of the backbone in the task's network; `None` for all.
+    structure: `None` if the network has the backbone's structure. Otherwise
+      `values` may hold leaves that the backbone lacks or has in another shape,
+      entries not named in it are left out of the network, and there are no
+      masks or coefficients.
     parts: {name: tree of arrays of any shape}, dicts at every level.
   """
   masks: Mask = None
@@ -101,7 +101,7 @@ class Impression(NamedTuple):
   parts: dict[str, Tree] | None = None
 
   def __repr__(self) -> str:
-    """In short, without the arrays.
+    """A summary without the arrays.
 
     >>> import jax.numpy as jnp
     >>> Impression(masks={'w': jnp.ones((4, 5), bool)},
@@ -117,7 +117,7 @@ class Impression(NamedTuple):
 
 
 def _said(part: Tree) -> str:
-  """A part in short: its leaves, and how many numbers they hold."""
+  """A summary of a part: its leaves, and how many numbers they hold."""
   if isinstance(part, (Path, Structure)):
     return trees.counted(len(part.parts), 'component')
   leaves = [leaf for leaf in jax.tree.leaves(part) if hasattr(leaf, 'shape')]
@@ -138,8 +138,8 @@ def combine(alphas: Tree, basis: Mask) -> Tree:
     A one-hot alpha gives the k-th mask exactly.
 
   Raises:
-    ValueError: a leaf has another number of coefficients than masks, or
-      another dtype.
+    ValueError: the numbers of coefficients and masks of a leaf differ, or the
+      coefficients are not floats.
 
   >>> import jax.numpy as jnp
   >>> basis = {'w': jnp.array([[True, True], [False, True]])}
@@ -162,7 +162,7 @@ def combine(alphas: Tree, basis: Mask) -> Tree:
 
 
 def block_sizes(blocks: int, units: int) -> tuple[int, ...]:
-  """How many neighbouring output units each of `blocks` blocks has.
+  """Number of neighbouring output units in each of `blocks` blocks.
 
   >>> block_sizes(4, 10)
   (2, 3, 2, 3)
@@ -172,10 +172,10 @@ def block_sizes(blocks: int, units: int) -> tuple[int, ...]:
 
 
 def per_unit(name: str, alphas: Array, basis: Array) -> Array:
-  """Coefficients [K, B] of blocks as those of every output unit.
+  """Expands coefficients [K, B] of blocks to coefficients of output units.
 
   Args:
-    name: of the leaf.
+    name: name of the leaf, for the error.
     alphas: float [K, B].
     basis: [K, ..., units]; the last axis has the output units, as in Flax.
 
@@ -183,7 +183,7 @@ def per_unit(name: str, alphas: Array, basis: Array) -> Array:
     float [K, units].
 
   Raises:
-    ValueError: more blocks than output units; names the leaf.
+    ValueError: there are more blocks than output units; names the leaf.
   """
   blocks, units = alphas.shape[1], basis.shape[-1]
   if blocks > units:
@@ -217,13 +217,13 @@ def _combine_backward(kept: tuple[Array, Array],
 def agreement(basis: Array, cotangent: Array, units: bool = False) -> Array:
   """Sum of `cotangent` [...] over each mask of bool `basis` [K, ...]: [K].
 
-  One mask after another on CPU. On an accelerator each turn of such a loop
-  costs more than a mask does, and all are one pass.
+  On CPU, a loop goes through the masks one by one. On an accelerator, a step of
+  such a loop costs more than a mask does, so all masks are done at once.
 
   Args:
     basis: bool [K, ...].
     cotangent: float [...].
-    units: a sum for each unit of the last axis: [K, units].
+    units: whether to sum for each unit of the last axis: [K, units].
   """
   if jax.default_backend() == 'cpu':
     axes = tuple(range(cotangent.ndim - 1)) if units else None
@@ -244,22 +244,23 @@ def materialise(backbone: Params, impression: Impression,
                 basis: Mask = None) -> Params:
   """The parameters of a task's network.
 
-  Leaf by leaf: the task's own value if it has one, else the backbone's; times
-  the task's combination of basis masks, or its mask, if it has either.
+  Each leaf is the task's own value if there is one, else the backbone's. It is
+  multiplied by the task's combination of basis masks, or by its mask, if the
+  task has either.
 
   Args:
     backbone: the immutable parameter tree.
-    impression: what the task left.
+    impression: the impression of the task.
     basis: bool leaves [K, ...]; needed if the impression has coefficients.
 
   Returns:
-    A tree of the backbone's structure, shapes and dtypes; or of the
-    impression's own structure, if it has one; if it has a path, only the parts
-    on it, under the path's names.
+    A tree of the backbone's structure, shapes and dtypes. If the impression
+    has a structure, the tree has that structure; if it has a path, only the
+    parts on the path, under their names in the path.
 
   Raises:
-    ValueError: a leaf's shape differs from the backbone's, coefficients come
-      without their basis, or a part of the structure is nowhere.
+    ValueError: a leaf's shape differs from the backbone's, the basis of the
+      coefficients is missing, or a part of the structure is missing.
 
   >>> import jax.numpy as jnp
   >>> backbone = {'w': jnp.array([1., -1.]), 'b': jnp.array([0.])}
@@ -284,7 +285,7 @@ def materialise(backbone: Params, impression: Impression,
 
 
 def _assemble(backbone: Params, impression: Impression) -> Params:
-  """The network of a task that has a structure of its own."""
+  """The network of a task whose impression has a structure."""
   if impression.masks is not None or impression.coefficients is not None:
     raise ValueError('an impression with a structure of its own takes neither '
                      'masks nor coefficients')
@@ -307,14 +308,14 @@ def _assemble(backbone: Params, impression: Impression) -> Params:
 
 
 def bytes_by_part(impression: Impression) -> dict[str, int]:
-  """Bytes of each part: masks at one bit per weight, the rest as it lies.
+  """Bytes of each part: one bit per weight of a mask; others as in memory.
 
-  A value under a mask counts as many weights as the mask keeps.
+  For a value under a mask, only the weights that the mask keeps are counted.
   """
   sizes: dict[str, int] = {}
   for part, tree in impression._asdict().items():
     if part in ('path', 'structure'):
-      continue  # they have no arrays
+      continue  # it has no arrays
     if part == 'parts':
       sizes |= {name: trees.nbytes(own) for name, own in (tree or {}).items()}
       continue
@@ -334,7 +335,7 @@ def bytes_by_part(impression: Impression) -> dict[str, int]:
 
 
 def size_in_bytes(impression: Impression) -> int:
-  """Bytes of an impression with its masks packed, norm statistics included.
+  """Bytes of an impression with packed masks, including norm statistics.
 
   >>> import jax.numpy as jnp
   >>> size_in_bytes(Impression(masks={'w': jnp.ones((4, 5), bool)}))
@@ -344,11 +345,11 @@ def size_in_bytes(impression: Impression) -> int:
 
 
 def check_parts(impression: Impression) -> None:
-  """Refuses named parts that could not be stored and read again.
+  """Refuses named parts that can't be stored.
 
   Raises:
-    ValueError: a part has the name of a known one, or is not a dict of arrays
-      at every level; names it.
+    ValueError: a part has the name of a field, or is not a dict of arrays at
+      every level; names it.
   """
   if not isinstance(impression.parts, (dict, type(None))):
     raise ValueError('parts of the impression are a '

@@ -1,9 +1,9 @@
-"""The one reader of JSON and of JSON lines: by a schema, and sealed.
+"""The only reader of JSON and of JSON lines: it checks schemas and seals.
 
-What a program writes for itself carries the SHA-256 of its own content under
-the key 'sha256'. A file or line whose content was edited is refused by name.
-Files of other programs and of earlier versions have no seal; the schema alone
-holds for them.
+Files that the library writes for itself hold the SHA-256 of their own content
+under the key 'sha256'. A file or line whose content was edited is refused by
+name. Files of other programs and of earlier versions have no seal; only the
+schema is checked for them.
 """
 
 import hashlib
@@ -15,12 +15,12 @@ from typing import Any
 SEAL = 'sha256'
 NUMBER = (int, float)
 
-# By key, the type or types of its value.
+# The type or types of each key's value.
 Schema = Mapping[str, Any]
 
 
 def sealed(value: dict) -> dict:
-  """The same value with its seal.
+  """The value with its seal.
 
   >>> sealed({'a': 1})['sha256'][:8]
   'f9d86028'
@@ -29,18 +29,18 @@ def sealed(value: dict) -> dict:
 
 
 def without_seal(value: dict) -> dict:
-  """The content alone."""
+  """The value without its seal."""
   return {key: v for key, v in value.items() if key != SEAL}
 
 
 def digest(value: Any) -> str:
-  """SHA-256 of a JSON value, however it is laid out in a file."""
+  """SHA-256 of a JSON value; it does not depend on the layout in a file."""
   text = json.dumps(value, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
 
 
 def plain(value: Any) -> Any:
-  """A value as it comes back from JSON: tuples as lists, keys as strings.
+  """A value as JSON would return it: tuples as lists, keys as strings.
 
   >>> plain({'a': (1, 2)})
   {'a': [1, 2]}
@@ -50,15 +50,15 @@ def plain(value: Any) -> Any:
 
 def parse(text: str | bytes, types: Any, where: str, what: str,
           remedy: str = '') -> Any:
-  """A JSON value that stands in something else than a file of its own.
+  """A JSON value that is part of another kind of file.
 
   Args:
     text: the JSON.
     types: type or types of the value; a dict is the schema of an object.
-    where, what, remedy: for errors: the file, and as in `read`.
+    where, what, remedy: for errors: `where` is the file; others as in `read`.
 
   Raises:
-    ValueError: as `read`.
+    ValueError: as in `read`.
 
   >>> parse('[1]', list, 'x.npz', 'the path')
   [1]
@@ -77,15 +77,15 @@ def read(path: pathlib.Path, schema: Schema, what: str,
   """The object in a JSON file, without its seal.
 
   Args:
-    path: of the file.
-    schema: keys that must be there, with the types of their values.
-    what: the file is, for errors: "the recipe of the backbone".
-    remedy: what the reader can do.
+    path: path of the file.
+    schema: required keys, with the types of their values.
+    what: description of the file for errors: "the recipe of the backbone".
+    remedy: advice for errors.
 
   Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: it can't be read, isn't UTF-8, isn't JSON, isn't such an
-      object, or was changed; names the file, the line and what was expected.
+    FileNotFoundError: the file doesn't exist.
+    ValueError: it can't be read, isn't UTF-8, isn't JSON, doesn't match the
+      schema, or was changed; names the file, the line and what was expected.
   """
   return check(_parsed(_text(path, what, remedy), path, what, remedy),
                schema, str(path), what, remedy)
@@ -97,20 +97,20 @@ def read_lines(path: pathlib.Path, kinds: Mapping[str, Schema] | None,
                may_be_cut: bool = True) -> Iterator[dict]:
   """The objects of a file of JSON lines, without seals.
 
-  After the first sealed line all must be sealed.
+  If a line is sealed, all later lines must be sealed.
 
   Args:
-    path: of the file.
-    kinds: by 'kind', which each line has, the keys that must be there; other
-      kinds have no schema. `None`: lines have no kind.
+    path: path of the file.
+    kinds: required keys by the line's 'kind'; other kinds have no schema.
+      `None`: lines have no kind.
     what: as in `read`.
-    remedy: likewise.
-    may_be_cut: a last line that isn't ended, as a kill leaves it, is passed
-      over unless it is whole.
+    remedy: as in `read`.
+    may_be_cut: whether an incomplete last line, as a kill leaves it, is
+      skipped.
 
   Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: names file and line, and what was expected.
+    FileNotFoundError: the file doesn't exist.
+    ValueError: a line is malformed; names file and line, and what was expected.
   """
   seals = False
   lines = _text(path, what, remedy).split('\n')
@@ -134,7 +134,7 @@ def read_lines(path: pathlib.Path, kinds: Mapping[str, Schema] | None,
 
 
 def _schema_of(found, kinds) -> Schema:
-  """Of a line, by its kind."""
+  """The schema of a line, by its kind."""
   if kinds is None:
     return {}
   kind = found.get('kind') if isinstance(found, dict) else None
@@ -169,10 +169,10 @@ def _parsed(text, path, what, remedy) -> Any:
 
 def check(found: Any, schema: Schema, where: str, what: str,
           remedy: str = '') -> dict:
-  """An object without its seal, held against a schema; see `read`.
+  """Checks an object against a schema, and returns it without its seal.
 
   Raises:
-    ValueError: it is no such object, or was changed.
+    ValueError: it doesn't match the schema, or was changed; see `read`.
   """
   if not isinstance(found, dict):
     raise ValueError(f'{where}: {what} is malformed: expected an object, got '
@@ -194,7 +194,7 @@ def check(found: Any, schema: Schema, where: str, what: str,
 
 def _is(value, types) -> bool:
   known = types if isinstance(types, tuple) else (types,)
-  # JSON's true is no number.
+  # In Python, JSON's true is also an int.
   return isinstance(value, known) and (
       bool in known or not isinstance(value, bool))
 

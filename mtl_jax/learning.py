@@ -1,7 +1,7 @@
-"""One task more, from Python: `system.learn('digits', method='supsup', ...)`.
+"""Adds one task from Python: `system.learn('digits', method='supsup', ...)`.
 
-The checks, the training and the commit are those of a run; what a config says
-of a phase is said here in keywords.
+The checks, the training and the commit are those of a run; keywords take the
+place of a phase's fields in a config.
 """
 
 from collections.abc import Sequence
@@ -41,28 +41,28 @@ def learn(system: system_lib.System, source, *, method: str,
           **options) -> float | None:
   """Adds one task to a system.
 
-  Kill it at any instant: the same call goes on, and ends with the same bits.
-  Of a task that it has learned before it gives the accuracy alone.
+  The process may be killed at any instant: the same call resumes, and ends with
+  the same bits. If the task is already learned, it only returns the accuracy.
 
   Args:
-    system: as `mtl_jax.load` gives it.
+    system: from `mtl_jax.load`.
     source: a name for `data.sources.load`, a `Source`, or (images, labels) as
-      `data.sources.from_arrays` takes them.
+      for `data.sources.from_arrays`.
     method: name of a method.
-    name: of the task; `None` takes the source's.
-    phase: what its record calls the phase. A method that relies on tasks of
+    name: name of the task; `None` takes the source's.
+    phase: name of the phase in its record. A method that relies on tasks of
       its own phase finds those that were learned under this name.
-    **options: as a phase of a config has them (steps, learning_rate, options,
-      basis, search, ...), as its suite (image_shape, augment, normalise,
-      drop_shared, incomplete) and as the config itself (seed, chunk_steps,
+    **options: fields of a phase in a config (steps, learning_rate, options,
+      basis, search, ...), of its suite (image_shape, augment, normalise,
+      drop_shared, incomplete) and of the config itself (seed, chunk_steps,
       progress_seconds, eval_batch_size). Images of another shape than the
       network's are fitted to it; the seed is that of the workdir.
 
   Returns:
-    Its accuracy on its test images; `None` of a regression.
+    Its accuracy on its test images; `None` for a regression.
 
   Raises:
-    ValueError: whatever a run would refuse; a name that another task has.
+    ValueError: a run would refuse the options, or another task has the name.
   """
   taken = sorted(set(options) & set(_NEVER))
   if taken:
@@ -97,7 +97,7 @@ def learn(system: system_lib.System, source, *, method: str,
 
 
 def _source(source, name: str | None) -> sources.Source:
-  """A source of what was given."""
+  """The source for the given name, object or arrays."""
   if isinstance(source, sources.Source):
     return source
   if isinstance(source, str):
@@ -131,14 +131,14 @@ def _config(system, source, name, method, phase, given, load):
 
 
 def _shapes(recipe: dict) -> list[tuple]:
-  """The shapes of inputs that a backbone takes."""
+  """The shapes of a backbone's inputs."""
   given = recipe['image_shape']
   many = isinstance(given[0], (list, tuple))
   return [tuple(shape) for shape in (given if many else [given])]
 
 
 def _shape(recipe: dict, source: sources.Source) -> tuple | None:
-  """What images are fitted to; `None` if they fit."""
+  """The shape to which images are fitted; `None` if they fit already."""
   images = [shape for shape in _shapes(recipe) if len(shape) == 3]
   own = tuple(source.image_shape)
   return None if own in images or len(own) != 3 or not images else images[0]
@@ -163,10 +163,10 @@ def _seed(system) -> int:
 
 
 def stored_tasks(system: system_lib.System) -> tuple[methods.Earlier, ...]:
-  """What lies in a workdir, as a method's `relies_on` sees it.
+  """The tasks of a workdir as a method's `relies_on` sees them.
 
-  In the order in which it was learned. Tasks of methods that nobody has
-  registered are left out.
+  They are in the order in which they were learned. Tasks of methods that are
+  not registered are left out.
   """
   lines = json_records.read_lines(system.workdir.metrics)
   order = {line['entry']: i for i, line in enumerate(lines)
@@ -188,10 +188,10 @@ def stored_tasks(system: system_lib.System) -> tuple[methods.Earlier, ...]:
 
 def _claim(work: workdir_lib.Workdir, entry: plan.Entry, config,
            versions: dict) -> bool:
-  """Notes what is about to be learned; whether it is learned already.
+  """Records the task to be learned; returns whether it is learned already.
 
   Raises:
-    ValueError: the name was given to something else.
+    ValueError: the name is used for something else.
   """
   described = json_files.plain(config_lib.to_dict(config))
   begun = [line for line in json_records.read_lines(work.metrics)

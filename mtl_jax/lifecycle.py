@@ -1,4 +1,4 @@
-"""What `mtl_jax.load` returns: a stored system whose tasks come and go.
+"""The system that `mtl_jax.load` returns; tasks can be added and removed.
 
     system.export('a', 'a.safetensors')      mtl_jax.import_task(workdir, file)
     system.export_network('a', 'w.safetensors')      # for backbone.weights
@@ -6,8 +6,8 @@
     system.merge(['a', 'b'])  system.rename('a', 'c')  system.delete('b')
     system.parameters('a')    system.apply_fn('a')
 
-Prediction is `serving.system.System`, of which this is one. `verify` passes
-after each of these, and the bits of all other tasks stay.
+Prediction is inherited from `serving.system.System`. `verify` succeeds after
+each of these calls, and the bits of all other tasks stay the same.
 """
 
 import pathlib
@@ -28,7 +28,7 @@ from mtl_jax.storage import workdir as workdir_lib
 
 
 class System(system_lib.System):
-  """Tasks that share one backbone; iterating gives their names."""
+  """Tasks that share one backbone; iteration gives their names."""
 
   def __iter__(self) -> Iterator[str]:
     return iter(self.tasks)
@@ -55,19 +55,19 @@ class System(system_lib.System):
     return artifact.export_network(self, task, path, licence, text)
 
   def delete(self, task: str) -> None:
-    """Removes a task that no other relies on; see `serving.edits.delete`."""
+    """Removes a task on which no other relies; see `serving.edits.delete`."""
     self.require(task)
     edits.delete(self, task)
 
   def rename(self, task: str, name: str) -> None:
-    """Gives a task another name; see `serving.edits.rename`."""
+    """Renames a task; see `serving.edits.rename`."""
     self.require(task)
     edits.rename(self, task, name)
 
   def merge(self, tasks: Sequence[str], weights: Sequence[float] | None = None,
             how: str = 'combination',
             name: str | None = None) -> merging.Merged:
-    """Makes one task of several; see `serving.merging.merge`."""
+    """Merges several tasks into one; see `serving.merging.merge`."""
     for task in tasks if isinstance(tasks, (list, tuple)) else ():
       self.require(task)
     return merging.merge(self, tasks, weights, how, name)
@@ -85,22 +85,22 @@ class System(system_lib.System):
 
   def learn(self, source, **options) -> float | None:
     """Adds one task and returns its accuracy; see `learning.learn`."""
-    from mtl_jax import learning  # optax and more, which serving goes without
+    from mtl_jax import learning  # imports optax, which serving doesn't need
     return learning.learn(self, source, **options)
 
 
 def load(path, plugins=None, **options) -> System:
-  """The system in a workdir, or of one file that `export` wrote.
+  """The system of a workdir, or of a file that `export` wrote.
 
   Args:
-    path: a workdir; it needs neither its data nor its config. Or a file, of
-      which a folder is made that goes away with the system.
-    plugins: a Python file, or several, that register the methods and models of
-      your own that were used. Nothing is ever imported from a workdir.
-    **options: of `serving.system.load`.
+    path: a workdir (neither its data nor its config are needed), or an exported
+      file, for which a temporary folder is made.
+    plugins: a Python file, or several, that register your own methods and
+      models that the tasks use. Nothing is ever imported from a workdir.
+    **options: options of `serving.system.load`.
 
   Raises:
-    ValueError: neither of the two, the backbone can't be made again, or a
+    ValueError: the path is neither, the backbone can't be made again, or a
       plugin is missing or fails.
   """
   if not workdir_lib.local_folder(path).is_file():

@@ -1,7 +1,7 @@
 """The algebra of masks: pure functions on plain pytrees.
 
-A mask has its parameter tree's structure with `bool` leaves, and `None` where
-a leaf is not masked. It holds one bit per weight once packed. All functions
+A mask has the structure of its parameter tree with `bool` leaves, and `None`
+where a leaf is not masked. Packed, it takes one bit per weight. All functions
 are jittable and vmappable; `apply` and `straight_through` are differentiable.
 
 Supermasks: SupSup, https://arxiv.org/abs/2006.14769. Top-k sampling with a
@@ -35,19 +35,19 @@ require_bool = _mask_leaves.require_bool
 
 
 def apply(params: Params, mask: Mask) -> Params:
-  """Multiplies every masked leaf by its mask; other leaves stay as they are.
+  """Multiplies masked leaves by their masks; other leaves stay unchanged.
 
   Args:
     params: parameter tree.
     mask: the same structure; leaves bool, or float (a sampled mask during
       training, or a combination of masks), or `None` for "not masked". A leaf
-      of integers or bools takes a bool mask alone.
+      of integers or bools accepts only a bool mask.
 
   Returns:
     A tree of the structure, shapes and dtypes of `params`.
 
   Raises:
-    ValueError: structures or shapes differ, or a mask's leaf has another
+    ValueError: structures or shapes differ, or a leaf of the mask has another
       dtype; names the leaf.
 
   >>> import jax.numpy as jnp
@@ -84,11 +84,11 @@ _times.defjvps(lambda dp, out, p, m: dp * m, lambda dm, out, p, m: p * dm)
 
 
 def threshold(scores: Scores, at: float = 0.) -> Mask:
-  """The mask of the scores that are at least `at` (`None` leaves stay).
+  """The mask of the scores that are at least `at`; `None` leaves stay.
 
   Raises:
-    ValueError: a score is NaN (inside jit it is below every bound), or a leaf
-      isn't of numbers; names the leaf.
+    ValueError: a score is NaN (inside jit, NaN is below every bound), or the
+      dtype of a leaf is not numeric; names the leaf.
 
   >>> import jax.numpy as jnp
   >>> threshold({'w': jnp.array([-1., 0., 2.])})
@@ -101,22 +101,22 @@ def threshold(scores: Scores, at: float = 0.) -> Mask:
 
 
 def top_k(scores: Scores, density: float | Tree) -> Mask:
-  """Keeps exactly round(density x size) largest scores of every leaf.
+  """Keeps exactly the round(density x size) largest scores of every leaf.
 
   Ties are broken by index: of equal scores the earlier ones are kept. Nothing
-  is sorted: a search for the smallest score kept counts how many lie above a
-  bound, so the cost is some 10 to 30 passes over the leaf. Scores are compared
-  in their own dtype; leaves of 64 bits are sorted. A NaN is refused where its
-  value is known; inside jit it ranks below -inf.
+  is sorted: the smallest kept score is found by counting the scores above a
+  bound, some 10 to 30 times. Scores are compared in their own dtype; leaves of
+  64 bits are sorted. A NaN is refused outside of jit; inside jit it ranks below
+  -inf.
 
   Args:
     scores: tree of leaves of floats or integers; `None` leaves stay `None`.
-    density: fraction kept, a number for all leaves or a tree of numbers such
-      as `erdos_renyi` gives (static Python numbers, in [0, 1]).
+    density: fraction to keep, a number for all leaves or a tree of numbers as
+      from `erdos_renyi` (static Python numbers, in [0, 1]).
 
   Raises:
-    ValueError: a density outside [0, 1], a score that is NaN, or a leaf that
-      can't be ranked; names the leaf.
+    ValueError: a density is outside [0, 1], a score is NaN, or a leaf can't be
+      ranked; names the leaf.
 
   >>> import jax.numpy as jnp
   >>> top_k({'w': jnp.array([3., 1., 1., 1.])}, density=0.5)
@@ -139,11 +139,11 @@ def straight_through(
   """Makes a sampler differentiable: dL/dscores := dL/dmask.
 
   Args:
-    sample_fn: from a tree of scores to a mask of its structure, for example
+    sample_fn: (scores) -> a mask of the same structure, for example
       `masks.threshold`.
 
   Returns:
-    A function from scores to float masks, 0. or 1. in the scores' dtype.
+    (scores) -> float masks, 0. or 1. in the scores' dtype.
 
   >>> import jax, jax.numpy as jnp
   >>> soft = straight_through(threshold)
@@ -223,7 +223,7 @@ def density(mask: Mask) -> Array:
 
 
 def densities(mask: Mask) -> Tree:
-  """Fraction of ones of each leaf (`None` leaves stay), 0 of an empty one."""
+  """Fraction of ones in each leaf; `None` leaves stay; 0 for an empty leaf."""
   return jax.tree.map(
       lambda m: (jnp.mean(m, dtype=jnp.float32) if m.size
                  else jnp.float32(0)), require_bool(mask))
@@ -243,7 +243,7 @@ def overlap(a: Mask, b: Mask) -> Array:
 
 
 def pack(mask: Mask) -> Tree:
-  """One bit per weight: flat uint8 leaves, the first weight in the high bit.
+  """Packs masks to bits: flat uint8 leaves, the first weight in the high bit.
 
   >>> import jax.numpy as jnp
   >>> pack({'w': jnp.array([[True, False], [False, True]])})
@@ -258,7 +258,7 @@ def unpack(packed: Tree, like: Tree) -> Mask:
 
   Args:
     packed: tree of uint8 leaves [ceil(size / 8)].
-    like: tree with the shapes, for example the parameters; may have leaves
+    like: tree with the shapes, for example the parameters; it may have leaves
       where `packed` is `None`.
 
   Raises:
@@ -289,7 +289,7 @@ def unpack(packed: Tree, like: Tree) -> Mask:
 
 
 def stack(masks: Iterable[Mask]) -> Mask:
-  """K masks as one tree with bool leaves [K, ...]: a basis.
+  """Stacks K masks to one tree with bool leaves [K, ...], a basis.
 
   >>> import jax.numpy as jnp
   >>> stack([{'w': jnp.array([True])}, {'w': jnp.array([False])}])['w'].shape
@@ -307,19 +307,20 @@ def signed_constant(key: PRNGKey, like: Params,
                     fan_in: fans.Rules = ()) -> Params:
   """The signed Kaiming constant backbone: every weight is +c or -c.
 
-  c = sqrt(2 / fan_in) of its kernel, the signs are fair coins (SupSup, section
-  3.1). Leaves that are no kernels (biases, scales, embeddings) are returned as
-  they are. Equal keys give equal bits on every platform.
+  c = sqrt(2 / fan_in) of each kernel, and signs are drawn with probability 1/2
+  (SupSup, section 3.1). Leaves that are not kernels (biases, scales,
+  embeddings) are returned unchanged. Equal keys give equal bits on every
+  platform.
 
   Args:
     key: typed PRNG key.
     like: parameters in Flax layout; see `fans.fans`.
     fan_in: ordered (pattern, input axes) for kernels that don't follow Flax's
-      conventions; `None` as axes: the leaf is no kernel.
+      conventions; axes `None` mean that the leaf is not a kernel.
 
   Raises:
-    ValueError: a kernel isn't of floats, a pattern matches no leaf, or an axis
-      isn't one of the leaf's.
+    ValueError: a kernel is not of floats, a pattern matches no leaf, or a leaf
+      does not have an axis.
 
   >>> import jax, jax.numpy as jnp
   >>> w = signed_constant(jax.random.key(0), {'w': jnp.zeros((8, 4))})['w']
@@ -345,15 +346,15 @@ def signed_constant(key: PRNGKey, like: Params,
 def erdos_renyi(params: Params, eps: float) -> trees.Tree:
   """Layer budgets of SupSup's sparse masks, static floats for `top_k`.
 
-  density = min(0.5, eps (c_in + c_out) / (c_in c_out kh kw)), of one layer of
-  the leaf; `fans.fans` tells which axes are c_in and c_out.
+  density = min(0.5, eps (c_in + c_out) / (c_in c_out kh kw)) for each kernel;
+  `fans.fans` determines the axes c_in and c_out.
 
   Args:
     params: parameters (or shapes) in Flax layout; `None` leaves stay.
     eps: higher is denser.
 
   Raises:
-    ValueError: a leaf that is no kernel, or eps not above 0.
+    ValueError: a leaf is not a kernel, or eps is not above 0.
 
   >>> import jax.numpy as jnp
   >>> erdos_renyi({'w': jnp.zeros((3, 3, 10, 40))}, eps=2)

@@ -1,8 +1,8 @@
-"""What users register under a name, and which file defines it.
+"""Registers users' functions by name, and records the file that defines them.
 
-One table each for methods, models, data sources and suites. A name that stands
-there already may be registered again: the new one takes its place, and what
-was cached of the old one is dropped.
+There is one table each for methods, models, data sources and suites. A name may
+be registered again: the new value replaces the old one, and cached results of
+the old one are dropped.
 """
 
 import functools
@@ -25,7 +25,7 @@ class Registry(Mapping):
   """Values by name; a read-only mapping with `register`.
 
   Attributes:
-    kind: what its values are, for messages.
+    kind: kind of its values, for messages.
   """
 
   def __init__(self, kind: str, known: dict[str, Any] | None = None):
@@ -52,10 +52,10 @@ class Registry(Mapping):
     return name in self._known
 
   def register(self, name: str, value: Any) -> None:
-    """Adds a value, or puts it in the place of an older one.
+    """Adds a value, or replaces an older one of this name.
 
     Raises:
-      ValueError: see `check`; nothing has changed then.
+      ValueError: see `check`; nothing is changed in this case.
     """
     self.check(name, value)
     self._known[name] = value
@@ -64,8 +64,7 @@ class Registry(Mapping):
       clear()
 
   def check(self, name: str, value: Any) -> None:
-    """Raises ValueError if the name is no name, or the value can't be called.
-    """
+    """Raises ValueError if the name is not valid or the value not callable."""
     if not isinstance(name, str) or not re.fullmatch(r'\w[\w.-]*', name):
       raise ValueError(f'{self.kind} {name!r}: a name has letters, digits, _, '
                        '. and -')
@@ -74,19 +73,19 @@ class Registry(Mapping):
                        'register a function')
 
   def origin(self, name: str) -> dict | None:
-    """`origin` of a value, as it was when that was registered.
+    """The `origin` of a value at the time when it was registered.
 
-    A file that has been edited since does not define it.
+    It does not change if the file is edited later.
     """
     return self._origins.get(name)
 
   def on_change(self, clear: Callable[[], None]) -> None:
-    """Has a cache cleared whenever something is registered."""
+    """Registers a function that clears a cache after every registration."""
     self._caches.append(clear)
 
 
 def origin(function: Callable) -> dict | None:
-  """The file that defines a function, if it is no part of this package.
+  """The file that defines a function outside of this package.
 
   Returns:
     {'file': its name, 'sha256': of its content}, or `None`.
@@ -107,11 +106,11 @@ def origin(function: Callable) -> dict | None:
 
 
 def changed(then: dict | None, now: dict | None) -> str:
-  """What to say if another file defines a function than when it was recorded.
+  """The message if another file defines a function than was recorded.
 
   Args:
-    then: what `origin` gave.
-    now: what it gives.
+    then: the recorded result of `origin`.
+    now: the current result of `origin`.
 
   Returns:
     A sentence without its end, or '' if the file is the same.

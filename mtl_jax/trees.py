@@ -1,7 +1,7 @@
 """Parameter trees addressed by path names such as `encoder/Dense_0/kernel`.
 
-A leaf's name is its path joined by '/'. `None` counts as a leaf throughout: it
-stands for "nothing here" (not masked, not trained, not owned).
+A leaf's name is its path joined by '/'. `None` counts as a leaf throughout and
+means "nothing here" (not masked, not trained, not owned).
 """
 
 import difflib
@@ -22,12 +22,12 @@ Tree = aliases.Tree
 
 
 def is_none(x: Any) -> bool:
-  """Whether it is `None`, which is a leaf here."""
+  """Whether `x` is `None`, which counts as a leaf."""
   return x is None
 
 
 def is_number(x: Any) -> bool:
-  """Whether it is a real number: no bool, no array.
+  """Whether `x` is a real number; bools and arrays are not.
 
   >>> is_number(1), is_number(True)
   (True, False)
@@ -36,7 +36,7 @@ def is_number(x: Any) -> bool:
 
 
 def check_arrays(tree: Any, what: str) -> Any:
-  """The tree.
+  """Returns the tree if all its leaves are arrays or `None`.
 
   Raises:
     ValueError: a leaf has no shape or dtype; names it.
@@ -58,10 +58,10 @@ def _entry_name(entry: Any) -> str:
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
-  """The leaves of `tree` by path name, `None` leaves included.
+  """The leaves of `tree` by path name, including `None` leaves.
 
   Raises:
-    ValueError: two leaves have one name, because a key holds '/'.
+    ValueError: two leaves have the same name, because a key contains '/'.
 
   >>> flatten({'a': {'kernel': 1, 'bias': None}})
   {'a/bias': None, 'a/kernel': 1}
@@ -79,10 +79,10 @@ def flatten(tree: Tree) -> dict[str, Any]:
 def unflatten(flat: dict[str, Any]) -> Tree:
   """Nested dicts from path names; inverse of `flatten` for nested dicts.
 
-  Keys of those dicts hold no '/'.
+  Keys of these dicts must not contain '/'.
 
   Raises:
-    ValueError: a name is that of a leaf and of a tree; names it.
+    ValueError: a name is both that of a leaf and of a sub-tree; names it.
 
   >>> unflatten({'a/bias': None, 'a/kernel': 1})
   {'a': {'bias': None, 'kernel': 1}}
@@ -101,11 +101,11 @@ def unflatten(flat: dict[str, Any]) -> Tree:
 
 
 def map_leaves(f: Callable, tree: Tree, *rest: Tree) -> Tree:
-  """`jax.tree.map` with `None` as a leaf; `f` sees the `None`s.
+  """`jax.tree.map` with `None` as a leaf, which is passed to `f`.
 
   Raises:
     ValueError: the trees have different structures; names the first leaf that
-      stands in one of them alone.
+      is in only one of them.
   """
   for other in rest:
     check_same_structure(tree, other)
@@ -138,17 +138,18 @@ def check_same_structure(a: Tree, b: Tree) -> None:
         f'{jax.tree.structure(a)} and {jax.tree.structure(b)}; convert both '
         'to the same kind of container')
   name = alone[0]
-  where = 'first' if name in left else 'second'
+  here, there = (('first', 'second') if name in left else
+                 ('second', 'first'))
   near = nearest(name, right if name in left else left)
   raise ValueError(
-      f'leaf {name} stands only in the {where} of the two trees{near}; both '
+      f'leaf {name} is in the {here} tree but not in the {there}{near}; both '
       'must have the structure of the backbone')
 
 
 def check_shapes(tree: Tree, like: Tree, what: str) -> None:
   """Raises ValueError if a leaf's shape differs from that in `like`.
 
-  Leaves that are `None` in either tree are passed over.
+  Leaves that are `None` in either tree are skipped.
   """
   def check(name: str, x: Any, y: Any) -> None:
     if x is not None and y is not None and np.shape(x) != np.shape(y):
@@ -158,13 +159,13 @@ def check_shapes(tree: Tree, like: Tree, what: str) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-  """A hint such as ' (did you mean: kernel?)', or '' if nothing is near."""
+  """A hint such as ' (did you mean: kernel?)', or '' if no name is near."""
   matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
   return f' (did you mean: {", ".join(matches)}?)' if matches else ''
 
 
 def counted(count: int, noun: str) -> str:
-  """A number of things in words.
+  """A count with its noun in singular or plural.
 
   >>> counted(1, 'task'), counted(12000, 'class'), counted(2, 'batch')
   ('1 task', '12,000 classes', '2 batches')
@@ -175,7 +176,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def hashable(value: Any) -> Any:
-  """Lists as tuples, to any depth: JSON has no tuples.
+  """Turns lists into tuples, at any depth: JSON has no tuples.
 
   >>> hashable([1, [2, 3]])
   (1, (2, 3))
@@ -186,7 +187,7 @@ def hashable(value: Any) -> Any:
 
 
 def call(what: str, f: Callable, options: dict) -> Any:
-  """`f(**options)`, or an error that names an unknown option.
+  """Calls `f(**options)`, or raises an error that names an unknown option.
 
   Raises:
     ValueError: `f` doesn't take an option; names the known and nearest ones.
@@ -203,18 +204,18 @@ def call(what: str, f: Callable, options: dict) -> Any:
 
 
 def select(tree: Tree, rules: Sequence[tuple[str, Any]]) -> Tree:
-  """A value for every leaf from an ordered list of (regex, value) rules.
+  """A value for every leaf, from an ordered list of (regex, value) rules.
 
   Args:
     tree: any pytree.
-    rules: patterns for `re.fullmatch` on the leaf's name; the first that
-      matches decides. Leaves that no pattern matches get `None`.
+    rules: patterns for `re.fullmatch` on the leaf's name; the first match
+      decides. Leaves that no pattern matches get `None`.
 
   Returns:
     A tree of `tree`'s structure with the values.
 
   Raises:
-    ValueError: a pattern matches no leaf at all, or is no regular expression.
+    ValueError: a pattern matches no leaf, or is not a regular expression.
 
   >>> select({'a': {'kernel': 1, 'bias': 2}}, [('.*kernel', 0.5)])
   {'a': {'bias': None, 'kernel': 0.5}}
@@ -241,12 +242,12 @@ def select(tree: Tree, rules: Sequence[tuple[str, Any]]) -> Tree:
 
 
 def partition(tree: Tree, chosen: Tree) -> tuple[Tree, Tree]:
-  """Splits leaves in two trees of the same structure, `None` elsewhere.
+  """Splits leaves into two trees of the same structure, `None` elsewhere.
 
   Args:
     tree: any pytree.
-    chosen: the same structure; a leaf that is `None` or False goes to the
-      second tree.
+    chosen: the same structure; a leaf whose choice is `None` or False goes to
+      the second tree.
 
   Raises:
     ValueError: the structures differ, or a choice is neither `None` nor a
@@ -267,7 +268,7 @@ def partition(tree: Tree, chosen: Tree) -> tuple[Tree, Tree]:
 
 
 def combine(first: Tree, second: Tree) -> Tree:
-  """Leaf by leaf the first that is not `None`; inverse of `partition`.
+  """For each leaf, the first that is not `None`; inverse of `partition`.
 
   >>> combine({'a': 1, 'b': None}, {'a': None, 'b': 2})
   {'a': 1, 'b': 2}
@@ -281,10 +282,10 @@ def size(tree: Tree) -> int:
 
 
 def nbytes(tree: Tree) -> int:
-  """Bytes of all leaves as they lie in memory.
+  """Bytes of all leaves in memory.
 
   Raises:
-    ValueError: a leaf is no array; names it.
+    ValueError: a leaf is not an array; names it.
   """
   check_arrays(tree, 'the tree')
   return sum(int(np.prod(x.shape)) * x.dtype.itemsize
@@ -295,7 +296,7 @@ def digest(leaf: Any) -> str:
   """SHA-256 over a leaf's dtype, shape and bytes, as hexadecimal digits.
 
   Raises:
-    ValueError: not an array of numbers, whose bytes would say what it is.
+    ValueError: the leaf is not an array of numbers.
   """
   if jax.dtypes.issubdtype(getattr(leaf, 'dtype', None), jax.dtypes.extended):
     raise ValueError(f'a leaf of {leaf.dtype} has no digest; give '
@@ -317,7 +318,7 @@ def digests(tree: Tree) -> dict[str, str]:
 def fingerprint(tree: Tree) -> str:
   """One SHA-256 over all names and leaves: equal iff bit for bit the same.
 
-  Keys that hold '/' differ from a tree of their parts.
+  A key that contains '/' differs from nested keys with the same path.
 
   >>> import jax.numpy as jnp
   >>> a = fingerprint({'w': jnp.zeros(3)})
@@ -330,7 +331,7 @@ def fingerprint(tree: Tree) -> str:
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
   total = hashlib.sha256()
   if any(mark in key for path, _ in leaves for key in path for mark in '/=;'):
-    # No name begins with ';', so this is no other tree's text.
+    # No name begins with ';', so this text can't come from another tree.
     total.update(f';{json.dumps(sorted(leaves))}'.encode())
     return total.hexdigest()
   for name, value in sorted(('/'.join(path), value) for path, value in leaves):

@@ -1,4 +1,4 @@
-"""What is refused before a run writes anything."""
+"""Checks a run before it writes anything."""
 
 from typing import Any, NoReturn
 
@@ -22,10 +22,10 @@ from mtl_jax.training.search import iteration
 
 
 def check_config(work: workdir_lib.Workdir, config) -> None:
-  """Refuses a workdir of another format, or that belongs to another config.
+  """Refuses a workdir of an unknown format, or of another config.
 
-  More may come after what it has: phases, tasks of the suite, tasks of a phase
-  that learns them one after another (see `growth`).
+  The config may add phases, tasks of the suite, or tasks of a phase that learns
+  them one after another (see `growth`).
   """
   work.require_own()
   if not work.config.exists():
@@ -59,7 +59,7 @@ def _learned_by(given: Any) -> dict:
 
 
 def _refuse_other(work, kept, given, why: str) -> NoReturn:
-  """Of a kept config that this version can't read."""
+  """The refusal if this version can't read the stored config."""
   old, new = (trees.flatten(_learned_by(c)) for c in (kept, given))
   changed = sorted(name for name in old.keys() | new.keys()
                    if old.get(name) != new.get(name)) or ['config.json']
@@ -73,12 +73,12 @@ def _refuse_other(work, kept, given, why: str) -> NoReturn:
 
 
 def check_growth(work: workdir_lib.Workdir, old, new) -> None:
-  """Refuses what a workdir has no room for, or has not kept.
+  """Refuses added tasks for which the workdir is not ready.
 
   Raises:
-    ValueError: a new task has the name of one that is no part of the run, a
-      group that is half trained would get another member, or what a phase
-      goes on from is gone.
+    ValueError: a new task has the name of a task that is not part of the run,
+      a half-trained group would get another member, or what a phase would
+      start from is gone.
   """
   suite = growth.make_suite(new)
   planned = {e.name for phase in old.phases
@@ -113,7 +113,7 @@ def check_growth(work: workdir_lib.Workdir, old, new) -> None:
 
 
 def check_backbone(work: workdir_lib.Workdir, backbone) -> None:
-  """Refuses a workdir with another backbone than the one that was made."""
+  """Refuses a workdir with another backbone."""
   if work.backbone.exists():
     kept = dict(json_records.read_json(work.backbone) or {}).get('fingerprint')
     if kept != backbone.recipe['fingerprint']:
@@ -125,17 +125,17 @@ def check_backbone(work: workdir_lib.Workdir, backbone) -> None:
 
 def check_sources(work: workdir_lib.Workdir, suite, data,
                   lines=None) -> dict[str, str]:
-  """The versions of the suite's sources, which an earlier start had too.
+  """The versions of the suite's sources, equal to those of earlier starts.
 
   Args:
-    work: in which earlier starts may have left their lines.
-    suite: of tasks.
-    data: its sources.
-    lines: of the log, if they were read already.
+    work: the workdir, which may have log lines of earlier starts.
+    suite: the tasks.
+    data: the sources.
+    lines: lines of the log, if they were read already.
 
   Raises:
-    ValueError: a source has changed since (names it and both versions), or two
-      sources can't be told apart by their folders.
+    ValueError: a source has changed (names it and both versions), or two
+      sources would share a folder.
   """
   found = {task.source: data.source(task.source).version
            for task in suite.tasks}
@@ -163,15 +163,15 @@ def check_fit(config, suite, data, backbone, earlier=(),
   """Refuses, before anything is written, what would fail in a later phase.
 
   Args:
-    config: of the run.
-    suite: its tasks.
-    data: its sources.
-    backbone: on devices.
-    earlier: what lies in the workdir already and methods may rely on.
-    read: (name) -> the impression of one of those.
+    config: config of the run.
+    suite: tasks of the run.
+    data: sources of the tasks.
+    backbone: backbone on the devices.
+    earlier: impressions in the workdir on which methods may rely.
+    read: (name) -> one of these impressions.
 
   Returns:
-    As `check_methods`.
+    As in `check_methods`.
   """
   check_words(suite, data, backbone.params)
   traced = check_methods(config, suite, backbone, earlier, read)
@@ -199,13 +199,13 @@ def check_fit(config, suite, data, backbone, earlier=(),
 
 def check_methods(config, suite, backbone, earlier=(),
                   read=None) -> dict[str, trace.Traced]:
-  """Asks every phase's method what it can't do, and traces its functions.
+  """Calls `check` of every phase's method, and traces its functions.
 
-  Nothing is computed. `materialise` of what `commit` leaves must have the
-  leaves, shapes and dtypes of `bind`; an impression must be storable.
+  Nothing is computed. `materialise` of a committed impression must have the
+  leaves, shapes and dtypes of `bind`, and the impression must be storable.
 
   Returns:
-    By phase, what a task would get and leave; a search has none.
+    By phase, shapes of `shared` and of an impression; a search has none.
 
   Raises:
     ValueError: names the phase, and the function or leaf.

@@ -305,7 +305,7 @@ def test_shapes_that_do_not_match():
   with pytest.raises(ValueError, match=r'owned value.*\(2,\).*w is \(3, 4\)'):
     impressions.materialise(backbone, impressions.Impression(
         values={'w': jnp.ones(2)}))
-  with pytest.raises(ValueError, match='leaf v stands only in the'):
+  with pytest.raises(ValueError, match='leaf v is in the second tree but not'):
     trees.check_same_structure(backbone, {'v': 1})
 
 

@@ -102,7 +102,7 @@ def test_combine_makes_no_float_copy_of_the_basis():
      'w has coefficients for 9 blocks, but . output units; take'),
     ({'w': np.ones(3, np.float32), 'b': np.ones(3, np.float32)},
      'b has coefficients but no basis masks'),
-    ({'w': np.ones(3, np.float32)}, 'leaf b stands only in the second')])
+    ({'w': np.ones(3, np.float32)}, 'leaf b is in the second tree but not')])
 def test_combine_refuses_coefficients_that_do_not_fit(alphas, message):
   with pytest.raises(ValueError, match=message):
     impressions.combine(alphas, BASIS)
@@ -168,7 +168,7 @@ def test_one_hot_coefficients_are_the_basis_task_bit_for_bit(k):
      r'mask has shape \(2, 3\) but w is \(2, 2\)'),
     (Impression(values={'w': None, 'b': np.ones(3, np.float32)}),
      r'an owned value has shape \(3,\) but b is \(2,\)'),
-    (Impression(values={'w': None}), 'leaf b stands only in the second')])
+    (Impression(values={'w': None}), 'leaf b is in the second tree but not')])
 def test_materialise_refuses_what_does_not_fit(task, message):
   with pytest.raises(ValueError, match=message):
     impressions.materialise(BACKBONE, task)

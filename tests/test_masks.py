@@ -53,7 +53,7 @@ def test_apply_names_the_leaf_that_does_not_fit():
     masks.apply({'a': {'kernel': PARAMS['w']}}, {'a': {'kernel': A['w'].T}})
   with pytest.raises(ValueError, match=r'mask has shape \(1, 3\) but w is'):
     masks.apply(PARAMS, {'w': np.ones((1, 3), bool), 'b': None})
-  with pytest.raises(ValueError, match='leaf b stands only in the first'):
+  with pytest.raises(ValueError, match='leaf b is in the first tree but not'):
     masks.apply(PARAMS, {'w': A['w']})
 
 

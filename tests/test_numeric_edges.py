@@ -118,7 +118,7 @@ def test_what_is_not_packed_is_refused():
     (lambda: masks.threshold(FLOATS, float('nan')), 'threshold is nan; give'),
     (lambda: masks.top_k(FLOATS, None), 'density is None; give a number'),
     (lambda: masks.straight_through(lambda s: {'x': s})(FLOATS),
-     'stands only in the .* of the two trees'),
+     'is in the .* tree but not in the'),
     (lambda: masks.stack(None), 'a basis needs at least one mask'),
     (lambda: masks.random(0, FLOATS, .5), 'key is 0; give one key, as jax.ra'),
     (lambda: masks.random(jax.random.split(KEY), FLOATS, .5), 'give one key'),

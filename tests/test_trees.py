@@ -75,10 +75,10 @@ def test_partition_and_combine_are_inverse():
 ])
 def test_another_structure_is_refused_by_leaf_name(f):
   with pytest.raises(ValueError, match=(
-      r'leaf a/kernal stands only in the second of the two trees \(did you '
+      r'leaf a/kernal is in the second tree but not in the first \(did you '
       r'mean: a/kernel\?\)')):
     f({'a': {'kernel': 1, 'm': 0}}, {'a': {'kernel': 1, 'm': 0, 'kernal': 2}})
-  with pytest.raises(ValueError, match='leaf b stands only in the first'):
+  with pytest.raises(ValueError, match='leaf b is in the first tree but not'):
     f({'a': 1, 'b': None}, {'a': 1})
   with pytest.raises(ValueError, match='different containers'):
     f([1, 2], (1, 2))

@@ -2,10 +2,10 @@
 
 A sub-command is one row of `COMMANDS` and a module with
 
-    DESCRIPTION    what it does, in a sentence or two
+    DESCRIPTION    its description, a sentence or two
     EXAMPLES       command lines; two spaces and an explanation follow each
     flags(parser)  adds its arguments
-    main(given)    does it; returns an exit code, or `None` for success
+    main(given)    runs it; returns an exit code, or `None` for success
 
 With `OVERRIDES = True` it gets the flags that begin with `--config.` in
 `given.overrides`, as (name, value) pairs.
@@ -22,7 +22,7 @@ from mtl_jax import _version
 from mtl_jax import trees
 from mtl_jax.commands import ends
 
-# By name: its module, and what it does in one line.
+# By name: the module, and a description in one line.
 COMMANDS = {
     'run': ('mtl_jax.commands.run',
             'learn the tasks of a config, evaluate, report; resumes by itself'),
@@ -66,8 +66,8 @@ def main(argv: Sequence[str] | None = None, program: str = 'mtl-jax') -> int:
   """Runs the sub-command of a command line.
 
   Args:
-    argv: without the program; `None` takes the process's own.
-    program: what the user typed, for the help.
+    argv: arguments without the program's name; `None` takes the process's own.
+    program: the name of the program in the help.
 
   Returns:
     The exit code.
@@ -97,14 +97,14 @@ def call(name: str, argv: Sequence[str] | None, program: str) -> int:
   words = list(sys.argv[1:] if argv is None else argv)
   try:
     given = parse(module, words, program)
-  except SystemExit as end:  # after --help, or what is no flag
+  except SystemExit as end:  # after --help, or after an unknown flag
     return end.code if isinstance(end.code, int) else 1
   return ends.guarded(lambda: module.main(given))
 
 
 def parse(module: ModuleType, argv: list[str],
           program: str) -> argparse.Namespace:
-  """The flags of a sub-command; `--jax_...` are those of jax.config."""
+  """The flags of a sub-command; `--jax_...` sets flags of jax.config."""
   examples = '\n'.join(
       f'  {line.format(program)}\n      {what}' for line, what in
       module.EXAMPLES)
@@ -127,7 +127,7 @@ def parse(module: ModuleType, argv: list[str],
 
 
 def _others(rest: list[str]):
-  """Sorts unknown arguments: (overrides, flags of JAX, all others)."""
+  """Divides unknown arguments into (overrides, flags of JAX, all others)."""
   found: dict[str, list[tuple[str, str]]] = {'config.': [], 'jax_': []}
   unknown, left = [], list(rest)
   while left:

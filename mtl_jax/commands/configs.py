@@ -21,15 +21,15 @@ OVERRIDES = True
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-  """Which config to show."""
+  """Adds the flags that select a config."""
   parser.add_argument('name', nargs='?', help=(
-      'of a shipped config, or a Python file; behind a colon its argument'))
+      'of a shipped config, or a Python file; after a colon its argument'))
   parser.add_argument('--source', action='store_true',
                       help='print the file itself')
 
 
 def main(given: argparse.Namespace) -> int | None:
-  """Prints what was asked for."""
+  """Prints the list of configs, or the fields or the file of one."""
   if given.name is None:
     show_list()
     return None
@@ -43,9 +43,9 @@ def main(given: argparse.Namespace) -> int | None:
 
 
 def every_field(given: dict) -> list[str]:
-  """A line for every field, as it can be given to a run.
+  """A line for every field, in the form of a flag of `run`.
 
-  A '#' precedes the fields of parts that are off, such as `early_stop`.
+  A '#' precedes fields of parts that are off, such as `early_stop`.
   """
   there = dict(_leaves(schema.filled(given)))
   off = {name: field.default for name, field in schema.known(given).items()
@@ -72,7 +72,7 @@ def _leaves(node: dict, above: str = '') -> Iterator[tuple[str, Any]]:
 
 
 def _tuples(value: Any) -> Any:
-  """Lists as tuples, as flags are written."""
+  """Lists as tuples, the form of flags."""
   return (tuple(map(_tuples, value)) if isinstance(value, (list, tuple))
           else value)
 

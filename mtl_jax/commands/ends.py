@@ -10,7 +10,7 @@ import jax
 from mtl_jax import host
 from mtl_jax.storage import provenance
 
-# ASCII for other characters that are printed.
+# ASCII replacements of printed characters.
 _ASCII = {'“': '"', '”': '"', '‘': "'", '’': "'", '–': '-', '—': '-',
           '…': '...', '×': 'x',
           '±': '+-', '→': '->', '·': '-', '≥': '>=', '≤': '<=',
@@ -35,8 +35,8 @@ def guarded(command: Callable[[], int | None]) -> int:
   """Calls a command; an error becomes one sentence on stderr.
 
   Returns:
-    0, 1 after an error, 130 after Ctrl-C and 143 after SIGTERM, or what the
-    command returns.
+    The command's own code (0 for success), 1 after an error, 130 after Ctrl-C,
+    or 143 after SIGTERM.
   """
   try:
     with host.stoppable():
@@ -47,7 +47,7 @@ def guarded(command: Callable[[], int | None]) -> int:
     return _say_stopped(stopped.number)
   except KeyboardInterrupt:
     return _say_stopped(2)
-  except BrokenPipeError:  # `| head` has seen enough
+  except BrokenPipeError:  # the reader, such as `| head`, has closed the pipe
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
   except (ValueError, FloatingPointError, OSError, ImportError) as error:

@@ -1,8 +1,8 @@
-"""Where the runs of a sweep are processed: here, on Ray, or by SLURM.
+"""Runs the jobs of a sweep on this machine, on Ray, or by SLURM.
 
-An engine is a generator: it takes jobs and yields each with its exit code (or
-what kept it from one) as it ends. Which run starts where and when is decided
-by Ray and SLURM; here a pool of threads waits for processes.
+An engine is a generator: it takes jobs and yields each one with its exit code
+(or the reason why it has none) as it ends. Ray and SLURM decide where and when
+a run starts; on this machine, a pool of threads waits for processes.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from concurrent import futures
 from typing import Any, NamedTuple
 
 
-# Jobs with their exit codes, or what kept them from one.
+# Jobs with their exit codes, or the reasons why they have none.
 Ended = Generator[tuple['Job', int | str], None, None]
 
 
@@ -24,11 +24,11 @@ class Job(NamedTuple):
   """One run of a sweep.
 
   Attributes:
-    name: of its folder.
-    setting: the same without the seed.
+    name: name of its folder.
+    setting: its name without the seed.
     words: its command line.
-    workdir: its own.
-    log: the file that gets what it says.
+    workdir: its workdir.
+    log: file for its output.
   """
   name: str
   setting: str
@@ -38,15 +38,15 @@ class Job(NamedTuple):
 
 
 class Options(NamedTuple):
-  """What an engine is asked for.
+  """The options of an engine.
 
   Attributes:
-    jobs: runs at once, at most; `None` for as many as there are places (here:
-      one).
+    jobs: largest number of runs at once; `None` for one on this machine, and
+      for as many as there are resources on Ray and SLURM.
     cpus: cores of a run, for Ray and SLURM.
-    gpus: likewise.
+    gpus: GPUs of a run, for Ray and SLURM.
     slurm: parameters of submitit, such as {'slurm_partition': 'gpu'}.
-    folder: of the sweep.
+    folder: folder of the sweep.
   """
   jobs: int | None
   cpus: int
@@ -57,19 +57,19 @@ class Options(NamedTuple):
 
 def process(words: Sequence[str], folder: str, log: str,
             watch: Callable[[subprocess.Popen], Any] = lambda _: None) -> int:
-  """Runs one command to its end; whoever interrupts this interrupts it.
+  """Runs one command to its end; an interruption also stops the command.
 
   Args:
     words: the command line.
-    folder: where it runs.
-    log: a file; what the command says is added to it.
+    folder: its working directory.
+    log: a file to which its output is appended.
     watch: called with the process.
 
   Returns:
     Its exit code.
   """
   with open(log, 'a', encoding='utf-8') as said:
-    # In a session of its own: Ctrl-C reaches it once, by SIGTERM from here.
+    # In its own session: Ctrl-C reaches it only once, as SIGTERM from here.
     child = subprocess.Popen(words, cwd=folder, stdout=said,
                              stderr=subprocess.STDOUT, start_new_session=True)
     try:
@@ -82,7 +82,7 @@ def process(words: Sequence[str], folder: str, log: str,
 
 
 def local(todo: Sequence[Job], options: Options) -> Ended:
-  """Processes of this machine."""
+  """Runs jobs as processes of this machine."""
   children: list[subprocess.Popen] = []
   ending, lock = threading.Event(), threading.Lock()
 
@@ -107,7 +107,7 @@ def local(todo: Sequence[Job], options: Options) -> Ended:
 
 
 def ray(todo: Sequence[Job], options: Options) -> Ended:
-  """Tasks of Ray: on the cluster that RAY_ADDRESS names, or on this machine."""
+  """Runs jobs as tasks of Ray, on the cluster of RAY_ADDRESS or locally."""
   engine = _required('ray', 'ray')
   engine.init(log_to_driver=False, ignore_reinit_error=True)
   remote = engine.remote(process).options(
@@ -136,12 +136,12 @@ def ray(todo: Sequence[Job], options: Options) -> Ended:
 
 def slurm(todo: Sequence[Job], options: Options,
           cluster: str = 'slurm') -> Ended:
-  """One job array of SLURM; it goes on if who waits for it is stopped.
+  """Runs jobs as one job array of SLURM, which continues if this is stopped.
 
   Args:
-    todo: what to run.
+    todo: the jobs.
     options: see `Options`.
-    cluster: of submitit; 'local' has processes of this machine instead.
+    cluster: submitit's cluster; 'local' uses processes of this machine.
   """
   engine = _required('submitit', 'slurm')
   try:
@@ -183,7 +183,7 @@ def _required(package: str, extra: str):
 
 
 def _brief(error: BaseException) -> str:
-  """The line that says what went wrong: the last with an error, or the first.
+  """The line that names the error: the last one with an error, or the first.
 
   >>> _brief(ValueError('failed with trace:\\nKeyError: x\\nlogs: y'))
   'KeyError: x'

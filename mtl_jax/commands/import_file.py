@@ -1,4 +1,4 @@
-"""`mtl-jax import`: a task from the file of an export."""
+"""`mtl-jax import`: reads a task from an exported file."""
 
 import argparse
 
@@ -6,23 +6,23 @@ from mtl_jax import registry
 from mtl_jax.serving import artifact
 
 DESCRIPTION = (
-    'Puts the task of an exported file into a workdir of the same backbone, or '
-    'into a\nnew one.')
+    'Imports the task of an exported file into a workdir with the same '
+    'backbone, or into\na new one.')
 EXAMPLES = (
-    ('{} birds.safetensors --workdir=runs/mine', 'beside the tasks of a run'),
+    ('{} birds.safetensors --workdir=runs/mine', 'into the workdir of a run'),
     ('{} birds.safetensors --workdir=runs/new', 'into a new folder'),
     ('{} lora.safetensors --workdir=runs/new --plugins=lora.py',
-     'of a method of your own'),
+     'a task of your own method'),
 )
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-  """Which file, and where to."""
+  """Adds the flags for the file and the workdir."""
   parser.add_argument('file', metavar='FILE', help='that `export` wrote')
   parser.add_argument('--workdir', required=True, metavar='DIR',
-                      help='of a run, or a new folder')
+                      help='workdir of a run, or a new folder')
   parser.add_argument('--plugins', action='append', metavar='FILE', help=(
-      'a Python file that registers methods or models of your own'))
+      'a Python file that registers your own methods or models'))
 
 
 def main(given: argparse.Namespace) -> int | None:

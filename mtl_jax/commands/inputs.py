@@ -1,4 +1,4 @@
-"""Reads what is to be predicted: image files, folders of them, npz files."""
+"""Reads the inputs of a prediction: image files, folders, npz files."""
 
 import pathlib
 import zipfile
@@ -16,26 +16,26 @@ class Inputs(NamedTuple):
   """Inputs of one task.
 
   Attributes:
-    names: of the rows: a file's path, with '[3]' for a row of an array.
-    rows: [n, ...] as the task's source gives them.
+    names: name of each row: the file's path, with '[3]' for a row of an array.
+    rows: [n, ...], in the form of the task's source.
   """
   names: list[str]
   rows: np.ndarray
 
 
 def read(paths: Iterable[str], shape: tuple[int, ...], dtype: str) -> Inputs:
-  """Reads inputs, pictures fitted to the size that a task's source has.
+  """Reads inputs; images are resized to the size of a task's source.
 
   Args:
-    paths: image files, folders (their images at every depth, but hidden
-      ones), or npz files: the array `images`, or the only one.
-    shape: of one input of the source, such as (H, W, C).
-    dtype: of the source.
+    paths: image files, folders (their images at every depth, except hidden
+      ones), or npz files: the array `images`, or the only array.
+    shape: shape of one input of the source, such as (H, W, C).
+    dtype: dtype of the source.
 
   Raises:
-    ValueError: a file that is missing or no image, a folder without images,
-      an array of another shape or dtype, or pictures for a task that takes
-      none; names it.
+    ValueError: a file is missing or not an image, a folder has no images, an
+      array has another shape or dtype, or images are given for a task that
+      takes none; names it.
   """
   names: list[str] = []
   parts: list[np.ndarray] = []
@@ -65,7 +65,7 @@ def read(paths: Iterable[str], shape: tuple[int, ...], dtype: str) -> Inputs:
 
 
 def _picture(file: pathlib.Path, shape, dtype) -> np.ndarray:
-  """One picture as uint8 [1, H, W, C] of a shape."""
+  """One image as uint8 [1, H, W, C], resized."""
   if dtype != 'uint8' or len(shape) != 3:
     raise ValueError(f'{file}: the task takes {dtype} {list(shape)}, no '
                      'pictures; give an npz file with such rows')
@@ -91,7 +91,7 @@ def _arrays(path: pathlib.Path, shape, dtype) -> np.ndarray:
       rows = file[name]
   except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
     raise ValueError(f'{path} can not be read as npz: {error}') from error
-  if shape[-1:] == (1,) and rows.shape[1:] == shape[:-1]:  # grey, as [n, H, W]
+  if shape[-1:] == (1,) and rows.shape[1:] == shape[:-1]:  # grey [n, H, W]
     rows = rows[..., None]
   if rows.shape[1:] != shape or rows.dtype != np.dtype(dtype):
     raise ValueError(

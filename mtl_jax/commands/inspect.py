@@ -16,33 +16,33 @@ from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import array_files
 
 DESCRIPTION = (
-    'Lists the tasks of a workdir: method, classes, test accuracy, the bytes '
-    'that a task\ntakes, the density of its masks, how much it shares with '
-    'others, and which tasks it\nrelies on.')
+    'Lists the tasks of a workdir: method, classes, test accuracy, size in '
+    'bytes, density\nof the masks, overlap of the masks with others, and the '
+    'tasks on which each task\nrelies.')
 EXAMPLES = (
     ('{} --workdir=runs/quickstart', 'a table of all tasks'),
     ('{} --workdir=runs/quickstart --task=permuted-03',
-     'all that is recorded of one'),
+     'all recorded facts of one task'),
     ('{} --workdir=runs/quickstart --json | jq .tasks', 'for a program'),
 )
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-  """Which workdir, and how to print."""
+  """Adds the flags for the workdir and the output."""
   parser.add_argument('--workdir', required=True, metavar='DIR',
-                      help='of a run, or the file of an exported task')
+                      help='workdir of a run, or an exported file')
   parser.add_argument('--task', metavar='NAME', help='one task in full')
   parser.add_argument('--json', action='store_true', help='JSON, no table')
   parser.add_argument('--plugins', action='append', metavar='FILE', help=(
-      'a Python file that registers methods or models of your own'))
+      'a Python file that registers your own methods or models'))
 
 
 def main(given: argparse.Namespace) -> int | None:
-  """Prints what is asked for."""
+  """Prints the table, JSON, or one task."""
   system = lifecycle.load(given.workdir, given.plugins)
   if given.task is not None:
     if given.task not in system.tasks:
-      system.predict(np.zeros(0), task=given.task)  # refuses the name
+      system.predict(np.zeros(0), task=given.task)  # refuses unknown names
     _print_json(system.metadata(given.task))
     return None
   found = describe(system)
@@ -111,7 +111,7 @@ def _print_tables(found: dict) -> None:
 
 
 def _lineage(task: dict) -> str:
-  """The tasks that a task was made from."""
+  """The tasks from which a task was made."""
   names = [*([task['child_of']] if task['child_of'] else []),
            *task['relies_on']]
   more = f' and {len(names) - 3} more' if len(names) > 3 else ''
@@ -119,7 +119,7 @@ def _lineage(task: dict) -> str:
 
 
 def _nearest(overlap: dict | None) -> dict[str, str]:
-  """By task, the other task whose mask overlaps most with its own."""
+  """For each task, the other task with the largest overlap of masks."""
   if overlap is None:
     return {}
   values = np.array(overlap['matrix'])

@@ -16,9 +16,9 @@ from mtl_jax.commands import inputs
 from mtl_jax.serving import system as system_lib
 
 DESCRIPTION = (
-    'Says what images show: the class, its probability, and those of all '
-    'classes.\nWithout --task, all images are taken to be of one task, as it '
-    'shows them\n(permuted, if it permutes them), and it is inferred.')
+    'Predicts the class of images, its probability, and those of all '
+    'classes.\nWithout --task, all images must belong to one task and look as '
+    'the task shows them\n(permuted, if it permutes them); it is inferred.')
 EXAMPLES = (
     ('{} --workdir=runs/mine new/*.png --output=answers.csv',
      'image files; the only task of the run'),
@@ -30,24 +30,24 @@ EXAMPLES = (
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-  """What to predict, of which system, and how to write it."""
+  """Adds the flags for inputs, system and output."""
   parser.add_argument('inputs', nargs='+', metavar='INPUT', help=(
       'image files, folders of images, or npz files'))
   parser.add_argument('--workdir', required=True, metavar='DIR',
-                      help='of a run, or the file of an exported task')
+                      help='workdir of a run, or an exported file')
   parser.add_argument('--task', metavar='NAME', help=(
-      'whose classes; by default the only one, or inferred from the images'))
+      'name of the task; by default the only one, or inferred from the images'))
   parser.add_argument('--among', action='append', metavar='PATTERN', help=(
-      "without --task, infer it among tasks of such names ('permuted-0*'); "
+      "without --task, infer it among tasks with such names ('permuted-0*'); "
       'may be given several times'))
   parser.add_argument('--format', choices=('csv', 'json'), help=(
-      "by default what --output ends with, else 'csv'"))
+      "by default the suffix of --output, or else 'csv'"))
   parser.add_argument('--output', metavar='FILE',
-                      help='by default the terminal')
+                      help='file to write; by default the terminal')
   parser.add_argument('--batch_size', type=int, default=256, metavar='N',
-                      help='rows of one call (256)')
+                      help='rows per call (256)')
   parser.add_argument('--plugins', action='append', metavar='FILE', help=(
-      'a Python file that registers methods or models of your own'))
+      'a Python file that registers your own methods or models'))
 
 
 def main(given: argparse.Namespace) -> int | None:
@@ -62,7 +62,7 @@ def main(given: argparse.Namespace) -> int | None:
       'json' if str(given.output).endswith('.json') else 'csv')
   system = lifecycle.load(given.workdir, given.plugins)
   task, read, among = choose(system, given.task, given.inputs, given.among)
-  if among is not None:  # as the task shows them, in one call: one task
+  if among is not None:  # all images are of one inferred task, in one call
     logits = np.asarray(system.predict(read.rows, names=among))
   else:
     logits = np.concatenate([
@@ -84,19 +84,19 @@ def main(given: argparse.Namespace) -> int | None:
 def choose(system: system_lib.System, task: str | None,
            paths: list[str], among: list[str] | None = None
            ) -> tuple[str, inputs.Inputs, list[str] | None]:
-  """The task whose outputs are wanted, and its inputs.
+  """The task to predict with, and its inputs.
 
   Args:
     system: the stored tasks.
     task: its name; `None` takes the only one, or infers it.
-    paths: of the inputs.
+    paths: paths of the inputs.
     among: patterns of the names among which it is inferred.
 
   Returns:
     The task, its inputs, and the candidates if it was inferred.
 
   Raises:
-    ValueError: no such task, or no task was named and it can't be inferred.
+    ValueError: there is no such task, or it can't be inferred.
   """
   names = system.tasks
   if not names:
@@ -114,7 +114,7 @@ def choose(system: system_lib.System, task: str | None,
     task, = names
   known = system.task(task) if task in names else None
   if task is not None and known is None:
-    system.predict(np.zeros(0), task=task)  # refuses the name
+    system.predict(np.zeros(0), task=task)  # refuses unknown names
   forms = {(tuple(m['source_shape']), m.get('source_dtype', 'uint8'))
            for m in ([known.metadata] if known else (
                system.metadata(name) for name in names))}
@@ -142,15 +142,15 @@ def choose(system: system_lib.System, task: str | None,
 
 def answers(names: list[str], task: str, logits: np.ndarray,
             metadata: dict) -> list[dict[str, Any]]:
-  """One dict a row: input, task, class, probability, and all probabilities.
+  """One dict per row: input, task, class, probability, and all probabilities.
 
-  Of a regression: input, task and value.
+  For a regression: input, task and value.
 
   Args:
-    names: of the rows.
-    task: whose answers these are.
+    names: names of the rows.
+    task: name of the task.
     logits: float32 [n, classes].
-    metadata: of the stored task.
+    metadata: metadata of the stored task.
   """
   if (metadata['record'].get('accuracy') or {}).get('test') is None:
     return [{'input': name, 'task': task, 'value': row.tolist()
@@ -170,7 +170,7 @@ def answers(names: list[str], task: str, logits: np.ndarray,
 
 
 def class_names(metadata: dict, outputs: int) -> list[str | None]:
-  """A name for every output; the number of the source's class if it has none.
+  """A name for every output; the number of the class if it has no name.
 
   `None` stands for an output of other tasks.
   """
@@ -181,7 +181,7 @@ def class_names(metadata: dict, outputs: int) -> list[str | None]:
 
 
 def _as_csv(rows: list[dict]) -> str:
-  """With a column for the probability of every class."""
+  """CSV text, with a column for the probability of every class."""
   text = io.StringIO()
   flat = []
   for row in rows:

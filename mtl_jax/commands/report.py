@@ -9,7 +9,7 @@ from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
 
 DESCRIPTION = (
-    'Writes report.html of a finished run once more and prints its table, '
+    'Writes report.html of a finished run again and prints its table, '
     'without\ncomputing anything: from the stored tasks and the last summary.')
 EXAMPLES = (
     ('{} --workdir=runs/quickstart', 'the table, and the page in the workdir'),
@@ -19,11 +19,11 @@ EXAMPLES = (
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-  """Which workdir, and where to."""
+  """Adds the flags for the workdir and the page."""
   parser.add_argument('--workdir', required=True, metavar='DIR',
                       help='of a run')
   parser.add_argument('--output', metavar='FILE',
-                      help='by default report.html in the workdir')
+                      help='page to write; by default WORKDIR/report.html')
 
 
 def main(given: argparse.Namespace) -> int | None:

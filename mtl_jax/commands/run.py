@@ -22,16 +22,16 @@ from mtl_jax.storage import workdir as workdir_lib
 
 DESCRIPTION = (
     'Learns the tasks of a config one after another on one immutable '
-    'backbone,\nmeasures and verifies them, and writes report.html. Stop it '
-    'at any moment: the\nsame command goes on where it was.')
+    'backbone,\nmeasures and verifies them, and writes report.html. It can be '
+    'stopped at any moment:\nthe same command resumes it.')
 EXAMPLES = (
     ('{} --config=quickstart --workdir=runs/quickstart',
      'a shipped config, by name from any folder'),
     ('{} --config=folder:my/images --workdir=runs/mine',
-     'images of your own: one sub-folder per class'),
+     'your own images: one sub-folder per class'),
     ('{} --config=mine.py --workdir=runs/b --config.seed=1 '
      '--config.phases.masks.epochs=5',
-     "a file of your own; every field can be set, whether it's written or not"),
+     'your own file; every field can be set, even if the file leaves it out'),
 )
 OVERRIDES = True
 
@@ -40,38 +40,38 @@ def flags(parser: argparse.ArgumentParser) -> None:
   """The flags of a run."""
   parser.add_argument('--config', metavar='FILE', help=(
       'a Python file with get_config(), or the name of a shipped config; '
-      'behind a colon its argument'))
+      'after a colon its argument'))
   parser.add_argument('--config.FIELD', metavar='VALUE', dest='_', help=(
       'sets a field of the config; `configs NAME` lists all of them'))
   parser.add_argument('--workdir', metavar='DIR', help=(
-      'where results go; the same one again continues'))
+      'folder for the results; the same folder again continues the run'))
   parser.add_argument('--list_configs', action='store_true', help=(
-      'list the shipped configs, and end'))
+      'list the shipped configs and exit'))
   parser.add_argument('--plugins', action='append', metavar='FILE', help=(
-      'a Python file that registers methods, models, sources or suites of '
-      'your own; may be given several times'))
+      'a Python file that registers your own methods, models, sources or '
+      'suites; may be given several times'))
   parser.add_argument('--quiet', action='store_true',
                       help='no progress bar, no table')
   parser.add_argument('--compilation_cache', metavar='DIR', help=(
-      "keep compiled programs here (JAX's persistent cache), so that the next "
-      'start compiles nothing anew'))
+      "folder for compiled programs (JAX's persistent cache), so that the "
+      'next start does not compile again'))
   parser.add_argument('--profile', nargs='?', const='', metavar='DIR', help=(
       'write a profile of the first chunks of training for TensorBoard or '
       'Perfetto; by default to WORKDIR/profile'))
   several = parser.add_argument_group('several devices and hosts')
   several.add_argument('--cpu_devices', type=int, metavar='N', help=(
-      'devices to make of this CPU; as many as tasks_at_once train on '
+      'use this CPU as N devices; up to tasks_at_once tasks then train on '
       'separate cores'))
   several.add_argument('--coordinator', metavar='HOST:PORT', help=(
-      "of the first process of a run on several hosts, or 'auto' on Cloud TPU"))
+      "address of the first process of several hosts, or 'auto' on Cloud TPU"))
   several.add_argument('--num_processes', type=int, metavar='N',
                        help='processes in all')
   several.add_argument('--process_id', type=int, metavar='I',
-                       help='number of this one')
+                       help='index of this process')
 
 
 def main(given: argparse.Namespace) -> int | None:
-  """Does a run."""
+  """Runs a config."""
   if given.list_configs:
     configs.show_list()
     return None
@@ -121,7 +121,7 @@ def _quiet_logs() -> None:
 
 
 def _set_jax(given: argparse.Namespace) -> None:
-  """Flags of JAX, its compilation cache and the number of CPU devices."""
+  """Sets JAX's flags, its compilation cache and the number of CPU devices."""
   known = jax.config.values
   for name, text in given.jax_flags:
     if f'jax_{name}' not in known:

@@ -25,9 +25,9 @@ from mtl_jax.training import sizing
 
 DESCRIPTION = (
     'Runs configs with every combination of settings and seeds, each as a '
-    '`run` of its\nown in a folder below the workdir, and gathers them in one '
-    'table. The same command\nagain goes on: what is finished is not run '
-    'again. A run that fails is named, and the\nothers go on.')
+    '`run` in its own\nfolder below the workdir, and prints one table. The '
+    'same command again resumes the\nruns that are not finished. If a run '
+    'fails, the sweep names it and continues.')
 EXAMPLES = (
     ('{} --config=quickstart --seeds=0,1,2 --workdir=runs/sweep',
      'three seeds, one after another'),
@@ -42,40 +42,40 @@ OVERRIDES = True
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-  """What to run, and where."""
+  """Adds the flags of a sweep."""
   parser.add_argument('--config', action='append', required=True,
                       metavar='FILE', help=(
-                          'as `run` takes it; may be given several times'))
+                          'as for `run`; may be given several times'))
   parser.add_argument('--config.FIELD', metavar='A,B', dest='_', help=(
-      'values of a field, apart by commas (those in brackets or quotes '
-      'belong to a value): each is run'))
+      'values of a field, separated by commas (those in brackets or quotes '
+      'belong to a value); each is run'))
   parser.add_argument('--seeds', default='0', metavar='0,1,2',
-                      help='each is run; 0 by default')
+                      help='seeds to run; 0 by default')
   parser.add_argument('--workdir', required=True, metavar='DIR',
                       help='a folder for the folders of the runs')
   parser.add_argument('--engine', default='local', choices=engines.ENGINES,
                       help='what starts the runs; local by default')
   parser.add_argument('--jobs', type=int, metavar='N', help=(
-      'at most so many at once: by default one here, and as many as there are '
-      'places on Ray and SLURM'))
+      'largest number of runs at once: by default one on this machine, and as '
+      'many as there are resources on Ray and SLURM'))
   parser.add_argument('--cpus', type=int, default=1, metavar='N',
                       help='cores of a run, on Ray and SLURM')
   parser.add_argument('--gpus', type=int, default=0, metavar='N',
                       help='GPUs of a run, on Ray and SLURM')
   parser.add_argument('--slurm', action='append', default=[],
                       metavar='NAME=VALUE', help=(
-                          'of a SLURM job, such as partition=gpu or time=120 '
-                          '(minutes); may be given several times'))
+                          'an option of the SLURM job, such as partition=gpu '
+                          'or time=120 (minutes); may be given several times'))
   parser.add_argument('--dry_run', action='store_true',
-                      help='print what would be run, and end')
-  given = parser.add_argument_group('handed to every run')
+                      help='print the commands and exit')
+  given = parser.add_argument_group('passed to every run')
   given.add_argument('--plugins', action='append', metavar='FILE')
   given.add_argument('--compilation_cache', metavar='DIR')
   given.add_argument('--cpu_devices', type=int, metavar='N')
 
 
 def main(given: argparse.Namespace) -> int | None:
-  """Does a sweep; 1 if a run failed."""
+  """Runs a sweep; returns 1 if a run failed."""
   folder = workdir_lib.local_folder(given.workdir).absolute()
   options = engines.Options(
       _at_least('jobs', given.jobs, 1), _at_least('cpus', given.cpus, 1),
@@ -104,11 +104,11 @@ def main(given: argparse.Namespace) -> int | None:
 
 def _process(todo: Sequence[engines.Job], engine: str,
              options: engines.Options) -> list[str]:
-  """Runs what is left; the names of those that failed."""
+  """Runs the unfinished jobs; returns the names of those that failed."""
   failed: list[str] = []
   if not todo:
     return failed
-  # Closed at once: an interrupted engine ends its processes.
+  # Closed at once, so that an interrupted engine ends its processes.
   with contextlib.closing(engines.ENGINES[engine](todo, options)) as ended:
     for number, (job, code) in enumerate(ended, 1):
       said = '' if code == 0 else f': {_reason(job, code)}'
@@ -120,7 +120,7 @@ def _process(todo: Sequence[engines.Job], engine: str,
 
 def plan(given: argparse.Namespace, folder: pathlib.Path
          ) -> list[tuple[engines.Job, config_lib.Config]]:
-  """All runs of a sweep, with the configs that they have.
+  """All runs of a sweep with their configs.
 
   Raises:
     ValueError: a value is refused, or two runs would be the same.
@@ -151,7 +151,7 @@ def plan(given: argparse.Namespace, folder: pathlib.Path
 
 
 def values_of(name: str, text: str) -> list[str]:
-  """The values of a flag, apart by commas outside of brackets and quotes.
+  """The values of a flag, split at commas outside of brackets and quotes.
 
   >>> values_of('a', '1,2'), values_of('a', '(0, 2),(2, 4)')
   (['1', '2'], ['(0, 2)', '(2, 4)'])
@@ -168,8 +168,8 @@ def values_of(name: str, text: str) -> list[str]:
       depth += (letter in '([{') - (letter in ')]}')
   found = [value.strip() for value in found if value.strip()]
   if not found:
-    raise ValueError(f'--{name} has no value; give one, or several apart by '
-                     'commas')
+    raise ValueError(f'--{name} has no value; give one, or several separated '
+                     'by commas')
   return found
 
 
@@ -201,7 +201,7 @@ def _words(given, path, pairs, workdir) -> tuple[str, ...]:
 
 
 def _short(name: str, varied: Sequence[str]) -> str:
-  """The last word of a field's name, where that tells it from the others."""
+  """The last word of a field's name, if it is unique among the fields."""
   last = [other.rpartition('.')[2] for other in varied]
   word = name.rpartition('.')[2]
   return word if last.count(word) == 1 else name
@@ -225,13 +225,13 @@ def _require_different(names: Sequence[str]) -> None:
 
 
 def _finished(folder: pathlib.Path, config: config_lib.Config) -> bool:
-  """Whether a run has ended as its config asks, and all was sound."""
+  """Whether a run ended as its config asks, without faults."""
   work = workdir_lib.Workdir(folder)
   try:
     if not experiment.complete(work, sizing.recorded(work, config)):
       return False
     *_, last = json_records.read_lines(work.metrics)
-  except ValueError:  # its own command says what is wrong with it
+  except ValueError:  # the run's own command reports the error
     return False
   return last['verified']['ok']
 
@@ -254,7 +254,7 @@ def _at_least(name: str, value: int | None, least: int):
 
 
 def _slurm(given: Iterable[str]) -> dict:
-  """Parameters of submitit: of SLURM alone, so with its prefix."""
+  """Parameters of submitit, with its prefix for options of SLURM."""
   found = {}
   for word in given:
     name, equals, text = word.partition('=')

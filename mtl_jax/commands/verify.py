@@ -8,30 +8,29 @@ from mtl_jax.storage import checkpoint
 from mtl_jax.storage import workdir as workdir_lib
 
 DESCRIPTION = (
-    'Re-derives every task: the SHA-256 of each stored leaf, the '
-    "backbone's\nfingerprint, and the outputs on the stored probe images "
-    'against those of the\nmoment when the task was committed. Exits non-zero '
-    'and names what changed.')
+    'Re-derives every task and compares it with its commit: the SHA-256 of '
+    'each stored\nleaf, the fingerprint of the backbone, and the outputs on '
+    'the stored probe images.\nExits non-zero and names what changed.')
 EXAMPLES = (
     ('{} --workdir=runs/quickstart', 'all tasks of a run'),
     ('{} --workdir=runs/mine --plugins=lora.py',
-     'a run with a method or model of your own'),
+     'a run with your own method or model'),
     ('{} --workdir=runs/quickstart && echo sound', 'in a script'),
 )
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-  """Which workdir."""
+  """Adds the flags for the workdir."""
   parser.add_argument('--workdir', required=True, metavar='DIR', help=(
-      "of a run; also the file of an exported task, or a task's folder that "
-      'was copied alone'))
+      "workdir of a run, an exported file, or a task's folder that was copied "
+      'alone'))
   parser.add_argument('--plugins', action='append', metavar='FILE', help=(
-      'a Python file that registers methods or models of your own; may be '
+      'a Python file that registers your own methods or models; may be '
       'given several times'))
 
 
 def main(given: argparse.Namespace) -> int | None:
-  """Verifies; 1 if something changed."""
+  """Verifies; returns 1 if something changed."""
   result = check(given.workdir, given.plugins)
   for note in result.notes:
     print(f'note: {note}')

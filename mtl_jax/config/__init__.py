@@ -1,1 +1,1 @@
-"""A run as frozen dataclasses, and the plan that is made of it."""
+"""The config of a run as frozen dataclasses, and the plan made from it."""

@@ -1,4 +1,4 @@
-"""A run as frozen dataclasses, made from a config's plain dicts.
+"""The config of a run as frozen dataclasses, made from plain dicts.
 
 Unknown keys, methods, models and malformed values are refused here, before
 anything is trained or written.
@@ -20,24 +20,25 @@ class Config:
   """A whole run.
 
   Attributes:
-    seed: of scores, batches and (by default) the backbone.
+    seed: seed of scores, batches and (by default) the backbone.
     suite: the tasks.
     backbone: the network.
-    phases: in the order in which they run.
+    phases: the phases in the order in which they run.
     chunk_steps: steps per compiled call.
-    progress_seconds: of training between two saves: what a kill loses at most.
+    progress_seconds: seconds of training between two saves, which is the most
+      that a kill can lose.
     eval_batch_size: images per evaluation batch.
-    matrix: 'full' measures every task again after each one; 'final' measures
-      each when it is learned and all at the end.
+    matrix: 'full' measures all learned tasks again after each one; 'final'
+      measures each task when it is learned and all at the end.
     identify: evaluations in which the task is inferred.
     mixed_rows: rows of one batch with images of all tasks. After training it
-      is predicted in one call, and compared with one call per task; 0 leaves
-      that out.
+      is predicted in one call, and compared with one call per task; 0 turns
+      this off.
     transparency: images of each task on which the features of tasks that
-      share segments are compared; 0 leaves the comparison out.
+      share segments are compared; 0 turns the comparison off.
     tensorboard: write scalars for TensorBoard (extra `tensorboard`).
-    mesh: divides large arrays over devices as well, for backbones whose
-      training does not fit on one; `None` divides batches or tasks alone.
+    mesh: also divides large arrays over devices, for backbones whose training
+      does not fit on one; `None` divides only batches or tasks.
     wandb: project of Weights & Biases that gets the scalars (extra `wandb`);
       they stay in the workdir until `wandb sync`. Empty for none.
   """
@@ -81,7 +82,7 @@ class Config:
 
 
 def _check_mesh(phase: Phase) -> None:
-  """Refuses a phase whose training no mesh divides."""
+  """Refuses a phase that can't be trained on a mesh."""
   if phase.together or phase.stream or phase.search:
     raise ValueError(
         f'phase {phase.name}: a mesh divides tasks that are trained apart; '
@@ -94,7 +95,7 @@ def _check_mesh(phase: Phase) -> None:
 
 
 def _sharding_methods() -> list[str]:
-  """The methods that a mesh takes, of those that need no option."""
+  """The methods that can be trained on a mesh and need no option."""
   found = []
   for name in sorted(methods.METHODS):
     try:
@@ -107,16 +108,16 @@ def _sharding_methods() -> list[str]:
 
 
 def from_dict(given: dict) -> Config:
-  """The run that a config's plain nested dicts describe.
+  """The run described by a config's plain nested dicts.
 
   Args:
-    given: as `configs/*.py` make them. `phases` maps names to phases and
+    given: dicts as in `configs/*.py`. `phases` maps names to phases and
       `schedule` lists the names in the order in which they run. Keys of
-      `suite` beyond `kind` go to the suite.
+      `suite` other than `kind` are the suite's options.
 
   Raises:
-    ValueError: an unknown key (names it, the known ones and the nearest), or
-      a value that its field refuses.
+    ValueError: a key is unknown (names it, the known ones and the nearest), or
+      a field refuses its value.
   """
   given = dict(given)
   for part in ('seed', 'suite', 'backbone', 'phases', 'schedule'):
@@ -159,7 +160,7 @@ _OWN = ('method', 'tasks', 'repeats', 'control', 'tasks_at_once', 'pool',
 
 
 def _phase(name: str, given: dict) -> phase_lib.Phase:
-  """A phase from its flat dict; keys that are no field are method options."""
+  """A phase from its flat dict; other keys than fields are method options."""
   where = f'phases.{name}.'
   if 'method' not in given or 'tasks' not in given:
     raise ValueError(f'phases.{name} lacks '
@@ -206,7 +207,7 @@ def _options(where: str, prefix: str, method: str, options: dict):
 
 
 def _driver(where: str, given: dict):
-  """The driver that a phase's flat keys ask for."""
+  """The driver described by the flat keys of a phase."""
   together = given.get('together')
   if together not in (None, 'joint', 'rounds'):
     raise ValueError(f"{where}together is {together!r}; known: (None, 'joint', "

@@ -1,4 +1,4 @@
-"""Config files: found by path or by the name of one that is shipped.
+"""Finds config files by path or by the name of a shipped config.
 
 A config is a Python file with `get_config()` or `get_config(argument)`. The
 argument is the text after a colon, as in `part_five_tasks.py:2,4`.
@@ -18,10 +18,10 @@ _PACKAGE = pathlib.Path(__file__).parents[1]
 
 
 class Given(NamedTuple):
-  """A config that was asked for.
+  """The value of `--config`.
 
   Attributes:
-    path: of its file.
+    path: path of the config's file.
     argument: the text after the colon, or `None`.
   """
   path: pathlib.Path
@@ -29,8 +29,8 @@ class Given(NamedTuple):
 
 
 def folder() -> pathlib.Path:
-  """Where the shipped configs lie: in the package, or beside it in a checkout.
-  """
+  """The folder of the shipped configs: in the package, or beside it in a
+  checkout."""
   inside = _PACKAGE / 'configs'
   return inside if inside.is_dir() else _PACKAGE.parent / 'configs'
 
@@ -52,10 +52,10 @@ def find(given: str) -> Given:
 
   Args:
     given: a path to a Python file, or the name of a shipped config with or
-      without `.py` and `configs/`; behind a colon its argument.
+      without `.py` and `configs/`; optionally a colon and an argument.
 
   Raises:
-    ValueError: there is neither; names the nearest shipped ones.
+    ValueError: there is no such file or config; names the nearest ones.
   """
   if not given:
     raise ValueError('--config is empty; give a Python file, or a name of '
@@ -88,17 +88,17 @@ def _readings(given: str) -> list[tuple[str, str | None]]:
 
 
 def load(given: str) -> Any:
-  """What the `get_config` of a config returns.
+  """Calls the `get_config` of a config.
 
   Args:
-    given: as `find` takes it.
+    given: as in `find`.
 
   Returns:
-    A mapping: plain dicts, or what has `to_dict` (ml_collections).
+    A mapping: plain dicts, or an object with `to_dict` (ml_collections).
 
   Raises:
-    ValueError: no such file, no `get_config` in it, or it fails; names the
-      file and what it said.
+    ValueError: the file doesn't exist, has no `get_config`, or fails; names
+      the file and the error.
   """
   path, argument = find(given)
   spec = importlib.util.spec_from_file_location(f'config_{path.stem}', path)
@@ -124,17 +124,17 @@ def load(given: str) -> Any:
 
 
 def _require_argument(path, make, argument) -> None:
-  """Refuses an argument that `get_config` does not take, and a missing one."""
+  """Refuses a surplus or missing argument of `get_config`."""
   try:
     found = inspect.signature(make)
-  except ValueError:  # of a builtin
+  except ValueError:  # builtins have no signature
     return
   try:
     found.bind(*(() if argument is None else (argument,)))
   except TypeError as error:
-    wanted = ('needs an argument behind a colon: '
+    wanted = ('needs an argument after a colon: '
               f'--config={path}:ARGUMENT' if argument is None else
-              f'takes no argument, but {argument!r} stands behind the colon')
+              f'takes no argument, but {argument!r} is given after the colon')
     raise ValueError(f'--config: get_config of {path} {wanted}') from error
 
 

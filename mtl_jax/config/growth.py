@@ -1,9 +1,9 @@
 """Decides whether a config may continue the run of an earlier config.
 
-Tasks arrive one after another: a new config may add tasks to the suite, tasks
-to a phase, and phases to the schedule. Everything that was learned before must
-be configured as it was. A new task must rely on the same impressions as in a
-run of the new config from the start.
+A new config may add tasks to the suite, tasks to a phase, and phases to the
+schedule. All that was learned before must be configured as it was. A new task
+must rely on the same impressions as if the new config had been run from the
+start.
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
 from mtl_jax.data import suites
 
-# Fields of measurements after training, and of where scalars go: they change
-# nothing that is learned.
+# Fields that only affect measurements after training and the destination of
+# scalars.
 FREE = ('identify', 'mixed_rows', 'transparency', 'tensorboard', 'wandb')
 _OWN = ('suite', 'phases', 'schedule')
 
@@ -25,10 +25,10 @@ class Other(ValueError):
   """The new config does not continue the old one.
 
   Attributes:
-    name: of the field that differs, or of another difference.
+    name: name of the field that differs, or of another difference.
     before, now: its old and new values.
-    more: how many other fields differ.
-    why: the reason, where the values do not show it.
+    more: number of other fields that differ.
+    why: the reason, if the values do not show it.
   """
 
   def __init__(self, name, before, now, more=0, why=''):
@@ -41,7 +41,7 @@ def check(old: config_lib.Config, new: config_lib.Config) -> None:
   """Refuses a config that does not continue an old one.
 
   Raises:
-    Other: names what differs.
+    Other: a field differs; names it.
   """
   _same(old, new, lambda c: {k: v for k, v in config_lib.to_dict(c).items()
                              if k not in (*FREE, *_OWN)})
@@ -57,7 +57,7 @@ def check(old: config_lib.Config, new: config_lib.Config) -> None:
 
 
 def make_suite(config: config_lib.Config) -> suites.Suite:
-  """The suite that a config names."""
+  """The suite of a config."""
   return suites.make(config.suite.kind, **dict(config.suite.options))
 
 
@@ -88,7 +88,7 @@ def _as_lists(value):
 
 
 def _same_phases(old, new) -> None:
-  """Requires the old phases first, unchanged but for tasks added at the end."""
+  """Requires the old phases first, unchanged except for tasks at the end."""
   before, now = ([phase.name for phase in c.phases] for c in (old, new))
   if now[:len(before)] != before:
     _same(old, new, lambda c: {
@@ -126,7 +126,7 @@ def _same_tasks(before: suites.Suite, now: suites.Suite, old, new) -> None:
 
 
 def _require_able(phase: config_lib.Phase, new: config_lib.Config) -> None:
-  """Refuses added tasks in a phase whose tasks are learned as a whole."""
+  """Refuses added tasks in a phase that learns its tasks together."""
   why = ''
   if phase.together:
     why = 'its tasks were trained together'
@@ -146,7 +146,8 @@ def _require_able(phase: config_lib.Phase, new: config_lib.Config) -> None:
 
 
 def _same_reliance(old, new, suite) -> None:
-  """Requires every task to rely on what it would in a run from the start."""
+  """Requires every task to rely on the same tasks as in a run from the start.
+  """
   in_time, names = [], set()
   for config in (old, new):
     for phase in config.phases:

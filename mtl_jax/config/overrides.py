@@ -1,8 +1,8 @@
-"""Fields of a config, set from a command line.
+"""Fields of a config that are set on the command line.
 
     --config.seed=3 --config.phases.masks.learning_rate=3e-4
 
-Every field may be set, also one that the config's file leaves out.
+Every field can be set, even one that the config's file leaves out.
 """
 
 import ast
@@ -18,7 +18,7 @@ from mtl_jax.config import schema
 
 _TRUTH = {'true': True, 'yes': True, '1': True,
           'false': False, 'no': False, '0': False}
-# Set first: they decide which other fields exist.
+# Set first, as they determine which other fields exist.
 _CHOOSING = ('kind', 'method', 'model')
 
 
@@ -26,12 +26,12 @@ def apply(made: Any, given: Iterable[tuple[str, str]]) -> dict:
   """A config's plain dicts, with fields set by name.
 
   Args:
-    made: what `get_config` returned; its references follow new values.
+    made: the result of `get_config`; its references follow new values.
     given: (dotted name, text of the value) pairs.
 
   Raises:
-    ValueError: an unknown field (names the nearest and the known ones), or a
-      value that cannot be read.
+    ValueError: a field is unknown (names the nearest and the known ones), or a
+      value can't be read.
   """
   order = sorted(given, key=lambda pair: pair[0].split('.')[-1]
                  not in _CHOOSING)
@@ -41,7 +41,7 @@ def apply(made: Any, given: Iterable[tuple[str, str]]) -> dict:
     value = parse(name, text, field, _at(plain, name))
     if _at(plain, name) is None and value == field.default and (
         not field.inside):
-      continue  # as it is: a workdir of the same config stays one
+      continue  # unchanged: the workdir of the same config stays valid
     made = _set(made, name, value)
   return to_dict(made)
 
@@ -60,13 +60,13 @@ def parse(name: str, text: str, field: schema.Field, now: Any) -> Any:
   """Reads the value of a field from its text.
 
   Args:
-    name: of the field, for messages.
-    text: of the value, from the command line.
-    field: its type.
-    now: its value in the config, or `None`.
+    name: name of the field, for messages.
+    text: the value's text on the command line.
+    field: the field's type.
+    now: the field's value in the config, or `None`.
 
   Raises:
-    ValueError: the text is no value of the field's type.
+    ValueError: the text is not a value of the field's type.
 
   >>> parse('seed', '3', schema.Field(int, 0), None)
   3
@@ -117,7 +117,7 @@ def _field(name: str, known: dict[str, schema.Field],
 
 
 def _spelled(name: str) -> tuple[str, ...]:
-  """The other names of a method's option: with or without `options.`."""
+  """Other spellings of a method's option: with or without `options.`."""
   words = name.split('.')
   if words[0] != 'phases' or len(words) < 3:
     return ()
@@ -158,7 +158,7 @@ def _at(plain: Any, name: str) -> Any:
 
 
 def _set(made: Any, name: str, value: Any) -> Any:
-  """Sets a field, and makes the parts around it."""
+  """Sets a field, and creates the parts that contain it."""
   *parents, last = name.split('.')
   with contextlib.ExitStack() as free:
     if hasattr(made, 'unlocked'):  # ml_collections: types are checked later

@@ -15,10 +15,10 @@ from mtl_jax.steps import optimizers
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-  """Which tasks; see `mtl_jax.data.suites.make`.
+  """The tasks of a run; see `mtl_jax.data.suites.make`.
 
   Attributes:
-    kind: name of the suite.
+    kind: kind of the suite.
     options: its options, as sorted (name, value) pairs.
   """
   kind: str
@@ -27,29 +27,30 @@ class Suite:
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-  """The network and how its immutable weights are drawn.
+  """The network, and how its immutable weights are made.
 
   Attributes:
     model: name in `mtl_jax.models.MODELS`.
-    outputs: logits; at least the classes of every task.
-    init: 'signed_constant' (SupSup), or 'default' (the module's own); of the
-      leaves that no file fills.
-    seed: of the weights; `None` takes the run's seed.
-    compute_dtype: 'float32', or 'bfloat16' for the products alone: weights,
+    outputs: number of logits; at least the number of classes of every task.
+    init: 'signed_constant' (SupSup), or 'default' (the module's own);
+      applies to leaves that no file fills.
+    seed: seed of the weights; `None` takes the run's seed.
+    compute_dtype: 'float32', or 'bfloat16' for matrix products only: weights,
       scores and logits stay float32.
-    remat: of models made of blocks: training keeps what goes into each block
-      and computes what is inside it again for the gradients. It needs less
-      memory and more time; the numbers are equal to rounding.
+    remat: for models made of blocks: training stores the input of each block
+      and recomputes the values inside it for the gradients. This takes less
+      memory and more time; the results are equal up to rounding.
     weights: a file with trained weights: an .npz without pickled objects, a
-      .safetensors, or a folder that Orbax wrote. The workdir keeps what was
-      read of it.
-    names: with `weights`: ordered (pattern, replacement) pairs that make paths
-      of leaves of the file's names, norm statistics behind 'stats/'; the first
-      pattern that matches a whole name decides, and `None` leaves it out. Not
-      given: the paths themselves, the names of a Flax checkpoint ('params/...',
-      'batch_stats/...'), or a form in which the model's weights are published.
-    fresh: with `weights`: patterns of the leaves that stay as they are drawn,
-      such as a new head. All others must be in the file.
+      .safetensors, or a folder written by Orbax. The workdir keeps a copy of
+      the weights.
+    names: with `weights`: ordered (pattern, replacement) pairs that map the
+      file's names to paths of leaves ('stats/...' for norm statistics). The
+      first pattern that matches a whole name decides, and `None` leaves the
+      array out. By default, the file must have the paths themselves, the names
+      of a Flax checkpoint ('params/...', 'batch_stats/...'), or a published
+      form of the model's weights.
+    fresh: with `weights`: patterns of the leaves that keep their initial
+      values, such as a new head. All others must be in the file.
     options: further options of the model, as (name, value) pairs.
   """
   model: str
@@ -86,10 +87,10 @@ class Backbone:
 
 @dataclasses.dataclass(frozen=True)
 class MeshAxes:
-  """How many parts the devices make; their product is the number of devices.
+  """The shape of the mesh; the product must be the number of devices.
 
   Attributes:
-    tasks: groups of devices, each with tasks of its own.
+    tasks: groups of devices, each with its own tasks.
     data: parts of a batch.
     model: parts of every large array: of backbone, scores, optimizer and
       basis.
@@ -113,9 +114,9 @@ class Training:
 
   Attributes:
     steps: batches per task; or give `epochs`.
-    epochs: passes over a task's training images; 0 takes `steps`. Of tasks
-      trained together the first one's count for all, and tasks with other
-      numbers of images are refused (`batches.check_epochs`).
+    epochs: passes over a task's training images; 0 uses `steps`. If tasks are
+      trained together, the first task's steps apply to all, and tasks with
+      other numbers of images are refused (`batches.check_epochs`).
     Others: as in `optimizers.Recipe`.
   """
   steps: int = 0
@@ -129,7 +130,7 @@ class Training:
   milestones: tuple[float, ...] = ()
 
   def recipe(self, images: int) -> optimizers.Recipe:
-    """How a task of `images` training images is trained."""
+    """The training recipe of a task with `images` training images."""
     given = {f.name: getattr(self, f.name)
              for f in dataclasses.fields(optimizers.Recipe)}
     return optimizers.Recipe(**given | {'steps': self.steps or (
@@ -138,7 +139,7 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Joint:
-  """All tasks of a phase in one state: a step takes a batch of each."""
+  """All tasks of a phase in one state: a step takes a batch of each task."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +151,7 @@ class Stream:
     tolerance: a batch belongs to a new task if k max softmax(-gradient) <
       1 + tolerance, where k is the number of masks.
     min_masks: the smallest number of masks among which a decision chooses;
-      fresh ones fill it up.
+      fresh masks fill it up.
     budget: the largest number of masks; 0 for no limit.
     passes: how often the stream goes through all tasks.
     objective: 'entropy' or 'superfluous'.
@@ -178,8 +179,9 @@ class Rounds:
 
   Attributes:
     set_batches: consecutive batches of a task in a round; 0 for all of them,
-      so that the tasks follow one another.
-    order: of the tasks in a round: 'drawn' (from the seed) or 'sequence'.
+      so that the tasks are trained one after another.
+    order: order of the tasks in a round: 'drawn' (from the seed) or
+      'sequence'.
     moments: 'own' (an optimizer per task) or 'common' (one for all).
   """
   set_batches: int = 10
@@ -199,7 +201,7 @@ class Rounds:
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-  """mu2Net's evolution of a path for every task.
+  """mu2Net's evolutionary search for the path of every task.
 
   See `mtl_jax.training.search.iteration`.
 
@@ -208,20 +210,20 @@ class Search:
     fixed: (hyper-parameter, value or values) pairs that replace the space's
       ranges; see `mtl_jax.evolution.spaces.Space.replace`.
     iterations: passes over the phase's tasks.
-    generations: per task and iteration.
-    children: per generation.
-    validations: how often a child is validated; its best validation counts.
-    train_cap: images between two validations, at most a pass over the task's;
-      the phase's `steps`, if given, are used instead.
-    valid_cap: validation images, at most.
+    generations: generations per task and iteration.
+    children: children per generation.
+    validations: number of validations of a child; its best one counts.
+    train_cap: largest number of images between two validations, at most a pass
+      over the task's; the phase's `steps`, if given, are used instead.
+    valid_cap: largest number of validation images.
     private: tasks whose paths may not be parents of other tasks' paths.
     control: a fixed way to train from the root, for comparison: 'finetune',
-      'head' or 'adapters'. Generations are then repeats, the best of which
+      'head' or 'adapters'. Generations are then repeats, of which the best
       is kept.
     scale_size, scale_weights, scale_compute, scale_flops: as in
       `mtl_jax.evolution.networks.Scale`.
-    at_once: children that train together on a device; 0 takes one on a CPU
-      and a whole generation on an accelerator.
+    at_once: children that are trained at once on a device; 0 means one on a
+      CPU and a whole generation on an accelerator.
   """
   space: str = 'mu2net_ti0'
   fixed: tuple = ()
@@ -268,19 +270,19 @@ class Search:
 
 @dataclasses.dataclass(frozen=True)
 class Scenario:
-  """One evaluation without task names.
+  """One evaluation with inferred tasks.
 
   Attributes:
-    name: written in its results.
-    phases: those whose tasks take part; empty takes all but baselines.
+    name: its name in the results.
+    phases: phases whose tasks take part; empty for all except baselines.
     rule, objective, normalise, rerank: as in `identify.Rule`.
-    images_per_inference: the first images of a test batch, from which its task
-      is inferred.
-    batch_size: images per test batch; one inference each.
-    batches_per_task: test batches, drawn at random for every task; 0 takes
+    images_per_inference: number of images, the first of a test batch, from
+      which its task is inferred.
+    batch_size: images per test batch; each batch has one inference.
+    batches_per_task: test batches, drawn at random for every task; 0 uses
       all test images.
-    task_counts: numbers of tasks, one evaluation each: the candidates and the
-      test data are those of the first so many tasks. Empty takes all tasks.
+    task_counts: numbers of tasks, one evaluation each: a number n takes
+      candidates and test data from the first n tasks. Empty takes all tasks.
   """
   name: str
   phases: tuple[str, ...] = ()

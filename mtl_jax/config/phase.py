@@ -10,7 +10,7 @@ from mtl_jax.config import parts
 from mtl_jax.methods import watch
 from mtl_jax.steps import optimizers
 
-LONGEST = 60  # bytes of a name: it stands behind a task's in file names
+LONGEST = 60  # bytes of a name; file names contain a task's name and this one
 AUTO = 'auto'
 Driver = parts.Joint | parts.Rounds | parts.Stream | parts.Search
 
@@ -24,24 +24,23 @@ class Phase:
     method: name in `mtl_jax.methods.METHODS`.
     tasks: (first, last + 1) of the suite's tasks.
     training: steps and optimizer.
-    options: of the method, as its options dataclass.
+    options: options of the method, as its options dataclass.
     driver: how its tasks are trained if not one by one: together in one state
-      (`Joint`, `Rounds`), as a stream without names and borders (`Stream`), or
-      by an evolutionary search (`Search`).
-    repeats: impressions per task, each with a seed of its own.
-    control: a baseline: kept for comparison beside another phase on the same
-      tasks.
-    tasks_at_once: tasks trained at the same time in one compiled call; 'auto'
+      (`Joint`, `Rounds`), as a stream without names and boundaries (`Stream`),
+      or by an evolutionary search (`Search`).
+    repeats: number of impressions per task, each with its own seed.
+    control: a baseline, for comparison with another phase on the same tasks.
+    tasks_at_once: number of tasks trained in one compiled call; 'auto'
       takes as many as the devices have memory for, a power of two, and
       config.json then records the number.
     pool: one impression for all the phase's tasks, trained on their pooled
       images; at test no task need be named.
-    loss: of classifications: 'softmax' over all outputs of the network, or
-      'classes' over the task's own alone.
-    early_stop: ends a task's training; `epochs` are then the most it gets.
+    loss: for classification: 'softmax' over all outputs of the network, or
+      'classes' over the task's own outputs only.
+    early_stop: ends a task's training; `epochs` is then the largest number.
     validate_every: steps between two measurements on the validation images
-      while a task trains, for its validation curve; 0 measures at the end
-      alone. What is learned stays the same.
+      during training, for the validation curve; 0 measures only at the
+      end. It does not change what is learned.
   """
   name: str
   method: str
@@ -110,7 +109,7 @@ class Phase:
 
   @property
   def most_at_once(self) -> int:
-    """The most tasks in one compiled call; of 'auto', any number."""
+    """The largest number of tasks in one call; for 'auto', any number."""
     return (sys.maxsize if isinstance(self.tasks_at_once, str)
             else self.tasks_at_once)
 
@@ -123,22 +122,22 @@ class Phase:
 
   @property
   def rounds(self) -> parts.Rounds | None:
-    """How the tasks take turns, if they do."""
+    """How the tasks take turns, if they do; else `None`."""
     return self.driver if isinstance(self.driver, parts.Rounds) else None
 
   @property
   def stream(self) -> parts.Stream | None:
-    """How a stream is learned, if it is one."""
+    """How the stream is learned, if the phase is one; else `None`."""
     return self.driver if isinstance(self.driver, parts.Stream) else None
 
   @property
   def search(self) -> parts.Search | None:
-    """How paths are searched for, if they are."""
+    """How paths are searched for, if they are; else `None`."""
     return self.driver if isinstance(self.driver, parts.Search) else None
 
   @property
   def named(self) -> 'Phase':
-    """The phase with its tasks' names and borders, if a stream hides them."""
+    """The phase with names and boundaries of tasks that a stream hides."""
     return self if self.stream is None else dataclasses.replace(
         self, driver=None)
 
@@ -149,9 +148,9 @@ class Phase:
                                     // self.training.batch_size)
 
   def recipe(self, images: int) -> optimizers.Recipe:
-    """How a task of `images` training images is trained.
+    """The training recipe of a task with `images` training images.
 
-    Of a search: the steps of all children of one task iteration.
+    For a search, the steps are those of all children of one task iteration.
     """
     if self.search is None:
       return self.training.recipe(images)
@@ -162,15 +161,15 @@ class Phase:
 
   @property
   def order_name(self) -> str:
-    """What names the order of batches: equal in phases on the same tasks."""
+    """The seed name of the order of batches; equal if tasks are the same."""
     return f'rounds/{self.tasks}'
 
   def make_method(self) -> methods.Method:
-    """The method with the phase's options; equal ones are one object."""
+    """The method with the phase's options; equal options share one object."""
     return methods.of_options(self.method, self.options)
 
   def as_training(self) -> methods.Training:
-    """What the method's `check` sees of the phase."""
+    """The phase as the method's `check` sees it."""
     return methods.Training(
         self.name, self.together, self.most_at_once, self.repeats, self.pool,
         self.stream is not None, self.search is not None,
@@ -179,7 +178,7 @@ class Phase:
 
 
 def _check_ability(phase: Phase) -> None:
-  """Refuses a driver that the method is not able to go with."""
+  """Refuses a driver with which the method can't be trained."""
   able = phase.make_method().abilities
   if (able.searched is None) != (phase.search is None):
     raise ValueError(
@@ -199,9 +198,9 @@ def _check_ability(phase: Phase) -> None:
                      'leaves masks and nothing between tasks (supsup without '
                      'transfer): no tasks_at_once or repeats')
   if phase.together == 'joint' and not (able.members or able.banks):
-    raise ValueError(f'{phase.method} knows no members, so that tasks trained '
-                     'together would all be one; leave out together, or take '
-                     'the method joint')
+    raise ValueError(f'{phase.method} does not support members, so tasks '
+                     'trained together would all get the same network; leave '
+                     'out together, or take the method joint')
   if phase.rounds is not None and able.banks is None:
     raise ValueError(f'the method {phase.method} cannot train in rounds; part '
                      'can')
@@ -211,7 +210,7 @@ def _check_ability(phase: Phase) -> None:
 
 
 def _check_search(phase: Phase) -> None:
-  """Refuses what a search decides by itself."""
+  """Refuses options that a search sets itself."""
   assert phase.search is not None
   if bool(phase.search.control) != phase.control:
     raise ValueError('a search with a control is a phase with control=True, '

@@ -1,4 +1,4 @@
-"""From a config to the ordered list of impressions that it asks for."""
+"""The plan of a config: the ordered list of impressions to make."""
 
 import dataclasses
 import zlib
@@ -20,13 +20,13 @@ class Entry:
   """One impression to be made: a task, learned in a phase.
 
   Attributes:
-    name: of its folder: the task's name; with '@phase' if the phase is a
+    name: name of its folder: the task's name; with '@phase' if the phase is a
       control or repeats tasks, and then '~repeat'.
-    task: what is learned.
+    task: the task to learn.
     phase: how it is learned.
-    repeat: number of the repetition.
+    repeat: index of the repetition.
     pooled: the tasks of a pool, which `task` then stands for.
-    member: its place in a group of tasks that are trained together.
+    member: index in a group of tasks that are trained together.
   """
   name: str
   task: suites.Task
@@ -95,7 +95,7 @@ def route_of(task: suites.Task, loss: str = 'softmax') -> methods.Route:
 
   Args:
     task: what is learned.
-    loss: of a classification; a regression has its own.
+    loss: loss of a classification; a regression has its own.
   """
   rest = task.transforms[len(once(task.transforms)):]
   return methods.Route(task.classes, transforms.kinds(rest),
@@ -103,7 +103,7 @@ def route_of(task: suites.Task, loss: str = 'softmax') -> methods.Route:
 
 
 def entries(phase: config_lib.Phase, suite: suites.Suite) -> list[Entry]:
-  """The phase's entries in order: repeats of a task stand together."""
+  """The phase's entries in order; repeats of a task are adjacent."""
   if phase.stream is not None:
     return []  # its masks are known once it is learned: see `stream.entries`
   first, stop = phase.tasks
@@ -130,8 +130,8 @@ def entries(phase: config_lib.Phase, suite: suites.Suite) -> list[Entry]:
 def _versions(phase: config_lib.Phase, tasks) -> list[Entry]:
   """The paths of a search: all tasks in a row, iteration after iteration.
 
-  The last path of a task has the task's name, earlier ones '~1', '~2', ...
-  behind it; `repeat` says how many come after it.
+  The last path of a task has the task's name, earlier ones have the suffix
+  '~1', '~2', ...; `repeat` is the number of later paths of the task.
   """
   assert phase.search is not None
   result, iterations = [], phase.search.iterations
@@ -146,7 +146,7 @@ def _versions(phase: config_lib.Phase, tasks) -> list[Entry]:
 
 def pool_task(phase: config_lib.Phase,
               tasks: tuple[suites.Task, ...]) -> suites.Task:
-  """What stands for all tasks of a pool: images as the tasks show them.
+  """A task that stands for all tasks of a pool; images as the tasks show them.
 
   Raises:
     ValueError: the tasks don't share source, classes and kinds of transforms.
@@ -163,7 +163,7 @@ def pool_task(phase: config_lib.Phase,
 
 
 def groups(phase: config_lib.Phase, suite: suites.Suite) -> list[list[Entry]]:
-  """Entries of one compiled call: neighbours of one route, or all together."""
+  """Entries of one compiled call: adjacent ones of one route, or a group."""
   if phase.together:
     return [entries(phase, suite)]
   result: list[list[Entry]] = []
@@ -178,12 +178,12 @@ def groups(phase: config_lib.Phase, suite: suites.Suite) -> list[list[Entry]]:
 
 
 def group_of(entry: Entry, suite: suites.Suite) -> list[Entry]:
-  """The entries that share an entry's trainable: itself, unless together."""
+  """The entries trained together with an entry; only itself if alone."""
   return entries(entry.phase, suite) if entry.phase.together else [entry]
 
 
 def init_route(group: list[Entry]):
-  """The route that `init` takes: of a group trained together, all of them."""
+  """The route for `init`; for a group trained together, all its routes."""
   routes = tuple(entry.route for entry in group)
   return routes if group[0].phase.together else routes[0]
 
@@ -192,7 +192,7 @@ def planned(phase: config_lib.Phase,
             suite: suites.Suite) -> list[methods.Earlier]:
   """The impressions of a phase as a method's `relies_on` sees them.
 
-  Of a stream, one for every task stands for those that it will leave.
+  For a stream, one impression per task stands for those that it will leave.
   """
   streamed = phase.stream is not None
   return [methods.Earlier(
@@ -204,13 +204,13 @@ def planned(phase: config_lib.Phase,
 def before(config: config_lib.Config, suite: suites.Suite,
            phase: config_lib.Phase, earlier: Sequence[methods.Earlier] = ()
            ) -> list[methods.Earlier]:
-  """The impressions of all phases up to one, its own at the end, in order.
+  """The impressions of all phases up to and including a phase, in order.
 
   Args:
-    config: of the run.
-    suite: its tasks.
-    phase: of the config.
-    earlier: what lay in the workdir before the config's first phase.
+    config: config of the run.
+    suite: tasks of the run.
+    phase: a phase of the config.
+    earlier: impressions in the workdir that no phase of the config makes.
   """
   phases = config.phases[:config.phases.index(phase) + 1]
   return [*earlier, *(e for other in phases for e in planned(other, suite))]
@@ -221,17 +221,17 @@ def relied(known: list[methods.Earlier],
   """The impressions that a group's method needs, in its order.
 
   Args:
-    known: as `before` gives them.
-    group: entries that are trained together, or one.
+    known: from `before`.
+    group: entries that are trained together, or one entry.
 
   Raises:
-    ValueError: the run makes no such impressions before the group.
+    ValueError: the run does not make these impressions before the group.
   """
   phase, names = group[0].phase, {entry.name for entry in group}
   first = next((i for i, e in enumerate(known)
                 if e.phase == phase.name and e.name in names), len(known))
-  # `system.learn` may give a phase's name to tasks of several methods: those of
-  # another one are none of this phase.
+  # `system.learn` may give a phase's name to tasks of several methods; those of
+  # other methods don't belong to this phase.
   known = [e for e in known[:first]
            if e.phase != phase.name or e.method == phase.method]
   try:
@@ -250,8 +250,8 @@ def relied(known: list[methods.Earlier],
 
 def check(config: config_lib.Config, suite: suites.Suite,
           earlier: Sequence[methods.Earlier] = ()) -> None:
-  """Refuses a plan in which two phases leave one name, a head too small, or a
-  method that relies on impressions which the run does not make before.
+  """Refuses a plan in which two phases use one name, a head is too small, or a
+  method relies on impressions that the run does not make before.
   """
   owner: dict[str, str] = {}
   named: dict[str, str] = {}

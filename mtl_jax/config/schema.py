@@ -1,7 +1,7 @@
-"""Every field that a config may have, with its type and its default.
+"""All fields that a config may have, with types and defaults.
 
-Which ones there are depends on what is chosen: a phase has the options of its
-method, a suite those of its kind, a backbone those of its model.
+The fields depend on what is chosen: a phase has the options of its method, a
+suite those of its kind, a backbone those of its model.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from mtl_jax.config import parts
 from mtl_jax.config import phase as phase_lib
 from mtl_jax.data import suites
 
-REQUIRED = object()  # the default of a field that has none
+REQUIRED = object()  # the default of a field without a default
 _NAMED = ('suite', 'backbone', 'phases', 'identify')
 _DRIVERS = {'rounds': parts.Rounds, 'stream': parts.Stream,
             'search': parts.Search}
@@ -28,10 +28,10 @@ class Field(NamedTuple):
   """A field of a config.
 
   Attributes:
-    hint: its type; `Any` where it is known to its owner alone.
-    default: what it is if the config leaves it out, or `REQUIRED`.
-    inside: whether it stands in a part that is `None` by default, such as
-      `early_stop`, so that its default counts only once the part is there.
+    hint: its type; `Any` if only its owner knows the type.
+    default: its value if the config leaves it out, or `REQUIRED`.
+    inside: whether it is in a part that is `None` by default, such as
+      `early_stop`, so that its default applies only if the part is given.
   """
   hint: Any
   default: Any
@@ -42,8 +42,8 @@ def known(given: Mapping) -> dict[str, Field]:
   """The fields that a config may have, by dotted name.
 
   Args:
-    given: plain nested dicts, as `config.from_dict` takes them; whatever is
-      wrong in it is left to that.
+    given: plain nested dicts, as for `config.from_dict`, which checks them;
+      here errors are ignored.
   """
   result = _of_class(config_lib.Config, '', leave=_NAMED)
   result['schedule'] = Field(tuple[str, ...], REQUIRED)
@@ -57,7 +57,7 @@ def known(given: Mapping) -> dict[str, Field]:
 
 
 def filled(given: Mapping) -> dict:
-  """A config's dicts, with the default of every field that it leaves out.
+  """A config's dicts, with the defaults of all fields that it leaves out.
 
   >>> made = filled({'seed': 3, 'phases': {'a': {'method': 'supsup'}}})
   >>> made['seed'], made['matrix'], made['phases']['a']['batch_size']
@@ -88,7 +88,7 @@ def _copied(value):
 
 
 def _dict(value: Any) -> dict:
-  """A mapping as a dict; {} of anything else."""
+  """A mapping as a dict; {} for anything else."""
   return dict(value) if isinstance(value, Mapping) else {}
 
 
@@ -152,8 +152,8 @@ def _backbone(given: dict) -> dict[str, Field]:
 
 
 def _phase(where: str, given: dict) -> dict[str, Field]:
-  """What `config` takes for a phase: its own fields, how it is trained, how
-  its tasks take turns, and the options of its method."""
+  """The fields of a phase: its own, those of its driver, those of the turns of
+  its tasks, and the options of its method."""
   result = _of_class(phase_lib.Phase, where,
                      leave=('name', 'training', 'driver', 'options'))
   result |= _of_class(parts.Training, where)

@@ -1,4 +1,4 @@
-"""Data: where images come from, and how one source becomes many tasks.
+"""Data: sources of images, and how one source becomes many tasks.
 
   sources     images and labels in memory, with fixed splits
   cache       decoded images on disk, so that a second start is immediate
@@ -6,8 +6,8 @@
   pipeline    applies a task's transforms on the device
   suites      ordered lists of tasks, made from sources and transforms
 
-No other part of mtl_jax knows TensorFlow Datasets. Importing this package
-imports neither it, nor scikit-learn, nor Pillow.
+No other part of mtl_jax uses TensorFlow Datasets. Importing this package
+imports neither TensorFlow Datasets nor scikit-learn nor Pillow.
 """
 
 from mtl_jax.data import cache

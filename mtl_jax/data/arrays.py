@@ -22,22 +22,22 @@ def from_arrays(name, images, labels, classes=None, test=None, valid=None,
     images: uint8 [n, H, W, C] or [n, H, W]; C is 1 or 3.
     labels: integers [n], 0 for the first class.
     classes: int. By default the number of `class_names`, or else the largest
-      label plus one; every class then needs a training image. With a number,
-      classes without training images stay.
+      label plus one; every class then needs a training image. If given, classes
+      without training images are kept.
     test: (images, labels), or None to draw a test split (see `splits`).
-    valid: the validation split, likewise.
-    version: str, recorded with whatever is trained on it; a digest of the
+    valid: (images, labels), or None to draw a validation split.
+    version: str, recorded with all tasks trained on it; a digest of the
       arrays by default.
     class_names: str of every class; they are stored with its tasks.
-    stratified: divide each class alike, instead of all images at random;
-      takes neither `test` nor `valid`.
+    stratified: divide each class in the same proportions, instead of all
+      images at random; takes neither `test` nor `valid`.
 
   Returns:
     A `Source`.
 
   Raises:
-    ValueError: arrays of another type or shape, labels out of range, a class
-      without training images, or a test split that is the training split;
+    ValueError: arrays have a wrong type or shape, labels are out of range, a
+      class has no training images, or the test split is the training split;
       names the source and the split.
 
   >>> source = from_arrays('mine', np.zeros((100, 4, 4), np.uint8),
@@ -75,7 +75,7 @@ def largest(name, *labels) -> int:
 
   Raises:
     ValueError: fewer than half of these classes occur, so that the labels do
-      not count classes from 0; says how to renumber them.
+      not number classes from 0; says how to renumber them.
   """
   present = np.unique(np.concatenate(labels))
   count = 1 + int(np.max(present, initial=0))
@@ -89,7 +89,7 @@ def largest(name, *labels) -> int:
 
 
 def digest(*arrays) -> str:
-  """Twelve hexadecimal digits of the content of arrays."""
+  """Twelve hexadecimal digits that depend on the content of arrays."""
   found = hashlib.sha256()
   for a in arrays:
     found.update(str((a.dtype, a.shape)).encode())
@@ -107,9 +107,9 @@ def from_table(name, features, targets, version=None):
     version: str; a digest of the numbers by default.
 
   Returns:
-    A `Source` whose splits are made as `splits` says; the training part's
-    smallest and largest values of every column, targets included, become 0 and
-    1. `System.predict` takes rows in this scale and answers in it.
+    A `Source` with splits as described in `splits`. The smallest and largest
+    training values of every column, targets included, become 0 and 1.
+    `System.predict` takes rows and returns targets in this scale.
   """
   features, targets = (np.asarray(a, np.float64) for a in (features, targets))
   targets = targets[:, None] if targets.ndim == 1 else targets
@@ -118,7 +118,7 @@ def from_table(name, features, targets, version=None):
                      f'and targets {list(targets.shape)}; they must be [n, f] '
                      'and [n, t]')
   version = version or digest(features, targets)
-  # Numbers of rows are divided: only scaled values may become float32.
+  # First row numbers are divided: only scaled values may become float32.
   numbered = _numbered(len(features), np.zeros(len(targets), np.int32))
   rows = [part.images[:, 0] for part in splits.parts(
       splits.divide(name, version, 1, numbered))]
@@ -135,21 +135,21 @@ def from_texts(name, train, test=None, words=tables.WORDS,
   Args:
     name: str.
     train: (texts, labels), of str and integers.
-    test: likewise, or `None` to split some off (see `splits`).
-    words: size of the vocabulary, made of the training part alone; 0 pads.
-    length: words of a text that are kept, the first.
+    test: like `train`, or `None` to split some off (see `splits`).
+    words: size of the vocabulary, made from the training part only; 0 pads.
+    length: number of words of a text that are kept, from its beginning.
     version: str; a digest of the tokens by default.
 
   Raises:
-    ValueError: fewer than two words (one is none), no length, or a class
-      without training texts.
+    ValueError: `words` is below 2 (one is padding), `length` is below 1, or a
+      class has no training texts.
   """
   if words < 2 or length < 1:
     raise ValueError(f'source {name!r}: '
                      f'{trees.counted(words, "word")} and a length of '
                      f'{length}; at least 2 words (0 pads) and a length of '
                      '1 are needed')
-  # Numbers of texts are divided first, then the words of one part are counted.
+  # Texts are divided first, then the words of the training part are counted.
   pairs = [pair and _numbered(len(pair[0]), _whole(
       f'source {name!r}, split {split!r}', pair[1]))
            for split, pair in (('train', train), ('test', test))]
@@ -168,7 +168,7 @@ def from_texts(name, train, test=None, words=tables.WORDS,
 
 
 def _numbered(count, labels):
-  """A split whose images are the row numbers, to be divided like images."""
+  """A split with row numbers as images, to be divided like images."""
   return Arrays(np.arange(count, dtype=np.int32)[:, None], labels)
 
 
@@ -193,5 +193,5 @@ def _arrays(where, images, labels):
         f'{where}: images must be uint8 [n, H, W, C] with 1 or 3 channels '
         f'last, or [n, H, W], not {images.dtype} {list(images.shape)}; scale '
         'to 0..255, then .astype(np.uint8)')
-  # A copy, so that the caller's later changes are not the source's.
+  # A copy, so that later changes by the caller do not affect the source.
   return Arrays(shown.copy(), narrow.copy())

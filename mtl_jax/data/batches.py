@@ -1,4 +1,4 @@
-"""Which rows of a source make which batch."""
+"""Selects the rows of a source for every batch."""
 
 import numpy as np
 
@@ -15,12 +15,12 @@ def check_size(images: int, batch_size: int) -> None:
 def check_epochs(batches: dict[str, int]) -> None:
   """Refuses `epochs` for tasks trained together whose epochs differ in length.
 
-  Every task takes as many steps as the first one. Tasks of equally many images
-  differ a little once validation is drawn: CIFAR-100's groups of ten classes
-  by about one batch in a hundred, rarely two.
+  Every task takes as many steps as the first one. Tasks with equally many
+  images may differ a little once validation is drawn: CIFAR-100's groups of ten
+  classes by about one batch in a hundred, rarely two.
 
   Args:
-    batches: of an epoch of each task, by its name.
+    batches: number of batches in an epoch of each task, by its name.
 
   Raises:
     ValueError: a task has over 3 % more or fewer than the first; names them.
@@ -41,10 +41,10 @@ def of_epochs(rows, steps: int, batch_size: int, seed: tuple[int, ...],
               start: int = 0) -> np.ndarray:
   """Row numbers for `steps` batches; every epoch is shuffled anew.
 
-  The rows that do not fill the last batch of an epoch are left out of it.
+  Rows that do not fill the last batch of an epoch are left out of the epoch.
 
-  Depends on the seed and step number alone, so that a resumed run draws the
-  same batches.
+  The result depends only on the seed and the step number, so that a resumed
+  run draws the same batches.
 
   Args:
     rows: int32 [n], the task's training rows.

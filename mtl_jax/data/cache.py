@@ -6,11 +6,11 @@ Every member carries a CRC-32, which is checked as it is read: a truncated,
 damaged or misplaced file is reported and decoded again, never used. Nothing
 executable is loaded (`allow_pickle=False`).
 
-A file appears whole or not at all: it is written under a temporary name,
-flushed to the disk, and moved into place. Processes that start together each
-decode and the last one wins, with the same bytes. A cache that can't be
-written costs time, not the run. A set whose files were replaced or copied is
-decoded anew; what was decoded before stays until it is removed by hand.
+A file is written under a temporary name, flushed to the disk, and moved into
+place, so it is either complete or absent. Processes that start together each
+decode, and the last one's file stays, with the same bytes. If a cache can't be
+written, the run only takes longer. A set whose files were replaced or copied is
+decoded anew; earlier decoded files stay until they are removed by hand.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ import tempfile
 
 import numpy as np
 
-_LONGEST = 200  # bytes; disks take 255, of which '.npz' and the like are some
+_LONGEST = 200  # bytes; disks allow 255, including '.npz' and the like
 
 
 def directory(cache_dir=None):
-  """The folder of decoded sets: the argument, or the first that is set of
+  """The folder of decoded sets: the argument, or the first that is set among
   $MTL_JAX_CACHE, $XDG_CACHE_HOME/mtl_jax and ~/.cache/mtl_jax.
 
   >>> directory('/tmp/images').as_posix()
@@ -41,7 +41,7 @@ def directory(cache_dir=None):
 
 
 def path(name, version, split, cache_dir=None):
-  """The file of one split; distinct names never share one.
+  """The file of one split; distinct names have distinct files.
 
   >>> path('omniglot:alphabet', '3.0.0', 'test', '/c').as_posix()
   '/c/omniglot%3Aalphabet/3.0.0/test.npz'
@@ -52,7 +52,7 @@ def path(name, version, split, cache_dir=None):
 
 
 def _fit(name):
-  """The name; one too long for a folder is cut and gets a digest of it all."""
+  """The name; if it is too long for a folder, it is cut and gets a digest."""
   if len(name.encode()) <= _LONGEST and name.strip('.'):
     return name
   digest = hashlib.sha256(name.encode()).hexdigest()[:32]
@@ -89,7 +89,7 @@ def fetch(name, version, split, decode, cache_dir=None):
 
 
 def _read(file, key):
-  """The file's arrays, or None where there is no file or an unsound one."""
+  """The file's arrays, or None if there is no file or it is damaged."""
   try:
     with (open(file, 'rb') as stream,
           np.load(stream, allow_pickle=False) as members):

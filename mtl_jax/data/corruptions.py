@@ -8,25 +8,25 @@ import numpy as np
 
 STRENGTHS = {
     'blur': (.4, .6, .7, .8, 1.),  # standard deviation, pixels
-    'contrast': (.75, .5, .4, .3, .15),  # of the distance from the mean
-    'noise': (.04, .06, .08, .09, .10),  # standard deviation, of 0 ... 1
+    'contrast': (.75, .5, .4, .3, .15),  # factor of the distance from the mean
+    'noise': (.04, .06, .08, .09, .10),  # standard deviation on [0, 1]
 }
 
 
 def corrupt(images, kind: str, strength: int, seed: int = 0) -> np.ndarray:
-  """The images, corrupted.
+  """Corrupts images.
 
   Args:
     images: uint8 [n, H, W, C].
     kind: 'blur', 'contrast' or 'noise'.
     strength: 1 (weak) to 5.
-    seed: of the noise.
+    seed: seed of the noise.
 
   Returns:
     uint8 [n, H, W, C].
 
   Raises:
-    ValueError: images of another type, or an unknown kind or strength.
+    ValueError: images have another type, or kind or strength is unknown.
 
   >>> flat = np.full((1, 2, 2, 1), 100, np.uint8)
   >>> corrupt(flat, 'contrast', 5).ravel().tolist()

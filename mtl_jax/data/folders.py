@@ -1,13 +1,13 @@
-"""Folders of images: which files are read, and as which class.
+"""Folders of images: which files are read, and what their classes are.
 
-    CLASS/IMAGE               one folder a class; files may lie deeper
-    train/CLASS/IMAGE         the same with splits: train, with valid (or val,
-                              validation) and test where there are any
+    CLASS/IMAGE               one folder per class; files may be in sub-folders
+    train/CLASS/IMAGE         the same with splits: train, and optionally valid
+                              (or val, validation) and test
 
 Classes are numbered by their names in alphabetical order ('1', '10', '2'); the
-names stay with the source. Every file is read or reported: a file whose
-content is no image is left out, and a note says so. Files and folders whose
-names begin with a dot are hidden, at every depth.
+source keeps the names. Every file is read or reported: a file whose content is
+not an image is left out, and a note says so. Files and folders whose names
+begin with a dot are hidden, at every depth.
 """
 
 import difflib
@@ -29,24 +29,24 @@ from mtl_jax.data import pictures
 
 _SPLITS = {'train': 'train', 'test': 'test', 'valid': 'valid', 'val': 'valid',
            'validation': 'valid'}
-# A file of such a name is meant as an image; others are tried by content.
+# Files with these suffixes are meant as images; others are tried by content.
 _SUFFIXES = ('.avif', '.bmp', '.gif', '.ico', '.jfif', '.jp2', '.jpe', '.jpeg',
              '.jpg', '.pbm', '.pgm', '.png', '.pnm', '.ppm', '.tga', '.tif',
              '.tiff', '.webp')
 _KINDS = {stat.S_IFIFO: 'a FIFO', stat.S_IFSOCK: 'a socket',
           stat.S_IFCHR: 'a device', stat.S_IFBLK: 'a device'}
-_SHOWN = 10  # names of files that a note lists
-_NUMBERED = 20  # and names of classes
+_SHOWN = 10  # largest number of file names in a note
+_NUMBERED = 20  # largest number of class names in a note
 
 
 class Folder(NamedTuple):
-  """What was read.
+  """The content of a folder.
 
   Attributes:
-    version: of the content.
-    class_names: by class.
+    version: digest of the content.
+    class_names: name of every class.
     splits: by name, (images uint8 [n, H, W, C], labels int32 [n]).
-    notes: sentences about what was left out.
+    notes: sentences about files that were left out.
   """
   version: str
   class_names: tuple[str, ...]
@@ -58,15 +58,15 @@ def read(name, root, size, cache_dir) -> Folder:
   """Reads a folder of images.
 
   Args:
-    name: of the source, for messages and the cache.
+    name: name of the source, for messages and the cache.
     root: the folder.
     size: (H, W) or (H, W, C) to resize to, or `None`.
     cache_dir: see `cache.directory`.
 
   Raises:
-    FileNotFoundError: there is no folder, or no class in it.
-    ValueError: a class without images, a file that can't be read, or a folder
-      that contains itself or comes twice; names it.
+    FileNotFoundError: the folder doesn't exist, or it contains no class.
+    ValueError: a class has no images, a file can't be read, or a folder
+      contains itself or occurs twice; names it.
   """
   root = pathlib.Path(root).expanduser()
   if not root.is_dir():
@@ -117,12 +117,12 @@ def _require_images(name, part, found):
 
 @functools.lru_cache(maxsize=1 << 16)
 def _is_picture(file, state):
-  del state  # a changed file is looked at again
+  del state  # part of the cache's key, so that changed files are read again
   return pictures.readable(file)
 
 
 def is_image(file) -> bool:
-  """Whether a file is meant as an image: by its name, or by its content."""
+  """Whether a file is meant as an image, by its name or its content."""
   return file.suffix.lower() in _SUFFIXES or _is_picture(file, seen(file))
 
 
@@ -142,12 +142,12 @@ def _cached(name, split, root, names, files, size, cache_dir):
     images = ((file, pictures.read(where, file, file)) for file, _ in files)
     return (pictures.stack(where, len(files), images, size),
             np.array([label for _, label in files], np.int32), len(names))
-  # 'seen': how pictures are decoded. What decodes otherwise has another word.
+  # 'seen' says how images are decoded; other ways have other words.
   return cache.fetch(name, f'{state[:16]}-seen', split, decode, cache_dir)[:2]
 
 
 def _split_folders(name, root):
-  """({split: folder}, what lies beside them); of classes alone, root."""
+  """({split: folder}, other files); without splits, the root is train."""
   inside = sorted(f.name for f in root.iterdir()
                   if f.is_dir() and not f.name.startswith('.'))
   named = [f for f in inside if f in _SPLITS]
@@ -167,28 +167,28 @@ def _split_folders(name, root):
 
 
 def _loose(folder):
-  """Files outside of the folders of classes."""
+  """Files outside of the class folders."""
   return [f for f in sorted(folder.iterdir())
           if not f.is_dir() and not f.name.startswith('.')]
 
 
 def _classes(name, part, root):
-  """{class: its folder}; names that look the same are one."""
+  """{class: its folder}; names that look the same are one class."""
   found: dict[str, pathlib.Path] = {}
   for folder in sorted(part.iterdir()):
     if folder.name.startswith('.') or not folder.is_dir():
       continue
-    # A disk may write a letter and its accent as one sign or as two.
+    # A disk may store an accented letter as one character or as two.
     other = found.setdefault(unicodedata.normalize('NFC', folder.name), folder)
     if other != folder:
       raise ValueError(
           f'source {name!r}: {root} has two folders {other.name!r}, whose '
-          'names differ in how accents are written alone; rename one')
+          'names differ only in how accents are written; rename one')
   return found
 
 
 class _Walk:
-  """Finds the files of folders, each folder once."""
+  """Finds the files of folders; visits each folder once."""
 
   def __init__(self, name, root):
     self._where = f'source {name!r}'
@@ -197,10 +197,10 @@ class _Walk:
     self._above = {str(folder) for folder in (real, *real.parents)}
 
   def files(self, folder):
-    """The files below a folder, in order of their paths.
+    """The files below a folder, ordered by path.
 
     Raises:
-      ValueError: a folder stands in itself or a second time, or something is
+      ValueError: a folder contains itself or occurs twice, or something is
         neither a folder nor a file; names it.
     """
     real = os.path.realpath(folder)
@@ -240,12 +240,12 @@ def _kind(path):
 
 
 def _shown(name):
-  """A name that can be printed; other bytes of the disk are escaped."""
+  """A name that can be printed; undecodable bytes are escaped."""
   return os.fsencode(str(name)).decode('utf-8', 'replace')
 
 
 def _numbers(name, class_names):
-  """Which number every class has, as a sentence; none if it is the name."""
+  """The number of every class as a sentence; none if it equals the name."""
   if class_names == tuple(map(str, range(len(class_names)))):
     return ()
   more = len(class_names) - _NUMBERED
@@ -256,7 +256,7 @@ def _numbers(name, class_names):
 
 
 def _note(name, root, left_out):
-  """Sentences about files that were left out; they are logged too."""
+  """Sentences about files that were left out, which are also logged."""
   if not left_out:
     return ()
   names = [_shown(f.relative_to(root)) for f in left_out]

@@ -1,7 +1,7 @@
-"""Labels that VTAB derives from what a picture shows.
+"""Labels that VTAB derives from the content of an image.
 
 From google-research/task_adaptation: counts of objects, and distances divided
-by thresholds. A maker takes one row of a prepared TFDS set.
+into classes by thresholds. A maker takes one row of a prepared TFDS set.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,11 @@ import numpy as np
 
 _CYLINDER = 2  # CLEVR's shapes are cube, sphere, cylinder in TFDS's order
 _LAST_VEHICLE = 2  # KITTI's types begin with car, van, truck
-_NOTHING = 1000.  # metres, where a picture shows no vehicle
+_NOTHING = 1000.  # metres, used if an image shows no vehicle
 
 
 class Maker(NamedTuple):
-  """How a label is made, and how many classes there are."""
+  """A function that makes a label, and the number of classes."""
   make: Callable[[Any], int]
   classes: int
 

@@ -1,10 +1,10 @@
 """Checks labels, and collects what a run reports about its data.
 
-Accuracy means nothing where a task has one class alone, where a class is tested
-that was never trained, or where every test image was trained on. Suites refuse
-such tasks unless `incomplete=True` is given; then the table and the report
-repeat the fault. Notes report what is no fault but should be known: classes
-without test images, and test images that are also training images.
+Accuracy means nothing if a task has only one class, if a tested class was never
+trained, or if every test image was trained on. Suites refuse such tasks unless
+`incomplete=True` is given; the table and the report then repeat the fault.
+Notes report facts that are not faults but should be known: classes without test
+images, and test images that are also training images.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from mtl_jax import trees
 from mtl_jax.data import splits as splits_lib
 from mtl_jax.data import tasks as tasks_lib
 
-_SHOWN = 8  # classes that a sentence lists
+_SHOWN = 8  # largest number of classes in a sentence
 _SPLITS = ('train', 'valid', 'test')
 
 
@@ -24,14 +24,14 @@ class Findings(NamedTuple):
 
   Attributes:
     wrong: faults that make its accuracy meaningless.
-    said: notes that are no faults.
+    said: notes that are not faults.
   """
   wrong: tuple[str, ...]
   said: tuple[str, ...]
 
 
 def require_training(source: splits_lib.Source) -> None:
-  """Refuses a source of which a class has no training image."""
+  """Refuses a source with a class that has no training image."""
   count = _per_class(source)
   lacking = np.flatnonzero(count['train'] == 0)
   if not len(lacking):
@@ -128,13 +128,13 @@ def check(task: tasks_lib.Task, source: splits_lib.Source) -> None:
 
 
 def facts(task: tasks_lib.Task, source: splits_lib.Source) -> dict:
-  """What a task's record says about its data, as JSON.
+  """JSON values about the data, for a task's record.
 
   Returns:
-    source: its name.
-    images: by split, how many.
-    repeated: test images that are also in another split of the source.
-    dropped: by split, images that were left out for that.
+    source: name of the source.
+    images: number of images by split.
+    repeated: number of test images that are also in another split.
+    dropped: number of images by split that were left out for this reason.
     notes: sentences for the table and the report.
   """
   view = tasks_lib.view(task, source)
@@ -150,7 +150,7 @@ def facts(task: tasks_lib.Task, source: splits_lib.Source) -> dict:
 
 
 def label_map(task: tasks_lib.Task) -> list[int] | None:
-  """The source's class of every output; -1 for an output of other tasks.
+  """The source's class of every output; -1 for outputs of other tasks.
 
   >>> label_map(tasks_lib.Task('t', 0, 'digits', (), None, 3))
   [0, 1, 2]
@@ -164,8 +164,8 @@ def class_names(task: tasks_lib.Task, source: splits_lib.Source):
   """Names of a task's outputs; `None` stands for an output of other tasks.
 
   Returns:
-    List of str or `None`, one per output; `None` if the source names none, or
-    names them by their numbers.
+    List of str or `None`, one per output; `None` if the source has no class
+    names, or if these are just the numbers.
   """
   names = source.class_names
   if names is None or names == tuple(map(str, range(len(names)))):
@@ -175,11 +175,11 @@ def class_names(task: tasks_lib.Task, source: splits_lib.Source):
 
 
 def sentences(records: list[dict], most: int | None = None) -> list[str]:
-  """What the records of a run say about its data, each sentence once.
+  """Sentences from the records of a run about its data, each one once.
 
   Args:
-    records: of all tasks; `data` as `facts` makes it.
-    most: sentences; more are counted.
+    records: records of all tasks; `data` is from `facts`.
+    most: largest number of sentences; the rest is counted.
 
   >>> sentences([{'data': {'notes': ['a', 'b']}}, {'data': {'notes': ['a']}},
   ...            {}], most=1)

@@ -1,4 +1,4 @@
-"""Names of tasks, made of what they learn."""
+"""Makes names of tasks from their sources and numbers."""
 
 import collections
 import hashlib
@@ -9,11 +9,11 @@ import unicodedata
 from mtl_jax.data import sources
 from mtl_jax.data import tasks
 
-_KEPT = 60  # bytes of a name that is too long
+_KEPT = 60  # bytes that are kept of a name that is too long
 
 
 def folded(name: str) -> str:
-  """Equal for names that some disk takes for one.
+  """A form that is equal for names that some disk treats as equal.
 
   >>> folded('Birds') == folded('birds')
   True
@@ -27,10 +27,10 @@ def of_number(kind: str, number: int, count: int,
 
   Args:
     kind: the word before the number.
-    number: of the task.
-    count: of all tasks; decides how many digits its name has.
-    width: digits of names, and of what random numbers come from; `None` takes
-      as many as `count` needs, at least two, and a key without regard to it.
+    number: number of the task.
+    count: number of all tasks, which decides how many digits its name has.
+    width: digits of names and of keys for random numbers; `None` takes as many
+      as `count` needs, at least two, and a key that does not depend on it.
 
   >>> of_number('permuted', 3, 250), of_number('permuted', 3, 250, 3)['key']
   ({'name': 'permuted-003', 'key': 'permuted-03'}, 'permuted-003')
@@ -41,7 +41,7 @@ def of_number(kind: str, number: int, count: int,
 
 
 def of_source(name: str) -> str:
-  """A task's name from its source's; of a file or folder, its own name.
+  """A task's name from the name of its source; for files, the file's name.
 
   >>> of_source('cmaterdb/bangla'), of_source('table:/x/prices.csv')
   ('cmaterdb-bangla', 'prices')
@@ -60,10 +60,10 @@ def of_source(name: str) -> str:
 
 
 def of_sources(names) -> list[str]:
-  """Names of tasks that differ where their sources do.
+  """Names of tasks, different if their sources differ.
 
-  Of folders and files with equal names, as many of the folders above them are
-  taken as tell them apart; what is equal still gets a number.
+  If folders or files have equal names, enough of the folders above them are
+  added to tell them apart; names that are still equal get a number.
 
   >>> of_sources(('folder:/a/images', 'folder:/b/images', 'mnist'))
   ['a-images', 'b-images', 'mnist']
@@ -84,7 +84,7 @@ def of_sources(names) -> list[str]:
 
 
 def _parts(name):
-  """Folders of a path, the last one first of all its own name."""
+  """The folders of a path, beginning with its own name and going up."""
   own, name = sources.split_name(name)
   kind, _, path = name.partition(':')
   if own or kind not in ('table', 'folder'):

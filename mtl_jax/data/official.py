@@ -2,8 +2,8 @@
 
 Gesmundo and Dean 2022, https://arxiv.org/abs/2205.12755: the ViT benchmark, all
 of VTAB, the Visual Domain Decathlon, the characters and VTAB-1k. Three names
-that fail as its notebook has them are mended (`smallnorb/label_azimuth/1k`,
-both `smallnorb/label_elevation`).
+that fail as written in its notebook are corrected
+(`smallnorb/label_azimuth/1k`, both `smallnorb/label_elevation`).
 
 VTAB's splits and labels are those of google-research/task_adaptation. dSprites
 keeps 32 positions and 40 orientations, as in mu2Net; VTAB's own script
@@ -18,7 +18,7 @@ import numpy as np
 
 
 class Splits(NamedTuple):
-  """Where a task's images lie: (TFDS name[:label], split[slice]...) each."""
+  """The splits of a task as (TFDS name[:label], split[slice]...) each."""
   train: tuple[str, str]
   valid: tuple[str, str]
   test: tuple[str, str]
@@ -104,8 +104,8 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     'vit': tuple(VIT), 'vtab': tuple(VTAB), 'vdd': tuple(VDD),
     'characters': tuple(CHARACTERS), 'vtab_1k': tuple(VTAB_1K),
     'preliminary': tuple(_CMATERDB)}
-# All 2,720 images of small1 and all 3,120 of small2 are in train too. In the
-# place of Omniglot's official splits: 16, 2 and 2 drawings of each character.
+# All 2,720 images of small1 and all 3,120 of small2 are in train too. Instead
+# of Omniglot's official splits: 16, 2 and 2 drawings of each character.
 LEAKING = {'omniglot': 'omniglot:label!label'}
 
 
@@ -113,7 +113,7 @@ def task(name: str) -> Splits:
   """A task's splits.
 
   Raises:
-    ValueError: unknown task; lists the nearest ones.
+    ValueError: the task is unknown; lists the nearest ones.
 
   >>> task('cmaterdb/bangla').valid
   ('cmaterdb/bangla', 'train[:20%]')
@@ -127,7 +127,7 @@ def task(name: str) -> Splits:
 
 
 def source(name: str, size: tuple[int, int], leaking: bool = False) -> str:
-  """The name for `sources.load` of a task's images in one size.
+  """The name of a task's source for `sources.load`, resized to `size`.
 
   >>> source('mnist', (32, 32)), source('omniglot', (32, 32))
   ('official:mnist@32x32', 'omniglot:label!label@32x32')
@@ -140,7 +140,7 @@ def source(name: str, size: tuple[int, int], leaking: bool = False) -> str:
 
 
 def rows(expression: str, count: int) -> np.ndarray:
-  """Rows that slices of a split keep; percentages are rounded.
+  """Rows selected by slices of a split; percentages are rounded.
 
   Args:
     expression: a split's name and any number of slices, one after another.

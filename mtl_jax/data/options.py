@@ -1,4 +1,4 @@
-"""Options of suites: known ones, of the right type."""
+"""Checks the names and types of a suite's options."""
 
 import difflib
 import numbers
@@ -12,11 +12,11 @@ _NEEDED = ('source', 'num_tasks', 'seed', 'augment', 'classes_per_task')
 
 
 def check(kind, options, taken, common) -> None:
-  """Refuses unknown options of a suite, and values of another type.
+  """Refuses unknown options of a suite, and values of a wrong type.
 
   Args:
-    kind: of the suite.
-    options: as they were given.
+    kind: kind of the suite.
+    options: the given options.
     taken: parameters of the suite's function, by name.
     common: options that every suite takes, with their defaults.
   """
@@ -38,7 +38,7 @@ def check(kind, options, taken, common) -> None:
 
 
 def known(what, name, names) -> None:
-  """Refuses a name that is not known; lists the nearest and all."""
+  """Refuses an unknown name; lists the nearest and all known ones."""
   if name in names:
     return
   near = difflib.get_close_matches(str(name), names, n=1)

@@ -1,4 +1,4 @@
-"""How classes and data sets are divided into tasks."""
+"""Divides classes and data sets into tasks."""
 
 import itertools
 
@@ -17,7 +17,7 @@ def require_classes(found, labels):
 
 
 def given(found, groups, *others):
-  """Classes of every task as they were given, int [num_tasks, classes]."""
+  """Classes of every task from `groups`, int [num_tasks, classes]."""
   if any(other is not None for other in others):
     raise ValueError('split: groups are the tasks; give no other way to make '
                      'them')
@@ -30,7 +30,7 @@ def given(found, groups, *others):
 
 
 def drawn(found, classes_per_task, num_tasks, seed):
-  """Classes of every task in order or drawn, int [num_tasks, classes]."""
+  """Classes of every task, in order or at random, int [num_tasks, classes]."""
   if classes_per_task is None:
     raise ValueError("suite 'split' needs classes_per_task, or groups")
   options.positive('classes_per_task', classes_per_task)
@@ -65,7 +65,7 @@ def refuse_copies(found):
 
 
 def _same_partition(a, b) -> bool:
-  """Whether two lists of labels are equal but for the numbering of classes."""
+  """Whether two lists of labels are equal up to the numbering of classes."""
   if a.ndim > 1 or b.ndim > 1:  # numbers, not classes
     return np.array_equal(a, b)
   pairs = {*zip(a.tolist(), b.tolist())}

@@ -1,9 +1,9 @@
-"""One picture from its file, as a person sees it, in 8 bits a channel.
+"""Decodes an image file to what a person sees, in 8 bits per channel.
 
-A picture of a folder is turned as its EXIF tag says, its colours are
-converted to sRGB by the colour profile that stands in it, and it is decoded by
-its content, whatever its name. What would lose something is refused: more than
-8 bits a channel, transparency, several pages or frames.
+An image is turned according to its EXIF tag, its colours are converted to sRGB
+by its embedded colour profile, and it is decoded by its content, whatever its
+name. Files whose content would be lost are refused: more than 8 bits per
+channel, transparency, several pages or frames.
 """
 
 import functools
@@ -12,13 +12,13 @@ import re
 
 import numpy as np
 
-# Pillow's modes of 8 bits a channel.
+# Pillow's modes with 8 bits per channel.
 _MODES = ('1', 'L', 'LA', 'La', 'P', 'PA', 'RGB', 'RGBA', 'RGBa', 'RGBX',
           'CMYK', 'YCbCr', 'HSV', 'LAB')
 _GREY = ('1', 'L', 'LA', 'La')
-# Formats that run another program or that Pillow can't decode by itself.
+# Formats that need another program or that Pillow can't decode itself.
 _NEVER = ('BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG', 'WMF')
-# What several frames of these formats hold is not another picture.
+# Formats whose further frames are not other images.
 _ONE_PICTURE = ('MPO', 'PSD')
 
 
@@ -27,7 +27,7 @@ def resize(image, size):
 
   Args:
     image: uint8 [H, W, C].
-    size: (H, W) or (H, W, C); `None` leaves the image as it is.
+    size: (H, W) or (H, W, C); `None` leaves the image unchanged.
   """
   if size is None:
     return image
@@ -57,12 +57,12 @@ def stack(where, count, images, size):
 
 
 def readable(file) -> bool:
-  """Whether the content of a file is a picture; its name is not asked."""
+  """Whether the content of a file is an image, whatever the file's name."""
   try:
     from PIL import Image
     with Image.open(file, formats=_formats()):
       return True
-  except Exception:  # pylint: disable=broad-except # of whatever reader
+  except Exception:  # pylint: disable=broad-except # readers raise many kinds
     return False
 
 
@@ -70,16 +70,16 @@ def read(where, which, file, mode=None, seen=True):
   """Decodes a picture to uint8 [H, W, C].
 
   Args:
-    where: the source and split, for messages.
-    which: the picture, for messages.
+    where: source and split, for messages.
+    which: the image, for messages.
     file: a path, or a binary file.
-    mode: 'L' or 'RGB'; by default 'L' if it is grey, else 'RGB'.
-    seen: as a person sees it. Without, its pixels as they are stored, as TFDS
-      and the published codes take them.
+    mode: 'L' or 'RGB'; by default 'L' if the image is grey, else 'RGB'.
+    seen: decode to what a person sees. `False` keeps the stored pixels, as TFDS
+      and the published codes do.
 
   Raises:
-    ValueError: it is no picture, or one that 8 bits of three channels can't
-      hold; names it and the remedy.
+    ValueError: the file is not an image, or one that 8 bits in three channels
+      can't represent; names it and the remedy.
   """
   from PIL import Image
   try:
@@ -88,7 +88,7 @@ def read(where, which, file, mode=None, seen=True):
       if not wrong:
         pixels = _pixels(picture, mode, seen)
   except Exception as error:  # pylint: disable=broad-except
-    # Pillow's readers let through whatever a damaged file makes them raise.
+    # A damaged file may make Pillow's readers raise any error.
     raise ValueError(f'{where}: {which} can not be read as an image '
                      f'({error}); mend it, or take it away') from error
   if wrong:
@@ -98,14 +98,14 @@ def read(where, which, file, mode=None, seen=True):
 
 @functools.lru_cache(maxsize=None)
 def _formats():
-  """What a file of a folder may be: all that Pillow decodes by itself."""
+  """The formats of files in a folder: all that Pillow decodes by itself."""
   from PIL import Image
   Image.init()
   return tuple(f for f in Image.ID if f not in _NEVER)
 
 
 def _lossy(picture, seen):
-  """What of a picture would be lost, and the remedy; '' if nothing."""
+  """What an image would lose, and the remedy; '' if nothing."""
   if picture.mode not in _MODES:
     return (f'has pixels of mode {picture.mode!r}, which are not 0..255; '
             'convert it to 8 bits, or use sources.from_arrays')
@@ -145,7 +145,7 @@ def _bits_of_jpeg_2000(stream):
   stream.seek(0)
   head = stream.read(1 << 16)
   stream.seek(place)
-  marker = head.find(b'\xff\x4f\xff\x51')  # the codestream and its size
+  marker = head.find(b'\xff\x4f\xff\x51')  # codestream marker and size marker
   if marker < 0:
     return 8
   start = marker + 40  # the number of components
@@ -155,7 +155,7 @@ def _bits_of_jpeg_2000(stream):
 
 
 def _straight(picture):
-  """Colours that are multiplied by the opacity are divided by it again."""
+  """Divides colours by the opacity if they are multiplied by it."""
   return picture.convert({'La': 'LA', 'RGBa': 'RGBA'}.get(
       picture.mode, picture.mode))
 
@@ -172,7 +172,7 @@ def _pixels(picture, mode, seen):
 
 
 def _to_srgb(picture):
-  """Converts by the picture's own colour profile, if it has another one."""
+  """Converts an image to sRGB if it has another colour profile."""
   from PIL import ImageCms
   srgb = ImageCms.createProfile('sRGB')
   if picture.mode == 'LAB':
@@ -186,7 +186,7 @@ def _to_srgb(picture):
     space = profile.profile.xcolor_space.strip()
     described = ImageCms.getProfileDescription(profile)
   except (OSError, ImageCms.PyCMSError):
-    return picture  # no viewer can use it either
+    return picture  # no viewer can use the profile either
   grey = picture.mode in _GREY
   mode = picture.mode if picture.mode == 'CMYK' else 'L' if grey else 'RGB'
   if {'GRAY': 'L', 'RGB': 'RGB', 'CMYK': 'CMYK'}.get(space) != mode or (

@@ -1,19 +1,19 @@
 """Runs a task's transforms on the device, with traced parameters.
 
-A list of transforms is taken apart in two:
+A list of transforms has two parts:
 
-  transforms.kinds(chain)   static: what decides shapes and code. Equal for
+  transforms.kinds(chain)   static: determines shapes and code. Equal for
                             all tasks of a suite, so they share one
                             executable.
-  parameters(chain, shape)  arrays: what differs between tasks.
+  parameters(chain, shape)  arrays: the values that differ between tasks.
 
-`apply(kinds, parameters, images)` puts them together, under jit, vmap and
-scan. Geometric transforms work on uint8 and round back to uint8; only at
-the end do pixels become float32 in [0, 1], normalised if asked.
+`apply(kinds, parameters, images)` combines them, under jit, vmap and scan.
+Geometric transforms work on uint8 and round back to uint8; only at the end do
+pixels become float32 in [0, 1], normalised if asked.
 
 All geometry is integer arithmetic, and fitting uses floats below 2**24, where
-float32 counts exactly. The same image and task therefore give the same bits
-whether compiled alone, in a scan, or vmapped over tasks.
+float32 counts exactly. So the same image and task give the same bits, whether
+compiled alone, in a scan, or vmapped over tasks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ Parameters: TypeAlias = Sequence[Mapping[str, aliases.Images]]
 
 def output_shape(kinds: transforms_lib.Kinds,
                  image_shape: Sequence[int]) -> tuple[int, ...]:
-  """The (H, W, C) that `apply` makes of images of `image_shape`.
+  """The shape (H, W, C) of `apply` on images of `image_shape`.
 
   >>> output_shape((('permute',),), (28, 28, 1))
   (28, 28, 1)
@@ -109,9 +109,9 @@ def apply(kinds: transforms_lib.Kinds, parameters: Parameters,
     kinds: from `transforms.kinds(chain)`; static.
     parameters: from `parameters(chain, image_shape)`; traced.
     images: uint8 [n, H, W, C]; without transforms also a table's float32
-      [n, f] or tokens int32 [n, length], which stay as they are.
+      [n, f] or tokens int32 [n, length], which are returned unchanged.
     key: typed key; needed by crop_flip when training.
-    train: static; whether random augmentation acts.
+    train: static; whether random augmentation is applied.
 
   Returns:
     float32 [n, H', W', C'], in [0, 1] unless normalised.
@@ -133,8 +133,8 @@ def apply(kinds: transforms_lib.Kinds, parameters: Parameters,
   if normalisation is None:
     return result * np.float32(1 / 255)
   pixels.check('normalise', normalisation['mean'], (images.shape[-1],))
-  # One subtraction and one division by a traced value: nothing that XLA may
-  # fuse or reorder, so the bits do not depend on how this is compiled.
+  # One subtraction and one division by a traced value: XLA can't fuse or
+  # reorder them, so the bits do not depend on how this is compiled.
   mean = normalisation['mean'][None, None, None, :]
   std = normalisation['std'][None, None, None, :]
   return (result - mean) / std
@@ -142,10 +142,10 @@ def apply(kinds: transforms_lib.Kinds, parameters: Parameters,
 
 def observed(kinds: transforms_lib.Kinds, parameters: Parameters,
              images: aliases.Images) -> aliases.Array:
-  """The images as a task shows them: everything but the normalisation.
+  """The images after all transforms except the normalisation.
 
   Args:
-    As of `apply`.
+    kinds, parameters, images: as in `apply`.
 
   Returns:
     uint8 [n, H', W', C'].
@@ -159,13 +159,13 @@ def prepare(
 ) -> tuple[np.ndarray, transforms_lib.Chain]:
   """Applies the leading `fit`s once, so that no step does it again.
 
-  Data sets of different shapes then lie on the device in one shape, and
+  Data sets of different shapes then have one shape on the device, and
   their tasks share one executable. Equal to `apply` bit for bit.
 
   Args:
     transforms: tuple of `Transform`.
     images: uint8 [n, H, W, C], NumPy or JAX.
-    every: also do every other transform that keeps uint8 and is not random.
+    every: also apply all other transforms that keep uint8 and are not random.
 
   Returns:
     (uint8 [n, H', W', C'], the tuple of transforms still to be applied).
@@ -195,7 +195,7 @@ def _pixels(
     images: aliases.Images, key: aliases.PRNGKey | None = None,
     train: bool = False,
 ) -> tuple[aliases.Array, Mapping[str, aliases.Images] | None]:
-  """Everything that keeps uint8; returns (images, normalise's parameters)."""
+  """All transforms that keep uint8: (images, parameters of normalise)."""
   if images.dtype != jnp.uint8 or images.ndim != 4:
     raise ValueError('images must be uint8 [n, H, W, C], not '
                      f'{images.dtype} {list(images.shape)}')

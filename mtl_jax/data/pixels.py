@@ -1,7 +1,7 @@
 """The arithmetic of transforms on uint8 images [n, H, W, C].
 
 All of it is integer arithmetic, or floats below 2**24, where float32 counts
-exactly: the same bits however it is compiled.
+exactly: the bits do not depend on how it is compiled.
 """
 
 import functools
@@ -14,7 +14,7 @@ from mtl_jax import aliases
 
 # Fixed point of bilinear weights: 2 * 11 bits, and 8 bits of pixel, fit int32.
 _ROTATE_ONE = 2**11
-_NEAREST_BITS = 16  # of the fixed point in which Pillow finds a pixel
+_NEAREST_BITS = 16  # of the fixed-point numbers with which Pillow finds pixels
 # Per axis; 255 * 2**8 * 2**8 < 2**24, so float32 sums are exact.
 _FIT_ONE = 2**8
 
@@ -26,7 +26,7 @@ def rotation(degrees: float, height: int,
   cos, sin = np.cos(angle), np.sin(angle)
   y, x = np.mgrid[:height, :width]
   dy, dx = y - (height - 1) / 2, x - (width - 1) / 2
-  # Rows point down, so counter-clockwise output samples the source thus:
+  # Rows point down, so for a counter-clockwise turn the source is sampled thus:
   (left, right_weight), (top, low_weight) = (
       np.divmod(np.rint(np.round(position * _ROTATE_ONE, 6)).astype(np.int64),
                 _ROTATE_ONE)
@@ -116,14 +116,14 @@ def fit(images: aliases.Array, height: int, width: int,
 
 
 def _resize_weights(old: int, new: int) -> np.ndarray:
-  """Triangle filter, float32 [new, old]: integers; a row sums to _FIT_ONE."""
+  """Triangle filter, float32 [new, old], integers; rows sum to _FIT_ONE."""
   scale = old / new
   centre = (np.arange(new)[:, None] + 0.5) * scale - 0.5
   distance = np.abs(np.arange(old)[None, :] - centre) / max(scale, 1)
   weights = np.maximum(0, 1 - distance)
   weights = weights / weights.sum(1, keepdims=True) * _FIT_ONE
   weights = np.round(weights, 6)  # the same on every machine
-  # Largest remainders get the units that rounding down left over.
+  # The largest remainders get the units lost by rounding down.
   whole = np.floor(weights)
   rank = np.argsort(np.argsort(whole - weights, axis=1, kind='stable'), axis=1)
   missing = _FIT_ONE - whole.sum(1, keepdims=True)

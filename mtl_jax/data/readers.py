@@ -1,6 +1,6 @@
 """Reads prepared TFDS sets as plain arrays.
 
-TFDS is imported only to decode, and never asked to download or to prepare.
+TFDS is imported only to decode; it never downloads or prepares anything.
 """
 
 import difflib
@@ -19,7 +19,7 @@ from mtl_jax.data import folders
 from mtl_jax.data import label_makers
 from mtl_jax.data import pictures
 
-# TFDS keeps the shapes of dSprites as ones.
+# TFDS stores the shapes of dSprites as ones.
 _FACTORS = {'dsprites': 255}
 
 
@@ -36,11 +36,11 @@ def tfds(name, base, size, cache_dir, tfds_dir, known):
   """A prepared TFDS set: (version, classes, {split: (images, labels)}).
 
   Args:
-    name: of the source, for messages and the cache.
-    base: TFDS name, with ':feature' to take another label.
+    name: name of the source, for messages and the cache.
+    base: TFDS name, with ':feature' for another label.
     size: (H, W) or (H, W, C) to resize to, or `None`.
     cache_dir: see `cache.directory`.
-    tfds_dir: where prepared sets lie.
+    tfds_dir: folder of the prepared sets.
     known: names of other sources, for the message if this one is missing.
   """
   base, _, label = base.partition(':')
@@ -85,16 +85,16 @@ def split(base, name, size, cache_dir, tfds_dir, known):
   """One split of a prepared TFDS set, whatever its name.
 
   Args:
-    base: TFDS name, with ':feature' to take another label, or ':=MAKER' for
-      one that `labels.MAKERS` derives.
-    name: of the split.
+    base: TFDS name, with ':feature' for another label, or ':=MAKER' for a
+      label that `labels.MAKERS` derives.
+    name: name of the split.
     size, cache_dir, tfds_dir, known: as in `tfds`.
 
   Returns:
     (version, classes, images, labels).
 
   Raises:
-    ValueError: there is no such split; names those that there are.
+    ValueError: there is no such split; names the existing ones.
   """
   own = base + ('@' + 'x'.join(map(str, size)) if size else '')
   plain, _, label = base.partition(':')
@@ -130,8 +130,8 @@ def _decode(where, version, split, label, size):
   if features[pixels].np_dtype != np.uint8:
     raise ValueError(f'{where}: {pixels!r} is {features[pixels].np_dtype}; '
                      'only uint8 images are read')
-  # Decoded here: TFDS makes 0 and 1 of Omniglot's black and white, and its
-  # pixels of a JPEG depend on whether OpenCV is installed.
+  # Decoded here: TFDS turns Omniglot's black and white into 0 and 1, and its
+  # decoding of a JPEG depends on whether OpenCV is installed.
   mode = 'L' if features[pixels].shape[-1] == 1 else 'RGB'
   skip = tensorflow_datasets.decode.SkipDecoding()
   rows = builder.as_data_source(split=split, decoders={pixels: skip})
@@ -157,19 +157,19 @@ def _decode(where, version, split, label, size):
 
 def _state(version):
   """The version with a digest of its files, for the cache: a set that was
-  prepared anew is decoded anew."""
+  prepared again is decoded again."""
   listing = [[f.name, *folders.seen(f)] for f in sorted(version.iterdir())]
   digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
   return f'{version.name}-{digest[:12]}'
 
 
 def class_names(base, tfds_dir, classes):
-  """The names that a prepared set keeps for its labels; `None` if it has none.
+  """The label names of a prepared set; `None` if it has none.
 
   Args:
-    base: TFDS name, with ':feature' to take another label.
-    tfds_dir: where prepared sets lie.
-    classes: how many there are.
+    base: TFDS name, with ':feature' for another label.
+    tfds_dir: folder of the prepared sets.
+    classes: number of classes.
   """
   base, _, label = base.partition(':')
   version = _newest(base, tfds_dir)
@@ -189,7 +189,7 @@ def _newest(base, tfds_dir):
 
 
 def _info(name, version):
-  """What TFDS wrote about a prepared set."""
+  """TFDS's description of a prepared set."""
   file, what = version / 'dataset_info.json', 'what TFDS says of the set'
   remedy = f'prepare the set of source {name!r} anew'
   info = json_files.read(file, {'name': str, 'splits': list}, what, remedy)
@@ -200,7 +200,7 @@ def _info(name, version):
 
 
 def _prepared(name, base, tfds_dir, known):
-  """The folder of the newest prepared version, complete."""
+  """The folder of the newest complete prepared version."""
   version = _newest(base, tfds_dir)
   if version is None:
     raise FileNotFoundError(_missing(

@@ -7,19 +7,19 @@
     load('omniglot:alphabet@28x28x1') ... resized while it is decoded
     load('official:cmaterdb/bangla')  a task of mu2Net with its own splits
     load('digits')                    scikit-learn's UCI digits, 8 x 8
-    load('folder:/path')              a folder of images, one folder a class
-    load('folder:/path!label')        ... each class divided alike
+    load('folder:/path')              a folder of images, one folder per class
+    load('folder:/path!label')        ... each class divided in proportion
     load('table:/path')               numbers; the last column is the target of
                                       a regression
     load('text:imdb_reviews')         a TFDS set of texts, as tokens: the 10,000
                                       most frequent words, 128 of a text
     load('text:imdb_reviews@5000x64') ... other numbers of words
-    load('signs=folder:/path')        any of these under a name of your own
+    load('signs=folder:/path')        any of these under your own name
     register('mine', make)            your own: `load('mine')` is `make()`
     from_arrays('mine', images, labels)
 
-How they are divided into train, validation and test: see `splits`. Which files
-of a folder are read: see `folders`.
+`splits` describes how sources are divided into train, validation and test, and
+`folders` which files of a folder are read.
 """
 
 import dataclasses
@@ -54,8 +54,8 @@ def load(name, cache_dir=None, tfds_dir=None):
 
   Args:
     name: see the module; or a name given to `register`.
-    cache_dir: where decoded images are kept; see `cache.directory`.
-    tfds_dir: where prepared TFDS sets lie; $TFDS_DATA_DIR or
+    cache_dir: folder of decoded images; see `cache.directory`.
+    tfds_dir: folder of prepared TFDS sets; $TFDS_DATA_DIR or
       ~/tensorflow_datasets by default. Nothing is ever downloaded.
 
   Returns:
@@ -79,7 +79,7 @@ def load(name, cache_dir=None, tfds_dir=None):
 
 
 def _state(name):
-  """Of a source that is read from files, a value that changes when they do."""
+  """For a source that is read from files, a value that changes with them."""
   plain = split_name(name)[1]
   kind, _, path = plain.partition(':')
   if name in REGISTRY or kind not in ('folder', 'table'):
@@ -107,7 +107,7 @@ def _load(name, cache_dir, tfds_dir, state):
   kind, _, path = name.partition(':')
   base, size = readers.split_size(name)
   if kind in ('folder', 'table') and pathlib.Path(path).expanduser().exists():
-    base, size = name, None  # what looks like a size is the path's
+    base, size = name, None  # what looks like a size belongs to the path
   if kind == 'table':
     return _table(name, base[len('table:'):])
   if kind == 'text':
@@ -120,7 +120,7 @@ def _load(name, cache_dir, tfds_dir, state):
 
 
 def split_name(name):
-  """A name's own part and the source: 'signs=folder:/x' has both.
+  """(own name, source): 'signs=folder:/x' has both.
 
   >>> split_name('signs=folder:/x=1'), split_name('folder:/x=1')
   (('signs', 'folder:/x=1'), ('', 'folder:/x=1'))
@@ -137,7 +137,7 @@ def register(name, factory):
     factory: function without arguments that returns a `Source`.
 
   Raises:
-    TypeError: another type of name or factory.
+    TypeError: the name or the factory has a wrong type.
 
   >>> dots = np.zeros((10, 2, 2), np.uint8)
   >>> register('dots', lambda: from_arrays('dots', dots, np.arange(10) % 2))
@@ -185,7 +185,7 @@ def _folder(name, root, size, cache_dir):
 
 
 def _pooled(parts):
-  """All splits as one: train, then validation and test."""
+  """All splits as one, in the order train, validation, test."""
   return Arrays(*map(np.concatenate, zip(*(
       parts[split] for split in ('train', 'valid', 'test')
       if split in parts))))
@@ -195,7 +195,7 @@ def _table(name, path):
   path = pathlib.Path(path).expanduser()
   numbers = tables.read(name, path)
   digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-  # Scaled in float64; what was once scaled in float32 has another version.
+  # Scaled in float64; data scaled in float32 have another version.
   return from_table(name, *numbers, version=f'{digest}-float64')
 
 
@@ -208,7 +208,7 @@ def _texts(name, base, size, tfds_dir):
 
 
 def _tfds(name, base, size, cache_dir, tfds_dir):
-  """A prepared TFDS set, its splits arranged as the module says."""
+  """A prepared TFDS set, divided as `splits` describes."""
   if '!' in base:
     return _within(name, *base.split('!', 1), size, cache_dir, tfds_dir)
   version, classes, found = readers.tfds(name, base, size, cache_dir, tfds_dir,
@@ -226,7 +226,7 @@ def _tfds(name, base, size, cache_dir, tfds_dir):
 
 
 def _with_content(version, parts):
-  """A data set's version with a digest of what was read: two preparations of
+  """A data set's version with a digest of its content: two preparations of
   one version may differ."""
   content = arrays.digest(*(a for k in sorted(parts) for a in parts[k]))
   return f'{version}-{content}'

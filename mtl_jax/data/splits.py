@@ -1,31 +1,31 @@
-"""Train, validation and test: what a `Source` is, and how it is divided.
+"""Sources, and how they are divided into train, validation and test.
 
-Splits, the same on every machine for ever:
+The splits are fixed and equal on every machine:
 
-  * Official train and test where they exist. Validation is the official one,
-    or else 10 % of train, at most 5,000: the first of
+  * Official train and test splits are used if they exist. Validation is the
+    official one, or else 10 % of train, at most 5,000: the first of
     `np.random.RandomState(0).permutation(len(train))`. MNIST has 55,000 /
     5,000 / 10,000.
-  * No test split (digits, arrays, folders): the first 20 % of
-    `np.random.RandomState(0).permutation(n)` are test, the next 10 % of the
-    rest (at most 5,000) validation.
-  * A class of which no image would be for training is divided by itself, in
-    the same order: a fifth of its images (at least one of two) is test, the
-    others are for training. The report says which classes these are.
-  * A set whose train and test have no class in common (Omniglot: other
-    characters, other alphabets) can't be classified as it is: its splits are
-    pooled, train first, and divided as if it had none.
-  * TFDS sets with a validation but no labelled test split: validation is the
-    test.
+  * Without a test split (digits, arrays, folders), the first 20 % of
+    `np.random.RandomState(0).permutation(n)` are test, and the next 10 % of the
+    rest (at most 5,000) are validation.
+  * If a class would have no training images, it is divided separately, in the
+    same order: a fifth of its images (at least one of two) is test, the others
+    are for training. The report lists these classes.
+  * If train and test have no class in common (Omniglot: other characters, other
+    alphabets), they can't be used for classification as they are: the splits
+    are pooled, train first, and divided as if there were no test split.
+  * For TFDS sets with a validation split but no labelled test split, the
+    validation split is the test split.
   * '!FEATURE': all splits are pooled, train first, then validation and test,
     and divided within each value of the feature: a tenth (at least one image)
-    is test, another validation. In Omniglot each of the 1,623 characters
-    ('label') has 20 drawings: 2 are test, 2 validation, 16 train. A folder
-    takes '!label': each class is divided alike.
+    is test, another tenth validation. In Omniglot each of the 1,623 characters
+    ('label') has 20 drawings: 2 are test, 2 validation, 16 train. Folders
+    accept '!label': each class is divided in the same proportions.
 
-Within a split the original order stays. What stands twice in the original
-data stays too; `leaks` counts it, and a suite's `drop_shared` leaves it out of
-training.
+Within a split the original order is kept, and so are images that occur twice in
+the original data. `leaks` counts test images that are also in other splits; a
+suite's `drop_shared` leaves them out of training.
 """
 
 import dataclasses
@@ -54,19 +54,20 @@ class Arrays(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-  """A data set in memory; its arrays can't be written to.
+  """A data set in memory, with read-only arrays.
 
   Attributes:
-    name: what `load` was given.
-    version: of the original data.
-    classes: int; labels lie in [0, classes). Of a regression, its targets.
+    name: the name given to `load`.
+    version: version of the original data.
+    classes: int; labels are in [0, classes). For a regression, the number of
+      targets.
     train, valid, test: `Arrays` of one image shape.
-    class_names: str of every class, or `None` where classes have no names.
+    class_names: str of every class, or `None` if classes have no names.
     notes: sentences about the data that a run's report repeats.
 
   Raises:
-    ValueError: wrong type, rank, length, label or class name, naming source
-      and split.
+    ValueError: a type, rank, length, label or class name is wrong; names
+      source and split.
   """
 
   name: str
@@ -102,7 +103,7 @@ class Source:
 
   @property
   def image_shape(self):
-    """(H, W, C) of every image; (features,) or (length,) of others."""
+    """(H, W, C) of every image; (features,) or (length,) of other inputs."""
     return tuple(self.train.images.shape[1:])
 
   @property
@@ -117,10 +118,10 @@ class Source:
 
   @functools.cached_property
   def repeated(self):
-    """Which inputs stand on both sides of the test split, as bool [n] each.
+    """Inputs that are both in test and in another split, as bool [n] each.
 
-    Of 'test', those that also stand in train or validation, pixel by pixel; of
-    'train' and 'valid', those that also stand in test.
+    'test' marks those that are also in train or validation, pixel by pixel;
+    'train' and 'valid' mark those that are also in test.
     """
     found = {split: _digests(getattr(self, split).images)
              for split in ('train', 'valid', 'test')}
@@ -136,7 +137,7 @@ def _digests(images):
 
 
 def parts(source):
-  """Its train, validation and test split."""
+  """The train, validation and test split of a source."""
   return source.train, source.valid, source.test
 
 
@@ -180,7 +181,7 @@ def _check(where, images, labels, classes):
 
 
 def leaks(source):
-  """How many test images are also in train or validation, pixel by pixel.
+  """Number of test images that are also in train or validation, by pixels.
 
   >>> same = Arrays(np.zeros((10, 2, 2, 1), np.uint8), np.zeros(10, np.int32))
   >>> leaks(divide('same', '1', 1, same))
@@ -199,19 +200,19 @@ def _require_pairs(name, split, pair):
 
 def divide(name, version, classes, train, valid=None, test=None,
            class_names=None, notes=()):
-  """Splits off what is missing, as the module says.
+  """Splits off what is missing, as the module describes.
 
   Args:
-    name, version, classes: of the `Source`.
-    train: `Arrays`; what is missing is taken from it.
+    name, version, classes: as in `Source`.
+    train: `Arrays`; missing splits are taken from it.
     valid, test: `Arrays`, or `None`.
-    class_names, notes: of the `Source`.
+    class_names, notes: as in `Source`.
 
   Returns:
     A `Source`.
 
   Raises:
-    ValueError: too few images, or another number of labels.
+    ValueError: there are too few images, or another number of labels.
   """
   for split, pair in (('train', train), ('valid', valid), ('test', test)):
     _require_pairs(name, split, pair)
@@ -242,11 +243,11 @@ def divide(name, version, classes, train, valid=None, test=None,
 
 
 def _give_to_training(which, order, labels, tested):
-  """Divides classes without training images by themselves; returns them.
+  """Divides classes without training images separately; returns them.
 
   Args:
     which: str [n], the split of every row; changed in place.
-    order: int [n], in which rows were drawn.
+    order: int [n], the order in which rows were drawn.
     labels: int [n].
     tested: whether test images are drawn too.
   """
@@ -260,19 +261,19 @@ def _give_to_training(which, order, labels, tested):
 
 def divide_within(name, version, classes, whole, groups, class_names=None,
                   notes=()):
-  """Divides each group of rows into train, validation and test alike.
+  """Divides each group of rows into train, validation and test.
 
   Args:
-    name, version, classes: of the `Source`.
+    name, version, classes: as in `Source`.
     whole: `Arrays` of n images.
     groups: integers [n].
-    class_names, notes: of the `Source`.
+    class_names, notes: as in `Source`.
 
   Returns:
     A `Source`.
 
   Raises:
-    ValueError: a group of fewer than three images.
+    ValueError: a group has fewer than three images.
   """
   _require_pairs(name, 'whole', whole)
   order = np.random.RandomState(0).permutation(len(groups))

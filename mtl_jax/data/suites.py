@@ -9,38 +9,38 @@
     make('datasets', sources=('mnist', 'kmnist'), image_shape=(28, 28, 1))
     make('official', benchmark='characters', image_shape=(32, 32, 3))
 
-    register('mine', function)  a kind of your own, for `suite.kind`
+    register('mine', function)  your own kind, for `suite.kind`
 
-Every kind, yours too, takes
+Every kind, also your own, takes
 
-  names: of the tasks, one each. A source can be named where it stands:
+  names: one name for each task. A source can also be named in place:
     sources=('left=folder:/a/images', 'right=folder:/b/images').
   drop_shared: leave images out of training and validation that are also test
-    images. By default they stay, and their number is said.
-  incomplete: take tasks all the same whose accuracy means nothing: a class
-    without training images, one class alone, only test images that are trained
-    on. The table and the report say so. 'official' takes its tasks so.
+    images. By default they stay, and the report gives their number.
+  incomplete: accept tasks whose accuracy means nothing: a class without
+    training images, only one class, or only test images that are trained on.
+    The table and the report say so. 'official' accepts such tasks.
 
 and these kinds also take
 
-  image_shape: (H, W, C) that images are fitted to; None leaves them.
-  augment: padding of the random crop and flip in training; 0 is none.
+  image_shape: (H, W, C) to which images are fitted; None leaves them.
+  augment: padding of the random crop and flip in training; 0 turns it off.
   normalise: (mean, std), each a number or one per channel. None takes the
     data set's constants in `STATISTICS`, or else (0.5, 0.5). Three constants
     are averaged if the images are made grey.
-  load: how a source is found; `sources.load` by default.
+  load: the function that loads a source; `sources.load` by default.
 
 Pixels are transformed in this order: fit, augment, permute or rotate,
 normalise. PermutedMNIST and RotatedMNIST follow SupSup (arXiv 2006.14769):
-task i is the permutation of NumPy's seed (i + seed), or a turn by
-i * 360 / num_tasks degrees. Its code takes whole degrees, i * (360 //
-num_tasks), and the nearest pixel: interpolation='nearest' does so. Ours, the
+task i is the permutation of NumPy's seed (i + seed), or a rotation by
+i * 360 / num_tasks degrees. SupSup's code takes whole degrees, i * (360 //
+num_tasks), and the nearest pixel, as does interpolation='nearest'. Ours, the
 default, is smoother; with 36 tasks the angles are the same.
 
-A numbered task's random numbers come from its number, not from how its name is
-printed: the first three tasks are the same with num_tasks=3 and with 250.
-Names have as many digits as the last one needs, at least two; `number_width`
-sets them, and the random numbers then come from the names as they are.
+A numbered task's random numbers depend on its number, not on how its name is
+written: the first three tasks are the same with num_tasks=3 and with 250.
+Names have as many digits as the last one needs, at least two. `number_width`
+sets the number of digits; the random numbers then depend on the written names.
 """
 
 import dataclasses
@@ -67,8 +67,8 @@ Source = sources_lib.Source
 view = tasks_lib.view
 
 _CIFAR = ((0.491, 0.482, 0.447), (0.247, 0.243, 0.262))
-# Name without 'own=', ':label', '!feature', '@size' -> (mean, std), as used:
-# SupSup's SplitCIFAR-100 has CIFAR-10's constants.
+# Name without 'own=', ':label', '!feature', '@size' -> (mean, std), as used in
+# the papers: SupSup's SplitCIFAR-100 has CIFAR-10's constants.
 STATISTICS = {
     'mnist': ((0.1307,), (0.3081,)),
     'cifar10': _CIFAR,
@@ -87,8 +87,8 @@ def make(kind, **options):
     A `Suite`.
 
   Raises:
-    ValueError: unknown kind or option, with the known and the nearest ones;
-      a value that does not suit the source; or a task whose accuracy would
+    ValueError: the kind or an option is unknown (with the known and the nearest
+      ones), a value does not suit the source, or the accuracy of a task would
       mean nothing (see `labels`).
 
   >>> suite = make('rotated', source='digits', num_tasks=4)
@@ -153,7 +153,7 @@ def register(kind, function):
     function: returns a `Suite`; its parameters are the options of `suite`.
 
   Raises:
-    TypeError: another type of kind or function.
+    TypeError: the kind or the function has a wrong type.
 
   >>> def twice(source, load=sources_lib.load):
   ...   classes = load(source).classes
@@ -175,7 +175,7 @@ def register(kind, function):
 
 def _permuted(source, num_tasks, seed=0, image_shape=None, normalise=None,
               augment=0, number_width=None, load=sources_lib.load):
-  """Task i: the pixels in the order of NumPy's permutation (i + seed)."""
+  """Task i: pixels in the order of NumPy's permutation with seed i + seed."""
   options_lib.positive('num_tasks', num_tasks)
   found = load(source)
   return Suite(f'permuted-{names_lib.of_source(source)}', tuple(
@@ -189,11 +189,11 @@ def _permuted(source, num_tasks, seed=0, image_shape=None, normalise=None,
 def _rotated(source, num_tasks, order_seed=None, interpolation='bilinear',
              image_shape=None, normalise=None, augment=0,
              load=sources_lib.load):
-  """Turned counter-clockwise by i * 360 / num_tasks degrees, i = 0, 1, ...
+  """Rotates counter-clockwise by i * 360 / num_tasks degrees, i = 0, 1, ...
 
-  With `interpolation='nearest'` by whole degrees and as SupSup's code does.
-  With `order_seed` the tasks come in the order of NumPy's permutation of that
-  seed instead of by angle: the first tasks then spread over the circle.
+  `interpolation='nearest'` rotates by whole degrees, as SupSup's code does.
+  With `order_seed`, the tasks come in the order of NumPy's permutation of that
+  seed instead of by angle, so that the first tasks spread over the circle.
   """
   options_lib.positive('num_tasks', num_tasks)
   found = load(source)
@@ -222,8 +222,8 @@ def _split(source, classes_per_task=None, num_tasks=None, seed=None,
   """Disjoint groups of classes: consecutive, drawn by NumPy's seed, or given.
 
   Every task's classes are 0, 1, ...: they share the first outputs. Without
-  `shared_outputs` each class of the suite has an output of its own, and every
-  task's answer is chosen among all of them (SupSup's scenario GNu).
+  `shared_outputs`, each class of the suite has its own output, and every
+  task's prediction is chosen among all of them (SupSup's scenario GNu).
   """
   found = load(source)
   chosen = (partition.drawn(found, classes_per_task, num_tasks, seed)
@@ -257,7 +257,7 @@ def _groups(groups, image_shape=None, normalise=None, augment=0,
         found, image_shape, augment, normalise), labels=labels,
                 classes=len(labels), **names_lib.of_number(
                     names_lib.of_source(source), i, len(groups), number_width))
-    view(task, found)  # refuses unknown classes now
+    view(task, found)  # refuses unknown classes early
     tasks.append(task)
   return Suite('groups', tuple(tasks))
 
@@ -266,9 +266,9 @@ def _datasets(sources, image_shape=(28, 28, 1), normalise=None, augment=0,
               load=sources_lib.load):
   """One task per data set, all images fitted to one shape.
 
-  Tables and texts stay as they are. Two sets of the same test images in the
-  same classes are refused. Tasks are called after their sources; of folders
-  with equal names, the folders above them tell them apart.
+  Tables and texts are not changed. Two sets with the same test images in the
+  same classes are refused. Tasks are named after their sources; folders with
+  equal names are told apart by the folders above them.
   """
   if isinstance(sources, str) or not sources or not all(
       isinstance(name, str) for name in sources):
@@ -289,11 +289,11 @@ def _official(benchmark, image_shape=(32, 32, 3), only=None, more=(),
               load=sources_lib.load):
   """A benchmark of mu2Net: its tasks in its order, with its own splits.
 
-  Tasks that `official.LEAKING` lists hold their test images in their training
-  split as they are defined: unless `leaking`, another division takes their
-  place. `only` names the tasks that are wanted, in that order; `more` are
-  sources that come after them. Two sets of the same test images in the same
-  classes are refused.
+  The tasks in `official.LEAKING` are defined with their test images in the
+  training split; another division replaces theirs unless `leaking` is set.
+  `only` names the wanted tasks, in that order; `more` are sources that come
+  after them. Two sets with the same test images in the same classes are
+  refused.
   """
   options_lib.known('benchmark', benchmark, official.BENCHMARKS)
   names = official.BENCHMARKS[benchmark]
@@ -330,7 +330,7 @@ def _chain(source, image_shape, augment, normalise, *middle):
   else:
     mean, std = normalise
   result = (*first, *middle, transforms_lib.normalise(mean, std))
-  pipeline.parameters(result, source.image_shape)  # refuses misfits now
+  pipeline.parameters(result, source.image_shape)  # refuses misfits early
   return result
 
 

@@ -1,4 +1,4 @@
-"""Tables of numbers and texts as plain arrays: tasks that aren't images."""
+"""Tables of numbers, and texts, as plain arrays: tasks without images."""
 
 import collections
 import pathlib
@@ -17,7 +17,7 @@ def read(name, path):
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it is no table of at least two columns of finite numbers.
+    ValueError: it is not a table of at least two columns of finite numbers.
   """
   path = pathlib.Path(path).expanduser()
   if not path.is_file():
@@ -38,7 +38,7 @@ def read(name, path):
 
 
 def scaled(train, *others):
-  """Columns so that those of `train` go from 0 to 1; float32.
+  """Scales columns so that those of `train` go from 0 to 1; float32.
 
   >>> [part.tolist() for part in scaled(np.array([[2.], [4.]]),
   ...                                   np.array([[5.]]))]

@@ -1,4 +1,4 @@
-"""Tasks of a suite, and where their images lie in a source."""
+"""Tasks of a suite, and the rows of their images in a source."""
 
 import dataclasses
 import re
@@ -10,26 +10,26 @@ import numpy as np
 from mtl_jax import trees
 from mtl_jax.data import transforms
 
-LONGEST = 100  # bytes of a name; more is added where it names a folder
+LONGEST = 100  # bytes of a name; a folder's name has some more
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """One task: which images, what is done to them, and its labels.
+  """One task: its images, their transforms, and its labels.
 
   Attributes:
-    name: unique in its suite; fit for a folder's name.
-    index: place in its suite.
+    name: unique in its suite; usable as a folder's name.
+    index: position in its suite.
     source: name for `sources.load`.
     transforms: tuple of `transforms.Transform`.
     labels: the source's classes that are kept, which become 0, 1, ... in
-      this order; None keeps all as they are. -1 stands in the place of an
-      output that only other tasks' classes have.
-    classes: among how many outputs its answer is chosen; of a regression,
-      the number of its targets.
-    regression: whether the answer is a number (or several) and not a class.
-    key: what its random numbers come from, so that they depend neither on how
-      many tasks there are nor on what they are called; '' takes the name.
+      this order; None keeps all as they are. -1 stands for an output that
+      only classes of other tasks have.
+    classes: number of outputs among which a prediction is chosen; for a
+      regression, the number of its targets.
+    regression: whether the task predicts one or more numbers, not a class.
+    key: seed of its random numbers, so that they depend neither on the number
+      of tasks nor on their names; '' takes the name.
     drop_shared: leave images out of training and validation that are also
       test images of the source.
   """
@@ -47,7 +47,7 @@ class Task:
   def __post_init__(self):
     if not isinstance(self.name, str) or not re.fullmatch(
         r'\w[\w.-]*', self.name) or len(self.name.encode()) > LONGEST or (
-            '.orbax-' in self.name):  # of folders that are half written
+            '.orbax-' in self.name):  # marks an unfinished folder
       raise ValueError(
           f'task name {self.name!r} may hold only letters, digits, "_", "-" '
           f'and ".", at most {LONGEST} bytes; give suite.names')
@@ -60,17 +60,17 @@ class Task:
 
   @property
   def drawn_by(self) -> str:
-    """What its random numbers come from."""
+    """The seed of its random numbers."""
     return self.key or self.name
 
 
 class View(NamedTuple):
-  """Where a task's images lie in its source.
+  """The rows of a task's images in its source.
 
   Attributes:
     train, valid, test: int32 [n], rows of the source's split.
     label_map: int32 [source.classes], -1 for other tasks' classes.
-    dropped: by split, how many images `drop_shared` leaves out.
+    dropped: number of images that `drop_shared` leaves out, by split.
   """
 
   train: np.ndarray
@@ -90,7 +90,7 @@ class Suite:
   def __post_init__(self):
     seen: dict[str, str] = {}
     for i, task in enumerate(self.tasks):
-      # Some disks do not tell capital letters apart.
+      # Some disks are case-insensitive.
       other = seen.setdefault(
           unicodedata.normalize('NFC', task.name).casefold(), task.name)
       if len(seen) == i:
@@ -114,7 +114,8 @@ def view(task, source):
     A `View`; a row's label in the task is `label_map[labels[row]]`.
 
   Raises:
-    ValueError: another source, unknown classes, or a split without images.
+    ValueError: the source is another one, classes are unknown, or a split has
+      no images.
 
   >>> from mtl_jax.data import sources
   >>> task = Task('pair', 0, 'digits', (), (3, 2), 2)

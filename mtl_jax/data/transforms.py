@@ -1,8 +1,8 @@
-"""What a task does to an image.
+"""The transforms of a task's images.
 
-A `Transform` is a small hashable fact that can be written as JSON; a task has
+A `Transform` is a small hashable value that can be written as JSON; a task has
 a chain of them, a tuple. `mtl_jax.data.pipeline` applies a chain on the
-device: `kinds(chain)` is its static part there.
+device; `kinds(chain)` is the chain's static part.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ KINDS = {
     'normalise': ('mean', 'std'),
 }
 STATIC = ('fit', 'crop_flip')
-# The kinds in which the tasks of a suite differ.
+# The kinds that differ between the tasks of a suite.
 DEFINING = ('permute', 'rotate', 'rotate_nearest')
 
 Number: TypeAlias = int | float
@@ -77,13 +77,13 @@ def permute(seed: int) -> Transform:
 
 
 def rotate(degrees: float, interpolation: str = 'bilinear') -> Transform:
-  """Turns counter-clockwise about the centre; the size stays, zeros outside.
+  """Rotates counter-clockwise about the centre; same size, zeros outside.
 
   Args:
     degrees: float.
-    interpolation: 'bilinear', or 'nearest': pixel for pixel what Pillow's
-      `Image.rotate` and so torchvision's default make of it. On square images
-      90 degrees equals `np.rot90` exactly with both.
+    interpolation: 'bilinear', or 'nearest', which equals Pillow's
+      `Image.rotate`, and so torchvision's default, pixel for pixel. On square
+      images 90 degrees equals `np.rot90` exactly with both.
 
   >>> from mtl_jax.data import pipeline
   >>> image = np.array([[1, 2], [3, 4]], np.uint8)[None, :, :, None]
@@ -134,8 +134,8 @@ def normalise(mean: Number | Sequence[Number],
   """Subtracts the mean and divides by the standard deviation.
 
   Args:
-    mean: float, or one per channel, on the scale where white is 1.
-    std: likewise; positive.
+    mean: float, or one per channel, on a scale where white is 1.
+    std: float, or one per channel; positive.
 
   >>> normalise(0.5, 0.25).args
   (('mean', (0.5,)), ('std', (0.25,)))
@@ -183,7 +183,7 @@ def kinds(transforms: Sequence[Transform]) -> Kinds:
     Tuple of tuples: the kind, followed by its static arguments.
 
   Raises:
-    ValueError: `normalise` is not the last one.
+    ValueError: `normalise` is not the last transform.
 
   >>> kinds((fit(28, 28, 1), permute(3), normalise(0.5, 0.5)))
   (('fit', 28, 28, 1), ('permute',), ('normalise',))
@@ -198,10 +198,10 @@ def kinds(transforms: Sequence[Transform]) -> Kinds:
 
 
 def common(transforms: Sequence[Transform]) -> Chain:
-  """The transforms without those that tell the tasks of a suite apart.
+  """The transforms without those that differ between the tasks of a suite.
 
-  An image whose task is not named has been permuted or rotated already;
-  only these transforms are left to do.
+  An image whose task is not given is already permuted or rotated; only these
+  transforms are left to apply.
 
   >>> [t.kind for t in common((fit(2, 2, 1), permute(3), normalise(0., 1.)))]
   ['fit', 'normalise']

@@ -1,1 +1,1 @@
-"""Measurements after all tasks are learned."""
+"""Measurements after training."""

@@ -1,8 +1,8 @@
-"""Metrics of the whole time of learning, and of the task that fares worst.
+"""Metrics over the whole course of learning, and of the worst task.
 
 `matrix` is the accuracy matrix [T, T] of `mtl_jax.evaluation.metrics`. Every
-function reads the entries that its formula names and no others: of the last
-row alone, T; of the whole lower triangle, T (T + 1) / 2.
+function reads only the entries in its formula: T entries of the last row, or
+T (T + 1) / 2 entries of the lower triangle.
 
 `curves` has the validation curve of each task: pairs (steps, accuracies), the
 steps ascending from 0, which is before the first batch. Accuracies are
@@ -53,7 +53,7 @@ def anytime_average_accuracy(matrix) -> float:
 
 
 def forgetting_so_far(matrix) -> np.ndarray:
-  """F_k, what is forgotten after the k-th task, for k = 2 to T: [T - 1].
+  """F_k, the forgetting measure after the k-th task, k = 2 to T: [T - 1].
 
   Chaudhry et al. 2018 (RWalk), forgetting measure: F_k is the mean over
   j < k - 1 (counting from 0) of the maximum of R[l, j] over l in j..k-2, minus
@@ -88,7 +88,7 @@ def worst_task(matrix) -> float:
 
 
 def worst_case_accuracy(matrix) -> float:
-  """The last task's accuracy, and the worst that each earlier one ever had.
+  """The last task's accuracy averaged with the minima of earlier tasks.
 
   De Lange et al. 2023, WC-ACC = R[T-1, T-1] / T + (1 - 1/T) min-ACC; min-ACC
   is the mean over j in 0..T-2 of the minimum of R[l, j] over l > j. The paper
@@ -110,15 +110,15 @@ def worst_case_accuracy(matrix) -> float:
 
 
 def learning_curve_area(curves: Sequence[Curve], beta: int = 10) -> float:
-  """How fast tasks are learned (Chaudhry et al. 2019, LCA at beta = 10).
+  """Speed of learning (Chaudhry et al. 2019, LCA at beta = 10).
 
   LCA_beta = (Z_0 + ... + Z_beta) / (beta + 1), where Z_b is the mean over tasks
   of a task's accuracy after its b-th batch. The paper's accuracies are those
-  of test images; these are of validation images, which training may look at.
+  of test images; these are of validation images, which training may use.
 
   Args:
-    curves: of all tasks, see the module.
-    beta: batches that count.
+    curves: the curves of all tasks; see the module.
+    beta: number of batches that count.
 
   Raises:
     ValueError: no curve, or a step up to beta was not measured (names both).
@@ -140,10 +140,10 @@ def learning_curve_area(curves: Sequence[Curve], beta: int = 10) -> float:
 
 
 def whole_learning_curve_area(curves: Sequence[Curve]) -> float:
-  """`learning_curve_area` with beta the steps of the shortest training.
+  """`learning_curve_area` with beta = the steps of the shortest training.
 
-  Between measured steps the accuracy is taken from the straight line that
-  joins them. If every step was measured, it is the published sum.
+  Accuracies between measured steps are interpolated linearly. If every step was
+  measured, the result is the published sum.
 
   Raises:
     ValueError: no curve.
@@ -165,7 +165,7 @@ def whole_learning_curve_area(curves: Sequence[Curve]) -> float:
 
 
 def _weights(steps: np.ndarray, beta: int) -> np.ndarray:
-  """How much each measured step counts in the mean over 0..beta."""
+  """The weight of each measured step in the mean over 0..beta."""
   place = np.interp(np.arange(beta + 1), steps, np.arange(len(steps)))
   left = place.astype(int)
   right = np.minimum(left + 1, len(steps) - 1)
@@ -175,7 +175,7 @@ def _weights(steps: np.ndarray, beta: int) -> np.ndarray:
 
 
 def _given(curves) -> list[tuple[np.ndarray, np.ndarray]]:
-  """The curves as arrays; refuses what isn't measured or no curve."""
+  """The curves as arrays; refuses missing or incomplete curves."""
   found = []
   for task, (steps, accuracies) in enumerate(curves):
     x, y = np.asarray(steps, int), np.asarray(accuracies, float)

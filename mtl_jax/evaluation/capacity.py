@@ -19,15 +19,15 @@ def measure(running: run_lib.Run) -> list[dict]:
 
   Returns:
     Dicts with
-      tree: its name; a phase whose tasks are pruned alone has none.
+      tree: its name; tasks that are pruned independently have no tree.
       tasks: names of the subnetworks, in the tree's order.
       leaves: {leaf: {'size', 'owned' (by task), 'free', 'used' (by task)}};
-        a task with sharing uses more weights than it owns.
-      overlap: [task][task] weights that two tasks both own.
+        a task that shares weights uses more than it owns.
+      overlap: [task][task] number of weights that both tasks own.
       bytes: 'folded' (computed: one weight tree, one byte per weight for its
-        owner, the tasks' own leaves), 'stored' (the tasks' folders; what a
-        task refers to in the folder of another tree's is counted there),
-        'dedicated' (a dense network, with all stems, per task).
+        owner, and the tasks' own leaves), 'stored' (the tasks' folders, without
+        values that they refer to in the folders of other trees), 'dedicated'
+        (one dense network per task, with all stems).
   """
   trees_: dict[str, list[plan.Entry]] = {}
   for phase in running.config.phases:
@@ -70,7 +70,7 @@ def _tree(running, name, entries) -> dict:
   overlap = [[sum(int((a[leaf] & b[leaf]).sum()) for leaf in leaves)
               for b in bits] for a in bits]
   for i, j in np.argwhere(np.triu(overlap, 1)):
-    raise RuntimeError(f'tree {name}: of the weights, {overlap[i][j]} '
+    raise RuntimeError(f'tree {name}: {overlap[i][j]} weights '
                        f'belong to both {names[i]} and {names[j]}; train the '
                        'phase again in a new workdir')
   size = sum(leaf['size'] for leaf in leaves.values())

@@ -1,4 +1,4 @@
-"""Accuracy of several impressions of one task together."""
+"""Accuracy of an ensemble of impressions of one task."""
 
 
 import jax
@@ -9,10 +9,10 @@ from mtl_jax.training import run as run_lib
 
 
 def measure(running: run_lib.Run) -> list[dict]:
-  """Test accuracy of all members of a repeated task together.
+  """Test accuracy of the ensemble of all repeats of a task.
 
   The softmax outputs of all members are summed, and the largest sum is the
-  answer, as in the self-ensembles of arXiv 2207.08821.
+  prediction, as in the self-ensembles of arXiv 2207.08821.
 
   Returns:
     Dicts with phase, task, members (test accuracy of each) and accuracy.

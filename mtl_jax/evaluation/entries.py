@@ -1,7 +1,7 @@
-"""Entries of an accuracy matrix, checked: what metrics are computed from.
+"""The checked entries of an accuracy matrix, from which metrics are computed.
 
-The matrix is an array [T, T] or a `Sparse` that holds the measured entries
-alone; NaN (or `None`) stands where nothing was measured.
+The matrix is an array [T, T] or a `Sparse` that holds only the measured
+entries; entries that were not measured are NaN (or `None`).
 """
 
 import numpy as np
@@ -33,15 +33,16 @@ def count(r: np.ndarray | sparse.Sparse) -> int:
 
 
 def diagonal(size: int) -> tuple[np.ndarray, np.ndarray]:
-  """Rows and columns of the first `size` places of the diagonal."""
+  """Rows and columns of the first `size` entries of the diagonal."""
   return np.arange(size), np.arange(size)
 
 
 def triangle(r, size: int, offset: int = 0,
              upper: bool = False) -> tuple[np.ndarray, np.ndarray]:
-  """Rows and columns of a lower triangle; its transpose is looked up, if
-  `upper`. One that can't have been measured whole is refused at once: T^2
-  places are then never made.
+  """Rows and columns of a lower triangle; if `upper`, of its transpose.
+
+  A `Sparse` without enough entries is refused first: T^2 indices are then
+  never made.
   """
   if isinstance(r, sparse.Sparse):
     needed = (size + offset) * (size + offset + 1) // 2
@@ -53,7 +54,7 @@ def triangle(r, size: int, offset: int = 0,
 
 
 def fractions(values: np.ndarray) -> np.ndarray:
-  """The values; raises ValueError if they are no fractions."""
+  """The values; raises ValueError if they are not fractions."""
   if np.any((values < -1e-6) | (values > 1 + 1e-6)):
     raise ValueError('accuracies must lie in [0, 1]; got '
                      f'{np.nanmin(values):g} to {np.nanmax(values):g}. Divide '
@@ -70,7 +71,7 @@ def baseline(before, size: int) -> np.ndarray:
 
 
 def at(r, rows, columns) -> np.ndarray:
-  """R at some places; raises ValueError naming the unmeasured ones."""
+  """Entries of R; raises ValueError with the names of unmeasured ones."""
   rows, columns = np.broadcast_arrays(rows, columns)
   values = (r.at(rows, columns) if isinstance(r, sparse.Sparse)
             else r[rows, columns])

@@ -1,4 +1,4 @@
-"""Measurements of the whole system, from disk, after all training."""
+"""Measurements of all stored tasks after training."""
 
 import numpy as np
 
@@ -22,17 +22,17 @@ def main_entries(running: run_lib.Run) -> list[plan.Entry]:
 
 
 def entries(running: run_lib.Run, phase) -> list[plan.Entry]:
-  """The entries that a learned phase left."""
+  """The stored entries of a phase."""
   if phase.stream:
     return stream.entries(running.workdir, phase, running.suite)
   return plan.entries(phase, running.suite)
 
 
 def matrix_rows(running: run_lib.Run) -> dict[str, dict]:
-  """Every task's accuracy after each one, measured from the disk.
+  """Accuracies of all tasks after each one, measured from the stored tasks.
 
-  A finished task's folder never changes. So a row gives the same numbers when
-  it is measured after later tasks were learned.
+  A finished task's folder never changes, so a row that is measured after later
+  tasks were learned has the same numbers.
   """
   known = {line['entry']: line['accuracy'] for line in
            json_records.read_lines(running.workdir.metrics)
@@ -40,7 +40,7 @@ def matrix_rows(running: run_lib.Run) -> dict[str, dict]:
   measured = main_entries(running)
   for i, entry in enumerate(measured):
     before = measured[:i + 1]
-    # A phase that was given more tasks has them before a later phase's.
+    # If tasks were added to an earlier phase, a known row may lack them.
     if {e.name for e in before} - set(known.get(entry.name, ())):
       known[entry.name] = evaluate.row(
           running.system, before, running.data,
@@ -51,7 +51,7 @@ def matrix_rows(running: run_lib.Run) -> dict[str, dict]:
 
 
 def infer_tasks(running: run_lib.Run) -> list[dict]:
-  """Accuracy without task names; results of earlier starts are kept."""
+  """Accuracy with inferred tasks; keeps the results of earlier starts."""
   if not running.config.identify:
     return []
   work = running.workdir
@@ -75,11 +75,11 @@ def infer_tasks(running: run_lib.Run) -> list[dict]:
 
 
 def check_mixed(config, suite, data) -> None:
-  """Refuses, before anything is learned, a mixed batch that can't be made.
+  """Refuses, before training, a mixed batch that can't be made.
 
   Raises:
-    ValueError: fewer rows than tasks, or tasks whose raw inputs are not images
-      of one shape; names two of them.
+    ValueError: there are fewer rows than tasks, or the tasks' raw inputs are
+      not images of one shape; names two of them.
   """
   tasks = list(dict.fromkeys(
       task for phase in config.phases if not (phase.control or phase.pool)
@@ -94,7 +94,7 @@ def check_mixed(config, suite, data) -> None:
     images = data.source(task.source).test.images
     if images.dtype != np.uint8 or images.ndim != 4:
       raise ValueError(f'mixed_rows: task {task.name} has {images.dtype} '
-                       f'inputs of shape {images.shape[1:]}, no images uint8 '
+                       f'inputs of shape {images.shape[1:]}, not images uint8 '
                        '[H, W, C]; set mixed_rows to 0')
     shapes.setdefault(images.shape[1:], task.name)
   if len(shapes) > 1:
@@ -105,7 +105,7 @@ def check_mixed(config, suite, data) -> None:
 
 
 def mixed_batch(running: run_lib.Run) -> dict | None:
-  """One batch of all tasks, predicted in one call and task by task."""
+  """Predicts a batch of all tasks in one call, and again task by task."""
   learned = [e for e in main_entries(running) if not e.pooled]
   if not running.config.mixed_rows or not learned:
     return None
@@ -134,7 +134,7 @@ def mixed_batch(running: run_lib.Run) -> dict | None:
 
 
 def shared_segments(running: run_lib.Run) -> dict | None:
-  """What tasks with paths share; see `mtl_jax.evaluation.transparency`."""
+  """Measures tasks that have paths; see `mtl_jax.evaluation.transparency`."""
   if not running.config.transparency:
     return None
   controls = [entry for phase in running.config.phases if phase.control
@@ -144,10 +144,10 @@ def shared_segments(running: run_lib.Run) -> dict | None:
 
 
 def collect(running: run_lib.Run) -> list[dict]:
-  """The records of all entries in learning order, as checkpoints have them.
+  """The records of all entries in learning order, from the checkpoints.
 
-  Only what a checkpoint can't know of itself comes from the log: the seconds
-  that it took to save it, and the peak of memory then.
+  Only the seconds that a save took and the peak memory come from the log, as
+  they are not known when the checkpoint is written.
   """
   parallel.barrier('all records are written')
   logged = {line['entry']: line for line in
@@ -162,7 +162,7 @@ def collect(running: run_lib.Run) -> list[dict]:
 
 
 def summarise(running: run_lib.Run, records, rows) -> dict:
-  """Measures every task from disk, verifies it, and summarises."""
+  """Measures and verifies every stored task, and summarises the run."""
   measured = {entry.name: entry for entry in main_entries(running)}
   final = {}
 

@@ -1,4 +1,4 @@
-"""What a network forgets that is fine-tuned from task to task."""
+"""Forgetting of a network that is fine-tuned on one task after another."""
 
 from mtl_jax import parallel
 from mtl_jax.config import plan
@@ -9,9 +9,9 @@ from mtl_jax.training import run as run_lib
 def measure(running: run_lib.Run) -> list[dict]:
   """The accuracy matrix of every phase that fine-tunes in sequence.
 
-  Entry [i][j] is the test accuracy on task j after task i: of the network that
-  task i left, with task j's own leaves (its head). Regressions have no entry.
-  'end' is the accuracy of every task on the network that the last one left.
+  Entry [i][j] is the test accuracy on task j of the network after task i, with
+  task j's own leaves (its head). Regressions have no entry. 'end' holds the
+  accuracy of every task on the network after the last task.
   """
   found = []
   for phase in running.config.phases:
@@ -30,7 +30,7 @@ def measure(running: run_lib.Run) -> list[dict]:
 
 
 def _mixed(running, after, entry) -> float | None:
-  """Accuracy of `entry` on what `after` left of what they share."""
+  """Accuracy of `entry` with the shared leaves of `after`."""
   system = running.system
   backbone = system.backbone
   late, own = [system.task(e.name) for e in (after, entry)]

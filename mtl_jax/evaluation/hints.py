@@ -1,4 +1,4 @@
-"""Sentences about results that can't be right, or could easily be better."""
+"""Remarks on results that are implausible or easy to improve."""
 
 import numpy as np
 
@@ -7,12 +7,12 @@ from mtl_jax.config import config as config_lib
 from mtl_jax.data import suites
 from mtl_jax.evaluation import scenarios
 
-_FEW = 0.75  # of what masks reach: less is said of coefficients over few
-_SHOWN = 3  # names of tasks in a sentence
+_FEW = 0.75  # of the accuracy of masks, below which there is a remark
+_SHOWN = 3  # task names in a sentence
 
 
 def before(config: config_lib.Config, suite: suites.Suite) -> list[str]:
-  """What is known of a config before anything is learned."""
+  """Remarks on a config, before training."""
   found = []
   for scenario in config.identify:
     tasks = [task for phase in scenarios.phases(config, scenario)
@@ -22,31 +22,31 @@ def before(config: config_lib.Config, suite: suites.Suite) -> list[str]:
       found.append(
           f'identify.{scenario.name}: tasks with '
           f'{trees.counted(most, "class")} on '
-          f'{trees.counted(config.backbone.outputs, "output")} leave none '
-          'superfluous, and '
+          f'{trees.counted(config.backbone.outputs, "output")} leave no '
+          'superfluous outputs, and '
           'without such outputs the entropy seldom tells tasks apart; give '
           f'backbone.outputs={10 * most} and objective=superfluous')
   return found
 
 
 def after(records: list[dict]) -> list[str]:
-  """What the records of a run show.
+  """Remarks on the records of a run.
 
   Args:
-    records: as `commit.describe` makes them.
+    records: from `commit.describe`.
   """
   return [*_by_chance(records), *_few_masks(records)]
 
 
 def _by_chance(records: list[dict]) -> list[str]:
-  """Of tasks that answer no better than a guess."""
+  """Remarks on tasks that are no better than guessing."""
   guessed: dict[tuple, list[str]] = {}
   for record in records:
     test, classes = _test(record), record.get('classes') or 0
     if test is None or classes < 2:
       continue
     images = ((record.get('data') or {}).get('images') or {}).get('test')
-    # Three deviations of a guess on so many images.
+    # Three standard deviations of guessing on this number of images.
     luck = 3 * np.sqrt((classes - 1) / classes ** 2 / images) if images else 0.
     if test <= 1 / classes + luck:
       guessed.setdefault((record['phase'], classes), []).append(
@@ -59,7 +59,7 @@ def _by_chance(records: list[dict]) -> list[str]:
 
 
 def _few_masks(records: list[dict]) -> list[str]:
-  """Of coefficients over too few masks."""
+  """Remarks on coefficients over too few masks."""
   masked = [test for r in records if not r.get('basis')
             and (r.get('bytes') or {}).get('masks')
             and (test := _test(r)) is not None]

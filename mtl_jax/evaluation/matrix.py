@@ -9,7 +9,7 @@ from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 
 OVERLAP_LIMIT = 60
-MATRIX_LIMIT = 100  # tasks; a larger matrix is kept if it was measured whole
+MATRIX_LIMIT = 100  # tasks; a larger matrix is kept only if it is complete
 
 
 def summarise(config: config_lib.Config, records: list[dict],
@@ -18,11 +18,11 @@ def summarise(config: config_lib.Config, records: list[dict],
   """The accuracy matrix and every published measure that it supports.
 
   Args:
-    config: of the run.
-    records: of all entries, in learning order.
-    rows: by entry, test accuracies measured right after it was learned.
+    config: config of the run.
+    records: records of all entries, in learning order.
+    rows: by entry, the test accuracies measured right after it was learned.
     final: test accuracies measured at the end of the run.
-    overlap: as `mask_overlap` gives it.
+    overlap: from `mask_overlap`.
   """
   main = [r for r in records if not r['control'] and r['repeat'] == 0
           and r['accuracy']['test'] is not None]
@@ -44,7 +44,7 @@ def summarise(config: config_lib.Config, records: list[dict],
 
 def _measured(main: list[dict], rows: dict[str, dict],
               final: dict[str, float]) -> sparse.Sparse:
-  """What was measured of the matrix: O(T) entries, unless it is the whole."""
+  """The measured entries: O(T), unless the matrix is complete."""
   place = {record['entry']: i for i, record in enumerate(main)}
   entries: dict[tuple[int, int], float] = {}
   for name, i in place.items():
@@ -61,7 +61,7 @@ def _measured(main: list[dict], rows: dict[str, dict],
 
 
 def _curves(main: list[dict]) -> list[tuple] | None:
-  """The validation curves, if every task has one."""
+  """The validation curves; `None` unless every task has one."""
   curves = [curve for record in main if (curve := record.get('validation'))]
   return ([(curve['step'], curve['accuracy']) for curve in curves]
           if len(curves) == len(main) else None)

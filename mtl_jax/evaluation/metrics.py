@@ -7,21 +7,20 @@ was not measured. Forward transfer also needs b of shape [T]:
 the accuracy on every task before anything was learned. Accuracies are
 fractions, so are results. Indices count from 0; the papers count from 1.
 
-The word *forgetting* stands for several formulas in papers and libraries, so
-each has a name of its own here, and its citation stands beside every printed
-number:
+The word *forgetting* stands for several formulas in papers and libraries. Each
+formula has its own name here, and its citation is printed with every number:
 
-* `forgetting`: Chaudhry et al. 2018 (RWalk). From the *best* accuracy that a
-  task had in any earlier row to the last row. The maximum starts at the row
-  in which the task was learned and leaves out the last row; unmeasured entries
-  do not count as 0. The mean is over the first T-1 tasks, because the last one
+* `forgetting`: Chaudhry et al. 2018 (RWalk). The *best* accuracy of a task in
+  any earlier row minus that in the last row. The maximum starts at the row in
+  which the task was learned and leaves out the last row; unmeasured entries do
+  not count as 0. The mean is over the first T-1 tasks, because the last one
   can't have been forgotten yet.
-* `experience_forgetting` and its mean `stream_forgetting`: from the accuracy
-  *right after learning* to the last row. Never above `forgetting`, and
+* `experience_forgetting` and its mean `stream_forgetting`: the accuracy *right
+  after learning* minus that in the last row. Never above `forgetting`, and
   exactly minus `backward_transfer`.
 
-A task that never changes has forgetting 0 under both. A function that
-needs an entry that was not measured raises, and names it.
+A task that never changes has forgetting 0 under both. A function raises an
+error if it needs an entry that was not measured, and names the entry.
 
   https://arxiv.org/abs/1706.08840  Lopez-Paz and Ranzato 2017 (GEM)
   https://arxiv.org/abs/1801.10112  Chaudhry et al. 2018 (RWalk)
@@ -41,7 +40,7 @@ from mtl_jax.evaluation import entries
 
 
 class Definition(NamedTuple):
-  """A published metric: `function` of the inputs that `needs` names."""
+  """A published metric; `needs` names the inputs of `function`."""
   title: str
   citation: str
   function: Callable[..., float]
@@ -70,7 +69,7 @@ def learning_accuracy(matrix) -> float:
 
 
 def backward_transfer(matrix) -> float:
-  """What later tasks did to earlier ones (GEM, eq. 3, BWT).
+  """Effect of later tasks on earlier ones (GEM, eq. 3, BWT).
 
   The mean over the first T-1 tasks of R[T-1, j] - R[j, j].
 
@@ -81,7 +80,7 @@ def backward_transfer(matrix) -> float:
 
 
 def forward_transfer(matrix, before) -> float:
-  """What earlier tasks did for a task not yet learned (GEM, eq. 4, FWT).
+  """Effect of earlier tasks on a task not yet learned (GEM, eq. 4, FWT).
 
   The mean over the last T-1 tasks of R[j-1, j] - b[j].
 
@@ -259,10 +258,10 @@ DEFINITIONS: dict[str, Definition] = {
 
 
 def summarise(matrix, before=None, curves=None) -> list[dict]:
-  """Every metric of `DEFINITIONS` whose inputs were measured, in its order.
+  """Every metric of `DEFINITIONS` whose inputs were measured, in that order.
 
   Takes the accuracy matrix [T, T] and, if measured, the accuracies [T] before
-  learning and the validation curves of all T tasks (see `anytime`); returns
+  learning and the validation curves of all T tasks (see `anytime`). Returns
   rows {'name', 'title', 'citation', 'value'} for JSON.
 
   >>> [row['name'] for row in summarise([[.9]])][:3]

@@ -1,10 +1,10 @@
-"""Accuracy when nobody names the task: GG, GNs and GNu side by side.
+"""Accuracy with and without given tasks: GG, GNs and GNu side by side.
 
-The scenarios of SupSup (https://arxiv.org/abs/2006.14769, Table 1): GG, the
-task is given; GNs, it is inferred and tasks share their labels; GNu, it is
-inferred and labels aren't shared, so that task and class must both be right.
-As in its code, the task is inferred once per test batch. In GNu every image of
-a batch whose task is inferred wrongly counts as wrong.
+The scenarios of SupSup (https://arxiv.org/abs/2006.14769, Table 1). GG: the
+task is given. GNs: the task is inferred, and tasks share their labels. GNu: the
+task is inferred, and labels aren't shared, so task and class must both be
+right. As in SupSup's code, the task is inferred once per test batch. In GNu
+every image of a batch whose task is inferred wrongly counts as wrong.
 """
 
 import collections
@@ -36,15 +36,15 @@ from mtl_jax.steps import single
 from mtl_jax.training import run as run_lib
 
 CONFUSION_LIMIT = 60
-GRADIENT_WEIGHTS = 2 ** 26  # of all inferences of a call: 256 MiB of float32
+GRADIENT_WEIGHTS = 2 ** 26  # weights of all inferences of a call: 256 MiB
 
 
 def check(config: config_lib.Config, suite: suites.Suite) -> None:
   """Refuses, before training, scenarios whose tasks can't be inferred.
 
   Raises:
-    ValueError: tasks that can't be superposed or that prepare their images
-      differently, or no superfluous output; names phase or task.
+    ValueError: the tasks can't be superposed or prepare their images
+      differently, or there is no superfluous output; names phase or task.
   """
   for scenario in config.identify:
     tasks: list[suites.Task] = []
@@ -59,7 +59,7 @@ def check(config: config_lib.Config, suite: suites.Suite) -> None:
       tasks += suite.tasks[slice(*phase.tasks)]
     if not tasks:
       raise ValueError(f'identify.{scenario.name}: no phase takes part; pools '
-                       'never do, controls only by name')
+                       'never take part, controls only if they are named')
     for task in tasks:
       if transforms.common(task.transforms) != transforms.common(
           tasks[0].transforms):
@@ -105,19 +105,19 @@ def measure(system: system_lib.System, entries: list[plan.Entry],
             tested: list[plan.Entry], data: run_lib.Data,
             scenario: config_parts.Scenario, known: Iterable[dict] = (),
             networks: 'Networks | None' = None) -> Iterator[dict]:
-  """All three scenarios, for every number of tasks in `scenario.task_counts`.
+  """Yields all three scenarios for each number in `scenario.task_counts`.
 
   Args:
-    system: in which the entries are stored.
+    system: the system in which the entries are stored.
     entries: the candidates, in learning order.
-    tested: entries whose test data is to be recognised, in learning order; a
-      task without a candidate counts as wrong.
+    tested: entries whose tasks are to be recognised from their test images, in
+      learning order; a task without a candidate counts as wrong.
     data: sources.
-    scenario: how.
+    scenario: options of the evaluation.
     known: earlier results; those for which `is_of` holds are not measured
       again.
-    networks: right answers that earlier scenarios computed; `None` starts
-      without any.
+    networks: a cache of predictions from earlier scenarios; `None` starts
+      with an empty one.
 
   Yields:
     JSON values: name, tasks, inferences, identified (fraction), accuracy {GG,
@@ -143,7 +143,7 @@ def measure(system: system_lib.System, entries: list[plan.Entry],
 
 
 def is_of(line: dict, scenario: config_parts.Scenario) -> bool:
-  """Whether an earlier result was measured in exactly this way."""
+  """Whether an earlier result was measured with the same options."""
   line = {'rerank': 0} | line  # earlier versions did not write it
   return all(line.get(k) == v for k, v in _definition(scenario).items())
 
@@ -213,7 +213,7 @@ def _test_batches(entry, data, scenario) -> np.ndarray:
 
 
 def _infer(found, tested, networks, scenario, task, rows):
-  """The inferred candidate of every batch; many inferences in one call."""
+  """The inferred candidate of every batch; a call makes many inferences."""
   inferred = np.zeros(len(rows), int)
   passes = np.zeros(len(rows), int)
   tied = np.zeros(len(rows), bool)
@@ -221,13 +221,13 @@ def _infer(found, tested, networks, scenario, task, rows):
   counts = np.sum(seen >= 0, axis=1)
   most = max(1, GRADIENT_WEIGHTS // trees.size(
       networks.system.backbone.params))
-  # Short batches in calls of their own, not padded: norm statistics are those
-  # of all images of an inference.
+  # Short batches have calls of their own and no padding: norm statistics are
+  # computed from all images of an inference.
   for count in np.unique(counts):
     which = np.flatnonzero(counts == count)
     at_once = min(most, len(which))
     for start in range(0, len(which), at_once):
-      # The last call repeats some, so that nothing compiles again.
+      # The last call repeats some batches, so that nothing compiles again.
       part = which[min(start, len(which) - at_once):start + at_once]
       images = networks.observed([tested[t] for t in task[part]],
                                  seen[part, :count])
@@ -239,7 +239,7 @@ def _infer(found, tested, networks, scenario, task, rows):
       tied[part] = [identify.tied(values) for values in result.gradient]
   if tied.all():
     raise ValueError(
-        f'identify.{scenario.name}: no batch tells the candidates apart, '
+        f'identify.{scenario.name}: no batch tells the candidates apart, as '
         f'{scenario.rule} finds the same value for all of them. A network that '
         'normalises by the statistics of the images needs several: set '
         f'images_per_inference above {scenario.images_per_inference}. What '
@@ -257,7 +257,7 @@ def _require_finite(result, entries, task):
 
 
 def _confusion(entries, task, inferred) -> dict:
-  """Every count if tasks are few, else the most frequent mistakes."""
+  """Counts of all pairs if tasks are few, else the most frequent mistakes."""
   names = [e.task.name for e in entries]
   pairs = collections.Counter(zip(task.tolist(), inferred.tolist()))
   mistaken = [[names[t], names[p], n] for (t, p), n in pairs.most_common()
@@ -272,7 +272,7 @@ def _confusion(entries, task, inferred) -> dict:
 
 
 class Networks:
-  """A cache of the right answers of each network on each task's batches."""
+  """A cache of each network's correct predictions on each task's batches."""
 
   def __init__(self, system, data):
     self.system, self.data = system, data
@@ -281,7 +281,8 @@ class Networks:
     self._parameters: dict[str, Any] = {}
 
   def right(self, of, by, batches) -> np.ndarray:
-    """int [batches], images of task `of` that `by`'s network gets right."""
+    """int [batches]: images of task `of` that the network of `by` gets right.
+    """
     key = of.name, by.name, batches.shape, batches.tobytes()
     if key not in self._known:
       stored = self.system.task(by.name)
@@ -294,7 +295,7 @@ class Networks:
     return self._known[key]
 
   def observed(self, entries, rows) -> Any:
-    """uint8 [N, n, H, W, C]: the test rows [N, n] as their tasks show them."""
+    """uint8 [N, n, H, W, C]: test images of rows [N, n], after transforms."""
     for entry in {e.name: e for e in entries}.values():
       self._prepare(entry)
     kinds = {e.route.transforms for e in entries}

@@ -1,4 +1,4 @@
-"""What tasks share: similarity of representations, ablation and probes.
+"""Similarity of tasks: similarity of representations, ablation and probes.
 
 Linear CKA is that of Kornblith et al. 2019, https://arxiv.org/abs/1905.00414.
 The suite follows the claims of PaRT (Paknezhad et al. 2022,
@@ -14,23 +14,24 @@ Tree = trees.Tree
 
 
 def linear_cka(x, y, unbiased: bool = True) -> float:
-  """Similarity of two representations of the same n inputs; 1 is the same.
+  """Linear CKA of two representations of the same n inputs; 1 if equal.
 
   |Y^T X|_F^2 / (|X^T X|_F |Y^T Y|_F) of the column-centred features. Rotations
   and a common factor change nothing; NaN if one representation is constant.
 
-  Of independent features this estimate is far from 0 where features are as
-  many as inputs: 0.51 for 512 each on 500 images. The unbiased one replaces
-  each of the three norms by its U-statistic (Song et al. 2012, HSIC_1); of
-  independent features it is 0 on average, and may be a little negative.
+  If there are as many features as inputs, this biased estimate is far from 0
+  even for independent features: 0.51 for 512 each on 500 images. The unbiased
+  estimate replaces each of the three norms by its U-statistic (Song et al.
+  2012, HSIC_1). For independent features it is 0 on average, and may be a
+  little negative.
 
   Args:
     x: features [n, p].
     y: features [n, q] of the same inputs.
-    unbiased: which estimate; the unbiased one is NaN for less than 4 inputs.
+    unbiased: which estimate; the unbiased one is NaN for fewer than 4 inputs.
 
   Raises:
-    ValueError: other than two matrices of equally many rows.
+    ValueError: the inputs are not two matrices with equal numbers of rows.
 
   >>> x = np.array([[1., 2.], [0., 1.], [4., 0.], [1., 5.]])
   >>> round(linear_cka(x, 3 * x[:, ::-1]), 6)
@@ -45,7 +46,7 @@ def linear_cka(x, y, unbiased: bool = True) -> float:
     product, *own = (_hsic(a, b) for a, b in ((x, y), (x, x), (y, y)))
     scale = np.sqrt(own[0] * own[1]) if min(own) > 0 else 0.
     return float(product / scale) if scale > 0 else float('nan')
-  if len(x) < max(x.shape[1], y.shape[1]):  # the same from the Gram matrices
+  if len(x) < max(x.shape[1], y.shape[1]):  # equal to that of Gram matrices
     x, y = x @ x.T, y @ y.T
     product, norms = np.sum(x * y), (np.linalg.norm(x), np.linalg.norm(y))
   else:
@@ -58,7 +59,7 @@ def linear_cka(x, y, unbiased: bool = True) -> float:
 def _hsic(x, y) -> float:
   """n (n - 3) times the unbiased estimate of HSIC, NaN for n < 4.
 
-  From Gram matrices with an empty diagonal; see `linear_cka`.
+  Takes Gram matrices with a zero diagonal; see `linear_cka`.
   """
   n = len(x)
   if n < 4:
@@ -72,7 +73,7 @@ def _hsic(x, y) -> float:
 
 
 def relation(features) -> np.ndarray:
-  """Linear CKA of every pair of tasks on common images, [T, T].
+  """Linear CKA of every pair of tasks on the same images, [T, T].
 
   Args:
     features: [n, p] of each task's network on the same n images.
@@ -85,14 +86,14 @@ def relation(features) -> np.ndarray:
 
 
 def without(params: Tree, part: str) -> Tree:
-  """A task's network in which one module outputs 0: all its leaves are 0.
+  """A task's network with all leaves of one module set to 0.
 
   Args:
-    params: of a task's network.
+    params: parameters of the task's network.
     part: name of the module, such as 'level3/slot1'.
 
   Raises:
-    ValueError: no such module.
+    ValueError: there is no such module.
 
   >>> without({'level1': {'slot0': {'w': 1.}, 'slot1': {}}}, 'level1/slot0')
   {'level1': {'slot0': {'w': 0.0}, 'slot1': {}}}
@@ -107,7 +108,7 @@ def without(params: Tree, part: str) -> Tree:
 def linear_probe(train, train_labels, test, test_labels) -> float:
   """Accuracy of logistic regression on frozen features.
 
-  NaN if the training labels are all of one class, which leaves nothing to fit.
+  NaN if all training labels are of one class, as nothing can be fitted then.
 
   Args:
     train: features [n, p]; scaled to mean 0 and variance 1.

@@ -1,7 +1,7 @@
 """An accuracy matrix of which few entries were measured.
 
-After T tasks one at a time, 3 T of the T^2 entries are known: each task before
-and after it was learned, and at the end. Only those are kept.
+If T tasks are learned one at a time, 3 T of the T^2 entries are known: each
+task's accuracy before and after it was learned, and at the end.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ class Sparse(NamedTuple):
   values: np.ndarray
 
   def at(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """The entries at some places, NaN where nothing was measured.
+    """The entries at the given places; NaN if not measured.
 
     >>> of_entries(3, {(0, 0): .5, (2, 1): .25}).at([0, 1, 2], [0, 0, 1])
     array([0.5 ,  nan, 0.25])
@@ -43,7 +43,7 @@ class Sparse(NamedTuple):
 
 
 def of_entries(size: int, entries: Mapping[tuple[int, int], float]) -> Sparse:
-  """A matrix [size, size] with these entries, by (row, column)."""
+  """A matrix [size, size] from its entries by (row, column)."""
   places = np.array([i * size + j for i, j in entries], np.int64)
   values = np.array(list(entries.values()), float)
   order = np.argsort(places, kind='stable')

@@ -1,13 +1,13 @@
-"""What tasks on shared segments have in common, measured from the disk.
+"""What tasks on shared segments have in common, from the stored tasks.
 
-It measures tasks whose impression has a path, and baselines on the same paths:
+Measures tasks whose impression has a path, and baselines on the same paths:
 
   paths       the modules of each task, and how many two tasks share
-  relation    linear CKA of the tasks' features on images of all tasks, which
-              the overlap of their paths confounds: both are given
+  relation    linear CKA of the tasks' features on images of all tasks, and the
+              overlap of their paths, which is a confounder
   similarity  linear CKA of each module with the same module of a control
-  cka         which estimate of it: 'unbiased' (older records have 'biased')
-  ablation    accuracy lost if one module gives 0, by how many tasks use it
+  cka         the estimate of CKA: 'unbiased' (older records have 'biased')
+  ablation    accuracy lost if a module outputs 0, by the number of its tasks
   probe       accuracy of a linear probe of task b on the features of task a
   robustness  accuracy under corruptions at five strengths
 """
@@ -27,11 +27,11 @@ from mtl_jax.training import run as run_lib
 
 
 class Seen(NamedTuple):
-  """A task's network, ready to be measured.
+  """The network of a task.
 
   Attributes:
-    entry: that was learned.
-    params: of its network.
+    entry: the entry of the task.
+    params: parameters of its network.
     stats: norm statistics of its network.
     modules: int [levels, N].
   """
@@ -43,13 +43,13 @@ class Seen(NamedTuple):
 
 def measure(running: run_lib.Run, entries: list[plan.Entry],
             controls: list[plan.Entry], images: int) -> dict | None:
-  """All of the above; `None` if no task has a path.
+  """All measurements of this module; `None` if no task has a path.
 
   Args:
     running: the run.
     entries: the tasks.
-    controls: entries on the same tasks; those with another path are left out.
-    images: at most so many of each task and split are used.
+    controls: entries for the same tasks; those with another path are left out.
+    images: largest number of images per task and split.
   """
   tasks = [seen for seen in map(functools.partial(_load, running), entries)
            if seen is not None]
@@ -75,7 +75,7 @@ def measure(running: run_lib.Run, entries: list[plan.Entry],
 
 
 def _beside(tasks: list[Seen], controls: list[Seen]) -> dict[str, list[Seen]]:
-  """By phase, the controls on the tasks' own paths, in the tasks' order."""
+  """By phase, the controls with the tasks' own paths, in the tasks' order."""
   names = [task.entry.task.name for task in tasks]
   by_phase: dict[str, dict[str, Seen]] = {}
   for seen in controls:
@@ -101,7 +101,7 @@ def _load(running, entry) -> Seen | None:
 
 
 def _images(running, task: Seen, split: str, count: int):
-  """(uint8 images as their source has them, the task's labels)."""
+  """(uint8 images as in their source, the task's labels)."""
   view = running.data.view(task.entry.task)
   rows = getattr(view, split)
   rows = np.sort(np.random.RandomState(0).permutation(rows)[:count])
@@ -110,7 +110,7 @@ def _images(running, task: Seen, split: str, count: int):
 
 
 def _drawn(images, count: int) -> np.ndarray:
-  """Some of the images, always the same; sources may be sorted by class."""
+  """A fixed random sample of the images; sources may be sorted by class."""
   order = np.random.RandomState(1).permutation(len(images))
   return images[np.sort(order[:count])]
 
@@ -134,7 +134,7 @@ def _right(network, params, stats, x, labels):
 
 
 def _features(network, task: Seen, x) -> np.ndarray:
-  """What the head reads, [n, features]."""
+  """The input of the head, [n, features]."""
   return np.asarray(_trace(network, task.params, task.stats, x)[
       f'level{len(task.modules)}'])
 
@@ -151,7 +151,7 @@ def _relation(network, tasks, look) -> dict:
 
 
 def rounded(values) -> Any:
-  """Nested lists with four digits; `None` for what is not a number."""
+  """Nested lists rounded to four digits; `None` for NaN."""
   if np.ndim(values):
     return [rounded(value) for value in values]
   return None if np.isnan(values) else round(float(values), 4)
@@ -199,7 +199,7 @@ def _ablation(network, tasks, look) -> list[dict]:
 
 
 def _probe(network, tasks, look) -> list:
-  """[a][b]: task b on the features of task a's network."""
+  """[a][b]: accuracy of task b on the features of task a's network."""
   data = [(look(task, 'train'), look(task, 'test')) for task in tasks]
   found = []
   for a in tasks:
@@ -213,7 +213,7 @@ def _probe(network, tasks, look) -> list:
 
 
 def _robustness(network, tasks, look) -> dict:
-  """Mean accuracy over tasks by kind and strength; 'none' without."""
+  """Mean accuracy over tasks by corruption and strength; 'none' without any."""
   def score(change):
     values = []
     for task in tasks:

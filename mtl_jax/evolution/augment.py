@@ -1,9 +1,9 @@
 """Random crops, flips and colours of a batch, on the device.
 
-The augmentation of the official input pipeline. Its ranges are traced values,
-so another generation compiles nothing. It takes images that are already on the
-device in the network's size, and reads crops by linear interpolation (the
-official pipeline crops first, then resizes).
+This is the augmentation of the official input pipeline. Its ranges are traced
+values, so another generation compiles nothing. It takes images that already
+have the network's size and are on the device, and reads crops by linear
+interpolation (the official pipeline crops first, then resizes).
 """
 
 import functools
@@ -50,8 +50,9 @@ def apply(how: Augmentation, key, images):
     images: float32 [n, H, W, C] in [-1, 1].
 
   Returns:
-    The same shape, clipped to [-1, 1]. Crops cover a share of [area_min, 1]
-    of the image with aspect ratios in [aspect_min, 1 / aspect_min].
+    Images of the same shape, clipped to [-1, 1]. Crops cover a fraction in
+    [area_min, 1] of the image with aspect ratios in [aspect_min, 1 /
+    aspect_min].
   """
   keys = jax.random.split(key, 6)
   images = _crop_and_flip(how, keys[0], keys[1], images)
@@ -75,7 +76,7 @@ def _crop_and_flip(how, crop_key, flip_key, images):
   flipped = (jax.random.uniform(flip_key, (n,)) < 0.5) & (how.flip > 0)
   rows = _read(top, tall, height, jnp.zeros(n, bool))
   columns = _read(left, broad, width, flipped)
-  # Pixels keep all their bits, as those of the validation images do.
+  # Pixels keep all their bits, like those of the validation images.
   exact = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
   images = exact('nHh,nhwc->nHwc', rows, images)
   return exact('nWw,nhwc->nhWc', columns, images)
@@ -102,7 +103,7 @@ def boxes(how: Augmentation, key, count: int):
 
 
 def _read(start, extent, size, reverse):
-  """Interpolation weights [n, size, size] that read a stretch of an axis."""
+  """Interpolation weights [n, size, size] that sample a part of an axis."""
   at = (jnp.arange(size) + 0.5) / size
   at = jnp.where(reverse[:, None], 1. - at[None], at[None])
   at = (start[:, None] + at * extent[:, None]) * size - 0.5

@@ -1,8 +1,8 @@
-"""The images that a generation sees, in order.
+"""The batches of images for a generation.
 
 All children of a generation see the same batches. The official pipeline caches
-a small set in the order of its files, cuts batches from that order over and
-over, and shuffles them in a buffer of ten batches.
+a small set in the order of its files, repeatedly cuts batches from that order,
+and shuffles the images in a buffer of ten batches.
 """
 
 import numpy as np
@@ -12,15 +12,15 @@ BUFFER = 10  # batches
 
 def training(rows, count: int, batch: int, seed: tuple[int, ...],
              start: int = 0, shuffle: str = 'buffer') -> np.ndarray:
-  """Rows for `count` batches of endless epochs, none dropped.
+  """Rows for `count` batches of endless epochs; no row is dropped.
 
   Args:
-    rows: int32 [n], the task's training rows; 'buffer' cuts batches from them
-      in this order, over and over (see `cached`).
+    rows: int32 [n], the task's training rows; 'buffer' repeatedly cuts batches
+      from them in this order (see `cached`).
     count, batch: of the result, int32 [count, batch].
     seed: integers that name run, task and generation.
-    start: number of the first batch; its rows do not depend on where a run
-      started.
+    start: number of the first batch; a batch does not depend on the step at
+      which a run started.
     shuffle: see `spaces.Space`.
   """
   if shuffle == 'buffer':
@@ -40,8 +40,8 @@ def training(rows, count: int, batch: int, seed: tuple[int, ...],
 def cached(rows, seed: tuple[int, ...]) -> np.ndarray:
   """A task's rows, shuffled once, as in the official cache.
 
-  The cache has the order of TFDS's files, which TFDS shuffled when it prepared
-  them; a source of another kind may be sorted by class.
+  The official cache has the order of TFDS's files, which TFDS shuffled when it
+  prepared them; sources of other kinds may be sorted by class.
 
   Args:
     rows: int32 [n].
@@ -63,8 +63,9 @@ def _through_buffer(count: int, seed) -> np.ndarray:
 def validation(rows, batch: int, cap: int) -> np.ndarray:
   """The fixed subset of validation rows, in whole batches, as officially.
 
-  At least `cap` rows give cap // batch batches; fewer are dealt into equal
-  batches no larger than `batch`, which leaves out less than one row each.
+  If there are at least `cap` rows, they give cap // batch batches. Otherwise
+  they are divided into equal batches no larger than `batch`; fewer rows than
+  there are batches are left out.
 
   Returns:
     int32 [batches, rows each].

@@ -1,9 +1,9 @@
 """Samples children: what they share with their parent, and what they change.
 
-The order is that of the official `Path.clone`. First the hyper-parameters, and
-among them the mutation rate, whose new value then governs the rest; then the
-adapters; then, for every component of the child's network, whether it is shared
-or cloned.
+The order is that of the official `Path.clone`. First the hyper-parameters
+mutate, among them the mutation rate, whose new value applies to all later
+steps; then adapters are inserted; then every component of the child's network
+is either shared or cloned.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from mtl_jax.evolution import spaces
 
 Component = networks.Component
 Path = networks.Path
-ADAPTED = 'adapted'  # layers that have an adapter, as a hyper-parameter
+ADAPTED = 'adapted'  # hyper-parameter: the layers that have an adapter
 CONTROLS = ('finetune', 'head', 'adapters')
 _BLOCK, _ADAPTER = 'encoderblock_', 'residual_adapter_'
 
@@ -25,12 +25,12 @@ class Child(NamedTuple):
   """A path before it is trained.
 
   Attributes:
-    parent: from which it was made.
+    parent: the path from which it is made.
     hyper: its hyper-parameters.
-    shared: components that it only refers to.
+    shared: components that it uses unchanged.
     cloned: components whose values and momentum it starts from.
     new: names of components that are initialised anew.
-    changed: what the mutation did, by hyper-parameter or component.
+    changed: changes by the mutation, by hyper-parameter or component.
   """
   parent: Path
   hyper: dict
@@ -47,8 +47,8 @@ class Child(NamedTuple):
 def step(rng: np.random.Generator, found: spaces.Range, value):
   """Moves a value one place up or down its list, each with probability 1/2.
 
-  A step beyond an end of the list stays there. A value that is not on the list
-  becomes the default.
+  A step beyond an end of the list stays at the end. A value that is not in the
+  list becomes the default.
   """
   if value not in found.values:
     return found.default
@@ -58,11 +58,11 @@ def step(rng: np.random.Generator, found: spaces.Range, value):
 
 def sample_images(rng: np.random.Generator, space: spaces.Space,
                   best: Path | None) -> dict:
-  """A generation's augmentation: the best path's, or the default's, mutated.
+  """A generation's augmentation: that of the best path or the default, mutated.
 
   As in the official code, the rate is the space's default, not the evolved one.
-  mu2Net+ keeps the defaults until there is a path; it has a rate for each
-  value, which the result contains too.
+  mu2Net+ keeps the defaults until there is a path. It has a rate for each
+  value; the result contains these rates too.
   """
   hyper = space.defaults(spaces.AUGMENT)
   if best is None and space.rate_per_action:
@@ -87,7 +87,7 @@ def _rate_of(action: str) -> str:
 
 
 def _own_rates(path: Path | None, names=None) -> dict:
-  """Rates of single actions that a path has."""
+  """Rates of single actions in a path's hyper-parameters."""
   found = dict(path.hyper) if path else {}
   return {name: value for name, value in found.items()
           if name.startswith(_rate_of('')) and (names is None or name in names)}
@@ -96,9 +96,9 @@ def _own_rates(path: Path | None, names=None) -> dict:
 class _Rates:
   """The probability of an action: one for all actions, or one for each.
 
-  `hyper` holds the rate of all actions; without it the space's default is used.
-  With a rate per action, `hyper` receives the rates of the actions that were
-  considered.
+  `hyper` holds the rate of all actions; without it, the space's default is
+  used. With a rate per action, `hyper` receives the rates of all actions that
+  were considered.
   """
 
   def __init__(self, rng, space, hyper, control):
@@ -106,7 +106,7 @@ class _Rates:
     self.control = control
 
   def __call__(self, action: str) -> bool:
-    """Whether an action is taken."""
+    """Samples whether an action is taken."""
     if self.control is not None:
       return self.control == 'finetune'
     rates = self.space[spaces.RATE]
@@ -128,17 +128,17 @@ def child(rng: np.random.Generator, space: spaces.Space,
 
   Args:
     rng: generator of all random choices.
-    space: what may change.
+    space: the search space.
     lineage: the parent, its parent, and so on; ending with the root.
     images: the generation's augmentation.
     locked: ids of components that may not change (`networks.locked`).
-    classes: of the task; a head of another size is not taken over.
+    classes: classes of the task; a head of another size is not inherited.
     control: `None` for evolution. One of CONTROLS is a fixed network with the
-      default hyper-parameters: everything is trained; or the head and the
-      last norm alone; or adapters before all blocks beside these.
+      default hyper-parameters that trains everything, the head and the last
+      norm, or these and adapters before all blocks.
 
   Raises:
-    ValueError: an unknown control.
+    ValueError: the control is unknown.
   """
   if control not in (None, *CONTROLS):
     raise ValueError(f'unknown control {control!r}; known: {CONTROLS}')
@@ -168,8 +168,7 @@ def child(rng: np.random.Generator, space: spaces.Space,
 
 
 def _hyper(space, parent, images, control):
-  """The parent's hyper-parameters that the space has, and the changed ones.
-  """
+  """(the parent's hyper-parameters that the space has, the changed ones)."""
   hyper = space.defaults() | {ADAPTED: []}
   if control is None:
     for name, value in parent.hyper.items():
@@ -180,14 +179,14 @@ def _hyper(space, parent, images, control):
   blocks = count_blocks(parent.components)
   if 'num_layers' not in parent.hyper and 'num_layers' in hyper and (
       blocks in space['num_layers'].values):
-    hyper['num_layers'] = blocks  # of the root
+    hyper['num_layers'] = blocks  # the root's number
   changed = {name: [hyper[name], value] for name, value in images.items()
              if name in spaces.AUGMENT and hyper[name] != value}
   return hyper | images, changed
 
 
 def _mutate(rng, space, rates, hyper, changed):
-  """Steps of hyper-parameters, the rate of all actions first."""
+  """Mutates hyper-parameters, beginning with the rate of all actions."""
   names = [name for name, found in space.ranges if len(found.values) > 1
            and name not in spaces.AUGMENT]
   for name in sorted(names, key=lambda name: name != spaces.RATE):
@@ -211,7 +210,7 @@ def _adapt(space, rates, hyper, changed, layers, control):
 
 
 def count_blocks(components: Mapping) -> int:
-  """Encoder blocks among names of components."""
+  """Number of encoder blocks among the names of components."""
   return sum(name.startswith(_BLOCK) for name in components)
 
 
@@ -220,7 +219,7 @@ def needed(root: Path, layers: int, adapted: Sequence[int]) -> list[str]:
 
   Args:
     root: a network that has every component except blocks and adapters.
-    layers: encoder blocks.
+    layers: number of encoder blocks.
     adapted: layers with an adapter.
   """
   once = [name for name in root.components
@@ -234,7 +233,7 @@ def needed(root: Path, layers: int, adapted: Sequence[int]) -> list[str]:
 
 
 def _inherited(name, lineage, hyper, locked, classes) -> Component | None:
-  """The nearest ancestor's component of a name and fitting shapes."""
+  """The nearest ancestor's component of this name, if its shape fits."""
   fits: Callable = lambda part: True
   if name == 'head':
     fits = lambda part: (part.id not in locked
@@ -254,11 +253,11 @@ def adapter_width(tree) -> int:
 
 
 def lineage(path: Path, known: Mapping[str, Path]) -> list[Path]:
-  """A path, its parent and so on as far as they are known, then the root.
+  """A path and its known ancestors, then the root.
 
   Args:
-    path: the first.
-    known: all paths by name, the root among them.
+    path: the first path.
+    known: all paths by name, including the root.
   """
   found = [path]
   while found[-1].name != networks.ROOT:
@@ -274,7 +273,7 @@ def finished(made: Child, params: Mapping, traces: Mapping, **fields) -> Path:
     made: the child.
     params: by name, the trained components' leaves.
     traces: by name, their momentum.
-    **fields: of the path: name, task, score, quality, record.
+    **fields: fields of the path: name, task, score, quality, record.
   """
   own = {name: networks.component(name, params[name], traces[name])
          for name in made.trained}
@@ -283,6 +282,6 @@ def finished(made: Child, params: Mapping, traces: Mapping, **fields) -> Path:
 
 
 def weights(made: Child, sizes: Mapping[str, int]) -> int:
-  """Weights that a child trains; `sizes` are those of new components."""
+  """Number of weights that a child trains; `sizes`: those of new components."""
   return (sum(part.weights for part in made.cloned.values())
           + sum(sizes[name] for name in made.new))

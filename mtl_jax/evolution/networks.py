@@ -1,8 +1,8 @@
 """Components, paths through them, and what a path costs.
 
-A component is one sub-tree at the top of a network's tree. It is immutable and
-addressed by its content: two tasks use the same component if and only if all
-its bits are the same. A path is a task's network: one component of each name.
+A component is a sub-tree at the top of a network's tree. It is immutable and
+identified by its content: two tasks use the same component if and only if all
+its bits are equal. A path is a task's network: one component for each name.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ class Component:
   """One immutable part of a network.
 
   Attributes:
-    name: its place, such as 'encoderblock_2'.
+    name: its place in the network, such as 'encoderblock_2'.
     id: the first digits of the SHA-256 of its content.
     tree: its leaves.
-    weights: their number.
-    trace: momentum that its training left, or `None`: zeros.
+    weights: number of its weights.
+    trace: momentum at the end of its training; `None` for zeros.
   """
   name: str
   id: str
@@ -34,7 +34,7 @@ class Component:
 
 
 def component(name: str, tree: Any, trace: Any = None) -> Component:
-  """Names a sub-tree by its content.
+  """Makes a component from a sub-tree, identified by its content.
 
   >>> import numpy as np
   >>> component('head', {'bias': np.zeros(2)}).weights
@@ -50,13 +50,13 @@ class Path:
 
   Attributes:
     name: unique; ROOT is the root's.
-    task: that it solves; `None` for the root.
+    task: name of its task; `None` for the root.
     parent: name of the path from which it was made.
     hyper: its hyper-parameters.
-    components: by name.
-    score: what selection compares.
+    components: components by name.
+    score: the value by which paths are selected.
     quality: validation accuracy at its best validation.
-    record: JSON values for reports alone.
+    record: JSON values that are used only in reports.
   """
   name: str
   task: str | None
@@ -74,7 +74,7 @@ class Path:
 
 
 def path_of(params: Mapping, **fields) -> Path:
-  """A path of a parameter tree."""
+  """Makes a path from a parameter tree."""
   return Path(components={name: component(name, tree)
                           for name, tree in params.items()}, **fields)
 
@@ -105,7 +105,7 @@ def locked(task: str, retained: Iterable[Path]) -> set[str]:
 
 
 def accounted(path: Path, retained: Iterable[Path]) -> float:
-  """Weights of a path; each component's are divided by its number of tasks.
+  """Weights of a path, each component's divided by its number of tasks.
 
   The root is not counted as a user. Summed over the retained paths of all
   tasks this is the number of weights in components that any task uses.
@@ -117,16 +117,16 @@ def accounted(path: Path, retained: Iterable[Path]) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-  """How cost lowers the score; the published mu2Net runs leave both at 1.
+  """How cost lowers the score; the published mu2Net runs set both bases to 1.
 
   score = quality x size ** (accounted weights / weights)
                   x compute ** (operations / flops)
 
   Attributes:
     size: base of the size factor (`Size scale:98` is 0.98).
-    weights: the number of weights that counts as 1.
-    compute: base of the factor of compute.
-    flops: the operations of one image's forward pass that count as 1.
+    weights: number of weights that counts as 1.
+    compute: base of the compute factor.
+    flops: operations of one image's forward pass that count as 1.
   """
   size: float = 1.
   weights: float = 1_484_162.
@@ -141,7 +141,7 @@ class Scale:
 
   @property
   def free(self) -> bool:
-    """Whether cost changes no score."""
+    """Whether the score does not depend on cost."""
     return self.size == 1 and self.compute == 1
 
   def factor(self, weights: float, flops: float) -> float:
@@ -155,23 +155,23 @@ class Scale:
 
 
 def best(paths: list[Path]) -> Path | None:
-  """The path of the highest score; the most recent among equals.
+  """The path with the highest score; the most recent one among equals.
 
   Args:
-    paths: in the order in which they were made.
+    paths: paths in the order in which they were made.
   """
   return max(reversed(paths), key=lambda path: path.score, default=None)
 
 
 def prune(paths: list[Path], size: int) -> list[Path]:
-  """The paths of the highest scores, the oldest among equals, in their order.
+  """The paths with the highest scores, in their order; older ones win ties.
 
-  A path whose parent goes becomes a child of the nearest one that stays, or
-  of whatever is not among `paths`.
+  If a path's parent is removed, its new parent is the nearest ancestor that
+  stays or that is not among `paths`.
 
   Args:
-    paths: of one task, in the order in which they were made.
-    size: how many stay; 0 keeps all.
+    paths: paths of one task, in the order in which they were made.
+    size: number of paths to keep; 0 keeps all.
   """
   if not size or len(paths) <= size:
     return paths

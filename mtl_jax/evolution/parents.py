@@ -1,8 +1,8 @@
 """Chooses the parent of the next child (the official `PPDecay`).
 
-A path that has had k children for a task is accepted with probability 0.5 **
-k. The task's own paths are asked first, the best one first; then the other
-tasks' paths (the seeds) in rotation. If none is accepted, any path is drawn.
+A path with k children for a task is accepted with probability 0.5 ** k. The
+task's own paths are tried first, from the best one on; then the other tasks'
+paths (the seeds) in rotation. If none is accepted, a path is drawn at random.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Choice(NamedTuple):
 
 
 def shuffled(rng: np.random.Generator, names: Sequence[str]) -> tuple:
-  """A random order of the seeds, with which a task starts."""
+  """A random order of the seeds, for the start of a task."""
   return tuple(names[i] for i in rng.permutation(len(names)))
 
 
@@ -33,16 +33,16 @@ def choose(rng: np.random.Generator, own: Sequence[Path],
 
   Args:
     rng: generator of the acceptance.
-    own: the task's paths, in the order in which they were made; of equal
-      scores the oldest is asked first.
+    own: the task's paths, in the order in which they were made; among equal
+      scores the oldest is tried first.
     others: the paths of other tasks that may be parents, and the root.
     seeds: names of `others` in their current order.
-    children: by name of a path, how many it has had for this task.
-    uniform: as in mu2Net+: no rotation; if no own path is accepted, any path
-      is drawn.
+    children: number of a path's children for this task, by its name.
+    uniform: as in mu2Net+: no rotation; if no own path is accepted, a path is
+      drawn at random.
 
   Raises:
-    ValueError: there is no path at all.
+    ValueError: there is no path.
   """
   if not own and not others:
     raise ValueError('there is no path from which to start')

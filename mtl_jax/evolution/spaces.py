@@ -1,10 +1,10 @@
-"""The published search spaces: which values a hyper-parameter may take.
+"""The published search spaces: the possible values of hyper-parameters.
 
 Each is the space of one configuration of the official notebooks
 (google-research/google-research, folder muNet): mu2Net's ViT-L runs and its
 preliminary experiment, muNet's characters and Visual Domain Decathlon, and
-mu2Net+'s four. Where a size factor is chosen, mu2Net and muNet search the
-number of blocks as well: give `num_layers` (see `Space.replace`).
+mu2Net+'s four. With a size factor, mu2Net and muNet also search the number of
+blocks: give `num_layers` (see `Space.replace`).
 
 All defaults are the official values. Three options turn a part of the official
 behaviour off: `accumulator='float32'`, `shuffle='epochs'` and
@@ -25,13 +25,13 @@ SCHEDULES = ('cosine', 'restarts', 'linear', 'constant')
 ACCUMULATORS = ('bfloat16', 'float32')
 SHUFFLES = ('buffer', 'epochs')
 _LAYERS = 'num_layers'
-_WHOLE = {'adapter': 1, _LAYERS: 0}  # the least of each
+_WHOLE = {'adapter': 1, _LAYERS: 0}  # whole numbers, with their least value
 _SWITCHES = ('crop', 'flip', 'nesterov')
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-  """A hyper-parameter's values in order, and where a search starts.
+  """A hyper-parameter's values in order, and its default.
 
   A mutation moves one place up or down the list.
   """
@@ -46,28 +46,30 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-  """What a search may change.
+  """The search space.
 
   Attributes:
-    ranges: by name, as sorted (name, `Range`) pairs; one value is fixed.
-      RATE: the probability of a mutation. AUGMENT: of images, shared by a
-      generation. OPTIMIZER: of the child. 'num_layers': encoder blocks, if
-      given (else as the root). 'adapter': hidden features of adapters.
+    ranges: (name, `Range`) pairs, sorted by name; a range with one value is
+      fixed. RATE: the probability of a mutation. AUGMENT: augmentation of
+      images, shared by a generation. OPTIMIZER: optimizer of the child.
+      'num_layers': number of encoder blocks (by default the root's). 'adapter':
+      hidden features of adapters.
     insert_adapters: whether adapters are inserted.
-    rate_per_action: mu2Net+: every action has a rate of its own. Whenever the
-      action is considered, that rate moves one place with the probability
+    rate_per_action: mu2Net+: every action has its own rate. Whenever the
+      action is considered, its rate moves one place with the probability
       RATE, which evolves too.
     start_scale: the learning rate before warm-up, as a fraction of the peak;
       the schedule 'linear' ends with it.
-    population: mu2Net+: how many of a task's paths outlive a generation, the
-      best; 0 keeps them all.
-    accumulator: of momentum. 'bfloat16', officially: the factor, its product
-      and the sum are rounded, so that 0.9 is 0.8984. 'float32': plain SGD.
+    population: mu2Net+: number of a task's best paths that are kept after a
+      generation; 0 keeps all.
+    accumulator: dtype of momentum. 'bfloat16', officially: the factor, its
+      product and the sum are rounded, so that 0.9 is 0.8984. 'float32': plain
+      SGD.
     shuffle: 'buffer', officially: batches are cut from one fixed order of the
-      images and leave a buffer of ten in a random order. 'epochs': every pass
+      images and shuffled in a buffer of ten batches. 'epochs': every pass
       is a new permutation of the images.
-    remember_children: officially, the children that a path has had for a task
-      count for good; else within one iteration of the task.
+    remember_children: officially, a path's children for a task count in all
+      later iterations of the task; otherwise only in the current one.
     always: components that are always cloned.
   """
   ranges: tuple[tuple[str, Range], ...]
@@ -93,7 +95,7 @@ class Space:
     return dict(self.ranges)[name]
 
   def defaults(self, names=None) -> dict:
-    """The values with which a search starts."""
+    """The values at the start of a search."""
     return {name: found.default for name, found in self.ranges
             if names is None or name in names}
 
@@ -101,15 +103,15 @@ class Space:
     """The space with other values of some hyper-parameters.
 
     Args:
-      **fixed: by name one value, or a tuple of those that a search moves
-        along; it starts from the default if that is one of them, else from
-        the first. 'num_layers' can be given to any space, and starts from
-        the root's. The options 'accumulator', 'shuffle', 'population' and
+      **fixed: by name one value, or a tuple of values to search. The search
+        starts from the default if it is among them, else from the first.
+        'num_layers' can be given to any space, and starts from the root's.
+        The options 'accumulator', 'shuffle', 'population' and
         'remember_children' take one value.
 
     Raises:
-      ValueError: an unknown name; lists the known and nearest ones. A value
-        that no search could train with.
+      ValueError: a name is unknown (lists the known and nearest ones), or no
+        search could train with a value.
     """
     known: dict[str, Range] = dict(self.ranges)
     names = sorted({*known, _LAYERS, *_OPTIONS})
@@ -163,7 +165,7 @@ def _check(name, value) -> None:
 
 
 def _ranges(given: dict) -> tuple:
-  """Pairs of name and `Range`; the default of a bare tuple is its first."""
+  """(name, `Range`) pairs; the default of a bare tuple is its first value."""
   return tuple(sorted(
       (name, value if isinstance(value, Range) else Range(value, value[0]))
       for name, value in given.items()))
@@ -191,7 +193,7 @@ _MUNET = _IMAGES | {
     'crop': (True,),
     'learning_rate': Range(_LR, .01),
     'warmup': Range((.01, .02, .05, .1, .2, .3, .4), .1),
-    # `None` in the official list is 0: there it ends in an error.
+    # `None` in the official list becomes 0; there it causes an error.
     'momentum': Range((0., .2, .4, .5, .6, .7, .8, .85, .9, .95, .98, .99),
                       .9),
     'nesterov': Range(_BOTH, False),
@@ -202,7 +204,7 @@ _PLUS_ADAPTER = Range((8, 16, 32, 64, 128), 32)
 _PLUS: dict[str, Any] = {
     RATE: Range(_PLUS_RATES, .1),
     'area_min': Range((.05, .5, .95, 1.), 1.),
-    'crop': (True,),  # it is the area that turns it off
+    'crop': (True,),  # area_min=1 turns it off
     'aspect_min': Range((.5, .75, 1.), 1.),
     'flip': Range(_BOTH, False),
     **{name: Range(_DELTA, 0.) for name in COLOURS},
@@ -220,8 +222,9 @@ def _plus(insert_adapters=True, population=0, **changes) -> Space:
                population)
 
 
-# ds_image_size, another value in muNet and mu2Net+, is that of the suite here:
-# all images lie on the device in one shape. mu2Net+'s JPEG quality is left out.
+# ds_image_size, which differs in muNet and mu2Net+, is a property of the suite
+# here: all images on the device have one shape. mu2Net+'s JPEG quality is left
+# out.
 SPACES: dict[str, Space] = {
     'mu2net_large': Space(_ranges(_MU2NET)),
     'mu2net_ti0': Space(_ranges(_MU2NET | {
@@ -235,7 +238,7 @@ SPACES: dict[str, Space] = {
     'mu2net_plus_ti3': _plus(adapter=_PLUS_ADAPTER),
     'mu2net_plus_b': _plus(adapter=_PLUS_ADAPTER,
                            num_layers=Range(tuple(range(13)), 12)),
-    # No adapters: their width is that of a control's.
+    # There are no adapters, except in a control, with this width.
     'mu2net_plus_large': _plus(False, 16, **{
         RATE: Range(_PLUS_RATES, .2),
         'warmup': Range(_PLUS['warmup'].values, .05),
@@ -251,7 +254,7 @@ def make(name: str, fixed: tuple = ()) -> Space:
     fixed: (hyper-parameter, value) pairs.
 
   Raises:
-    ValueError: an unknown space or hyper-parameter; lists the known ones.
+    ValueError: the space or a hyper-parameter is unknown; lists the known ones.
 
   >>> make('mu2net_ti0', (('learning_rate', .02),))['learning_rate'].values
   (0.02,)

@@ -1,14 +1,13 @@
 """Children of a generation in one compiled program.
 
-The program trains the largest network that the space allows. What a child
-trains, which blocks and adapters it has, its learning rate, momentum and
-schedule are traced values, so all children of a task share one executable, even
-if they differ in all of these. A component that a child only refers to gets no
-gradient and does not change.
+The program trains the largest network that the space allows. All that differs
+between children is traced: their trained components, blocks and adapters, the
+learning rate, momentum and schedule. So all children of a task share one
+executable. A component that a child uses unchanged gets no gradient.
 
 One call is one round: some steps, then a validation. Loss, optimizer and
 schedule are the official ones: cross-entropy, gradients clipped at a global
-norm of 1, momentum in bfloat16 unless the space says otherwise.
+norm of 1, momentum in bfloat16 unless the space sets another dtype.
 """
 
 from collections.abc import Mapping
@@ -37,10 +36,10 @@ class Hyper(NamedTuple):
   Attributes:
     learning_rate, momentum: float32.
     nesterov: bool.
-    schedule: int32, place in SCHEDULES.
+    schedule: int32, index in SCHEDULES.
     warmup, cycle: int32, steps of the warm-up and of one cycle.
-    start_scale: float32, the first learning rate as a part of the peak.
-    rounded: bool, whether momentum is computed and kept in bfloat16.
+    start_scale: float32, the first learning rate as a fraction of the peak.
+    rounded: bool, whether momentum is computed and stored in bfloat16.
   """
   learning_rate: Any
   momentum: Any
@@ -56,12 +55,12 @@ class Learner(NamedTuple):
   """The state of a child in training.
 
   Attributes:
-    params, trace: of the largest network, by component.
-    best_params, best_trace: at the best validation so far.
+    params, trace: parameters and momentum of the largest network, by component.
+    best_params, best_trace: those at the best validation so far.
     best_score: float32, score of that validation; before the first, the score
       to reach (its parent's), or -inf.
     improved: bool, whether any validation reached it.
-    factor: float32, from quality to score.
+    factor: float32, factor from quality to score.
     trained, active: bool scalars by component name.
     hyper: see `Hyper`.
     step: int32.
@@ -89,13 +88,13 @@ class Round(NamedTuple):
 
 def hyper_of(hyper: Mapping, rounds: int, round_steps: int,
              space: spaces.Space) -> Hyper:
-  """The optimizer of hyper-parameters.
+  """The optimizer settings from hyper-parameters.
 
   Args:
-    hyper: of the child.
-    rounds: validations of a child.
+    hyper: hyper-parameters of the child.
+    rounds: number of validations of a child.
     round_steps: steps between them; 'restarts' starts anew with each round.
-    space: from which `hyper` was taken.
+    space: the space of `hyper`.
   """
   cycle = round_steps * (1 if hyper['schedule'] == 'restarts' else rounds)
   return Hyper(np.float32(hyper['learning_rate']),
@@ -110,7 +109,7 @@ def rate(hyper: Hyper, step):
   """The learning rate of a step: float32.
 
   After a linear warm-up it follows a cosine to 0 at the end of the cycle, or a
-  line to the rate at which it started; 'constant' is half the learning rate.
+  line to the rate before the warm-up; 'constant' is half the learning rate.
   """
   peak = hyper.learning_rate
   step = jnp.where(hyper.schedule == SCHEDULES.index('restarts'),
@@ -131,9 +130,9 @@ def rate(hyper: Hyper, step):
 def update(learner: Learner, gradients: Tree) -> Learner:
   """One step of clipped SGD on the components that the child trains.
 
-  As Optax computes `sgd(..., accumulator_dtype=bfloat16)`: the momentum factor,
-  its product with the trace and what is kept are rounded; the sum with the
-  gradient, Nesterov's second one and the step are float32.
+  As in Optax's `sgd(..., accumulator_dtype=bfloat16)`, the momentum factor, its
+  product with the trace, and the stored trace are rounded; the sum with the
+  gradient, Nesterov's second sum and the step are float32.
   """
   gradients = {name: jax.tree.map(
       lambda g, on=learner.trained[name]: jnp.where(on, g, 0.), tree)
@@ -158,16 +157,16 @@ def update(learner: Learner, gradients: Tree) -> Learner:
 
 
 def make_round(apply):
-  """The program of a round.
+  """Makes the program of a round.
 
   Args:
     apply: `models.Parts.apply`.
 
   Returns:
     round(route, source, valid, task, learner, index, valid_index, how, key)
-    -> (learner, Round): `index` int32 [steps, batch] are rows of `source`,
-    `valid_index` int32 [batches, batch] rows of `valid`; `how` is an
-    `augment.Augmentation`, `key` the generation's.
+    -> (learner, Round). `index` int32 [steps, batch] are rows of `source`, and
+    `valid_index` int32 [batches, batch] rows of `valid`. `how` is an
+    `augment.Augmentation`, and `key` the generation's key.
   """
   def loss_of(params, active, images, labels):
     logits = apply(params, images, active)
@@ -216,8 +215,8 @@ class Largest(NamedTuple):
   """The largest network: every child's network is a part of it.
 
   Attributes:
-    like: its tree of shapes, by component (as NumPy zeros).
-    optional: names of blocks and adapters, which a child may lack.
+    like: tree of zeros with its shapes (NumPy), by component.
+    optional: names of blocks and adapters that a child may lack.
   """
   like: dict
   optional: tuple[str, ...]
@@ -225,14 +224,14 @@ class Largest(NamedTuple):
 
 def largest(root: mutations.Path, create, classes: int, layers: int,
             adapter: int) -> Largest:
-  """The network with all blocks and, if `adapter`, one before each.
+  """The network with all blocks and, if `adapter` > 0, one before each block.
 
   Args:
     root: a network that has every component except blocks and adapters.
     create: `models.Parts.create`.
     classes: outputs of the head.
-    layers: most blocks of any child.
-    adapter: widest adapter of any child; 0 for none at all.
+    layers: largest number of blocks of any child.
+    adapter: width of the widest adapter of any child; 0 if there is none.
   """
   names = mutations.needed(root, layers, range(layers) if adapter else ())
   like, optional = {}, []
@@ -255,10 +254,10 @@ def learner_of(made: mutations.Child, network: Largest, new: Mapping,
   Args:
     made: the child.
     network: see `largest`.
-    new: by name, sub-trees of the components that are made anew.
-    hyper: its optimizer.
+    new: sub-trees of new components, by name.
+    hyper: settings of its optimizer.
     start: the score that it must reach; -inf for none.
-    factor: from quality to score.
+    factor: factor from quality to score.
   """
   parts = made.shared | made.cloned
   lost = sorted({*made.shared, *made.cloned, *new} - set(network.like))
@@ -292,7 +291,7 @@ def _padded(tree, like):
 
 
 def cut(tree, like):
-  """Inverse of the padding: the first entries of each axis, as NumPy."""
+  """Removes the padding: the first entries of each axis, as NumPy."""
   return jax.tree.map(lambda x, wanted: np.array(
       np.asarray(x)[tuple(slice(size) for size in np.shape(wanted))]),
                       tree, like)
@@ -303,7 +302,7 @@ def trained_parts(made: mutations.Child, learner: Learner, new: Mapping):
 
   Args:
     made: the child.
-    learner: on the host, after its last round.
+    learner: its state after the last round, on the host.
     new: as for `learner_of`.
 
   Returns:

@@ -1,1 +1,1 @@
-"""Infers which task an image belongs to."""
+"""Infers the task of an image."""

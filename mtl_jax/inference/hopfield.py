@@ -1,15 +1,15 @@
 """Masks in a Hopfield network of fixed size, instead of a list that grows.
 
 HopSupSup, section 3.5 of https://arxiv.org/abs/2006.14769. A mask m in {0, 1}
-is stored as z = 2 m - 1 in a matrix W of its own for every leaf, where it is
-a minimum of the energy -1/2 z^T W z. To find the mask of a batch whose task
-is unknown, `recover` descends from the mean of what was stored: first on the
-entropy of the network's outputs, then more and more on the energy.
+is stored as z = 2 m - 1. Each leaf has a matrix W, in which z is a minimum of
+the energy -1/2 z^T W z. To find the mask of a batch whose task is unknown,
+`recover` descends from the mean of the stored z: first on the entropy of the
+network's outputs, then increasingly on the energy.
 
-The matrix has d x d floats for a vector of d, so only vectors are taken:
+The matrix has d x d floats for a vector of size d, so only vectors are allowed:
 masks of norm scales, which switch units off (`masked=('.*/scale',)` of the
-method `supsup`). It holds about d / (2 ln d) unrelated vectors by Hebb's rule
-and d / sqrt(2 ln d) by Storkey's: 134 and 524 for d = 2048.
+method `supsup`). It can store about d / (2 ln d) unrelated vectors by Hebb's
+rule and d / sqrt(2 ln d) by Storkey's: 134 and 524 for d = 2048.
 
   >>> import jax.numpy as jnp
   >>> mask = {'scale': jnp.array([True, True, False, False]), 'kernel': None}
@@ -38,7 +38,7 @@ class Memory(NamedTuple):
   Attributes:
     weights: float32 leaves [d, d], symmetric; `None` where not masked.
     mean: float32 leaves [d]: the mean of all stored z, where recovery starts.
-    count: int32, how many masks were stored.
+    count: int32, number of stored masks.
   """
   weights: Tree
   mean: Tree
@@ -46,11 +46,11 @@ class Memory(NamedTuple):
 
 
 class Recipe(NamedTuple):
-  """How `recover` descends; the defaults are those of the official code.
+  """The settings of `recover`; the defaults are those of the official code.
 
   Attributes:
-    learning_rate: of SGD on the scores.
-    momentum: of SGD (v <- momentum v + gradient; no damping).
+    learning_rate: learning rate of SGD on the scores.
+    momentum: momentum of SGD (v <- momentum v + gradient; no damping).
     weight_decay: L2 term added to the gradient.
     gamma: weight of the energy at the last step.
   """
@@ -83,7 +83,7 @@ def empty(like: Tree) -> Memory:
       leaves stay.
 
   Raises:
-    ValueError: a leaf that is no vector (names it), or no leaf at all.
+    ValueError: a leaf is not a vector (names it), or there is no leaf.
   """
   if not jax.tree.leaves(like):
     raise ValueError('the memory would cover nothing: all leaves are None; '
@@ -112,7 +112,7 @@ def hebb(w, z):
 
 
 def storkey(w, z):
-  """Storkey's rule, as in the official code: Hebb's, less what W already has.
+  """Storkey's rule, as in the official code: Hebb's with a correction.
 
   With h = W z it adds (z z^T - I - z h^T - h z^T) / d. Masks of one backbone
   resemble each other; the correction reduces the part of W that they share, so
@@ -126,16 +126,16 @@ RULES = {'hebb': hebb, 'storkey': storkey}
 
 
 def store(memory: Memory, mask: Tree, rule: str = 'storkey') -> Memory:
-  """The memory after one more mask.
+  """The memory with one more mask.
 
   Args:
     memory: from `empty` or `store`.
-    mask: bool (or 0/1) leaves [d] of its structure.
+    mask: bool (or 0/1) leaves [d], in the memory's structure.
     rule: 'storkey' or 'hebb'.
 
   Raises:
-    ValueError: unknown rule; a mask of another structure or shape (names the
-      leaf).
+    ValueError: the rule is unknown, or the mask has another structure or shape
+      (names the leaf).
   """
   if rule not in RULES:
     raise ValueError(f'unknown rule {rule!r}{trees.nearest(rule, RULES)}; '
@@ -173,7 +173,7 @@ def entropy(logits):
 
 def recover(apply_fn: Callable, backbone: Tree, stats: Tree, memory: Memory,
             batches: Any, recipe: Recipe = Recipe()) -> Recovered:
-  """The mask of unlabelled batches that all come from one unknown task.
+  """Finds the mask of unlabelled batches from one unknown task.
 
   Step t of T uses batch t. It descends, straight through the threshold, on
 
@@ -182,13 +182,13 @@ def recover(apply_fn: Callable, backbone: Tree, stats: Tree, memory: Memory,
   and is compiled once per `apply_fn` and shapes.
 
   Args:
-    apply_fn: (params, stats, batch) -> logits [n, outputs]; a function that
-      stays the same object, since it's a static argument.
+    apply_fn: (params, stats, batch) -> logits [n, outputs]; a static argument,
+      so pass the same function object every time.
     backbone: parameters; its masked leaves are multiplied by the mask.
-    stats: handed on to `apply_fn` (norm statistics, or {}).
+    stats: passed on to `apply_fn` (norm statistics, or {}).
     memory: the stored masks.
     batches: array (or tree) with a leading axis of T steps.
-    recipe: how to descend.
+    recipe: settings of the descent.
 
   Raises:
     ValueError: the memory is empty, or doesn't fit the backbone
@@ -231,12 +231,12 @@ def _recover(apply_fn, backbone, stats, memory, batches, recipe):
 
 
 def _product(w, z):
-  # In full float32 on accelerators too: d terms of 1 / d must not be rounded.
+  # In full float32, also on accelerators: sums of d terms of 1 / d need it.
   return jnp.matmul(w, z, precision=lax.Precision.HIGHEST)
 
 
 def _check(what, tree, like):
-  """Refuses a leaf that only one tree has, or whose shapes differ."""
+  """Refuses leaves that only one tree has, or whose shapes differ."""
   def leaf(name, x, y):
     if (x is None) != (y is None):
       has, lacks = (what, 'memory') if y is None else ('memory', what)

@@ -1,10 +1,10 @@
-"""Which task does an input belong to? SupSup's inference by gradients.
+"""Infers the task of an input by gradients, as SupSup does.
 
 Wortsman et al. 2020, https://arxiv.org/abs/2006.14769, sections 3.3 to 3.6.
-All tasks are superposed in one network (`mtl_jax.inference.superposition`),
-and an objective that is low for a confident output is differentiated with
-respect to the beliefs. The inferred task is the one whose belief lowers the
-objective fastest.
+All tasks are superposed in one network (`mtl_jax.inference.superposition`) with
+weights called beliefs. An objective that is low for a confident output is
+differentiated with respect to the beliefs. The inferred task is the one whose
+belief lowers the objective fastest.
 
 Everything is pure and can be jitted and vmapped.
 """
@@ -32,9 +32,10 @@ class Inferred(NamedTuple):
 
   Attributes:
     task: int32, index of the task.
-    gradient: float32 [T], d objective / d beliefs at the last step (of
-      `brute_force` the objective itself); inf of tasks that are no candidates.
-    passes: int32, backward passes that were made.
+    gradient: float32 [T], d objective / d beliefs at the last step (for
+      `brute_force` the objective itself); inf for tasks that are not
+      candidates.
+    passes: int32, number of backward passes.
   """
   task: Any
   gradient: Any
@@ -73,7 +74,7 @@ def superfluous(logits, counted, classes: int | None = None):
     classes: the first `classes` outputs are real; they get no gradient.
 
   Raises:
-    ValueError: no output is left over.
+    ValueError: there are no superfluous outputs.
   """
   if classes is None or not 0 < classes < logits.shape[-1]:
     raise ValueError(
@@ -99,7 +100,7 @@ def one_shot(loss: Callable[[Tree], Any], backbone: Tree,
   """One backward pass at equal beliefs; the steepest descent wins (eq. 4).
 
   Args:
-    loss: parameters -> the objective on the inputs, a scalar.
+    loss: (parameters) -> the objective on the inputs, a scalar.
     backbone: the immutable parameters.
     tasks: see `Superposition`.
     used: bool [T], the candidates.
@@ -125,9 +126,9 @@ def reranked(last: int, loss: Callable[[Tree], Any], backbone: Tree,
              tasks: Superposition, used) -> Inferred:
   """`binary` until at most `last` tasks are left, then `brute_force` of those.
 
-  Ours, in no paper. Tasks that resemble each other, such as neighbouring
-  angles, are often the last ones left, and the gradient at their mixture says
-  little about either; the objective of each one's own network says more.
+  Ours, in no paper. Similar tasks, such as neighbouring angles, are often the
+  last candidates. The gradient at their mixture tells them apart badly; the
+  objective of each task's own network does it better.
 
   Args:
     last: at least 2. The other arguments are as in `one_shot`.
@@ -175,13 +176,13 @@ class Rule:
   """How a task is inferred.
 
   Attributes:
-    rule: 'one_shot' (one backward pass), 'binary' (ceil(log2 T) of them) or
+    rule: 'one_shot' (one backward pass), 'binary' (ceil(log2 T) passes) or
       'brute_force' (every task's network).
     objective: 'entropy' (H) or 'superfluous' (G; needs outputs beyond the
       classes).
-    normalise: divide coefficients by the sum of their magnitudes first
+    normalise: divide coefficients by the sum of their absolute values first
       (ImpressLearn only; our reading).
-    rerank: with 'binary', so many tasks that are left last are compared by
+    rerank: with 'binary', the number of last candidates that are compared by
       their own networks' entropy (see `reranked`; ours); 0 for none.
   """
   rule: str = 'one_shot'
@@ -226,7 +227,7 @@ def tied(gradient) -> bool:
   """Whether all candidates have the same value, so that none is preferred.
 
   Args:
-    gradient: float32 [T] of an `Inferred`; infinite of tasks that are no
+    gradient: float32 [T] of an `Inferred`; infinite for tasks that are not
       candidates.
 
   >>> tied(np.array([.5, .5, np.inf])), tied(np.array([.5, np.inf]))
@@ -237,7 +238,7 @@ def tied(gradient) -> bool:
 
 
 def fits_no_task(gradient, used, tolerance: float = 0.125):
-  """Whether no known task explains the inputs (SupSup, section 3.4).
+  """Whether no known task fits the inputs (SupSup, section 3.4).
 
   True if k max softmax(-gradient) < 1 + tolerance over the k candidates: a
   gradient step would hardly move the beliefs from equal ones.

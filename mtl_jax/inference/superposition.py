@@ -1,9 +1,9 @@
 """Tasks superposed in one network: W * sum_i beliefs_i M^i.
 
 The gradient with respect to the beliefs needs no copy of the network per task:
-with C the gradient with respect to the superposed mask, d objective / d
-beliefs_i = <C, M^i>. Masks stay packed; they are unpacked in blocks, for all
-inputs of a call at once.
+if C is the gradient with respect to the superposed mask, then d objective / d
+beliefs_i = <C, M^i>. Masks stay packed; they are unpacked in blocks, once for
+all inputs of a call.
 
 Everything is pure and can be jitted and vmapped. See
 `mtl_jax.inference.identify`.
@@ -24,7 +24,7 @@ from mtl_jax import trees
 
 Tree = trees.Tree
 
-BLOCK_WEIGHTS = 2 ** 23  # unpacked at once: 32 MiB of float32
+BLOCK_WEIGHTS = 2 ** 23  # weights unpacked at once: 32 MiB of float32
 
 _dot = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
@@ -37,7 +37,7 @@ class Superposition(NamedTuple):
     agree: float tree -> float32 [T], <tree, mask of the task>: transpose of
       `mix`.
     one: index -> the effective mask of one task, a float tree.
-    size: T.
+    size: number of tasks T.
   """
   mix: Callable[[Any], Tree]
   agree: Callable[[Tree], Any]
@@ -46,15 +46,15 @@ class Superposition(NamedTuple):
 
 
 def of_masks(packed: Tree, like: Tree) -> Superposition:
-  """Tasks with masks of their own.
+  """Tasks that each have a mask.
 
   Args:
-    packed: uint8 leaves [T, ceil(size / 8)] as `masks.pack` makes them;
+    packed: uint8 leaves [T, ceil(size / 8)] from `masks.pack`;
       `None` where a leaf isn't masked.
     like: tree with the masks' shapes, for example the backbone.
 
   Raises:
-    ValueError: no masks, or leaves that don't fit `like`; names the leaf.
+    ValueError: there are no masks, or leaves don't fit `like`; names the leaf.
   """
   leaves = jax.tree.leaves(packed)
   if not leaves:
@@ -77,7 +77,7 @@ def of_masks(packed: Tree, like: Tree) -> Superposition:
 
 
 def _leafwise(f, tree, *rest):
-  """Maps over the leaves that `tree` has; `None` elsewhere."""
+  """Maps over the leaves of `tree`; `None` elsewhere."""
   return trees.map_leaves(lambda leaf, *others: None if leaf is None
                           else f(leaf, *others), tree, *rest)
 
@@ -105,8 +105,8 @@ def _blocks(bits, x):
 
 
 def _unpacked(block):
-  """uint8 [T, bytes] -> float32 [T, 8 x bytes], the first bits of all bytes
-  first: four times faster than the weights' own order, see `_in_planes`."""
+  """uint8 [T, bytes] -> float32 [T, 8 x bytes]. The first bits of all bytes
+  come first: four times faster than the order of weights; see `_in_planes`."""
   shifts = np.arange(7, -1, -1, dtype=np.uint8)[None, :, None]
   bits = (block[:, None, :] >> shifts) & np.uint8(1)
   return bits.reshape(block.shape[0], -1).astype(jnp.float32)
@@ -148,7 +148,7 @@ def _products(blocks, flat):
 
 @_products.def_vmap
 def _products_of_many(size, batched, blocks, flat):
-  """Many vectors side by side: on CPU four times faster than one per row."""
+  """Many vectors at once: on CPU four times faster than one per row."""
   if batched[0]:
     flat = flat if batched[1] else jnp.broadcast_to(flat, (size, *flat.shape))
     return jax.vmap(lambda b, f: lax.map(
@@ -159,7 +159,7 @@ def _products_of_many(size, batched, blocks, flat):
 
 
 def beside(a: Superposition, b: Superposition) -> Superposition:
-  """The same tasks; `a` and `b` cover different leaves."""
+  """Combines two superpositions of the same tasks that cover other leaves."""
   return Superposition(
       lambda beliefs: trees.combine(a.mix(beliefs), b.mix(beliefs)),
       lambda cotangent: a.agree(cotangent) + b.agree(cotangent),
@@ -170,7 +170,7 @@ def joined(a: Superposition, b: Superposition) -> Superposition:
   """The tasks of `a`, then those of `b`.
 
   Raises:
-    ValueError: when mixed, if only one of them covers a leaf; names it.
+    ValueError: at a call of `mix`, if only one covers a leaf; names it.
   """
   def mix(beliefs):
     first, last = a.mix(beliefs[:a.size]), b.mix(beliefs[a.size:])
@@ -194,8 +194,8 @@ def of_coefficients(coefficients: Tree, basis: Tree) -> Superposition:
   """Tasks that combine a common basis (ImpressLearn).
 
   The published text doesn't say how ImpressLearn infers a task; this is our
-  reading: SupSup's inference, where the gradient with respect to the K x L
-  coefficients takes the place of that with respect to T masks.
+  reading: SupSup's inference with the gradient with respect to the K x L
+  coefficients instead of that with respect to T masks.
 
   Args:
     coefficients: float32 leaves [T, K], or [T, K, B] with blocks.
@@ -212,7 +212,7 @@ def of_coefficients(coefficients: Tree, basis: Tree) -> Superposition:
     def leaf(a, m, c):
       if a.ndim == 3:
         return _agree_blocks(a, m, c)
-      # Of many inputs at once, vdot takes half the time of that on a CPU.
+      # For many inputs at once on a CPU, vdot takes half the time.
       if jax.default_backend() != 'cpu':
         return _dot(a, impressions.agreement(m, c))
       return a @ lax.map(lambda mask: jnp.vdot(mask.astype(c.dtype), c), m)
@@ -226,7 +226,7 @@ def of_coefficients(coefficients: Tree, basis: Tree) -> Superposition:
 
 
 def _agree_blocks(alphas, basis, cotangent):
-  """float32 [T]: <the leaf's cotangent, its combination in each task>."""
+  """float32 [T]: <cotangent of the leaf, combination of masks per task>."""
   found = impressions.agreement(basis, cotangent, units=True)  # [K, units]
   starts = np.cumsum((0, *impressions.block_sizes(
       alphas.shape[2], basis.shape[-1])[:-1]))
@@ -235,7 +235,7 @@ def _agree_blocks(alphas, basis, cotangent):
 
 
 def normalised(coefficients: Tree) -> Tree:
-  """Every task's and leaf's (or block's) coefficients over the sum of |a|.
+  """Divides the coefficients of each task and leaf (or block) by sum |a|.
 
   Otherwise large coefficients pull the gradient towards their task.
   """

@@ -1,6 +1,6 @@
-"""The methods by name. Each is a factory that returns a `base.Method`.
+"""The registry of methods. Each is a factory that returns a `base.Method`.
 
-Register your own with one line, from your own file:
+One line in your own file registers your own method:
 
     mtl_jax.methods.register('lora', lora)
 """
@@ -35,19 +35,20 @@ Route = base.Route
 Training = base.Training
 
 METHODS = registry.Registry('method')
-# The bare backbone as a task.
+# The bare backbone, used as a task.
 PLAIN = base.Method(lambda *_: {}, lambda backbone, *_: backbone,
                     lambda *_: (impressions.Impression(), {}),
                     base.materialise)
 
 
 class _Options(NamedTuple):
-  """How a factory takes its options: as one object or as keywords.
+  """How a factory takes its options: as one object or as keyword arguments.
 
   Attributes:
-    cls: with a head, unless the method has one of its own.
-    keywords: names of the factory's arguments, `None` if it takes the object.
-    headed: whether the head of `heads` is among them.
+    cls: dataclass of the options, with those of `heads` unless the method has
+      a `head` of its own.
+    keywords: names of the factory's arguments; `None` if it takes the object.
+    headed: whether `cls` includes the options of `heads`.
   """
   cls: type
   keywords: tuple[str, ...] | None
@@ -59,17 +60,18 @@ _OPTIONS: dict[str, _Options] = {}
 
 def register(name: str, factory: Callable[..., Method],
              options: type | None = None) -> None:
-  """Makes a method known by name, for configs and for loading.
+  """Registers a method by name, for configs and for loading.
 
   Args:
-    name: as a phase's `method` gives it.
+    name: the name that a phase's `method` gives.
     factory: returns a `Method`. Its keyword arguments are the options that a
       config may give.
     options: a frozen dataclass of the options, if the factory takes one such
       object instead of keyword arguments; it validates them itself.
 
   Raises:
-    ValueError: not a name, not a function, or an option without a name.
+    ValueError: the name is not valid, the factory is not a function, or an
+      option has no name.
   """
   METHODS.check(name, factory)
   own = options or fields.from_signature(name, factory)
@@ -94,7 +96,7 @@ def options_of(name: str, given: dict | None = None, where: str = '') -> Any:
   """A method's options from plain values.
 
   Raises:
-    ValueError: unknown method or option, or a value that it refuses.
+    ValueError: the method or an option is unknown, or it refuses a value.
   """
   where = where or f'method {name}: option '
   options = fields.build(options_class(name), given or {}, where)
@@ -109,7 +111,7 @@ def options_of(name: str, given: dict | None = None, where: str = '') -> Any:
 
 @functools.lru_cache(maxsize=256)
 def of_options(name: str, options: Any) -> Method:
-  """The method with these options; equal ones give the same object."""
+  """The method with these options; equal options give the same object."""
   keywords = _OPTIONS[name].keywords
   try:
     method = METHODS[name](options) if keywords is None else METHODS[name](
@@ -136,13 +138,14 @@ def of_options(name: str, options: Any) -> Method:
 
 
 def combining(count: int) -> tuple[str, Any]:
-  """The method, and its options, of one weight for each of `count` masks."""
+  """The (name, options) of the method with a weight for each of `count` masks.
+  """
   return 'impresslearn', options_of('impresslearn', {
       'basis': impresslearn.Basis('heterogeneous', count, 'merged')})
 
 
 def whole() -> tuple[str, Any]:
-  """The method, and its options, of a network that is stored whole."""
+  """The (name, options) of the method that stores a whole network."""
   return 'dedicated', options_of('dedicated')
 
 
@@ -153,7 +156,8 @@ def make(name: str, **options) -> Method:
   """The method `name` with plain options, as a config gives them.
 
   Raises:
-    ValueError: unknown name (lists the known ones and the nearest) or option.
+    ValueError: the name is unknown (lists the known ones and the nearest), or
+      an option is.
   """
   return of_options(name, options_of(name, options))
 

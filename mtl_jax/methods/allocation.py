@@ -1,4 +1,4 @@
-"""Who owns which weight of one folded tree.
+"""Assigns the weights of one folded tree to tasks.
 
 Renn et al. 2022, https://arxiv.org/abs/2207.08821: every task gets weights that
 no other task uses. An *owner* tree of uint8 holds, for every weight, the number
@@ -7,10 +7,10 @@ tree and one owner tree, not T dense copies:
 
     subnetwork(weights, owner, t) = where(owner == t, weights, 0)
 
-The official code thresholds the scores at a percentile of the whole tensor.
-Once more weights than that percentile are taken or have score 0, its threshold
-is 0, and the subnetwork is dense and overlaps all others. Here a task gets
-exactly k of the free weights, or an error.
+The official code thresholds the scores at a percentile of the whole tensor. If
+more weights than that percentile are owned or have score 0, its threshold is 0,
+and the subnetwork is dense and overlaps all others. Here a task gets exactly k
+of the free weights, or an error is raised.
 """
 
 import jax
@@ -40,7 +40,7 @@ def subnetwork(weights: Tree, owner: Tree, number) -> Tree:
   Args:
     weights: the folded tree.
     owner: uint8 leaves of its structure.
-    number: of the task, from 1; may be traced.
+    number: number of the task, from 1; may be traced.
 
   >>> subnetwork({'w': jnp.array([1., 2.])}, {'w': jnp.array([2, 1])}, 1)
   {'w': Array([0., 2.], dtype=float32)}
@@ -54,15 +54,15 @@ def fold(subnetworks: list[Tree], bits: list[Tree]) -> tuple[Tree, Tree]:
   """One weight tree and its owner tree from disjoint subnetworks.
 
   Args:
-    subnetworks: weights of task 1, 2, ...; only those under its mask count.
+    subnetworks: weights of task 1, 2, ...; only those under its mask are used.
     bits: the tasks' masks, bool leaves.
 
   Returns:
     (weights, owner); `subnetwork` of them gives back every task's weights.
 
   Raises:
-    ValueError: two tasks own one weight (names leaf and tasks), or there are
-      more than 255 tasks.
+    ValueError: two tasks own the same weight (names leaf and tasks), or there
+      are more than 255 tasks.
 
   >>> fold([{'w': np.array([5., 0.])}, {'w': np.array([0., 7.])}],
   ...      [{'w': np.array([True, False])}, {'w': np.array([False, True])}])
@@ -96,7 +96,7 @@ def fold(subnetworks: list[Tree], bits: list[Tree]) -> tuple[Tree, Tree]:
 
 
 def counts(like: Tree, density: float, scope: str = 'leaf') -> Tree:
-  """How many weights a task gets: of each leaf, or (under '') of all.
+  """Number of weights of a task: of each leaf, or of all leaves together ('').
 
   >>> counts({'a': np.zeros(10), 'b': np.zeros(5)}, 0.3)
   {'a': 3, 'b': 2}
@@ -110,14 +110,14 @@ def counts(like: Tree, density: float, scope: str = 'leaf') -> Tree:
 
 def require_free(owner: Tree, density: float, scope: str, tasks: int = 1,
                  what: str = '', fit: bool = False) -> None:
-  """Refuses, before training, subnetworks that no longer fit.
+  """Refuses, before training, subnetworks that don't fit.
 
   Args:
     owner: the owner tree so far.
     density, scope: as in `allocate`.
-    tasks: how many subnetworks of this density must fit.
-    what: named in the message.
-    fit: as in `allocate`; one free weight of every leaf is enough.
+    tasks: number of subnetworks of this density that must fit.
+    what: beginning of the error message.
+    fit: as in `allocate`; one free weight in every leaf is enough.
 
   Raises:
     ValueError: says which leaf, and how many weights are free.
@@ -154,20 +154,20 @@ def allocate(scores: Tree, owner: Tree, number: int, density: float,
     scores: float leaves, not negative; the largest are taken first. Ties go
       to the lower index.
     owner: the owner tree so far (see `unowned`).
-    number: of the task, 1 to 255.
-    density: fraction of all weights that it gets.
+    number: number of the task, 1 to 255.
+    density: the task's fraction of all weights.
     scope: 'leaf' takes the fraction of every leaf, 'global' of all leaves
       together (scores must then be comparable).
-    fit: where fewer than k weights of a leaf are free, take those (at least
-      one); for the scope 'leaf'.
+    fit: if fewer than k weights of a leaf are free, take all of these (at
+      least one); only for the scope 'leaf'.
 
   Returns:
     The new owner tree.
 
   Raises:
-    ValueError: fewer than k weights are free (says how many are), none of a
-      matrix is among the best of the whole tree, scores are NaN or negative,
-      or a number or scope that doesn't exist.
+    ValueError: fewer than k weights are free (says how many are), no weight of
+      a matrix is among the best of the whole tree, scores are NaN or negative,
+      or the number or scope doesn't exist.
 
   >>> allocate({'w': np.array([9., 1., 3., 2.])},
   ...          {'w': np.array([1, 0, 0, 0], np.uint8)}, 2, 0.5)
@@ -207,7 +207,7 @@ def _require_some(chosen, number):
 
 
 def _at_most(owner, density):
-  """The density of each leaf, at most the fraction that is free."""
+  """The density of each leaf, limited to the fraction that is free."""
   return trees.map_leaves(
       lambda o: None if o is None else min(
           density, float(np.mean(np.asarray(o) == 0))), owner)
@@ -225,16 +225,16 @@ def _rank(name, scores, owner):
 
 
 def prune(weights: Tree, owner: Tree, number: int, density: float) -> Tree:
-  """Frees the smallest of a task's weights until it owns a fraction of all.
+  """Frees the smallest of a task's weights until it owns the given fraction.
 
   Args:
     weights: the task's trained weights.
     owner: the owner tree.
-    number: of the task.
-    density: fraction of every leaf that it keeps.
+    number: number of the task.
+    density: fraction of every leaf that the task keeps.
 
   Raises:
-    ValueError: it owns fewer than that already.
+    ValueError: the task already owns fewer weights.
 
   >>> prune({'w': np.array([.5, -2., 1., 9.])},
   ...       {'w': np.array([1, 1, 1, 2], np.uint8)}, 1, 0.25)

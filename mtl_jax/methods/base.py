@@ -1,4 +1,4 @@
-"""The contract that every method keeps: pure functions of plain trees.
+"""The contract of a method: pure functions of plain trees.
 
     prepare(context)                            -> shared
     init(key, backbone, shared, route)          -> trainable
@@ -6,17 +6,17 @@
     commit(backbone, trainable, shared, route)  -> (impression, shared)
     materialise(backbone, impression, shared)   -> params
 
-Only `trainable` receives gradients. `shared` is what a method needs of
-earlier tasks (a basis of masks, an owner map), and `prepare` makes it from
-their stored impressions. `materialise` of what `commit` returns equals `bind`
-at that point; loading, predicting and verifying a task use nothing else.
+Only `trainable` receives gradients. `shared` is what a method needs from
+earlier tasks (a basis of masks, an owner map), and `prepare` computes it from
+their stored impressions. `materialise` of the committed impression equals
+`bind` at that point; loading, predicting and verifying a task use nothing else.
 
 Tasks that are trained together have one `trainable`: `init` then gets the tuple
-of their routes, and `route.member` tells the other functions whose parameters
-are meant. `commit` is called for each member in order.
+of their routes, and `route.member` tells the other functions which task's
+parameters to compute. `commit` is called for each member in order.
 
-A method that says no more than these functions can be trained from a config,
-stored, resumed after a kill, verified, predicted, exported and put into mixed
+A method with these functions alone can be trained from a config, stored,
+resumed after a kill, verified, used for prediction, exported and put into mixed
 batches. Its `Abilities` declare what else it can do.
 """
 
@@ -48,13 +48,13 @@ class Route:
   one task from another (its name, its phase, its index) belongs here.
 
   Attributes:
-    classes: how many of the network's outputs are the task's classes.
+    classes: number of the network's outputs that are the task's classes.
     transforms: static part of the task's transforms.
     pooled: whether one impression serves several tasks, whose images are
       mixed.
     loss: 'softmax' over all outputs of the network, 'classes' over the
-      task's own outputs alone, or 'mse' (regression).
-    member: its place in a group of tasks that are trained together.
+      task's own outputs only, or 'mse' (regression).
+    member: index in a group of tasks that are trained together.
   """
   classes: int
   transforms: tuple = ()
@@ -67,15 +67,15 @@ class Earlier(NamedTuple):
   """An impression that a run makes, as `relies_on` and `check` see it.
 
   Attributes:
-    name: of the impression.
-    task: name of the task that it is about.
+    name: name of the impression.
+    task: name of its task.
     phase: name of the phase that learns it.
-    repeat: number of the repetition of its task.
+    repeat: index of the repetition of its task.
     method: name of the phase's method.
-    options: of that method, as its options dataclass.
-    route: of the task.
+    options: options of that method, as its options dataclass.
+    route: route of the task.
     streamed: whether its phase learns a stream, so that its number of
-      impressions is not known beforehand.
+      impressions is not known in advance.
   """
   name: str
   task: str
@@ -88,13 +88,13 @@ class Earlier(NamedTuple):
 
 
 class Group(NamedTuple):
-  """The tasks that are about to be trained, as `prepare` sees them.
+  """The tasks that will be trained next, as `prepare` sees them.
 
   Attributes:
-    routes: of the tasks; one, unless they are trained together.
+    routes: routes of the tasks; one, unless they are trained together.
     kept: the `shared` that the phase's last `commit` returned, {} at first.
-    draw: (number >= 1) -> parameters that are drawn as the backbone's were,
-      with another key.
+    draw: (number >= 1) -> parameters drawn like the backbone's, with another
+      key.
     gradient: (member, leaves, number of images, 0 for all) -> |d mean training
       loss / d leaf| at those leaves; `None` in the check before training.
   """
@@ -105,14 +105,14 @@ class Group(NamedTuple):
 
 
 class Context(NamedTuple):
-  """What `prepare` makes `shared` from.
+  """The inputs of `prepare`.
 
   Attributes:
     backbone: the immutable parameters.
-    earlier: impressions of the tasks that `relies_on` named, in its order.
+    earlier: impressions of the tasks that `relies_on` returned, in its order.
     key: typed PRNG key of the run, the same for all its tasks.
-    group: what is about to be trained; `None` where a stored task is loaded,
-      which needs no more than `materialise` does.
+    group: the tasks that will be trained next; `None` when a stored task is
+      loaded, which needs only what `materialise` uses.
   """
   backbone: Params
   earlier: tuple[impressions.Impression, ...]
@@ -125,16 +125,17 @@ class Training(NamedTuple):
 
   Attributes:
     phase: name of the phase.
-    together: 'joint', 'rounds', or `None` for apart.
-    tasks_at_once: tasks in one compiled call, each with a state of its own.
-    repeats: impressions of each task.
-    pool: one impression for all tasks.
-    stream: the tasks come without names.
-    search: evolution finds the impressions.
-    early_stop: validation may end the training.
-    loss: as in `Route`, of classifications.
-    weight_decay: of the optimizer.
-    epochs: of each task, 0 if the phase counts steps.
+    together: 'joint', 'rounds', or `None` if each task has its own state.
+    tasks_at_once: number of tasks in one compiled call, each with its own
+      state.
+    repeats: number of impressions of each task.
+    pool: whether all tasks have one impression.
+    stream: whether the tasks come without names.
+    search: whether an evolutionary search finds the impressions.
+    early_stop: whether validation may end the training.
+    loss: as in `Route`, for classification.
+    weight_decay: weight decay of the optimizer.
+    epochs: epochs of each task; 0 if the phase counts steps.
   """
   phase: str
   together: str | None = None
@@ -150,36 +151,36 @@ class Training(NamedTuple):
 
 
 def no_penalty(trainable: Tree) -> Any:
-  """The regulariser of a method without one: 0."""
+  """The regulariser of a method that has none: 0."""
   del trainable
   return 0.
 
 
 def prepare_nothing(context: Context) -> dict:
-  """`shared` of a method that needs nothing of earlier tasks: {}."""
+  """`prepare` of a method that needs nothing from earlier tasks: {}."""
   del context
   return {}
 
 
 def prepare_kept(context: Context) -> dict:
-  """`shared` is what the phase's last `commit` returned."""
+  """`prepare` that returns what the phase's last `commit` returned."""
   return context.group.kept if context.group else {}
 
 
 def no_earlier(before: Sequence[Earlier], phase: str) -> Sequence[Earlier]:
-  """The tasks that a method without `prepare` relies on: none."""
+  """`relies_on` of a method that needs no earlier task."""
   del before, phase
   return ()
 
 
 def same_phase(before: Sequence[Earlier], phase: str) -> Sequence[Earlier]:
-  """All earlier tasks of the phase itself."""
+  """`relies_on` of a method that needs all earlier tasks of its phase."""
   return [e for e in before if e.phase == phase]
 
 
 def no_check(training: Training, backbone: Tree, before: Sequence[Earlier],
              own: Sequence[Earlier]) -> None:
-  """The check of a method that any driver can train."""
+  """`check` of a method that can be trained in every way."""
   del training, backbone, before, own
 
 
@@ -194,7 +195,7 @@ class Banks(NamedTuple):
   Attributes:
     rows: (trainable) -> {bank: int32 [tasks, n]}, the rows of each task.
     bind: ({bank: its rows of one task}, shared, {bank: int [n]}) -> params.
-    shared_stats: the norm statistics of a module are those of all its tasks.
+    shared_stats: whether all tasks of a module share its norm statistics.
   """
   rows: Callable[[Tree], dict]
   bind: Callable[..., Tree]
@@ -202,11 +203,12 @@ class Banks(NamedTuple):
 
 
 class Folds(NamedTuple):
-  """How the tasks of a method fold into one weight tree.
+  """How the tasks of a method are folded into one weight tree.
 
   Attributes:
-    tree: name of the weight tree; phases of one name fold into the same one.
-    part: (backbone) -> the leaves that tasks divide, `None` elsewhere.
+    tree: name of the weight tree; phases with the same name share one tree.
+    part: (backbone) -> the leaves that are divided among tasks, `None`
+      elsewhere.
     uses: whether a task also uses the weights of the tasks before it.
   """
   tree: str
@@ -215,30 +217,30 @@ class Folds(NamedTuple):
 
 
 class Abilities(NamedTuple):
-  """What general code may ask of a method beside the contract's functions.
+  """Optional abilities of a method, beyond the functions of the contract.
 
   Attributes:
     superposes: impressions are masks, or coefficients over one basis, of one
-      backbone, so that a task can be inferred from them.
-    streams: can learn a stream of tasks without names, a mask at a time.
-    members: `bind` takes a route whose member is traced.
-    banks: of a method whose tasks can be trained in rounds, else `None`.
-    needs_earlier: `materialise` needs what `prepare` makes of earlier tasks;
-      otherwise a stored impression is enough.
-    per_group: `prepare` looks at the tasks that are about to be trained.
-    searched: of a method whose impressions are found by a search, not by
-      gradients alone: (the network that was found, names of its components
-      that are trained) -> the `shared` with which `commit` leaves it.
-    watch: (early stopping's settings or `None`) -> `watch.Watch`, of a method
-      that prunes while it trains.
-    folds: of a method whose tasks fold into one weight tree.
+      backbone, so that a task can be inferred by superposition.
+    streams: the method can learn a stream of tasks without names, one mask at
+      a time.
+    members: `bind` accepts a route whose member is traced.
+    banks: set if tasks can be trained in rounds, else `None`.
+    needs_earlier: `materialise` needs what `prepare` computes from earlier
+      tasks; otherwise a stored impression is enough.
+    per_group: `prepare` reads the tasks that will be trained next.
+    searched: set if a search finds the impressions: (network that was found,
+      names of its trained components) -> the `shared` for `commit`.
+    watch: (early stopping's settings or `None`) -> `watch.Watch`; set if the
+      method prunes during training.
+    folds: set if tasks are folded into one weight tree.
     carries: (impression, that of a later task of the phase) -> the impression
-      of the first task on what the later one left, of a method that goes on
-      training what tasks share, and forgets.
-    rates: (trainable) -> for each of its leaves a factor of the learning rate,
-      of a method whose leaves do not all take the same; not in rounds.
-    shards: its arrays may be divided over devices.
-    own_head: every task has a dense head of its own already; see `heads`.
+      of the first task with what the later task changed; set if later tasks
+      train the same weights further, so that earlier ones are forgotten.
+    rates: (trainable) -> a factor of the learning rate for each leaf; set if
+      the factors are not all 1. Not available in rounds.
+    shards: the method's arrays may be divided over devices.
+    own_head: every task already has its own dense head; see `heads`.
   """
   superposes: bool = False
   streams: bool = False
@@ -256,23 +258,23 @@ class Abilities(NamedTuple):
 
 
 class Method(NamedTuple):
-  """A method: how a task is trained and what it leaves; see the module.
+  """A method: how a task is trained and stored; see the module.
 
   Attributes:
-    init: what will receive gradients, from a key.
-    bind: effective parameters; differentiable in `trainable`.
-    commit: the impression, when the task is done, and the new `shared`. One
-      that it changes is kept, and the next `prepare` finds it.
-    materialise: effective parameters of a committed impression.
-    prepare: `shared`, from a `Context`.
+    init: computes what receives gradients, from a key.
+    bind: computes effective parameters; differentiable in `trainable`.
+    commit: computes the impression of a trained task and the new `shared`. If
+      `shared` changes, it is kept for the next `prepare`.
+    materialise: computes effective parameters of a committed impression.
+    prepare: computes `shared` from a `Context`.
     relies_on: (all impressions that a run makes before a task, the phase's
       name) -> those whose impressions `prepare` needs, in its order. Raises
-      ValueError where they can't be enough.
-    penalty: regulariser added to the loss, from `trainable`.
+      ValueError if they can't be enough.
+    penalty: computes the regulariser added to the loss, from `trainable`.
     check: (how the phase trains, backbone, impressions before the phase, those
-      of the phase) raises ValueError, before anything is trained, for what the
+      of the phase) -> None; raises ValueError before training for what the
       method can't do.
-    facts: () -> what the record of a task says of the method, JSON values.
+    facts: () -> JSON values about the method for the record of a task.
     abilities: what else the method can do.
   """
   init: Callable[..., Tree]
@@ -289,29 +291,30 @@ class Method(NamedTuple):
 
 def materialise(backbone: Tree, impression: impressions.Impression,
                 shared: dict) -> Tree:
-  """`impressions.materialise`, for a method that needs nothing shared."""
+  """`impressions.materialise`, for a method that doesn't use `shared`."""
   del shared
   return impressions.materialise(backbone, impression)
 
 
 def members(route: Route | tuple[Route, ...]) -> tuple[Route, ...]:
-  """The routes that `init` was given: a group's, or the only one."""
+  """The routes passed to `init` as a tuple: those of a group, or a single one.
+  """
   return route if isinstance(route, tuple) else (route,)
 
 
 def per_member(own: Tree, route: Route | tuple[Route, ...]) -> Tree:
-  """Each member's own copy of leaves, stacked along a first axis [members]."""
+  """A copy of leaves for each member, stacked along a first axis [members]."""
   count = len(members(route))
   return jax.tree.map(lambda x: jnp.stack([x] * count), own)
 
 
 def of_member(own: Tree, route: Route) -> Tree:
-  """One member's copy from `per_member`; `route.member` may be traced."""
+  """The copy of one member from `per_member`; `route.member` may be traced."""
   return jax.tree.map(lambda x: x[route.member], own)
 
 
 def set_patterns(options: Any, *names: str) -> None:
-  """Makes tuples of single patterns, in `__post_init__` of frozen options."""
+  """Turns single patterns into tuples, in `__post_init__` of frozen options."""
   for name in names:
     given = getattr(options, name)
     if given is not None:
@@ -319,7 +322,7 @@ def set_patterns(options: Any, *names: str) -> None:
 
 
 def as_patterns(given: str | Iterable[str]) -> tuple[str, ...]:
-  """One leaf pattern, or several, as a tuple."""
+  """One or several leaf patterns, as a tuple."""
   return (given,) if isinstance(given, str) else tuple(given)
 
 
@@ -333,10 +336,10 @@ def masked_part(backbone: Params, patterns: str | Iterable[str]) -> Params:
 
   Args:
     backbone: parameter tree.
-    patterns: one pattern, or several (see `trees.select`).
+    patterns: one pattern or several (see `trees.select`).
 
   Raises:
-    ValueError: no patterns, or a pattern that matches no leaf.
+    ValueError: there are no patterns, or a pattern matches no leaf.
   """
   patterns = as_patterns(patterns)
   if not patterns:
@@ -350,16 +353,16 @@ def kaiming_uniform(key: PRNGKey, like: Tree, backbone: Params = None
                     ) -> aliases.Scores:
   """Initial scores: uniform in +-1/sqrt(fan_in) (a = sqrt 5 in PyTorch).
 
-  A leaf that is no kernel (a norm's scale, a bias) has no fan-in: its scores
+  A leaf that is not a kernel (a norm's scale, a bias) has no fan-in: its scores
   start at 0, as in HopSupSup's official code. A threshold mask keeps all of
   such a leaf at first, so that the first forward pass is the backbone's own,
-  and training takes units away.
+  and training removes units.
 
   Args:
     key: typed PRNG key.
     like: the leaves that get scores.
-    backbone: all parameters, whose biases tell the kernels' axes (`fans`);
-      `None` takes `like`.
+    backbone: all parameters, whose biases determine the kernels' axes (see
+      `fans`); `None` uses `like`.
   """
   known = fans.fans(like if backbone is None else backbone)
 

@@ -6,7 +6,7 @@ and its own vectors; every later task trains only its vectors. Task i's kernel
 is W * (r_i s_i^T), with r over input units and s over output units (channels,
 in a convolution).
 
-The first task's impression holds W: all later ones rely on it.
+The first task's impression holds W, so all later tasks rely on it.
 """
 
 import dataclasses
@@ -24,17 +24,17 @@ def batche(layers: tuple[str, ...] = ('.*kernel',), slow: str = 'first',
   """Trains vectors over a weight tree that all tasks share.
 
   Args:
-    layers: patterns of the leaves that have vectors, of two dimensions or more.
+    layers: patterns of the leaves with vectors, of two dimensions or more.
     slow: 'first' (the phase's first task trains the weights under the vectors,
       from the backbone's) or 'frozen' (they stay the backbone's).
     vector_rate: learning rate of the vectors, as a multiple of the weights'.
 
   Returns:
     A method with `shared` = {'slow': weights [..., in, out] of the layers} once
-    the first task is done, {} for the first one and if they are frozen.
+    the first task is done; {} for the first task and with slow='frozen'.
 
   Raises:
-    ValueError: an unknown word, or a rate out of its range.
+    ValueError: `slow` is unknown, or the rate is out of its range.
   """
   if slow not in ('first', 'frozen'):
     raise ValueError(f"slow is {slow!r}; known: ('first', 'frozen')")
@@ -107,7 +107,7 @@ def make(options: Options) -> base.Method:
 
 
 def draw(key, chosen: Tree) -> dict[str, Tree]:
-  """Vectors of random signs, as in the paper: {leaf: {'in', 'out'}}."""
+  """Random signs as initial vectors, as in the paper: {leaf: {'in', 'out'}}."""
   return {name: {'in': layers_lib.signs(key, f'{name}/in', leaf.shape[-2]),
                  'out': layers_lib.signs(key, f'{name}/out', leaf.shape[-1])}
           for name, leaf in layers_lib.named(chosen).items()}
@@ -119,7 +119,7 @@ def effective(backbone: Tree, slow: Tree | None,
 
   Args:
     backbone: parameter tree.
-    slow: weights that stand for the backbone's; `None` takes those.
+    slow: weights that replace the backbone's; `None` uses the backbone's.
     vectors: {leaf: {'in': float [in], 'out': float [out]}}.
   """
   weights = backbone if slow is None else trees.combine(slow, backbone)

@@ -1,7 +1,7 @@
-"""The baseline of every table: a dedicated network per task.
+"""The common baseline: a dedicated network per task.
 
-All chosen weights are trained from the backbone's values and kept whole, so a
-task costs 32 bits per weight. Nothing is shared but the starting point.
+All chosen weights are trained from the backbone's values and stored whole, so a
+task costs 32 bits per weight. Tasks share nothing but the starting point.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ def dedicated(trained: tuple[str, ...] = ('.*',)) -> base.Method:
   """Trains the leaves that the patterns name; all others stay frozen.
 
   Args:
-    trained: leaf patterns. ('.*',) gives a network per task; the head alone
+    trained: leaf patterns. ('.*',) gives a network per task; only the head
       gives a linear probe on the random backbone.
   """
   def init(key, backbone, shared, route):

@@ -23,12 +23,12 @@ def check(parts, own, sharing, given, pruned, training: base.Training,
   """Refuses subnetworks that can't be trained this way or don't fit.
 
   Args:
-    parts: (backbone, own) -> (a task's own leaves, those that are divided).
+    parts: (backbone, own) -> (a task's own leaves, the leaves to divide).
     own, sharing, given, pruned: options; see `subnetworks.subnetworks`.
     training: how the phase trains.
     backbone: the immutable parameters.
     before: the run's impressions before the phase.
-    tasks: those of the phase.
+    tasks: impressions of the phase.
 
   Raises:
     ValueError: names the option, or the tree, the leaf, and how much is free.
@@ -73,7 +73,7 @@ def check_training(sharing, given, pruned, training: base.Training) -> None:
                      'alike, from the density of its allocation; it needs '
                      "early_stop and scope='leaf'")
   if training.tasks_at_once > 1:
-    raise ValueError('subnetworks of one tree know of each other; train them '
+    raise ValueError('subnetworks of one tree depend on each other; train them '
                      "with together='joint', not tasks_at_once")
   if training.together and (sharing or given.tree is None):
     raise ValueError('together trains subnetworks of one tree that use no '
@@ -96,7 +96,7 @@ def _require_same(before, like, tree) -> None:
 
 
 def _require_others(members: Sequence[base.Earlier], first: int) -> None:
-  """Refuses a task that would reuse weights it learned itself in this tree."""
+  """Refuses a task that would reuse weights that it learned earlier itself."""
   for number in range(first, len(members)):
     for other in members[:number]:
       if other.task == members[number].task:
@@ -107,12 +107,12 @@ def _require_others(members: Sequence[base.Earlier], first: int) -> None:
 
 
 class Taken(NamedTuple):
-  """What the earlier phases take of a tree, at least.
+  """The least number of weights of a tree that earlier phases take.
 
   Attributes:
-    owner: marks the weights taken of each leaf; only their number matters.
-    anywhere: weights taken by the scope 'global', of whichever leaf.
-    tasks: how many.
+    owner: marks the weights taken from each leaf; only their number matters.
+    anywhere: number of weights taken from any leaf by the scope 'global'.
+    tasks: number of tasks.
   """
   owner: trees.Tree
   anywhere: int = 0
@@ -120,7 +120,7 @@ class Taken(NamedTuple):
 
 
 def require_room(given, pruned, taken: Taken, count: int) -> Taken:
-  """Refuses subnetworks that don't fit even at the density `least`."""
+  """Refuses subnetworks that don't fit even at the final density `least`."""
   owner = taken.owner
   if taken.tasks + count > allocation.LARGEST:
     raise ValueError(f'{taken.tasks + count} subnetworks in the tree '
@@ -149,7 +149,7 @@ def require_room(given, pruned, taken: Taken, count: int) -> Taken:
 
 
 def _take(owner, density):
-  """Marks the first free weights: only their number matters here."""
+  """Marks the first free weights; only their number matters here."""
   def leaf(name, o, k):
     if o is None:
       return None

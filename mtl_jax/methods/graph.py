@@ -12,7 +12,7 @@ Tree = trees.Tree
 
 
 def shape_of(backbone: Tree, active: int) -> path_sampling.Shape:
-  """Levels and modules of a backbone, or of anything with its names.
+  """The size of a backbone's graph, from its names; leaves may be anything.
 
   Raises:
     ValueError: the backbone has no parallel modules.
@@ -26,7 +26,7 @@ def shape_of(backbone: Tree, active: int) -> path_sampling.Shape:
 
 
 def task_path(rows: np.ndarray, head: int) -> impressions.Path:
-  """The backbone's modules and head that fill a task's slots.
+  """The backbone's modules and head that fill the slots of a task's path.
 
   >>> task_path(np.array([[0, 3]]), 2).parts[1:]
   (('level1/slot1', 'level1/module03'), ('head', 'head/task02'))
@@ -50,7 +50,8 @@ def stack_heads(backbone: Tree, first: int, routes) -> Tree:
   """The heads of a group's tasks [T, ...], padded with 0 to the widest.
 
   Raises:
-    ValueError: the backbone lacks a head, or a task has other classes.
+    ValueError: the backbone lacks a head, or a head has other classes than its
+      task.
   """
   heads, found = backbone['head'], []
   for k, route in enumerate(routes):
@@ -98,7 +99,7 @@ def segments_of(backbone: Tree, found) -> dict:
 
 
 def split_norms(bank: Tree, apart: bool) -> tuple[Tree, Tree]:
-  """The layers of a bank and, if `apart`, its norms for themselves."""
+  """(layers of a bank, norms of a bank); if not `apart`, the norms stay."""
   is_norm = lambda layer: 'scale' in layer
   if not apart:
     return bank, {}

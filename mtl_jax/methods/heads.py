@@ -1,13 +1,13 @@
-"""What becomes of a task's last layer, whatever its method.
+"""The treatment of a task's last layer, for any method.
 
-    'dense'  each task trains the head's leaves whole, from the backbone's
-             values, and keeps them as values
-    'mask'   the method leaves a mask of them, as of other leaves
+    'dense'  each task trains all of the head's leaves, from the backbone's
+             values, and stores them as values
+    'mask'   the method masks them, like other leaves
     'none'   they stay the backbone's
 
-`with_head` makes the choice for any method: for 'dense' and 'none' the method
-sees a backbone whose head's leaves are `None`, which no mask, coefficient or
-weight then covers.
+`with_head` works for any method. For 'dense' and 'none', the method sees a
+backbone whose head leaves are `None`, so that no mask, coefficient or weight
+covers them.
 """
 
 import dataclasses
@@ -26,18 +26,18 @@ from mtl_jax.methods import base
 
 Tree = trees.Tree
 KINDS = ('dense', 'mask', 'none')
-APART = ('dense', 'none')  # the method itself sees no head
-_HEAD, _REST = 'own_head', 'of_method'  # in what is trained
+APART = ('dense', 'none')  # kinds for which the method sees no head
+_HEAD, _REST = 'own_head', 'of_method'  # keys of `trainable`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-  """Options that every method takes, unless it has a `head` of its own.
+  """Options that every method takes, unless it has its own option `head`.
 
   Attributes:
-    head: 'dense' (each task trains the last layer whole and keeps its values),
+    head: 'dense' (each task trains the last layer whole and stores its values),
       'mask' (the method masks it) or 'none' (it stays the backbone's). `None`
-      leaves it to the method.
+      leaves the choice to the method.
     head_leaves: patterns of the last layer's leaves. `None` takes the module
       `head`, or else the dense layer with the highest number.
   """
@@ -50,7 +50,7 @@ class Options:
 
 
 def check(head: str | None, leaves: Any, known: Sequence[str] = KINDS) -> None:
-  """Refuses words that are no kind of head, and leaves of no head."""
+  """Refuses unknown kinds of head, and `head_leaves` without a head."""
   if head is not None and head not in known:
     raise ValueError(f'head is {head!r}{trees.nearest(str(head), known)}; '
                      f'known: {", ".join(known)}')
@@ -60,7 +60,7 @@ def check(head: str | None, leaves: Any, known: Sequence[str] = KINDS) -> None:
 
 
 def extended(cls: type) -> type:
-  """A method's options with those of `Options`; as they are if it has a `head`.
+  """Adds the fields of `Options` to a method's options, unless it has `head`.
 
   Args:
     cls: frozen dataclass.
@@ -82,11 +82,11 @@ def leaves_of(params: Tree, patterns: Sequence[str] | None = None) -> Tree:
 
   Args:
     params: a network's parameters, or their shapes.
-    patterns: of the leaves; `None` as in `Options`.
+    patterns: patterns of the leaves; `None` as in `Options`.
 
   Raises:
-    ValueError: a pattern matches no leaf, which layer is the last is not
-      clear, or no other leaf is left.
+    ValueError: a pattern matches no leaf, the last layer is ambiguous, or the
+      head would take all leaves.
 
   >>> found = leaves_of({f'Dense_{n}': {'kernel': np.zeros((2, 2))}
   ...                    for n in (2, 10, 9)})
@@ -130,12 +130,12 @@ def with_head(method: base.Method, head: str | None,
   """The method with one of the kinds of head.
 
   Args:
-    method: any.
-    head: see the module; `None` gives the method itself.
+    method: any method.
+    head: see the module; `None` returns the method unchanged.
     leaves: as in `leaves_of`.
 
   Raises:
-    ValueError: every task of the method has a head of its own anyway.
+    ValueError: every task of the method already has its own head.
   """
   if head is None:
     return method
@@ -150,7 +150,7 @@ def with_head(method: base.Method, head: str | None,
 
 
 def _masked(method: base.Method, leaves) -> base.Method:
-  """A method that must leave a mask of the head's kernel."""
+  """The method, with a check that it masks the head's kernel."""
   def commit(backbone, trainable, shared, route):
     impression, after = method.commit(backbone, trainable, shared, route)
     own = trees.flatten(leaves_of(backbone, leaves))
@@ -169,7 +169,7 @@ class _Apart(NamedTuple):
 
   Attributes:
     inner: the method.
-    dense: whether each task trains a head, or has the backbone's.
+    dense: whether each task trains a head or uses the backbone's.
     leaves: as in `leaves_of`.
   """
   inner: base.Method
@@ -178,7 +178,7 @@ class _Apart(NamedTuple):
 
 
 def _without(apart: _Apart) -> base.Method:
-  """The method as a whole."""
+  """The method together with its head."""
   inner, able = apart.inner, apart.inner.abilities
   own = lambda function: functools.partial(function, apart)
   if able.folds is not None:
@@ -200,17 +200,17 @@ def _without(apart: _Apart) -> base.Method:
 
 
 def _parts(apart: _Apart, backbone: Tree) -> tuple[Tree, Tree]:
-  """(the head's leaves, all others); `None` in their places."""
+  """(the head's leaves, all others), each with `None` in the other places."""
   return trees.partition(backbone, leaves_of(backbone, apart.leaves))
 
 
 def _body(apart: _Apart, backbone: Tree) -> Tree:
-  """The backbone as the method sees it; a stream's commit has none."""
+  """The backbone without its head; `None` if it is `None`, as in a stream."""
   return None if backbone is None else _parts(apart, backbone)[1]
 
 
 def _of_method(apart: _Apart, trainable: Tree) -> Tree:
-  """What the method trains, of what is trained."""
+  """The part of `trainable` that belongs to the method."""
   if not apart.dense:
     return trainable
   rest = {key: own for key, own in trainable.items() if key != _HEAD}
@@ -218,7 +218,7 @@ def _of_method(apart: _Apart, trainable: Tree) -> Tree:
 
 
 def _joined(own: Tree, head: Tree) -> Tree:
-  # A watch of the method finds its parts by name, and keeps the head too.
+  # A watch of the method finds its parts by name, and also keeps the head.
   rest = own if isinstance(own, dict) else {_REST: own}
   return rest | {_HEAD: head}
 
@@ -257,7 +257,7 @@ def _materialise(apart: _Apart, backbone, impression, shared):
 
 def _stripped(apart: _Apart, backbone, impression: impressions.Impression
               ) -> impressions.Impression:
-  """An impression without whatever it has of the head."""
+  """An impression without the head's leaves."""
   if impression.structure is not None or impression.path is not None:
     return impression
   chosen = leaves_of(backbone, apart.leaves)
@@ -288,8 +288,8 @@ def _check(apart: _Apart, training, backbone, before, own) -> None:
 
 def _carries(apart: _Apart, carries: Callable, impression,
              later) -> impressions.Impression:
-  """A task's own head on what a later task left of the rest."""
-  # Methods that carry leave all values, so that these say what the head is.
+  """A task's own head with the other leaves as a later task left them."""
+  # Methods with `carries` store all values, and so also the head's.
   whole = later.values
   mine = _parts(apart, impression.values)[0]
   return _with_values(carries(_stripped(apart, whole, impression),

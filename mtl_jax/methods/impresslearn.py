@@ -1,12 +1,12 @@
-"""ImpressLearn: a task is a handful of coefficients over a basis of masks.
+"""ImpressLearn: a task is a set of coefficients over a basis of masks.
 
 Bhardwaj et al. 2022, https://arxiv.org/abs/2210.01987. The effective weight of
 layer l is W_l * sum_k alpha_kl M_l^k, with one signed coefficient per basis
 mask and layer; W and the K masks are frozen.
 
-Two additions leave more numbers per task, and more accuracy: a mask of its own
-for the head, and (ours, in no paper) blocks: a coefficient per basis mask,
-layer and block of the layer's output units.
+Two additions store more numbers per task and reach more accuracy: a separate
+mask for the head, and (ours, in no paper) blocks, that is, a coefficient per
+basis mask, layer and block of the layer's output units.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Basis:
     kind: 'heterogeneous' (one mask of each of `size` tasks), 'homogeneous'
       (masks of one task, trained with different seeds) or 'random'.
     size: number of masks K.
-    phase: phase that trained them, its first `size` impressions.
+    phase: name of the phase whose first `size` impressions are the masks.
     density: 'random' only: fraction of ones in every leaf.
     masked: 'random' only: patterns of the leaves that the masks cover.
   """
@@ -75,19 +75,20 @@ def impresslearn(penalty: float = 0.,
 
   Args:
     penalty: weight of the sum over layers of (|alpha_l|_1 - 1)^2.
-    head: leaf patterns: these leaves get a supermask of their own, trained
-      beside the coefficients of the other leaves (the hybrid variant). The
-      word 'mask' stands for the last layer: see `heads.leaves_of`. `None`
+    head: leaf patterns: these leaves get a separate supermask, trained
+      together with the coefficients of the other leaves (the hybrid variant).
+      The word 'mask' stands for the last layer: see `heads.leaves_of`. `None`
       combines every leaf of the basis.
-    sampling: of the head's supermask.
-    basis: the masks that `prepare` takes; `None` if `shared` is made by hand.
-    blocks: coefficients per basis mask and layer, one for each of so many
-      blocks of neighbouring output units; fewer of a layer with fewer units.
+    sampling: sampler of the head's supermask.
+    basis: the masks for `prepare`; `None` if you pass `shared` yourself.
+    blocks: number of blocks of neighbouring output units; each block has a
+      coefficient per basis mask and layer. A layer with fewer units has fewer.
     head_rate: learning rate of the head's scores, as a multiple of that of the
       coefficients.
 
   Raises:
-    ValueError: a number out of its range, or a head_rate without a head.
+    ValueError: a number is out of its range, or head_rate is given without a
+      head.
   """
   if not (isinstance(penalty, numbers.Real) and 0 <= penalty < np.inf):
     raise ValueError(f'penalty is {penalty!r}; it must be a number that is not '
@@ -144,7 +145,7 @@ def impresslearn(penalty: float = 0.,
 
 
 def _regulariser(penalty: float, trainable):
-  """Draws the magnitudes of a layer's coefficients to a sum of 1."""
+  """Pulls the sum of a layer's absolute coefficients towards 1."""
   if not penalty:
     return 0.
   return penalty * sum(jnp.sum((jnp.sum(jnp.abs(a), 0) - 1.) ** 2) for a in
@@ -167,17 +168,18 @@ class Options(heads.Options):
   Attributes:
     basis: the masks that are combined.
     penalty: weight of the sum over layers of (|alpha_l|_1 - 1)^2.
-    head: 'mask': the last layer's leaves in the basis get a supermask of their
-      own, trained beside the coefficients of the other leaves (the hybrid
-      variant). A leaf pattern means those leaves. 'dense' and 'none' as for
-      every method; `None` combines every leaf of the basis.
+    head: 'mask': the last layer's leaves in the basis get a separate
+      supermask, trained together with the coefficients of the other leaves
+      (the hybrid variant). A leaf pattern selects these leaves instead.
+      'dense' and 'none' as for every method; `None` combines every leaf of the
+      basis.
     head_leaves: as for every method.
-    sampler: of the head's supermask: 'threshold' or 'top_k'.
+    sampler: sampler of the head's supermask: 'threshold' or 'top_k'.
     density: with 'top_k': fraction of every leaf of the head that is kept.
     eps: with 'top_k': Erdos-Renyi budgets instead of one density.
     absolute: with 'top_k': rank |score| instead of the score.
-    blocks: coefficients per basis mask and layer, one for each of so many
-      blocks of neighbouring output units; fewer for a layer with fewer units.
+    blocks: number of blocks of neighbouring output units; each block has a
+      coefficient per basis mask and layer. A layer with fewer units has fewer.
     head_rate: learning rate of the head's scores, as a multiple of that of the
       coefficients.
   """
@@ -201,7 +203,7 @@ def make(options: Options) -> base.Method:
   """The method of a config's options."""
   head: str | tuple[str, ...] | None = options.head
   if head in heads.APART:
-    head = None  # `heads` takes it away
+    head = None  # `heads` removes the head
   elif head == 'mask' and options.head_leaves is not None:
     head = options.head_leaves
   return impresslearn(options.penalty, head, supsup.sampler(
@@ -221,7 +223,7 @@ def _check_extensions(head, blocks, head_rate) -> None:
 
 
 def coefficients_shape(shape: tuple[int, ...], blocks: int) -> tuple[int, ...]:
-  """The coefficients of a leaf whose basis has this shape [K, ..., units].
+  """The shape of the coefficients of a leaf [K, ..., units] of the basis.
 
   >>> coefficients_shape((20, 784, 300), 1), coefficients_shape((20, 9, 3), 5)
   ((20,), (20, 3))
@@ -233,7 +235,7 @@ def members(basis: Basis, before) -> list[base.Earlier]:
   """The earlier impressions whose masks are a basis, in order.
 
   Raises:
-    ValueError: the basis's phase is none of the earlier ones, or leaves too few
+    ValueError: the basis's phase is not an earlier one, or it leaves too few
       masks.
   """
   if basis.kind == 'random':
@@ -276,7 +278,7 @@ def make_basis(basis: Basis, context: base.Context) -> Tree:
 
 
 def require_basis(shared: dict) -> Tree:
-  """The basis in `shared`, or an error that says what is missing."""
+  """The basis in `shared`; raises ValueError if it is missing."""
   if 'basis' not in shared:
     raise ValueError('ImpressLearn needs a basis: give the phase a basis '
                      '(kind and size), or pass shared={"basis": masks.stack('
@@ -286,7 +288,7 @@ def require_basis(shared: dict) -> Tree:
 
 def split_head(basis: Tree, head: str | tuple[str, ...] | None,
                backbone: Tree) -> tuple[Tree, Tree]:
-  """The leaves that are combined, and those with a mask of their own."""
+  """(the leaves to combine, the leaves with a separate mask)."""
   if head is None:
     return basis, jax.tree.map(lambda _: None, basis)
   chosen = (heads.leaves_of(backbone) if head == 'mask' else trees.select(
@@ -310,7 +312,7 @@ def one_hot(basis: Tree, index: int) -> Tree:
 
 
 def random_basis(key, like: Tree, size: int, density) -> Tree:
-  """`size` random masks with exactly round(density x weights) ones a leaf.
+  """`size` random masks with exactly round(density x weights) ones per leaf.
 
   Args:
     key: typed PRNG key.

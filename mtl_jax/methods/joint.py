@@ -1,10 +1,11 @@
 """Dense networks that tasks share: baselines without isolation of tasks.
 
-Trained together, the members of a group share every weight but their own
-leaves (heads, stems): hard sharing (Caruana 1997). One after another with
-`carry`, each starts where the last one stopped: plain fine-tuning, which
-forgets. A stored impression never changes; forgetting shows when a task's own
-leaves are put on a later task's network (`mtl_jax.evaluation.finetuning`).
+If they are trained together, the members of a group share all weights except
+their own leaves (heads, stems): hard sharing (Caruana 1997). With `carry`,
+tasks are trained one after another and each starts where the last one stopped:
+plain fine-tuning, which forgets. A stored impression never changes; forgetting
+shows when a task's own leaves are put on a later task's network
+(`mtl_jax.evaluation.finetuning`).
 """
 
 import dataclasses
@@ -18,12 +19,12 @@ from mtl_jax.methods import base
 
 
 def joint(own: tuple[str, ...] = (), carry: bool = False) -> base.Method:
-  """One network for a group.
+  """One network for a group of tasks.
 
   Args:
     own: patterns of each task's own leaves.
-    carry: start the common leaves where the last task of the phase left
-      them. `shared` then holds them as 'common'.
+    carry: start the common leaves where the phase's last task left them.
+      `shared` then holds them as 'common'.
   """
   def init(key, backbone, shared, route):
     del key
@@ -78,13 +79,13 @@ def make(options: Options) -> base.Method:
 
 
 def on_later(own, impression, later) -> impressions.Impression:
-  """A task's own leaves on the common ones that a later task left."""
+  """A task's own leaves with the common leaves as a later task left them."""
   mine, _ = split(impression.values, own)
   return impressions.Impression(values=trees.combine(mine, later.values))
 
 
 def split(backbone: trees.Tree, own) -> tuple[trees.Tree, trees.Tree]:
-  """(a task's own leaves, all others); `None` in their places."""
+  """(a task's own leaves, all others), each with `None` elsewhere."""
   if not own:
     return jax.tree.map(lambda _: None, backbone), backbone
   mine = base.masked_part(backbone, own)

@@ -1,4 +1,4 @@
-"""Kernels as matrices from input to output units, for vectors beside them."""
+"""Kernels as matrices from input to output units, for methods with vectors."""
 
 import functools
 import numbers
@@ -19,11 +19,11 @@ def matrices(tree: Tree, patterns) -> Tree:
 
   Args:
     tree: parameters in Flax layout: kernels are [..., in, out].
-    patterns: one pattern, or several (see `trees.select`).
+    patterns: one pattern or several (see `trees.select`).
 
   Raises:
-    ValueError: a leaf of fewer than two dimensions, or a pattern that matches
-      no leaf; names it.
+    ValueError: a leaf has fewer than two dimensions, or a pattern matches no
+      leaf; names it.
   """
   chosen = base.masked_part(tree, patterns)
   for name, leaf in trees.flatten(chosen).items():
@@ -34,7 +34,7 @@ def matrices(tree: Tree, patterns) -> Tree:
 
 
 def named(tree: Tree) -> dict[str, Tree]:
-  """The leaves that are not `None`, by names that an impression can store.
+  """The leaves that are not `None`, with names that an impression can store.
 
   >>> named({'a': {'kernel': 1, 'bias': None}})
   {'a.kernel': 1}
@@ -44,7 +44,8 @@ def named(tree: Tree) -> dict[str, Tree]:
 
 
 def change(f, tree: Tree, own: dict[str, Tree]) -> Tree:
-  """f(leaf, own part) for the leaves in `own` (see `named`); others stay."""
+  """Applies f(leaf, own part) to leaves in `own` (see `named`), not to others.
+  """
   return trees.map_named(
       lambda name, leaf: f(leaf, own[name.replace('/', '.')])
       if name.replace('/', '.') in own else leaf, tree)
@@ -56,21 +57,21 @@ def times(weights, matrix):
 
 
 def signs(key, name: str, units: int):
-  """Fair coins of +1 and -1, float32 [units], of a key and a name."""
+  """Random signs +1 and -1, float32 [units], from a key and a name."""
   bits = masks.draw(key, name, (units,), functools.partial(
       jax.random.bits, dtype=jnp.uint8))
   return jnp.where(bits >= 128, 1., -1.).astype(jnp.float32)
 
 
 def require_rate(name: str, rate: float) -> None:
-  """Raises ValueError for a factor of a learning rate that is not positive."""
+  """Raises ValueError if a factor of a learning rate is not positive."""
   if not (isinstance(rate, numbers.Real) and 0 < rate < np.inf):
     raise ValueError(f'{name} is {rate!r}; it must be a number above 0, and '
                      'finite')
 
 
 def rates_of_parts(factors: dict[str, float]):
-  """`Abilities.rates` of a `trainable` that is a dict of parts; 1 if not named.
+  """`Abilities.rates` for a `trainable` that is a dict of parts; default 1.
 
   Returns:
     `None` if all factors are 1, so that the optimizer stays as it is.

@@ -1,8 +1,8 @@
-"""mu2Net: a task is a path through components, most of which others use too.
+"""mu2Net: a task is a path through components, most of them shared.
 
-Gesmundo and Dean 2022, https://arxiv.org/abs/2205.12755. Which components a
-path shares and which it trains, the search decides (`mtl_jax.evolution`,
-`mtl_jax.training.search`). This file states one path in terms of the
+Gesmundo and Dean 2022, https://arxiv.org/abs/2205.12755. The search
+(`mtl_jax.evolution`, `mtl_jax.training.search`) decides which components a path
+shares and which it trains. This module expresses one path in terms of the
 contract.
 """
 
@@ -22,8 +22,8 @@ def munet() -> base.Method:
   """A path of components, some of which are trained.
 
   `shared` is {'path': the network's tree, 'trained': `impressions.Structure`
-  of the components at its top that receive gradients}. Without it: the
-  backbone with a new head, of which head and last norm are trained.
+  of the components at its top that receive gradients}. If it is empty, the path
+  is the backbone with a new head, and the head and the last norm are trained.
   """
   def init(key, backbone, shared, route):
     del key
@@ -52,7 +52,7 @@ def munet() -> base.Method:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """A search has its own settings; the method takes none."""
+  """No options: the search has its own settings."""
 
 
 def make(options: Options) -> base.Method:
@@ -68,7 +68,7 @@ def shared_of(path: Tree, trained) -> dict:
 
 
 def _path(backbone, shared, route) -> tuple[Tree, tuple[str, ...]]:
-  """The network and the names of what is trained."""
+  """The network, and the names of its trained components."""
   if 'path' in shared:
     return dict(shared['path']), shared['trained'].parts
   for name in TRAINED:

@@ -3,12 +3,13 @@
 Paknezhad et al. 2022, https://arxiv.org/abs/2201.09534. The backbone has M
 parallel modules in each level; a task's path takes N of them, and modules on
 several paths are trained by several tasks. A group of tasks trains together
-and commits together: each task leaves the modules of its path, its own head
-and its own norm statistics. A later group can reuse the committed modules,
-which are frozen, and train free ones.
+several paths are trained by several tasks. The tasks of a group are trained and
+committed together: each stores the modules of its path, its own head and its
+own norm statistics. A later group can reuse the committed modules, which are
+frozen, and train free ones.
 
-The baselines are the same code: 'identical' paths are hard sharing, and with
-`copies` every task trains modules of its own, from the same initial weights on
+The same code makes the baselines: 'identical' paths are hard sharing. With
+`copies`, every task trains its own modules, from the same initial weights on
 the same path (single-task learning).
 """
 
@@ -32,9 +33,9 @@ NORMS = ('affine', 'shared', 'statistics')
 class Options:
   """Parallel training on paths.
 
-  The method's `shared` is {} or {'segments': {level: modules [M, ...]},
-  'frozen': {level: bool [M]}}, what earlier groups committed. Graphs that don't
-  hold the paths are refused by `init`.
+  The method's `shared` is {} or what earlier groups committed: {'segments':
+  {level: modules [M, ...]}, 'frozen': {level: bool [M]}}. `init` refuses graphs
+  that are too small for the paths.
 
   Attributes:
     active: N, the modules of a path in each level; the model's `active`.
@@ -44,14 +45,14 @@ class Options:
     overlap: with paths='overlapping': number of modules in each level that
       all tasks use.
     similarity: with paths='guided': similarities [first + T, first + T] of
-      all tasks up to the group's last, with those before `first`.
+      all tasks up to the group's last, including those before `first`.
     norm: 'statistics' (each task has its own norm statistics), 'affine' (and
-      its own scales and shifts) or 'shared' (tasks mix both, as the paper's
-      CIFAR code does).
+      its own scales and shifts) or 'shared' (tasks share both, as in the
+      paper's CIFAR code).
     copies: every task trains its own copy of its path's modules.
-    first: number of the group's first head, and path, in the backbone.
+    first: index of the group's first head and path in the backbone.
     after: name of an earlier phase. Its tasks' modules, and those of the
-      phases that it came after itself, are reused and frozen.
+      phases on which it builds, are reused and frozen.
   """
   active: int
   paths: str = 'official'
@@ -117,7 +118,7 @@ def _rows_of(options: Options, trainable) -> dict:
     place = np.arange(tasks * active).reshape(tasks, active)
     rows = {level: place for level in trainable if level != 'own'}
   else:
-    # The shapes tell the graph: M is the number of rows.
+    # The shapes determine the graph: M is the number of rows.
     paths = _draw(options, _level_names(trainable), tasks)
     rows = {level: paths[:, int(level[5:]) - 1] for level in trainable
             if level != 'own'}
@@ -125,7 +126,7 @@ def _rows_of(options: Options, trainable) -> dict:
 
 
 def _bind_rows(options: Options, taken, shared, rows) -> dict:
-  """A task's parameters from its rows of each bank."""
+  """The parameters of a task, from its rows of each bank."""
   own = jax.tree.map(lambda x: x[0], taken['own'])
   params: dict = {'head': own['head']}
   digits = len(str(options.active - 1))
@@ -187,7 +188,7 @@ def _check(options: Options, training, backbone, before, own):
 
 
 def check_training(norm: str, training: base.Training) -> None:
-  """Refuses a phase that would train modules off a task's path."""
+  """Refuses training that would change modules off a task's path."""
   if (training.weight_decay or training.together is None
       or training.loss != 'classes'):
     raise ValueError("part needs together='rounds' or 'joint', loss='classes' "
@@ -202,7 +203,7 @@ def reused(after: str, before, phase: str) -> list[base.Earlier]:
   """The tasks whose modules a phase reuses: those of `after` and before it.
 
   Raises:
-    ValueError: `after` is no earlier phase, or one of another method.
+    ValueError: `after` is not an earlier phase, or it has another method.
   """
   phases = dict.fromkeys(e.phase for e in before if e.phase != phase)
   if after not in phases:
@@ -226,14 +227,14 @@ def check_later(now: Options, before) -> None:
     before: the impressions of the group before it.
 
   Raises:
-    ValueError: names the option that doesn't fit, and what would.
+    ValueError: names the option that doesn't fit, and a value that would.
   """
   then, tasks = before[0].options, len(before)
   for name in ('active', 'paths', 'path_seed', 'overlap'):
     if getattr(now, name) != getattr(then, name):
       raise ValueError(
           f'{name} is {getattr(now, name)!r} but was {getattr(then, name)!r}; '
-          'paths of both groups are drawn in one row, so that it must stay')
+          'both groups draw their paths from one sequence; give the old value')
   for where, group in (('the earlier', then), ('the later', now)):
     if group.copies:
       raise ValueError(f'{where} group has copies=True: its modules are its '
@@ -252,7 +253,7 @@ def _merge(modules, norms):
 
 
 def _along(flags, leaf):
-  """[n] flags beside a leaf [n, ...]."""
+  """Flags [n], reshaped to broadcast with a leaf [n, ...]."""
   return jnp.reshape(jnp.asarray(flags), (-1,) + (1,) * (leaf.ndim - 1))
 
 
@@ -261,7 +262,7 @@ def _tasks(trainable) -> int:
 
 
 def _level_names(trainable) -> dict:
-  """A tree with the graph's names, from the shapes of its banks."""
+  """A tree with the graph's names, made from the shapes of its banks."""
   return {'head': {}} | {
       level: range(jax.tree.leaves(bank)[0].shape[0])
       for level, bank in trainable.items() if level != 'own'}

@@ -1,9 +1,9 @@
-"""Paths: which N of the M parallel modules of each level a task uses.
+"""Samples paths: the N of M parallel modules in each level that a task uses.
 
 Paths of T tasks through L levels are int32 [T, L, N], sorted along the last
 axis. `official` draws them as PaRT's code does (Paknezhad et al. 2022,
-https://arxiv.org/abs/2201.09534), bit for bit; the others control what tasks
-share.
+https://arxiv.org/abs/2201.09534), bit for bit; the other functions control what
+tasks share.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ from mtl_jax import trees
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """Size of the graph: L levels of M modules, N of which are on a path.
+  """Size of the graph: L levels of M modules; a path uses N in each level.
 
   Raises:
-    ValueError: a number below 1, or a path longer than a level is wide.
+    ValueError: a number is below 1, or N is larger than M.
   """
   levels: int
   modules: int
@@ -39,9 +39,9 @@ def official(seed: int, tasks: int, shape: Shape) -> np.ndarray:
   are found.
 
   Args:
-    seed: of PaRT's five test cases: 456, 23743, 96253, 36 or 2543.
-    tasks: T.
-    shape: of the graph.
+    seed: PaRT's five test cases have 456, 23743, 96253, 36 and 2543.
+    tasks: number of tasks T.
+    shape: size of the graph.
 
   Returns:
     int32 [T, L, N].
@@ -69,7 +69,7 @@ def identical(seed: int, tasks: int, shape: Shape) -> np.ndarray:
 
 def overlapping(seed: int, tasks: int, shape: Shape,
                 shared: int) -> np.ndarray:
-  """All tasks use `shared` modules of every level; each other has one user.
+  """All tasks share `shared` modules of every level; no others are shared.
 
   Raises:
     ValueError: the level is too narrow, or `shared` is not in 0 ... N.
@@ -96,7 +96,7 @@ def overlapping(seed: int, tasks: int, shape: Shape,
 
 
 def disjoint(seed: int, tasks: int, shape: Shape) -> np.ndarray:
-  """No module on two paths.
+  """Paths without common modules.
 
   Raises:
     ValueError: a level has fewer than T * N modules.
@@ -105,19 +105,19 @@ def disjoint(seed: int, tasks: int, shape: Shape) -> np.ndarray:
 
 
 def guided(seed: int, shape: Shape, similarity) -> np.ndarray:
-  """Similar tasks share more: each follows its nearest earlier task.
+  """Paths on which similar tasks share more modules.
 
-  A task takes round(similarity * N) modules of each level from the path of
-  the earlier task that it is most similar to, the rest from the modules that
-  the fewest tasks use, ties broken at random.
+  For each level, a task takes round(similarity * N) modules from the path of
+  the most similar earlier task. The rest are the modules that the fewest tasks
+  use; ties are broken at random.
 
   Args:
-    seed: of the random choices.
-    shape: of the graph.
+    seed: seed of the random choices.
+    shape: size of the graph.
     similarity: [T, T] in 0 ... 1.
 
   Raises:
-    ValueError: not a square matrix, or a value outside of 0 ... 1.
+    ValueError: the matrix is not square, or a value is outside of 0 ... 1.
   """
   similarity = np.asarray(similarity, float)
   if (similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]
@@ -133,7 +133,7 @@ def guided(seed: int, shape: Shape, similarity) -> np.ndarray:
     kept = round(similarity[k, nearest] * shape.active) if k else 0
     for level in range(shape.levels):
       chosen = random.permutation(result[nearest, level])[:kept]
-      # Modules that the nearest task uses come last: no more than `kept`.
+      # Modules of the nearest task come last: no more than `kept` are taken.
       avoided = np.isin(np.arange(shape.modules),
                         result[nearest, level] if k else ())
       order = np.lexsort((random.rand(shape.modules), used[level], avoided))
@@ -154,7 +154,7 @@ def table(paths: np.ndarray, modules: int) -> np.ndarray:
 
 
 def overlap(paths: np.ndarray) -> np.ndarray:
-  """How many modules each pair of tasks has in common, int [T, T].
+  """Number of modules that each pair of tasks has in common, int [T, T].
 
   >>> overlap(np.array([[[0, 1]], [[1, 2]]])).tolist()
   [[2, 1], [1, 2]]
@@ -164,7 +164,7 @@ def overlap(paths: np.ndarray) -> np.ndarray:
 
 
 def users(paths: np.ndarray, modules: int) -> np.ndarray:
-  """How many tasks use each module, int [L, M].
+  """Number of tasks that use each module, int [L, M].
 
   >>> users(np.array([[[0, 1]], [[1, 2]]]), 4).tolist()
   [[1, 2, 1, 0]]
@@ -174,10 +174,10 @@ def users(paths: np.ndarray, modules: int) -> np.ndarray:
 
 def draw(kind: str, seed: int, tasks: int, shape: Shape, shared: int = 0,
          similarity=None) -> np.ndarray:
-  """Paths of a kind, by the name of the function that chooses them.
+  """Paths of a given kind, the name of a function of this module.
 
   Raises:
-    ValueError: an unknown kind, or a graph that doesn't hold them.
+    ValueError: the kind is unknown, or the graph is too small.
   """
   kinds = {
       'official': lambda: official(seed, tasks, shape),

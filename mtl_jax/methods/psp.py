@@ -1,4 +1,4 @@
-"""Parameter superposition: one weight tree, and signs that tell tasks apart.
+"""Parameter superposition: one weight tree, and random signs for each task.
 
 Cheung et al. 2019, https://arxiv.org/abs/1902.05522, the binary superposition:
 task i sees its inputs through random signs c_i, unit by unit and layer by
@@ -6,8 +6,8 @@ layer, so that its kernel is diag(c_i) W. Every task trains the same W further,
 so earlier tasks get worse as later ones change it. (SupSup's baseline
 rotates the inputs instead: a matrix per layer and task.)
 
-A stored impression never changes, so it holds the W that its task left.
-`Abilities.carries` gives what one network for all tasks would have become.
+A stored impression never changes, so it holds W as it was after its task.
+`Abilities.carries` computes what one network for all tasks would have become.
 """
 
 import dataclasses
@@ -24,16 +24,16 @@ Tree = trees.Tree
 
 
 def psp(layers: tuple[str, ...] = ('.*kernel',)) -> base.Method:
-  """Trains all weights, each task behind signs of its own.
+  """Trains all weights; each task multiplies inputs by its own signs.
 
   Args:
     layers: patterns of the leaves whose inputs get signs, of two dimensions or
-      more; other leaves are trained without.
+      more; other leaves are trained without signs.
 
   Returns:
     A method with `shared` = {'signs': {leaf: float [in]} of the task, 'tasks':
-    how many were before it, and 'common': the weights as they were left, from
-    the second task on}.
+    number of tasks before it, and from the second task on 'common': the
+    weights that the last task left}.
   """
   def init(key, backbone, shared, route):
     del key, route
@@ -102,5 +102,5 @@ def behind(weights: Tree, signs: dict[str, Tree]) -> Tree:
 
 
 def on_later(impression, later) -> impressions.Impression:
-  """A task's own signs on the weights that a later task left."""
+  """A task's own signs with the weights that a later task left."""
   return impression._replace(values=later.values)

@@ -1,4 +1,4 @@
-"""Prunes a subnetwork while it trains, as long as validation holds.
+"""Prunes a subnetwork during training, as long as validation permits.
 
 Renn et al. 2022, https://arxiv.org/abs/2207.08821 (ActiveSparsification).
 """
@@ -16,17 +16,18 @@ from mtl_jax.methods import watch
 
 @dataclasses.dataclass(frozen=True)
 class Sparsify:
-  """Prunes a subnetwork further while validation holds.
+  """Prunes a subnetwork further, as long as validation permits.
 
   Attributes:
-    start: density at the start; the allocation's.
-    rate: of all weights, the fraction that one step of pruning frees.
+    start: density at the start; taken from the allocation.
+    rate: fraction of all weights that one step of pruning frees.
     least: density at which pruning ends.
-    cutoff: validation accuracy that must be reached; `None` takes the loss of
+    cutoff: validation accuracy that must be reached; `None` uses the loss of
       the task's own first training + `tolerance` instead.
     tolerance: see `cutoff`.
-    patience: epochs below the cutoff, since the last pruning, before the last
-      good one comes back; without a cutoff, all epochs that failed.
+    patience: number of epochs below the cutoff, since the last pruning, after
+      which the last good epoch is restored; without a cutoff, all failed epochs
+      count.
   """
   start: float
   rate: float = 0.05
@@ -54,9 +55,9 @@ class Rules(NamedTuple):
   """When a watched subnetwork is pruned, and when its training ends.
 
   Attributes:
-    settings: of the pruning.
-    stopping: of the first and the last training.
-    stop: its watch.
+    settings: settings of the pruning.
+    stopping: early stopping of the first and the last training.
+    stop: the watch of `stopping`.
   """
   settings: Sparsify
   stopping: watch.EarlyStop
@@ -65,25 +66,25 @@ class Rules(NamedTuple):
 
 def sparsify(settings: Sparsify,
              stopping: watch.EarlyStop) -> watch.Watch:
-  """Prunes a task's own weights further while validation holds.
+  """Prunes a task's own weights further, as long as validation permits.
 
   With a `cutoff` it follows the official code's ActiveSparsification. When an
   epoch's validation accuracy reaches the cutoff, the weights are kept and the
   subnetwork is pruned by `rate`. After `patience` epochs below the cutoff since
-  the last pruning, the last kept weights come back and are trained further.
+  the last pruning, the last kept weights are restored and trained further.
   This ends when the accuracy has not risen by `min_delta` for the early
   stopping's patience, with the weights of the best epoch, which reach the
-  cutoff. If no epoch ever reached it, the present weights are trained further
+  cutoff. If no epoch ever reached it, the current weights are trained further
   (the official code restores the untrained ones).
 
   Without a cutoff it follows the official code's iterative rule for each task.
   The task is trained to its best loss, then pruned as long as the loss stays
-  below the last accepted loss + `tolerance`. `patience` counts all epochs that
-  fail, and the count is never reset. The last training keeps the epoch of the
-  smallest loss.
+  below the last accepted loss + `tolerance`. `patience` counts all failed
+  epochs, and the count is never reset. The last training keeps the epoch with
+  the smallest loss.
 
-  Only weights that the watched task owns are pruned, the smallest magnitudes
-  first, the same fraction in each leaf.
+  Only weights that the watched task owns are pruned, smallest magnitudes first,
+  the same fraction in each leaf.
   """
   rules = Rules(settings, stopping, watch.early_stop(stopping))
   return watch.Watch(functools.partial(_start, rules),
@@ -122,7 +123,7 @@ def _after_epoch(rules: Rules, memory, state, shared, loss, accuracy):
 
 
 def _pruning(rules: Rules, memory, state, shared, loss, accuracy):
-  """An epoch of the stage that prunes: it holds, or it fails."""
+  """An epoch of the pruning stage, which is accepted or fails."""
   settings = rules.settings
   held = _holds(settings, memory, loss, accuracy)
   seen = loss if settings.cutoff is None else accuracy
@@ -151,7 +152,7 @@ def _holds(settings: Sparsify, memory, loss, accuracy):
 
 
 def _prune_further(rules: Rules, memory, state, shared):
-  """Prunes by one rate, or begins the last training if that is too much."""
+  """Prunes by one rate, or begins the last training if it would be too much."""
   settings = rules.settings
   density = float(memory['density']) - settings.rate
   if density < settings.least - 1e-6:
@@ -188,7 +189,7 @@ def _last_by_accuracy(rules: Rules, memory, state, shared, accuracy):
 
 
 def _last_good(memory, state, shared):
-  """The last epoch that held, or the present one if none did."""
+  """The last accepted epoch, or the current one if there is none."""
   if not bool(memory['any']):
     return state, shared
   return (watch.return_to(state, memory['good']),
@@ -198,7 +199,7 @@ def _last_good(memory, state, shared):
 def _finish(rules: Rules, memory, state, shared):
   if int(memory['stage']) in (DENSE, LAST):
     return rules.stop.finish(memory, state, shared)
-  return _last_good(memory, state, shared)  # the epochs ran out
+  return _last_good(memory, state, shared)  # there are no epochs left
 
 
 def _owned(shared, start: float) -> float:

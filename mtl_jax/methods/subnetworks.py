@@ -1,12 +1,12 @@
 """The Multiple Subnetwork Hypothesis: tasks own disjoint weights of one tree.
 
 Renn et al. 2022, https://arxiv.org/abs/2207.08821. A task's network is the
-folded tree with everything that it doesn't own at 0; its biases, stem and head
-are leaves of its own. See `mtl_jax.methods.allocation` for how weights are
-given out.
+folded tree in which all weights that the task doesn't own are 0; its biases,
+stem and head are its own leaves. `mtl_jax.methods.allocation` assigns the
+weights.
 
-With `sharing` (PackNet's rule, Mallya and Lazebnik 2018) a later task also uses
-the weights of earlier ones, unchanged.
+With `sharing` (PackNet's rule, Mallya and Lazebnik 2018), a later task also
+uses the weights of earlier ones, unchanged.
 """
 
 import dataclasses
@@ -32,23 +32,23 @@ OWN = ('.*bias', 'stem.*', 'head.*')
 class Allocation:
   """How a task's subnetwork is chosen; see `mtl_jax.methods.allocation`.
 
-  Scores are taken at the task's initial weights, before any training: masks
-  made for all tasks up front and masks made task by task are then the same.
+  Scores are computed at the task's initial weights, before any training, so
+  that masks made for all tasks in advance equal masks made task by task.
 
   Attributes:
     density: fraction of the weights that each task owns.
     score: 'gradient' (|d loss / d weight| on training images of the task) or
       'magnitude' (|weight|).
-    sample: of how many training images; 0 takes all.
+    sample: number of training images for the gradient; 0 uses all.
     scope: 'leaf' (the fraction of every leaf) or 'global'.
-    draws: initial weights, which also give the scores: 'own' draws them for
-      each task as the backbone was drawn (the official code); 'common' takes
-      the backbone's for all, so that tasks compete for much the same weights.
-      Heads and biases start as the backbone's.
+    draws: initial weights, which also determine the scores: 'own' draws new
+      weights for each task like the backbone's (the official code); 'common'
+      uses the backbone's for all, so that tasks compete for mostly the same
+      weights. Heads and biases start as the backbone's.
     fit: with the scope 'leaf': if less than `density` of a leaf is free, the
-      task takes what is free. With `sparsify`, the first task starts dense,
+      task takes all that is free. With `sparsify`, the first task starts dense,
       and each later one with what the earlier ones left.
-    tree: phases of the same name fold into one tree, in the order of the
+    tree: phases with the same name fold into one tree, in the order of the
       schedule. `None`: every task has a tree to itself (pruned alone).
   """
   density: float
@@ -80,17 +80,17 @@ def subnetworks(own: tuple[str, ...] | None = None, sharing: bool = False,
   """Trains the weights that a task, or every member of a group, owns.
 
   Args:
-    own: patterns of the leaves that every task has for itself, whole; all
-      other leaves are folded. `None` takes biases, `stem` and `head`.
+    own: patterns of each task's own leaves, which it stores whole; all other
+      leaves are folded. `None` takes biases, `stem` and `head`.
     sharing: also use, unchanged, the weights of tasks with lower numbers.
-    given: how `prepare` gives out weights; `None` if `shared` is made by hand.
-    pruned: prune further while validation holds.
+    given: how `prepare` assigns weights; `None` if you pass `shared` yourself.
+    pruned: prune further, as long as validation permits.
 
   Returns:
-    A method with `shared` = {'owner': uint8 tree, 'number': of the group's
-    first member, 'start': (if given) the folded leaves to begin with
-    instead of the backbone's, 'weights': (if sharing) what earlier tasks
-    left}.
+    A method with `shared` = {'owner': uint8 tree, 'number': number of the
+    group's first member, 'start': (if given) initial values of the folded
+    leaves instead of the backbone's, 'weights': (if sharing) the weights of
+    earlier tasks}.
 
   Raises:
     ValueError: see `parts`.
@@ -156,10 +156,10 @@ class Options:
 
   Attributes:
     allocation: how each task's subnetwork is chosen.
-    own: patterns of the leaves that every task has for itself, whole; all
-      other leaves are folded. `None` takes biases, `stem` and `head`.
+    own: patterns of each task's own leaves, which it stores whole; all other
+      leaves are folded. `None` takes biases, `stem` and `head`.
     sharing: also use, unchanged, the weights of earlier tasks.
-    sparsify: prune a task's subnetwork further while validation holds.
+    sparsify: prune a task's subnetwork further, as long as validation permits.
   """
   allocation: Allocation | None = None
   own: tuple[str, ...] | None = None
@@ -184,7 +184,7 @@ def of_tree(before, tree: str) -> list[base.Earlier]:
 
 
 def with_earlier(weights: Tree, shared: dict, number) -> Tree:
-  """A task's folded weights together with those of lower-numbered tasks.
+  """The folded weights of a task together with those of lower-numbered tasks.
 
   Leaves of `weights` that are not divided among tasks stay unchanged.
   """
@@ -201,7 +201,7 @@ def shared_of(context: base.Context, own, sharing: bool,
   """Owners, the group's first number and (if sharing) earlier weights.
 
   Raises:
-    ValueError: a subnetwork does not fit; says how many weights are free.
+    ValueError: a subnetwork doesn't fit; says how many weights are free.
   """
   like = parts(context.backbone, own)[1]
   group, before = context.group, context.earlier
@@ -234,21 +234,21 @@ def shared_of(context: base.Context, own, sharing: bool,
 
 
 def parts(backbone: Tree, own) -> tuple[Tree, Tree]:
-  """(leaves that each task has for itself, folded ones); `None` elsewhere.
+  """(each task's own leaves, the folded leaves), each with `None` elsewhere.
 
   Args:
     backbone: parameter tree.
-    own: patterns, or `None` for `OWN` as far as they match.
+    own: patterns; `None` uses those of `OWN` that match.
 
   Raises:
-    ValueError: a pattern that matches no leaf; or, of `OWN`, no head or a
-      vector that would be divided among the tasks; names the leaves.
+    ValueError: a pattern matches no leaf; or with `OWN` there is no head, or a
+      vector would be divided among the tasks; names the leaves.
   """
   if own is not None:
     return joint.split(backbone, own)
   found = [p for p in OWN if base.matches(backbone, p)]
   whole = all(leaf is not None for leaf in trees.flatten(backbone).values())
-  if OWN[-1] not in found and whole:  # else its head is taken away: `heads`
+  if OWN[-1] not in found and whole:  # otherwise `heads` has removed the head
     raise ValueError(
         'no leaf of this network is called head, so that its last layer would '
         "be divided among the tasks; give head='dense', or own=('.*bias', "

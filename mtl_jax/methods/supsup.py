@@ -1,8 +1,8 @@
 """SupSup: a task is a supermask over a random backbone.
 
-Wortsman et al. 2020, https://arxiv.org/abs/2006.14769. Two samplers, both
-with the straight-through gradient: the threshold mask of its task-agnostic
-experiments, and edge-popup's top-k of its task-aware ones.
+Wortsman et al. 2020, https://arxiv.org/abs/2006.14769. There are two samplers,
+both with the straight-through gradient: the threshold mask of the paper's
+task-agnostic experiments, and edge-popup's top-k of its task-aware ones.
 """
 
 import dataclasses
@@ -23,16 +23,17 @@ Tree = trees.Tree
 
 
 class Sampler(NamedTuple):
-  """From scores to a mask: `sample(rank(scores))`.
+  """Computes a mask from scores: `sample(rank(scores))`.
 
   The straight-through gradient goes to rank(scores). If that is |score|, the
-  gradient pushes the score of a weight to keep away from 0 on either side.
+  gradient moves the score of a weight that should be kept away from 0, on
+  either side.
   """
   rank: Callable[[Tree], Tree]
   sample: Callable[[Tree], Tree]
 
   def hard(self, scores: Tree) -> Tree:
-    """The bool mask that is kept."""
+    """The bool mask that is stored."""
     return self.sample(self.rank(scores))
 
   def soft(self, scores: Tree) -> Tree:
@@ -60,7 +61,7 @@ def sampler(kind: str, density=None, eps: float | None = None,
     density: 'top_k' only: fraction kept in every leaf.
     eps: 'top_k' only: Erdos-Renyi budgets instead of one density.
     absolute: 'top_k' only: rank |score| (edge-popup) or the raw score.
-    threshold: 'threshold' only.
+    threshold: 'threshold' only: the smallest score that is kept.
   """
   if not np.isfinite(threshold) or (kind == 'top_k' and threshold):
     raise ValueError(f'threshold is {threshold}; it is a finite number, and '
@@ -87,20 +88,17 @@ def supsup(sampling: Sampler = THRESHOLD,
            masked: tuple[str, ...] = ('.*kernel',),
            transfer: bool = False,
            start: float | None = None) -> base.Method:
-  """Supermasks: scores are trained, one bit per weight is kept.
-
+  """Trains scores and stores a mask, one bit per weight.
   On a trained network, with the threshold 5e-3, a start of 1e-2 and a dense
   head for each task (`heads`), this is Piggyback (Mallya et al. 2018,
   https://arxiv.org/abs/1801.06519).
 
   Args:
-    sampling: from scores to a mask; see `sampler`.
+    sampling: computes a mask from scores; see `sampler`.
     masked: patterns of the leaves to mask (`trees.select`).
     transfer: start a task's scores at the running mean of the scores of all
       earlier tasks (SupSup's "transfer"). `shared` then holds that mean.
-    start: what every score is at first (Piggyback: 1e-2); `None` draws them.
-
-  Returns:
+    start: initial value of all scores (Piggyback: 1e-2); `None` draws them.
     A method with `shared` = {'mean_scores', 'tasks'} if `transfer`, else {}.
   """
   def init(key, backbone, shared, route):
@@ -141,9 +139,9 @@ class Options:
   """Options of the method in a config.
 
   Attributes:
-    sampler: from scores to a mask: 'threshold' (score >= `threshold`) or
-      'top_k' (edge-popup).
-    threshold: with 'threshold': the least score of a weight that is kept
+    sampler: how a mask is computed from scores: 'threshold' (score >=
+      `threshold`) or 'top_k' (edge-popup).
+    threshold: with 'threshold': the smallest score of a weight that is kept
       (SupSup: 0, Piggyback: 5e-3).
     density: with 'top_k': fraction of every leaf that is kept.
     eps: with 'top_k': Erdos-Renyi budgets instead of one density.
@@ -151,7 +149,7 @@ class Options:
     masked: patterns of the leaves that are masked (`trees.select`).
     transfer: start a task's scores at the mean of the scores of all earlier
       tasks (SupSup's "transfer").
-    start: what every score is at first (Piggyback: 1e-2); `None` draws them
+    start: initial value of all scores (Piggyback: 1e-2); `None` draws them
       (SupSup).
   """
   sampler: str = 'threshold'
@@ -182,7 +180,7 @@ def make(options: Options) -> base.Method:
 
 
 def running_mean(shared: dict, scores: Tree) -> dict:
-  """The mean of all tasks' scores after one more task."""
+  """Updates the mean of all tasks' scores with one more task."""
   if not shared:
     return {'mean_scores': scores, 'tasks': jnp.int32(1)}
   tasks = shared['tasks'] + 1

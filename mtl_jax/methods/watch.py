@@ -1,6 +1,6 @@
 """Watches validation after every epoch, and may stop training or prune.
 
-A `Watch` is three pure functions of its own memory, a pytree of arrays that is
+A `Watch` is three pure functions of its memory, a pytree of arrays that is
 saved with mid-task progress:
 
     start(state, shared)                            -> memory
@@ -8,9 +8,9 @@ saved with mid-task progress:
                                                     -> (memory, state, shared)
     finish(memory, state, shared)                   -> (state, shared)
 
-Training ends when `memory['stop']` is set. `loss` is the sum over the group's
-tasks of their validation losses (as the official code of arXiv 2207.08821
-watches it), `accuracy` the mean accuracy, or `None` if no task has one.
+Training ends when `memory['stop']` is set. `loss` is the sum of the validation
+losses of the group's tasks (as in the official code of arXiv 2207.08821).
+`accuracy` is their mean accuracy, or `None` if no task has one.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class EarlyStop:
-  """Ends training when the validation loss no longer falls.
+  """Ends training when the validation loss stops falling.
 
   Attributes:
     min_delta: a loss is better if it is lower by more than this.
@@ -40,14 +40,14 @@ class EarlyStop:
 
 
 class Watch(NamedTuple):
-  """See the module docstring."""
+  """The functions of a watch; see the module docstring."""
   start: Callable[..., dict]
   after_epoch: Callable[..., tuple]
   finish: Callable[..., tuple]
 
 
 def snapshot(state) -> dict:
-  """A copy of a network's arrays, because those of the state are donated."""
+  """A copy of a network's arrays, as those of the state will be donated."""
   return jax.tree.map(lambda x: np.array(x), {
       'trainable': state.trainable, 'stats': state.stats})
 

@@ -1,6 +1,6 @@
-"""The networks by name. Each is a factory that returns a `Network`.
+"""The registry of networks. Each is a factory that returns a `Network`.
 
-Register your own with one line, from your own file:
+One line in your own file registers your own network:
 
     mtl_jax.models.register('mine', lambda outputs: models.from_linen(
         MyModule(outputs)))
@@ -67,7 +67,7 @@ def _part_resnet(outputs, heads=None, modules=8, active=2, width=64,
 
 
 def _recomputable(made: Network) -> Network:
-  """A network whose `apply` takes `remat`."""
+  """Adds `remat` to a network whose `apply` takes it."""
   return made._replace(remat=lambda: made._replace(
       apply=functools.partial(made.apply, remat=True), remat=None))
 
@@ -132,7 +132,8 @@ def make(name: str, outputs: int, **options) -> Network:
   """The network `name` with `outputs` logits.
 
   Raises:
-    ValueError: unknown name (lists the known ones and the nearest) or option.
+    ValueError: the name is unknown (lists the known ones and the nearest), or
+      an option is.
   """
   MODELS[name]  # pylint: disable=pointless-statement
   return _make(name, outputs, tuple(sorted(
@@ -141,41 +142,40 @@ def make(name: str, outputs: int, **options) -> Network:
 
 @functools.lru_cache(maxsize=256)
 def _make(name, outputs, options):
-  """Equal arguments give the same network, so that nothing compiles twice."""
+  """Caches networks by their arguments, so that nothing compiles twice."""
   return checks.made(name, lambda: trees.call(
       f'model {name}', MODELS[name], dict(options) | {'outputs': outputs}))
 
 
-@functools.lru_cache(maxsize=64)  # one object, so that nothing compiles twice
+@functools.lru_cache(maxsize=64)  # the same object compiles only once
 def recomputing(name: str, network: Network) -> Network:
   """The network `name` with less memory for its gradients; see `Network`.
 
   Raises:
-    ValueError: it has no blocks.
+    ValueError: the network has no blocks.
   """
   if network.remat is None:
     raise ValueError(
-        f'backbone.remat computes what is inside a block again, and {name} '
-        'has no blocks; leave it out, or put flax.linen.remat around the '
-        'blocks of a module of your own')
+        f'backbone.remat recomputes the inside of blocks, and {name} has no '
+        'blocks; leave it out, or put flax.linen.remat around the blocks of '
+        'your own module')
   return network.remat()
 
 
-# Options of models that say what the kernels are at first.
+# Options of models that set the initial kernels.
 _INITIAL = ('noise', 'scale')
 
 
 def check_init(name: str, init: str, options: Mapping[str, object]) -> None:
-  """Refuses options whose kernels the init would replace.
+  """Refuses options that set kernels which the init would replace.
 
   Args:
-    name: of the model.
-    init: of the backbone.
-    options: of the model.
+    name: name of the model.
+    init: the backbone's init.
+    options: options of the model.
 
   Raises:
-    ValueError: the init is 'signed_constant', and an option says what the
-      kernels are.
+    ValueError: the init is 'signed_constant', and an option sets the kernels.
   """
   given = [option for option in _INITIAL
            if options.get(option) not in (None, 0)]
@@ -192,14 +192,14 @@ MODELS.on_change(recomputing.cache_clear)
 
 
 def register(name: str, factory: Callable[..., Network]) -> None:
-  """Makes a network known by name, for `backbone.model` in configs.
+  """Registers a network by name, for `backbone.model` in configs.
 
   Args:
-    name: as configs give it.
+    name: the name that configs use.
     factory: (outputs, **options) -> `Network`; see `from_linen`, `from_nnx` and
-      `from_functions`. Registering a name again replaces the older one.
+      `from_functions`. Registering a name again replaces the older factory.
 
   Raises:
-    ValueError: not a name, or not a function.
+    ValueError: the name is not valid, or the factory is not a function.
   """
   MODELS.register(name, factory)

@@ -1,10 +1,10 @@
-"""ViT weights as the AugReg checkpoints hold them: one `.npz`, no pickle.
+"""ViT weights in the form of the AugReg checkpoints: one `.npz`, no pickle.
 
 Steiner et al. 2021, https://arxiv.org/abs/2106.10270. The files of
 gs://vit_models/augreg name their arrays 'Transformer/encoderblock_0/...'. As
-the official loader does: the head stays at its zeros, `pre_logits` is dropped,
-blocks beyond the wanted ones are left out, and the position embedding is
-resized to the wanted grid of patches.
+in the official loader, the head stays zero, `pre_logits` is dropped, blocks
+beyond the wanted ones are left out, and the position embedding is resized to
+the wanted grid of patches.
 """
 
 import functools
@@ -21,10 +21,10 @@ _LEFT_OUT = ('head/', 'pre_logits/')
 
 
 def published(layers: int, patch: int) -> pretrained.Published:
-  """How a ViT takes such a file, or one with its own leaves' paths.
+  """The published form of a ViT's weights; see `pretrained.Published`.
 
   Args:
-    layers: blocks to take, from the bottom.
+    layers: number of blocks to take, from the bottom.
     patch: pixels along a side of a patch.
   """
   return pretrained.Published(functools.partial(_take, layers, patch),
@@ -48,9 +48,9 @@ def _take(layers, patch, arrays, known, key, image_shape) -> dict:
 
 
 def resize(embedding, grid: tuple[int, int]) -> np.ndarray:
-  """Position embeddings for another grid of patches, linear in between.
+  """Resizes position embeddings to another grid of patches, linearly.
 
-  The class token's row is kept; the corners of the grids coincide, as with
+  The class token's row is kept. The corners of the grids coincide, as with
   `scipy.ndimage.zoom(order=1)` in the official loader.
 
   Args:
@@ -79,6 +79,6 @@ def resize(embedding, grid: tuple[int, int]) -> np.ndarray:
 
 
 def _linear_weights(old: int, new: int) -> np.ndarray:
-  """float64 [new, old]: hat functions at positions that join the corners."""
+  """float64 [new, old]: weights of linear interpolation from end to end."""
   at = np.linspace(0, old - 1, new) if new > 1 else np.zeros(1)
   return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(old)[None]))

@@ -1,7 +1,7 @@
-"""Convolutions of many tasks at once, each with a kernel of its own.
+"""Convolutions of many tasks at once, each with its own kernel.
 
-Under `vmap` over images and kernels XLA makes one grouped convolution of T
-convolutions, for which accelerators have no fast kernels where a group has few
+Under `vmap` over images and kernels, XLA makes one grouped convolution of T
+convolutions. Accelerators have no fast kernels for it if a group has few
 channels. Here such a convolution takes one of several forms:
 
     grouped   what `vmap` gives: one convolution of T groups
@@ -10,12 +10,12 @@ channels. Here such a convolution takes one of several forms:
     patches   one batched product of every task's patches and kernel
     blocks    dense convolutions of BLOCK tasks, with zeros between tasks
 
-All of them compute the same sums. Gradients take the form of their convolution.
+All forms compute the same sums. A gradient has the form of its convolution.
 Outside of `vmap`, or if only the images or only the kernels differ, this is
 `lax.conv_general_dilated`.
 
-Which form is fastest depends on the device and on the size of the output: a
-rule such as 'patches:64,each' takes patches for outputs of at most 64 places
+The fastest form depends on the device and on the size of the output: the rule
+'patches:64,each', for example, takes patches for outputs of at most 64 places
 and each convolution for larger ones. `RULES` has a rule per backend, measured
 by experiments/accelerator/convolution_forms.py; $MTL_JAX_VMAPPED_CONVOLUTION,
 read when a program is traced, replaces it.
@@ -36,7 +36,7 @@ BLOCK = 4
 
 
 def convolve(strides, padding, x, kernel):
-  """A convolution that knows what to do under `vmap`.
+  """A convolution with a special rule for `vmap`.
 
   Args:
     strides: (int, int), along H and W.
@@ -54,14 +54,14 @@ def rule() -> tuple[tuple[str, float], ...]:
   """(form, largest number of places of an output) pairs, in order.
 
   Raises:
-    ValueError: an unknown form; lists the known ones.
+    ValueError: a form is unknown; lists the known ones.
   """
   return parse(os.environ.get(VARIABLE) or
                RULES.get(jax.default_backend(), ELSEWHERE))
 
 
 def parse(text: str) -> tuple[tuple[str, float], ...]:
-  """A rule from its text.
+  """Parses a rule.
 
   >>> parse('patches:64,each')
   (('patches', 64.0), ('each', inf))
@@ -117,13 +117,13 @@ def _of_kernel(convolution, x, dy, shape):
 
 @functools.lru_cache(maxsize=256)
 def _mapped(what, strides, padding, forms, shape=None):
-  """`what` of one convolution, with the rule for many of them under `vmap`.
+  """`what` of one convolution, with a rule for many of them under `vmap`.
 
   Args:
     what: `_forward`, `_of_images` or `_of_kernel`.
     strides, padding: of the convolution.
     forms: see `rule`.
-    shape: of one gradient; `None` for the forward pass.
+    shape: shape of a gradient; `None` for the forward pass.
   """
   one = functools.partial(_lax, strides, padding)
   of_shape = {} if shape is None else {'shape': shape}
@@ -184,7 +184,7 @@ def _patches(strides, padding, x, kernel):
 
 
 def _blocks(strides, padding, x, kernel):
-  """Dense convolutions of BLOCK tasks' channels side by side."""
+  """Dense convolutions over the concatenated channels of BLOCK tasks."""
   tasks, *_, outputs = kernel.shape
   wanted = -tasks % BLOCK
   if wanted:

@@ -1,17 +1,16 @@
-"""BNNet: the dense network whose masks lie on the scale of its batch norms.
+"""BNNet: a dense network whose masks cover the scales of its batch norms.
 
 784-2048-2048-10 with batch norm and Swish after both hidden layers, no bias
 and no shift (SupSup, https://arxiv.org/abs/2006.14769, section 3.5, and its
-official code). A mask of the two scales, 1 as they are initialised, switches
+official code). A mask of the two scales, which are initialised to 1, switches
 units off: 2 x 2048 bits instead of 5.8 million, few enough for the square
 matrices of a Hopfield network (`mtl_jax.inference.hopfield`).
 
-The official norm never keeps running statistics: it normalises with those of
-the batch, in tests too. This one keeps them, and they become part of a task's
-impression (32 kB, against 512 bytes of masks), so that a prediction for a
-known task depends on its own image alone. Apply it with `train=True` for batch
-statistics: where the task is unknown nobody can say whose running statistics
-to take.
+The official norm never keeps running statistics: it normalises by those of the
+batch, also in tests. This one keeps them as a part of a task's impression
+(32 kB, beside 512 bytes of masks), so that the prediction for an image of a
+known task does not depend on other images. Use `train=True` for batch
+statistics: if the task is unknown, so are its running statistics.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Whether a network, perhaps of one's own, keeps what `Network` promises."""
+"""Checks that a network, such as a user's own, keeps the contract."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -9,24 +9,24 @@ import jax.numpy as jnp
 
 from mtl_jax.models import network as network_lib
 
-_ROWS = 2  # of the batch that is traced
+_ROWS = 2  # images in the traced batch
 
 
 def check(name: str, network: network_lib.Network, outputs: int,
           shapes: Sequence[tuple]) -> None:
-  """Traces a network as it is drawn, trained and asked; computes nothing.
+  """Traces initialisation, training and prediction; computes nothing.
 
   Args:
-    name: of the model, for messages.
+    name: name of the model, for messages.
     network: what its factory returned.
-    outputs: logits that it must give.
-    shapes: of the inputs; of tokens ('int32', length).
+    outputs: number of logits that it must give.
+    shapes: shapes of the inputs; for tokens ('int32', length).
 
   Raises:
-    ValueError: it fails, or gives something else than [n, outputs]; names the
-      model, what it was asked and what it said.
+    ValueError: the network fails, or it gives something else than [n, outputs];
+      names the model, the call and the result.
   """
-  # The weights of one draw are those of all shapes.
+  # One draw gives the weights for all shapes.
   given = tuple(shapes) if len(shapes) > 1 else shapes[0]
   key = jax.eval_shape(lambda: jax.random.key(0))
   params, stats = _traced(
@@ -44,7 +44,7 @@ def check(name: str, network: network_lib.Network, outputs: int,
       logits = _traced(doing, lambda p, s, x, k, call=call: call(p, s, x, **k),
                        params, stats, x, given_key)[0]
       found = getattr(logits, 'shape', type(logits).__name__)
-      # Of parallel modules every task takes a head of its own.
+      # With parallel modules every task has its own head.
       heads = network.trace is not None and len(found) == 2
       if found != (_ROWS, outputs) and not heads:
         raise ValueError(
@@ -57,7 +57,7 @@ def _said(shape) -> list:
 
 
 def _of_rows(found: Any) -> str:
-  """A shape with n for the rows of a batch."""
+  """A shape, with n for the batch axis."""
   if not isinstance(found, tuple):
     return f'a {found}'
   rows = ['n' if n == _ROWS and i == 0 else str(n) for i, n in enumerate(found)]
@@ -65,10 +65,10 @@ def _of_rows(found: Any) -> str:
 
 
 def _traced(doing: str, function, *arguments):
-  """The shapes of what a function returns.
+  """The shapes of a function's results.
 
   Raises:
-    ValueError: whatever it raised, in a sentence.
+    ValueError: the function raised an error, which the message contains.
   """
   try:
     found = jax.eval_shape(function, *arguments)
@@ -92,15 +92,15 @@ def _traced(doing: str, function, *arguments):
 
 
 def made(name: str, make: Callable[[], Any]) -> network_lib.Network:
-  """What a factory returns, if it is a `Network`.
+  """Calls a factory and checks that it returns a `Network`.
 
   Args:
-    name: of the model.
-    make: calls its factory.
+    name: name of the model.
+    make: calls the factory.
 
   Raises:
-    ValueError: it fails, or returns something else; says what makes a Network
-      of it.
+    ValueError: the factory fails or returns something else; says how to make a
+      Network of it.
   """
   try:
     found = make()

@@ -1,15 +1,15 @@
 """Convolutions whose gradients stay fast inside a loop on CPU.
 
-XLA's CPU backend brings a convolution into the layout of its fast kernels only
-outside loops; inside `lax.scan`, where all training here happens, the two
-gradients of a convolution are computed by plain nested loops
-(https://github.com/jax-ml/jax/issues/12868). Here the gradients are
-written as convolutions that have that layout already. The kernel's has the
-output's gradient as its kernel then, which is slow once that leaves the cache:
-from there on it is one matrix product for each place of the window, summed
-over blocks of images that stay in the cache. Kernels of 1 x 1 are products
-anyway. On accelerators this is `batched_convolution`, and for grouped or
-dilated convolutions `lax.conv_general_dilated`.
+XLA's CPU backend converts a convolution to the layout of its fast kernels only
+outside loops. Inside `lax.scan`, where all training here happens, it computes
+the two gradients of a convolution by plain nested loops
+(https://github.com/jax-ml/jax/issues/12868). Here the gradients are written as
+convolutions that already have that layout. In the kernel's gradient, the
+output's gradient takes the place of the kernel, which is slow once it does not
+fit into the cache. For larger sizes it is therefore one matrix product for each
+place of the window, summed over blocks of images that stay in the cache. 1 x 1
+kernels are products anyway. On accelerators this is `batched_convolution`, and
+for grouped or dilated convolutions `lax.conv_general_dilated`.
 """
 
 import functools
@@ -22,9 +22,9 @@ from jax import lax
 from mtl_jax.models import batched_convolution
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
-# Blocks are faster from so many numbers of the input and the output's gradient
-# on, with about so many of them each: measured on cores with 1 MB of cache
-# (experiments/benchmarks/README.md).
+# Blocks are faster if the input and the output's gradient have at least
+# UNCACHED numbers, with about BLOCK numbers in each block: measured on cores
+# with 1 MB of cache (experiments/benchmarks/README.md).
 UNCACHED, BLOCK = 1_500_000, 90_000
 
 
@@ -90,7 +90,7 @@ def _input_gradient(strides, padding, shape, kernel, dy):
     around.append((window - 1 - low, size - length + low))
   flipped = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
   if kernel.shape[:2] == (1, 1) and strides != (1, 1):
-    # Not the zeros between the rows of dy as well.
+    # Without the zeros between the rows of dy.
     found = lax.conv_general_dilated(dy, flipped, (1, 1), 'VALID',
                                      dimension_numbers=LAYOUT)
     edges = [(low, high, stride - 1)
@@ -111,7 +111,7 @@ def _kernel_gradient(strides, padding, x, shape, dy):
   around = [(low, window - 1 + length - size - low)
             for size, window, length, (low, _) in zip(
                 x.shape[1:3], shape[:2], lengths, padding)]
-  # Channels in place of images, and dy as the kernel.
+  # Channels take the place of images, and dy that of the kernel.
   found = lax.conv_general_dilated(
       jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(dy, (1, 2, 0, 3)),
       (1, 1), around, rhs_dilation=strides, dimension_numbers=LAYOUT)
@@ -119,7 +119,7 @@ def _kernel_gradient(strides, padding, x, shape, dy):
 
 
 def images_of_a_block(x_shape, dy_shape) -> int:
-  """How many images of a batch the kernel's gradient takes at once.
+  """Number of images in a block of the kernel's gradient.
 
   >>> images_of_a_block((128, 32, 32, 20), (128, 32, 32, 20))
   2
@@ -132,7 +132,7 @@ def images_of_a_block(x_shape, dy_shape) -> int:
 
 
 def _blockwise(strides, padding, shape, block, x, dy):
-  """Sums `_products` over blocks of images, and over the rest if any."""
+  """Sums `_products` over blocks of images and the remaining images."""
   images = x.shape[0]
   products = functools.partial(_products, strides, padding, shape)
   of = lambda start, count: (
@@ -146,7 +146,7 @@ def _blockwise(strides, padding, shape, block, x, dy):
 
 
 def _products(strides, padding, shape, x, dy):
-  """A product of x and dy for each place of the window, sums not rounded."""
+  """A product of x and dy for each place of the window; sums are unrounded."""
   height, width, inputs, outputs = shape
   edges = [(low, high, 0) for low, high in ((0, 0), *padding, (0, 0))]
   padded, flat = lax.pad(x, x.dtype.type(0), edges), dy.reshape(-1, outputs)

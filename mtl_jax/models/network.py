@@ -1,6 +1,6 @@
-"""A network as pure functions, whatever library it was written with.
+"""A network as pure functions, independent of the library it is written in.
 
-Methods see `apply(params, stats, x, train, axis_name)`, never a module class.
+Methods use `apply(params, stats, x, train, axis_name)`, never a module class.
 """
 
 import functools
@@ -23,12 +23,12 @@ Tree = trees.Tree
 
 
 class Parts(NamedTuple):
-  """A network that is made of components: the entries at the tree's top.
+  """The functions of a network of components, the top entries of its tree.
 
   Attributes:
     create: (name, outputs, adapter, key) -> a new component's sub-tree.
     apply: (params, x [n, H, W, C], active) -> logits; blocks and adapters
-      whose entry in `active` is a traced False are passed over.
+      whose entry in `active` is a traced False are skipped.
     flops: (params, image_shape) -> operations of one image's forward pass.
   """
   create: Callable[..., Tree]
@@ -40,26 +40,26 @@ class Network(NamedTuple):
   """A network as two pure functions.
 
   Attributes:
-    init: (key, input shape such as (H, W, C)) -> (params, stats). Of several
-      shapes, each a tuple, the parameters are those of all of them; tokens
-      are ('int32', length).
+    init: (key, input shape such as (H, W, C)) -> (params, stats). Several
+      shapes may be given as a tuple of tuples; the parameters then serve all
+      of them. The shape of tokens is ('int32', length).
     apply: (params, stats, x [n, H, W, C], train, axis_name)
       -> (logits [n, outputs], stats). With `train`, batch statistics are used
-      (over all devices of `axis_name`) and running ones updated.
-    trace: of networks of parallel modules, (params, stats, x) -> features
+      (over all devices of `axis_name`) and running statistics updated.
+    trace: for networks of parallel modules, (params, stats, x) -> features
       [n, channels] of each module and level by name; see `segments.trace`.
-    parts: how to grow it, if its `apply` takes trees with other components
-      than the backbone's.
+    parts: set if the network can grow, that is, if `apply` takes trees with
+      other components than the backbone's.
     random: `apply` also takes `key=`, a typed key for dropout and the like.
     fan_in: (pattern, input axes) of kernels that don't follow Flax's
       conventions, for the init 'signed_constant'; see `fans.fans`.
-    remat: of a network of blocks, () -> the same network, whose gradients
-      need less memory: it keeps what goes into each block, and computes what
-      is inside it once more (`jax.checkpoint`).
-    scanned: its blocks are a scan, so that a CPU's compiler, which merges
-      equal computations elsewhere, keeps to that.
-    published: how it takes weights as others publish them, if they need more
-      than other names.
+    remat: for a network of blocks, () -> the same network with less memory
+      for gradients: it stores the input of each block and recomputes the
+      values inside it (`jax.checkpoint`).
+    scanned: its blocks are a scan, which keeps a CPU's compiler from merging
+      the recomputation with the first computation.
+    published: how it reads weights in a published form, if renaming is not
+      enough.
   """
   init: Callable[..., tuple[Tree, Tree]]
   apply: Callable[..., tuple[Any, Tree]]
@@ -72,22 +72,22 @@ class Network(NamedTuple):
   published: pretrained_lib.Published | None = None
 
 
-# How a module's `__call__` may be told that it is trained.
+# Arguments by which a module's `__call__` knows that it is in training.
 _MODES = {'train': True, 'training': True, 'is_training': True,
           'deterministic': False, 'use_running_average': False}
 
 
 def from_linen(module: Callable[..., nn.Module] | nn.Module,
                fan_in: fans.Rules = ()) -> Network:
-  """A `Network` of any Linen module.
+  """A `Network` from any Linen module.
 
   Args:
     module: a module, or a function that makes one. If it has a field
-      `axis_name` (or the function takes one), batch statistics are those of
-      all devices; else their running means are averaged over devices.
-      `__call__` takes x alone, or also one of `train`, `training`,
-      `deterministic` and `use_running_average`. Dropout gets a key of its own
-      in every step. Collections beside `params` (such as `batch_stats`) are
+      `axis_name` (or the function takes one), batch statistics are computed
+      over all devices; otherwise running means are averaged over devices.
+      `__call__` takes x, and may take one of `train`, `training`,
+      `deterministic` and `use_running_average`. Dropout gets a new key in
+      every step. Collections other than `params` (such as `batch_stats`) are
       the task's own statistics.
     fan_in: as in `Network`.
   """
@@ -108,7 +108,7 @@ def from_linen(module: Callable[..., nn.Module] | nn.Module,
         raise ValueError(f'{type(made).__name__} has no parameters: there is '
                          'nothing that a task could leave an impression on')
       _require_one_trunk(params, variables['params'], shapes[0], shape)
-      params = dict(variables['params']) | params  # the first shape's trunk
+      params = dict(variables['params']) | params  # keeps the first trunk
     return params, _stats(variables)
 
   def apply(params, stats, x, train=False, axis_name=None, key=None):
@@ -150,7 +150,7 @@ def _takes_axis(module) -> bool:
 
 
 def _mode(module: nn.Module, train: bool) -> dict[str, bool]:
-  """The argument that tells a module's `__call__` whether it is trained."""
+  """The argument that tells a module's `__call__` whether it is in training."""
   known = inspect.signature(type(module).__call__).parameters
   return {name: train if plain else not train
           for name, plain in _MODES.items() if name in known}
@@ -160,7 +160,7 @@ _COLLECTION = 'collection_'
 
 
 def _stats(variables) -> Tree:
-  """All collections but the parameters; batch statistics alone stand bare."""
+  """All collections except the parameters; `batch_stats` alone is unwrapped."""
   found = {k: v for k, v in variables.items() if k != 'params'}
   if set(found) <= {'batch_stats'}:
     return found.get('batch_stats', {})
@@ -176,11 +176,11 @@ def _collections(stats: Tree) -> dict:
 
 def from_nnx(make: Callable[[nnx.Rngs], nnx.Module],
              fan_in: fans.Rules = ()) -> Network:
-  """A `Network` of any NNX module.
+  """A `Network` from any NNX module.
 
   Args:
     make: (nnx.Rngs) -> the module; its `__call__` takes x. `nnx.BatchStat` and
-      other variables that are no parameters are the task's own statistics;
+      other variables that are not parameters are the task's own statistics;
       `module.train()` and `module.eval()` choose the mode.
     fan_in: as in `Network`.
   """
@@ -217,13 +217,13 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module],
 
 
 def _streams(key) -> nnx.Rngs:
-  """Keys to make a module with, whatever streams it asks for."""
+  """Keys for making a module, for any stream that it asks for."""
   return nnx.Rngs(jax.random.fold_in(key, 2), params=key,
                   dropout=jax.random.fold_in(key, 1))
 
 
 def _seeded(random, key):
-  """The random state of a module before a call: each stream has its own key."""
+  """The random state of a module before a call, with a new key per stream."""
   leaves, structure = jax.tree.flatten(random)
   return jax.tree.unflatten(structure, [
       jax.random.fold_in(key, i)
@@ -241,9 +241,9 @@ def _plain(state) -> Tree:
 
 
 def _filled(state, values: Tree):
-  """An NNX state with the arrays of a plain tree; NumPy's are copied.
+  """An NNX state with the arrays of a plain tree; NumPy arrays are copied.
 
-  Into NumPy's arrays a module would write its statistics in place.
+  Otherwise a module would write its statistics into them in place.
   """
   def same_keys(node, like):
     if isinstance(like, dict):
@@ -258,7 +258,7 @@ def _filled(state, values: Tree):
 def from_functions(init: Callable[..., Any],
                    apply: Callable[..., Any],
                    fan_in: fans.Rules = ()) -> Network:
-  """A `Network` of two plain functions.
+  """A `Network` from two plain functions.
 
   Args:
     init: (key, input shape) -> params, a tree of nested dicts.

@@ -1,9 +1,9 @@
 """PaRT's networks: nine levels for CIFAR, and ResNet-50's stages as modules.
 
 Paknezhad et al. 2022, https://arxiv.org/abs/2201.09534, and its official code.
-Both are graphs of `segments`, at any width, number of modules M and path N.
-Leaves are drawn as PyTorch draws them: uniform in +-1/sqrt(fan in), biases
-too.
+Both are graphs of `segments`, for any width, number of modules M and path size
+N. Leaves are drawn as in PyTorch: uniform in +-1/sqrt(fan in), including
+biases.
 """
 
 import functools
@@ -19,12 +19,12 @@ from mtl_jax.models import pooling
 from mtl_jax.models import pretrained
 from mtl_jax.models import segments
 
-# Channels in units of the width: in, out, max pool behind the level.
+# Channels as multiples of the width: in, out; whether a max pool follows.
 CIFAR_LEVELS = ((0, 1, False), (1, 1, False), (1, 1, False), (1, 2, False),
                 (2, 2, True), (2, 4, False), (4, 4, True), (4, 8, False),
                 (8, 8, False))
 BLOCKS = (3, 4, 6, 3)  # ResNet-50
-# Of a file of torchvision's, what the modules have no leaves for.
+# Arrays of a torchvision file for which the modules have no leaves.
 _LEFT_OUT = re.compile(r'fc\..*|.*num_batches_tracked')
 
 
@@ -45,7 +45,7 @@ def _first_level(channels, out) -> segments.Level:
 
 
 def _level(channels, out, pool) -> segments.Level:
-  """Two convolutions with norms; a skip where the channels stay."""
+  """Two convolutions with norms, and a skip if the channels don't change."""
   def apply(p, x, norm, groups):
     y = jax.nn.relu(norm('norm1', segments.convolve(x, p['conv1'])))
     return norm('norm2', segments.convolve(y, p['conv2'], groups))
@@ -99,7 +99,7 @@ def _stage(channels, width, stride, blocks) -> segments.Level:
       def conv(name, y, groups_, stride_=1, pad=0, b=b):
         y = segments.convolve(y, p[f'block{b}_{name}'], groups_, stride_, pad)
         return norm(f'block{b}_{name}_bn', y)
-      # The first reads the input of all modules.
+      # The first block reads the input of all modules.
       taken = groups if b else segments.ONE
       y = jax.nn.relu(conv('conv1', x, taken))
       y = jax.nn.relu(conv('conv2', y, groups, steps, 1))
@@ -136,7 +136,7 @@ def _draw(key, shapes):
 
 @functools.partial(jax.jit, static_argnums=2)
 def _uniform(key, bound, count):
-  """One executable per size, not one draw per leaf in a large one."""
+  """Uniform numbers; one executable per size instead of one per leaf."""
   return jax.random.uniform(key, (count,), jnp.float32, -bound, bound)
 
 
@@ -147,15 +147,14 @@ def graph(make_levels, modules: int, active: int, heads: tuple[int, ...],
   `apply` also takes `remat`, see `segments.apply`.
 
   Args:
-    make_levels: from the images' channels.
-    modules: M in each level.
-    active: N on a path.
-    heads: classes of each task's head.
+    make_levels: (channels of the images) -> levels.
+    modules: number of modules M in each level.
+    active: number of modules N on a path in each level.
+    heads: number of classes of each task's head.
     form: see `segments`.
 
   Raises:
-    ValueError: no head, a path that is longer than a level is wide, or an
-      unknown form.
+    ValueError: there is no head, N is larger than M, or the form is unknown.
   """
   if not 1 <= active <= modules:
     raise ValueError(f'a path of {active} modules a level does not fit the '
@@ -180,16 +179,16 @@ def graph(make_levels, modules: int, active: int, heads: tuple[int, ...],
 
 
 def published(noise: float) -> pretrained.Published:
-  """How such a network takes the weights of torchvision's `resnet50()`.
+  """The published form of `resnet50()` in torchvision.
 
-  Every module of a level starts from the same weights, with the names and the
-  order of axes of its `state_dict()`; the heads stay as they are drawn. Two
-  modules that the same tasks use get the same gradients and would stay twins;
-  noise parts them.
+  Every module of a level starts from the same weights, which have the names and
+  the axes of `state_dict()`; the heads stay as they are drawn. Two modules that
+  the same tasks use would get the same gradients and stay equal; noise makes
+  them differ.
 
   Args:
-    noise: standard deviation of what is added to kernels, in units of each
-      kernel's own.
+    noise: standard deviation of the noise on kernels, as a multiple of each
+      kernel's own standard deviation.
   """
   return pretrained.Published(functools.partial(_take, noise), ('head/.*',))
 

@@ -1,9 +1,9 @@
 """Max pooling whose gradient stays fast inside a loop on CPU.
 
 XLA's CPU backend computes the gradient of `lax.reduce_window` with plain nested
-loops, and on one core. Here a window's maximum is taken pair by pair, first
-along a row, then down the column; the gradient is elementwise then. It goes to
-the first of equal values, as in `lax.reduce_window`.
+loops on one core. Here a window's maximum is taken pair by pair, first along a
+row, then down the column, so that the gradient is elementwise. It goes to the
+first of equal values, as in `lax.reduce_window`.
 """
 
 import functools
@@ -40,5 +40,5 @@ def max_pool(x, window: int = 2, stride: int = 2, padding: int = 0):
 
 
 def _first_maximum(a, b):
-  """Of equal values the first; NaN, if there is one."""
+  """The elementwise maximum; ties go to the first value, and NaN propagates."""
   return jnp.where((a >= b) | jnp.isnan(a), a, b)

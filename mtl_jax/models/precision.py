@@ -1,4 +1,4 @@
-"""A network that computes in another precision than its parameters have."""
+"""A network that computes in another precision than that of its parameters."""
 
 import functools
 
@@ -12,13 +12,13 @@ DTYPES = ('float32', 'bfloat16')
 
 
 def check(dtype: str) -> None:
-  """Raises ValueError for a dtype in which no network computes."""
+  """Raises ValueError for a dtype in which networks can't compute."""
   if dtype not in DTYPES:
     raise ValueError(f'compute_dtype is {dtype!r}{trees.nearest(dtype, DTYPES)}'
                      f'; known: {", ".join(DTYPES)}')
 
 
-@functools.lru_cache(maxsize=64)  # one object, so that nothing compiles twice
+@functools.lru_cache(maxsize=64)  # the same object compiles only once
 def computed(network: network_lib.Network,
              dtype: str) -> network_lib.Network:
   """The network with products in `dtype`.
@@ -27,11 +27,11 @@ def computed(network: network_lib.Network,
   inputs are cast on their way into the network, gradients on their way back.
 
   Args:
-    network: with parameters in float32.
-    dtype: 'float32' gives the network itself.
+    network: a network with float32 parameters.
+    dtype: 'float32' returns the network itself.
 
   Returns:
-    The network; it can't grow, as a search would ask of it.
+    The network; it can't be used in a search, as it can't grow.
   """
   check(dtype)
   if dtype == 'float32':

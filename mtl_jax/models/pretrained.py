@@ -1,11 +1,11 @@
 """Puts arrays of a file into a network's leaves, by name.
 
-A file of weights names its arrays as its author liked. An ordered list of
-(pattern, replacement) gives each the path of a leaf: the first pattern that
-matches the whole name decides, `\\1` stands for its first group as in
-`re.sub`, and `None` leaves the array out. Norm statistics have the path
-'stats/...'. Nothing is guessed: every leaf is filled or said to be fresh, every
-array is used or left out by a pattern, and no array is transposed.
+An ordered list of (pattern, replacement) maps the names in a file to paths of
+leaves. The first pattern that matches the whole name decides; `\\1` stands for
+its first group as in `re.sub`, and `None` leaves the array out. Norm statistics
+have the path 'stats/...'. Nothing is guessed: every leaf must be filled or
+declared fresh, every array must be used or left out by a pattern, and no array
+is transposed.
 """
 
 import re
@@ -26,11 +26,11 @@ _SHOWN = 3  # names in a sentence
 
 
 class Published(NamedTuple):
-  """How a network takes weights in the form in which others publish them.
+  """How a network reads weights in a published form.
 
   Attributes:
     take: (arrays by the file's names, drawn leaves by path, key, input shape)
-      -> arrays by path of leaf. Names that it does not know stay as they are.
+      -> arrays by path of leaf. It keeps names that it does not know.
     fresh: patterns of the leaves that such a file does not fill.
   """
   take: Callable[[dict, dict, Any, tuple], dict]
@@ -58,23 +58,23 @@ def check_names(names: Names) -> None:
 
 
 def leaves(params: Tree, stats: Tree) -> dict[str, Any]:
-  """All leaves by path, norm statistics behind 'stats/'."""
+  """All leaves by path; norm statistics have the prefix 'stats/'."""
   return trees.flatten(params) | {
       f'{STATS}{name}': leaf for name, leaf in trees.flatten(stats).items()}
 
 
 def split(flat: dict[str, Any], params: Tree, stats: Tree) -> tuple[Tree, Tree]:
-  """(params, stats) of leaves by path; inverse of `leaves`."""
+  """(params, stats) from leaves by path; inverse of `leaves`."""
   return (trees.map_named(lambda name, _: jnp.asarray(flat[name]), params),
           trees.map_named(lambda name, _: jnp.asarray(flat[STATS + name]),
                           stats))
 
 
 def fresh_leaves(known: dict[str, Any], fresh: Sequence[str]) -> set[str]:
-  """The paths that the patterns name.
+  """The paths that match the patterns.
 
   Raises:
-    ValueError: a pattern matches no leaf; lists them.
+    ValueError: a pattern matches no leaf; lists the leaves.
   """
   found = trees.select(dict.fromkeys(known, 0), [(p, True) for p in fresh])
   return {name for name, chosen in found.items() if chosen}
@@ -82,7 +82,7 @@ def fresh_leaves(known: dict[str, Any], fresh: Sequence[str]) -> set[str]:
 
 def all_fresh(names: Names | None, fresh: Sequence[str],
               published: Published | None) -> tuple[str, ...]:
-  """The patterns of a config and, of a published form, its own."""
+  """The `fresh` patterns of a config, with those of a published form."""
   own = published.fresh if names is None and published is not None else ()
   return (*fresh, *own)
 
@@ -90,18 +90,18 @@ def all_fresh(names: Names | None, fresh: Sequence[str],
 def fill(file: str, arrays: dict[str, np.ndarray], known: dict[str, Any],
          names: Names | None, fresh: Sequence[str],
          published: Published | None, key, image_shape) -> dict[str, Any]:
-  """The leaves of a network with the arrays of a file.
+  """Fills the leaves of a network with the arrays of a file.
 
   Args:
-    file: its path, for messages.
-    arrays: by the file's names.
-    known: the leaves as they were drawn, by path; see `leaves`.
-    names: see the module; `None` takes the published form, if the network
-      knows one, and else the names of a Flax checkpoint.
+    file: path of the file, for messages.
+    arrays: arrays by the file's names.
+    known: the drawn leaves by path; see `leaves`.
+    names: see the module; `None` uses the published form if the network has
+      one, and else the names of a Flax checkpoint.
     fresh: patterns of leaves that stay as they were drawn.
-    published: of the network.
+    published: the network's published form.
     key: typed PRNG key, for a published form.
-    image_shape: of the inputs, likewise.
+    image_shape: shape of the inputs, for a published form.
 
   Returns:
     Arrays by path, of the shapes and dtypes of `known`.
@@ -128,13 +128,13 @@ def renamed(file: str, arrays: dict[str, np.ndarray], names: Names,
   """(name in the file, array) by path of leaf.
 
   Args:
-    file: its path, for messages.
-    arrays: by the file's names.
+    file: path of the file, for messages.
+    arrays: arrays by the file's names.
     names: see the module.
-    strict: refuse a pattern that matches no name.
+    strict: whether to refuse a pattern that matches no name.
 
   Raises:
-    ValueError: a pattern matches no name, or two names go to one leaf.
+    ValueError: a pattern matches no name, or two names map to the same leaf.
   """
   result: dict[str, tuple[str, np.ndarray]] = {}
   used = set()
@@ -164,7 +164,7 @@ def renamed(file: str, arrays: dict[str, np.ndarray], names: Names,
 
 
 def _require_all(file: str, given: dict, wanted: set[str]) -> None:
-  """Every leaf is filled, and every array is used."""
+  """Checks that every leaf is filled and every array is used."""
   missing = sorted(wanted - set(given))
   unused = [given[leaf][0] for leaf in sorted(set(given) - wanted)]
   if missing:
@@ -181,7 +181,7 @@ def _require_all(file: str, given: dict, wanted: set[str]) -> None:
 
 
 def _fitted(file: str, leaf: str, name: str, array, like) -> np.ndarray:
-  """An array of a file as a leaf has it."""
+  """An array of a file, checked and converted to the dtype of a leaf."""
   array, shape = np.asarray(array), tuple(np.shape(like))
   if array.shape != shape:
     turned = sorted(array.shape) == sorted(shape)

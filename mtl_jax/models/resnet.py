@@ -43,7 +43,7 @@ class GEMResNet18(nn.Module):
     outputs: number of logits.
     width: channels of the stem.
     axis_name: mapped axis over which batch statistics are averaged.
-    remat: compute what is inside a block again for its gradients.
+    remat: recompute the values inside a block for its gradients.
   """
   outputs: int
   width: int = 20

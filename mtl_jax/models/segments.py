@@ -3,20 +3,20 @@
     x <- post(sum over the modules of the path of f(x) [+ x])
 
 The sum is plain: no weights, no gating (PaRT, Paknezhad et al. 2022,
-https://arxiv.org/abs/2201.09534). Every module has leaves of its own, named
-`level3/module07/conv1/kernel`; every task a head, `head/task02/kernel`.
+https://arxiv.org/abs/2201.09534). Every module has its own leaves, named
+`level3/module07/conv1/kernel`; every task has a head, `head/task02/kernel`.
 
-A task's network has the modules of its path alone, under the names of its N
+A task's network has only the modules of its path, under the names of its N
 slots (`level3/slot1/...`, `head/...`): tasks of one shape share one
-executable, whichever modules they use. `bound_names` says which is which.
-Norm statistics belong to the slots. A whole backbone is applied by the first
+executable, whichever modules they use. `bound_names` maps between the names.
+Norm statistics belong to the slots. A whole backbone is applied with the first
 N modules of each level and its first head.
 
-In form 'fused' the modules of a level are one wide convolution, and grouped
-ones behind it; in form 'blocks' those behind it are wide too, with zeros
-between modules; in form 'loop' modules follow each other. 'auto' takes the loop
-on CPU, where XLA's gradients of grouped convolutions are slow
-(experiments/benchmarks), and the fused form on accelerators.
+There are three forms. In 'fused', the modules of a level are one wide
+convolution, followed by grouped ones. In 'blocks', the later convolutions are
+wide too, with zeros between modules. In 'loop', modules run one after another.
+'auto' takes the loop on CPU, where XLA's gradients of grouped convolutions are
+slow (experiments/benchmarks), and the fused form on accelerators.
 """
 
 from collections.abc import Callable
@@ -38,12 +38,12 @@ class Level(NamedTuple):
   """One level of the graph.
 
   Attributes:
-    shapes: of a module's leaves by name; all end in its channels, so that
-      modules laid side by side are one wide module.
+    shapes: shapes of a module's leaves by name; the last axis is that of its
+      channels, so that modules can be concatenated to one wide module.
     norms: names of its batch norms, with their channels.
     apply: (params, x, norm, groups) -> y, the module, or `groups` of them side
       by side (see `convolve`); `norm(name, x)` is batch norm.
-    channels: of a module's output.
+    channels: channels of a module's output.
     post: applied to (the sum over modules, the level's input).
   """
   shapes: dict[str, tuple[int, ...]]
@@ -54,7 +54,7 @@ class Level(NamedTuple):
 
 
 class Groups(NamedTuple):
-  """How many modules lie side by side, and whether as blocks of one kernel."""
+  """Number of modules side by side, and whether one kernel holds them all."""
   modules: int
   blocks: bool
 
@@ -118,12 +118,12 @@ def apply_modules(level: Level, modules: list[Tree], stats: list[Tree], x,
   """The sum of a level's modules on x.
 
   Args:
-    level: of the graph.
+    level: level of the graph.
     modules: parameters of each module on the path.
-    stats: norm statistics of each.
+    stats: norm statistics of each module.
     x: [n, H, W, C].
     train: whether to use the batch's statistics.
-    axis_name: of the devices over which they are averaged.
+    axis_name: axis of the devices over which statistics are averaged.
     form: 'loop', 'fused' or 'blocks'.
 
   Returns:
@@ -167,10 +167,10 @@ def head_name(task: int) -> str:
 
 
 def present(params: Tree, stats: Tree, level: str):
-  """A level's modules with their statistics, by slot; of more, the first ones.
+  """A level's modules with their statistics, by slot; surplus ones are ignored.
 
   Raises:
-    ValueError: fewer modules than the network has slots.
+    ValueError: there are fewer modules than slots.
   """
   own, names = params[level], sorted(stats[level])
   if len(own) < len(names):
@@ -192,7 +192,7 @@ def apply(levels: tuple[Level, ...], form: str, params: Tree, stats: Tree, x,
           train: bool = False, axis_name=None, remat: bool = False):
   """`models.Network.apply` of a graph; see the module.
 
-  With `remat` what is inside a level is computed again for its gradients.
+  With `remat`, the values inside a level are recomputed for its gradients.
   """
   if form == 'auto':
     form = 'loop' if jax.default_backend() == 'cpu' else 'fused'
@@ -217,11 +217,11 @@ def apply(levels: tuple[Level, ...], form: str, params: Tree, stats: Tree, x,
 
 def trace(levels: tuple[Level, ...], params: Tree, stats: Tree,
           x) -> dict[str, jax.Array]:
-  """What each module and each level gives, as means over the image.
+  """The outputs of each module and level, averaged over the image.
 
   Returns:
-    float32 [n, channels] by name: 'level3/slot1' is a module's own output,
-    'level3' that of the level; the last level's is what the head reads.
+    float32 [n, channels] by name: 'level3/slot1' is the output of a module,
+    'level3' that of the level. The last level's output is the head's input.
   """
   found = {}
   for i, level in enumerate(levels):

@@ -1,8 +1,8 @@
-"""Networks that take inputs of several shapes: a stem for each, one trunk.
+"""Networks with inputs of several shapes: a stem for each shape, one trunk.
 
-The networks of arXiv 2207.08821: `layer1` ... of the trunk and a `head`, with
-biases. An input of the trunk's own shape goes straight in; any other has a
-stem named by its shape. Tokens (int32) are embedded.
+The networks of arXiv 2207.08821: the trunk's `layer1` ... and a `head`, with
+biases. An input of the trunk's own shape needs no stem; every other shape has a
+stem named after it. Tokens (int32) are embedded.
 """
 
 import math
@@ -25,11 +25,12 @@ def _initializer(scale):
 
 
 class Stem(nn.Module):
-  """An input of any shape as `features` numbers.
+  """Maps an input of any shape to `features` numbers.
 
   Attributes:
     features: width of the result.
-    words, embedding: of tokens, size of the vocabulary and of a word's vector.
+    words, embedding: for tokens, sizes of the vocabulary and of a word's
+      vector.
     scale: standard deviation of the kernels; `None` takes LeCun's.
   """
   features: int
@@ -51,9 +52,9 @@ class FullyConnected(nn.Module):
 
   Attributes:
     outputs: number of logits.
-    widths: of the hidden layers.
-    inputs: numbers that the trunk takes: an image or row with as many is
-      flattened and goes straight in, any other input through its stem.
+    widths: features of the hidden layers.
+    inputs: size of the trunk's input: an image or row of this size is flattened
+      and needs no stem.
     words, embedding, scale: see `Stem`.
   """
   outputs: int
@@ -87,13 +88,13 @@ class Convolutional(nn.Module):
 
   Attributes:
     outputs: number of logits.
-    channels: of each pair of convolutions.
-    widths: of the dense layers.
-    inputs: channels of an image that goes straight in; another number has a
-      first convolution of its own.
-    stride: of the pools; the official code leaves it at 1.
+    channels: channels of each pair of convolutions.
+    widths: features of the dense layers.
+    inputs: channels of an image that needs no stem; images with another number
+      have their own first convolution.
+    stride: stride of the pools; the official code leaves it at 1.
     scale: see `Stem`.
-    norm: batch norm behind every convolution; the official code has none.
+    norm: batch norm after every convolution; the official code has none.
     axis_name: mapped axis over which batch statistics are averaged.
   """
   outputs: int

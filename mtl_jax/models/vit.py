@@ -1,16 +1,16 @@
-"""The Vision Transformer as pure functions that read the parameter tree.
+"""The Vision Transformer as pure functions of the parameter tree.
 
 Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929, in the form of
 google-research/vision_transformer: 16 x 16 patches, a class token, pre-norm
 blocks, no dropout, a head that starts at zero. Names are those of its
-checkpoints with 'Transformer' left out, so that every entry at the top of the
-tree is one component:
+checkpoints without 'Transformer', so that every entry at the top of the tree
+is one component:
 
     embedding  cls  posembed_input  encoderblock_0 ...  encoder_norm  head
     residual_adapter_i   x + Dense(gelu(Dense(norm(x)))) before block i
 
-Which blocks and adapters there are, how wide they are and how many outputs the
-head has is read from the tree: one `apply` serves every path of mu2Net.
+The tree determines which blocks and adapters there are, how wide they are and
+how many outputs the head has: one `apply` serves every path of mu2Net.
 """
 
 import dataclasses
@@ -33,9 +33,9 @@ class Sizes:
   """A ViT's dimensions.
 
   Attributes:
-    width, hidden: features of a token, and within a block's MLP.
-    heads: of attention; `width` is a multiple.
-    layers: encoder blocks; 0 is allowed.
+    width, hidden: features of a token, and inside a block's MLP.
+    heads: attention heads; `width` is a multiple.
+    layers: number of encoder blocks; 0 is allowed.
     patch: pixels along a patch's edge.
   """
   width: int
@@ -65,10 +65,10 @@ def init(sizes: Sizes, outputs: int, key, image_shape) -> Tree:
   """A randomly initialised ViT.
 
   Args:
-    sizes: its dimensions.
-    outputs: of the head, which is all zeros.
+    sizes: dimensions of the network.
+    outputs: outputs of the head, which is all zeros.
     key: typed PRNG key.
-    image_shape: (H, W, C), multiples of the patch.
+    image_shape: (H, W, C); H and W are multiples of the patch.
 
   Raises:
     ValueError: an image's side is not a multiple of the patch.
@@ -107,22 +107,22 @@ def adapters(layers: int) -> list[str]:
 
 
 def create(name: str, sizes: Sizes, outputs: int, adapter: int, key) -> Tree:
-  """A new block, adapter or head; each name draws from a key of its own.
+  """A new block, adapter or head; each name has its own random key.
 
   Args:
-    name: of the component.
-    sizes: of the network.
-    outputs: of the head, which is zeros.
-    adapter: hidden features of an adapter, whose second kernel is zeros: it
-      leaves the network as it is.
+    name: name of the component.
+    sizes: dimensions of the network.
+    outputs: outputs of the head, which is zeros.
+    adapter: hidden features of an adapter, whose second kernel is zeros, so
+      that it does not change the network's outputs.
     key: typed PRNG key.
 
   Raises:
-    ValueError: a component of which there is one only, in the root.
+    ValueError: the component exists only in the root.
   """
   width = sizes.width
   if name == 'head':
-    # NumPy's: nothing is compiled for a new head.
+    # NumPy arrays, so that nothing is compiled for a new head.
     return {'kernel': np.zeros((width, outputs), np.float32),
             'bias': np.zeros(outputs, np.float32)}
   found = re.fullmatch(r'(encoderblock|residual_adapter)_(\d+)', name)
@@ -166,10 +166,10 @@ def _dense(key, shape, kernel_shape=None, bias_shape=None, noise=0):
 
 
 def layers_of(params: Tree) -> int:
-  """How many encoder blocks a tree has.
+  """Number of encoder blocks in a tree.
 
   Raises:
-    ValueError: a block is missing below another.
+    ValueError: the blocks are not numbered from 0 without gaps.
   """
   found = sorted(int(name.rsplit('_', 1)[1]) for name in params
                  if name.startswith('encoderblock_'))
@@ -179,16 +179,17 @@ def layers_of(params: Tree) -> int:
 
 
 def apply(params: Tree, x, active: dict | None = None, remat: bool = False):
-  """Logits of the network that the tree is.
+  """Logits of the network described by the tree.
 
   Args:
     params: see the module; blocks and adapters may be absent.
     x: float32 [n, H, W, C].
-    active: traced booleans by name: blocks and adapters that are passed over
-      where False. Those without an entry act. So one compiled program serves
-      networks of different depth.
-    remat: compute what is inside a block again for its gradients; blocks
-      alone are then one scan, in which every compiler keeps to that.
+    active: traced booleans by name; a block or adapter is skipped if its entry
+      is False, and used if it has no entry. So one compiled program serves
+      networks of different depths.
+    remat: recompute the values inside a block for its gradients; a network
+      without adapters is then one scan, so that no compiler merges the
+      recomputation with the first computation.
 
   Returns:
     float32 [n, outputs of the head].
@@ -208,7 +209,7 @@ def apply(params: Tree, x, active: dict | None = None, remat: bool = False):
 
 
 def _scanned(every, x):
-  """All blocks in a row, of which only the inputs are kept for gradients."""
+  """All blocks in a row; only their inputs are stored for gradients."""
   @functools.partial(jax.checkpoint, prevent_cse=False)  # a scan prevents it
   def body(x, params):
     return _block(params, x), None
@@ -223,7 +224,7 @@ def _gated(function, params, x, on):
 
 
 def _embed(params, x):
-  """Tokens [n, 1 + patches, width]: a patch at a time, one dense layer."""
+  """Tokens [n, 1 + patches, width], one dense layer for each patch."""
   kernel = params['embedding']['kernel']
   patch, _, channels, width = kernel.shape
   n, height, breadth, _ = x.shape
@@ -282,7 +283,7 @@ def _attend(params, x):
 
 
 def sizes_of(preset: str, **changes) -> Sizes:
-  """A preset's dimensions with some replaced; `None` keeps the preset's."""
+  """A preset's dimensions with some replaced; `None` keeps a dimension."""
   given = {k: v for k, v in changes.items() if v is not None}
   return dataclasses.replace(PRESETS[preset], **given)
 
@@ -308,8 +309,8 @@ def _flops(shapes, structure):
   like = jax.tree.unflatten(structure, [
       jax.ShapeDtypeStruct(shape, jnp.float32) for _, shape in leaves])
   image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-  # Not every platform counts before it compiles
-  # (https://github.com/jax-ml/jax/issues/22713), and scores are to be the same
-  # on all of them.
+  # Not every platform counts operations before it compiles
+  # (https://github.com/jax-ml/jax/issues/22713), and scores must be the same on
+  # all of them.
   with host.on_cpu():
     return float(jax.jit(apply).lower(like, image).cost_analysis()['flops'])

@@ -1,8 +1,8 @@
-"""Devices: the only folder that knows of pmap, meshes and processes.
+"""Devices: the only package that uses pmap, meshes and processes.
 
-State, backbone and shared are unreplicated (`in_axes=None`): trees carry no
-device axis and are what a checkpoint stores. Batches split over devices, or
-whole tasks do. One device, eight and several processes run the same code.
+State, backbone and shared are unreplicated (`in_axes=None`): trees have no
+device axis, as in checkpoints. Either batches or whole tasks are divided over
+the devices. One device, eight devices and several processes run the same code.
 """
 
 import functools
@@ -18,13 +18,13 @@ AXIS = 'devices'
 
 def initialize(coordinator: str | None, processes: int | None,
                process: int | None) -> None:
-  """Joins a multi-process run (`jax.distributed`), if one is asked for.
+  """Joins a multi-process run (`jax.distributed`) if one is asked for.
 
-  On Cloud TPU all three may be `None` with coordinator 'auto': JAX finds the
-  other hosts by itself.
+  On Cloud TPU the coordinator is 'auto' and the numbers may be `None`: JAX
+  finds the other hosts itself.
 
   Raises:
-    ValueError: numbers without a coordinator, or a coordinator without them.
+    ValueError: the coordinator or one of the numbers is missing.
   """
   if coordinator is None:
     if processes is not None or process is not None:
@@ -38,13 +38,13 @@ def initialize(coordinator: str | None, processes: int | None,
   if processes is None or process is None:
     raise ValueError('a coordinator needs the number of processes and the '
                      'number of this one (--num_processes, --process_id)')
-  # For runs on CPU; other platforms don't read it.
+  # For CPUs; other platforms ignore it.
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   jax.distributed.initialize(coordinator, processes, process)
 
 
 def is_primary() -> bool:
-  """True in the one process that writes logs and reports."""
+  """Whether this is the one process that writes logs and reports."""
   return jax.process_index() == 0
 
 
@@ -53,8 +53,8 @@ def device_count() -> int:
 
 
 def devices() -> np.ndarray:
-  """All devices in pmap's order; `jax.make_mesh` would follow a TPU's wires,
-  and arrays in two orders don't go into one computation."""
+  """All devices in the order of pmap. `jax.make_mesh` would follow a TPU's
+  topology, and arrays in two orders can't be used in one computation."""
   return np.array([
       device for process in range(jax.process_count())
       for device in jax.local_devices(process_index=process)])
@@ -62,14 +62,14 @@ def devices() -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def replicated():
-  """Where `put` puts arrays."""
+  """The sharding of the arrays that `put` returns."""
   return jax.sharding.NamedSharding(jax.sharding.Mesh(devices(), (AXIS,)),
                                    jax.sharding.PartitionSpec())
 
 
 @functools.lru_cache(maxsize=1)
 def per_device():
-  """How a mapped function returns its state: so it isn't traced again."""
+  """The sharding of a mapped function's state, so that it isn't retraced."""
   mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
 
@@ -77,8 +77,8 @@ def per_device():
 def put(tree: Any) -> Any:
   """A copy of `tree` on every device, never an alias of the caller's arrays.
 
-  Donating the copy leaves the original alive, and a mapped function is not
-  traced again when its own output comes back as input.
+  The copy can be donated without losing the original, and a mapped function is
+  not traced again when it gets its own output as input.
   """
   def leaf(x):
     if is_key(x):
@@ -107,8 +107,8 @@ def split_tasks(tree: Any, donated: bool = True) -> Any:
   """Leading task axis [T, ...] -> this process's [local devices, T / d, ...].
 
   Args:
-    tree: of arrays.
-    donated: whether what comes back may be donated, and so must be a copy.
+    tree: tree of arrays.
+    donated: whether the result may be donated, and so must be a copy.
 
   Raises:
     ValueError: the tasks don't divide over the devices.
@@ -122,7 +122,7 @@ def split_tasks(tree: Any, donated: bool = True) -> Any:
           f'{devices} devices; choose a multiple')
     if is_key(x):
       return like_key(x, leaf(jax.random.key_data(x)))
-    # Through the host: arrays that were put everywhere can't be split as is.
+    # Through the host: replicated arrays can't be split directly.
     host = np.array(x) if donated else np.asarray(x)
     return jax.device_put(_local(host.reshape(
         devices, host.shape[0] // devices, *host.shape[1:])), per_device())
@@ -130,20 +130,20 @@ def split_tasks(tree: Any, donated: bool = True) -> Any:
 
 
 def is_key(x) -> bool:
-  """Whether `x` is a typed key, or several."""
+  """Whether `x` is a typed key or an array of typed keys."""
   return isinstance(x, jax.Array) and jax.dtypes.issubdtype(
       x.dtype, jax.dtypes.prng_key)
 
 
 def like_key(key, data):
-  """Typed keys of `data`, of the same kind as `key`."""
+  """Typed keys made from `data`, of the same kind as `key`."""
   return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
 
 
 def pad_tasks(tree: Any, parts: int | None = None) -> Any:
   """Repeats the last task [T, ...] until the tasks divide into `parts`.
 
-  `None` stands for the number of devices.
+  `parts` is the number of devices by default.
   """
   def leaf(x):
     wanted = -x.shape[0] % (parts or jax.device_count())
@@ -153,7 +153,7 @@ def pad_tasks(tree: Any, parts: int | None = None) -> Any:
 
 
 def join_tasks(tree: Any) -> Any:
-  """Inverse of `split_tasks`: the tasks of all processes, on each of them."""
+  """Inverse of `split_tasks`; every process gets the tasks of all."""
   def leaf(x):
     if is_key(x):
       return like_key(x, leaf(jax.random.key_data(x)))
@@ -164,7 +164,7 @@ def join_tasks(tree: Any) -> Any:
 
 
 def gather_tasks(tree: Any) -> Any:
-  """`join_tasks` as NumPy arrays; on one process nothing is compiled for it."""
+  """`join_tasks` as NumPy arrays; compiles nothing on a single process."""
   def leaf(x):
     if jax.process_count() > 1:
       x = multihost_utils.process_allgather(x, tiled=True)
@@ -174,7 +174,7 @@ def gather_tasks(tree: Any) -> Any:
 
 
 def on_host(tree: Any) -> Any:
-  """This process's arrays as NumPy's; keys stay typed keys."""
+  """This process's arrays as NumPy arrays; typed keys stay typed keys."""
   def leaf(x):
     if is_key(x):
       return like_key(x, leaf(jax.random.key_data(x)))
@@ -199,14 +199,14 @@ def _local(split):
 
 
 def over_batches(chunk):
-  """Splits each batch over the devices; gradients are averaged inside.
+  """Divides each batch over the devices; gradients are averaged inside.
 
   Args:
     chunk: see `steps.make_chunk`.
 
   Returns:
-    The same function with `index` as `split_batch` gives it; the route is
-    static, only the state is donated.
+    The same function, with `index` from `split_batch`; the route is static,
+    and only the state is donated.
   """
   mapped = functools.partial(chunk, axis_name=AXIS)
   return jax.pmap(mapped, AXIS, in_axes=(None,) * 6 + (0,), out_axes=None,
@@ -216,8 +216,9 @@ def over_batches(chunk):
 def over_tasks(chunk):
   """Trains many tasks at once: vmap on a device, pmap over devices.
 
-  The backbone, `shared` and the source stand once; state, task and index have
-  axes [devices, tasks per device, ...] (`split_tasks`). No collective runs.
+  The backbone, `shared` and the source are not copied per task; state, task
+  and index have axes [devices, tasks per device, ...] (`split_tasks`). There
+  are no collectives.
   """
   def many(route, backbone, shared, source, task, state, index):
     one = lambda t, s, i: chunk(route, backbone, shared, source, t, s, i)
@@ -227,22 +228,22 @@ def over_tasks(chunk):
 
 
 def map_tasks(one):
-  """Measures many tasks in one program, their number divided over devices.
+  """Measures many tasks in one program, divided over the devices.
 
-  On a device they come one after another, elsewhere than on a CPU 16 at once.
+  On each device a CPU runs the tasks one by one, other platforms 16 at once.
 
   Args:
     one: (route, backbone, shared, source, own) -> a tree of numbers.
 
   Returns:
-    The same function with `own` as `split_tasks` gives it, whose numbers have
-    axes [devices, tasks per device]; the route is static.
+    The same function, with `own` from `split_tasks`; its numbers have axes
+    [devices, tasks per device]. The route is static.
   """
   def many(route, common, own):
     return jax.lax.map(
         lambda x: one(route, *common, x), own,
         batch_size=None if jax.default_backend() == 'cpu' else 16)
-  # Two arguments: pmap mistakes the axes of more that are as many as leaves.
+  # Only two arguments: pmap confuses the axes if there are as many as leaves.
   mapped = jax.pmap(many, AXIS, in_axes=(None, None, 0),
                     static_broadcasted_argnums=0)
   return lambda route, *rest: mapped(route, rest[:-1], rest[-1])
@@ -253,12 +254,12 @@ def over_children(train, together: bool):
 
   Args:
     train: see `evolution.training.make_round`.
-    together: whether the children on a device advance side by side (vmap) or
+    together: whether the children on a device are trained at once (vmap) or
       one after another.
 
   Returns:
-    The same function with learners of axes [devices, children per device,
-    ...] (`split_tasks`); the route is static, only the learners are donated.
+    The same function, with learners of axes [devices, children per device,
+    ...] (`split_tasks`); the route is static, and only learners are donated.
   """
   def many(route, source, valid, task, learners, *rest):
     one = lambda learner: train(route, source, valid, task, learner, *rest)
@@ -270,7 +271,7 @@ def over_children(train, together: bool):
 
 
 def evaluate_over_batches(evaluate):
-  """Splits the batches of an evaluation over the devices and sums."""
+  """Divides the batches of an evaluation over the devices and sums."""
   mapped = functools.partial(evaluate, axis_name=AXIS)
   return jax.pmap(mapped, AXIS, in_axes=(None,) * 5 + (0,), out_axes=None,
                   static_broadcasted_argnums=0)
@@ -279,7 +280,7 @@ def evaluate_over_batches(evaluate):
 def split_evaluation(batches: np.ndarray) -> np.ndarray:
   """int32 [batches, batch] -> this process's [local devices, ..., batch].
 
-  The number of batches must be a multiple of the devices.
+  The number of batches must be a multiple of the number of devices.
   """
   devices = jax.device_count()
   return _local(batches.reshape(devices, -1, batches.shape[-1]))
@@ -297,11 +298,11 @@ def to_host(tree: Any) -> Any:
 
 
 def local(tree: Any) -> Any:
-  """Replicated arrays as this process's own, for work outside of maps.
+  """Replicated arrays as arrays of this process alone, for use outside maps.
 
-  Of several processes, that is the copy on a process's first device: what
-  `put` made lies on all devices of all processes, and what a map returns on
-  all of this one's, and the two don't go into one computation.
+  With several processes, it is the copy on the process's first device. The
+  results of `put` are on the devices of all processes and those of a map on
+  this process's devices; one computation can't use both.
   """
   def leaf(x):
     if (not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer)
@@ -314,15 +315,14 @@ def local(tree: Any) -> Any:
 
 
 def everywhere(tree: Any) -> Any:
-  """Inverse of `local`: equal arrays of all processes as one."""
+  """Inverse of `local`: the equal arrays of all processes as one array."""
   return tree if jax.process_count() == 1 else put(tree)
 
 
 def agree(found: Any) -> Any:
-  """What the first process found (a tree of numbers or arrays), in every one.
+  """The first process's value (a tree of numbers or arrays), in all processes.
 
-  Processes that compute the same apart from each other may round differently
-  on a GPU.
+  Processes that each compute the same value may round it differently on a GPU.
   """
   if jax.process_count() == 1:
     return found
@@ -330,16 +330,16 @@ def agree(found: Any) -> Any:
 
 
 def barrier(name: str) -> None:
-  """Waits for all processes; nothing on one."""
+  """Waits for all processes; does nothing on a single one."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
 
 def stack_on_host(trees_: list) -> Any:
-  """`stack` as NumPy arrays: nothing is compiled for it. No keys."""
+  """`stack` into NumPy arrays, without compiling; takes no typed keys."""
   return jax.tree.map(lambda *leaves: np.stack(leaves), *map(to_host, trees_))
 
 
 def stack(trees_: list) -> Any:
-  """Trees of equal structure with a new leading task axis."""
+  """Stacks trees of equal structure along a new leading task axis."""
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees_)

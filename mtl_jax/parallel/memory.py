@@ -1,7 +1,7 @@
-"""How much memory a program takes on a device, and how much there is.
+"""The memory that a program takes on a device, and the memory there is.
 
-A program is lowered for shapes that stand for arrays on the devices. Called
-later with such arrays, the same jitted function compiles nothing again.
+A program is lowered for the shapes of arrays on the devices. A later call with
+such arrays uses the same compiled program.
 """
 
 from typing import Any, NamedTuple
@@ -16,17 +16,17 @@ class Program(NamedTuple):
   """Bytes of a compiled program on each device.
 
   Attributes:
-    arguments: what it is called with.
-    work: what it needs beside them while it runs, its results included.
+    arguments: bytes of its arguments.
+    work: bytes of its temporaries and results.
   """
   arguments: int
   work: int
 
 
 def of_program(lowered: jax.stages.Lowered) -> Program | None:
-  """What XLA says of a program, which is compiled for it (and kept by JAX).
+  """What XLA reports for a program; compiles it (JAX caches it).
 
-  `None` where the platform doesn't say.
+  `None` if the platform doesn't report it.
   """
   stats = lowered.compile().memory_analysis()
   if stats is None:
@@ -37,7 +37,7 @@ def of_program(lowered: jax.stages.Lowered) -> Program | None:
 
 
 def limit() -> int | None:
-  """Bytes of the smallest of this process's devices; `None` on a CPU."""
+  """Memory in bytes of this process's smallest device; `None` on a CPU."""
   found = []
   for device in jax.local_devices():
     stats = device.memory_stats() or {}
@@ -58,19 +58,19 @@ def held() -> int:
 
 
 def each(tree: Any) -> int:
-  """Bytes on each device of what `parallel.split_tasks` gave, or of shapes."""
+  """Bytes per device of a result of `parallel.split_tasks`, or of shapes."""
   return sum(int(np.prod(x.shape[1:])) * x.dtype.itemsize
              for x in jax.tree.leaves(tree))
 
 
 def shapes(tree: Any) -> Any:
-  """Shapes of `parallel.put(tree)`; takes arrays or shapes."""
+  """Shapes of `parallel.put(tree)`; accepts arrays or shapes."""
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=parallel.replicated()), tree)
 
 
 def split_shapes(tree: Any, tasks: int) -> Any:
-  """Shapes of `parallel.split_tasks` of so many padded trees like this one."""
+  """Shapes of `parallel.split_tasks` for `tasks` padded trees like this one."""
   devices = jax.device_count()
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(
       (jax.local_device_count(), -(-tasks // devices), *x.shape), x.dtype,

@@ -1,10 +1,10 @@
 """Large backbones: devices as a mesh with axes tasks, data and model.
 
-A step is that of one device. How its arguments lie on the mesh
-(`NamedSharding`) says all: tasks and batches are divided, and over `model`
-backbone, scores, optimizer and bases, by their shapes alone. XLA's partitioner
-divides the computation and puts in the collectives, so that models and methods
-know of none.
+The step is the same as on one device. The shardings of its arguments
+(`NamedSharding`) decide everything: tasks and batches are divided, and
+backbone, scores, optimizer and bases are divided over `model` by their shapes.
+XLA's partitioner divides the computation and inserts the collectives, so that
+models and methods need no changes.
 """
 
 import functools
@@ -20,10 +20,10 @@ _P = jax.sharding.PartitionSpec
 
 
 class Axes(NamedTuple):
-  """How many parts of each kind the devices make.
+  """The shape of the mesh: into how many parts each kind is divided.
 
   Attributes:
-    tasks: groups of devices with tasks of their own.
+    tasks: groups of devices, each with its own tasks.
     data: parts of a batch.
     model: parts of each large array.
   """
@@ -38,7 +38,7 @@ def _mesh(axes: Axes) -> jax.sharding.Mesh:
 
 
 def check(axes: Axes, batch_size: int) -> None:
-  """Refuses a mesh of other devices than there are, or an odd batch.
+  """Refuses a mesh that doesn't fit the devices, or the batch.
 
   Raises:
     ValueError: names the axis or the number of devices.
@@ -55,9 +55,10 @@ def check(axes: Axes, batch_size: int) -> None:
 
 
 def _spec(shape: tuple[int, ...], axes: Axes, tasks: bool):
-  """Where an array is divided: over `model` along its last axis that divides.
+  """The partition of an array: its last axis divisible by `model` is divided.
 
-  Arrays of fewer than two axes, such as biases and coefficients, are whole.
+  Arrays with fewer than two axes, such as biases and coefficients, are not
+  divided.
   """
   first = ['tasks'] if tasks else []
   rest: list[str | None] = [None] * (len(shape) - len(first))
@@ -79,10 +80,10 @@ def put(tree: Any, axes: Axes, tasks: bool = False) -> Any:
   """A copy of `tree`, divided over the mesh.
 
   Args:
-    tree: of arrays that every process has.
-    axes: of the mesh.
-    tasks: whether the first axis of every leaf counts tasks; they must divide
-      over the mesh's (see `pad`).
+    tree: tree of arrays; every process has all of them.
+    axes: axes of the mesh.
+    tasks: whether the first axis of every leaf is the task axis; the tasks
+      must divide over the mesh's task axis (see `pad`).
   """
   def leaf(x):
     if parallel.is_key(x):
@@ -100,7 +101,7 @@ def _placed(host, sharding):
 
 
 def put_index(index: np.ndarray, axes: Axes):
-  """int32 [tasks, steps, batch], divided by tasks and data."""
+  """int32 [tasks, steps, batch], divided along tasks and batch."""
   return _placed(index, _of_index(axes))
 
 
@@ -109,7 +110,7 @@ def _of_index(axes: Axes):
 
 
 def shapes(tree: Any, axes: Axes, tasks: int = 0) -> Any:
-  """Shapes of `put(tree)`; of `tasks` such trees, padded, if there are any."""
+  """Shapes of `put(tree)`; if `tasks` > 0, of that many trees, padded."""
   def leaf(x):
     first = (tasks + -tasks % axes.tasks,) if tasks else ()
     x = jax.ShapeDtypeStruct((*first, *x.shape), x.dtype)
@@ -119,7 +120,7 @@ def shapes(tree: Any, axes: Axes, tasks: int = 0) -> Any:
 
 
 def index_shape(tasks: int, steps: int, batch_size: int, axes: Axes):
-  """The shape of what `put_index` gives for so many tasks, padded."""
+  """The shape of the result of `put_index` for `tasks` tasks, padded."""
   return jax.ShapeDtypeStruct(
       (tasks + -tasks % axes.tasks, steps, batch_size), np.int32,
       sharding=_of_index(axes))
@@ -131,7 +132,7 @@ def pad(tree: Any, axes: Axes) -> Any:
 
 
 def gather(tree: Any) -> Any:
-  """Arrays of a mesh as whole NumPy arrays, in every process; keys as keys."""
+  """Arrays of a mesh as whole NumPy arrays in every process; keys stay keys."""
   def leaf(x):
     if parallel.is_key(x):
       return parallel.like_key(x, leaf(jax.random.key_data(x)))
@@ -146,12 +147,12 @@ def over_mesh(chunk, axes: Axes):
 
   Args:
     chunk: see `steps.make_chunk`.
-    axes: of the mesh.
+    axes: axes of the mesh.
 
   Returns:
-    The same function: state, task and index have a first axis of tasks and lie
-    as `put(..., tasks=True)` and `put_index` place them, and all else as `put`
-    does. The route is static, only the state is donated.
+    The same function. State, task and index have a leading task axis and are
+    placed by `put(..., tasks=True)` and `put_index`, all other arguments by
+    `put`. The route is static, and only the state is donated.
   """
   def divided(route, backbone, shared, source, task, state, index):
     one = lambda t, s, i: chunk(route, backbone, shared, source, t, s, i)

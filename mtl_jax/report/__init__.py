@@ -1,1 +1,1 @@
-"""The page that a run writes: tables, figures and drawings."""
+"""The report of a run: tables and figures, on a page and in a terminal."""

@@ -9,7 +9,7 @@ import numpy as np
 from mtl_jax import trees
 from mtl_jax.report import drawing
 
-_NAMED = drawing.COLOURS  # tasks in the legend of owners
+_NAMED = drawing.COLOURS  # number of tasks named in the legend of owners
 
 
 def sentences(summary: dict) -> list[str]:
@@ -27,13 +27,14 @@ def sentences(summary: dict) -> list[str]:
         f'tree {tree["tree"]}: '
         f'{trees.counted(len(tree["tasks"]), "subnetwork")} '
         f'{"owns" if len(tree["tasks"]) == 1 else "own"} '
-        f'{100 * (1 - free / size):.1f} % of {size:,} weights, and two own at '
-        f'most {both} of them together; folded they take {sizes["folded"]}, on '
-        f'disk {sizes["stored"]}, as separate networks {sizes["dedicated"]}')
+        f'{100 * (1 - free / size):.1f} % of {size:,} weights, and any two '
+        f'have at most {both} in common; the folded tree takes '
+        f'{sizes["folded"]}, the stored tasks {sizes["stored"]} on disk, and '
+        f'separate networks would take {sizes["dedicated"]}')
   for line in summary.get('ensembles') or []:
     found.append(
         f'{line["phase"]}: an ensemble of {len(line["members"])} on '
-        f'{line["task"]}: {100 * line["accuracy"]:.2f} % right; its members '
+        f'{line["task"]}: accuracy {100 * line["accuracy"]:.2f} %; its members '
         + ', '.join(f'{100 * a:.2f}' for a in line['members']) + ' %')
   for line in summary.get('carried') or []:
     matrix = line['matrix']
@@ -41,14 +42,14 @@ def sentences(summary: dict) -> list[str]:
       learned = np.mean([row[-1] for row in matrix])
       found.append(
           f'{line["phase"]}: one network fine-tuned in sequence ends with '
-          f'{100 * np.mean(line["end"]):.2f} % over its '
-          f'{trees.counted(len(matrix), "task")}, '
-          f'after {100 * learned:.2f} % right after each was learned')
+          f'a mean accuracy of {100 * np.mean(line["end"]):.2f} % over its '
+          f'{trees.counted(len(matrix), "task")}; '
+          f'right after each was learned, it was {100 * learned:.2f} %')
   return found
 
 
 def owners(records, summary):
-  """For every leaf of a tree, the share that each task owns."""
+  """The share of each layer's weights that each task owns."""
   del records
   found = summary.get('capacity') or []
   if not found:
@@ -71,10 +72,11 @@ def owners(records, summary):
   ax.set_xlim(0, 100)
   ax.set_xlabel('weights owned (%); the rest is free')
   drawing.legend(canvas, ax)
-  more = (f' (of {len(tasks)} tasks, the first {_NAMED} are named; colours '
-          'are then used again)' if len(tasks) > _NAMED else '')
+  more = (f' (the first {_NAMED} of {len(tasks)} tasks are named; later tasks '
+          'repeat the colours)' if len(tasks) > _NAMED else '')
   return canvas, (f'Tree “{tree["tree"]}”: the weights of each layer by the '
-                  f'task that owns them{more}. No weight has two owners.')
+                  f'task that owns them{more}. Each weight has at most one '
+                  'owner.')
 
 
 def forgotten(records, summary):

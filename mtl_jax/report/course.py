@@ -1,7 +1,7 @@
-"""Figures of learning: curves, the average as tasks come, accuracy and bytes.
+"""Figures of learning: curves, averages after each task, accuracy and bytes.
 
-Each function takes (records, summary) and gives (figure, caption), or `None`
-where the run has no such data; see `mtl_jax.report.figures`.
+Each function takes (records, summary) and returns (figure, caption), or `None`
+if the run has no such data; see `mtl_jax.report.figures`.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from mtl_jax.report import vector
 
 
 def curves(records, summary):
-  """Loss and accuracy of training batches, and validation at the end."""
+  """Training loss and accuracy per batch, and validation at the end."""
   del summary
   found = drawing.groups(
       records, lambda r: (r.get('curve') or {}).get('step'))
@@ -34,14 +34,14 @@ def curves(records, summary):
     ax.set_xlabel('training step')
     ax.set_ylabel('loss' if key == 'loss' else 'accuracy (%)')
   drawing.legend(canvas, axes[0][0])
-  end = (' Marks at the end are single tasks on their validation images, '
-         'after training.' if validated else '')
+  end = (' Marks at the end are the validation results of single tasks after '
+         'training.' if validated else '')
   return canvas, ('Means over training batches. Thick lines are means over '
-                  f'tasks, broken ones are controls; {_singles(found)}{end}')
+                  f'tasks, dashed lines are controls; {_singles(found)}{end}')
 
 
 def _validation(ax, members, key, colour, marker) -> bool:
-  """A mark for each task's validation after its last step; whether any."""
+  """Marks each task's validation after its last step; `True` if any has one."""
   shown = [r for r in members if (r.get(key) or {}).get('valid') is not None]
   if not shown:
     return False
@@ -57,7 +57,7 @@ def _validation(ax, members, key, colour, marker) -> bool:
 
 
 def validation(records, summary):
-  """Loss and accuracy on validation images, measured while tasks trained."""
+  """Loss and accuracy on validation images, measured during training."""
   del summary
   found = drawing.groups(
       records, lambda r: (r.get('validation') or {}).get('step'))
@@ -79,20 +79,20 @@ def validation(records, summary):
                   else 'validation accuracy (%)')
   drawing.legend(canvas, axes[0][0])
   return canvas, (
-      'Measured on each task’s validation images while it trained; step 0 is '
-      'before the first batch. Thick lines are means over tasks, broken ones '
+      'Measured on each task’s validation images during training; step 0 is '
+      'before the first batch. Thick lines are means over tasks, dashed lines '
       'are controls; ' + _singles(found))
 
 
 def _singles(found) -> str:
-  """What stands for single tasks among curves."""
+  """The part of a caption that says how single tasks are drawn."""
   return ('bands go from the lowest to the highest task.'
           if any(len(members) > drawing.FAINT for members in found.values())
           else 'faint lines are single tasks.')
 
 
 def seen(records, summary):
-  """The mean accuracy over the tasks learned so far, as tasks come."""
+  """The mean accuracy over the tasks learned so far, after each task."""
   found = {label: [r for r in members if _test(r) is not None]
            for label, members in drawing.groups(records).items()}
   if max(map(len, found.values()), default=0) < 2:
@@ -111,8 +111,9 @@ def seen(records, summary):
   ax.set_ylabel('mean test accuracy (%)')
   ax.xaxis.get_major_locator().set_params(integer=True)
   drawing.legend(canvas, ax)
-  caption = ('The mean test accuracy over the tasks that a phase has learned, '
-             'each as it was left; broken lines are controls.')
+  caption = ('The mean test accuracy over the tasks that a phase has learned '
+             'so far, each measured when it was learned; dashed lines are '
+             'controls.')
   if again is not None:
     caption += (' The dotted line is the mean over the tasks of all phases, '
                 'measured again after each.')
@@ -128,7 +129,8 @@ def _line(ax, label, names, values, style, dashes):
 
 
 def _means(members):
-  """After each entry; of a task that was learned again, its last accuracy."""
+  """Means after each entry; a task learned again counts with its last result.
+  """
   last, means = {}, []
   for record in members:
     last[record['task']] = 100 * _test(record)
@@ -137,7 +139,7 @@ def _means(members):
 
 
 def _of_rows(summary, function):
-  """A metric after each task, in percent, if the matrix was measured whole."""
+  """A metric after each task, in percent; needs a complete matrix."""
   matrix = np.array(summary.get('matrix') or [[]], float)
   size = len(matrix)
   if size < 2 or matrix.shape != (size, size) or np.isnan(
@@ -147,8 +149,7 @@ def _of_rows(summary, function):
 
 
 def forgetting(records, summary):
-  """What of earlier tasks is forgotten after each one (Chaudhry et al. 2018).
-  """
+  """The forgetting measure after each task (Chaudhry et al. 2018)."""
   del records
   lost = _of_rows(summary, anytime.forgetting_so_far)
   if lost is None:
@@ -165,13 +166,14 @@ def forgetting(records, summary):
   ax.xaxis.get_major_locator().set_params(integer=True)
   return canvas, (
       'The forgetting measure after each task (Chaudhry et al. 2018, '
-      'arXiv:1801.10112): the mean over earlier tasks of the best accuracy '
-      'that a task had so far, minus what it has now. At 0 nothing is '
+      'arXiv:1801.10112): the best earlier accuracy of a task minus its '
+      'accuracy now, averaged over all earlier tasks. 0 means that nothing is '
       'forgotten.')
 
 
 def against_bytes(records, summary):
-  """Accuracy against bytes, a mark per task, of a run with several methods."""
+  """Accuracy against bytes, one mark per task, for runs with several methods.
+  """
   del summary
   shown = lambda r: _test(r) is not None and (r.get('bytes') or {}).get('total')
   found = drawing.groups(records, shown)
@@ -200,8 +202,8 @@ def against_bytes(records, summary):
   ax.set_ylabel('test accuracy (%)')
   drawing.legend(canvas, ax)
   caption = ('One mark per task: its test accuracy and the size of its '
-             'impression in memory. What several tasks share counts with each '
-             'that it stands in.')
+             'impression in memory. Values that several tasks share count '
+             'with each of them.')
   if any(m[0]['control'] for m in found.values()):
     caption += ' Hollow marks are controls.'
   return canvas, caption

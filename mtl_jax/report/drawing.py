@@ -1,4 +1,4 @@
-"""How the figures of a report look: colours, axes and heat maps.
+"""The look of a report's figures: colours, axes and heat maps.
 
 Matplotlib is imported on first use, without pyplot and without a display.
 """
@@ -9,21 +9,21 @@ import numpy as np
 
 from mtl_jax.report import vector
 
-# Okabe and Ito's hues, safe for colour-blind readers; black is left out, and
-# the bright ones are darker, so that all can be read on white and on black.
+# Okabe and Ito's hues, safe for colour-blind readers, without black. The bright
+# ones are darkened, so that all can be read on white and on black.
 PALETTE = ('#0072b2', '#d55e00', '#009e73', '#c46a9c', '#b97f00', '#2f93c9',
            '#8c6bb1', '#7f7f7f')
-COLOURS = 24  # that can be told apart, if with less ease
+COLOURS = 24  # that a reader can still tell apart
 ROOT = '#c9ccd1'
 CONTROL = '#444444'
 MARKERS = ('D', 's', '^', 'v', 'P', 'X')
-HOVER = 40  # up to so many rows, a heat map says its values
-NAMED = 40  # up to so many tasks have their names on an axis
-FAINT = 30  # up to so many learning curves are drawn one by one
+HOVER = 40  # up to this number of rows, a heat map shows values on hover
+NAMED = 40  # up to this number of tasks, an axis has task names
+FAINT = 30  # up to this number, learning curves are drawn one by one
 RC = {
     'font.family': 'sans-serif', 'font.size': 9, 'text.parse_math': False,
     'font.sans-serif': ['DejaVu Sans', 'Segoe UI', 'Helvetica', 'Arial'],
-    'figure.constrained_layout.w_pad': .12,  # browsers have wider letters
+    'figure.constrained_layout.w_pad': .12,  # browsers use wider letters
     'svg.fonttype': 'none', 'figure.facecolor': 'none',
     'axes.facecolor': 'none', 'savefig.facecolor': 'none',
     'axes.spines.top': False, 'axes.spines.right': False,
@@ -36,7 +36,7 @@ RC = {
 
 
 def colours(count: int) -> list[str]:
-  """The palette, or a longer one for up to `COLOURS` things.
+  """The palette, or a longer one with up to `COLOURS` colours.
 
   Every colour has a contrast of 3 or more with white and with the dark page.
   """
@@ -69,11 +69,11 @@ def _of_luminance(hue: float, wanted: float) -> str:
 
 
 def groups(records: list[dict], keep=None) -> dict[str, list[dict]]:
-  """Records by phase; by basis or method if phases are many; controls apart.
+  """Groups records by phase, basis or method, as finely as colours allow.
 
   Args:
-    records: all records of the run, so that every figure names groups alike.
-    keep: predicate of the records wanted; groups without any are left out.
+    records: all records of the run, so that all figures name groups alike.
+    keep: predicate that selects records; groups without any are left out.
 
   >>> main = {'phase': 'basis', 'method': 'supsup', 'control': False}
   >>> extra = {'phase': 'basis', 'method': 'dedicated', 'control': True}
@@ -81,7 +81,7 @@ def groups(records: list[dict], keep=None) -> dict[str, list[dict]]:
   ['basis', 'dedicated (control)']
   """
   main = [r for r in records if not r['control']]
-  for name in (_phase, _basis, _method):  # the finest that colours can tell
+  for name in (_phase, _basis, _method):  # the finest with enough colours
     if len({name(r) for r in main}) <= len(PALETTE):
       break
   found: dict[str, list[dict]] = {}
@@ -127,13 +127,13 @@ def axes(width, height, columns=1, **kwargs):
 
 
 def settle(canvas) -> None:
-  """Lays the figure out for good, so that points can be counted in its axes."""
+  """Fixes the layout, so that lengths in the axes can be measured in points."""
   canvas.draw_without_rendering()
   canvas.set_layout_engine('none')
 
 
 def points(ax) -> tuple[float, float]:
-  """How much of the axes' x and y is one point; after `settle`."""
+  """The length of one point in units of x and of y; call `settle` before."""
   origin, one = ax.transData.inverted().transform(
       [(0, 0), (ax.figure.dpi / 72, ax.figure.dpi / 72)])
   return tuple(abs(one - origin))
@@ -145,7 +145,7 @@ def short(name, limit=26) -> str:
 
 
 def name_ticks(ax, names, limit=NAMED, label='task'):
-  """Names below the x axis, or only places in the order if they are many."""
+  """Puts names below the x axis, or only positions if there are many."""
   if len(names) <= limit:
     ax.set_xticks(range(len(names)), [short(n) for n in names], fontsize=7.5,
                   rotation=45, ha='right', rotation_mode='anchor')
@@ -158,7 +158,7 @@ def name_ticks(ax, names, limit=NAMED, label='task'):
 def legend(canvas, ax, entries=None):
   entries = entries or ax.get_legend_handles_labels()
   if len(entries[1]) > 1:
-    width = canvas.get_figwidth() * 72 / 8.5  # in letters, about
+    width = canvas.get_figwidth() * 72 / 8.5  # in letters, approximately
     longest = 5 + .6 * max(len(label) for label in entries[1])
     canvas.legend(*entries, loc='outside upper left', fontsize=8.5,
                   ncols=int(np.clip(width / longest, 1, 5)))
@@ -184,7 +184,7 @@ def heat_map(canvas, ax, matrix, names, label, form, limits=(None, None)):
       False)
   name_ticks(ax, names, 25)
   ax.set_xlim(-.5, size - .5)
-  if size <= HOVER:  # marks that nobody sees carry the values
+  if size <= HOVER:  # invisible marks carry the values
     cells = np.argwhere(np.isfinite(matrix))
     marks, = ax.plot(cells[:, 1], cells[:, 0], 's', alpha=0, zorder=4,
                      ms=190 / size)
@@ -200,14 +200,15 @@ def heat_map(canvas, ax, matrix, names, label, form, limits=(None, None)):
 
 
 def plot_curves(ax, curves, key, colour, label, style, names=()):
-  """The mean of curves, and each of them, or their range if they are many.
+  """Draws the mean of curves, and each curve or, if they are many, the range.
 
   Args:
     ax: axes.
     curves: dicts with lists 'step' and `key`.
     key: 'loss' or 'accuracy'.
     colour, label, style: of the mean.
-    names: of the curves, which makes them say so, and the mean its values.
+    names: names of the curves. If given, curves show their names on hover and
+      the mean shows its values.
   """
   scale = 100 if key == 'accuracy' else 1
   steps = np.unique(np.concatenate([c['step'] for c in curves]))

@@ -1,7 +1,7 @@
 """The figures of a report, as SVG text for one self-contained HTML page.
 
-Each `_name(records, summary)` draws one figure and says what it shows, or
-returns `None` where the run has no data for it; `draw` calls them all.
+Each `_name(records, summary)` returns a figure and its caption, or `None` if
+the run has no data for it; `draw` calls all of them.
 """
 
 import warnings
@@ -19,7 +19,7 @@ from mtl_jax.report import vector
 
 
 class Figure(NamedTuple):
-  """One figure: its SVG text and the words that go with it."""
+  """A figure as SVG text, with its title and caption."""
   name: str
   title: str
   caption: str
@@ -28,11 +28,11 @@ class Figure(NamedTuple):
 
 
 def draw(records: list[dict], summary: dict) -> list[Figure]:
-  """All figures that the data allows; see `report` for the schema."""
+  """All figures for which there is data; `page` describes the inputs."""
   import matplotlib
   drawings = []
   with matplotlib.rc_context(), warnings.catch_warnings():
-    warnings.filterwarnings('ignore', message='Glyph')  # browsers have fonts
+    warnings.filterwarnings('ignore', message='Glyph')  # the browser has fonts
     matplotlib.rcdefaults()
     matplotlib.rcParams.update(drawing.RC)  # type: ignore[arg-type]
     for name, (title, wide, function) in _FIGURES.items():
@@ -65,11 +65,11 @@ def _accuracy(records, summary):
   drawing.name_ticks(ax, list(tasks))
   ax.set_ylabel('test accuracy (%)')
   drawing.legend(canvas, ax)
-  caption = ('Each dot is the test accuracy of one task, with the impression '
-             'that the task left; the axis needn’t begin at 0.')
+  caption = ('Each dot is the test accuracy of one task with its stored '
+             'impression; the axis may start above 0.')
   if any(r['control'] for r in records):
-    caption += (' Hollow marks are controls: the same task learned in '
-                'another way, for comparison.')
+    caption += (' Hollow marks are controls: the same task learned by '
+                'another method, for comparison.')
   return canvas, caption
 
 
@@ -85,10 +85,10 @@ def _matrix(records, summary):
   drawing.heat_map(canvas, ax, matrix, summary['names'], 'test accuracy (%)',
                    '.0f')
   ax.set_ylabel('after learning …')
-  caption = ('Row: the task just learned; column: the task tested. Reading '
-             'down a column shows whether a task changes when later ones are '
-             'learned; where nothing is forgotten, it keeps one colour. The '
-             'cell above the diagonal is the task before it was learned.')
+  caption = ('Row: the task just learned; column: the task tested. A column '
+             'shows whether the accuracy of a task changes while later tasks '
+             'are learned; without forgetting, it keeps one colour. The cell '
+             'above the diagonal is the accuracy before the task was learned.')
   if np.isnan(matrix).any():
     caption += ' Empty cells were not measured.'
   return canvas, caption
@@ -109,9 +109,9 @@ def _overlap(records, summary):
   canvas, ax = drawing.axes(4.9, 4.3)
   drawing.heat_map(canvas, ax, matrix, overlap['names'], 'Jaccard overlap',
                    '.2f', limits)
-  caption = ('How much the masks of two tasks have in common: weights that '
-             'both keep, divided by weights that either keeps; the diagonal '
-             'is left out.')
+  caption = ('Overlap of the masks of two tasks: the number of weights in '
+             'both masks divided by the number in either mask (Jaccard index); '
+             'the diagonal is left out.')
   if chance:
     low, high = (f'{value:.2f}' for value in chance)
     expected = low if low == high else f'between {low} and {high}'
@@ -121,7 +121,7 @@ def _overlap(records, summary):
 
 
 def _chance_overlap(records, names):
-  """Bounds of the Jaccard overlap d / (2 - d) of independent masks."""
+  """Bounds of the expected Jaccard index d / (2 - d) of independent masks."""
   densities = [d for r in records if r['entry'] in set(names)
                for d in (r.get('density') or {}).values() if d]
   if not densities:
@@ -165,7 +165,7 @@ def _basis(records, summary):
   return canvas, (
       'Tasks learned by combining K fixed masks: lines are means over tasks, '
       'bands go from the lowest to the highest task'
-      + (', the broken line is the mean of the controls on the same tasks.'
+      + (', the dashed line is the mean of the controls on the same tasks.'
          if controls else '.'))
 
 
@@ -224,7 +224,7 @@ def _bytes(records, summary):
   for column, (label, marker, size, colour) in enumerate((
       ('impression in memory', 'o', 9, drawing.PALETTE[0]),
       ('impression on disk', 's', 4.5, drawing.PALETTE[4]),
-      ('a network of its own', 'D', 8, drawing.CONTROL))):
+      ('dedicated network', 'D', 8, drawing.CONTROL))):
     if np.isfinite(values[:, column]).any():
       marks, = ax.plot(
           values[:, column], y, marker, color=colour, ms=size, label=label,
@@ -246,15 +246,15 @@ def _bytes(records, summary):
   ax.set_ylim(len(found) - .5, -.5)
   ax.set_xlabel('bytes per task, mean (each grid line is ten times the last)')
   drawing.legend(canvas, ax)
-  caption = ('What one more task costs: the impression it leaves, in memory '
-             'and on disk, beside a network trained for that task alone.')
+  caption = ('The cost of one more task: the size of its impression in memory '
+             'and on disk, and of a network trained for that task alone.')
   if any(r.get('basis') for r in records):
-    caption += (' The masks of a basis are counted with the tasks that left '
-                'them, not again with the tasks that combine them.')
+    caption += (' The masks of a basis count with the tasks that learned them, '
+                'not with the tasks that combine them.')
   return canvas, caption
 
 
-# Of the colours, those that parts of a task's time have.
+# The colour of each part of a task's time.
 _PARTS = {'train': 0, 'validate': 3, 'evaluate': 4, 'save': 2}
 
 
@@ -293,28 +293,28 @@ _FIGURES = {
     'overlap': ('Overlap of masks', False, _overlap),
     'segments': ('Which tasks use which modules', True,
                  segments_report.graph),
-    'relation': ('Similar features, or a common path?', True,
+    'relation': ('Similarity of features and overlap of paths', True,
                  segments_report.relation),
-    'similarity': ('The same module, trained in another way', True,
+    'similarity': ('Similarity of modules between methods', True,
                    segments_report.similarity),
-    'ablation': ('A module that gives nothing', True,
+    'ablation': ('Accuracy without a module', True,
                  segments_report.ablation),
-    'probe': ('A task on the features of another', False,
+    'probe': ('Linear probes on the features of other tasks', False,
               segments_report.probe),
     'robustness': ('Accuracy under corruptions', False,
                    segments_report.robustness),
-    'confusion': ('Which task is it?', False, inference_report.confusion),
+    'confusion': ('Confusion of tasks', False, inference_report.confusion),
     'identity': ('Accuracy without task names', True, inference_report.curves),
-    'network': ('The network that grew', True, search_report.network),
-    'quality': ('Quality while it grew', True, search_report.quality),
-    'costs': ('What a path costs', True, search_report.costs),
-    'inheritance': ('Who inherits from whom', True,
+    'network': ('The evolved network', True, search_report.network),
+    'quality': ('Quality during the search', True, search_report.quality),
+    'costs': ('Cost of each path', True, search_report.costs),
+    'inheritance': ('Ancestry of the paths', True,
                     search_report.inheritance),
     'curves': ('Learning curves', True, course.curves),
     'validation': ('Validation while training', True, course.validation),
     'basis': ('Accuracy against the size of the basis', True, _basis),
     'density': ('Density of masks', True, _density),
-    'owners': ('Who owns the weights', True, capacity_report.owners),
+    'owners': ('Owners of the weights', True, capacity_report.owners),
     'forgotten': ('What fine-tuning forgets', False,
                   capacity_report.forgotten),
     'bytes': ('Size of a task', True, _bytes),

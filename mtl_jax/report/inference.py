@@ -29,24 +29,24 @@ def rows(summary: dict) -> list[dict]:
 def _rule(line: dict) -> str:
   rule = f'{line["rule"].replace("_", "-")}, {_OBJECTIVES[line["objective"]]}'
   last = line.get('rerank')
-  return f'{rule}, the last {last} compared' if last else rule
+  return f'{rule}, last {last} reranked' if last else rule
 
 
 def sentences(summary: dict) -> list[str]:
-  """The same as sentences, for the terminal and above the table."""
+  """One sentence per evaluation, for the terminal and the page."""
   found = []
   for row in rows(summary):
     found.append(
         f'{row["name"]}: task inferred ({row["rule"]}) from {row["images"]} '
         f'images, {trees.counted(row["tasks"], "task")}: {row["identified"]} '
-        'right; accuracy '
-        f'{row["GG"]} with the task given, {row["GNs"]} without, {row["GNu"]} '
-        'if task and class must be right')
+        'of the inferences are right; accuracy '
+        f'{row["GG"]} if the task is given, {row["GNs"]} if it is inferred, '
+        f'{row["GNu"]} if task and class must both be right')
   for line in summary.get('streams') or []:
     returned = line['right_on_return']
     found.append(
         f'{line["phase"]}: a stream of '
-        f'{trees.counted(line["tasks"], "unnamed task")} made '
+        f'{trees.counted(line["tasks"], "unnamed task")} was learned with '
         f'{trees.counted(line["masks"], "mask")}; '
         f'{_percent(line["right_at_first"])} of the decisions were right'
         + ('' if returned is None else
@@ -55,9 +55,9 @@ def sentences(summary: dict) -> list[str]:
   if mixed:
     found.append(
         f'one mixed batch: {trees.counted(mixed["rows"], "row")} of '
-        f'{trees.counted(mixed["tasks"], "task")} in one call: '
-        f'{_percent(mixed["accuracy"])} right, largest difference from calls '
-        f'task by task {mixed["difference"]:.1g}')
+        f'{trees.counted(mixed["tasks"], "task")} in one call: accuracy '
+        f'{_percent(mixed["accuracy"])}, largest difference from separate '
+        f'calls {mixed["difference"]:.1g}')
   return found
 
 
@@ -87,13 +87,13 @@ def curves(records, summary):
   ax.set_xlabel('tasks learned')
   ax.set_ylabel('%')
   drawing.legend(canvas, ax)
-  return canvas, ('Test accuracy when the task is given and when it is '
-                  'inferred, and how often it is inferred rightly, as the '
-                  'number of tasks grows.')
+  return canvas, ('Test accuracy if the task is given and if it is inferred, '
+                  'and how often it is inferred correctly, against the number '
+                  'of tasks.')
 
 
 def confusion(records, summary):
-  """How often each task's images were taken for each task."""
+  """How often the images of each task were assigned to each task."""
   del records
   found = [x for x in summary.get('identity') or [] if x.get('confusion')]
   if not found:
@@ -106,6 +106,6 @@ def confusion(records, summary):
                    'inferences (%)', '.0f', (0, 100))
   ax.set_ylabel('images of …')
   return canvas, (f'“{line["name"]}”, '
-                  f'{trees.counted(line["tasks"], "task")}. Row: the task '
-                  'that a test batch belongs to; column: the task for which '
-                  'it was taken. On the diagonal the inference is right.')
+                  f'{trees.counted(line["tasks"], "task")}. Row: the true '
+                  'task of a test batch; column: the inferred task. On the '
+                  'diagonal the inference is right.')

@@ -1,10 +1,10 @@
 """The report of a run: one self-contained HTML page and a terminal table.
 
 The page loads nothing: figures are inline SVG, and its content policy forbids
-any request and any script but its own, which sorts and filters the table of
-tasks and saves figures. Everything that comes from names or configs is escaped.
+all requests and all scripts but its own, which sorts and filters the table of
+tasks and saves figures. All text from names or configs is escaped.
 
-What the functions read (all of it JSON; accuracies are fractions):
+The inputs of the functions are JSON values; accuracies are fractions:
 
   run      config, command, versions, hardware {device, count, cpu, cores},
            commit, started, seed, backbone {model, weights, fingerprint}
@@ -15,15 +15,15 @@ What the functions read (all of it JSON; accuracies are fractions):
            bytes {masks, coefficients, values, stats, total, stored,
            dedicated}, seconds {train, busy, validate, evaluate, save}, basis
            {kind, size},
-           data (as `data.labels.facts` makes it),
-           search (of paths that evolved; see `report.search`)
+           data (from `data.labels.facts`),
+           search (if the path evolved; see `report.search`)
   summary  names, matrix, before, metrics (see `metrics.summarise`),
            overlap {names, matrix}, seconds_in_all, busy, verified {ok, tasks},
            identity, streams, mixed (see `report.inference`), segments (see
            `evaluation.transparency`)
 
-A record must have `entry`, `task`, `phase`, `method` and `control`; anything
-else that is missing or `None` is left out of the page.
+A record must have `entry`, `task`, `phase`, `method` and `control`; the page
+leaves out all else that is missing or `None`.
 """
 
 import base64
@@ -40,16 +40,16 @@ from mtl_jax.report import inference as inference_report
 from mtl_jax.report import rows as rows_lib
 
 _TEMPLATES = pathlib.Path(__file__).parent / 'templates'
-_LONG = 40  # a terminal table of more tasks than this has one row per phase
-# Metrics that a terminal tells; the page has them all.
+_LONG = 40  # above this number of tasks, the terminal shows one row per phase
+# Metrics shown in a terminal; the page shows all.
 _TOLD = ('average_accuracy', 'worst_task', 'anytime_average_accuracy',
          'forgetting', 'learning_curve_area')
-_NOTES = 6  # sentences about the data in a terminal; the page has them all
-_FOLD = 50  # and the page's table of tasks is folded
+_NOTES = 6  # sentences about the data in a terminal; the page shows all
+_FOLD = 50  # above this number of tasks, the page folds their table
 
 
 def render(run: dict, records: list[dict], summary: dict) -> str:
-  """The report as the text of an HTML page; see the module for the inputs."""
+  """The report as the text of an HTML page; the module lists the inputs."""
   import jinja2
   import markupsafe
   environment = jinja2.Environment(
@@ -77,7 +77,7 @@ def render(run: dict, records: list[dict], summary: dict) -> str:
 
 
 def write(path, run: dict, records: list[dict], summary: dict) -> None:
-  """Writes the page; a reader sees the old file or the new one, never half."""
+  """Writes the page atomically: a reader never sees half a file."""
   path = pathlib.Path(path)
   if path.is_dir() or not path.absolute().parent.is_dir():
     raise ValueError(f'{path} is no place for a page: name a file in a folder '
@@ -92,7 +92,7 @@ def write(path, run: dict, records: list[dict], summary: dict) -> None:
 
 
 def table(records: list[dict], summary: dict):
-  """A `rich.table.Table` of all tasks, or of all phases if tasks are many."""
+  """A `rich.table.Table` of all tasks; if they are many, of all phases."""
   import rich.box
   import rich.table
   import rich.text
@@ -101,12 +101,12 @@ def table(records: list[dict], summary: dict):
            for row in (summary.get('metrics') or [])
            if row['name'] in _TOLD]
   if _in_all(summary) is not None:
-    lines.append(f'{rows_lib.readable_seconds(_in_all(summary))} in all'
-                 f'{_busy(summary, "; the devices had work in")}')
+    lines.append(f'{rows_lib.readable_seconds(_in_all(summary))} in total'
+                 f'{_busy(summary, "; devices busy for")}')
   lines += inference_report.sentences(summary)
   lines += capacity_report.sentences(summary)
   lines += labels.sentences(records, _NOTES)
-  lines.append('“of own”: compared with a network of its own')
+  lines.append('“of own”: compared with a network trained for the task alone')
   result = rich.table.Table(box=rich.box.SIMPLE_HEAD,
                             collapse_padding=True, pad_edge=False,
                             caption=rich.text.Text('\n'.join(lines)),
@@ -128,13 +128,13 @@ def table(records: list[dict], summary: dict):
   for i, column in enumerate(columns):
     result.add_column(column, justify='right' if i >= right else 'left',
                       no_wrap=i >= right or len(name) < 25, overflow='fold')
-  for row in rows:  # as Text: a name is never read as markup
+  for row in rows:  # as Text: markup in a name is not interpreted
     result.add_row(*(rich.text.Text(str(cell)) for cell in row))
   return result
 
 
 def _marked(row: dict) -> str:
-  """A row's method, and whether it stands there for comparison."""
+  """A row's method, marked if it is a control."""
   return f'{row["method"]} (control)' if row['control'] else row['method']
 
 
@@ -208,9 +208,9 @@ def _cards(records, summary):
   if size is not None:
     own = rows_lib.mean(rows_lib.values(main, 'bytes', 'dedicated'))
     cards.append((rows_lib.readable_size(size), 'per task, mean',
-                  f'a network of its own: {rows_lib.readable_size(own)}'
+                  f'dedicated network: {rows_lib.readable_size(own)}'
                   if own else ''))
   if _in_all(summary) is not None:
-    cards.append((rows_lib.readable_seconds(_in_all(summary)), 'in all',
-                  _busy(summary, 'the devices had work in')))
+    cards.append((rows_lib.readable_seconds(_in_all(summary)), 'in total',
+                  _busy(summary, 'devices busy for')))
   return cards

@@ -5,7 +5,7 @@ from mtl_jax.report import drawing
 
 
 def phases(records: list[dict]) -> list[dict]:
-  """One row of printable means for every phase and method, controls last."""
+  """Printable means, one row for every phase and method, controls last."""
   found: dict[tuple, list[dict]] = {}
   for r in sorted(records, key=lambda r: bool(r['control'])):
     key = r['phase'], r['method'], bool(r['control'])
@@ -55,7 +55,7 @@ def answer(record: dict, split: str) -> str:
 
 
 def readable_seconds(seconds: float | None) -> str:
-  """Seconds as people read them.
+  """Seconds in readable units.
 
   >>> readable_seconds(2.345), readable_seconds(150), readable_seconds(9000)
   ('2.35 s', '2 min 30 s', '2 h 30 min')
@@ -71,7 +71,7 @@ def readable_seconds(seconds: float | None) -> str:
 
 
 def tasks(records: list[dict]) -> list[dict]:
-  """One row of printable values for every task, and what to sort it by."""
+  """Printable values and sort keys, one row for every task."""
   rows = []
   for r in records:
     basis, size = r.get('basis') or {}, r.get('bytes') or {}
@@ -98,7 +98,7 @@ def tasks(records: list[dict]) -> list[dict]:
 
 
 def _rank(record, split) -> float | None:
-  """What answers are sorted by: the accuracy, or the loss below zero."""
+  """The sort key of an answer: the accuracy, or minus the loss."""
   accuracy = (record.get('accuracy') or {}).get(split)
   loss = (record.get('loss') or {}).get(split)
   return accuracy if accuracy is not None or loss is None else -loss
@@ -111,7 +111,7 @@ def values(records: list[dict], group: str, key: str) -> list[float]:
 
 
 def mean(numbers: list[float]) -> float | None:
-  """The mean, or `None` of nothing."""
+  """The mean; `None` of an empty list."""
   return metrics_lib.mean_and_std(numbers)[0] if numbers else None
 
 
@@ -124,12 +124,12 @@ def _spread(numbers):
 
 
 def readable_size(count: float | None) -> str:
-  """Bytes as people read them; '–' for `None`."""
+  """Bytes in readable units; '–' for `None`."""
   return '–' if count is None else drawing.readable_bytes(count)
 
 
 def ratio(size: float | None, own: float | None) -> str:
-  """How many times smaller than a network of its own: '1/32'."""
+  """The size relative to a dedicated network's, such as '1/32'."""
   if not size or not own:
     return '–'
   times = own / size

@@ -1,8 +1,8 @@
-"""Figures of a network that grew by evolution (mu2Net).
+"""Figures of a network that an evolutionary search grew (mu2Net).
 
-Reads `record['search']` of the tasks (`mtl_jax.training.search` writes it): the
-components of the path as [name, id, weights], its parent, the quality of every
-child of the search, and the cost of the path.
+Reads `record['search']` of the tasks (written by `mtl_jax.training.search`):
+the components of the path as [name, id, weights], its parent, the quality of
+all children of the search, and the cost of the path.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from mtl_jax.report import drawing
 from mtl_jax.report import vector
 
 _ROOT = drawing.ROOT
-_SIDE = 12.  # points of a node's side, if few paths go through it
+_SIDE = 12.  # side of a node in points, if few paths use it
 _MOST = 24  # tasks in one drawing of the network
 
 
@@ -21,7 +21,7 @@ def _grown(records, controls=False):
 
 
 def _last(records):
-  """The path that every task ends with, in the order of learning."""
+  """The last path of every task, in the order of learning."""
   return list({r['task']: r for r in _grown(records)}.values())
 
 
@@ -32,8 +32,8 @@ def _colours(records):
 
 
 def network(records, summary):
-  """Components as nodes, from the images below to the heads above; a chain
-  per task."""
+  """Components as nodes, from the images (bottom) to the heads (top), and a
+  chain for each task."""
   del summary
   paths = _last(records)[:_MOST]
   if not paths:
@@ -59,21 +59,22 @@ def network(records, summary):
   _draw_nodes(ax, paths, places, first, colours)
   return canvas, (
       'Every square is a component; a chain is the path of one task, from the '
-      'images at the bottom to its head, with the test accuracy above. A '
-      'component has the colour of the task that trained it first; the root’s '
-      'are grey. Where chains meet, tasks share a component.')
+      'images at the bottom to its head, with the test accuracy above. The '
+      'colour of a component is that of the first task that trained it; '
+      'components of the root are grey. Where chains meet, tasks share a '
+      'component.')
 
 
 def _draw_chains(ax, paths, rows, places, colours):
-  """The path of each task: from node to node, its own lane through all."""
+  """Draws the path of each task through its nodes, in a lane of its own."""
   wide, high = drawing.points(ax)
   half = _SIDE / 2
   for i, record in enumerate(paths):
     lane = wide * (half - 1) * (2 * (i + .5) / len(paths) - 1)
     x, y = np.array([places[c[1]] for c in sorted(
         record['search']['components'], key=lambda c: rows[c[0]])]).T
-    # In at a node's lower border and out at its upper one; not before the
-    # first node, nor beyond the last.
+    # A chain enters a node at the lower border and leaves it at the upper one.
+    # It starts in the first node and ends in the last.
     ends = np.stack([y - high * half, y + high * half], 1).ravel()[1:-1]
     private = record['search'].get('private')
     line, = ax.plot(np.repeat(x + lane, 2)[1:-1], ends, lw=1.6, zorder=1,
@@ -84,7 +85,7 @@ def _draw_chains(ax, paths, rows, places, colours):
 
 
 def _draw_nodes(ax, paths, places, first, colours):
-  """A square for each component, with accuracies above the heads."""
+  """Draws a square for each component, and accuracies above the heads."""
   from matplotlib import patches
   wide, high = (_SIDE * point for point in drawing.points(ax))
   users: dict[str, list] = {}
@@ -106,7 +107,7 @@ def _draw_nodes(ax, paths, places, first, colours):
 
 
 def _rows(paths) -> dict[str, int]:
-  """A row for every component name, in the order of the signal."""
+  """The row of every component name, in the order of the signal."""
   names = {c[0] for r in paths for c in r['search']['components']}
 
   def order(name):
@@ -120,7 +121,7 @@ def _rows(paths) -> dict[str, int]:
 
 
 def _nodes(records, paths, rows):
-  """({id: task that trained it first}, {id: (x, y)}); the root's is left."""
+  """({id: first task that trained it}, {id: (x, y)}); the root is leftmost."""
   first: dict[str, str | None] = {}
   for record in records:
     roots = set(record['search']['from_root'])
@@ -133,14 +134,14 @@ def _nodes(records, paths, rows):
         columns[name].append(identity)
   places = {}
   for name, found in columns.items():
-    found.sort(key=lambda i: first[i] is not None)  # the root's first
+    found.sort(key=lambda i: first[i] is not None)  # root components first
     for x, identity in enumerate(found):
       places[identity] = (x - (len(found) - 1) / 2, rows[name])
   return first, places
 
 
 def quality(records, summary):
-  """Validation accuracy of every child, and the best so far."""
+  """Validation accuracy of all children, and the best path so far."""
   del summary
   paths = _grown(records)
   if not paths:
@@ -170,13 +171,13 @@ def quality(records, summary):
   ax.set_xlabel('children trained')
   ax.set_ylabel('validation accuracy (%)')
   drawing.legend(canvas, ax)
-  return canvas, ('Each dot is the best validation of one child, in the order '
-                  'in which they were trained; the line is the best path that '
-                  'the search has kept.')
+  return canvas, ('Each dot is the best validation accuracy of one child, in '
+                  'the order of training; the line is the best path that the '
+                  'search has kept so far.')
 
 
 def costs(records, summary):
-  """Weights that a task added, weights that it shares, and its operations."""
+  """Weights that a task adds, weights that it shares, and its operations."""
   del summary
   paths = _last(records)
   if not paths:
@@ -192,7 +193,7 @@ def costs(records, summary):
            label='shared with earlier tasks or the root')
   left.plot(x, [r['search']['accounted'] / 1e6 for r in paths], 'D', ms=4,
             color=drawing.PALETTE[1],
-            label='accounted: divided by users when it was learned')
+            label='accounted: divided among users when it was learned')
   left.set_ylabel('million weights')
   operations = [r['search']['flops'] / 1e6 for r in paths]
   more = right.bar(x, operations, color=drawing.PALETTE[2])
@@ -205,19 +206,20 @@ def costs(records, summary):
   for ax in (left, right):
     drawing.name_ticks(ax, [r['task'] for r in paths])
   drawing.legend(canvas, left)
-  return canvas, ('What a task activates and what it added. The more it '
-                  'shares, the less it adds.')
+  return canvas, ('The weights that each task added and those that it shares, '
+                  'and its operations per image. The more a task shares, the '
+                  'less it adds.')
 
 
 def introduced(records) -> dict[str, int]:
-  """By task, the number of weights that it added to the tasks' last paths.
+  """Number of weights that each task added to the last paths of all tasks.
 
   A component belongs to the task that trained it. If that task's last path no
   longer has it, it belongs to the first task that still uses it. So the sum is
   the number of weights that are in the last paths but not in the root.
 
   Args:
-    records: of the paths of one network in the order of their commits.
+    records: records of one network's paths, in the order of their commits.
   """
   owner: dict[str, str] = {}
   for record in records:
@@ -236,7 +238,7 @@ def introduced(records) -> dict[str, int]:
 
 
 def inheritance(records, summary):
-  """The stored path that is the parent of each path."""
+  """A tree of the stored paths: an arrow from the parent to each path."""
   del summary
   paths = _grown(records)
   if len(paths) < 2:
@@ -247,7 +249,7 @@ def inheritance(records, summary):
   parent = {r['entry']: _parent(r, column) for r in paths}
   canvas, ax = drawing.axes(9.4, max(2.4, .32 * len(names) + .6))
   for entry, seed in parent.items():
-    # From the parent's lower border down, then right to the child's left one.
+    # From the parent's lower border down, then right to the child's left.
     ax.annotate('', (column[entry], -rows[entry]), (column[seed], -rows[seed]),
                 arrowprops={'arrowstyle': '-|>', 'lw': .9, 'shrinkA': 3.5,
                             'shrinkB': 3.5, 'color': '#9aa0a6',
@@ -264,21 +266,21 @@ def inheritance(records, summary):
   ax.set_yticks([])
   ax.grid(visible=False)
   ax.spines[:].set_visible(False)
-  return canvas, ('Inheritance: an arrow leads from a stored path to the task '
-                  'whose best child descends from it. '
+  return canvas, ('An arrow leads from a stored path to each task whose best '
+                  'child descends from it. '
                   'Numbers after “~” are earlier iterations.')
 
 
 def _parent(record, known) -> str:
-  """The stored path that a path descends from; the root if it is gone."""
+  """The stored path from which a path descends; the root if it is gone."""
   seed = record['search']['seed']
   return seed if seed in known else 'root'
 
 
 def _family(paths) -> tuple[dict[str, int], list[str]]:
-  """({entry: generation}, entries with a parent above all that it has).
+  """({entry: generation}, entries in an order with parents before children).
 
-  Below a parent stand its descendants alone, so that no arrow passes through a
+  The descendants of a parent follow it directly, so that no arrow crosses a
   node of another branch.
   """
   known = {'root', *(r['entry'] for r in paths)}

@@ -1,4 +1,4 @@
-"""Several runs in one table: means over tasks, spread over seeds."""
+"""A table of several runs: means over tasks, spread over seeds."""
 
 import collections
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ def phase_accuracy(records: Iterable[Mapping]) -> dict[str, float]:
   """Mean test accuracy of every phase of a run, in percent.
 
   Args:
-    records: its lines of kind 'task'; of a regression they have none.
+    records: the run's lines of kind 'task'; regressions have no accuracy.
 
   >>> phase_accuracy([{'phase': 'a', 'accuracy': {'test': .5}},
   ...                 {'phase': 'a', 'accuracy': {'test': 1.}}])
@@ -41,8 +41,7 @@ def table(runs: Mapping[str, Sequence[Sequence[Mapping]]]) -> list[list[str]]:
   """Rows of `COLUMNS`: one for every phase of every setting.
 
   Args:
-    runs: by setting, the lines of the finished runs that differ in the seed
-      alone.
+    runs: by setting, the lines of finished runs that differ only in the seed.
   """
   rows = []
   for setting, seeds in runs.items():
@@ -62,13 +61,13 @@ def table(runs: Mapping[str, Sequence[Sequence[Mapping]]]) -> list[list[str]]:
 
 
 def _last_lines(lines: Iterable[Mapping]) -> list[Mapping]:
-  """The last line of every task: an earlier start's may stand before it."""
+  """The last line of every task; an earlier start may have left another."""
   return list({line['entry']: line for line in lines
                if line['kind'] == 'task'}.values())
 
 
 def _losses(tasks: Sequence[Sequence[Mapping]], phase: str) -> str:
-  """Of a regression: the mean squared error."""
+  """The mean squared error of a regression."""
   means = [sum(found) / len(found) for found in (
       [r['loss']['test'] for r in each if r['phase'] == phase
        and (r.get('loss') or {}).get('test') is not None]

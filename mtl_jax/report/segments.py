@@ -1,7 +1,7 @@
 """Figures of tasks on shared segments, from `transparency.measure`.
 
-Each function takes (records, summary) and gives (figure, caption), or `None`
-where the run has no such data; see `mtl_jax.report.figures`.
+Each function takes (records, summary) and returns (figure, caption), or `None`
+if the run has no such data; see `mtl_jax.report.figures`.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ def _segments(summary) -> dict:
 
 
 def graph(records, summary):
-  """Levels and modules; the path of each of up to 20 tasks in its colour."""
+  """Levels and modules with the paths of up to 20 tasks, each in a colour."""
   del records
   found = _segments(summary)
   if not found or len(found['names']) > drawing.COLOURS:
@@ -51,18 +51,19 @@ def graph(records, summary):
   drawing.legend(canvas, ax)
   shared = sum(len(own) > 1 for own in users.values())
   return canvas, (
-      'Each square is a module; a dot says that the task of that colour uses '
-      f'it. {shared} modules serve several tasks, {len(users) - shared} one '
-      f'and {levels * modules - len(users)} none.')
+      'Each square is a module; a dot marks a module that the task of that '
+      f'colour uses. {shared} modules serve several tasks, '
+      f'{len(users) - shared} one task and {levels * modules - len(users)} '
+      'none.')
 
 
 def _cka(found) -> str:
-  """The estimate of CKA of a record; older records do not name it."""
+  """The estimate of CKA in a record; older records do not name it."""
   return found.get('cka', 'biased')
 
 
 def relation(records, summary):
-  """CKA of the tasks' features beside the overlap of their paths."""
+  """CKA of the tasks' features, and the overlap of their paths."""
   del records
   found = _segments(summary)
   if not found:
@@ -82,13 +83,14 @@ def relation(records, summary):
     text = (' The correlation of the two over pairs is '
             f'{np.corrcoef(cka[pairs], overlap[pairs])[0, 1]:.2f}.')
   return canvas, (
-      'Left: how similar the last features of two tasks’ networks are on '
-      'images of all tasks. Right: how many modules their paths have in '
-      'common, which makes features similar whatever the tasks are.' + text)
+      'Left: similarity of the last features of two tasks’ networks on images '
+      'of all tasks. Right: the number of modules that their paths have in '
+      'common; shared modules make features similar, whatever the tasks.'
+      + text)
 
 
 def similarity(records, summary):
-  """CKA of each module with the same module of the controls."""
+  """CKA between each module and the same module of the controls."""
   del records
   found = _segments(summary)
   phases = (found or {}).get('similarity') or {}
@@ -109,12 +111,12 @@ def similarity(records, summary):
                   label=f'linear CKA, {_cka(found)}', shrink=.8)
   return canvas, (
       'Similarity of a module’s outputs on the task’s own test images to those '
-      'of the same module trained in another way from the same weights; means '
-      'over the modules of a level.')
+      'of the same module trained by another method from the same weights; '
+      'means over the modules of a level.')
 
 
 def ablation(records, summary):
-  """Accuracy lost without a module; private and shared modules separately."""
+  """Accuracy lost without a module, for private and for shared modules."""
   del records
   lines = _segments(summary).get('ablation') or []
   if not lines:
@@ -132,9 +134,9 @@ def ablation(records, summary):
   ax.set_xlabel('level')
   ax.set_ylabel('accuracy lost (points)')
   drawing.legend(canvas, ax)
-  return canvas, ('How much accuracy a task loses if one module of its path '
-                  'outputs 0, for modules that one task uses and modules '
-                  'that several use; means over tasks.')
+  return canvas, ('The accuracy that a task loses if the outputs of one module '
+                  'of its path are set to 0, for modules used by one task and '
+                  'by several; means over tasks.')
 
 
 def probe(records, summary):
@@ -147,8 +149,8 @@ def probe(records, summary):
   drawing.heat_map(canvas, ax, 100 * np.array(found['probe'], float),
                    found['names'], 'accuracy (%)', '.0f')
   ax.set_ylabel('features of …')
-  return canvas, ('Row: whose network gives the features; column: the task '
-                  'that logistic regression learns from them.')
+  return canvas, ('Row: the task whose network computes the features; column: '
+                  'the task that logistic regression learns from them.')
 
 
 def robustness(records, summary):
@@ -168,5 +170,5 @@ def robustness(records, summary):
   ax.set_xlabel('strength')
   ax.set_ylabel('mean accuracy (%)')
   ax.legend(fontsize=7)
-  return canvas, ('Mean test accuracy of the tasks when their images are '
-                  'corrupted. The paper has no such measurement.')
+  return canvas, ('Mean test accuracy of the tasks on corrupted images. The '
+                  'paper has no such measurement.')

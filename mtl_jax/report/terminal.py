@@ -1,4 +1,4 @@
-"""What a run says in a terminal."""
+"""The output of a run in a terminal."""
 
 from collections.abc import Sequence
 
@@ -9,16 +9,16 @@ from rich import text as text_lib
 
 from mtl_jax.report import page
 
-_PIPED = 200  # columns of a table that no terminal limits
+_PIPED = 200  # columns of a table that goes to a pipe or a file
 
 
 def show(records: list[dict], summary: dict, report) -> None:
-  """Prints the table, what is to be said of it, and where the report is.
+  """Prints the table, remarks on the results, and the path of the report.
 
   Args:
-    records: of the learned tasks; see `page`.
-    summary: of the run.
-    report: the path of the page.
+    records: records of the learned tasks; see `page`.
+    summary: the summary of the run.
+    report: path of the page.
   """
   console = _console()
   table = page.table(records, summary)
@@ -31,18 +31,18 @@ def show(records: list[dict], summary: dict, report) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence]) -> None:
-  """Prints a table as wide as it wants to be, or as the terminal is."""
+  """Prints a table at its own width, or at the width of the terminal."""
   table = table_lib.Table(box=box.SIMPLE_HEAD, collapse_padding=True,
                           pad_edge=False)
   for column in columns:
     table.add_column(column, overflow='fold')
-  for row in rows:  # as Text: a name is never read as markup
+  for row in rows:  # as Text: markup in a name is not interpreted
     table.add_row(*(text_lib.Text(str(cell)) for cell in row))
   _console().print(table)
 
 
 def _console() -> console_lib.Console:
-  """The terminal; a pipe or a file is wide, so that nothing is folded."""
+  """The terminal; for a pipe or a file a wide one, so that no line wraps."""
   console = console_lib.Console()
   if console.is_terminal:
     return console

@@ -1,9 +1,8 @@
-"""From a figure of Matplotlib to the SVG text that stands in the page.
+"""Converts a Matplotlib figure to SVG text for the page.
 
-Matplotlib writes neither hover values nor colours that follow the page, so
-both are put into its text: what `tips` left on an artist becomes `<title>`
-elements, and a neutral colour becomes a variable of the page's style sheet,
-with the colour itself for a reader that has no such variable.
+Matplotlib supports neither hover text nor colours of the page's theme, so both
+are inserted into the SVG: the texts of `tips` become `<title>` elements, and a
+neutral colour becomes a CSS variable with the colour itself as the fallback.
 """
 
 import html
@@ -14,7 +13,7 @@ from collections.abc import Sequence
 
 from mtl_jax import json_files
 
-# What the page calls the neutral colours; in the dark it gives others.
+# CSS variables of the neutral colours; the dark theme has other values.
 NEUTRAL = {
     '#24292f': 'ink', '#57606a': 'soft', '#9aa0a6': 'edge', '#e3e5e8': 'grid',
     '#d0d4d9': 'bar', '#c9ccd1': 'root', '#444444': 'base'}
@@ -22,12 +21,12 @@ _TIPS = 'tips-'
 
 
 def tips(artist, texts: str | Sequence[str], kind: str = ''):
-  """Says what a reader sees when the mouse rests on an artist; returns it.
+  """Sets the text that appears on hover over an artist; returns the artist.
 
   Args:
-    artist: of Matplotlib; all its groups in the SVG become one.
+    artist: Matplotlib's artist; its groups in the SVG are merged.
     texts: one for the whole artist, or one for each of its marks.
-    kind: becomes the class of the group, for those who read the SVG.
+    kind: class of the group in the SVG.
   """
   said = [texts if isinstance(texts, str) else list(texts), kind]
   artist.set_gid(_TIPS + json.dumps(said).encode().hex())
@@ -35,15 +34,15 @@ def tips(artist, texts: str | Sequence[str], kind: str = ''):
 
 
 def svg(figure) -> str:
-  """The figure as the text of an `<svg>` element that needs nothing else."""
+  """The figure as an `<svg>` element without references to other files."""
   buffer = io.StringIO()
   figure.savefig(buffer, format='svg', metadata={
       'Date': None, 'Creator': None, 'Format': None, 'Type': None})
   text = buffer.getvalue()
   text = text[text.index('<svg'):]
   text = re.sub(rf'^( *)<g id="{_TIPS}(\w+)">(.*?)^\1</g>$', _titled, text,
-                flags=re.M | re.S)  # the indentation tells which end is its
-  # Element numbers repeat from figure to figure; nothing refers to them.
+                flags=re.M | re.S)  # the indentation finds the matching end
+  # Ids repeat from figure to figure; nothing refers to them.
   text = re.sub(r' id="[A-Za-z][\w.]*?_\d+"', '', text)
   text = re.sub(r'(fill|stroke): (#[0-9a-f]{6})\b', _variable, text)
   return re.sub(r'\n\s*', '\n', text)

@@ -35,7 +35,7 @@ from mtl_jax.storage import tensor_file
 from mtl_jax.storage import workdir as workdir_lib
 
 FORMAT = 1
-# Metadata of a checkpoint that an import makes again.
+# Metadata of a checkpoint that an import replaces.
 _OF_PLACE = (*checkpoint.OWN, 'references', 'relies_on', 'kept_by')
 _NEEDED = ('name', 'record', 'backbone', 'method', 'seed', 'transforms',
            'source', 'classes', 'source_shape', 'versions', 'drawn_probe')
@@ -56,15 +56,15 @@ class Part(NamedTuple):
 
 
 class Artifact(NamedTuple):
-  """What a file holds.
+  """The content of a file.
 
   Attributes:
-    task: name of the task that was exported.
-    parts: by name; tasks that others rely on stand before those.
+    task: name of the exported task.
+    parts: tasks by name; tasks on which others rely come first.
     backbone: recipe with its fingerprint.
-    licence: of the task, as its author gave it.
+    licence: licence of the task, as given by its author.
     text: free text of its author.
-    versions: with which it was exported.
+    versions: versions with which it was exported.
   """
   task: str
   parts: dict[str, Part]
@@ -80,20 +80,20 @@ def export(system: system_lib.System, task: str, path: aliases.Path,
   """Writes a task as one file.
 
   Args:
-    system: as `mtl_jax.load` gives it.
+    system: from `mtl_jax.load`.
     task: a name in `system.tasks`.
-    path: of the file; one that is there is replaced.
-    with_basis: also what the task needs of other tasks, such as the masks that
-      its coefficients combine. Without it they are named, and must lie where
-      the task is imported.
-    licence: of the task.
+    path: path of the file; an existing file is replaced.
+    with_basis: whether to include what the task needs of other tasks, such as
+      the masks that its coefficients combine. Without it the file only names
+      these tasks, and they must be in the workdir into which it is imported.
+    licence: licence of the task.
     text: free text for its users.
 
   Returns:
     The path.
 
   Raises:
-    ValueError: an unknown task, a damaged one, or no place for a file.
+    ValueError: the task is unknown or damaged, or the path can't be a file.
   """
   names = [*relied(system, task), task] if with_basis else [task]
   parts = {name: _part(system, name) for name in names}
@@ -113,22 +113,23 @@ def export_network(system: system_lib.System, task: str, path: aliases.Path,
                    licence: str = '', text: str = '') -> pathlib.Path:
   """Writes a task's whole network as a file of weights, for `backbone.weights`.
 
-  Its arrays have the paths of the network's leaves, norm statistics behind
-  'stats/'. The task's transforms, classes and method do not go along.
+  Its arrays have the paths of the network's leaves, and 'stats/' before those
+  of norm statistics. The task's transforms, classes and method are not written.
 
   Args:
-    system: as `mtl_jax.load` gives it.
+    system: from `mtl_jax.load`.
     task: a name in `system.tasks`.
-    path: of the file, whose name ends with `.safetensors`; one that is there
+    path: path of the file, which must end with `.safetensors`; an existing file
       is replaced.
-    licence: of the weights.
-    text: whatever their users should know.
+    licence: licence of the weights.
+    text: free text for their users.
 
   Returns:
     The path.
 
   Raises:
-    ValueError: an unknown task, a damaged one, or no place for such a file.
+    ValueError: the task is unknown or damaged, or the path can't be such a
+      file.
   """
   if pathlib.Path(path).suffix != '.safetensors':
     raise ValueError(f'{path} does not end with .safetensors, by which '
@@ -140,8 +141,7 @@ def export_network(system: system_lib.System, task: str, path: aliases.Path,
 
 
 def relied(system: system_lib.System, task: str) -> list[str]:
-  """The tasks that a task needs, and those that they need, needed ones first.
-  """
+  """The tasks that a task needs, directly or not; needed tasks come first."""
   found: dict[str, None] = {}
 
   def visit(name: str) -> None:
@@ -154,7 +154,7 @@ def relied(system: system_lib.System, task: str) -> list[str]:
 
 
 def _part(system: system_lib.System, name: str) -> Part:
-  """A task of a workdir, as it goes into a file."""
+  """A task of a workdir in the form for a file."""
   stored = system.task(name)
   arrays = checkpoint.load(system.workdir.task(name))[0]
   arrays = deduplicate.resolve(system.workdir, arrays, stored.metadata)
@@ -173,7 +173,7 @@ def _part(system: system_lib.System, name: str) -> Part:
 
 
 def _recipe(system: system_lib.System) -> dict:
-  """The recipe of the backbone; of a file of weights it keeps only the name."""
+  """The recipe of the backbone; keeps only the name of a file of weights."""
   recipe = dict(system.backbone.recipe)
   if recipe.get('weights'):
     recipe['weights'] = pathlib.Path(recipe['weights']).name
@@ -181,7 +181,7 @@ def _recipe(system: system_lib.System) -> dict:
 
 
 def read(path: aliases.Path) -> Artifact:
-  """Reads and checks a file; nothing in it is run.
+  """Reads and checks a file; executes nothing in it.
 
   Raises:
     CheckpointError: the file is missing, damaged, of another kind or of another
@@ -229,21 +229,21 @@ def _artifact(arrays: dict, header: dict) -> Artifact:
 
 def import_task(workdir: aliases.Path, path: aliases.Path,
                 name: str | None = None) -> str:
-  """Puts the task of a file into a workdir, whose other tasks stay.
+  """Imports the task of a file into a workdir; other tasks are not changed.
 
   Args:
-    workdir: of a run on the same backbone; or a new folder, if the backbone is
-      drawn from a seed.
-    path: of the file that `export` wrote.
-    name: under which it goes there; `None` keeps its own.
+    workdir: workdir of a run on the same backbone; or a new folder, if the
+      backbone is drawn from a seed.
+    path: path of a file that `export` wrote.
+    name: its new name; `None` keeps its own.
 
   Returns:
-    The name. A task that lies there already, to the bit, stays as it is.
+    The name. A task that is already there with equal bits is not written again.
 
   Raises:
     ValueError: the file can't be trusted, the workdir has another backbone or
-      another task of that name, or a task is missing that this one needs.
-      Nothing has changed then.
+      another task of that name, or a task that this one needs is missing.
+      Nothing is changed in these cases.
   """
   found = read(path)
   work = workdir_lib.Workdir(workdir)
@@ -260,10 +260,10 @@ def import_task(workdir: aliases.Path, path: aliases.Path,
 
 
 def unpack(root: aliases.Path, path: aliases.Path) -> None:
-  """Makes a workdir of a file alone, in a new folder.
+  """Makes a workdir from a file alone, in a new folder.
 
   Raises:
-    ValueError: as `import_task`; a task is missing that this one needs.
+    ValueError: as in `import_task`, or a task that this one needs is missing.
   """
   found = read(path)
   lacking = {needed: digest for part in found.parts.values()
@@ -276,7 +276,7 @@ def unpack(root: aliases.Path, path: aliases.Path) -> None:
 
 def _alone(found: Artifact, lacking: dict[str, str],
            path: aliases.Path) -> str:
-  """What a file lacks to be used by itself, and where that lies."""
+  """Says what a file lacks to be used by itself, and where to find it."""
   metadata = found.parts[found.task].metadata
   named = [f'{name} ({digest})' for name, digest in lacking.items()]
   return (f'{path} holds the task {found.task} without '
@@ -288,7 +288,7 @@ def _alone(found: Artifact, lacking: dict[str, str],
 
 def _check_backbone(work: workdir_lib.Workdir, recipe: dict,
                     path: aliases.Path) -> None:
-  """Refuses a workdir whose backbone is not the one that the task needs."""
+  """Refuses a workdir with another backbone than the task's."""
   work.require_own()
   if work.backbone.exists():
     kept = dict(json_records.read_json(work.backbone) or {})
@@ -307,10 +307,10 @@ def _check_backbone(work: workdir_lib.Workdir, recipe: dict,
 
 def _places(work: workdir_lib.Workdir, found: Artifact, name: str | None,
             path: aliases.Path) -> dict[str, str]:
-  """The name in the workdir of each part, and of each task that is needed.
+  """The name in the workdir of each part, and of each needed task.
 
   Raises:
-    ValueError: a name is another task's, or a needed task is nowhere.
+    ValueError: a name belongs to another task, or a needed task is missing.
   """
   here = {deduplicate.content(work.task(other)): other
           for other in reversed(work.task_names())}
@@ -348,7 +348,7 @@ def _places(work: workdir_lib.Workdir, found: Artifact, name: str | None,
 
 def _store(work: workdir_lib.Workdir, part: Part, places: dict[str, str],
            whole: Artifact | None) -> None:
-  """Writes one part under its new name, unless it lies there already."""
+  """Writes one part under its new name, unless it is already there."""
   name = places[part.metadata['name']]
   if checkpoint.exists(work.task(name)):
     return

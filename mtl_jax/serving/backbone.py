@@ -1,7 +1,7 @@
-"""The immutable backbone: made from its seed recipe again, bit for bit.
+"""The immutable backbone, made again from its seed recipe, bit for bit.
 
-One that starts from a file of weights is read from that once, and then from the
-workdir, which keeps its leaves.
+If it starts from a file of weights, it is read once from this file, and
+afterwards from the workdir, which keeps its leaves.
 """
 
 import functools
@@ -33,7 +33,7 @@ class Backbone(NamedTuple):
     network: the pure functions.
     params: the parameter tree that is never changed.
     stats: initial norm statistics, {} if the network has none.
-    recipe: JSON values that `make` takes, and the fingerprint of `params`.
+    recipe: JSON values for `make`, and the fingerprint of `params`.
   """
   network: models.Network
   params: aliases.Params
@@ -46,18 +46,18 @@ def make(recipe: dict, leaves: dict[str, Any] | None = None,
   """The backbone of a recipe.
 
   Args:
-    recipe: 'model', 'outputs', 'options', 'init', 'seed', 'image_shape', and
-      'compute_dtype' if it isn't float32, and 'fingerprint' if the result
-      must be a known one; of one that starts from a file also 'weights',
-      'names' and 'fresh' (see `config.parts.Backbone`).
-    leaves: of such a backbone, as `kept` gives them; `None` reads the file.
-    remat: whether its gradients need less memory; see `models.recomputing`.
+    recipe: 'model', 'outputs', 'options', 'init', 'seed', 'image_shape'; also
+      'compute_dtype' if it isn't float32, and 'fingerprint' if the result must
+      be a known one; with a file of weights also 'weights', 'names' and 'fresh'
+      (see `config.parts.Backbone`).
+    leaves: the leaves of such a backbone, from `kept`; `None` reads the file.
+    remat: whether to use less memory for gradients; see `models.recomputing`.
 
   Raises:
-    ValueError: the weights are not those of the recipe's fingerprint, or the
-      recipe asks for weights that its init replaces; the file does not fill the
-      network, or can't be read.
-    FileNotFoundError: there is no file of weights.
+    ValueError: the weights don't have the recipe's fingerprint, the recipe
+      asks for weights that its init replaces, or the file can't be read or
+      does not fill the network.
+    FileNotFoundError: the file of weights doesn't exist.
   """
   missing = sorted({'model', 'outputs', 'options', 'init', 'seed',
                     'image_shape'} - set(recipe or ()))
@@ -94,10 +94,10 @@ def make(recipe: dict, leaves: dict[str, Any] | None = None,
 
 
 def kept(work: workdir_lib.Workdir) -> dict[str, Any] | None:
-  """The leaves that a workdir keeps of its backbone, if they are no seed's.
+  """The leaves of a backbone that a workdir keeps; `None` if a seed makes it.
 
   Raises:
-    CheckpointError: they are damaged, or another backbone's.
+    CheckpointError: the leaves are damaged, or belong to another backbone.
   """
   if not (work.backbone.exists() and checkpoint.exists(work.weights)):
     return None
@@ -109,7 +109,7 @@ def kept(work: workdir_lib.Workdir) -> dict[str, Any] | None:
 def _from_file(network: models.Network, recipe: dict, key: aliases.PRNGKey,
                params: aliases.Params, stats: aliases.Stats
                ) -> tuple[aliases.Params, aliases.Stats]:
-  """Drawn leaves with those of the recipe's file in their places."""
+  """The drawn leaves, replaced by those of the recipe's file."""
   names = recipe.get('names')
   flat = pretrained.fill(
       recipe['weights'], weights.read(recipe['weights']),
@@ -125,9 +125,9 @@ def _init(network: models.Network, recipe: dict,
 
 def _draw(network: models.Network, recipe: dict,
           key: aliases.PRNGKey) -> tuple[aliases.Params, aliases.Stats]:
-  """Parameters and statistics, drawn on the CPU whatever the backend is.
+  """Parameters and statistics, always drawn on the CPU.
 
-  Platforms round normal draws differently, but a task that was made on one
+  Platforms round normal draws differently, but a task made on one platform
   must be readable on another.
   """
   if jax.default_backend() == 'cpu':
@@ -146,7 +146,7 @@ def _draw_here(network: models.Network, recipe: dict,
   known = fans.fans(shapes, network.fan_in)
 
   def without_kernels() -> tuple[aliases.Params, aliases.Stats]:
-    # XLA then draws no kernel that is replaced below.
+    # XLA then skips kernels that are replaced below.
     params, stats = init()
     return trees.map_named(
         lambda name, x: None if known[name] else x, params), stats
@@ -157,11 +157,11 @@ def _draw_here(network: models.Network, recipe: dict,
 
 
 def another_draw(backbone: Backbone, number: int) -> trees.Tree:
-  """Parameters drawn as the backbone's were, with another key.
+  """Parameters drawn like the backbone's, with another key.
 
   Args:
-    backbone: whose recipe is used; weights from a file are the same again.
-    number: of the draw, from 1.
+    backbone: its recipe is used; weights from a file stay the same.
+    number: number of the draw, from 1.
   """
   recipe = backbone.recipe
   key = jax.random.key(recipe['seed'], impl='threefry2x32')
@@ -178,7 +178,7 @@ def another_draw(backbone: Backbone, number: int) -> trees.Tree:
 
 
 def recipe_of(config: config_lib.Config, shapes: list) -> dict:
-  """The recipe that a config asks for on inputs of one shape, or several."""
+  """The recipe that a config asks for, with one or several input shapes."""
   part = config.backbone
   recipe = {'model': part.model, 'outputs': part.outputs,
             'options': dict(part.options), 'init': part.init,

@@ -1,4 +1,4 @@
-"""Rows in blocks of few sizes, so that few programs are compiled."""
+"""Divides rows into blocks of few sizes, so that few programs are compiled."""
 
 from collections.abc import Callable
 
@@ -13,12 +13,11 @@ LARGEST = 1024  # rows of a block; a power of two
 
 def rows(call: Callable[[aliases.Images], aliases.Array],
          x: aliases.Images) -> aliases.Array:
-  """`call(x)` of a function that works row by row, in blocks.
+  """`call(x)` in blocks, for a function that works row by row.
 
-  A block has `LARGEST` rows, and the last one the next power of two: for all
-  numbers of rows there are eleven sizes. A row's bits depend on the size of
-  its block, where the backend's products do, and on no other row, padding
-  among them.
+  A block has `LARGEST` rows, and the last one the next power of two, so there
+  are only eleven sizes. A row's bits may depend on the size of its block, as
+  the backend's products do, but not on other rows or padding.
 
   Args:
     call: [n, ...] -> [n, ...].

@@ -1,7 +1,7 @@
 """A cache of results, for any number of threads.
 
-One thread makes the result of a key; others that ask for the same key wait for
-it. The cache is bounded by the bytes or the number of its results, or not.
+One thread makes the result for a key; others that ask for the same key wait for
+it. The cache may be limited by the bytes or the number of its results.
 """
 
 import collections
@@ -14,9 +14,9 @@ T = TypeVar('T')
 
 
 class Cache(Generic[K, T]):
-  """A function of one key whose newest results are kept.
+  """Caches the newest results of a function of one key.
 
-  Safe for threads. A result is handed to many callers: none may change it.
+  Safe for threads. Many callers get the same result: none may change it.
 
   >>> square = Cache(lambda x: x * x, count=2)
   >>> square(3), square(3), len(square)
@@ -28,10 +28,10 @@ class Cache(Generic[K, T]):
                size: Callable[[T], int] = lambda value: 0) -> None:
     """
     Args:
-      make: of a key; if it raises, nothing is kept.
-      count: the most results that are kept.
-      nbytes: the most bytes that are kept, but always the newest result.
-      size: bytes of a result.
+      make: (key) -> result; if it raises, nothing is cached.
+      count: largest number of cached results.
+      nbytes: largest number of bytes; the newest result is always kept.
+      size: (result) -> its bytes.
     """
     self._make, self._size = make, size
     self._count, self._nbytes = count, nbytes
@@ -46,7 +46,7 @@ class Cache(Generic[K, T]):
 
   @property
   def nbytes(self) -> int:
-    """Bytes of all that is kept."""
+    """Bytes of all cached results."""
     return self._bytes
 
   def __call__(self, key: K) -> T:

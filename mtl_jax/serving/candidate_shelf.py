@@ -26,7 +26,7 @@ from mtl_jax.serving import candidates
 
 Tree = trees.Tree
 SMALLEST = 8
-# Of a stored task: its name, and its folder's version.
+# Name of a stored task, and the version of its folder.
 Key: TypeAlias = tuple[str, tuple[int, int] | None]
 
 
@@ -35,7 +35,7 @@ class Stack:
 
   Attributes:
     tree: leaves [capacity, ...].
-    rows: how many are used.
+    rows: number of rows in use.
   """
 
   def __init__(self, row: Tree) -> None:
@@ -44,7 +44,7 @@ class Stack:
     self.rows = 0
 
   def add(self, rows: list[Tree]) -> list[int]:
-    """Appends rows; returns their numbers.
+    """Appends rows; returns their indices.
 
     Arrays that a caller took from the stack earlier do not change.
     """
@@ -72,7 +72,7 @@ def _extended(tree: Tree, capacity: int, block: Tree,
 
 
 def power_of_two(count: int) -> int:
-  """The smallest power of two that is at least a count.
+  """The smallest power of two that is not below `count`.
 
   >>> power_of_two(1), power_of_two(5), power_of_two(8)
   (1, 8, 8)
@@ -81,21 +81,21 @@ def power_of_two(count: int) -> int:
 
 
 class _Member(NamedTuple):
-  """A task on a shelf: where its arrays lie."""
+  """A task on a shelf, and the rows of its arrays."""
   described: candidates.Described
   stack: tuple
   row: int
 
 
 class Selection(NamedTuple):
-  """Tasks among which one is inferred, as rows of the shelves.
+  """Candidates of an inference, as rows of the shelves.
 
   Attributes:
-    names: those with masks of their own first, as in `Candidates`.
-    own, mixed: how many there are of both.
-    trees: (masks, coefficients and masks) of the shelves; `None` without.
-    rows: int32 of both, padded to powers of two.
-    basis: that the coefficients combine, or `None`.
+    names: those with masks come first, as in `Candidates`.
+    own, mixed: numbers of tasks with masks, and with coefficients.
+    trees: (masks, coefficients and masks) of the shelves; `None` if empty.
+    rows: int32 rows of both, padded to powers of two.
+    basis: the basis that the coefficients combine, or `None`.
     transforms, image_shapes, classes: as in `Candidates`.
   """
   names: tuple[str, ...]
@@ -114,7 +114,7 @@ class CandidateShelf:
 
   Args:
     read: (name) -> (arrays, metadata) of a stored task.
-    shared_of: (name, metadata) -> what the task's method shares.
+    shared_of: (name, metadata) -> the `shared` of the task's method.
     like: the backbone's parameters.
   """
 
@@ -130,10 +130,10 @@ class CandidateShelf:
     """The candidates with these names.
 
     Args:
-      keys: (name, version) of stored tasks; another version is read anew.
+      keys: (name, version) of stored tasks; a new version is read again.
 
     Raises:
-      ValueError: as `candidates.gather`.
+      ValueError: as in `candidates.gather`.
     """
     with self._lock:
       known, selection = self._last
@@ -146,7 +146,7 @@ class CandidateShelf:
       return selection
 
   def _take(self, keys: list[Key]) -> None:
-    """Reads tasks and puts them on their shelves."""
+    """Reads tasks and adds them to their shelves."""
     groups: dict[tuple, list] = {}
     for key in keys:
       arrays, metadata = self._read(key[0])
@@ -185,9 +185,9 @@ class CandidateShelf:
     """(name, float32 [candidates], passes) of one inference.
 
     Args:
-      found: as `select` gave it.
-      rule: how.
-      backbone: of the system.
+      found: from `select`.
+      rule: rule of the inference.
+      backbone: backbone of the system.
       images: uint8 [1, n, H, W, C].
       counted: bool [1, n].
     """

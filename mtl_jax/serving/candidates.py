@@ -1,8 +1,8 @@
 """Stored tasks gathered into one bank, and inference over it.
 
-An image whose task isn't named is already permuted or rotated, where that
-makes the tasks. Only the transforms that all candidates have in common (fitting
-and normalising) are applied to it.
+In suites of permuted or rotated tasks, an image without a task is already
+permuted or rotated. Only the transforms that all candidates have in common
+(fitting and normalising) are applied to it.
 """
 
 import functools
@@ -26,12 +26,12 @@ Tree = trees.Tree
 
 
 class Bank(NamedTuple):
-  """The candidates' arrays: tasks with masks first, then those that combine.
+  """The candidates' arrays: tasks with masks first, then with coefficients.
 
   Attributes:
     packed: uint8 [T, bytes] per masked leaf, or `None`.
     coefficients: float32 [T', K] per combined leaf, or `None`.
-    head: uint8 [T', bytes] of leaves that those tasks mask by themselves.
+    head: uint8 [T', bytes] of leaves that tasks with coefficients mask.
     basis: bool [K, ...] that the coefficients combine, or `None`.
   """
   packed: Tree
@@ -41,14 +41,14 @@ class Bank(NamedTuple):
 
 
 class Candidates(NamedTuple):
-  """Tasks among which one is inferred.
+  """The tasks among which one is inferred.
 
   Attributes:
-    names: in the order of the bank.
+    names: names in the order of the bank.
     bank: their arrays.
-    transforms: those that are applied to every image.
-    image_shapes: (H, W, C) that are taken: first as the tasks show images,
-      then as their sources give them, unless all permute or rotate them.
+    transforms: transforms that are applied to every image.
+    image_shapes: accepted shapes (H, W, C): first of images as the tasks show
+      them, then of raw images, unless all tasks permute or rotate them.
     classes: the largest number of classes of a candidate.
   """
   names: tuple[str, ...]
@@ -63,9 +63,9 @@ def gather(names: Sequence[str], read: Callable[[str], tuple[dict, dict]],
   """Reads the candidates' checkpoints; masks stay packed.
 
   Args:
-    names: of stored tasks, at least one.
+    names: names of stored tasks, at least one.
     read: (name) -> (arrays, metadata) of a stored task.
-    shared_of: (name, metadata) -> what the task's method shares.
+    shared_of: (name, metadata) -> the `shared` of the task's method.
     like: the backbone's parameters.
 
   Raises:
@@ -88,12 +88,13 @@ def gather(names: Sequence[str], read: Callable[[str], tuple[dict, dict]],
 
 
 class Described(NamedTuple):
-  """The facts that decide which tasks can be superposed with this one.
+  """The facts that decide with which tasks a task can be superposed.
 
   Attributes:
-    name: of the task.
-    metadata: of its checkpoint.
-    masked, combined: shapes of the leaves of both kinds as stored, by name.
+    name: name of the task.
+    metadata: metadata of its checkpoint.
+    masked, combined: shapes of stored leaves with masks and with coefficients,
+      by name.
   """
   name: str
   metadata: dict
@@ -106,7 +107,7 @@ class Described(NamedTuple):
     return bool(self.combined)
 
   def arrays(self, arrays: dict, part: str) -> dict:
-    """The leaves of a part by their names, of the checkpoint's arrays."""
+    """The leaves of a part by name, from the checkpoint's arrays."""
     return _part(arrays, part)
 
 
@@ -114,7 +115,7 @@ def describe(name: str, arrays: dict, metadata: dict) -> Described:
   """A stored task as a candidate.
 
   Raises:
-    ValueError: it owns weights and can't be superposed.
+    ValueError: the task owns weights and can't be superposed.
   """
   masked, combined = ({leaf: np.shape(array) for leaf, array in _part(
       arrays, part).items()} for part in ('masks', 'coefficients'))
@@ -128,7 +129,7 @@ def agreed(found: Sequence[Described]) -> Candidates:
   """The transforms, shapes and classes of candidates, without their arrays.
 
   Raises:
-    ValueError: no candidate, or two that can't be superposed; names them.
+    ValueError: there is no candidate, or two can't be superposed; names them.
   """
   if not found:
     raise ValueError('no task has left masks or coefficients yet: there is '
@@ -169,7 +170,7 @@ def _require_same_leaves(first: Described, other: Described,
 
 
 def _basis_of(metadata: dict) -> tuple:
-  """Equal for tasks that combine the same masks."""
+  """A value that is equal for tasks that combine the same masks."""
   return (metadata['method']['options'].get('basis'),
           list((metadata.get('relies_on') or {}).items()), metadata['seed'])
 
@@ -181,7 +182,7 @@ def _part(arrays: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
 
 def _common_chain(described: Sequence[Described]
                   ) -> tuple[transforms.Chain, tuple[tuple[int, ...], ...]]:
-  """The transforms of any image without a name, and the shapes it may have."""
+  """The transforms for images without a task, and their possible shapes."""
   found: dict[tuple[transforms.Chain, tuple[int, ...]], str] = {}
   raw: dict[tuple[int, ...], str] = {}
   for name, metadata, *_ in described:
@@ -250,12 +251,12 @@ def superposition(bank: Bank, like: Tree,
 def infer_among(found: Candidates, rule: identify.Rule,
                 backbone: backbone_lib.Backbone, images: aliases.Images,
                 counted: aliases.Images) -> identify.Inferred:
-  """`infer` over the candidates that were found, as NumPy arrays.
+  """`infer` over the given candidates, as NumPy arrays.
 
   Args:
-    found: see `gather`.
-    rule: how.
-    backbone: of the system.
+    found: from `gather`.
+    rule: rule of the inference.
+    backbone: backbone of the system.
     images: uint8 [N, n, H, W, C], see `infer`.
     counted: bool [N, n].
   """
@@ -274,16 +275,16 @@ def infer(rule: identify.Rule, network: models.Network,
   """Many inferences in one call.
 
   A network with norm statistics uses the statistics of the images, since the
-  task whose stored ones to use isn't known yet (as in SupSup's code).
+  task and so its stored statistics aren't known yet (as in SupSup's code).
 
   Args:
     rule: static.
     network: `models.Network`; static.
     kinds: static part of `Candidates.transforms`.
     classes: number of real outputs; static.
-    backbone, stats: of the system.
+    backbone, stats: parameters and statistics of the backbone.
     bank: `Bank`.
-    parameters: of the transforms.
+    parameters: parameters of the transforms.
     images: uint8 [N, n, H, W, C], n images for each of N inferences.
     counted: bool [N, n], images that count; others are padding.
 
@@ -301,7 +302,7 @@ def infer_used(
     classes: int, backbone: aliases.Params, stats: aliases.Stats, bank: Bank,
     used: aliases.Array, parameters: pipeline.Parameters,
     images: aliases.Array, counted: aliases.Array) -> identify.Inferred:
-  """`infer` among the tasks of a bank that are used, bool [T]; not jitted."""
+  """`infer` among the used tasks of a bank, bool [T]; not jitted."""
   tasks = superposition(bank, backbone, rule.normalise)
 
   def one(images: aliases.Array, real: aliases.Array) -> identify.Inferred:

@@ -1,4 +1,4 @@
-"""Checks a system's inputs, and words its errors."""
+"""Checks a system's inputs, and formulates its errors."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from mtl_jax import trees
 
 def check_images(x: aliases.Images, shape: tuple[int, ...], task: str,
                  dtype: str = 'uint8') -> None:
-  """Refuses images (or other inputs) that aren't of a dtype, [n, *shape]."""
+  """Refuses inputs that don't have the dtype and the shape [n, *shape]."""
   if (getattr(x, 'dtype', None) != np.dtype(dtype)
       or np.ndim(x) != 1 + len(shape) or np.shape(x)[1:] != shape):
     what = 'raw images' if dtype == 'uint8' else 'inputs'
@@ -19,11 +19,11 @@ def check_images(x: aliases.Images, shape: tuple[int, ...], task: str,
 
 
 def needed(metadata: dict, named: list[str]) -> str:
-  """What a task needs of others, in words.
+  """Describes what a task needs of other tasks.
 
   Args:
-    metadata: of the task.
-    named: the others.
+    metadata: metadata of the task.
+    named: names of the other tasks.
 
   >>> needed({'record': {'basis': {'kind': 'random', 'size': 1}}}, ['a'])
   'its random basis of 1 mask: that of the task a'
@@ -40,6 +40,6 @@ def needed(metadata: dict, named: list[str]) -> str:
 
 
 def some(names: list[str]) -> str:
-  """At most 20 names, and how many more there are."""
+  """At most 20 names, and the number of further names."""
   more = f' and {len(names) - 20} more' if len(names) > 20 else ''
   return (', '.join(names[:20]) or 'none') + more

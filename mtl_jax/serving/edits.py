@@ -1,7 +1,7 @@
-"""Deleting and renaming stored tasks, without touching any other's bits.
+"""Deletes and renames stored tasks, without changing any other task's bits.
 
-A process that is killed during an edit leaves the tasks as they were before or
-as they are after it, and `verify` passes. The same call again finishes it.
+If a process is killed during an edit, the tasks are as they were before or as
+they are after it, and `verify` passes. The same call again finishes the edit.
 """
 
 from mtl_jax import parallel
@@ -15,7 +15,7 @@ from mtl_jax.storage import workdir as workdir_lib
 
 
 def dependents(work: workdir_lib.Workdir, name: str) -> list[str]:
-  """The tasks that need another one: its masks, or values stored with it."""
+  """Names of the tasks that need a task's masks or values stored with it."""
   return [other for other in work.task_names() if other != name and (
       name in _uses(checkpoint.load_metadata(work.task(other))))]
 
@@ -27,9 +27,9 @@ def _uses(metadata: dict) -> set[str]:
 
 
 def delete(system: system_lib.System, name: str) -> None:
-  """Removes a task that no other one relies on.
+  """Removes a task on which no other task relies.
 
-  A run of the workdir's config, started again, learns it again.
+  If the run's command is started again, it learns the task again.
 
   Raises:
     ValueError: other tasks rely on it (names them), or its folder holds
@@ -50,16 +50,16 @@ def delete(system: system_lib.System, name: str) -> None:
 def rename(system: system_lib.System, old: str, new: str) -> None:
   """Renames a task, also in the tasks that rely on it.
 
-  A run of the workdir's config, started again, learns the old name again.
+  If the run's command is started again, it learns a task with the old name.
 
   Raises:
-    ValueError: not a name, another task has it, or the folder of the old
-      name holds another task.
+    ValueError: the name is not valid or belongs to another task, or the folder
+      of the old name holds another task.
   """
   work = system.workdir
   work.require_free(new, leaving=old)
   with work.locked():
-    system.metadata(old)  # refuses another's folder, which it would make fit
+    system.metadata(old)  # refuses the folder of another task
     _copy(work, old, new)
     for other in dependents(work, old):
       metadata = checkpoint.load_metadata(work.task(other))
@@ -70,7 +70,7 @@ def rename(system: system_lib.System, old: str, new: str) -> None:
 
 
 def _require_not_another(work: workdir_lib.Workdir, name: str) -> None:
-  """Refuses to remove what is another task; damaged ones may go."""
+  """Refuses to remove another task; a damaged task may be removed."""
   try:
     metadata = checkpoint.load_metadata(work.task(name))
   except checkpoint.CheckpointError:
@@ -79,11 +79,11 @@ def _require_not_another(work: workdir_lib.Workdir, name: str) -> None:
 
 
 def _copy(work: workdir_lib.Workdir, old: str, new: str) -> None:
-  """A task under its new name, beside the old one."""
+  """Copies a task under its new name."""
   taken = deduplicate.content_at(work, new)
   if old != new and taken is not None and (
       taken == deduplicate.content(work.task(old))):
-    return  # by a call that was killed
+    return  # a killed call has copied it
   if taken is not None or work.task(new).exists():
     raise ValueError(f'there is a task {new} already, which stays; choose '
                      'another name, or delete it')
@@ -94,10 +94,10 @@ def _copy(work: workdir_lib.Workdir, old: str, new: str) -> None:
 
 
 def _with_name(metadata: dict, old: str, new: str) -> dict:
-  """The changed metadata of a task that relies on a renamed one."""
+  """The changed metadata of a task that relies on a renamed task."""
   changes = {}
   if old in (metadata.get('relies_on') or {}):
-    # In its order, which is that of a basis.
+    # Keeps the order, which is that of a basis.
     changes['relies_on'] = {
         new if name == old else name: digest
         for name, digest in metadata['relies_on'].items()}

@@ -1,14 +1,14 @@
-"""Merges stored tasks into one: masks combined, or networks averaged.
+"""Merges stored tasks into one: masks are combined, or networks averaged.
 
-    union, intersection    of supermasks: a mask again
-    combination            of supermasks: a weight for each (an impression over
-                           them as a basis, so that they must stay); of
-                           coefficients over one basis: theirs, weighted; of
-                           other networks of the backbone's form: weights
-                           averaged, stored whole
+    union, intersection    of supermasks: gives a mask
+    combination            of supermasks: a weight for each mask (an impression
+                           over them as a basis, so that they must be kept); of
+                           coefficients over one basis: their weighted sum; of
+                           other networks of the backbone's form: averaged
+                           weights, stored whole
 
 A merged task has the transforms of the first task. The merged tasks themselves
-stay as they are; `Merged` reports how the new task differs from each.
+are not changed; `Merged` reports how the new task differs from each.
 """
 
 import functools
@@ -43,8 +43,8 @@ class Merged(NamedTuple):
   """The result of a merge.
 
   Attributes:
-    name: of the new task.
-    lost: for every task that was merged, sentences on how the new one differs.
+    name: name of the new task.
+    lost: for every merged task, sentences on how the new task differs from it.
   """
   name: str
   lost: tuple[str, ...]
@@ -54,7 +54,7 @@ class Merged(NamedTuple):
 
 
 class _Made(NamedTuple):
-  """A merged impression and what materialises it."""
+  """A merged impression and the method that materialises it."""
   impression: impressions.Impression
   method: dict  # as in a task's metadata
   relies: tuple[str, ...] | None = None  # names of the masks it combines
@@ -64,18 +64,18 @@ class _Made(NamedTuple):
 def merge(system: system_lib.System, tasks: Sequence[str],
           weights: Sequence[float] | None = None, how: str = 'combination',
           name: str | None = None) -> Merged:
-  """Stores a task that is made of others.
+  """Stores a new task made from other tasks.
 
   Args:
-    system: as `mtl_jax.load` gives it.
+    system: from `mtl_jax.load`.
     tasks: two names or more.
-    weights: one per task, for a combination; `None` weighs all alike.
+    weights: one per task, for a combination; `None` gives all the same weight.
     how: 'union', 'intersection' or 'combination'; see the module.
-    name: of the new task; `None` joins the names.
+    name: name of the new task; `None` joins the names.
 
   Raises:
-    ValueError: tasks that take other inputs or have other classes, or that
-      left nothing which can be merged so; a name that is taken.
+    ValueError: the tasks have other inputs or classes, their impressions can't
+      be merged in this way, or the name is taken.
   """
   if isinstance(tasks, str) or not isinstance(tasks, Sequence):
     raise ValueError(f'tasks is {tasks!r}; give a list of their names')
@@ -134,7 +134,7 @@ def _names(stored: Sequence[StoredTask]) -> list[str]:
 
 
 def _only(stored: Sequence[StoredTask], *parts: str) -> bool:
-  """Whether every task left these parts and no others but statistics."""
+  """Whether every task has these parts and no others except statistics."""
   return all({part for part, tree in s.impression._asdict().items()
               if tree is not None and part != 'stats'} == set(parts)
              for s in stored)
@@ -145,8 +145,8 @@ def _of_masks(stored: Sequence[StoredTask], how: str) -> _Made:
       s.method.abilities.needs_earlier for s in stored):
     kinds = ', '.join(f'{s.name} ({s.metadata["method"]["name"]})'
                       for s in stored)
-    raise ValueError(f'a{"n" if how[0] == "i" else ""} {how} is of masks, but '
-                     f'not all of these left masks alone: {kinds}; take '
+    raise ValueError(f'how={how!r} needs tasks that left only masks, but not '
+                     f'all of these did: {kinds}; take '
                      "how='combination'")
   made = functools.reduce(_OF_MASKS[how], [s.impression.masks for s in stored])
   empty = [leaf for leaf, m in trees.flatten(made).items()
@@ -203,7 +203,7 @@ def _mean(summands: Sequence[aliases.Tree],
 def _store(system: system_lib.System, name: str,
            stored: Sequence[StoredTask], made: _Made, share: np.ndarray,
            how: str) -> None:
-  """Writes the new task's checkpoint and a line that says so."""
+  """Writes the new task's checkpoint and its line in the log."""
   first = stored[0].metadata
   arrays, referred = system.index.split(
       impression_arrays.impression_to_arrays(made.impression))
@@ -241,7 +241,7 @@ def _store(system: system_lib.System, name: str,
 
 def _lost(system: system_lib.System, merged: StoredTask, stored: StoredTask,
           first: StoredTask) -> str:
-  """What a merged task does otherwise than one of its parts."""
+  """Says how a merged task differs from one of its parts."""
   said = [f'{stored.name}: ']
   if probes.is_here(system.workdir, stored.metadata):
     x = probes.of_task(system.probe, stored.metadata)
@@ -249,8 +249,8 @@ def _lost(system: system_lib.System, merged: StoredTask, stored: StoredTask,
     after = np.asarray(system.outputs(merged._replace(
         transforms=stored.transforms, parameters=stored.parameters), x))
     same = int(np.sum(before.argmax(1) == after.argmax(1)))
-    said.append(f'{len(x) - same} of {len(x)} answers on its probe are others '
-                f'than before (outputs by up to '
+    said.append(f'{len(x) - same} of {len(x)} predictions on its probe have '
+                f'changed (outputs by up to '
                 f'{np.max(np.abs(before - after)):.3g})')
   kept, own = merged.impression.masks, stored.impression.masks
   if kept is not None and own is not None:
@@ -258,10 +258,10 @@ def _lost(system: system_lib.System, merged: StoredTask, stored: StoredTask,
         *map(jax.tree.leaves, (own, kept))))
     new = sum(int(np.sum(k & ~m)) for m, k in zip(
         *map(jax.tree.leaves, (own, kept))))
-    said.append(f', {gone:,} of its weights are gone and {new:,} of others '
-                'have come')
+    said.append(f', {gone:,} of its weights are gone and {new:,} weights of '
+                'other tasks were added')
   if stored.transforms != first.transforms:
-    said.append(f', its own transforms give way to those of {first.name}')
+    said.append(f', its transforms are replaced by those of {first.name}')
   if stored.impression.stats:
     said.append(', its norm statistics are averaged')
   return ''.join(said)

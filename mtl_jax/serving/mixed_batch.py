@@ -1,14 +1,16 @@
 """One jitted call for a batch whose rows belong to different tasks.
 
-The host sorts the rows by task and cuts them into blocks of rows of one task.
-Inside the call a loop goes over the blocks: it takes the task's impression
-from its shelf, materialises the network, transforms the rows and applies it.
-So no more than one task's weights (or one group's) exist as floats at a time.
+The host sorts the rows by task and divides them into blocks of rows of one
+task. Inside the call, a loop goes over the blocks: it takes the task's
+impression from its shelf, materialises the network, transforms the rows and
+applies the network. So at any time, only one task's weights (or one group's)
+exist as floats.
 
-All but the network's products is exact, so a row has the bits of the task's
-own call if the backend multiplies blocks of that size in the same order. On
-an x86 CPU, LeNet-300-100 has equal bits for 2 to 16 rows, but others for one
-row, from 17 and again from about 50 on; they differ by some 1e-6.
+Everything except the network's products is exact, so a row has the same bits as
+in the task's own call if the backend multiplies blocks of that size in the same
+order. On an x86 CPU, LeNet-300-100 has equal bits for 2 to 16 rows, but other
+bits for one row, from 17 rows and again from about 50 rows on; they differ by
+some 1e-6.
 """
 
 import functools
@@ -31,24 +33,24 @@ from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.serving import stored_tasks
 from mtl_jax.serving import task_cache
 
-# A task's network costs about as much to materialise as this many rows cost
-# to pass through it: 14 to 18 for supermasks on LeNet-300-100, 2 CPU cores.
+# Materialising a task's network costs about as much as passing this number of
+# rows through it: 14 to 18 for supermasks on LeNet-300-100, 2 CPU cores.
 EXPANSION = 16
-# Blocks that are done at once. On CPU one after the other: their weights stay
-# in the cache. Elsewhere in parallel; that was not measured.
+# Number of blocks computed at once. On CPU one, so that its weights stay in the
+# cache. Elsewhere in parallel; that was not measured.
 WIDTH = {'cpu': 1}
 WIDTH_ELSEWHERE = 16
 
 
 class Plan(NamedTuple):
-  """Which rows stand in which block. A group is `width` blocks of a shelf.
+  """The blocks of rows. A group is `width` blocks of one shelf.
 
   Attributes:
-    rows: int [groups, width, size], indices of rows (0 where there is none).
-    shelf: int32 [groups], whose tasks the group's blocks are.
+    rows: int [groups, width, size], indices of rows (0 as padding).
+    shelf: int32 [groups], the shelf of the group's tasks.
     slot: int32 [groups, width], the task of each block.
-    groups: how many groups are in use; the others are padding.
-    position: int [n], where each row stands in `rows`, flattened.
+    groups: number of groups in use; the others are padding.
+    position: int [n], position of each row in `rows`, flattened.
   """
   rows: np.ndarray
   shelf: np.ndarray
@@ -58,7 +60,7 @@ class Plan(NamedTuple):
 
 
 def block_size(counts: np.ndarray) -> int:
-  """The power of two that is cheapest for so many rows of each task.
+  """The cheapest power of two for these numbers of rows per task.
 
   >>> block_size(np.array([8] * 64)), block_size(np.array([500, 1, 1]))
   (8, 64)
@@ -69,12 +71,12 @@ def block_size(counts: np.ndarray) -> int:
 
 
 def plan(shelf: np.ndarray, slot: np.ndarray, width: int) -> Plan:
-  """Sorts rows by task and cuts them into blocks.
+  """Sorts rows by task and divides them into blocks.
 
   Args:
-    shelf: int [n], of each row's task; n is at least 1.
-    slot: int [n], of each row's task on its shelf.
-    width: blocks that are done at once.
+    shelf: int [n], the shelf of each row's task; n is at least 1.
+    slot: int [n], the slot of each row's task on its shelf.
+    width: number of blocks computed at once.
   """
   order = np.lexsort((slot, shelf))
   first = np.ones(len(order), bool)
@@ -108,7 +110,7 @@ def plan(shelf: np.ndarray, slot: np.ndarray, width: int) -> Plan:
 
 def check(x: aliases.Images,
           tasks: Sequence[str | None]) -> list[str | None]:
-  """The names of the rows' tasks.
+  """Checks and returns the names of the rows' tasks.
 
   Raises:
     ValueError: `x` isn't uint8 [n, H, W, C], or `tasks` isn't n names.
@@ -150,7 +152,7 @@ def bare_backbone(system: stored_tasks.StoredTasks,
   if len(found) > 1:
     (one, a), (other, b) = list(found.items())[:2]
     raise ValueError(
-        f'None is the backbone behind what all tasks have in common, but '
+        f'None needs transforms that all tasks have in common, but '
         f'{a} has {transforms.to_json(one)} and {b} '
         f'{transforms.to_json(other)}; name a task for every row')
   common, = found
@@ -166,12 +168,12 @@ def predict(backbone: backbone_lib.Backbone, shelves: task_cache.Shelves,
 
   Args:
     backbone: the immutable network.
-    shelves: hold every name for images of the shape of `x`.
+    shelves: shelves with every name for images of the shape of `x`.
     x: uint8 [n, H, W, C].
     names: n names.
 
   Returns:
-    float32 [n, most classes of any row], -inf beyond a row's own.
+    float32 [n, most classes of any row], -inf beyond a row's own classes.
   """
   if not names:
     return np.zeros((0, 0), np.float32)
@@ -201,14 +203,14 @@ def _forward(network: models.Network, kinds: tuple[task_cache.Kind, ...],
 
   Args:
     network: static.
-    kinds: of each shelf, the static part of its transforms and the
+    kinds: for each shelf, the static part of its transforms and the
       `materialise` of its method.
-    params: of the backbone.
-    stats: of the backbone.
-    parts: of each shelf.
+    params: parameters of the backbone.
+    stats: statistics of the backbone.
+    parts: arrays of each shelf.
     shelf: int32 [groups].
     slot: int32 [groups, width].
-    groups: int32, how many to do.
+    groups: int32, number of groups in use.
     images: uint8 [groups, width, size, H, W, C].
 
   Returns:
@@ -224,7 +226,7 @@ def _forward(network: models.Network, kinds: tuple[task_cache.Kind, ...],
   branches: list[Callable[[aliases.Array, aliases.Array], aliases.Array]] = [
       functools.partial(blocks, kind, part)
       for kind, part in zip(kinds, parts, strict=True)]
-  # Tasks with heads of their own have as many outputs as classes.
+  # Tasks with their own heads have as many outputs as classes.
   widths = [jax.eval_shape(branch, slot[0], images[0]).shape[-1]
             for branch in branches]
   branches = [functools.partial(_widened, branch, max(widths))
@@ -243,7 +245,7 @@ def _forward(network: models.Network, kinds: tuple[task_cache.Kind, ...],
 def _widened(branch: Callable[[aliases.Array, aliases.Array], aliases.Array],
              outputs: int, slot: aliases.Array,
              images: aliases.Array) -> aliases.Array:
-  """The logits of a branch, -inf behind them."""
+  """The logits of a branch, padded with -inf."""
   logits = branch(slot, images)
   missing = outputs - logits.shape[-1]
   if not missing:

@@ -1,7 +1,7 @@
 """Checks whether a user's file still defines the method or model of a run.
 
-A changed file may still give the same networks (a changed comment, or a config
-beside the method), so a task's outputs on its probe decide.
+A changed file may still give the same networks (if only a comment or a config
+beside the method changed), so a task's outputs on its probe decide.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ _REMEDY = '. Pass the file that the run was made with as plugins'
 
 
 def changed(metadata: dict, recipe: dict) -> str:
-  """What to say if the task's method or model is defined by another file now.
+  """The message if another file now defines the task's method or model.
 
   Args:
-    metadata: of a stored task.
-    recipe: of the backbone.
+    metadata: metadata of a stored task.
+    recipe: recipe of the backbone.
 
   Returns:
     A sentence without its end, or ''.
@@ -38,15 +38,15 @@ def changed(metadata: dict, recipe: dict) -> str:
 
 
 def call(name: str, said: str, function: Callable[[], T]) -> T:
-  """What a user's function gives; if it fails, a sentence.
+  """Calls a user's function; if it fails, raises a readable error.
 
   Args:
-    name: of the task.
-    said: by `changed`.
-    function: without arguments.
+    name: name of the task.
+    said: from `changed`.
+    function: () -> result.
 
   Raises:
-    ValueError: it raised something else, and its file has changed.
+    ValueError: the function failed, and its file has changed.
   """
   try:
     return function()
@@ -63,13 +63,13 @@ def call(name: str, said: str, function: Callable[[], T]) -> T:
 
 def check(name: str, said: str, outputs: Callable[[], aliases.Images],
           probe: np.ndarray) -> None:
-  """Refuses a task whose outputs are no longer those of its commit.
+  """Refuses a task whose outputs have changed since its commit.
 
   Args:
-    name: of the task.
-    said: by `changed`; nothing is computed if it is ''.
-    outputs: () -> its outputs on the probe images now.
-    probe: those at its commit.
+    name: name of the task.
+    said: from `changed`; if it is '', nothing is computed.
+    outputs: () -> its current outputs on the probe images.
+    probe: its outputs at the commit.
 
   Raises:
     ValueError: they differ by more than rounding, or can't be computed.

@@ -1,4 +1,4 @@
-"""A stored task as a function and its parameters, for programs of one's own."""
+"""A stored task as a function and its parameters, for your own programs."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -23,17 +23,17 @@ def apply_fn(system: system_lib.System,
              task: str) -> tuple[Apply, aliases.Params]:
   """A task's network as (apply, params).
 
-  `params` are copies: they may be trained, donated or thrown away. The task's
+  `params` are copies: you may train, donate or discard them. The task's
   transforms and its norm statistics are constants of `apply`.
 
   Args:
-    system: as `mtl_jax.load` gives it.
+    system: from `mtl_jax.load`.
     task: a name in `system.tasks`.
 
   Returns:
-    (apply, params): `apply(params, x)` gives what `system.predict(x, task)`
-    does, to the bit in a jitted call with as many rows as its block (see
-    `blocks`); `params` is a tree of nested dicts of arrays.
+    (apply, params): `apply(params, x)` gives the same as
+    `system.predict(x, task)`, to the bit in a jitted call with as many rows as
+    its block (see `blocks`); `params` is a tree of nested dicts of arrays.
   """
   stored = system.task(task)
   params, stats = system.effective(stored)
@@ -49,13 +49,13 @@ def apply_fn(system: system_lib.System,
 
 
 class Parameters(NamedTuple):
-  """How many numbers a task's network has, and whose they are.
+  """How many numbers a task's network has, and where they are stored.
 
   Attributes:
-    own: numbers that the task alone stores: values, coefficients, named parts.
+    own: numbers that only the task stores: values, coefficients, named parts.
     mask_bits: bits of its masks, one per masked weight.
-    shared: of the network's numbers, those of the backbone or other tasks.
-    total: numbers of the network.
+    shared: numbers of the network that the backbone or other tasks store.
+    total: all numbers of the network.
 
   >>> print(Parameters(0, 266200, 266200, 266200))
   own params: 0 (and 266,200 mask bits) || shared params: 266,200 || all \

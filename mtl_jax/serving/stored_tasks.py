@@ -1,8 +1,8 @@
-"""The tasks of a workdir as its checkpoints have them, read once and kept.
+"""The tasks of a workdir, read from their checkpoints once and cached.
 
-What is read is held against its place: a checkpoint says of which task, suite
-and backbone it is. Folders never change once they are final; one that was
-exchanged under its name is read anew.
+A read checks that the task, suite and backbone in a checkpoint's metadata match
+its place. Folders never change once they are final; if a folder was replaced,
+it is read again.
 """
 
 import json
@@ -28,26 +28,26 @@ from mtl_jax.storage import impression_arrays
 from mtl_jax.storage import workdir as workdir_lib
 
 CACHE_BYTES = 2 ** 30
-Version: TypeAlias = tuple[int, int]  # of a folder, see `Workdir.version`
-# Of a task in a cache: its name, and its folder's version.
+Version: TypeAlias = tuple[int, int]  # of a folder; see `Workdir.version`
+# Key of a task in a cache: its name, and its folder's version.
 T = TypeVar('T')
 Key: TypeAlias = tuple[str, Version | None]
 
 
 class StoredTask(NamedTuple):
-  """One task as its checkpoint has it.
+  """One stored task.
 
   Attributes:
-    name: of its folder; `None` is the bare backbone.
+    name: name of its folder; `None` for the bare backbone.
     impression: its arrays, on the device.
-    method: that left it.
+    method: the method that made it.
     shared: what `method.materialise` needs of other tasks.
     transforms: the task's transforms.
-    parameters: their arrays.
+    parameters: arrays of the transforms.
     classes: number of classes.
     metadata: everything else (record, hashes, versions, ...).
-    probe: float32 [n, classes], its outputs on the probe when it committed.
-    version: of its folder, see `Workdir.version`.
+    probe: float32 [n, classes], its outputs on the probe at its commit.
+    version: version of its folder; see `Workdir.version`.
   """
   name: str | None
   impression: impressions.Impression
@@ -61,7 +61,7 @@ class StoredTask(NamedTuple):
   version: Version | None = None
 
   def __repr__(self) -> str:
-    """In short, without the arrays."""
+    """A summary without the arrays."""
     how = self.metadata.get('method', {}).get('name', 'no method')
     return (f'StoredTask({self.name!r} by {how}: '
             f'{trees.counted(self.classes, "class")}, '
@@ -72,9 +72,9 @@ class StoredTasks:
   """Reads the tasks of a workdir; safe for threads.
 
   Attributes:
-    workdir: where it lies.
+    workdir: the workdir.
     backbone: the network and its immutable parameters.
-    index: which task stores which value, for commits.
+    index: finds the task that stores a value, for commits.
   """
 
   def __init__(self, workdir: workdir_lib.Workdir,
@@ -86,7 +86,7 @@ class StoredTasks:
     self.refresh()
 
   def refresh(self) -> None:
-    """Forgets what was read of tasks, after some were changed in place."""
+    """Clears the caches, after tasks were changed in place."""
     self.index = deduplicate.Index(self.workdir, self.backbone.params)
     self._tasks = cache.Cache(self._load_task, nbytes=self._cache_bytes,
                               size=_bytes_of)
@@ -104,23 +104,23 @@ class StoredTasks:
     return self.workdir.task_names()
 
   def task(self, name: str) -> StoredTask:
-    """A stored task; those used last are kept, up to `cache_bytes`.
+    """A stored task; the last used tasks are cached, up to `cache_bytes`.
 
     Raises:
-      CheckpointError: it is missing, damaged, or not what belongs there.
+      CheckpointError: it is missing, damaged, or in the wrong place.
     """
     return self._tasks((name, self.workdir.version(name)))
 
   def record(self, name: str) -> dict:
-    """What was measured of a task when it committed."""
+    """The measurements of a task at its commit."""
     return self._records((name, self.workdir.version(name)))
 
   def metadata(self, name: str) -> dict:
-    """All that a task's checkpoint says, held against its place.
+    """All metadata of a task's checkpoint, checked against its place.
 
     Raises:
-      CheckpointError: it is missing, damaged, or not what belongs there; or
-        a task that it was made with is another one now.
+      CheckpointError: it is missing, damaged, or in the wrong place; or
+        a task on which it relies is another one now.
     """
     found = checkpoint.task_metadata(self.workdir.task(name))
     self.require_place(name, found)
@@ -129,17 +129,17 @@ class StoredTasks:
     return found
 
   def fingerprint(self, name: str) -> str:
-    """Of all that a task left but its outputs: what others rely on."""
+    """Hash of a task except its outputs; other tasks rely on it."""
     return self._fingerprints((name, self.workdir.version(name)))
 
   def read(self, name: str) -> tuple[dict, dict]:
-    """(arrays, metadata) of a task's checkpoint, if it belongs here."""
+    """(arrays, metadata) of a task's checkpoint, after all checks."""
     arrays, metadata = checkpoint.load(self.workdir.task(name))
     self.require_own(name, metadata)
     return arrays, metadata
 
   def read_mask(self, name: str) -> tuple[dict, dict]:
-    """`read` of a task that can be superposed with others."""
+    """`read` for a task that can be superposed with others."""
     arrays, metadata = self.read(name)
     if not self.method(name, metadata).abilities.superposes:
       raise ValueError(
@@ -148,7 +148,7 @@ class StoredTasks:
     return arrays, metadata
 
   def require_own(self, name: str, metadata: dict) -> None:
-    """Refuses a task of another backbone, place, suite or other tasks."""
+    """Refuses a task with a wrong backbone, place, suite or other tasks."""
     self.require_place(name, metadata)
     self._require_relied(name, metadata.get('relies_on') or {}, metadata)
 
@@ -162,7 +162,7 @@ class StoredTasks:
             f'{self.workdir.task(name)} to have {name} made again')
 
   def require_place(self, name: str, metadata: dict) -> None:
-    """Refuses a task that isn't what belongs under a name here."""
+    """Refuses a task that doesn't belong under its name here."""
     self.require_backbone(name, metadata)
     # A task that came from elsewhere may be of another suite.
     checkpoint.require_task(
@@ -178,10 +178,10 @@ class StoredTasks:
           f'on {own}: its impression does not fit this one')
 
   def method(self, name: str, metadata: dict) -> methods.Method:
-    """The method that left a stored task.
+    """The method that made a stored task.
 
     Raises:
-      ValueError: nobody has registered it; names the file that defines it.
+      ValueError: it is not registered; names the file that defines it.
     """
     given = metadata['method']
     if given['name'] not in methods.METHODS:
@@ -200,7 +200,7 @@ class StoredTasks:
     return self._prepared(name_of_shared(metadata))
 
   def _prepare(self, described: str) -> dict:
-    """`shared` as `name_of_shared` describes it."""
+    """The `shared` described by `name_of_shared`."""
     metadata = json_files.parse(described, {}, 'a basis', 'its name')
     method = self.method('', metadata)
     return method.prepare(methods.Context(
@@ -240,16 +240,16 @@ class StoredTasks:
     return deduplicate.fingerprint(self.workdir.task(name), {'name': name})
 
   def _load_probe(self, source: str) -> np.ndarray:
-    """Raw images of a source on which its tasks' outputs were kept."""
+    """Raw images of a source on which its tasks' outputs were stored."""
     return checkpoint.load(self.workdir.probe_of(source),
                            expected={'source': source})[0]['images']
 
 
 def name_of_shared(metadata: dict) -> str:
-  """Equal for tasks whose `shared` is the same, as JSON.
+  """A JSON text that is equal for tasks with the same `shared`.
 
   Args:
-    metadata: of a stored task whose method needs earlier tasks.
+    metadata: metadata of a stored task whose method needs earlier tasks.
   """
   return json.dumps({key: metadata.get(key) for key in (
       'method', 'relies_on', 'seed')})

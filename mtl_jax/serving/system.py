@@ -1,4 +1,4 @@
-"""A trained system, as it lies in a workdir: its tasks and their outputs."""
+"""A trained system loaded from a workdir: its tasks and their outputs."""
 
 import functools
 import re
@@ -36,13 +36,13 @@ StoredTask = stored_tasks.StoredTask
 
 
 class Identified(NamedTuple):
-  """The task that an inference found.
+  """The result of a task inference.
 
   Attributes:
-    task: its name.
-    gradient: by candidate, d objective / d belief at the last step; the
-      lowest wins (of 'brute_force', the objective).
-    passes: backward passes that were made.
+    task: name of the inferred task.
+    gradient: for each candidate, d objective / d belief at the last step; the
+      lowest wins (for 'brute_force', the objective itself).
+    passes: number of backward passes.
   """
   task: str
   gradient: dict[str, float]
@@ -52,15 +52,15 @@ class Identified(NamedTuple):
 class System(stored_tasks.StoredTasks):
   """Tasks that share one backbone; made by `load`.
 
-  Any number of threads may call one system, all of its methods at once; tasks
-  that another process finishes meanwhile are found. What it keeps in memory
-  is never written again, and nothing that a call uses is donated to another.
+  Any number of threads may use one system and all of its methods at once;
+  tasks that another process finishes meanwhile are found. Its cached arrays
+  are never changed or donated.
 
   Attributes:
-    workdir: where it lies.
+    workdir: the workdir.
     backbone: the network and its immutable parameters.
-    shelves: tasks that `predict_mixed` was asked for, as bits.
-    candidates: by names, those that `evaluation.scenarios` infers among.
+    shelves: tasks that `predict_mixed` has used, as bits.
+    candidates: cached candidates for `evaluation.scenarios`, by names.
   """
 
   def refresh(self) -> None:
@@ -81,25 +81,25 @@ class System(stored_tasks.StoredTasks):
 
   def predict(self, x: aliases.Images, task: str | None = None,
               names: Sequence[str] | None = None) -> aliases.Array:
-    """Logits of a task for images, all of the same task.
+    """Logits of images that all belong to one task.
 
     Args:
-      x: uint8 [n, H, W, C]. With `task`, as the task's source gives them: the
-        task's own transform is part of its impression. Without, as the task
-        shows them (see `observe`); `identify` then finds the task.
+      x: uint8 [n, H, W, C]. With `task`, raw images of the task's source: the
+        task's own transform is part of its impression. Without `task`, images
+        as the task shows them (see `observe`); `identify` then infers the task.
       task: a name in `tasks`.
       names: without `task`, the candidates; as in `identify`.
 
     Returns:
       float32 [n, classes of the task]. Rows are computed in blocks of at most
-      1024, the last one padded to a power of two: a row's bits may depend on
-      the size of its block (in the last place, where the backend's products
-      do), and on no other row.
+      1024, the last one padded to a power of two. A row's bits may depend on
+      the size of its block (in the last place, as the backend's products do),
+      but not on other rows.
 
     Raises:
-      ValueError: an unknown task (lists the nearest), images of another dtype
-        or shape, no task and candidates that can't be told apart, or both a
-        task and candidates.
+      ValueError: the task is unknown (lists the nearest), images have another
+        dtype or shape, both a task and candidates are given, or the candidates
+        can't be told apart.
     """
     if task is not None and names is not None:
       raise ValueError(f'task is {task!r}, so there is nothing to infer among '
@@ -117,14 +117,14 @@ class System(stored_tasks.StoredTasks):
     return blocks.rows(lambda part: self.outputs(stored, part), x)
 
   def observe(self, x: aliases.Images, task: str) -> aliases.Array:
-    """Raw images as a task shows them: permuted or rotated, if it does that.
+    """Applies a task's permutation or rotation, if it has any, to raw images.
 
     Args:
-      x: uint8 [n, H, W, C] as the task's source gives them.
+      x: uint8 [n, H, W, C], raw images of the task's source.
       task: a name in `tasks`.
 
     Returns:
-      uint8 [n, H', W', C'], what `identify` and `predict(x)` take.
+      uint8 [n, H', W', C'], the input of `identify` and `predict(x)`.
     """
     self.require(task)
     stored = self.task(task)
@@ -136,27 +136,27 @@ class System(stored_tasks.StoredTasks):
                objective: str | None = None,
                names: Sequence[str] | None = None,
                normalise: bool = False, rerank: int = 0) -> Identified:
-    """The task of images that come without one, by SupSup's inference.
+    """Infers the task of images by SupSup's inference.
 
     Args:
-      x: uint8 [n, H, W, C], n >= 1 images of one task, as `observe` gives
-        them (raw images, unless tasks permute or rotate them).
+      x: uint8 [n, H, W, C], n >= 1 images of one task, from `observe`
+        (or raw images, unless tasks permute or rotate them).
       rule: 'one_shot', 'binary' or 'brute_force' (see
         `mtl_jax.inference.identify`).
-      objective: 'entropy' (H) or 'superfluous' (G); `None` takes G where
-        there are more outputs than classes, else H (which then often fails:
-        train with more outputs).
-      names: the candidates; `None` takes every task but controls, repeats
-        and pools, if all left masks or all coefficients.
+      objective: 'entropy' (H) or 'superfluous' (G); `None` takes G if there
+        are more outputs than classes, else H (which then often fails: train
+        with more outputs).
+      names: the candidates; `None` takes all tasks except controls, repeats
+        and pools, if all of them have masks or all have coefficients.
       normalise: divide ImpressLearn's coefficients by the sum of their
-        magnitudes first.
-      rerank: with 'binary' and 'entropy', so many tasks that are left last
+        absolute values first.
+      rerank: with 'binary' and 'entropy', the number of last candidates that
         are compared by their own networks (ours, in no paper); 0 for none.
 
     Raises:
-      ValueError: no candidate, candidates that can't be superposed or that
-        prepare images differently, images of another dtype or shape, or
-        images that do not tell the candidates apart at all.
+      ValueError: there is no candidate, candidates can't be superposed or
+        prepare images differently, images have another dtype or shape, or
+        they do not tell the candidates apart.
     """
     if names is None:
       names = self._nameless()
@@ -181,8 +181,8 @@ class System(stored_tasks.StoredTasks):
     checks.check_images(x, shape if shape in shapes else shapes[0], 'inference')
     if not len(x):
       raise ValueError('there is no image to infer the task from')
-    # Padded to a power of two, so that few sizes compile; not where norm
-    # statistics are those of all rows.
+    # Padded to a power of two, so that few sizes compile; but not if norm
+    # statistics are computed from all rows.
     rows = len(x) if self.backbone.stats else 1 << (len(x) - 1).bit_length()
     padded = np.zeros((1, rows, *shape), np.uint8)
     padded[0, :len(x)] = x
@@ -201,10 +201,10 @@ class System(stored_tasks.StoredTasks):
     return Identified(task, dict(zip(found.names, values.tolist())), passes)
 
   def _nameless(self) -> list[str]:
-    """Tasks among which `identify` chooses unless told otherwise."""
+    """The default candidates of `identify`."""
     there = self.workdir.finished_tasks()
     known, chosen = self._chosen
-    if known is not there:  # the same object until a task comes or goes
+    if known is not there:  # the same object as long as no task changes
       chosen = self._choose(sorted(there))
       self._chosen = there, chosen
     return chosen
@@ -230,7 +230,7 @@ class System(stored_tasks.StoredTasks):
                              self.backbone.params)
 
   def outputs(self, stored: StoredTask, x: aliases.Images) -> aliases.Array:
-    """`predict` for a task that is loaded already."""
+    """`predict` for a loaded task."""
     return self._network_outputs(stored, x, stored.transforms)
 
   def effective(self, stored: StoredTask
@@ -258,27 +258,28 @@ class System(stored_tasks.StoredTasks):
                     tasks: Sequence[str | None]) -> aliases.Array:
     """Logits of a batch whose rows belong to different tasks, in one call.
 
-    The tasks named are kept in `shelves`, one bit per weight for a supermask;
-    the call compiles again only when a shelf is new or grows (its capacity
-    doubles) or the rows need more or other blocks than before (powers of
-    two). A shelf holds impressions of one structure: one kind of masks, one
-    basis, or one path through segments or components.
+    The named tasks are kept in `shelves`, with one bit per weight of a
+    supermask. The call compiles again only if a shelf is new or grows (its
+    capacity doubles), or if the rows need more or other blocks than before
+    (powers of two). A shelf holds impressions of one structure: one kind of
+    masks, one basis, or one path through segments or components.
 
     Args:
-      x: uint8 [n, H, W, C], as the tasks' sources give them; one shape.
-      tasks: n names; `None` stands for the bare backbone behind the
+      x: uint8 [n, H, W, C], raw images of the tasks' sources; one shape.
+      tasks: n names; `None` stands for the bare backbone with the
         transforms that all tasks have in common, without permute and rotate.
 
     Returns:
-      float32 [n, m], m the most classes of any row's task (the backbone's
-      outputs for `None`); -inf beyond a row's own classes. Row by row what
-      `predict` gives: the same bits where the backend's products don't
-      depend on the number of rows, else within a few units in the last place.
+      float32 [n, m], where m is the largest number of classes of any row's
+      task (the backbone's outputs for `None`); -inf beyond a row's own
+      classes. Each row equals that of `predict`: with the same bits if the
+      backend's products don't depend on the number of rows, else within a few
+      units in the last place.
 
     Raises:
-      ValueError: another number of names than rows, an unknown name (lists
-        the nearest), images of another dtype or shape than a task's, or
-        `None` where the tasks disagree on what they have in common.
+      ValueError: the numbers of names and rows differ, a name is unknown
+        (lists the nearest), images have another dtype or shape than a task's,
+        or `None` is given and the tasks have different transforms.
     """
     names = mixed_batch.check(x, tasks)
     shape = tuple(np.shape(x)[1:])
@@ -314,7 +315,7 @@ class System(stored_tasks.StoredTasks):
     return stored
 
 
-# Apart from `_forward`, whose bits would depend on what is fused into it.
+# Separate from `_forward`, as its bits would depend on what is fused into it.
 _materialise = jax.jit(
     lambda materialise, params, impression, shared: materialise(
         params, impression, shared), static_argnums=0)
@@ -336,25 +337,25 @@ def load(workdir: aliases.Path,
          plugins: aliases.Path | Iterable[aliases.Path] | None = None,
          cache_bytes: int = stored_tasks.CACHE_BYTES,
          kind: type[S] = System) -> S:  # type: ignore[assignment]
-  """The system in a workdir; needs neither its data nor its config.
+  """Loads the system in a workdir; needs neither its data nor its config.
 
   Args:
-    workdir: where a run left it.
-    plugins: a Python file, or several, that register the methods and models of
-      your own that the run used. Nothing is ever imported from a workdir.
-    cache_bytes: how much of the device's memory tasks may take that were used
-      before. Those used last are kept.
-    kind: of system to make.
+    workdir: the workdir of a run.
+    plugins: a Python file, or several, that register your own methods and
+      models that the run used. Nothing is ever imported from a workdir.
+    cache_bytes: device memory for the cache of tasks. The last used tasks are
+      kept.
+    kind: class of the system to make.
 
   Raises:
-    ValueError: not a workdir, a file of it was edited, its backbone can't be
-      made again, or a plugin is missing or fails.
+    ValueError: the folder is not a workdir, a file of it was edited, its
+      backbone can't be made again, or a plugin is missing or fails.
   """
   registry.load_plugins(plugins)
   work = workdir_lib.Workdir(workdir)
   formats.require(work.root)
   recipe = json_records.read_json(work.backbone)
   if work.config.exists():
-    json_records.read_json(work.config)  # refuses one that was edited
+    json_records.read_json(work.config)  # refuses an edited file
   return kind(work, backbone_lib.make(recipe, backbone_lib.kept(work)),
               cache_bytes)

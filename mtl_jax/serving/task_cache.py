@@ -2,15 +2,16 @@
 
 A shelf holds impressions of one structure with a leading axis of capacity, so
 a compiled function takes a task as a traced index. The capacity is a power of
-two that doubles when it is full: until then a new task changes no shape and
+two that doubles when it is full: until then, a new task changes no shape and
 compiles nothing.
 
-On a shelf the bits of a mask lie in eight *planes*, not in the order of
+On a shelf, the bits of a mask are stored in eight *planes*, not in the order of
 `masks.pack`: bit j (the highest is 0) of byte i is weight j B + i of a leaf
-with B bytes. Neighbouring weights then lie in neighbouring bytes, and a CPU
+with B bytes. Neighbouring weights are then in neighbouring bytes, and a CPU
 expands them with vector instructions: five times faster, measured on 784 x
-300 weights. A plane is whole rows of a kernel (its last axis), which costs at
-most seven rows of bits and is faster again where they divide unevenly.
+300 weights. A plane consists of whole rows of a kernel (its last axis), which
+adds at most seven rows of bits and makes kernels faster whose rows don't divide
+evenly.
 """
 
 import contextlib
@@ -42,10 +43,11 @@ Kind: TypeAlias = tuple[transforms.Kinds, Materialise]
 
 
 class Slot(NamedTuple):
-  """What a shelf keeps of one task; with a leading axis, of all its tasks.
+  """A task's entry on a shelf; with a leading axis, those of all its tasks.
 
   Attributes:
-    impression: with its masks packed in planes, uint8 leaves [bytes].
+    impression: impression with its masks packed in planes, uint8 leaves
+      [bytes].
     parameters: arrays of the task's transforms.
     classes: int32 scalar, number of classes.
   """
@@ -55,7 +57,7 @@ class Slot(NamedTuple):
 
 
 def plane_bytes(shape: tuple[int, ...]) -> int:
-  """Bytes that a mask of a shape takes on a shelf.
+  """Bytes of a mask of a shape on a shelf.
 
   >>> plane_bytes((300, 100)), plane_bytes((5,))
   (3800, 1)
@@ -116,13 +118,13 @@ class Shelf:
 
   Attributes:
     kinds: static part of the tasks' transforms.
-    materialise: of the tasks' method.
+    materialise: `materialise` of the tasks' method.
     shared: what it needs of other tasks.
-    names: of the tasks, in the order of their slots.
-    stack: a `Slot` whose leaves have a leading axis [capacity]; those from
-      `len(shelf)` on are zeros. Adding a task gives up its buffers, unless
-      they are `lent`: read it anew after each `add`.
-    lent: how many callers use `stack` as it is now.
+    names: names of the tasks, in the order of their slots.
+    stack: a `Slot` whose leaves have a leading axis [capacity]; slots from
+      `len(shelf)` on are zeros. Adding a task donates its buffers, unless
+      they are `lent`: read it again after each `add`.
+    lent: number of callers that use the current `stack`.
   """
 
   def __init__(self, kinds: transforms.Kinds, materialise: Materialise,
@@ -133,7 +135,7 @@ class Shelf:
     self.names: list[str | None] = []
     self._slots: dict[str | None, int] = {}
     self._classes: list[int] = []
-    # A path or a structure of components is seldom another task's, too.
+    # Other tasks rarely have the same path or structure of components.
     alone = slot.impression.path or slot.impression.structure
     self.stack = _zeros(slot, 1 if alone else SMALLEST)
     self.lent = 0
@@ -146,7 +148,7 @@ class Shelf:
 
   @property
   def capacity(self) -> int:
-    """Tasks that fit before the arrays grow."""
+    """Number of tasks that fit before the arrays grow."""
     return self.stack.classes.shape[0]
 
   def classes_at(self, slot: int) -> int:
@@ -154,11 +156,11 @@ class Shelf:
     return self._classes[slot]
 
   def forget(self, name: str | None) -> None:
-    """Frees a task's name; its slot is left as it is."""
+    """Frees a task's name; its slot stays unused."""
     self._slots.pop(name, None)
 
   def reserve(self, count: int) -> None:
-    """Makes room for `count` tasks in all."""
+    """Makes room for `count` tasks in total."""
     capacity = self.capacity
     while capacity < count:
       capacity *= 2
@@ -169,7 +171,7 @@ class Shelf:
     """Puts a task in the next free slot and returns its index.
 
     Raises:
-      ValueError: the name is on the shelf already.
+      ValueError: the name is already on the shelf.
     """
     if name in self:
       raise ValueError(f'{name} is on the shelf already')
@@ -200,29 +202,29 @@ def _written(stack: Slot, slot: Slot, index: aliases.Array) -> Slot:
 
 
 _write = jax.jit(_written, donate_argnums=0)
-_write_copy = jax.jit(_written)  # of a stack that somebody still uses
+_write_copy = jax.jit(_written)  # for a stack that is still in use
 
 
 class Place(NamedTuple):
-  """Where a task lies: `slot` of the shelf that is `number` in its `Lent`."""
+  """The place of a task: `slot` of shelf `number` in its `Lent`."""
   number: int
   slot: int
   classes: int
 
 
 class Part(NamedTuple):
-  """A shelf's arrays, as a jitted call takes them."""
+  """A shelf's arrays, as arguments of a jitted call."""
   stack: Slot
   shared: dict
 
 
 class Lent(NamedTuple):
-  """The shelves for one shape of images as they were when they were lent.
+  """The shelves for one shape of images at the time when they were lent.
 
   Attributes:
-    kinds: of each shelf, the static part of its transforms and `materialise`.
-    parts: of each shelf.
-    places: of each task that was asked for.
+    kinds: for each shelf, the static part of its transforms and `materialise`.
+    parts: arrays of each shelf.
+    places: place of each requested task.
   """
   kinds: tuple[Kind, ...]
   parts: list[Part]
@@ -230,9 +232,9 @@ class Lent(NamedTuple):
 
 
 class Shelves:
-  """Every structure's shelf, for tasks as `stored_tasks.StoredTask` has them.
+  """The shelves of all structures, for tasks of type `StoredTask`.
 
-  Safe for threads: what is lent is never donated, whoever adds a task.
+  Safe for threads: lent arrays are never donated, whichever thread adds a task.
   """
 
   def __init__(self) -> None:
@@ -243,11 +245,11 @@ class Shelves:
   @contextlib.contextmanager
   def lend(self, names: Sequence[str | None],
            shape: tuple[int, ...]) -> Iterator[Lent]:
-    """The shelves on which tasks lie, for as long as a call uses them.
+    """Lends the shelves of tasks to a call, until the context ends.
 
     Args:
-      names: of tasks that were added for images of this shape.
-      shape: of one raw image.
+      names: names of tasks that were added for images of this shape.
+      shape: shape of one raw image.
     """
     with self._lock:
       shelves = self.of_shape(shape)
@@ -278,15 +280,15 @@ class Shelves:
     """Whether a task that takes images of `shape` is on a shelf.
 
     Args:
-      name: of the task.
-      shape: of one raw image.
-      version: of the task, see `StoredTask`; another one counts as absent.
+      name: name of the task.
+      shape: shape of one raw image.
+      version: version of the task (see `StoredTask`); another one is absent.
     """
     found = self._places.get((name, shape))
     return found is not None and found[2] == version
 
   def add(self, stored: Sequence[StoredTask]) -> None:
-    """Shelves tasks that aren't yet; grows each shelf at most once."""
+    """Adds tasks that aren't on a shelf yet; grows a shelf at most once."""
     prepared = [(task, _slot(task)) for task in stored]
     with self._lock:
       self._add([(task, slot) for task, slot in prepared if not self.has(
@@ -305,7 +307,7 @@ class Shelves:
       shelf = self._shelves[key]
       shelf.reserve(len(shelf) + len(members))
       for task, slot in members:
-        shelf.forget(task.name)  # another version of it
+        shelf.forget(task.name)  # an older version of the task
         self._places[task.name, key[0]] = (
             shelf, shelf.add(task.name, slot), task.version)
 
@@ -318,7 +320,7 @@ def _slot(task: StoredTask) -> Slot:
 
 
 def _structure(task: StoredTask, slot: Slot) -> tuple:
-  """Equal for tasks that can lie on one shelf; the images' shape first."""
+  """Equal for tasks that can share a shelf; the images' shape comes first."""
   leaves = tuple((np.shape(x), np.dtype(x.dtype).str)
                  for x in jax.tree.leaves(slot))
   return (tuple(task.metadata['source_shape']),

@@ -1,8 +1,8 @@
 """Re-derives every stored task and compares it with its commit, bit for bit.
 
-Beside that, whatever lies in the workdir is held against its place: tasks
-against the plan, the log against what the checkpoints record, and what waits
-in `shared/` and `progress/` against its own hashes.
+It also checks that everything in the workdir is in its place: tasks against the
+plan, the log against the records in the checkpoints, and the content of
+`shared/` and `progress/` against its own hashes.
 """
 
 import json
@@ -25,15 +25,15 @@ from mtl_jax.storage import workdir as workdir_lib
 
 
 class Result(NamedTuple):
-  """What was found.
+  """The result of a verification.
 
   Attributes:
-    tasks: how many were checked.
-    faults: one sentence per fault, naming task and leaf.
-    notes: what can't be compared bit for bit here, and why; what the config
-      asks for and isn't there yet, and what it doesn't ask for.
-    partly: of the tasks, those whose arrays are as they were written, but
-      whose outputs couldn't be derived again; a note says what they lack.
+    tasks: number of checked tasks.
+    faults: one sentence per fault, with the names of task and leaf.
+    notes: what can't be compared bit for bit here, and why; tasks of the
+      config that are not there yet, and tasks that are not in the config.
+    partly: number of tasks whose arrays are unchanged, but whose outputs
+      can't be derived; a note says what is missing.
   """
   tasks: int
   faults: list[str]
@@ -41,7 +41,7 @@ class Result(NamedTuple):
   partly: int = 0
 
   def __str__(self) -> str:
-    """One line, of a result without faults."""
+    """One line, for a result without faults."""
     whole = self.tasks - self.partly
     said = []
     if whole or not self.partly:
@@ -63,7 +63,7 @@ def check(system: system_lib.System,
   """Checks every finished task of a system.
 
   Args:
-    system: as `mtl_jax.load` gives it.
+    system: from `mtl_jax.load`.
     visit: called with the name of every task that could be read, while it
       is in memory: a large system is then read once for several purposes.
   """
@@ -110,10 +110,10 @@ def check(system: system_lib.System,
 
 
 def check_alone(path: pathlib.Path) -> Result:
-  """Checks a task's folder that lies by itself, without its workdir.
+  """Checks a copy of a task's folder, without its workdir.
 
   Args:
-    path: of the folder, copied from the `tasks` of a workdir.
+    path: path of the folder, copied from the `tasks` of a workdir.
   """
   try:
     metadata = checkpoint.load_metadata(path)
@@ -130,7 +130,7 @@ def check_alone(path: pathlib.Path) -> Result:
 
 
 def _lacking(system: system_lib.System, name: str) -> list[str]:
-  """What a task that was put here needs, and what isn't here."""
+  """What an imported task needs and what is missing here."""
   path = system.workdir.task(name)
   system.require_place(name, checkpoint.load_metadata(path))
   metadata = checkpoint.task_metadata(path)
@@ -142,7 +142,7 @@ def _lacking(system: system_lib.System, name: str) -> list[str]:
 
 
 def _others(metadata: dict, is_here: Callable[[str], bool]) -> list[str]:
-  """The tasks that one relies on, as far as they are missing."""
+  """The missing tasks among those on which a task relies."""
   found = []
   relied = [f'{name} ({digest})' for name, digest in (
       metadata.get('relies_on') or {}).items() if not is_here(name)]
@@ -158,10 +158,10 @@ def _others(metadata: dict, is_here: Callable[[str], bool]) -> list[str]:
 
 
 def _in_part(path: pathlib.Path, lacking: list[str]) -> str:
-  """A note of a task whose arrays are checked here, and nothing else.
+  """A note for a task of which only the arrays can be checked here.
 
   Raises:
-    CheckpointError: they aren't those that were written.
+    CheckpointError: the arrays have changed.
   """
   arrays, metadata = checkpoint.load(path)
   return (f'task {metadata["name"]}: its '
@@ -173,12 +173,12 @@ def _in_part(path: pathlib.Path, lacking: list[str]) -> str:
 
 
 def _basis_of(system: system_lib.System, name: str) -> str:
-  """Tasks of one basis stand together, so that it is read once."""
+  """A key that is equal for tasks of one basis, so that it is read once."""
   try:
     metadata = checkpoint.load_metadata(system.workdir.task(name))
     return json.dumps(metadata.get('relies_on'))
   except ValueError:
-    return ''  # found again, and reported, when the task is read
+    return ''  # this fault is reported when the task is read
 
 
 def _compare(name: str, found: np.ndarray, stored: stored_tasks.StoredTask
@@ -205,12 +205,12 @@ def _compare(name: str, found: np.ndarray, stored: stored_tasks.StoredTask
 
 def _log_faults(work: workdir_lib.Workdir,
                 records: dict[str, dict]) -> list[str]:
-  """Where the log says another thing of a task than its checkpoint."""
+  """Differences between the log and a task's checkpoint."""
   faults = []
   try:
     lines = list(json_records.read_lines(work.metrics))
   except ValueError:
-    return []  # said already: the lost tasks are read from the log, too
+    return []  # already reported: the lost tasks are also read from the log
   for line in lines:
     if line['kind'] != 'task':
       continue
@@ -225,7 +225,7 @@ def _log_faults(work: workdir_lib.Workdir,
 
 
 def _differences(line: Any, record: Any, name: str = '') -> Iterator[tuple]:
-  """(name, in the log, in the record) of the record's values alone."""
+  """(name, in the log, in the record) for the values in the record."""
   if isinstance(record, dict) and isinstance(line, dict):
     for key, value in record.items():
       yield from _differences(line.get(key), value,
@@ -235,7 +235,7 @@ def _differences(line: Any, record: Any, name: str = '') -> Iterator[tuple]:
 
 
 def _folder_faults(work: workdir_lib.Workdir, fingerprint: str) -> list[str]:
-  """What waits for the next task or start, and can't be read."""
+  """Content for the next task or start that can't be read."""
   faults = []
   for folder in (work.shared, work.progress):
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -245,14 +245,14 @@ def _folder_faults(work: workdir_lib.Workdir, fingerprint: str) -> list[str]:
         checkpoint.load(path, expected={'name': path.name,
                                         'backbone': fingerprint})
       except ValueError as error:
-        if path.exists():  # else a run that works here took it away
+        if path.exists():  # otherwise a current run has removed it
           faults.append(f'{folder.name}: {error}')
   return faults
 
 
 def _plan_notes(work: workdir_lib.Workdir, there: set[str],
                 lost: set[str]) -> list[str]:
-  """Tasks that the config asks for and that are not there, or not asked for."""
+  """Notes on missing tasks of the config, and on tasks not in the config."""
   notes = []
   if work.tasks.is_dir():
     notes += [f'{path} is no folder, so no task; it is passed over'
@@ -263,7 +263,7 @@ def _plan_notes(work: workdir_lib.Workdir, there: set[str],
     came, went = json_records.came_and_went(json_records.read_lines(
         work.metrics))
   except ValueError:
-    return notes  # a fault, said already
+    return notes  # this fault is already reported
   if not plan:
     return notes
   missing = sorted(set(plan['entries']) - there - lost - went)

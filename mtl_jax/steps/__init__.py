@@ -1,1 +1,1 @@
-"""One training step: of one task, of several jointly, or in rounds."""
+"""One training step: for one task, several tasks jointly, or in rounds."""

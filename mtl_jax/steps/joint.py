@@ -1,4 +1,4 @@
-"""Several tasks in one step: the losses of a group trained together are summed.
+"""Several tasks in one step: the losses of a group are summed.
 
     step(routes, backbone, shared, state, batches) -> (state, metrics)
 
@@ -20,9 +20,9 @@ from mtl_jax.steps import single
 
 def init_state(method, optimizer, keys, backbone, shared, stats,
                routes) -> single.State:
-  """The state before a group's first step; `keys` has one per member.
+  """The state before a group's first step; `keys` has one key per member.
 
-  The first member's key draws what is trained.
+  The first member's key is used to draw `trainable`.
   """
   trainable = method.init(keys[0], backbone, shared, routes)
   return single.State(
@@ -34,9 +34,9 @@ def init_state(method, optimizer, keys, backbone, shared, stats,
 def make_step(method, network, optimizer):
   """One update from a batch of every member; metrics are [members].
 
-  If the method accepts a traced `route.member`, members of one structure run in
-  a loop, and only one member's effective parameters are in memory at a time.
-  Other members are unrolled.
+  If the method accepts a traced `route.member`, members of equal structure run
+  in a loop, so that the effective parameters of only one member are in memory
+  at a time. Otherwise the loop is unrolled.
   """
   forward = single.make_forward(method, network)
 
@@ -100,9 +100,9 @@ def make_chunk(step):
   """Many steps as one scan.
 
   Returns:
-    chunk(routes, backbone, shared, sources, tasks, state, index) with tuples
-    of one source and one `steps.TaskArrays` per member and index int32
-    [steps, members, batch], giving (state, Metrics of [steps, members]).
+    chunk(routes, backbone, shared, sources, tasks, state, index) -> (state,
+    Metrics of [steps, members]). `sources` and `tasks` have one source and one
+    `steps.TaskArrays` per member; index is int32 [steps, members, batch].
   """
   def chunk(routes, backbone, shared, sources, tasks, state, index,
             axis_name=None):
@@ -119,5 +119,5 @@ def make_chunk(step):
 
 
 def of_member(state: single.State, member: int) -> single.State:
-  """A member's view of its group's state: what `commit` takes."""
+  """The state of one member of a group, for `commit`."""
   return state._replace(stats=state.stats[member], key=state.key[member])

@@ -1,4 +1,4 @@
-"""How a phase trains: its recipe, the learning rate and the optimizer."""
+"""The training recipe of a phase: steps, learning rate and optimizer."""
 
 import collections
 import dataclasses
@@ -19,11 +19,11 @@ class Recipe:
     batch_size: images per batch, over all devices together.
     optimizer: 'rmsprop' (PyTorch's defaults: decay 0.99, eps 1e-8 outside
       the root), 'adam' (PyTorch's defaults: 0.9, 0.999, eps 1e-8 outside the
-      root; Keras has 1e-7, before the correction for the start) or 'sgd'.
+      root; Keras has 1e-7, added before the bias correction) or 'sgd'.
     learning_rate: initial learning rate.
-    schedule: 'constant', 'cosine' (to 0 over `steps`, a little at each;
-      SupSup's and ImpressLearn's codes go down once an epoch), or 'halved' (at
-      each of the `milestones`).
+    schedule: 'constant', 'cosine' (to 0 over `steps`, updated in every step;
+      SupSup's and ImpressLearn's codes update it once an epoch), or 'halved'
+      (at each of the `milestones`).
     weight_decay: L2 term added to the gradient, as in PyTorch's Adam.
     momentum: 'sgd' only.
     milestones: 'halved' only: fractions of `steps`.
@@ -53,7 +53,7 @@ def make_schedule(recipe: Recipe):
   """The learning rate as a function of the step.
 
   Raises:
-    ValueError: unknown schedule; lists the known ones.
+    ValueError: the schedule is unknown; lists the known ones.
   """
   schedules = {
       'constant': lambda: optax.constant_schedule(recipe.learning_rate),
@@ -72,7 +72,7 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
   """The optimizer of a recipe.
 
   Raises:
-    ValueError: unknown optimizer or schedule; lists the known ones.
+    ValueError: the optimizer or schedule is unknown; lists the known ones.
   """
   optimizers = {
       'adam': lambda rate: optax.adam(rate),
@@ -82,7 +82,7 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
   }
   rate = make_schedule(recipe)
   if recipe.schedule == 'constant':
-    rate = recipe.learning_rate  # keeps no count of steps
+    rate = recipe.learning_rate  # a constant needs no step counter
   update = _choose(optimizers, recipe.optimizer)(rate)
   if not recipe.weight_decay:
     return _promoting(update)
@@ -104,7 +104,7 @@ def _promoting(update: optax.GradientTransformation
 
 
 def optimizer_of(method, recipe: Recipe) -> optax.GradientTransformation:
-  """The optimizer of a recipe, at the rates that the method asks for."""
+  """The optimizer of a recipe, with the method's factors of learning rates."""
   update, rates = make_optimizer(recipe), method.abilities.rates
   if rates is None:
     return update

@@ -1,13 +1,14 @@
 """Tasks trained in rounds: PaRT's schedule as one scan.
 
-A round is a batch-set of every task: `set_batches` consecutive batches, with
-the tasks in an order that is drawn for the round. Each step trains one task and
-changes only that task's rows of the banks (`methods.base.Banks`). The sequence
-depends only on seeds and the step's number, so a resumed run draws the same.
+In a round, every task trains on a batch-set of `set_batches` consecutive
+batches; the order of the tasks is drawn for each round. Each step trains one
+task and changes only that task's rows of the banks (`methods.base.Banks`). The
+sequence depends only on seeds and the step's number, so a resumed run draws the
+same.
 
-`own` moments: every task has an optimizer of its own, so that a module of t
-tasks gets t streams of updates (faithful to the paper's code). `common`
-moments: every row has one optimizer, whichever task trains it.
+`own` moments: every task has its own optimizer, so that a module of t tasks
+gets t streams of updates (faithful to the paper's code). `common` moments:
+every row has one optimizer, whichever task trains it.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ class State(NamedTuple):
     optimizer: leaves [tasks, ...] (`own` moments) or {bank: leaves
       [rows, ...]} (`common`).
     stats: norm statistics: leaves [tasks, ...], or {level: leaves [rows, ...]}
-      if a module's are those of all its tasks.
+      if all tasks of a module share its statistics.
     key: typed keys [tasks].
   """
   step: Any
@@ -66,16 +67,16 @@ def sequence(seed: tuple[int, ...], counts, set_batches: int,
 
   Args:
     seed: integers that name the run and group.
-    counts: batches of each task; PaRT's go through their data once an epoch.
-    set_batches: batches of a task in a round, fewer where it has no more.
-    order: of the tasks in a round: 'drawn' at random, or 'sequence' for the
-      order in which they are given.
+    counts: batches of each task; in PaRT, one epoch of its data.
+    set_batches: batches of a task in a round, or fewer if no more are left.
+    order: order of the tasks in a round: 'drawn' at random, or 'sequence' for
+      the given order.
 
   Returns:
     int32 [sum of counts].
 
   Raises:
-    ValueError: an unknown order or an empty set.
+    ValueError: the order is unknown, or `set_batches` is below 1.
 
   >>> sequence((0,), [3, 2], 2, 'sequence').tolist()
   [0, 0, 1, 1, 0]
@@ -98,10 +99,10 @@ def sequence(seed: tuple[int, ...], counts, set_batches: int,
 
 
 def make_optimizer(recipe: optimizers.Recipe):
-  """The optimizer at rate 1, and the rate as a function of a task's own step.
+  """(the optimizer at rate 1, the rate as a function of a task's own step).
 
   Raises:
-    ValueError: weight decay, which would change modules off the path.
+    ValueError: there is weight decay, which would change modules off the path.
   """
   if recipe.weight_decay:
     raise ValueError('training in rounds takes no weight decay, which would '
@@ -112,7 +113,7 @@ def make_optimizer(recipe: optimizers.Recipe):
 
 
 def take(tree: dict, rows: dict) -> dict:
-  """The rows of every bank."""
+  """The given rows of every bank."""
   return {bank: jax.tree.map(lambda x, r=rows[bank]: x[r], tree[bank])
           for bank in rows}
 
@@ -128,17 +129,17 @@ def init_state(method, optimizer, moments: str, keys, backbone, shared, stats,
   """The state before a group's first step.
 
   Args:
-    method: with `banks`.
+    method: a method with `banks`.
     optimizer: see `make_optimizer`.
     moments: 'own' or 'common'.
     keys: typed keys [tasks].
     backbone: parameter tree.
-    shared: the method's.
+    shared: the method's `shared`.
     stats: the network's initial norm statistics.
-    routes: of the group's tasks.
+    routes: routes of the group's tasks.
 
   Raises:
-    ValueError: unknown moments.
+    ValueError: `moments` is unknown.
   """
   if moments not in MOMENTS:
     raise ValueError(f'unknown moments {moments!r}'
@@ -172,7 +173,7 @@ def _count(bank) -> int:
 
 
 def own_stats(banks, stats: Tree, rows: dict, task) -> Tree:
-  """The norm statistics of one task, by the slots of its path."""
+  """The norm statistics of one task, in the slots of its path."""
   if not banks.shared_stats:
     return jax.tree.map(lambda x: x[task], stats)
 
@@ -194,7 +195,7 @@ def _put_stats(banks, stats, rows, task, new):
 
 
 def make_step(method, network, optimizer, rate, moments: str):
-  """One step of one task, which may be traced.
+  """One step of one task; the task may be traced.
 
   Returns:
     step(backbone, shared, state, task, classes, rows of all tasks, batch)
@@ -252,10 +253,10 @@ def make_chunk(step, method):
   """Many steps of many tasks as one scan.
 
   Returns:
-    chunk(route, backbone, shared, source, tasks, state, (task, index)) with
-    `source` the images of all tasks' sources in one array, `tasks` of `Tasks`,
-    task int32 [steps] and index int32 [steps, batch], giving (state,
-    steps.Metrics of [steps]). The route is that of any task of the group.
+    chunk(route, backbone, shared, source, tasks, state, (task, index)) ->
+    (state, steps.Metrics of [steps]). `source` holds the images of all tasks'
+    sources in one array, `tasks` is `Tasks`, task is int32 [steps] and index
+    int32 [steps, batch]. The route is that of any task of the group.
   """
   def chunk(route, backbone, shared, source, tasks, state, plan,
             axis_name=None):
@@ -276,10 +277,10 @@ def make_chunk(step, method):
 
 
 def stack_tasks(found: list[single.TaskArrays], classes) -> Tasks:
-  """The arrays of a group's tasks as one.
+  """Stacks the arrays of a group's tasks.
 
   Raises:
-    ValueError: the tasks transform images in different ways.
+    ValueError: the tasks have transforms of different kinds.
   """
   if len({jax.tree.structure(task.transforms) for task in found}) > 1:
     raise ValueError('tasks that train together in one executable need the '
@@ -297,7 +298,7 @@ def batches(order: np.ndarray, start: int, stop: int, draw) -> np.ndarray:
   """The rows of the steps from `start` to `stop` of a sequence.
 
   Args:
-    order: as `sequence` gives it.
+    order: from `sequence`.
     start: first step.
     stop: the step after the last one.
     draw: (task, first batch, number) -> int32 [number, batch].

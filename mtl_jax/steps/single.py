@@ -22,11 +22,11 @@ Tree = trees.Tree
 
 
 class Source(NamedTuple):
-  """One split of a source as it lies on the device.
+  """One split of a source, on the device.
 
   Attributes:
     images: uint8 [n, H, W, C].
-    labels: int32 [n], the source's own classes; of a regression, float32
+    labels: int32 [n], the source's own classes; for a regression, float32
       [n, targets].
   """
   images: Any
@@ -89,15 +89,15 @@ def losses(route, logits, labels):
 
 
 def correct(route, logits, labels):
-  """Which answers are right: bool [n], or NaN [n] for a regression."""
+  """Whether predictions are right: bool [n], or NaN [n] for a regression."""
   if route.loss == 'mse':
     return jnp.full(len(logits), jnp.nan)
   return jnp.argmax(logits[:, :route.classes], -1) == labels
 
 
 def bind(method, backbone, trainable, shared, route):
-  """`method.bind`, compiled; all members of a group share one executable, if
-  the method takes a traced member."""
+  """`method.bind`, compiled; if the method takes a traced member, all members
+  of a group share one executable."""
   if not method.abilities.members:
     return _bind(method, backbone, trainable, shared, route, None)
   return _bind(method, backbone, trainable, shared,
@@ -112,12 +112,12 @@ def _bind(method, backbone, trainable, shared, route, member):
 
 
 def make_forward(method, network):
-  """A task's loss in training.
+  """Makes the function that computes a task's training loss.
 
   Returns:
-    forward(route, backbone, shared, trainable, stats, batch, axis_name, key),
-    giving (mean loss of the batch, norm statistics, Metrics). The key is for
-    dropout, of networks that have any.
+    forward(route, backbone, shared, trainable, stats, batch, axis_name, key) ->
+    (mean loss of the batch, norm statistics, Metrics). The key is for dropout,
+    if the network has any.
   """
   def forward(route, backbone, shared, trainable, stats, batch, axis_name,
               key=None):
@@ -133,7 +133,7 @@ def make_forward(method, network):
 
 
 def noise(network, key, axis_name) -> dict:
-  """The `key=` argument of `network.apply`, if it draws; differs by device."""
+  """The `key=` argument of `network.apply`, if needed; differs by device."""
   if key is None or not network.random:
     return {}
   key = jax.random.fold_in(key, 1)
@@ -145,10 +145,10 @@ def descend(optimizer, state: State, found, axis_name):
   """One update of `state.trainable`.
 
   Args:
-    optimizer: optax's.
-    state: before the step.
+    optimizer: optax optimizer.
+    state: state before the step.
     found: (gradients, (norm statistics, Metrics)).
-    axis_name: over which gradients and metrics are averaged, or `None`.
+    axis_name: axis over which gradients and metrics are averaged, or `None`.
 
   Returns:
     (state after the step, Metrics).
@@ -164,7 +164,7 @@ def descend(optimizer, state: State, found, axis_name):
 
 
 def make_step(method, network, optimizer):
-  """A pure step closed over functions only; see the module docstring."""
+  """Makes a pure step; see the module docstring."""
   forward = make_forward(method, network)
 
   def step(route, backbone, shared, state, batch, axis_name=None):
@@ -186,10 +186,10 @@ def make_batch(route, source, task, key, index, train, axis_name=None):
   If the route is pooled, `task` holds several tasks' arrays, stacked, and
   `index` is (number of the task) x (images in the source) + row.
 
-  Random transforms draw from a key per position in the global batch, so that
-  the same batch comes out of any number of devices.
+  Random transforms use a key for each position in the global batch, so that
+  the batch does not depend on the number of devices.
   """
-  which = index // source.images.shape[0]  # of the pooled tasks
+  which = index // source.images.shape[0]  # index of the pooled task
   index = index % source.images.shape[0]
   images = jnp.take(source.images, index, axis=0, mode='clip')
   if route.pooled:
@@ -210,14 +210,14 @@ def make_batch(route, source, task, key, index, train, axis_name=None):
 
 
 def _keys(key, count, axis_name):
-  """A key for every image of the batch, by its place in the global batch."""
+  """A key for every image of the batch, by position in the global batch."""
   offset = 0 if axis_name is None else lax.axis_index(axis_name) * count
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(
       offset + jnp.arange(count))
 
 
 def _image_by_image(route, parameters, axis, images, keys, train):
-  """Transforms every image with a key, or even parameters, of its own."""
+  """Transforms every image with its own key, or even its own parameters."""
   return jax.vmap(
       lambda image, own, k: pipeline.apply(route.transforms, own,
                                            image[None], k, train)[0],
@@ -228,8 +228,8 @@ def make_chunk(step):
   """Many steps as one scan over index arrays, so Python does not run per step.
 
   Returns:
-    chunk(route, backbone, shared, source, task, state, index) with index int32
-    [steps, batch], giving (state, Metrics of [steps]).
+    chunk(route, backbone, shared, source, task, state, index) -> (state,
+    Metrics of [steps]); index is int32 [steps, batch].
   """
   def chunk(route, backbone, shared, source, task, state, index,
             axis_name=None):
@@ -242,14 +242,13 @@ def make_chunk(step):
 
 
 def make_evaluate(network):
-  """Sums over a split, computed in batches by one scan.
+  """Makes a function that sums over a split, in batches by one scan.
 
-  The number of right answers is NaN for a regression.
+  The number of correct predictions is NaN for a regression.
 
   Returns:
-    evaluate(route, params, stats, source, task, index) with index int32
-    [batches, batch], padded with -1, giving (summed cross-entropy, number
-    right).
+    evaluate(route, params, stats, source, task, index) -> (summed loss, number
+    of correct predictions); index is int32 [batches, batch], padded with -1.
   """
   def evaluate(route, params, stats, source, task, index, axis_name=None):
     def body(_, rows):

@@ -1,1 +1,1 @@
-"""What lies in a workdir, and how it is read and written."""
+"""The files of a workdir: how they are written and read."""

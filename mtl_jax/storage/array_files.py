@@ -1,12 +1,12 @@
-"""How the arrays of a checkpoint lie in its files, and how they are read.
+"""How the arrays of a checkpoint are laid out in files, and how to read them.
 
 All arrays of a checkpoint are the bytes of one zarr array, leaf after leaf, so
-that a small checkpoint takes one file. What zarr would write beside it, and
-where each leaf begins, stand in the checkpoint's metadata: its `layout`. A
-checkpoint of format 2 has a zarr array for every leaf in a folder of its name.
+that a small checkpoint takes one file. The checkpoint's metadata hold its
+`layout`: zarr's own metadata and the position of each leaf. A checkpoint of
+format 2 has one zarr array for every leaf, in a folder with the leaf's name.
 
-TensorStore reads the files without Orbax, whose event loops take 30 to 80 ms
-for a few kilobytes and whose threads print what they meet in a damaged file.
+TensorStore reads the files without Orbax: Orbax's event loops take 30 to 80 ms
+for a few kilobytes, and its threads print the errors of damaged files.
 """
 
 import concurrent.futures
@@ -21,19 +21,19 @@ import tensorstore
 
 from mtl_jax import json_files
 
-# Bytes of a file before they are compressed: the least that is read of a leaf.
+# Bytes of a file before compression: the smallest unit that can be read.
 LARGEST = 2 ** 22
-_THREADS = 64  # that wait for the disk at once
+_THREADS = 64  # that may wait for the disk at the same time
 _ITEM, _SPEC = 'state', '.zarray'
 
 
 def pack(arrays: Mapping[str, np.ndarray]
          ) -> tuple[np.ndarray, dict[str, list]]:
-  """The bytes of arrays in the order of their names, and what each one is.
+  """The bytes of arrays in the order of their names, with dtypes and shapes.
 
   Returns:
     (uint8 [files, bytes of a file], {name: [dtype, shape]}). The last file is
-    filled with zeros; there is at least one byte.
+    padded with zeros; there is at least one byte.
   """
   names = sorted(arrays)
   size = sum(arrays[name].nbytes for name in names)
@@ -49,13 +49,13 @@ def pack(arrays: Mapping[str, np.ndarray]
 
 
 def layout(spec: dict, files: int, leaves: dict[str, list]) -> dict:
-  """What `read` needs, as JSON values.
+  """The information that `read` needs, as JSON values.
 
   Args:
-    spec: of the zarr array [files of all checkpoints, bytes of a file] that
-      was written; one file per row.
-    files: of them that are this checkpoint's.
-    leaves: as `pack` gave them.
+    spec: the spec of the zarr array [files of all checkpoints, bytes of a
+      file] that was written; each row is a file.
+    files: number of files of this checkpoint.
+    leaves: from `pack`.
   """
   width = spec['shape'][1]
   return {'leaves': leaves, 'zarr': spec | {'shape': [files * width],
@@ -63,12 +63,12 @@ def layout(spec: dict, files: int, leaves: dict[str, list]) -> dict:
 
 
 def file_names(files: int) -> list[str]:
-  """Of a checkpoint's files, in the order of its bytes."""
+  """Names of a checkpoint's files, in the order of its bytes."""
   return [str(i) for i in range(files)]
 
 
 def flush(files: Iterable[pathlib.Path]) -> None:
-  """Waits until files are on the disk: for many no longer than for one."""
+  """Waits until all files are on the disk; they are flushed in parallel."""
   def wait(file):
     with open(file, 'rb') as opened:
       os.fsync(opened.fileno())
@@ -78,12 +78,12 @@ def flush(files: Iterable[pathlib.Path]) -> None:
 
 def read(path: pathlib.Path, how: dict | None,
          names: Collection[str] | None) -> dict[str, np.ndarray]:
-  """Arrays of a checkpoint by name; those that it lacks are left out.
+  """Arrays of a checkpoint by name; names that it lacks are left out.
 
   Args:
-    path: of the checkpoint.
-    how: its `layout`; `None` of format 2.
-    names: of the arrays; `None` reads all.
+    path: the checkpoint.
+    how: its `layout`; `None` for format 2.
+    names: names of the arrays; `None` reads all.
 
   Raises:
     ValueError: a file is damaged or missing; names the array.
@@ -108,7 +108,7 @@ def read(path: pathlib.Path, how: dict | None,
       {'driver': 'zarr', 'metadata': how['zarr'],
        'kvstore': {'driver': 'file', 'path': f'{path}/'}},
       open=True, read=True, assume_metadata=True)
-  # Files that hold several leaves are read once, if all are asked for.
+  # If all leaves are asked for, a file with several leaves is read only once.
   parts = ({'': (0, begin)} if len(wanted) == len(leaves)
            else {name: ranges[name] for name in wanted})
   found = _results({name: store.result()[start:stop].read()
@@ -122,7 +122,7 @@ def _leaf(part: np.ndarray, dtype: str, shape: list) -> np.ndarray:
 
 
 def _name_of(dtype: np.dtype) -> str:
-  """Of which `np.dtype` makes the same, those of JAX among them."""
+  """A name from which `np.dtype` makes the dtype, also for JAX's dtypes."""
   return dtype.name if dtype.kind == 'V' else dtype.str
 
 
@@ -131,7 +131,7 @@ def _results(reads: Mapping[str, Any], said: str) -> dict[str, np.ndarray]:
   for name, reading in reads.items():
     try:
       result[name] = np.asarray(reading.result())
-    except Exception as error:  # TensorStore's are of several kinds
+    except Exception as error:  # TensorStore raises several kinds
       raise ValueError(
           f'the files of {f"leaf {name}" if name else said} are damaged '
           f'({str(error).splitlines()[0][:160]})') from error
@@ -139,7 +139,7 @@ def _results(reads: Mapping[str, Any], said: str) -> dict[str, np.ndarray]:
 
 
 def _names(path: pathlib.Path) -> list[str]:
-  """The arrays of a checkpoint of format 2."""
+  """Names of the arrays of a checkpoint of format 2."""
   root = path / _ITEM
   return sorted(pathlib.Path(folder).relative_to(root).as_posix()
                 for folder, _, files in os.walk(root) if _SPEC in files)
@@ -147,7 +147,7 @@ def _names(path: pathlib.Path) -> list[str]:
 
 def _read_apart(root: pathlib.Path,
                 names: Collection[str]) -> dict[str, np.ndarray]:
-  """Arrays that lie in folders of their names."""
+  """Reads arrays that each have a folder of their own (format 2)."""
   opened = {}
   for name in names:
     try:
@@ -166,7 +166,7 @@ def _read_apart(root: pathlib.Path,
 
 
 def _require_chunks(folder: pathlib.Path, spec: dict, said: str) -> None:
-  """Before memory is taken for a shape that no file fills."""
+  """Checks that all chunks exist before memory is allocated for the shape."""
   try:
     size, chunk = math.prod(spec['shape']), math.prod(spec['chunks'])
     there = sum(file.is_file() for file in folder.iterdir()

@@ -1,10 +1,10 @@
-"""Checkpoints: the only file that knows of Orbax.
+"""Checkpoints; the only module that uses Orbax to write them.
 
 A checkpoint is a folder with named arrays and JSON metadata. Orbax writes the
-arrays under a temporary name, the metadata come beside them, and the folder is
-renamed when all of it is on the disk: one with its final name is complete.
-Every array's SHA-256 is kept in the metadata and checked at each load: a
-checkpoint is read as it was written or refused.
+arrays under a temporary name, the metadata are added, and the folder is renamed
+once everything is on the disk: a folder with its final name is complete. The
+metadata hold the SHA-256 of every array, which each load checks: a checkpoint
+is read as it was written, or refused.
 """
 
 import asyncio
@@ -29,43 +29,43 @@ from mtl_jax import trees
 from mtl_jax.storage import array_files
 from mtl_jax.storage import remedies
 
-# 1: tasks did not name the method that made them. 2: an array lay in a folder
-# of its own; such checkpoints are read.
+# Format 1: tasks did not name their method. Format 2: every array had its own
+# folder; these checkpoints can still be read.
 FORMAT = 3
 _READ = (2, FORMAT)
 _UNFINISHED = '.orbax-checkpoint-tmp'
 _REMOVED = '.removed'
-# `custom_metadata` stand here, as JSON, where Orbax's own tools have them.
+# The file with `custom_metadata` as JSON, where Orbax's own tools put them.
 _METADATA = '_CHECKPOINT_METADATA'
-# What `save` says of a checkpoint by itself.
+# Keys of the metadata that `save` adds.
 OWN = ('format', 'hashes', 'layout')
 
 
 class CheckpointError(ValueError):
-  """A checkpoint that can't be trusted; says what is wrong and the remedy."""
+  """A checkpoint can't be trusted; the message says why, and the remedy."""
 
 
 def exists(path: pathlib.Path) -> bool:
-  """Whether a finished checkpoint stands at `path`."""
+  """Whether there is a finished checkpoint at `path`."""
   return is_final(path.name) and os.path.isfile(path / _METADATA)
 
 
 def is_final(name: str) -> bool:
-  """Whether a folder's name is none that a kill leaves behind."""
+  """Whether a folder's name is not a temporary one that a kill left."""
   return not name.startswith('.') and _UNFINISHED not in name
 
 
 def has_metadata(path: pathlib.Path) -> bool:
-  """Whether a folder looks like a checkpoint, sound or not."""
+  """Whether a folder looks like a checkpoint, intact or damaged."""
   return (path / _METADATA).is_file()
 
 
 class Made(NamedTuple):
-  """A checkpoint that is to be written.
+  """A checkpoint to be written.
 
   Attributes:
     path: a folder that doesn't exist yet.
-    arrays: by name; `None` leaves are left out.
+    arrays: arrays by name; `None` leaves are left out.
     metadata: JSON values.
   """
   path: pathlib.Path
@@ -74,7 +74,7 @@ class Made(NamedTuple):
 
 
 class _Part(NamedTuple):
-  """One that is half written: its folder, bytes and metadata."""
+  """A partly written checkpoint: its folder, bytes and metadata."""
   path: pathlib.Path
   folder: pathlib.Path
   packed: np.ndarray
@@ -87,21 +87,21 @@ def save(path: pathlib.Path, arrays: dict[str, Any], metadata: dict) -> None:
 
   Args:
     path: a folder that doesn't exist yet.
-    arrays: by name; `None` leaves are left out.
+    arrays: arrays by name; `None` leaves are left out.
     metadata: JSON values.
 
   Raises:
-    CheckpointError: something stands at `path`; nothing is overwritten.
+    CheckpointError: `path` exists; nothing is overwritten.
   """
   save_all([Made(path, arrays, metadata)])
 
 
 def save_all(made: Sequence[Made]) -> None:
-  """`save` of many, at hardly more than the cost of one.
+  """`save` of many checkpoints, at hardly more than the cost of one.
 
-  A process that is killed leaves each of them whole or not at all.
+  If the process is killed, each of them is complete or does not exist.
   """
-  # So that none finds them finished that has yet to ask whether to save them.
+  # No process may start to write before all have asked what exists already.
   parallel.barrier('saving')
   if parallel.is_primary():
     parts = [_part_of(*one) for one in made]
@@ -131,18 +131,18 @@ def _part_of(path, arrays, metadata) -> _Part:
 
 
 def _write(parts: list[_Part]) -> None:
-  """Writes the folders of checkpoints whose files are equally long.
+  """Writes the folders of checkpoints whose files have equal lengths.
 
-  Orbax writes one array, a file for each row; each checkpoint takes its own
-  rows, and what zarr says of them into its metadata: that saves a file.
+  Orbax writes one array, with one file per row. Each checkpoint takes its own
+  rows and copies zarr's metadata into its own, which saves a file.
   """
   for part in parts:
-    if part.folder.exists():  # of a process that was killed
+    if part.folder.exists():  # left by a killed process
       shutil.rmtree(part.folder)
     part.folder.mkdir()
   whole, row = parts[0].folder / 'arrays', 0
   with concurrent.futures.ThreadPoolExecutor(1) as apart:
-    # The caller's thread may have an event loop already, as in a notebook.
+    # The caller's thread may already run an event loop, as in a notebook.
     apart.submit(asyncio.run, _serialize(
         whole, [part.packed for part in parts])).result()
   spec = json_files.read(whole / '.zarray', {'shape': list}, 'the shape', '')
@@ -160,12 +160,12 @@ def _write(parts: list[_Part]) -> None:
 
 @functools.cache
 def _context() -> tensorstore.Context:
-  """Files are flushed later, all at once; its threads are started once."""
+  """A TensorStore context that doesn't flush; threads are started once."""
   return tensorstore.Context({'file_io_sync': False})
 
 
 async def _serialize(path: pathlib.Path, rows: list[np.ndarray]) -> None:
-  """Writes arrays [files, bytes of a file] as one through Orbax."""
+  """Writes arrays [files, bytes of a file] as one array with Orbax."""
   array = rows[0] if len(rows) == 1 else np.concatenate(rows)
   info = type_handlers.ParamInfo(
       name=path.name, parent_dir=path.parent.absolute(),
@@ -182,13 +182,13 @@ def load(path: pathlib.Path, names: Sequence[str] | None = None,
   """The arrays and metadata of a checkpoint, checked against its hashes.
 
   Args:
-    path: its folder.
-    names: the arrays to read; `None` reads all.
+    path: folder of the checkpoint.
+    names: names of the arrays to read; `None` reads all.
     expected: see `load_metadata`.
 
   Raises:
-    CheckpointError: missing, unfinished, unreadable, of another format or
-      place, or an array isn't the one that was written; names it.
+    CheckpointError: the checkpoint is missing, unfinished, unreadable, in
+      another format or place, or an array has changed; names it.
   """
   metadata = _metadata(path, expected)
   try:
@@ -209,10 +209,10 @@ def load(path: pathlib.Path, names: Sequence[str] | None = None,
 
 
 def read_foreign(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """The arrays of a folder that any program wrote with Orbax, by path.
+  """The arrays by path in a folder that any program wrote with Orbax.
 
   Raises:
-    CheckpointError: it can't be read as one.
+    CheckpointError: the folder can't be read as a checkpoint of Orbax.
   """
   try:
     tree = ocp.load(path.absolute())
@@ -229,7 +229,7 @@ _OF_A_TASK = {'backbone', 'classes', 'method', 'source_shape', 'transforms'}
 
 def require_task(path: pathlib.Path, metadata: dict,
                  expected: Mapping[str, Any]) -> None:
-  """`require` of a checkpoint in whose place a task belongs."""
+  """`require` for a checkpoint that should be a task."""
   lacking = sorted(_OF_A_TASK - metadata.keys())
   if lacking:
     raise CheckpointError(
@@ -240,10 +240,10 @@ def require_task(path: pathlib.Path, metadata: dict,
 
 
 def task_metadata(path: pathlib.Path) -> dict:
-  """The metadata of a task with its record, held against its folder's name.
+  """The metadata of a task with its record, checked against its folder's name.
 
   Raises:
-    CheckpointError: as `load_metadata`, or it is no task that a run stored.
+    CheckpointError: as `load_metadata`, or the checkpoint is not a task.
   """
   metadata = load_metadata(path)
   require_task(path, metadata, {'name': path.name})
@@ -255,17 +255,17 @@ def task_metadata(path: pathlib.Path) -> dict:
 
 def load_metadata(path: pathlib.Path,
                   expected: Mapping[str, Any] | None = None) -> dict:
-  """The metadata alone, without reading any array.
+  """The metadata, without reading any array.
 
   Args:
-    path: of the checkpoint.
-    expected: what the metadata must say of itself where it says anything:
-      'name', 'suite', 'source', 'backbone', ... A checkpoint that was moved
-      to another's place doesn't.
+    path: folder of the checkpoint.
+    expected: expected values of 'name', 'suite', 'source', 'backbone', ...;
+      keys that the metadata lack are not compared. A checkpoint moved to
+      another place fails this check.
 
   Raises:
-    CheckpointError: missing, unfinished, changed, of another format, or not
-      the one that is expected here.
+    CheckpointError: the checkpoint is missing, unfinished, changed, in another
+      format, or not the expected one.
   """
   metadata = _metadata(path, expected)
   metadata.pop('layout', None)
@@ -274,7 +274,7 @@ def load_metadata(path: pathlib.Path,
 
 def _metadata(path: pathlib.Path,
               expected: Mapping[str, Any] | None = None) -> dict:
-  """`load_metadata`, with the layout of the arrays."""
+  """`load_metadata`, including the layout of the arrays."""
   if not path.exists():
     raise CheckpointError(f'no checkpoint at {path}')
   if not exists(path):
@@ -302,8 +302,7 @@ def _metadata(path: pathlib.Path,
 
 def require(path: pathlib.Path, metadata: dict,
             expected: Mapping[str, Any]) -> None:
-  """Refuses a checkpoint that isn't what its place says; see `load_metadata`.
-  """
+  """Refuses a checkpoint that isn't the expected one; see `load_metadata`."""
   for key, wanted in expected.items():
     if metadata.get(key, wanted) != wanted:
       raise CheckpointError(
@@ -314,10 +313,10 @@ def require(path: pathlib.Path, metadata: dict,
 
 
 def change_metadata(path: pathlib.Path, changes: dict) -> None:
-  """Puts other values into a checkpoint's metadata, at once or not at all.
+  """Changes values of a checkpoint's metadata, atomically.
 
   Raises:
-    CheckpointError: it can't be read.
+    CheckpointError: the checkpoint can't be read.
   """
   full = _metadata(path) | changes
   full['digest'] = json_files.digest(full)
@@ -339,9 +338,9 @@ def _brief(error: Exception) -> str:
 
 def remove_all(folder: pathlib.Path, pattern: str,
                keep: Sequence[str] = ()) -> None:
-  """Removes checkpoints by name pattern, all but those in `keep`.
+  """Removes checkpoints by name pattern, except those in `keep`.
 
-  Each is renamed first, so that it never stands there half removed.
+  Each is renamed first, so that a half-removed one never has a final name.
   """
   if parallel.is_primary():
     for path in sorted(folder.glob(pattern)):
@@ -351,7 +350,7 @@ def remove_all(folder: pathlib.Path, pattern: str,
 
 
 def remove(path: pathlib.Path) -> None:
-  """Removes a folder or file that never stands there half removed."""
+  """Removes a folder or file; a kill never leaves it half removed."""
   doomed = path.with_name(f'.{path.name}{_REMOVED}')
   shutil.rmtree(doomed, ignore_errors=True)
   path.rename(doomed)
@@ -362,7 +361,7 @@ def remove(path: pathlib.Path) -> None:
 
 
 def remove_unfinished(folder: pathlib.Path) -> None:
-  """Removes what killed runs left half written in `folder`."""
+  """Removes what killed runs left unfinished in `folder`."""
   if parallel.is_primary() and folder.is_dir():
     for path in folder.iterdir():
       removed = path.name.startswith('.') and path.name.endswith(_REMOVED)

@@ -1,10 +1,10 @@
-"""A value that stands in an earlier task's checkpoint is stored once.
+"""De-duplication: a value that an earlier task stores is not stored again.
 
-Impressions are whole in memory. On the disk, a leaf of `values` whose bits an
-earlier task stored under the same name becomes a reference: that task's name
-and the leaf's SHA-256. One that equals the backbone's own leaf isn't stored at
-all. Tasks that share modules (PaRT) or components (mu2Net) thus leave each of
-them in one place, and what a task writes is what it brought in.
+Impressions are complete in memory. On the disk, a leaf of `values` becomes a
+reference (a task's name and the leaf's SHA-256) if an earlier task stored the
+same bits under the same name. A leaf equal to the backbone's is not stored at
+all. So tasks that share modules (PaRT) or components (mu2Net) store each of
+them once, and a task writes only what it adds.
 """
 
 import functools
@@ -21,17 +21,17 @@ from mtl_jax import trees
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import workdir as workdir_lib
 
-# Below this many bytes a reference would take as much as the leaf.
+# In bytes. A reference would take as much as a smaller leaf.
 SMALLEST = 1024
 
 
 class Index:
-  """Which finished task stores a value, by the leaf's name and its SHA-256.
+  """Finds the finished task that stores a value, by leaf name and SHA-256.
 
-  The workdir is listed once; after that, `add` tells of a task that commits.
+  The workdir is listed once; after that, `add` reports each committed task.
 
   Attributes:
-    workdir: whose finished tasks are indexed.
+    workdir: the workdir whose finished tasks are indexed.
     params: the backbone's parameters.
   """
 
@@ -42,13 +42,13 @@ class Index:
 
   @functools.cached_property
   def backbone(self) -> dict[str, str]:
-    """SHA-256 of the backbone's leaves, by name."""
+    """SHA-256 of each leaf of the backbone, by name."""
     return trees.digests(self.params)
 
   def add(self, name: str) -> None:
-    """Notes what a task that has just been stored brought in."""
+    """Adds the values of a task that has just been stored."""
     with self._lock:
-      if self._stored is not None:  # else it is listed with the others
+      if self._stored is not None:  # otherwise the first listing includes it
         self._note(self._stored, name)
 
   def _note(self, stored: dict, name: str) -> None:
@@ -68,11 +68,11 @@ class Index:
       return self._stored
 
   def split(self, arrays: dict[str, Any]) -> tuple[dict, dict]:
-    """What a task must store itself, and where the rest lies.
+    """Separates what a task must store from what it refers to.
 
     Args:
-      arrays: of an impression, as `impression_arrays.impression_to_arrays`
-        has them.
+      arrays: arrays of an impression, from
+        `impression_arrays.impression_to_arrays`.
 
     Returns:
       (the arrays to store, {leaf: {'task', 'sha256'}}). Leaves equal to the
@@ -97,16 +97,16 @@ class Index:
 
 def resolve(workdir: workdir_lib.Workdir, arrays: dict[str, np.ndarray],
             metadata: dict) -> dict[str, np.ndarray]:
-  """A task's arrays together with those that it refers to.
+  """A task's arrays together with those to which it refers.
 
   Args:
-    workdir: where the tasks lie.
-    arrays: as `checkpoint.load` gives them.
-    metadata: likewise.
+    workdir: the workdir of the tasks.
+    arrays: from `checkpoint.load`.
+    metadata: from `checkpoint.load`.
 
   Raises:
-    CheckpointError: the task that stores a leaf is gone, or stores another
-      one now; names the leaf and the task.
+    CheckpointError: the task that should store a leaf is gone or now stores
+      another value; names the leaf and the task.
   """
   by_task: dict[str, list[str]] = {}
   references = metadata.get('references') or {}
@@ -129,14 +129,14 @@ def resolve(workdir: workdir_lib.Workdir, arrays: dict[str, np.ndarray],
   return result
 
 
-# Beside arrays, what makes a task's network what it is.
+# Metadata that determine a task's network, beside its arrays.
 _FACTS = ('method', 'seed', 'transforms', 'classes', 'structure', 'absent',
           'source_shape')
 
 
 def fingerprint(path: pathlib.Path,
                 expected: Mapping[str, Any] | None = None) -> str:
-  """Of all that a task left but its outputs: what others rely on."""
+  """Hash of a task's folder except its outputs; other tasks rely on it."""
   stored = checkpoint.load_metadata(path, expected)['hashes']
   hashes = {name: digest for name, digest in stored.items() if name != 'probe'}
   return hashlib.sha256(
@@ -144,17 +144,17 @@ def fingerprint(path: pathlib.Path,
 
 
 def content(path: pathlib.Path) -> str:
-  """Of all that makes a task, wherever each value is stored.
+  """Hash of everything that makes a task, wherever its values are stored.
 
-  `fingerprint` is of what stands in the task's own folder; this is
-  the same for a task that was stored again elsewhere or under another name.
+  Unlike `fingerprint`, which hashes the task's own folder, it does not change
+  when the task is stored elsewhere or under another name.
   """
   metadata = checkpoint.load_metadata(path, {'name': path.name})
   return content_of(metadata['hashes'], metadata)
 
 
 def content_of(leaves: dict[str, Any], metadata: dict) -> str:
-  """`content` of leaves, or of their SHA-256, and of a task's metadata."""
+  """`content` from leaves (or their SHA-256) and a task's metadata."""
   hashes = {name: leaf if isinstance(leaf, str) else trees.digest(leaf)
             for name, leaf in leaves.items() if name != 'probe'}
   hashes |= {name: found['sha256'] for name, found in (
@@ -165,6 +165,6 @@ def content_of(leaves: dict[str, Any], metadata: dict) -> str:
 
 
 def content_at(workdir: workdir_lib.Workdir, name: str) -> str | None:
-  """`content` of a task, or `None` if there is none of that name."""
+  """`content` of a stored task, or `None` if there is no such task."""
   path = workdir.task(name)
   return content(path) if checkpoint.exists(path) else None

@@ -1,7 +1,7 @@
-"""Which format a workdir has, and which version of mtl_jax made it.
+"""The format of a workdir, and the version of mtl_jax that made it.
 
-`format.json` is read before anything else of a workdir, and stays as it is in
-all formats: {"format": number, "mtl_jax": version}.
+`format.json` is read before all other files of a workdir. Its own form is the
+same in all formats: {"format": number, "mtl_jax": version}.
 """
 
 import json
@@ -10,26 +10,26 @@ import pathlib
 from mtl_jax import _version
 from mtl_jax import json_files
 
-# One more whenever an older version could not read a workdir.
-# 2: the arrays of a checkpoint lie in one zarr array (`storage.array_files`).
+# Increased whenever older versions can't read a workdir any more.
+# 2: the arrays of a checkpoint are one zarr array (`storage.array_files`).
 FORMAT = 2
-OLDEST = 1  # that this version reads
+OLDEST = 1  # the oldest format that this version reads
 FILE = 'format.json'
 
 
 def text() -> str:
-  """What stands in the file of a workdir that this version makes."""
+  """Content of the file in a workdir that this version makes."""
   return json.dumps({'format': FORMAT, 'mtl_jax': _version.__version__}) + '\n'
 
 
 def require(root: pathlib.Path) -> None:
-  """Refuses a workdir of another format; one that isn't begun has none.
+  """Refuses a workdir of an unknown format; a new one has no format yet.
 
   Args:
     root: the workdir.
 
   Raises:
-    ValueError: says which version made it, and what to do.
+    ValueError: says which version made the workdir, and the remedy.
   """
   path = root / FILE
   own = f'mtl_jax {_version.__version__} reads formats {OLDEST} to {FORMAT}'
@@ -49,7 +49,7 @@ def require(root: pathlib.Path) -> None:
 
 
 def is_older(root: pathlib.Path) -> bool:
-  """Whether a workdir has an earlier format, which `require` takes."""
+  """Whether a workdir has an earlier format that this version reads."""
   path = root / FILE
   return path.exists() and _read(path)[0] < FORMAT
 

@@ -1,4 +1,4 @@
-"""Trees and impressions as the named arrays of a checkpoint, and back."""
+"""Converts trees and impressions to the named arrays of a checkpoint."""
 
 import json
 from typing import Any
@@ -15,12 +15,12 @@ from mtl_jax.storage import checkpoint
 
 
 def tree_to_arrays(tree: Any) -> dict[str, Any]:
-  """Any tree as named arrays (typed keys as their data), for `save`."""
+  """A tree as named arrays for `save`; typed keys become their data."""
   return trees.flatten(parallel.to_host(tree))
 
 
 def arrays_to_tree(arrays: dict[str, Any], like: Any) -> Any:
-  """Inverse of `tree_to_arrays`; `like` gives structure, shapes and dtypes.
+  """Inverse of `tree_to_arrays`; `like` has the structure and the dtypes.
 
   Raises:
     checkpoint.CheckpointError: names, shapes or dtypes differ from `like`.
@@ -30,8 +30,8 @@ def arrays_to_tree(arrays: dict[str, Any], like: Any) -> Any:
   if set(wanted) != set(arrays):
     name = sorted(set(wanted) ^ set(arrays))[0]
     raise checkpoint.CheckpointError(
-        f'leaf {name} stands only in the checkpoint or only '
-        'in the state to restore; the config has changed')
+        f'leaf {name} is in only one of the checkpoint and the state '
+        'to restore; the config has changed')
 
   def leaf(name, old):
     if old is None:
@@ -48,12 +48,12 @@ def arrays_to_tree(arrays: dict[str, Any], like: Any) -> Any:
 
 
 def impression_to_arrays(impression: impressions.Impression) -> dict:
-  """Named arrays with packed masks, for `save`.
+  """Named arrays of an impression for `save`, with packed masks.
 
-  Of a leaf that has both a mask and a value only the values under the mask
-  are kept, in the order of their indices: what a subnetwork owns.
+  A leaf that has both a mask and values (a subnetwork) keeps only the values
+  under the mask, in the order of their indices.
   """
-  # On the host, where they go: a call of JAX takes longer than packing.
+  # On the host: a call of JAX takes longer than packing itself.
   packed = (None if impression.masks is None else jax.tree.map(
       lambda m: np.packbits(np.asarray(m)),
       masks.require_bool(impression.masks)))
@@ -70,7 +70,7 @@ def impression_to_arrays(impression: impressions.Impression) -> dict:
 
 
 def impression_metadata(impression: impressions.Impression) -> dict:
-  """What an impression has beside arrays, as JSON values for its metadata."""
+  """The parts of an impression that are not arrays, as JSON values."""
   impressions.check_parts(impression)
   found: dict[str, Any] = {}
   if impression.structure is not None:
@@ -82,14 +82,14 @@ def impression_metadata(impression: impressions.Impression) -> dict:
 
 def arrays_to_impression(arrays: dict, backbone: Any, stats: Any,
                          metadata: dict) -> impressions.Impression:
-  """The impression in a task's arrays.
+  """Inverse of `impression_to_arrays`.
 
   Args:
-    arrays: as `load` gives them; names outside the impression are ignored.
-    backbone: tree that gives the structure and the shapes of masks.
-    stats: tree that gives the structure of norm statistics.
-    metadata: holds what `impression_metadata` gave. With a 'structure', values
-      may have leaves that the backbone lacks.
+    arrays: from `checkpoint.load`; names outside the impression are ignored.
+    backbone: tree with the structure and the shapes of the masks.
+    stats: tree with the structure of the norm statistics.
+    metadata: holds the result of `impression_metadata`. With a 'structure',
+      values may have leaves that the backbone lacks.
   """
   if metadata.get('structure') is not None:
     return _grown(arrays, metadata['structure'])
@@ -123,7 +123,7 @@ def arrays_to_impression(arrays: dict, backbone: Any, stats: Any,
 
 
 def _grown(arrays, structure) -> impressions.Impression:
-  """An impression whose network has a structure of its own."""
+  """An impression whose network differs from the backbone in structure."""
   found = {name: a for name, a in arrays.items() if name.startswith('values/')}
   other = sorted(name for name in arrays if name.startswith(
       ('masks/', 'coefficients/', 'stats/')))
@@ -138,7 +138,7 @@ def _grown(arrays, structure) -> impressions.Impression:
 
 
 def _scatter(name, value, mask):
-  """The dense leaf of values that lie under a mask, 0 elsewhere."""
+  """The dense leaf with the given values under the mask, 0 elsewhere."""
   if value is None or mask is None:
     return value
   mask = np.asarray(mask)

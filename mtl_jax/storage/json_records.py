@@ -1,6 +1,7 @@
-"""The JSON files and the log of a workdir: written whole, sealed, read checked.
+"""The JSON files and the log of a workdir.
 
-JSON files and lines are sealed (see `mtl_jax.json_files`): an edit is named.
+They are written atomically and sealed with a hash (see `mtl_jax.json_files`);
+a read names the file or line that was edited.
 """
 
 import json
@@ -13,7 +14,7 @@ from mtl_jax import json_files
 from mtl_jax import parallel
 
 _NUMBER = json_files.NUMBER
-# By file name: what it is, what must stand in it, and what helps.
+# By file name: description, schema, remedy.
 _FILES: dict[str, tuple[str, json_files.Schema, str]] = {
     'config.json': ('the config', {'seed': int, 'suite': dict, 'phases': dict,
                                    'backbone': dict, 'schedule': list},
@@ -30,7 +31,7 @@ _FILES: dict[str, tuple[str, json_files.Schema, str]] = {
                    'remove it: the seconds of the start that was killed are '
                    'then not counted'),
 }
-# What must stand in a line of metrics.jsonl, by its kind.
+# Schema of a line of metrics.jsonl, by its kind.
 _LINES: dict[str, json_files.Schema] = {
     'task': {'entry': str, 'seconds': dict},
     'imported': {'entry': str}, 'merged': {'entry': str},
@@ -41,12 +42,12 @@ _LINES: dict[str, json_files.Schema] = {
     'summary': {'seconds': _NUMBER},
     'stream': {'phase': str, 'masks': int},
 }
-# Lines that say that a task is there: learned, or come in another way.
+# Kinds of lines that report a new task.
 ENTRY_KINDS = ('task', 'imported', 'merged', 'renamed')
 
 
 def came_and_went(lines: Iterable[dict]) -> tuple[set[str], set[str]]:
-  """Names of tasks that came, and of those that were taken away since.
+  """(names of tasks that exist, names of those removed), from the log.
 
   >>> came, went = came_and_went([
   ...     {'kind': 'task', 'entry': 'a'}, {'kind': 'task', 'entry': 'b'},
@@ -70,7 +71,7 @@ def came_and_went(lines: Iterable[dict]) -> tuple[set[str], set[str]]:
 
 
 def write_atomic(path: pathlib.Path, text: str) -> None:
-  """Replaces a file as a whole, or leaves it as it was."""
+  """Replaces a file as a whole, or leaves it unchanged."""
   if not parallel.is_primary():
     return
   handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
@@ -83,7 +84,7 @@ def write_atomic(path: pathlib.Path, text: str) -> None:
 
 
 def write_json(path: pathlib.Path, value: dict) -> None:
-  """Replaces a JSON file as a whole, sealed."""
+  """Replaces a JSON file as a whole and seals it."""
   write_atomic(path, json.dumps(json_files.sealed(value), indent=2) + '\n')
 
 
@@ -102,18 +103,18 @@ def read_json(path: pathlib.Path) -> dict:
 
 
 def append_line(path: pathlib.Path, record: dict) -> None:
-  """Adds one JSON line and flushes it to the disk."""
+  """Appends one JSON line and waits until it is on the disk."""
   append_lines(path, [record])
 
 
 def append_lines(path: pathlib.Path, records: Iterable[dict],
                  flush: bool = True) -> None:
-  """Adds JSON lines; nothing if there are none.
+  """Appends JSON lines; does nothing if there are none.
 
   Args:
-    path: of the log.
+    path: the log.
     records: one per line.
-    flush: whether to wait until they are on the disk.
+    flush: whether to wait until the lines are on the disk.
   """
   lines = ''.join(map(_line, records))
   if not lines or not parallel.is_primary():
@@ -126,7 +127,7 @@ def append_lines(path: pathlib.Path, records: Iterable[dict],
 
 
 def read_lines(path: pathlib.Path) -> Iterator[dict]:
-  """The JSON lines of metrics.jsonl; a last one cut by a kill is passed over.
+  """The JSON lines of metrics.jsonl; skips a last line that a kill cut off.
 
   Raises:
     ValueError: a line is malformed or was edited; names file and line.
@@ -138,7 +139,7 @@ def read_lines(path: pathlib.Path) -> Iterator[dict]:
 
 
 def is_whole(path: pathlib.Path) -> bool:
-  """Whether nothing of the last line of a log was cut off."""
+  """Whether the last line of a log is complete."""
   if not path.exists():
     return False
   with path.open('rb') as file:
@@ -152,7 +153,7 @@ def _line(record: dict) -> str:
 
 
 def label(lines: list[dict]) -> list | None:
-  """Which start the last one is, unless how it ended stands there already."""
+  """The identifier of the last start, if the log doesn't say how it ended."""
   starts = [line for line in lines if line['kind'] == 'run']
   ends = [line['kind'] for line in lines
           if line['kind'] in ('run', 'killed', 'summary')]
@@ -162,10 +163,10 @@ def label(lines: list[dict]) -> list | None:
 
 
 def total_seconds(lines: Iterable[dict]) -> float:
-  """Of all starts, those that were killed among them.
+  """Seconds of all starts, including killed ones.
 
-  Earlier versions left nothing of a start that was killed: of those only the
-  tasks that it finished are counted (see `whole_seconds`).
+  Earlier versions left no line for a killed start; for these only the finished
+  tasks are counted (see `whole_seconds`).
 
   >>> total_seconds([
   ...     {'kind': 'run'}, {'kind': 'task', 'seconds': {'train': 2.}},
@@ -175,7 +176,7 @@ def total_seconds(lines: Iterable[dict]) -> float:
   """
   total = start = 0.
   for line in lines:
-    if line['kind'] == 'run':  # what stands before it was killed
+    if line['kind'] == 'run':  # the start before this one was killed
       total, start = total + start, 0.
     elif line['kind'] == 'task':
       start += sum(line['seconds'].values())
@@ -185,7 +186,7 @@ def total_seconds(lines: Iterable[dict]) -> float:
 
 
 def whole_seconds(lines: Iterable[dict]) -> bool:
-  """Whether `total_seconds` has all starts whole.
+  """Whether `total_seconds` covers every start completely.
 
   >>> whole_seconds([{'kind': 'run'}, {'kind': 'run'}, {'kind': 'summary'}])
   False

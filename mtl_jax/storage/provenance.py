@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, hardware, command and commit."""
+"""The origin of a result: versions, hardware, command and commit."""
 
 import functools
 import importlib.metadata
@@ -20,7 +20,7 @@ _SCRIPT = 'mtl-jax'  # the console script
 
 
 def versions() -> dict[str, str]:
-  """Versions of what decides a result's bits."""
+  """Versions of the packages on which a result's bits depend."""
   precision = getattr(jax.config, 'jax_default_matmul_precision')
   return {'platform': jax.default_backend(),
           'matmul_precision': precision or 'default',
@@ -28,7 +28,7 @@ def versions() -> dict[str, str]:
           'mtl_jax': _version.__version__} | _installed()
 
 
-@functools.cache  # every commit of a task asks
+@functools.cache  # it is called for every committed task
 def _installed() -> dict[str, str]:
   found = {}
   for package in ('jax', 'jaxlib', 'flax', 'optax', 'numpy',
@@ -41,7 +41,7 @@ def _installed() -> dict[str, str]:
 
 
 def hardware() -> dict:
-  """The devices that compute, the host's processor and XLA's flags."""
+  """The devices, the host's processor and XLA's flags."""
   device = jax.devices()[0]
   return {'device': device.device_kind, 'platform': device.platform,
           'count': jax.device_count(), 'processes': jax.process_count(),
@@ -59,7 +59,7 @@ def _processor() -> str:
 
 
 def command() -> str:
-  """The command line as it can be typed again."""
+  """The command line, quoted so that it can be run again."""
   spec = sys.modules['__main__'].__spec__
   if spec:
     words = ['python', '-m', spec.name.removesuffix('.__main__')]

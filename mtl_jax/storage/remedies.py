@@ -1,4 +1,4 @@
-"""What helps against a damaged checkpoint, by the folder in which it lies."""
+"""The remedy for a damaged checkpoint, by the folder in which it is."""
 
 import pathlib
 
@@ -13,12 +13,12 @@ _REMEDIES = {
 
 
 def of(path: pathlib.Path) -> str:
-  """The end of a sentence that says a checkpoint of a workdir is damaged."""
+  """The end of an error sentence about a damaged checkpoint of a workdir."""
   if path.parent.name in _REMEDIES:
     return _REMEDIES[path.parent.name]
   kept = path.parent.parent / 'shared'
   if path.parent.name == 'tasks' and kept.is_dir() and any(kept.iterdir()):
-    # Of a phase whose tasks go on from what the one before them kept.
+    # A phase whose tasks start from what the task before them kept.
     return ('; restore the folder from a copy. Without one, remove it and '
             'start the run\'s command: it makes the task again or says why it '
             'cannot')

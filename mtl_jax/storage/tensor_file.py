@@ -1,9 +1,9 @@
-"""One file of named arrays and JSON values: the only one that knows of
+"""Single files of named arrays and JSON values: the only module that uses
 safetensors (https://github.com/huggingface/safetensors).
 
-The header of such a file is JSON and its arrays are raw bytes, so that nothing
-in it can run. A SHA-256 over both is kept in the header: a file is read as it
-was written, or refused.
+The header of such a file is JSON and its arrays are raw bytes, so it can't
+contain code. The header holds a SHA-256 over both: a file is read as it was
+written, or refused.
 """
 
 import hashlib
@@ -23,21 +23,21 @@ from mtl_jax import trees
 from mtl_jax.storage import checkpoint
 
 KEY, DIGEST, BYTES = 'mtl_jax', 'sha256', 'raw'
-# What safetensors' NumPy functions read; all else lies there as bytes.
+# Dtypes that safetensors' NumPy functions read; others are stored as bytes.
 _PLAIN = ('bool', 'uint8', 'int8', 'uint16', 'int16', 'uint32', 'int32',
           'uint64', 'int64', 'float16', 'float32', 'float64')
 
 
 class FileError(checkpoint.CheckpointError):
-  """A file that can't be trusted; says what is wrong and the remedy."""
+  """A file can't be trusted; the message says why, and the remedy."""
 
 
 def write(path, arrays: dict[str, Any], header: dict) -> pathlib.Path:
-  """Writes a file as a whole, or leaves what was there.
+  """Writes a file atomically.
 
   Args:
-    path: of the file; its folder exists.
-    arrays: by name.
+    path: path of the file, in an existing folder.
+    arrays: arrays by name.
     header: JSON values.
 
   Returns:
@@ -76,7 +76,7 @@ def read(path) -> tuple[dict[str, np.ndarray], dict]:
   """The arrays and the JSON values of a file.
 
   Raises:
-    FileError: no such file, a damaged one, or one of another kind.
+    FileError: the file is missing, damaged or of another kind.
   """
   if not isinstance(path, (str, os.PathLike)) or not pathlib.Path(
       path).is_file():
@@ -91,7 +91,7 @@ def read(path) -> tuple[dict[str, np.ndarray], dict]:
       arrays = {name: np.array(file.get_tensor(name)) for name in file.keys()}
   except FileError:
     raise
-  except Exception as error:  # its errors are of several kinds
+  except Exception as error:  # safetensors raises several kinds
     raise FileError(
         f'{path} cannot be read: it is no safetensors file, or a part of one '
         f'({_brief(error)}){_REMEDY}') from error
@@ -110,17 +110,17 @@ def read(path) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def read_weights(path) -> dict[str, np.ndarray]:
-  """The arrays of a file of weights that any program wrote.
+  """The arrays of a file of weights, whichever program wrote it.
 
   Raises:
-    FileError: damaged, or a task that `export` wrote.
+    FileError: the file is damaged, or it is a task written by `export`.
   """
   try:
     with safetensors.safe_open(str(path), framework='numpy') as file:
       own = KEY in (file.metadata() or {})
       arrays = {} if own else {name: np.array(file.get_tensor(name))
                                for name in file.keys()}
-  except Exception as error:  # its errors are of several kinds
+  except Exception as error:  # safetensors raises several kinds
     raise FileError(f'{path} cannot be read as .safetensors '
                     f'({_brief(error)}){_REMEDY}') from error
   if not own:
@@ -133,7 +133,7 @@ def read_weights(path) -> dict[str, np.ndarray]:
 
 
 def is_one(path) -> bool:
-  """Whether a path is a file, and no folder."""
+  """Whether a path is a file and not a folder."""
   return pathlib.Path(path).is_file()
 
 
@@ -145,14 +145,14 @@ def _brief(error: Exception) -> str:
 
 
 def _in_order(content: bytes) -> bytes:
-  """The same file, whose bytes depend on what it holds alone: safetensors
+  """The same file in an order that depends on its content alone; safetensors
   writes the metadata in an order that differs from call to call."""
   start = 8 + int.from_bytes(content[:8], 'little')
   header = json_files.parse(content[8:start], {'__metadata__': dict},
                             'safetensors', 'the header')
   header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
   text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
-  text += b' ' * (-len(text) % 8)  # the arrays begin at a multiple of 8
+  text += b' ' * (-len(text) % 8)  # arrays begin at a multiple of 8 bytes
   return len(text).to_bytes(8, 'little') + text + content[start:]
 
 
@@ -164,7 +164,7 @@ def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:
 
 
 def _as_bytes(array: np.ndarray) -> np.ndarray:
-  """Bytes [*shape, bytes of one number]."""
+  """The array's bytes, uint8 [*shape, bytes per number]."""
   return np.frombuffer(array.tobytes(), np.uint8).reshape(
       *array.shape, array.dtype.itemsize)
 

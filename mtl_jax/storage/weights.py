@@ -1,7 +1,7 @@
-"""Reads the arrays of weights that any program wrote, and runs nothing.
+"""Reads arrays of weights, whichever program wrote them; executes no code.
 
-Three forms: `.npz` without pickled objects, `.safetensors`, and a folder that
-Orbax wrote. A nested tree's names are its path joined by '/'.
+Three forms are read: `.npz` without pickled objects, `.safetensors`, and a
+folder written by Orbax. In a nested tree, a name is the path joined by '/'.
 """
 
 import pathlib
@@ -19,11 +19,11 @@ def read(path) -> dict[str, np.ndarray]:
   """The arrays of a file or folder, by name.
 
   Args:
-    path: of it; its suffix tells its form.
+    path: the file or folder; its suffix says its form.
 
   Raises:
-    FileNotFoundError: nothing is there.
-    ValueError: another form, a damaged one, or no arrays.
+    FileNotFoundError: the path doesn't exist.
+    ValueError: the form is unknown, the file is damaged, or it has no arrays.
   """
   path = pathlib.Path(path).expanduser()
   if not path.exists():

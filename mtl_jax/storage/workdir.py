@@ -1,24 +1,24 @@
-"""What lies in a workdir, and its JSON files.
+"""The files of a workdir.
 
     format.json            its format; see `mtl_jax.storage.formats`
     config.json  report.html
-    metrics.jsonl          a log: what the table, the report and `verify` say of
-                           a task comes from its checkpoint
-    plan.json              the suite's name, and the names of all that the
-                           config asks for
+    metrics.jsonl          a log; the table, the report and `verify` read a
+                           task's results from its checkpoint instead
+    plan.json              the suite's name, and the names of all entries that
+                           the config asks for
     backbone.json          the seed recipe of the backbone and its fingerprint
-    backbone/              a checkpoint of its leaves, if they came from a file
-                           of weights
-    probe/                 raw images on which every task's outputs are kept
+    backbone/              a checkpoint of its leaves, if they were read from a
+                           file of weights
+    probe/                 raw images on which every task's outputs are stored
     tasks/<name>/          one checkpoint per task
-    progress/<name>/       mid-task state; gone when the task commits
-    shared/<name>/         bookkeeping that stored impressions don't hold
-    start.json             how long the process that works here has worked; what
-                           a killed one leaves is counted by the next
-    .lock                  held by the process that works here; .holder names
-                           it
+    progress/<name>/       mid-task state; removed when the task commits
+    shared/<name>/         values that the next task needs and that no
+                           impression holds
+    start.json             how long the current process has worked; after a
+                           kill, the next start logs it
+    .lock                  locked by the working process, which .holder names
 
-JSON files and lines are sealed (see `mtl_jax.json_files`): an edit is named.
+JSON files and lines are sealed (see `mtl_jax.json_files`): edits are detected.
 """
 
 import contextlib
@@ -43,8 +43,8 @@ from mtl_jax.storage import checkpoint
 from mtl_jax.storage import formats
 from mtl_jax.storage import json_records
 
-NAME = r'\w[\w.@~-]*'  # of a stored task
-_TICK = 2 * 10 ** 9  # nanoseconds; file systems round to at most 2 s
+NAME = r'\w[\w.@~-]*'  # the name of a stored task
+_TICK = 2 * 10 ** 9  # nanoseconds; file systems round times to at most 2 s
 
 
 class Workdir:
@@ -72,13 +72,13 @@ class Workdir:
     return self.tasks / name
 
   def require_own(self) -> None:
-    """Refuses a workdir of another format, and a folder that is none.
+    """Refuses a workdir of an unknown format, and a folder of other files.
 
-    New and empty folders may become one; hidden files are no obstacle, nor is
-    what a start left that was killed before its first file was complete.
+    A new or empty folder becomes a workdir; hidden files don't matter, nor do
+    files of a start that was killed before its first file was complete.
 
     Raises:
-      ValueError: names some of what lies there, and what to do.
+      ValueError: names some of the files, and the remedy.
     """
     formats.require(self.root)
     if self.format.exists() or not self.root.is_dir():
@@ -98,8 +98,8 @@ class Workdir:
           f'in it ({self.root / "run"}). Nothing was changed')
 
   def probe_of(self, source: str) -> pathlib.Path:
-    """Of a source that is named by a path: unique, and no longer than names
-    may be.
+    """The path of a source's probe. Its name is unique and of legal length,
+    even if the source's name is a path.
     """
     plain = self.probe / source.replace('/', '-')
     path = '/' in source and source.startswith(('folder:', 'table:'))
@@ -111,24 +111,24 @@ class Workdir:
   def task_names(self) -> list[str]:
     """Names of all finished tasks, sorted.
 
-    They are kept in memory: a folder is listed again when it has changed.
+    They are cached; the folder is listed again when it has changed.
     """
     return sorted(self.finished_tasks())
 
   def has_task(self, name: str) -> bool:
-    """Whether a finished task of this name lies here."""
+    """Whether a finished task of this name is in the workdir."""
     return name in self.finished_tasks()
 
   def require_free(self, name: Any, leaving: str | None = None) -> None:
-    """Refuses what can't be the name of one more task here.
+    """Refuses a name that can't become the name of another task here.
 
     Args:
-      name: that was given.
-      leaving: the name of a task that gives its own up.
+      name: the given name.
+      leaving: the name of a task that is about to lose this name.
 
     Raises:
-      ValueError: it is no name, or would share files with another task's on a
-        disk that does not tell capital letters apart.
+      ValueError: the name is not valid, or on a case-insensitive disk it would
+        share files with another task's.
     """
     if (not isinstance(name, str) or not re.fullmatch(NAME, name)
         or len(name.encode()) > 100 or not checkpoint.is_final(name)):
@@ -145,11 +145,11 @@ class Workdir:
             'another name')
 
   def version(self, name: str) -> tuple[int, int] | None:
-    """Equal as long as the same folder stands under a task's name."""
+    """A value that is equal as long as the task's folder is the same one."""
     return self.finished_tasks().get(name)
 
   def finished_tasks(self) -> dict[str, tuple[int, int]]:
-    """(inode, time) of all finished tasks, by name; never changed in place."""
+    """(inode, time) of all finished tasks by name; the dict never changes."""
     with self._lock:
       try:
         found = os.stat(self.tasks)
@@ -162,17 +162,17 @@ class Workdir:
         there = {name: found for name, found in _listed(self.tasks)
                  if before.get(name) == found
                  or checkpoint.exists(self.task(name))}
-        # The same object as long as nothing has changed.
+        # Returns the same object as long as nothing has changed.
         self._finished = before if there == before else there
-        # What changes within one tick of the file system's clock has one time.
+        # Changes within one tick of the file system's clock have equal times.
         self._stamp = stamp if now - found.st_mtime_ns > _TICK else None
       return self._finished
 
   def lost_tasks(self) -> list[str]:
-    """Names that the plan or the log has, or a folder, but no checkpoint.
+    """Names in the plan, in the log or among the folders without a checkpoint.
 
-    Of the plan's, those that were not finished yet or were taken away by
-    `System.delete` and `System.rename` are no loss.
+    Planned tasks that are not finished yet, and tasks that `System.delete` or
+    `System.rename` took away, are not lost.
     """
     lines = list(json_records.read_lines(self.metrics))
     logged, removed = json_records.came_and_went(lines)
@@ -185,7 +185,7 @@ class Workdir:
     return sorted(logged - set(self.task_names()))
 
   def planned(self, names: Iterable[str]) -> set[str]:
-    """Those names that the config asks for; all, of a workdir without plan."""
+    """The names that the config asks for; all of them without a plan."""
     plan = self.read_plan()
     if not plan:
       return set(names)
@@ -195,31 +195,32 @@ class Workdir:
             if name in entries or name.startswith(masks)}
 
   def read_plan(self) -> dict:
-    """What the config asks for; {} of a workdir that has no plan."""
+    """What the config asks for; {} if the workdir has no plan."""
     return json_records.read_json(self.plan) if self.plan.exists() else {}
 
   def keep_weights(self, leaves: dict, fingerprint: str) -> None:
-    """Stores a backbone that no seed makes again; every process calls it.
+    """Stores a backbone that no seed can reproduce; every process calls it.
 
     Args:
-      leaves: by path.
-      fingerprint: of its parameters.
+      leaves: leaves by path.
+      fingerprint: fingerprint of the backbone's parameters.
     """
     if checkpoint.exists(self.weights):
       if self.backbone.exists():
         return
-      # Of a start that was killed before it had claimed the folder.
+      # Left by a start that was killed before it claimed the folder.
       checkpoint.remove_all(self.root, self.weights.name)
     checkpoint.save(self.weights, leaves, {'backbone': fingerprint})
 
   @contextlib.contextmanager
   def locked(self):
-    """Keeps other processes from working here; a kill ends it too.
+    """Keeps other processes from working here; a kill releases the lock.
 
-    A workdir of an earlier format has this version's from then on, whose
-    checkpoints may come beside the earlier ones.
+    A workdir of an earlier format gets this version's format; its earlier
+    checkpoints stay as they are.
 
     Raises:
+      ValueError: another process works here.
       ValueError: another process works here.
     """
     if not parallel.is_primary():
@@ -243,7 +244,7 @@ class Workdir:
           f'another process ({name or "unknown"}) works in {self.root}; wait '
           'for it, or choose another workdir. Nothing was changed') from None
     except (OSError, NotImplementedError) as error:
-      # A file system without locks.
+      # The file system has no locks.
       logging.warning('%s cannot be locked (%s): see to it that one process '
                       'works there at a time', self.root, error)
     try:
@@ -255,7 +256,7 @@ class Workdir:
       if lock.is_locked:
         holder.unlink(missing_ok=True)
         if not begun and set(os.listdir(self.root)) <= {file.name}:
-          # What was refused leaves nothing behind.
+          # A refused start leaves no files behind.
           with contextlib.suppress(OSError):
             file.unlink()
             for folder in made:
@@ -265,12 +266,12 @@ class Workdir:
   @contextlib.contextmanager
   def timed(self, began: float, lines: list[dict] | None = None,
             every: float = 5.):
-    """Notes how long a start works, for the case that it is killed.
+    """Notes how long a start has worked, in case it is killed.
 
     Args:
-      began: of this start, by `time.perf_counter`.
-      lines: of the log, if they were read already.
-      every: seconds between two notes; a kill loses no more of them.
+      began: begin of this start, by `time.perf_counter`.
+      lines: lines of the log, if they were read already.
+      every: seconds between two notes; a kill loses at most this time.
     """
     if not parallel.is_primary():
       yield
@@ -301,14 +302,14 @@ class Workdir:
     self.start.unlink(missing_ok=True)
 
   def killed(self, lines: list[dict]) -> list[dict]:
-    """The line of the last start among `lines`, if it was killed."""
+    """The log line of the last start in `lines`, if that start was killed."""
     left = json_records.read_json(self.start) if self.start.exists() else {}
     if left.get('start') is None or left['start'] != json_records.label(lines):
       return []
     return [{'kind': 'killed', 'seconds': left['seconds']}]
 
   def prepare(self) -> None:
-    """Makes the folders and removes what a killed run left half written."""
+    """Makes the folders and removes unfinished files of killed runs."""
     for folder in (self.root, self.tasks, self.probe, self.progress,
                    self.shared):
       folder.mkdir(parents=True, exist_ok=True)
@@ -350,6 +351,6 @@ def _listed(folder: pathlib.Path) -> Iterator[tuple]:
     try:
       found = os.stat(folder / name)
     except OSError:
-      continue  # gone since
+      continue  # removed meanwhile
     if stat.S_ISDIR(found.st_mode):
       yield name, (found.st_ino, found.st_mtime_ns)

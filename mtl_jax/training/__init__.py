@@ -1,1 +1,1 @@
-"""The loop that learns the tasks of a run, and what it is made of."""
+"""The training loop of a run and the modules that it uses."""

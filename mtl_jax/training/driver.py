@@ -1,4 +1,4 @@
-"""What every way to train a group has in common; see `drivers`."""
+"""The interface that all ways to train a group share; see `drivers`."""
 
 import functools
 from collections.abc import Callable
@@ -17,20 +17,22 @@ from mtl_jax.steps import single
 
 
 class Driver(NamedTuple):
-  """A group's training as functions of a state.
+  """The training of a group, as functions of a state.
 
   Attributes:
     start: (shared) -> the state before the first step.
     place: (state) -> the same state on the devices.
-    advance: (shared, state, first step, count) -> (state, function that waits
-      for the steps and gives their Metrics of [entries, count] on the host).
-    whole: (state) -> what is saved; `place` takes it.
+    advance: (shared, state, first step, count) -> (state, function that
+      waits for the steps and returns their Metrics, [entries, count], on the
+      host).
+    whole: (state) -> the state as it is saved; `place` accepts it.
     member: (whole state, i) -> the `steps.State` of entry i.
-    lower: (shapes of shared, count) -> the program of `advance`, lowered.
+    lower: (shapes of shared, count) -> the lowered program of `advance`.
     validate: (shared, state) -> the `evaluate.Score` of every entry on its
-      validation images, computed at once; `None` takes them one by one.
-    curves: (values [entries, steps] as `advance` gave them) -> the same, a row
-      for each entry.
+      validation images, computed at once. `None`: the entries are validated
+      one by one.
+    curves: (values [entries, steps] from `advance`) -> the same values with
+      one row for each entry.
   """
   start: Callable[..., Any]
   place: Callable[..., Any]
@@ -54,7 +56,7 @@ class Program(NamedTuple):
 @functools.lru_cache(maxsize=64)
 def program(method: methods.Method, recipe: optimizers.Recipe,
             network: models.Network) -> Program:
-  """Builds (and keeps) the functions of one method and recipe."""
+  """Builds the functions of one method and recipe, and caches them."""
   optimizer = optimizers.optimizer_of(method, recipe)
   chunk = single.make_chunk(single.make_step(method, network, optimizer))
   joint = joint_lib.make_chunk(joint_lib.make_step(method, network, optimizer))
@@ -74,7 +76,7 @@ def index(run, group, recipe, first, count) -> np.ndarray:
 
 
 def ahead(run, group, recipe):
-  """`index` by (first, count), that of the next chunk made beforehand.
+  """`index` by (first, count); prepares the next chunk's index in advance.
 
   Returns:
     (draw(first, count), prepare(first, count)); `prepare` is called while the
@@ -102,5 +104,5 @@ def initial(run, functions, entry, shared) -> single.State:
 
 
 def no_rows(recipe, count, *more) -> np.ndarray:
-  """Stands for the index of `count` steps, int32 [count, ..., batch]."""
+  """A placeholder for the index of `count` steps, int32 [count, ..., batch]."""
   return np.zeros((count, *more, recipe.batch_size), np.int32)

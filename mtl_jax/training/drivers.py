@@ -1,7 +1,8 @@
 """How the entries of a group train: one, many at once, or all together.
 
-A `Driver` makes the three look alike to the loop in `train`: it starts a
-state, runs a chunk of steps, and hands out each entry's own state at the end.
+Every way of training is a `Driver`, so that the loop in `loop` treats them
+alike: a driver starts a state, runs a chunk of steps, and returns each entry's
+own state at the end.
 """
 
 import functools
@@ -33,8 +34,8 @@ def make(run: run_lib.Run, group: list[plan.Entry],
 
   Args:
     run: the run.
-    group: entries of one phase, as `plan.groups` has them.
-    recipe: of its training.
+    group: entries of one phase, from `plan.groups`.
+    recipe: the training recipe.
   """
   if group[0].phase.together == 'rounds':
     return _rounds(run, group, recipe)
@@ -77,8 +78,8 @@ def _one(run, group, recipe) -> driver_lib.Driver:
 def at_once(group: list[plan.Entry], batch_size: int) -> bool:
   """Whether a group trains under vmap, its tasks divided over the devices.
 
-  So does the last task of a phase of many at once that is left alone, if its
-  batch does not divide over them.
+  A phase that trains many tasks at once may end with a single task; this task
+  is trained under vmap too if its batch does not divide over the devices.
   """
   return not group[0].phase.together and (
       len(group) > 1 or (group[0].phase.most_at_once > 1
@@ -88,12 +89,13 @@ def at_once(group: list[plan.Entry], batch_size: int) -> bool:
 def _many(run, group, recipe) -> driver_lib.Driver:
   """Entries of one route under vmap, divided over the devices.
 
-  Where they do not divide, the last one is trained more than once; what is
-  saved, and all else that leaves the driver, has each entry once.
+  If their number is not a multiple of the number of devices, the last entry is
+  trained several times. The saved state and all results of the driver hold
+  each entry once.
   """
   method = group[0].phase.make_method()
   functions = driver_lib.program(method, recipe, run.backbone.network)
-  alone, entries = len(group) == 1, len(group)  # a state alone has no axis
+  alone, entries = len(group) == 1, len(group)  # one state has no task axis
   place = lambda tree: parallel.split_tasks(parallel.pad_tasks(tree))
   unpad = functools.partial(jax.tree.map, lambda x: x[:entries])
   tasks = functools.cache(lambda: place(parallel.stack_on_host(
@@ -122,7 +124,7 @@ def _many(run, group, recipe) -> driver_lib.Driver:
     return jax.tree.map(lambda x: x[0], state) if alone else unpad(state)
 
   def member(state, i):
-    # From the host: indexing a divided array is a program of all devices.
+    # On the host: indexing a divided array would run on all devices.
     return state if alone else parallel.from_host(jax.tree.map(
         lambda x: x[i], parallel.on_host(state)))
 
@@ -150,7 +152,7 @@ def _many(run, group, recipe) -> driver_lib.Driver:
 
 @functools.lru_cache(maxsize=64)
 def _trained(method: methods.Method, route: methods.Route):
-  """The network of a state that trains; see `evaluate.Group.score`."""
+  """The network of a state in training; see `evaluate.Group.score`."""
   def make(params, stats, shared, state):
     del stats
     trainable, own = state
@@ -159,7 +161,7 @@ def _trained(method: methods.Method, route: methods.Route):
 
 
 def _together(run, group, recipe) -> driver_lib.Driver:
-  """Entries whose losses are summed; each has a batch in every step."""
+  """Entries whose losses are summed; every step has a batch of each entry."""
   functions = driver_lib.program(
       group[0].phase.make_method(), recipe, run.backbone.network)
   routes = tuple(entry.route for entry in group)
@@ -193,7 +195,7 @@ def _together(run, group, recipe) -> driver_lib.Driver:
 @functools.lru_cache(maxsize=64)
 def round_program(method: methods.Method, turns: config_parts.Rounds,
                   recipe: optimizers.Recipe, network: models.Network):
-  """(init, chunk) of a method that trains in rounds, compiled."""
+  """The compiled (init, chunk) of a method that trains in rounds."""
   optimizer, rate = rounds.make_optimizer(recipe)
   init = functools.partial(rounds.init_state, method, optimizer,
                            turns.moments)
@@ -203,10 +205,10 @@ def round_program(method: methods.Method, turns: config_parts.Rounds,
 
 
 def _rounds(run, group, recipe) -> driver_lib.Driver:
-  """Entries that take turns; `count` steps of all are one run of the scan.
+  """Entries that take turns; one scan runs `count` steps of every entry.
 
-  A chunk may end within a round: its metrics then stand in the order of the
-  sequence, and `curves` sorts them by entry.
+  A chunk may end within a round. Its metrics are in the order of the sequence;
+  `curves` sorts them by entry.
   """
   phase = group[0].phase
   method, tasks_ = phase.make_method(), len(group)
@@ -287,7 +289,14 @@ def _one_source(run, group):
 
 
 def _require_finite_rounds(group, order, first, losses) -> None:
-  """Names the task and its own step; `losses` start at step `first` of all."""
+  """Raises an error with the task and its own step if a loss isn't finite.
+
+  Args:
+    group: the entries.
+    order: index of the entry of every step.
+    first: the step of the sequence at which `losses` begins.
+    losses: [steps].
+  """
   bad = np.flatnonzero(~np.isfinite(losses))
   if len(bad):
     at = first + bad[0]

@@ -35,12 +35,12 @@ def _program(network: models.Network):
 def score(network: models.Network, params: Any, stats: Any, data: run_lib.Data,
           task: suites.Task, split: str, batch_size: int,
           kind: str = 'softmax') -> Score:
-  """Loss (of a `kind` as in `Route`) and accuracy on a split of a task."""
+  """Loss (`kind` as in `Route`) and accuracy on a split of a task."""
   rows = getattr(data.view(task), split)
   devices = parallel.device_count()
   per_device = max(1, min(batch_size, -(-len(rows) // devices)))
   index = batches.padded(rows, per_device, devices)
-  # The phase is left out: all phases share one executable.
+  # The route does not depend on the phase: all phases share one executable.
   route = plan.route_of(task, kind)
   params, stats = parallel.everywhere((params, stats))
   loss, right = _program(network)(
@@ -54,7 +54,7 @@ def score(network: models.Network, params: Any, stats: Any, data: run_lib.Data,
 def score_entry(network: models.Network, params: Any, stats: Any,
                 data: run_lib.Data, entry: plan.Entry, split: str,
                 batch_size: int) -> Score:
-  """`score`, and of a pool the mean over its tasks."""
+  """`score` of an entry; for a pool, the mean over its tasks."""
   found = [score(network, params, stats, data, task, split, batch_size,
                  entry.phase.loss) for task in entry.tasks]
   return found[0] if len(found) == 1 else Score(
@@ -67,7 +67,8 @@ def _group_program(network: models.Network, make: Callable[..., tuple]):
 
   def one(route, backbone, shared, source, own):
     state, task, index = own
-    # As it would be stored: not rounded otherwise as part of a product.
+    # Keeps XLA from fusing the parameters into a product, which would round
+    # them otherwise than the stored parameters.
     params, stats = jax.lax.optimization_barrier(
         make(*backbone, shared, state))
     return evaluate(route, params, stats, source, task, index)
@@ -75,13 +76,13 @@ def _group_program(network: models.Network, make: Callable[..., tuple]):
 
 
 class Group(NamedTuple):
-  """Tasks of one route whose networks are measured in one program.
+  """Tasks of one route whose networks are evaluated in one program.
 
   Attributes:
-    data: of the run.
-    entries: of one phase, none of them pooled.
-    tasks: their arrays, as `place` gives them.
-    batch_size: images at once.
+    data: the data of the run.
+    entries: entries of one phase, none of them pooled.
+    tasks: the arrays of the tasks, from `place`.
+    batch_size: number of images in a batch.
   """
   data: run_lib.Data
   entries: list[plan.Entry]
@@ -99,14 +100,14 @@ class Group(NamedTuple):
     """`score_entry` of each entry.
 
     Args:
-      network: of all entries.
-      make: (parameters and statistics of the backbone, shared, state of one
-        entry) -> (parameters, norm statistics) of its network; the same object
-        compiles once.
-      backbone: its parameters and statistics, on the devices.
-      shared: likewise.
-      states: of the entries, as `place` gives them.
-      split: of the tasks' sources.
+      network: the network of all entries.
+      make: ((backbone parameters, backbone statistics), shared, state of one
+        entry) -> (parameters, norm statistics) of its network. It is compiled
+        once for each function object.
+      backbone: parameters and statistics of the backbone, on the devices.
+      shared: the method's `shared`, on the devices.
+      states: the states of the entries, from `place`.
+      split: name of the split.
     """
     first = self.entries[0]
     rows = [getattr(self.data.view(entry.task), split)
@@ -130,7 +131,7 @@ def place(tree: Any) -> Any:
 
 def stored_accuracy(system: system_lib.System, entry: plan.Entry,
                     data: run_lib.Data, batch_size: int) -> float | None:
-  """Test accuracy of a task as it lies on the disk; none of a regression."""
+  """Test accuracy of a stored task; `None` for a regression."""
   params, stats = system.effective(system.task(entry.name))
   return score_entry(system.backbone.network, params, stats, data, entry,
                      'test', batch_size).accuracy
@@ -138,6 +139,6 @@ def stored_accuracy(system: system_lib.System, entry: plan.Entry,
 
 def row(system: system_lib.System, earlier: list, data: run_lib.Data,
         batch_size: int) -> dict[str, float | None]:
-  """Test accuracy of the given entries, measured now from the disk."""
+  """Test accuracy of the given entries, measured from their stored files."""
   return {e.name: stored_accuracy(system, e, data, batch_size)
           for e in earlier}

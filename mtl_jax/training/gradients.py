@@ -1,4 +1,4 @@
-"""How much the loss of a task asks for each weight, before any training."""
+"""How much the loss of a task depends on each weight, before training."""
 
 import functools
 
@@ -25,7 +25,7 @@ def scores(run: run_lib.Run, entry: plan.Entry, like: trees.Tree,
     run: the run.
     entry: the task.
     like: the leaves to differentiate, at their initial values.
-    sample: of how many training images; 0 takes all.
+    sample: number of training images to use; 0 uses all.
 
   Returns:
     float32 leaves.

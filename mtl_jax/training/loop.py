@@ -1,8 +1,8 @@
 """Learns the tasks of a config, one impression after another.
 
-Kill the process at any instant: the next start of the same command goes on
-and ends with the same bits, where XLA computes the same twice: on a CPU. A
-task exists once its folder has its final name.
+The process may be killed at any instant: the next start of the same command
+resumes the run. On a CPU, where XLA computes the same result twice, it ends
+with the same bits. A task is finished once its folder has its final name.
 """
 
 import dataclasses
@@ -75,15 +75,16 @@ def learn_group(run: run_lib.Run, group, unfinished,
 
 
 class Done(NamedTuple):
-  """How far a group's training has come.
+  """The state of a group's training after some steps.
 
   Attributes:
-    state: as `driver.whole` gives it.
-    noted: what a watch knows, and the `shared` in use; {} if nothing.
+    state: from `driver.whole`.
+    noted: the watch's memory and the `shared` in use; {} without them.
     curve: {'loss', 'accuracy'} float32 [entries, steps].
-    steps: that were made.
-    seconds: spent by earlier starts.
-    busy: of the devices, see `in_flight.Chunks`; `None` if unknown.
+    steps: the number of steps.
+    seconds: time that earlier starts spent.
+    busy: seconds in which the devices worked (`in_flight.Chunks`); `None` if
+      unknown.
   """
   state: Any
   noted: dict
@@ -95,18 +96,18 @@ class Done(NamedTuple):
 
 def train_group(run: run_lib.Run, group, recipe, driver, method, shared,
                 course: validation.Course) -> tuple[Done, dict]:
-  """Runs the steps that are left, or fewer if a watch ends the training.
+  """Runs the remaining steps, or fewer if a watch ends the training.
 
-  `course` takes what is measured on the validation images meanwhile.
+  `course` collects what is measured on the validation images.
 
   Returns:
-    (what was done, with the state as `driver.member` takes it; `shared`, in
-    which a watch may have pruned).
+    (the training after its last step, with a state for `driver.member`;
+    `shared`, in which a watch may have pruned).
   """
   state, watched = driver.start(shared), _watch(group[0].phase)
   noted = {'memory': watched.start(state, shared)} if watched else {}
   if watched or method.abilities.per_group:
-    # As what was trained used it, to the bit.
+    # Resumed training uses the same `shared`, to the bit.
     noted['shared'] = shared
   done = _restore(run, group, Done(state, noted, {
       key: np.zeros((len(group), 0), np.float32)
@@ -120,7 +121,8 @@ def train_group(run: run_lib.Run, group, recipe, driver, method, shared,
   run.advance((recipe.steps - done.steps) * len(group), group[0].name)
   state = driver.whole(done.state)
   if group[0].phase.together:
-    # Its entries must come from one state, whatever a kill leaves undone.
+    # All entries must come from this state, even if a kill interrupts their
+    # commits.
     _save(run, group, done._replace(
         state=state, seconds=done.seconds + clock.total()), course)
   if watched:
@@ -131,7 +133,7 @@ def train_group(run: run_lib.Run, group, recipe, driver, method, shared,
 
 def _steps(run, group, recipe, driver, watched, shared, course, clock, chunks,
            done: Done) -> tuple[Done, Any]:
-  """The steps after `done`, whose state is then on the devices."""
+  """Runs the steps after `done`; returns a state on the devices, and `shared`."""
   name, phase = group[0].name, group[0].phase
   state, noted, curve, start, seconds, _ = done
   state = driver.place(state)
@@ -161,7 +163,7 @@ def _steps(run, group, recipe, driver, watched, shared, course, clock, chunks,
 
 
 def _taken(group, curve, found: list[in_flight.Measured]) -> dict:
-  """A curve with what was measured after it."""
+  """Appends the metrics of chunks to a curve."""
   for start, measured in found:
     check_finite(group, measured.loss, start)
     curve = {key: np.concatenate([curve[key], getattr(measured, key)], 1)
@@ -171,20 +173,20 @@ def _taken(group, curve, found: list[in_flight.Measured]) -> dict:
 
 def chunk_steps(run: run_lib.Run, phase: config_lib.Phase,
                 recipe: optimizers.Recipe, start: int) -> int:
-  """Steps of the compiled call that begins at step `start`."""
+  """Number of steps of the compiled call that begins at step `start`."""
   ends = [_epoch(phase, recipe), phase.validate_every]
   return min(run.config.chunk_steps, *(
       every - start % every for every in ends if every))
 
 
 def _epoch(phase, recipe) -> int:
-  """Steps after which a watch looks; all of them if there is none."""
+  """Steps between two looks of a watch; all steps if there is no watch."""
   return (recipe.steps // phase.training.epochs if _watch(phase)
           else recipe.steps)
 
 
 def _watch(phase: config_lib.Phase) -> watch.Watch | None:
-  """What looks at the validation splits after every epoch, if anything."""
+  """The watch that reads the validation splits after every epoch, or `None`."""
   own = phase.make_method().abilities.watch
   if own is not None:
     return own(phase.early_stop)
@@ -194,7 +196,7 @@ def _watch(phase: config_lib.Phase) -> watch.Watch | None:
 
 def look(run: run_lib.Run, group, driver, watched: watch.Watch, memory,
          state, shared) -> tuple:
-  """Measures the validation splits after an epoch and asks the watch."""
+  """Measures the validation splits after an epoch and calls the watch."""
   whole = driver.whole(state)
   scores = validation.measure(run, group, driver, shared, state)
   rated = [s.accuracy for s in scores if s.accuracy is not None]
@@ -207,7 +209,7 @@ def look(run: run_lib.Run, group, driver, watched: watch.Watch, memory,
 
 
 def check_finite(group, loss: np.ndarray, start: int) -> None:
-  """Raises FloatingPointError that names the task and the step."""
+  """Raises FloatingPointError with the task and the step of a bad loss."""
   bad = np.argwhere(~np.isfinite(loss))
   if len(bad):
     task, step = bad[np.argmin(bad[:, 1])]
@@ -219,7 +221,7 @@ def check_finite(group, loss: np.ndarray, start: int) -> None:
 
 def _save(run: run_lib.Run, group, done: Done,
           course: validation.Course) -> None:
-  """Saves mid-task progress under its step."""
+  """Saves mid-task progress, named by its step."""
   arrays = impression_arrays.tree_to_arrays(_parts(
       done, course.values if course.every else {}))
   progress.save(run.workdir, group[0].name, done.steps, arrays, {
@@ -230,7 +232,7 @@ def _save(run: run_lib.Run, group, done: Done,
 
 
 def _parts(done: Done, validated) -> dict:
-  """What progress holds, by name."""
+  """The parts of a progress checkpoint, by name."""
   return {'state': done.state, 'curve': done.curve} | (
       {'noted': done.noted} if done.noted else {}) | (
           {'validated': validated} if validated else {})
@@ -238,7 +240,7 @@ def _parts(done: Done, validated) -> dict:
 
 def _restore(run: run_lib.Run, group, done: Done,
              course: validation.Course) -> Done:
-  """The newest saved progress of a group, or what was given."""
+  """The newest saved progress of a group, or the given start."""
   found = progress.newest(run.workdir, group[0].name,
                           run.defined_in(group[0].phase))
   if found is None:

@@ -1,4 +1,4 @@
-"""How a group trains whose large arrays are divided over devices too."""
+"""Trains a group whose large arrays are also divided over devices."""
 
 import functools
 
@@ -18,18 +18,18 @@ from mtl_jax.training import run as run_lib
 @functools.lru_cache(maxsize=64)
 def program(method: methods.Method, recipe: optimizers.Recipe,
             network: models.Network, axes: mesh.Axes):
-  """The chunk of one method and recipe, divided over a mesh."""
+  """The compiled chunk of one method and recipe, divided over a mesh."""
   return mesh.over_mesh(single.make_chunk(single.make_step(
       method, network, optimizers.optimizer_of(method, recipe))), axes)
 
 
 def make(run: run_lib.Run, group: list[plan.Entry],
          recipe: optimizers.Recipe, axes: mesh.Axes) -> driver_lib.Driver:
-  """The driver of entries of one route.
+  """The driver of a group whose entries have one route.
 
   Args:
     run, group, recipe: as for `drivers.make`.
-    axes: of the mesh.
+    axes: axes of the mesh.
   """
   method, entries = group[0].phase.make_method(), len(group)
   functions = driver_lib.program(method, recipe, run.backbone.network)
@@ -37,7 +37,7 @@ def make(run: run_lib.Run, group: list[plan.Entry],
   place = lambda tree: mesh.put(mesh.pad(tree, axes), axes, tasks=True)
   unpad = functools.partial(jax.tree.map, lambda x: x[:entries])
   source = run.data.split(group[0].task, 'train')
-  placed: dict = {}  # what has been placed, by name, with what it was
+  placed: dict = {}  # by name: (the original, its placed copy)
 
   def once(name, tree, make=lambda tree: mesh.put(parallel.local(tree), axes)):
     if name not in placed or placed[name][0] is not tree:

@@ -1,4 +1,4 @@
-"""What a phase's groups get of earlier tasks: the results of `prepare`."""
+"""What `prepare` computes for a phase's groups from earlier tasks."""
 
 import functools
 
@@ -19,8 +19,8 @@ from mtl_jax.training import run as run_lib
 class Preparation:
   """Calls `prepare` for one group of a phase after another.
 
-  Groups that rely on the same tasks share one result, unless the method looks
-  at the tasks themselves or a commit left something for the next group.
+  Groups that rely on the same tasks share one result, unless the method reads
+  the tasks themselves or a commit kept something for the next group.
   """
 
   def __init__(self, run: run_lib.Run, phase: config_lib.Phase):
@@ -32,7 +32,7 @@ class Preparation:
     self.given: commit.Given | None = None
 
   def of(self, group: list[plan.Entry]) -> commit.Given:
-    """What a group gets, on the devices."""
+    """The result of `prepare` for a group, on the devices."""
     if self.last is not None:
       self.kept, self.kept_by = restore_kept(self.run, self.last)
       self.last = None
@@ -44,18 +44,18 @@ class Preparation:
     return self.given
 
   def keep(self, after: commit.Given) -> None:
-    """Takes what the group's last commit returned."""
+    """Takes over what the last commit of the group returned."""
     if after.kept_by != self.kept_by:
       self.kept, self.kept_by = after.shared, after.kept_by
 
   def passed(self, group: list[plan.Entry]) -> None:
-    """Notes a group that an earlier start has learned."""
+    """Notes a group that an earlier start already learned."""
     self.last = group[-1]
 
 
 def context(run: run_lib.Run, group: list[plan.Entry], names: tuple[str, ...],
             kept: dict) -> methods.Context:
-  """What the method of a group sees before it is trained."""
+  """What the method can read of a group before the group is trained."""
   backbone = run.system.backbone
   return methods.Context(
       backbone.params,
@@ -68,16 +68,16 @@ def context(run: run_lib.Run, group: list[plan.Entry], names: tuple[str, ...],
 
 
 def run_key(seed: int):
-  """The key that all tasks of a run share."""
+  """The key that all tasks of a run have in common."""
   return jax.random.key(seed, impl='threefry2x32')
 
 
 def restore_kept(run: run_lib.Run,
                  entry: plan.Entry) -> tuple[dict, str | None]:
-  """What the commits up to an entry kept for the next one, and who kept it.
+  """(what the commits up to an entry kept for the next one, who kept it).
 
   Raises:
-    CheckpointError: something was kept, but it is gone.
+    CheckpointError: the kept checkpoint is gone.
   """
   by = checkpoint.load_metadata(run.workdir.task(entry.name), {
       'name': entry.name}).get('kept_by')

@@ -1,8 +1,8 @@
-"""Mid-task progress: what a killed run goes on from.
+"""Mid-task progress, from which a killed run resumes.
 
-One checkpoint under `progress/`, named by what is being learned and by how far
-it has come; the older one goes when a new one is whole. A process that was
-asked to end does so after a save (see `host.stoppable`).
+`progress/` holds one checkpoint, named by the task or search and by its
+position. A new checkpoint replaces the old one once it is complete. A process
+that was asked to stop does so after a save (see `host.stoppable`).
 """
 
 import logging
@@ -16,7 +16,7 @@ from mtl_jax.storage import workdir as workdir_lib
 
 
 class Clock:
-  """When to save progress; every process follows the first one's clock."""
+  """Decides when to save; all processes follow the clock of the first one."""
 
   def __init__(self, every: float):
     host.may_stop()
@@ -40,16 +40,16 @@ def _pattern(name: str) -> str:
 
 def save(work: workdir_lib.Workdir, name: str, position: int, arrays: dict,
          values: dict, defined_in: dict) -> None:
-  """Saves progress, then drops the older one.
+  """Saves progress, then removes the older checkpoint.
 
   Args:
     work: the workdir.
-    name: of what is being learned.
-    position: how far it has come; grows with every save. What was saved at
-      this position already stays.
-    arrays: by name.
+    name: of the group, stream or search in training.
+    position: grows with every save. A checkpoint that already exists at this
+      position is kept.
+    arrays: arrays by name.
     values: JSON values.
-    defined_in: by what it defines ('method', 'model'), the user's file; see
+    defined_in: the user's file that defines each of 'method' and 'model'; see
       `registry.origin`.
   """
   new = f'{name}.{position:09d}'
@@ -61,23 +61,23 @@ def save(work: workdir_lib.Workdir, name: str, position: int, arrays: dict,
 
 
 def begun(work: workdir_lib.Workdir, name: str) -> bool:
-  """Whether something was saved, sound or not; changes nothing."""
+  """Whether any progress was saved, even if damaged; changes nothing."""
   return any(work.progress.glob(_pattern(name)))
 
 
 def newest(work: workdir_lib.Workdir, name: str,
            defined_in: dict) -> tuple[dict, dict] | None:
-  """(arrays, values) that were saved last, or `None`.
+  """The (arrays, values) saved last, or `None`.
 
-  What is damaged is removed: its steps are made again, with the same bits.
+  Damaged progress is removed: its steps are run again, with the same bits.
 
   Args:
     work: the workdir.
-    name: of what is being learned.
-    defined_in: as in `save`, now.
+    name: of the group, stream or search in training.
+    defined_in: as in `save`, for today's files.
 
   Raises:
-    ValueError: a user's file has changed since; names it.
+    ValueError: a user's file has changed since; the message names it.
   """
   for path in sorted(work.progress.glob(_pattern(name)), reverse=True):
     try:
@@ -93,7 +93,7 @@ def newest(work: workdir_lib.Workdir, name: str,
 
 
 def _require_same_files(path, then: dict | None, now: dict) -> None:
-  """Other steps than the first ones were would make a network of neither."""
+  """Refuses to mix steps of two versions of a user's file in one network."""
   for what, file in (then or {}).items():  # earlier versions kept none
     said = registry.changed(file, now.get(what))
     if said:
@@ -104,6 +104,6 @@ def _require_same_files(path, then: dict | None, now: dict) -> None:
 
 
 def remove(work: workdir_lib.Workdir, name: str) -> None:
-  """Removes the progress of what has committed."""
+  """Removes the progress of a committed group, stream or search."""
   checkpoint.remove_all(work.progress, _pattern(name))
   host.may_stop()

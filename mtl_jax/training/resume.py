@@ -1,6 +1,6 @@
-"""What a start finds of earlier ones: held against its place, made again.
+"""Checks what earlier starts left in a workdir, and restores lost probes.
 
-Nothing is removed but what this start makes again from what it has at hand.
+A start removes only what it can make again itself.
 """
 
 import logging
@@ -17,14 +17,14 @@ from mtl_jax.training import run as run_lib
 
 
 def check_recipe(work: workdir_lib.Workdir, recipe: dict) -> None:
-  """Refuses a stored recipe of the backbone that isn't the config's.
+  """Refuses a stored recipe of the backbone that differs from the config's.
 
   Args:
-    work: that may have one.
-    recipe: that the config asks for; JSON values.
+    work: the workdir, which may have a recipe.
+    recipe: the recipe that the config asks for; JSON values.
 
   Raises:
-    ValueError: names the field.
+    ValueError: names the field that differs.
   """
   if not work.backbone.exists():
     return
@@ -40,17 +40,17 @@ def check_recipe(work: workdir_lib.Workdir, recipe: dict) -> None:
 
 def check_tasks(work: workdir_lib.Workdir, config: config_lib.Config,
                 suite: suites.Suite, fingerprint: str) -> None:
-  """Refuses, before anything is learned, a task that isn't what it should be.
+  """Refuses, before training, stored tasks that don't match the config.
 
   Args:
-    work: in which earlier starts may have left tasks.
-    config: of the run.
-    suite: its tasks.
-    fingerprint: of the backbone.
+    work: the workdir, which may have tasks of earlier starts.
+    config: the config of the run.
+    suite: the tasks of the run.
+    fingerprint: the backbone's fingerprint.
 
   Raises:
-    CheckpointError: a folder or file in the place of a task is none of the
-      config's, or damaged; names it and what helps.
+    CheckpointError: a task's folder is damaged or belongs to another config;
+      names it and the remedy.
   """
   expected = {'suite': suite.name, 'backbone': fingerprint,
               'seed': config.seed}
@@ -75,7 +75,7 @@ def check_tasks(work: workdir_lib.Workdir, config: config_lib.Config,
 
 def write_plan(work: workdir_lib.Workdir, config: config_lib.Config,
                suite: suites.Suite) -> None:
-  """Writes down what the config asks for, for `load` and `verify`."""
+  """Writes the entries that the config plans, for `load` and `verify`."""
   found = {'suite': suite.name,
            'entries': [entry.name for phase in config.phases
                        for entry in plan.entries(phase, suite)],
@@ -86,9 +86,10 @@ def write_plan(work: workdir_lib.Workdir, config: config_lib.Config,
 
 
 def restore_probes(run: run_lib.Run) -> None:
-  """Makes again the probes of finished tasks that are lost or damaged.
+  """Restores lost or damaged probes of finished tasks.
 
-  They are images of the source, whose version is that of the first start.
+  A probe is a few images of the source, in the source's version at the first
+  start.
   """
   finished = set(run.workdir.task_names())
   sources = {entry.task.source for phase in run.config.phases

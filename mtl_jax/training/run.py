@@ -1,4 +1,4 @@
-"""What training needs: the run, and its data on the devices."""
+"""The state of a run, and its data on the devices."""
 
 import copy
 import dataclasses
@@ -29,12 +29,12 @@ from mtl_jax.storage import workdir as workdir_lib
 class Data:
   """Sources, on the host and (each split once) on the devices.
 
-  Images are fitted to the suite's shape once, when they are put there; what
-  is left of a task's transforms runs with every batch.
+  Images are fitted to the suite's shape once, when they are put on the
+  devices; the rest of a task's transforms runs with every batch.
 
   Attributes:
-    unlearned: the backbone's own accuracy by (tasks, loss), which is the same
-      in all phases.
+    unlearned: the backbone's own accuracy by (tasks, loss); all phases share
+      it.
   """
 
   def __init__(self, load: Callable[[str], sources.Source] = sources.load):
@@ -48,24 +48,24 @@ class Data:
     self.unlearned: dict[tuple, float | None] = {}
 
   def view(self, task: suites.Task) -> suites.View:
-    """Where its images lie; tasks that differ by transforms have one."""
+    """The task's images; tasks that differ only in transforms share a view."""
     try:
       return self._views(_rows_of(task))
     except ValueError:
-      return self._view(task)  # says the task's own name
+      return self._view(task)  # its error has the task's own name
 
   def _view(self, task) -> suites.View:
     return suites.view(task, self.source(task.source))
 
   def facts(self, task: suites.Task) -> dict:
-    """`labels.facts`, a copy."""
+    """A copy of `labels.facts`."""
     return copy.deepcopy(self._facts(_rows_of(task)))
 
   def _facts_of(self, task) -> dict:
     return labels.facts(task, self.source(task.source))
 
   def rows(self, entry: plan.Entry, split: str = 'train') -> np.ndarray:
-    """Rows of the source; of a pool, task number x images + row."""
+    """Rows of the source; for a pool, task number x images + row."""
     found = [getattr(self.view(task), split) for task in entry.tasks]
     if not entry.pooled:
       return found[0]
@@ -73,12 +73,12 @@ class Data:
     return np.concatenate([i * images + rows for i, rows in enumerate(found)])
 
   def entry_arrays(self, entry: plan.Entry) -> single.TaskArrays:
-    """Of its task; of a pool, those of all its tasks, stacked."""
+    """Arrays of the entry's task; for a pool, of all its tasks, stacked."""
     return (parallel.put(self.on_host(entry)) if entry.pooled else
             self.task_arrays(entry.task))
 
   def on_host(self, entry: plan.Entry) -> single.TaskArrays:
-    """`entry_arrays` as NumPy arrays; none may be changed."""
+    """`entry_arrays` as NumPy arrays, which callers must not change."""
     if not entry.pooled:
       return self.host_arrays(entry.task)
     return parallel.stack_on_host(
@@ -120,7 +120,7 @@ class Data:
 
 
 def _rows_of(task: suites.Task) -> suites.Task:
-  """The same for tasks that differ only in how their images are shown."""
+  """A key that is equal for tasks that differ only in their transforms."""
   return dataclasses.replace(task, name='task', index=0, transforms=(), key='')
 
 
@@ -128,16 +128,16 @@ class Run(NamedTuple):
   """Everything that training needs, made once.
 
   Attributes:
-    config: of the run.
-    suite: its tasks.
-    backbone: on the devices.
-    data: sources.
+    config: the config of the run.
+    suite: the tasks of the run.
+    backbone: the backbone, on the devices.
+    data: the sources of the tasks.
     workdir: where results go.
-    system: reads the tasks that are finished.
+    system: reads the finished tasks.
     advance: called with the number of steps done and a description.
-    earlier: impressions that the config doesn't plan and its methods may rely
-      on, in the order in which they were learned.
-    validated: by entry, the steps of the validation that the log has already.
+    earlier: impressions that are not part of the config but on which its
+      methods may rely, in the order in which they were learned.
+    validated: by entry, the steps whose validation is already in the log.
   """
   config: config_lib.Config
   suite: suites.Suite
@@ -150,6 +150,6 @@ class Run(NamedTuple):
   validated: Mapping[str, set[int]] = types.MappingProxyType({})
 
   def defined_in(self, phase: config_lib.Phase) -> dict[str, dict | None]:
-    """The user's files that define a phase's method, and the model."""
+    """The user's files that define a phase's method and the model."""
     return {'method': methods.METHODS.origin(phase.method),
             'model': self.backbone.recipe.get('defined_in')}

@@ -1,7 +1,7 @@
-"""What a run needs of a device's memory, known before it trains.
+"""The device memory that a run needs, known before training.
 
-XLA says of a compiled step how much it takes, and training then uses the same
-program: nothing is compiled twice.
+XLA reports the memory of a compiled step; training then uses the same program,
+so nothing is compiled twice.
 """
 
 import dataclasses
@@ -24,17 +24,18 @@ from mtl_jax.training import run as run_lib
 from mtl_jax.training import stream
 from mtl_jax.training import trace
 
-SHARE = 0.9  # of a device's memory; XLA and the system take some
+SHARE = 0.9  # of a device's memory; XLA and the system need the rest
 
 
 class Need(NamedTuple):
   """Bytes of a phase's training on each device.
 
   Attributes:
-    step: of a compiled chunk of steps: what it is called with (backbone,
-      state, images) and what it needs while it runs, or a copy of the state
-      as it is saved.
-    images: of all splits of all sources that the step isn't called with.
+    step: bytes of a compiled chunk of steps: its arguments (backbone, state,
+      images) and either its temporaries or the copy of the state that is made
+      for a save, whichever is larger.
+    images: bytes of all other images: the splits of all sources that are not
+      arguments of the step.
   """
   step: int
   images: int
@@ -46,7 +47,7 @@ class Need(NamedTuple):
 
 def recorded(work: workdir_lib.Workdir,
              config: config_lib.Config) -> config_lib.Config:
-  """The config with the numbers that an earlier start took for 'auto'."""
+  """The config with 'auto' replaced by the numbers of an earlier start."""
   if not work.config.exists():
     return config
   kept: Any = json_records.read_json(work.config)
@@ -62,12 +63,12 @@ def recorded(work: workdir_lib.Workdir,
 
 
 def limit() -> int | None:
-  """Bytes of each device that a run may take; `None` if that is unknown.
+  """Bytes that a run may use on each device; `None` if unknown.
 
-  On a CPU what the machine has left, and what this process's arrays take,
-  divided by its devices.
+  On a CPU: the free memory plus what this process's arrays take, divided by
+  the number of devices.
   """
-  if jax.process_count() > 1:  # pmap lowers no shapes there, only arrays
+  if jax.process_count() > 1:  # pmap can't lower shapes there, only arrays
     return None
   found = memory.limit()
   left = host.available_bytes()
@@ -79,18 +80,18 @@ def limit() -> int | None:
 
 def fit(run: run_lib.Run, traced: dict[str, trace.Traced]
         ) -> tuple[config_lib.Config, dict[str, dict]]:
-  """Refuses what can't fit into the devices, and says how much may.
+  """Refuses phases that don't fit into the devices, and resolves 'auto'.
 
   Args:
-    run: whose config may say tasks_at_once='auto'.
-    traced: by phase, as `validate.check_methods` gives it.
+    run: the run; its config may have tasks_at_once='auto'.
+    traced: by phase, from `validate.check_methods`.
 
   Returns:
-    (the config with numbers in place of 'auto'; by phase that is still to be
-    trained, {'needed', 'available'} bytes on each device).
+    (the config with numbers in place of 'auto'; for each phase that is not
+    finished, {'needed', 'available'} bytes on each device).
 
   Raises:
-    ValueError: a phase needs more than there is (says what would help).
+    ValueError: a phase needs more memory than there is; names remedies.
   """
   available, needs, phases = limit(), {}, []
   for phase in run.config.phases:
@@ -108,7 +109,7 @@ def fit(run: run_lib.Run, traced: dict[str, trace.Traced]
 
 
 def _most(run, phase, traced, available):
-  """(the phase with the largest group that fits, its need)."""
+  """(the phase with the largest group that fits, its memory need)."""
   if available is None:
     raise ValueError(
         f"phase {phase.name}: tasks_at_once='auto' needs to know the memory "
@@ -122,14 +123,14 @@ def _most(run, phase, traced, available):
       return chosen, need
     if count == 1:
       raise ValueError(_too_much(run.config, chosen, need, available))
-    # A part of the need grows with the number, the rest stays: no number
-    # between these two fits.
+    # One part of the need grows with the number of tasks, the rest is
+    # constant: no number between these two fits.
     count = max(1, min(count // 2, _power_of_two(
         int(count * available / need.total))))
 
 
 def _power_of_two(number: int) -> int:
-  """The largest that is not above `number`, at least 1.
+  """The largest power of two that is not above `number`; at least 1.
 
   >>> [_power_of_two(n) for n in (0, 1, 3, 8, 1000)]
   [1, 1, 2, 8, 512]
@@ -139,9 +140,10 @@ def _power_of_two(number: int) -> int:
 
 def of_phase(run: run_lib.Run, phase: config_lib.Phase,
              traced: dict[str, trace.Traced]) -> Need | None:
-  """What the first group needs that isn't finished.
+  """Memory that the first unfinished group of a phase needs.
 
-  `None` if all are, if XLA doesn't tell, or of a search, which sizes itself.
+  `None` if all groups are finished, if XLA doesn't report it, or if the phase
+  is a search, which chooses its own size.
   """
   if phase.search is not None:
     return None
@@ -161,7 +163,7 @@ def of_phase(run: run_lib.Run, phase: config_lib.Phase,
   program = memory.of_program(lowered)
   if program is None:
     return None
-  # Tasks that lie divided over devices are joined in a copy to be saved.
+  # A save joins tasks that are divided over devices, in a copy.
   copied = (memory.each(lowered.out_info[0])
             if phase.stream is None and run.config.mesh is None
             and drivers.at_once(group, recipe.batch_size) else 0)
@@ -170,7 +172,7 @@ def of_phase(run: run_lib.Run, phase: config_lib.Phase,
 
 
 def _other_images(run, group) -> int:
-  """Bytes of the images that a group's step isn't called with."""
+  """Bytes of the images that are not arguments of a group's step."""
   sizes = {(task.source, plan.once(task.transforms), split):
            run.data.nbytes(task, split)
            for task in run.suite.tasks for split in ('train', 'valid', 'test')}
@@ -181,7 +183,7 @@ def _other_images(run, group) -> int:
 
 
 def _too_much(config, phase, need: Need, available: int) -> str:
-  """What is said of a phase that doesn't fit, with what would help."""
+  """The error message of a phase that doesn't fit, with the remedies."""
   helps = []
   if phase.most_at_once > 1 and phase.tasks_at_once != phase_lib.AUTO:
     helps.append(f"tasks_at_once below {phase.tasks_at_once} (or 'auto')")

@@ -1,15 +1,15 @@
 """Learning from a stream whose tasks nobody names (SupSup's NNs).
 
 Wortsman et al. 2020, https://arxiv.org/abs/2006.14769, section 3.4. Before
-every few batches the known masks are superposed and one gradient tells whether
-any of them fits. If none does, a new mask is allocated; if the newest does, it
-is trained; if an older one does, it is recognised and, being committed, left
-as it is (SupSup's code would train it further). As long as fresh masks take
-part, one of them may fit best: that too asks for a new mask, where SupSup's
-code trains the fresh one without counting it.
+every few batches the known masks are superposed, and one gradient tells
+whether any of them fits. If none fits, a new mask is allocated. If the newest
+mask fits, it is trained. If an older mask fits, it is recognised and left
+unchanged, as it is committed (SupSup's code would train it further). While
+fresh masks take part, one of them may fit best; this also allocates a new
+mask, where SupSup's code trains the fresh one without counting it.
 
-The stream's order, and from which task a batch really comes, are used to make
-the batches and to report; the decisions see images alone.
+The order of the stream and the true task of a batch are used only to make the
+batches and to report; the decisions use the images alone.
 """
 
 import dataclasses
@@ -46,15 +46,15 @@ from mtl_jax.training import run as run_lib
 
 @dataclasses.dataclass
 class Learner:
-  """Where a stream stands.
+  """The state of learning from a stream.
 
   Attributes:
     position: number of the next segment.
     mask: index of the newest mask; -1 before the first.
-    state: its training state.
+    state: training state of the newest mask.
     curve: {'loss', 'accuracy'} float32 [steps of the newest mask].
     log: [segment, decision] of all segments; a decision is a mask's index.
-    seconds: spent on the newest mask.
+    seconds: time spent on the newest mask.
   """
   position: int = 0
   mask: int = -1
@@ -65,7 +65,7 @@ class Learner:
 
 
 def settings(phase: config_lib.Phase) -> config_parts.Stream:
-  """A stream phase's own options."""
+  """The options of a stream phase."""
   return phase.stream or config_parts.Stream()
 
 
@@ -77,7 +77,7 @@ def visits(phase: config_lib.Phase) -> list[int]:
 
 def entries(work: workdir_lib.Workdir, phase: config_lib.Phase,
             suite: suites.Suite) -> list[plan.Entry]:
-  """The masks that a stream has left, each with the task it saw most of."""
+  """A stream's stored masks, each with the task that it saw most."""
   tasks = {task.name: task for task in suite.tasks}
   found = []
   for name in work.task_names():
@@ -88,7 +88,7 @@ def entries(work: workdir_lib.Workdir, phase: config_lib.Phase,
 
 
 def learn(run: run_lib.Run, phase: config_lib.Phase) -> None:
-  """Learns the whole stream, from wherever an earlier start left it."""
+  """Learns the whole stream, resuming an earlier start if there was one."""
   segments = _segments(run, phase)
   if finished(run, phase):
     run.advance(len(segments) * settings(phase).every, phase.name)
@@ -125,7 +125,7 @@ def learn(run: run_lib.Run, phase: config_lib.Phase) -> None:
 
 
 def finished(run: run_lib.Run, phase: config_lib.Phase) -> bool:
-  """Whether the stream ended, and all that it left is still there."""
+  """Whether the stream ended and all its masks are still stored."""
   lines = [line for line in json_records.read_lines(run.workdir.metrics)
            if line['kind'] == 'stream' and line['phase'] == phase.name]
   return bool(lines) and all(
@@ -157,8 +157,8 @@ def _segments(run, phase) -> list:
 class _Bank:
   """Packed masks of a stream on the device, with room to grow.
 
-  Until `min_masks` masks are learned, fresh ones take part, as in SupSup's
-  code: with a single mask the softmax over beliefs would say nothing.
+  Until `min_masks` masks are learned, fresh masks fill up the number, as in
+  SupSup's code: the softmax over beliefs is constant for a single mask.
   """
 
   def __init__(self, run, phase):
@@ -179,7 +179,7 @@ class _Bank:
                                self.packed, packed)
 
   def gradient(self, count: int, task, rows) -> tuple[np.ndarray, Any]:
-    """(d objective / d beliefs [capacity], which masks take part)."""
+    """(d objective / d beliefs [capacity], bool: which masks take part)."""
     capacity = jax.tree.leaves(self.packed)[0].shape[0]
     used = np.arange(capacity) < max(count, settings(self.phase).min_masks)
     run, route = self.run, _route(self.phase, task)
@@ -217,7 +217,7 @@ def _hard(phase, scores):
 
 
 def _start(run, phase, mask: int) -> single.State:
-  """A mask's state before its first step; the same for all tasks."""
+  """A mask's state before its first step; it does not depend on the task."""
   first = run.suite.tasks[phase.tasks[0]]
   functions = driver_lib.program(
       phase.make_method(), phase.recipe(len(run.data.view(first).train)),
@@ -228,7 +228,7 @@ def _start(run, phase, mask: int) -> single.State:
 
 
 def _decide(phase, bank, learner, task, index) -> int:
-  """The mask for a segment: learner.mask + 1 asks for a new one."""
+  """Index of the mask for a segment; learner.mask + 1 means a new one."""
   if learner.mask < 0:
     return 0
   gradient, used = bank.gradient(learner.mask + 1, task, index[0])
@@ -271,7 +271,7 @@ def _train(run, phase, learner, task, index) -> None:
 
 def lower(run: run_lib.Run,
           phase: config_lib.Phase) -> jax.stages.Lowered:
-  """The program that trains a mask on a segment, lowered."""
+  """The lowered program that trains a mask on a segment."""
   task = run.suite.tasks[phase.tasks[0]]
   recipe = phase.recipe(len(run.data.view(task).train))
   steps = min(settings(phase).every, recipe.steps)
@@ -285,7 +285,7 @@ def lower(run: run_lib.Run,
 
 
 def _owner(learner, mask: int, segments) -> int:
-  """The task of which a mask saw most segments."""
+  """The task from which a mask saw most segments."""
   seen = [segments[at][0] for at, chosen in learner.log if chosen == mask]
   return max(sorted(set(seen)), key=seen.count)
 
@@ -321,7 +321,7 @@ def _restore(run, phase) -> Learner:
   arrays, metadata = found
   if not all(checkpoint.exists(run.workdir.task(_name(phase, mask)))
              for mask in range(metadata['mask'])):
-    return Learner()  # a mask was lost: only the stream can make it again
+    return Learner()  # a mask was lost: the stream starts again
   curve = {name: np.zeros(metadata['steps'], np.float32)
            for name in ('loss', 'accuracy')}
   restored = impression_arrays.arrays_to_tree(arrays, {
@@ -332,7 +332,7 @@ def _restore(run, phase) -> Learner:
 
 
 def _line(phase, learner, segments) -> dict:
-  """What a stream's decisions were, and how often they were right."""
+  """The decisions of a stream, and how often they were right."""
   owners = [_owner(learner, mask, segments)
             for mask in range(learner.mask + 1)]
   first = len(segments) // settings(phase).passes
@@ -340,7 +340,7 @@ def _line(phase, learner, segments) -> dict:
   began: dict[int, int] = {}
   for at, chosen in learner.log:
     began.setdefault(chosen, at)
-  # A task that comes again is recognised only by a mask of an earlier pass.
+  # A returning task is recognised only by a mask of an earlier pass.
   returned = [ok and began[chosen] < at // first * first
               for ok, (at, chosen) in zip(right, learner.log)][first:]
   return {'kind': 'stream', 'phase': phase.name, 'masks': learner.mask + 1,

@@ -1,6 +1,6 @@
-"""Goes through a method's functions without computing anything.
+"""Checks a method's functions by abstract evaluation, without computing.
 
-A wrong function fails in the first second, not after all the steps.
+An error in a method shows at the start, not after training.
 """
 
 import json
@@ -20,20 +20,20 @@ _CONCRETE = (jax.errors.TracerArrayConversionError,
              jax.errors.ConcretizationTypeError,
              jax.errors.TracerIntegerConversionError,
              jax.errors.TracerBoolConversionError)
-# Whose words alone say too little: they don't know which function called them.
+# Errors of these packages don't say which function of the method failed.
 _BELOW = ('jax', 'jaxlib', 'numpy', 'flax', 'optax')
 
 
 class WrongMethod(ValueError):
-  """A method that breaks the contract; says which function, and how."""
+  """A method breaks the contract; the message says which function, and how."""
 
 
 class Traced(NamedTuple):
-  """What a group would get and leave, as shapes.
+  """The `shared` and the impression of a group, as shapes.
 
   Attributes:
-    impression: of its first task.
-    shared: what `prepare` gives the first group of its phase.
+    impression: the impression of the group's first task.
+    shared: the result of `prepare` for the first group of the phase.
   """
   impression: Any
   shared: dict
@@ -41,20 +41,20 @@ class Traced(NamedTuple):
 
 def of_group(method: methods.Method, backbone: backbone_lib.Backbone,
              earlier: list, group: list[plan.Entry], seed: int) -> Traced:
-  """Traces what a group's first task would get and leave.
+  """Traces the method's functions for the first task of a group.
 
   Args:
-    method: of the group.
+    method: the method of the group.
     backbone: its parameters may be on devices.
     earlier: impressions that the method relies on, as shapes.
-    group: entries that are trained together, or one.
-    seed: of the run.
+    group: entries that are trained together, or one entry.
+    seed: seed of the run.
 
   Raises:
-    WrongMethod: a function fails or gives something else than the contract
-      says, `materialise` gives another network than `bind`, or the impression
-      can't be stored; names the function and leaf.
-    ValueError: what a function of the method refuses itself.
+    WrongMethod: a function fails or breaks the contract, `materialise` gives
+      another network than `bind`, or the impression can't be stored; names the
+      function and the leaf.
+    ValueError: a function of the method itself raised it.
   """
   _require_facts(method)
   routes = tuple(entry.route for entry in group)
@@ -107,7 +107,7 @@ def _traced(name, function, *args):
 
 
 def failed(name: str, error: Exception) -> WrongMethod:
-  """What to say of a function of a method that raised something."""
+  """The error for a function of a method that raised an exception."""
   return WrongMethod(f'{name} fails: {type(error).__name__}: '
                      f'{" ".join(str(error).split())[:400]}')
 
@@ -122,7 +122,7 @@ def _raised_in(error: Exception) -> str:
 
 
 def _require_facts(method) -> None:
-  """Refuses facts that no record could hold."""
+  """Refuses facts that JSON can't represent."""
   try:
     json.dumps(method.facts())
   except TypeError as error:
@@ -133,7 +133,7 @@ def _require_facts(method) -> None:
 
 
 def _require_trainable(method, trainable) -> None:
-  """Refuses what no gradient can reach, and a penalty that is no number."""
+  """Refuses trainable leaves without a gradient, and a non-scalar penalty."""
   leaves = trees.flatten(trainable)
   for name, leaf in leaves.items():
     if leaf is not None and not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -159,7 +159,7 @@ def _require_trainable(method, trainable) -> None:
 
 
 def _require_used(name, what, function, params, given, shared) -> None:
-  """Refuses a function whose network is the same whatever it is given."""
+  """Refuses a function whose result does not depend on its input."""
   count = len(jax.tree.leaves(params)), len(jax.tree.leaves(given))
   closed = jax.make_jaxpr(function)(params, given, shared)
   used = {id(v) for v in closed.jaxpr.invars[count[0]:sum(count)]}
@@ -172,7 +172,7 @@ def _require_used(name, what, function, params, given, shared) -> None:
 
 
 def _require_taken(backbone, params, bound, route) -> None:
-  """Refuses parameters that the network can't be applied to."""
+  """Refuses parameters to which the network can't be applied."""
   difference = _difference(trees.flatten(bound), trees.flatten(params))
   if not difference or backbone.network is None:
     return
@@ -197,7 +197,7 @@ def _require_taken(backbone, params, bound, route) -> None:
 
 
 def _difference(one: dict, backbone: dict) -> str:
-  """The first leaf in which parameters differ from the backbone's, or ''."""
+  """The first difference between parameters and the backbone's, or ''."""
   for name in sorted(set(one) ^ set(backbone)):
     return (f'no leaf {name}, which the backbone has' if name in backbone else
             f'the leaf {name}, which the backbone lacks')
@@ -220,14 +220,14 @@ def _require_dict(name, shared) -> None:
 
 
 def _require_storable(made, backbone) -> None:
-  """Refuses an impression whose parts no checkpoint could hold."""
+  """Refuses an impression that a checkpoint can't hold."""
   if not isinstance(made, impressions.Impression):
     raise WrongMethod('commit must return an impressions.Impression first; it '
                       f'returned a {type(made).__name__}')
   impressions.check_parts(made)
   if made.stats is not None:
-    raise WrongMethod('commit leaves stats, but norm statistics are kept '
-                      'beside every impression by themselves; leave them out')
+    raise WrongMethod('commit returned stats, but the library stores norm '
+                      'statistics with every impression itself; leave them out')
   if made.structure is not None:
     return
   known = trees.flatten(backbone.params)
@@ -239,20 +239,20 @@ def _require_storable(made, backbone) -> None:
       if name not in known:
         raise WrongMethod(
             f'commit leaves {part} of {name}, but the backbone has no such leaf'
-            f'{trees.nearest(name, known)}; what has a form of its own belongs '
-            'into Impression(parts={...})')
+            f'{trees.nearest(name, known)}; put arrays of another form into '
+            'Impression(parts={...})')
       if part != 'coefficients' and leaf.shape != known[name].shape:
         raise WrongMethod(
             f'commit leaves {part} of {name} with the shape {leaf.shape}, but '
-            f'the leaf has {known[name].shape}; what has a form of its own '
-            'belongs into Impression(parts={...})')
+            f'the leaf has {known[name].shape}; put arrays of another form '
+            'into Impression(parts={...})')
       if part == 'masks' and leaf.dtype != bool:
         raise WrongMethod(f'commit leaves a mask of {name} with the dtype '
                           f'{leaf.dtype}; masks are bool')
 
 
 def _require_equal(bound, stored) -> None:
-  """The network that is trained is the one that is stored."""
+  """Refuses a method whose `bind` and `materialise` give other networks."""
   one, other = trees.flatten(bound), trees.flatten(stored)
   for name in sorted(set(one) ^ set(other)):
     where = 'bind' if name in one else 'materialise'

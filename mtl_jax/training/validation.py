@@ -1,7 +1,7 @@
-"""Validation while a group trains: what the curves of a record come from.
+"""Validation during training, which gives the validation curves of a record.
 
-It stands between two chunks of steps and reads the state alone: the steps are
-those that would be made without it, and so are the bits.
+It runs between two chunks of steps and only reads the state, so it changes
+neither the steps nor their bits.
 """
 
 import time
@@ -20,15 +20,15 @@ NAMES = ('loss', 'accuracy')
 
 
 class Course:
-  """What was measured so far of a group that trains.
+  """The validation results of a group so far.
 
   Attributes:
-    every: steps between two measurements; 0 makes none.
-    steps: at which it was measured, from 0 (before the first step) on.
+    every: steps between two measurements; 0 turns validation off.
+    steps: steps of the measurements; step 0 is before training.
     values: {'loss', 'accuracy'}: float32 [entries, measurements]; the accuracy
       of a regression is NaN.
-    seconds: that this start has spent on it.
-    before: that earlier starts have.
+    seconds: time that this start has spent on validation.
+    before: time that earlier starts have spent on it.
   """
 
   def __init__(self, run: run_lib.Run, group: list[plan.Entry]):
@@ -42,12 +42,12 @@ class Course:
                     for step in run.validated.get(entry.name, ())}
 
   def due(self, step: int, last: bool) -> bool:
-    """Whether a step is one at which it is measured, and wasn't yet."""
+    """Whether to measure at this step; `False` if it was measured already."""
     return bool(self.every) and step not in self.steps and (
         last or step % self.every == 0)
 
   def measure(self, step: int, driver, shared, state) -> None:
-    """Measures all entries, and logs what they have."""
+    """Measures all entries and logs the results."""
     started = time.perf_counter()
     scores = measure(self.run, self.group, driver, shared, state)
     self.steps.append(step)
@@ -59,13 +59,13 @@ class Course:
     self.seconds += time.perf_counter() - started
 
   def template(self, values: dict) -> dict:
-    """Arrays like those that were saved with progress."""
+    """Arrays with the shapes of those saved with progress."""
     count = len(values.get('validated', ()))
     return {name: np.zeros((len(self.group), count), np.float32)
             for name in NAMES} if self.every else {}
 
   def restore(self, arrays: dict, values: dict) -> None:
-    """Goes on from what was saved with progress."""
+    """Restores the results that were saved with progress."""
     self.steps = list(values.get('validated', ()))
     self.before = values.get('validation_seconds', 0.)
     if self.every:
@@ -74,16 +74,16 @@ class Course:
         self._log(place)
 
   def saved(self) -> dict:
-    """JSON values that are saved with progress."""
+    """JSON values to save with progress."""
     return {'validated': self.steps, 'validation_seconds': self.total(),
             } if self.every else {}
 
   def total(self) -> float:
-    """Seconds of all starts."""
+    """Seconds of validation in all starts."""
     return self.before + self.seconds
 
   def record(self, i: int) -> dict:
-    """What the record of entry i says of it; {} if nothing was measured."""
+    """The validation part of entry i's record; {} without measurements."""
     if not self.steps:
       return {}
     return {'validation': {'step': self.steps} | {
@@ -91,7 +91,7 @@ class Course:
         for name in NAMES}}
 
   def _log(self, place: int) -> None:
-    """Lines of one measurement, unless an earlier start has left them."""
+    """Logs one measurement, unless an earlier start has logged it."""
     step = self.steps[place]
     lines = [{'kind': 'validation', 'entry': entry.name, 'step': step} | {
         name: _plain(self.values[name][i, place]) for name in NAMES}
@@ -106,10 +106,10 @@ def _plain(value) -> float | None:
 
 
 def steps_of_log(lines: Iterable[dict]) -> dict[str, set[int]]:
-  """Steps at which earlier starts measured an entry, by its name.
+  """Steps at which earlier starts measured each entry, by its name.
 
   Args:
-    lines: of the log.
+    lines: lines of the log.
   """
   found: dict[str, set[int]] = {}
   for line in lines:
@@ -126,10 +126,10 @@ def measure(run: run_lib.Run, group: list[plan.Entry], driver, shared,
 
   Args:
     run: the run.
-    group: that trains.
-    driver: of the group.
-    shared: what it has of earlier tasks, on the devices.
-    state: on the devices, as `driver.advance` gives it; it stays alive.
+    group: the group in training.
+    driver: the driver of the group.
+    shared: the method's `shared`, on the devices.
+    state: on the devices, as `driver.advance` returns it; it is not donated.
   """
   if driver.validate is not None:
     return driver.validate(shared, state)

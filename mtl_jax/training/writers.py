@@ -1,8 +1,8 @@
-"""Where scalars go besides the record: TensorBoard, Weights & Biases.
+"""Writes scalars to TensorBoard and to Weights & Biases.
 
-Both are extras and off by default. A writer has three functions, as those of
-`clu.metric_writers` are called; a further service is one more function that
-returns a `Writer` and a row of `SERVICES`.
+Both are optional extras and off by default. A writer has three functions, with
+the signatures of `clu.metric_writers`. To add a service, write a function that
+returns a `Writer` and add a row to `SERVICES`.
 """
 
 import hashlib
@@ -18,12 +18,13 @@ from mtl_jax.config import config as config_lib
 
 
 class Writer(NamedTuple):
-  """Takes the scalars of one task.
+  """Receives the scalars of one task.
 
   Attributes:
-    write_scalars: (step, {name: value}).
-    flush: () -> what was written is where it belongs.
-    close: () -> nothing more comes; a task that isn't closed is none.
+    write_scalars: (step, {name: value}) -> None.
+    flush: () -> None; all values are written afterwards.
+    close: () -> None; no values follow. A task counts as written only after
+      this call.
   """
   write_scalars: Callable[[int, Mapping[str, float]], None]
   flush: Callable[[], None]
@@ -34,9 +35,10 @@ class Service(NamedTuple):
   """A kind of writer.
 
   Attributes:
-    module: that it needs.
-    extra: of this package, which installs it.
-    open: (config, workdir, task) -> its Writer, or `None` if it has the task.
+    module: the module that it needs.
+    extra: the extra of this package that installs the module.
+    open: (config, workdir, task) -> a Writer, or `None` if the task is already
+      written.
   """
   module: str
   extra: str
@@ -53,12 +55,12 @@ def require(config: config_lib.Config) -> None:
 
 
 def write(config: config_lib.Config, root: pathlib.Path, record: dict) -> None:
-  """Gives a learned task's curves and accuracies to all writers, once.
+  """Passes a learned task's curves and accuracies to all writers, once.
 
   Args:
-    config: of the run; says which writers are on.
+    config: config of the run; says which writers are on.
     root: the workdir.
-    record: the task's, as in metrics.jsonl.
+    record: the record of the task, as in metrics.jsonl.
   """
   if not parallel.is_primary():
     return
@@ -73,7 +75,7 @@ def write(config: config_lib.Config, root: pathlib.Path, record: dict) -> None:
 
 
 def scalars(record: dict) -> dict[int, dict[str, float]]:
-  """What a record says of a task's learning, by step and name.
+  """A task's curves and final values, by step and name.
 
   >>> scalars({'steps': 4, 'curve': {'step': [4], 'loss': [.5]},
   ...          'accuracy': {'valid': None, 'test': .75}})
@@ -97,7 +99,7 @@ def scalars(record: dict) -> dict[int, dict[str, float]]:
 
 
 def tensorboard(folder: pathlib.Path) -> Writer | None:
-  """Events in a folder, which has its name once they are whole."""
+  """Writes events into a folder, which gets its final name when complete."""
   if folder.exists():
     return None
   import tensorboardX
@@ -117,10 +119,10 @@ def tensorboard(folder: pathlib.Path) -> Writer | None:
 
 
 def wandb(project: str, root: pathlib.Path, task: str) -> Writer | None:
-  """One run of Weights & Biases for each task, grouped by workdir.
+  """One Weights & Biases run for each task, grouped by workdir.
 
-  It stays on this machine, under `root`/wandb, until the user says `wandb
-  sync`; only the environment variable WANDB_MODE=online sends it at once.
+  The run stays on this machine, under `root`/wandb, until the user runs
+  `wandb sync`; the environment variable WANDB_MODE=online sends it directly.
   """
   done = root / 'wandb' / 'written' / task
   if done.exists():
@@ -141,7 +143,7 @@ def wandb(project: str, root: pathlib.Path, task: str) -> Writer | None:
                 lambda: None, close)
 
 
-# By the field of the config that turns it on.
+# By the config field that turns the service on.
 SERVICES: dict[str, Service] = {
     'tensorboard': Service(
         'tensorboardX', 'tensorboard',

@@ -41,7 +41,7 @@ def test_home_and_what_is_listed(tmp_path, monkeypatch):
 @pytest.mark.parametrize('text, said', [
     ('x = 1', 'has no function get_config'),
     ('get_config = lambda: 3', 'returned a int; it must return a dict'),
-    ('get_config = lambda x: {}', 'needs an argument behind a colon'),
+    ('get_config = lambda x: {}', 'needs an argument after a colon'),
     ('1 / 0', 'failed: ZeroDivisionError: division by zero'),
     ('def get_config(:', 'failed: SyntaxError'),
     ('import nothing_of_that_name', 'failed: ModuleNotFoundError'),
@@ -59,7 +59,7 @@ def test_files_that_are_no_config(tmp_path, text, said):
     ('', '--config is empty'),
     ('quickstrt', 'did you mean: quickstart?'),
     ('/nowhere/x.py', 'there is no file /nowhere/x.py'),
-    ('quickstart:3', "takes no argument, but '3' stands behind the colon"),
+    ('quickstart:3', "takes no argument, but '3' is given after the colon"),
     ('/', 'is no Python file')])
 def test_names_that_are_none(given, said):
   with pytest.raises(ValueError, match=re.escape(said)):

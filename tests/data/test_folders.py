@@ -185,7 +185,7 @@ def test_an_accent_is_one_however_it_is_written(tmp_path):
   assert source.class_names == ('x', one)
   assert source.test.labels.tolist() == [0] * 4 + [1] * 4
   picture(tmp_path / 'data' / 'train' / two / '0.png')
-  with pytest.raises(ValueError, match='whose names differ in how accents'):
+  with pytest.raises(ValueError, match='names differ only in how accents'):
     load(tmp_path / 'data')
 
 

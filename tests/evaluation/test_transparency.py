@@ -191,7 +191,7 @@ def test_every_figure_is_drawn_and_none_without_measurements(summary):
            'robustness'}
   drawn = {figure.name: figure for figure in figures_lib.draw([], summary)}
   assert names <= set(drawn)
-  assert '2 modules serve several tasks, 4 one and 2 none' in (
+  assert '2 modules serve several tasks, 4 one task and 2 none' in (
       drawn['segments'].caption)
   assert not names & {figure.name for figure in figures_lib.draw(
       [], summary | {'segments': None})}

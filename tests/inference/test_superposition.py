@@ -156,5 +156,5 @@ def test_a_bank_that_does_not_fit_is_refused():
   fewer = dict(bits, head=dict(bits['head'], scale=bits['head']['scale'][:2]))
   with pytest.raises(ValueError, match='head/scale of shape'):
     superposition.of_masks(fewer, banks.BACKBONE)
-  with pytest.raises(ValueError, match='leaf head/scale stands only in'):
+  with pytest.raises(ValueError, match='leaf head/scale is in the .* but not'):
     superposition.of_masks(bits, dict(banks.BACKBONE, head={'kernel': 0}))

@@ -167,7 +167,7 @@ def test_the_method_that_is_changed_is_sound():
      'values of Dense_0/kernle, but the backbone has no such leaf .did you '
      'mean: Dense_0/kernel'),
     (dict(commit=leave(stats={'a': jnp.ones(3)})),
-     'commit leaves stats, but norm statistics are kept beside every'),
+     'commit returned stats, but the library stores norm statistics'),
     # materialise
     (dict(materialise=base.materialise),
      'materialise does not depend on what commit leaves'),

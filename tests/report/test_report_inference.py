@@ -39,15 +39,16 @@ def test_a_stream_says_how_many_masks_it_made(returned, said):
   text, = inference_report.sentences({'streams': [{
       'phase': 'row', 'tasks': 3, 'masks': 4, 'right_at_first': .25,
       'right_on_return': returned}]})
-  assert '3 unnamed tasks made 4 masks; 25.00 %' in text
+  assert '3 unnamed tasks was learned with 4 masks; 25.00 %' in text
   assert ('50.00 % when tasks returned' in text) == said
 
 
 def test_a_mixed_batch_says_how_far_it_is_from_calls_task_by_task():
   text, = inference_report.sentences({'mixed': {
       'rows': 160, 'tasks': 20, 'accuracy': .5, 'difference': 2e-6}})
-  assert '160 rows of 20 tasks' in text and '50.00 % right' in text
-  assert text.endswith('task by task 2e-06')  # one timing would say nothing
+  assert '160 rows of 20 tasks' in text and 'accuracy 50.00 %' in text
+  # One timing would say nothing.
+  assert text.endswith('from separate calls 2e-06')
 
 
 def test_page_and_terminal_say_it():

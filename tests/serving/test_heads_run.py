@@ -67,7 +67,7 @@ def test_tasks_with_dense_heads_travel_and_mix(run, tmp_path):
   system.merge(DENSE, name='both')
   assert 'both' in system and not verification.check(system).faults
   system.delete('both')
-  with pytest.raises(ValueError, match='not all of these left masks alone'):
+  with pytest.raises(ValueError, match='needs tasks that left only masks'):
     system.merge(DENSE, how='union', name='union')
 
 

@@ -40,7 +40,7 @@ def test_masks_are_united_and_intersected(system):
         jax.tree.leaves, (one, other)))))
     said = f'{gone if how == "intersection" else 0:,} of its weights are gone'
     assert said in merged.lost[0]
-  assert 'its own transforms give way to those of permuted-00' in merged.lost[1]
+  assert 'its transforms are replaced by those of permuted-00' in merged.lost[1]
   assert 'transforms' not in merged.lost[0]
   assert str(merged).startswith('intersection:\n  permuted-00: ')
   assert bits.items() < tiny.bits(system.workdir.root).items()
@@ -78,7 +78,7 @@ def test_networks_of_other_kinds_are_averaged(system):
   jax.tree.map(lambda found, a, b: np.testing.assert_allclose(
       found, (a + b) / 2, atol=1e-7), params(system, merged.name),
       params(system, 'permuted-00'), params(system, 'permuted-12'))
-  with pytest.raises(ValueError, match=r'not all of these left masks alone: '
+  with pytest.raises(ValueError, match=r'only masks, but not all of these did: '
                                        r'.*permuted-12 \(impresslearn\)'):
     system.merge(['permuted-00', 'permuted-12'], how='union', name='no')
   assert_sound(system, 4)

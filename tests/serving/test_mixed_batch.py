@@ -121,7 +121,7 @@ def test_same_bits_where_products_do_not_depend_on_the_rows(system):
 
 
 def test_bare_backbone_of_tasks_that_disagree(system):
-  with pytest.raises(ValueError, match='None is the backbone behind what all '
+  with pytest.raises(ValueError, match='None needs transforms that all '
                      r'tasks have in common, but four has .* and turned-20 '
                      r"\[\['normalise', .*; name a task"):
     system.predict_mixed(IMAGES[:2], ['four', None])

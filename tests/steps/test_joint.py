@@ -226,9 +226,9 @@ def test_killed_in_the_middle_it_ends_with_the_same_bits(tmp_path):
     (dict(phases__joint__tasks_at_once=2), 'neither pool, stream'),
     (dict(phases__joint__together='both'), "together is 'both'"),
     (dict(phases__joint__method='dedicated', phases__joint__options={}),
-     'dedicated knows no members, so that tasks trained together would all'),
+     'dedicated does not support members, so tasks trained together would'),
     (dict(phases__joint__method='supsup', phases__joint__options={}),
-     'supsup knows no members'),
+     'supsup does not support members'),
     (dict(phases__joint__loss='hinge'), "loss is 'hinge'")])
 def test_bad_phases_are_refused(changes, text):
   with pytest.raises(ValueError, match=text):

@@ -253,7 +253,7 @@ def test_trees_with_keys_and_scalars_come_back(tmp_path):
 @pytest.mark.parametrize('like, text', [
     ({'w': np.zeros((2, 1), np.float32)}, r'leaf w is float32\(2,\)'),
     ({'w': np.zeros(2, np.int32)}, 'float32.*but int32'),
-    ({'v': np.zeros(2, np.float32)}, 'leaf v stands only')])
+    ({'v': np.zeros(2, np.float32)}, 'leaf v is in only one of')])
 def test_tree_of_another_form_is_refused(like, text):
   with pytest.raises(checkpoint.CheckpointError, match=text):
     impression_arrays.arrays_to_tree({'w': np.zeros(2, np.float32)}, like)

@@ -325,7 +325,7 @@ def test_the_report_counts_free_and_owned_weights():
   assert 5 * weights < tree['bytes']['folded'] <= 5 * weights + 3 * 4 * own
   assert tree['bytes']['dedicated'] == 3 * 4 * (weights + own)
   text = (tiny.pathlib.Path(folder) / 'report.html').read_text()
-  assert '3 subnetworks own' in text and 'Who owns the weights' in text
+  assert '3 subnetworks own' in text and 'Owners of the weights' in text
 
 
 def test_later_tasks_start_with_what_is_left(tmp_path):

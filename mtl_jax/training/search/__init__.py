@@ -1,1 +1,1 @@
-"""A phase in which evolution finds the path of each task."""
+"""Phases in which an evolutionary search finds the path of each task."""

@@ -1,4 +1,4 @@
-"""What the children of a task's search are made of, and what they cost."""
+"""The components of the children of a task's search, and their costs."""
 
 import dataclasses
 import functools
@@ -22,13 +22,13 @@ class Maker:
   """Makes and prices the children of one task iteration.
 
   Attributes:
-    search: what the phase asks for.
+    search: the options of the phase's search.
     parts: `models.Parts` of the network.
     known: the root and the newest path of every task.
-    others: those of `known` that are other tasks' and not private.
-    task: name of the task that is learned.
-    classes: its.
-    image_shape: (H, W, C) of its images.
+    others: paths of `known` that belong to other tasks and are not private.
+    task: name of the task in training.
+    classes: number of classes of the task.
+    image_shape: (H, W, C) of the task's images.
   """
   search: config_parts.Search
   parts: Any
@@ -40,7 +40,7 @@ class Maker:
 
   @functools.cached_property
   def adapter(self) -> int:
-    """Hidden features of the widest adapter of any child; 0: there is none."""
+    """Hidden features of the widest adapter of any child; 0 if none has one."""
     ranges = dict(self.search.make_space().ranges)
     inserted = (max(ranges['adapter'].values)
                 if self.search.make_space().insert_adapters
@@ -52,7 +52,7 @@ class Maker:
 
   @functools.cached_property
   def largest(self) -> training.Largest:
-    """The network that holds every child's."""
+    """A network large enough to hold the components of every child."""
     layers = max(mutations.count_blocks(path.components)
                  for path in self.known)
     ranges = dict(self.search.make_space().ranges)
@@ -64,7 +64,7 @@ class Maker:
   def new(self, child: mutations.Child, key) -> dict:
     """Leaves of a child's new components, as NumPy arrays.
 
-    All blocks, and all adapters at the widest, come from one program each.
+    One program makes all blocks; another makes all adapters, at full width.
 
     Args:
       child: see `mutations.child`.
@@ -83,7 +83,7 @@ class Maker:
             for name in child.new}
 
   def factor(self, child: mutations.Child, new: dict) -> float:
-    """From quality to score, by what the child would cost."""
+    """The factor from quality to score, by the costs of the child."""
     scale = self.search.make_scale()
     if scale.free:
       return 1.
@@ -98,7 +98,7 @@ class Maker:
     return scale.factor(accounted, self.flops(params))
 
   def scored(self, path: networks.Path) -> networks.Path:
-    """A stored path with its score among the tasks that there are now."""
+    """A stored path with its score for the tasks that exist now."""
     scale = self.search.make_scale()
     if scale.free:
       return path
@@ -107,5 +107,5 @@ class Maker:
     return dataclasses.replace(path, score=path.quality * factor)
 
   def flops(self, params) -> float:
-    """Operations of the forward pass of one image."""
+    """Floating-point operations of the forward pass of one image."""
     return self.parts.flops(params, self.image_shape)

@@ -1,14 +1,14 @@
-"""Growing a multitask network: mu2Net's task iterations, one after another.
+"""Grows a multitask network in task iterations, as mu2Net does.
 
-Gesmundo and Dean 2022, https://arxiv.org/abs/2205.12755. For each task a search
+Gesmundo and Dean 2022, https://arxiv.org/abs/2205.12755. The search for a task
 starts from the paths of all tasks before it: generations of children share
-their parents' components, clone some, and train briefly. The best path stays
-and is committed like any impression; only then does the next task begin. So
-what a search starts from is what is stored, and all that a killed one loses is
-what it did since its last save.
+their parents' components, clone some of them, and train briefly. The best path
+is committed like any impression before the next task begins. So every search
+starts from stored paths, and a killed search loses only the work since its
+last save.
 
-Decisions are drawn from generators that are seeded by the run's seed, the
-entry's name and the generation's number: no random state needs to be kept.
+Random decisions come from generators seeded by the run's seed, the entry's
+name and the generation's number, so no random state has to be saved.
 """
 
 import dataclasses
@@ -49,9 +49,9 @@ def check(phase: config_lib.Phase, suite: suites.Suite, backbone) -> None:
   """Refuses, before anything is written, a search that could not run.
 
   Raises:
-    ValueError: the network isn't made of components, a private task isn't one
-      of the phase's, a task augments its images by itself, or the space allows
-      fewer blocks than the root has.
+    ValueError: the network isn't made of components, a private task isn't in
+      the phase, a task augments its images itself, or the space does not allow
+      the root's number of blocks.
   """
   assert phase.search is not None
   names = [task.name for task in suite.tasks[slice(*phase.tasks)]]
@@ -82,7 +82,7 @@ def check(phase: config_lib.Phase, suite: suites.Suite, backbone) -> None:
 
 
 def learn(run: run_lib.Run, phase: config_lib.Phase) -> None:
-  """Searches for the paths that aren't finished yet."""
+  """Searches for the paths that aren't stored yet."""
   stored: dict[str, networks.Path] = {}
   for entry in plan.entries(phase, run.suite):
     if checkpoint.exists(run.workdir.task(entry.name)):
@@ -93,18 +93,18 @@ def learn(run: run_lib.Run, phase: config_lib.Phase) -> None:
 
 @functools.lru_cache(maxsize=64)
 def program(network, together: bool):
-  """The compiled round, one for all searches of a network."""
+  """The compiled round, shared by all searches of a network."""
   return parallel.over_children(training.make_round(network.parts.apply),
                                 together)
 
 
 def _length(learners: dict) -> int:
-  """How many children were saved side by side."""
+  """Number of children whose states were saved together."""
   return len(next(iter(learners.values())))
 
 
 class _TaskIteration:
-  """The search for one path."""
+  """The search for the path of one entry."""
 
   def __init__(self, run: run_lib.Run, entry: plan.Entry,
                stored: dict[str, networks.Path]):
@@ -151,7 +151,7 @@ class _TaskIteration:
     return State(paths=own, seeds=seeds, children=children)
 
   def run(self) -> None:
-    """Searches from wherever an earlier start left it, and commits."""
+    """Searches, resuming an earlier start if there was one, and commits."""
     state = state_lib.restore(
         self.run_.workdir, self.entry.name, self.known, self._start(),
         self.run_.defined_in(self.phase))
@@ -166,11 +166,11 @@ class _TaskIteration:
   # One generation.
 
   def _children(self, state: State):
-    """Samples a generation before any of it is trained.
+    """Samples the children of a generation before any of them is trained.
 
     Returns:
-      (children, {path: children it has had}, order of the seeds, images'
-      augmentation).
+      (children, {path: number of its children}, order of the seeds,
+      augmentation of the images).
     """
     rng = self._generator(1, state.generation)
     control = self.search.control
@@ -206,14 +206,14 @@ class _TaskIteration:
                  [*state.log], seconds=state.seconds)
 
   def _wave(self) -> tuple[int, bool]:
-    """How many children one call trains, and whether side by side."""
+    """(number of children that one call trains, whether under vmap)."""
     devices, cpu = parallel.device_count(), jax.default_backend() == 'cpu'
     each = self.search.at_once or (
         1 if cpu else -(-self.search.children // devices))
     return devices * each, not cpu
 
   def _learners(self, children, news):
-    """The children of a wave before their first step, stacked."""
+    """The states of a wave's children before their first step, stacked."""
     found = []
     for child, new in zip(children, news):
       own = child.parent.task == self.entry.task.name
@@ -238,7 +238,7 @@ class _TaskIteration:
     if state.learners is not None:
       if _length(state.learners) == wave:
         learners = impression_arrays.arrays_to_tree(state.learners, learners)
-      else:  # saved on another number of devices: these children start again
+      else:  # saved with other devices: these children start again
         state = dataclasses.replace(state, learners=None, rounds=[])
     learners, rounds = parallel.split_tasks(learners), list(state.rounds)
     while len(rounds) < self.search.validations:
@@ -283,7 +283,7 @@ class _TaskIteration:
         self.valid_index, augment.of(images), key)
 
   def _words(self, state, rounds) -> str:
-    """What the progress bar says."""
+    """The text of the progress bar."""
     best = networks.best(state.paths)
     found = [path.score for path in (best, *state.trained) if path is not None]
     found += [value for one in rounds for value in one[2]]
@@ -293,7 +293,7 @@ class _TaskIteration:
             f'best {100 * max(found):.1f} %')
 
   def _result(self, state, child, new, learners, rounds, number, place):
-    """(the path of a trained child or `None`, its line for the log)."""
+    """(the path of a trained child or `None`, the child's line in the log)."""
     learner = jax.tree.map(lambda x: x[place], learners)
     own = [[float(values[place]) for values in one] for one in rounds]
     taken = [i for i, one in enumerate(own) if one[3]]
@@ -331,7 +331,7 @@ class _TaskIteration:
              for name, values in curve.items()}
     trained = single.State(rounds * self.round_steps, {}, None, {}, None)
     searched = self.phase.make_method().abilities.searched
-    assert searched is not None  # seen to by the config
+    assert searched is not None  # the config has checked it
     commit.commit(
         run, entry, trained, commit.Given(searched(best.params, ())), curve,
         commit.Trained(self.phase.recipe(len(self.rows)), state.seconds), extra)

@@ -1,4 +1,4 @@
-"""Paths as impressions: what a search starts from, and what it leaves."""
+"""Stored paths: those a search starts from, and the one that it stores."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from mtl_jax.training.search import state as state_lib
 
 
 def root_of(run: run_lib.Run) -> networks.Path:
-  """The path of the backbone itself; `run` is `train.Run`."""
+  """The path of the backbone itself."""
   return networks.path_of(
       jax.tree.map(np.asarray, run.system.backbone.params),
       name=networks.ROOT, task=None, parent=None, hyper={})
@@ -24,14 +24,14 @@ def retained(run: run_lib.Run, entry: plan.Entry,
              stored: dict[str, networks.Path]) -> list[networks.Path]:
   """The root and the newest path of every task before an entry.
 
-  A control starts from the root alone, and no control is a parent. Equal
-  components are one object.
+  A control starts from the root alone, and a control is never a parent. Equal
+  components are the same object.
 
   Args:
     run: the run.
-    entry: what is to be learned.
-    stored: by entry, paths that were read for an earlier one; grows. Of one
-      that its task has replaced, nothing but the names is kept.
+    entry: the entry to be learned.
+    stored: a cache of the paths read so far, by entry; it grows. For a path
+      that a newer one of its task has replaced, it holds the names only.
   """
   root = root_of(run)
   found: dict[str, networks.Path] = {}
@@ -55,7 +55,7 @@ def retained(run: run_lib.Run, entry: plan.Entry,
 
 
 def _searched(run: run_lib.Run) -> Iterable[tuple[str, str]]:
-  """(name, task) of all paths that are no controls, in order."""
+  """(name, task) of all paths except controls, in order."""
   for other in run.earlier:
     able = methods.of_options(other.method, other.options).abilities
     if able.searched and not run.system.task(
@@ -68,13 +68,13 @@ def _searched(run: run_lib.Run) -> Iterable[tuple[str, str]]:
 
 
 def lines(stored: Iterable[tuple[str, str, str]]) -> dict[str, str]:
-  """Of every stored path the one with which its line began.
+  """The seed of every stored path, by the path's name.
 
-  Of one that its task kept, as no child was better, the name under which it
-  was stored again.
+  A task may keep its path because no child was better; then the old name maps
+  to the name under which the path was stored again.
 
   Args:
-    stored: (name, seed, name in its search) in the order of their commits.
+    stored: (name, seed, name in its search) in the order of the commits.
 
   >>> lines([('a~1', 'root', 'a~1#0.1'), ('b', 'a~1', 'b#0.0'),
   ...        ('a', 'a~1', 'a~1')])
@@ -90,29 +90,29 @@ def lines(stored: Iterable[tuple[str, str, str]]) -> dict[str, str]:
 
 def reparented(paths: list[networks.Path],
                above: dict[str, str]) -> list[networks.Path]:
-  """Paths whose parents are the nearest ones that are still there.
+  """Sets each path's parent to its nearest ancestor that still exists.
 
   Args:
-    paths: the newest of every task.
-    above: see `lines`.
+    paths: the newest path of every task.
+    above: from `lines`.
   """
   there = {networks.ROOT, *(path.name for path in paths)}
 
   def parent(path):
     name = above[path.name]
     while name not in there:
-      name = above.get(name, networks.ROOT)  # of one that was deleted
+      name = above.get(name, networks.ROOT)  # the ancestor was deleted
     return name
   return [dataclasses.replace(path, parent=parent(path)) for path in paths]
 
 
 def offspring(known: Iterable[networks.Path], task: str) -> dict[str, int]:
-  """By name of a stored path, the children it has had for a task so far.
+  """Number of children that each stored path has had for a task so far.
 
   Args:
-    known: the root and the newest path of every task; of a path that its task
-      kept, the name under which it was stored before counts too.
-    task: whose earlier iterations are meant.
+    known: the root and the newest path of every task. If a task kept its path,
+      the children under the path's earlier name count too.
+    task: the task whose earlier iterations are counted.
   """
   paths = list(known)
   before = [path.record.get('offspring', {}) for path in paths
@@ -139,19 +139,19 @@ def stored_path(run: run_lib.Run, name: str, task: str,
 def record(run: run_lib.Run, entry: plan.Entry, known: list[networks.Path],
            state: state_lib.State, best: networks.Path,
            flops: float) -> dict:
-  """What the record of a path says besides what every record says.
+  """The record of a path, beyond what every record holds.
 
   Args:
     run: the run.
-    entry: whose path it is.
-    known: what the search started from, the root first.
-    state: its last state.
-    best: the path that is committed.
-    flops: of one image's forward pass.
+    entry: the entry of the path.
+    known: the paths from which the search started, the root first.
+    state: the last state of the search.
+    best: the path to commit.
+    flops: operations of one image's forward pass.
   """
   view = run.data.view(entry.task)
   labels = run.data.source(entry.task.source).test.labels
-  # A new head is all zeros: it answers with class 0.
+  # A new head is all zeros, so it predicts class 0.
   first = float(np.mean(view.label_map[labels[view.test]] == 0))
   root = {part.id for part in known[0].components.values()}
   parts = list(best.components.values())
@@ -176,14 +176,14 @@ def record(run: run_lib.Run, entry: plan.Entry, known: list[networks.Path],
 
 
 def _counts(state, best, known, name) -> dict[str, int]:
-  """Children of what stays: the known paths, and the best one as `name`."""
+  """Children of the known paths and of the best one, renamed to `name`."""
   counts = {path.name: state.children.get(path.name, 0) for path in known}
   counts[name] = state.children.get(best.name, 0)
   return {name: count for name, count in counts.items() if count}
 
 
 def _seed(state: state_lib.State, path: networks.Path, known) -> str:
-  """The stored path with which a path's line began."""
+  """Name of the stored path from which a path descends."""
   own = {p.name: p for p in state.paths}
   stored = {p.name for p in known}
   while path.name not in stored and path.parent in own:

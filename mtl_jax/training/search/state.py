@@ -1,7 +1,7 @@
-"""Where a search stands, and how it is kept on the disk.
+"""The state of a search, and how it is saved.
 
-Paths are kept as references: the components that the root or a committed path
-uses are not written again.
+Paths are saved as references: components of the root or of a committed path
+are not written again.
 """
 
 import dataclasses
@@ -22,21 +22,22 @@ _FIELDS = ('name', 'task', 'parent', 'hyper', 'score', 'quality', 'record')
 
 @dataclasses.dataclass(frozen=True)
 class State:
-  """A task's search between two calls of its program.
+  """The state of a task's search between two calls of its program.
 
   Attributes:
-    generation: number of the current one.
-    paths: the task's own, in the order in which they were made, up to the
+    generation: number of the current generation.
+    paths: the task's own paths in the order in which they were made, up to the
       end of the last generation.
-    children: by name of a path, how many it has had for this task, up to
-      the end of the last generation.
+    children: by name of a path, the number of its children for this task, up
+      to the end of the last generation.
     seeds: names of the other tasks' paths in their order.
-    log: JSON lines of all children that were trained.
-    trained: of this generation, paths of the children so far; `None` for
-      those that weren't kept.
-    rounds: of the children that are training, what each round measured.
-    learners: their arrays by name, or `None` before the first round.
-    seconds: spent so far.
+    log: JSON lines of all trained children.
+    trained: paths of the children of this generation so far; `None` for a
+      child that wasn't kept.
+    rounds: what each round measured of the children in training.
+    learners: arrays of the children in training by name, or `None` before the
+      first round.
+    seconds: time spent so far.
   """
   generation: int = 0
   paths: list[Path] = dataclasses.field(default_factory=list)
@@ -50,12 +51,12 @@ class State:
 
   @property
   def position(self) -> int:
-    """Grows with every save."""
+    """A number that grows with every save."""
     return (self.generation * 1000 + len(self.trained)) * 100 + len(self.rounds)
 
 
 def with_components(path: Path, known: Mapping[str, Any]) -> Path:
-  """A path whose components are the known objects, by id."""
+  """The path with its components replaced by the known objects of equal id."""
   return dataclasses.replace(path, components={
       name: known.get(part.id, part)
       for name, part in path.components.items()})
@@ -65,8 +66,8 @@ def to_arrays(state: State, known: Sequence[Path]) -> tuple[dict, dict]:
   """A state as (named arrays, JSON values).
 
   Args:
-    state: to be kept.
-    known: the root and the committed paths, whose components are left out.
+    state: the state to save.
+    known: the root and the committed paths; their components are left out.
   """
   stored = {part.id for path in known for part in path.components.values()}
   arrays: dict[str, Any] = {}
@@ -101,7 +102,7 @@ def from_arrays(arrays: dict, values: dict, known: Sequence[Path]) -> State:
   """Inverse of `to_arrays`.
 
   Raises:
-    CheckpointError: a path refers to a component that is nowhere.
+    CheckpointError: a path refers to a component that does not exist.
   """
   parts = {part.id: part for path in known
            for part in path.components.values()}
@@ -134,7 +135,7 @@ def from_arrays(arrays: dict, values: dict, known: Sequence[Path]) -> State:
 
 def save(work: workdir_lib.Workdir, name: str, known: Sequence[Path],
          state: State, defined_in: dict) -> None:
-  """Saves a search's progress (see `progress.save`), drops the older one."""
+  """Saves the progress of a search (see `progress.save`)."""
   arrays, values = to_arrays(state, known)
   arrays['there'] = np.zeros(1)  # a checkpoint holds at least one array
   progress.save(work, name, state.position, arrays, values, defined_in)
@@ -142,11 +143,11 @@ def save(work: workdir_lib.Workdir, name: str, known: Sequence[Path],
 
 def restore(work: workdir_lib.Workdir, name: str, known: Sequence[Path],
             start: State, defined_in: dict) -> State:
-  """The newest saved progress of a search, or how it starts."""
+  """The newest saved state of a search, or `start`."""
   found = progress.newest(work, name, defined_in)
   return from_arrays(*found, known) if found else start
 
 
 def remove(work: workdir_lib.Workdir, name: str) -> None:
-  """Removes the progress of a search that has committed."""
+  """Removes the progress of a committed search."""
   progress.remove(work, name)

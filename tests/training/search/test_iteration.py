@@ -373,8 +373,8 @@ def test_a_whole_run_with_its_report(whole, tmp_path):
   summary = experiment.run(little.make(), folder, quiet=True)
   assert summary['verified']['ok'] and summary['names'] == list(TASKS)
   page = (folder / 'report.html').read_text()
-  for title in ('The network that grew', 'Quality while it grew',
-                'What a path costs', 'Who inherits from whom'):
+  for title in ('The evolved network', 'Quality during the search',
+                'Cost of each path', 'Ancestry of the paths'):
     assert title in page
   assert 'encoderblock_0' in page and '(private)' in page
   run_line = next(line for line in json_records.read_lines(
