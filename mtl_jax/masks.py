@@ -307,10 +307,9 @@ def signed_constant(key: PRNGKey, like: Params,
                     fan_in: fans.Rules = ()) -> Params:
   """The signed Kaiming constant backbone: every weight is +c or -c.
 
-  c = sqrt(2 / fan_in) of each kernel, and signs are drawn with probability 1/2
-  (SupSup, section 3.1). Leaves that are not kernels (biases, scales,
-  embeddings) are returned unchanged. Equal keys give equal bits on every
-  platform.
+  c = sqrt(2 / fan_in) of each kernel; signs are fair coins (SupSup, section
+  3.1). Leaves that are not kernels (biases, scales, embeddings) are returned
+  unchanged. Equal keys give equal bits on every platform.
 
   Args:
     key: typed PRNG key.

@@ -126,8 +126,7 @@ class Training(NamedTuple):
   Attributes:
     phase: name of the phase.
     together: 'joint', 'rounds', or `None` if each task has its own state.
-    tasks_at_once: number of tasks in one compiled call, each with its own
-      state.
+    tasks_at_once: tasks in one compiled call, each with its own state.
     repeats: number of impressions of each task.
     pool: whether all tasks have one impression.
     stream: whether the tasks come without names.
@@ -207,8 +206,7 @@ class Folds(NamedTuple):
 
   Attributes:
     tree: name of the weight tree; phases with the same name share one tree.
-    part: (backbone) -> the leaves that are divided among tasks, `None`
-      elsewhere.
+    part: (backbone) -> the leaves divided among tasks, `None` elsewhere.
     uses: whether a task also uses the weights of the tasks before it.
   """
   tree: str
@@ -222,8 +220,7 @@ class Abilities(NamedTuple):
   Attributes:
     superposes: impressions are masks, or coefficients over one basis, of one
       backbone, so that a task can be inferred by superposition.
-    streams: the method can learn a stream of tasks without names, one mask at
-      a time.
+    streams: can learn a stream of tasks without names, one mask at a time.
     members: `bind` accepts a route whose member is traced.
     banks: set if tasks can be trained in rounds, else `None`.
     needs_earlier: `materialise` needs what `prepare` computes from earlier

@@ -133,7 +133,8 @@ def train_group(run: run_lib.Run, group, recipe, driver, method, shared,
 
 def _steps(run, group, recipe, driver, watched, shared, course, clock, chunks,
            done: Done) -> tuple[Done, Any]:
-  """Runs the steps after `done`; returns a state on the devices, and `shared`."""
+  """Runs the steps after `done`; returns its state on the devices, and shared.
+  """
   name, phase = group[0].name, group[0].phase
   state, noted, curve, start, seconds, _ = done
   state = driver.place(state)
