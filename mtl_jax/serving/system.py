@@ -53,8 +53,8 @@ class System(stored_tasks.StoredTasks):
   """Tasks that share one backbone; made by `load`.
 
   Any number of threads may use one system and all of its methods at once;
-  tasks that another process finishes meanwhile are found. Its cached arrays
-  are never changed or donated.
+  tasks that another process finishes meanwhile are found. Cached arrays are
+  never changed, and no call donates an array that another call uses.
 
   Attributes:
     workdir: the workdir.
