@@ -5,6 +5,7 @@ fetched, so that devices never wait for the host's work between two chunks.
 """
 
 import concurrent.futures
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,8 +14,27 @@ import jax
 
 from mtl_jax.steps import single
 
-# What JAX does before it gives a program to the devices for the first time.
+# Events of what JAX does before a program runs for the first time.
 _COMPILING = '/jax/core/compile/'
+
+
+class _Compiled:
+  """Seconds of this process that were spent on compiling.
+
+  JAX keeps a listener for the life of the process, so there is only one.
+  """
+
+  def __init__(self) -> None:
+    self.seconds = 0.
+    jax.monitoring.register_event_duration_secs_listener(self._heard)
+
+  def _heard(self, event: str, duration_secs: float, **kwargs) -> None:
+    del kwargs
+    if event.startswith(_COMPILING):
+      self.seconds += duration_secs
+
+
+compiled = functools.cache(_Compiled)
 
 
 class Measured(NamedTuple):
@@ -46,7 +66,6 @@ class Chunks:
     """
     self.busy = busy if jax.process_count() == 1 else None
     self._last = 0.  # when the devices were last known to be at work
-    self._compiled = 0.
     self._waiting: list[tuple[int, concurrent.futures.Future]] = []
     # Fetching is a collective operation of several processes: their main
     # threads do it, in one order.
@@ -54,18 +73,11 @@ class Chunks:
                    if jax.process_count() == 1 else None)
 
   def __enter__(self) -> 'Chunks':
-    jax.monitoring.register_event_duration_secs_listener(self._heard)
     return self
 
   def __exit__(self, *_) -> None:
-    jax.monitoring.unregister_event_duration_listener(self._heard)
     if self._apart:
       self._apart.shutdown()
-
-  def _heard(self, event: str, duration_secs: float, **kwargs) -> None:
-    del kwargs
-    if event.startswith(_COMPILING):
-      self._compiled += duration_secs
 
   def give(self, start: int, advance: Callable[..., tuple], *args: Any) -> Any:
     """Gives a chunk to the devices.
@@ -78,9 +90,9 @@ class Chunks:
     Returns:
       The state after the chunk, which the devices may be still computing.
     """
-    given, compiled = time.perf_counter(), self._compiled
+    given, before = time.perf_counter(), compiled().seconds
     state, fetch = advance(*args)
-    given += self._compiled - compiled
+    given += compiled().seconds - before
     self._waiting.append((start, self._apart.submit(self._fetch, given, fetch)
                           if self._apart else self._now(given, fetch)))
     return state

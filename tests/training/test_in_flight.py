@@ -3,6 +3,7 @@
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -66,7 +67,8 @@ def test_compiling_is_no_work(monkeypatch):
   with in_flight.Chunks() as chunks:
     def advance():
       now[0] += 7.
-      chunks._heard('/jax/core/compile/backend_compile_duration', 7.)
+      jax.monitoring.record_event_duration_secs(
+          '/jax/core/compile/backend_compile_duration', 7.)
       return None, lambda: _metrics(0.)
     chunks.give(0, advance)
     chunks.take()
