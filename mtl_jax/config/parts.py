@@ -223,7 +223,7 @@ class Search:
     scale_size, scale_weights, scale_compute, scale_flops: as in
       `mtl_jax.evolution.networks.Scale`.
     at_once: children that are trained at once on a device; 0 means one on a
-      CPU and a whole generation on an accelerator.
+      CPU, and on an accelerator as many of a generation as fit into memory.
   """
   space: str = 'mu2net_ti0'
   fixed: tuple = ()

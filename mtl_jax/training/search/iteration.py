@@ -32,15 +32,18 @@ from mtl_jax.evolution import networks
 from mtl_jax.evolution import parents
 from mtl_jax.evolution import spaces
 from mtl_jax.evolution import training
+from mtl_jax.parallel import memory
 from mtl_jax.steps import single
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import impression_arrays
 from mtl_jax.training import commit
 from mtl_jax.training import progress
 from mtl_jax.training import run as run_lib
+from mtl_jax.training import sizing
 from mtl_jax.training.search import children as children_lib
 from mtl_jax.training.search import population as population_lib
 from mtl_jax.training.search import state as state_lib
+from mtl_jax.training.search import waves
 
 State = state_lib.State
 
@@ -195,7 +198,7 @@ class _TaskIteration:
 
   def _generation(self, state: State) -> State:
     children, counts, seeds, images = self._children(state)
-    wave, together = self._wave()
+    wave, together = self._wave(state, children[0], images)
     while len(state.trained) < len(children):
       first = len(state.trained)
       state = self._train(state, children[first:first + wave], first, wave,
@@ -205,12 +208,24 @@ class _TaskIteration:
     return State(state.generation + 1, paths, counts, seeds,
                  [*state.log], seconds=state.seconds)
 
-  def _wave(self) -> tuple[int, bool]:
+  def _wave(self, state, child, images) -> tuple[int, bool]:
     """(number of children that one call trains, whether under vmap)."""
-    devices, cpu = parallel.device_count(), jax.default_backend() == 'cpu'
-    each = self.search.at_once or (
-        1 if cpu else -(-self.search.children // devices))
-    return devices * each, not cpu
+    apart = waves.one_by_one()
+    each = self.search.at_once or (1 if apart else waves.largest(
+        self.search.children, functools.partial(
+            self._need, state, child, images), sizing.limit(),
+        self.phase.name))
+    return parallel.device_count() * each, not apart
+
+  def _need(self, state, child, images, each: int) -> int | None:
+    """Bytes on a device that trains as many children like this one at once."""
+    new = self.maker.new(child, jax.random.key(0))
+    learner = jax.tree.map(lambda x: x[0], self._learners([child], [new]))
+    before, after = self._around(state, 0, images)
+    found = memory.of_program(program(self.run_.backbone.network, True).lower(
+        *before, memory.split_shapes(
+            learner, each * parallel.device_count()), *after))
+    return None if found is None else found.arguments + found.work
 
   def _learners(self, children, news):
     """The states of a wave's children before their first step, stacked."""
@@ -270,6 +285,12 @@ class _TaskIteration:
                    self.run_.defined_in(self.phase))
 
   def _round(self, state, learners, number, images, together):
+    before, after = self._around(state, number, images)
+    return program(self.run_.backbone.network, together)(
+        *before, learners, *after)
+
+  def _around(self, state, number, images) -> tuple[tuple, tuple]:
+    """The arguments of a round before and after the learners."""
     data, task = self.run_.data, self.entry.task
     index = batches.training(
         self.rows, self.round_steps, self.batch,
@@ -277,10 +298,9 @@ class _TaskIteration:
         number * self.round_steps, self.space.shuffle)
     key = plan.named_key(self.run_.config.seed,
                          f'{self.entry.name}/images/{state.generation}')
-    return program(self.run_.backbone.network, together)(
-        plan.route_of(task), data.split(task, 'train'),
-        data.split(task, 'valid'), data.task_arrays(task), learners, index,
-        self.valid_index, augment.of(images), key)
+    return ((plan.route_of(task), data.split(task, 'train'),
+             data.split(task, 'valid'), data.task_arrays(task)),
+            (index, self.valid_index, augment.of(images), key))
 
   def _words(self, state, rounds) -> str:
     """The text of the progress bar."""

@@ -303,7 +303,7 @@ def test_saved_on_another_number_of_devices(whole, tmp_path, monkeypatch):
   saved = checkpoint.load(kept)[0]['learners/step']
   assert len(saved) == jax.device_count()
   monkeypatch.setattr(iteration._TaskIteration, '_wave',
-                      lambda _: (2 * len(saved), False))
+                      lambda *_: (2 * len(saved), False))
   little.learn(config, tmp_path / 'run')
   same(tmp_path / 'run', whole)
 
