@@ -24,6 +24,7 @@ from mtl_jax.serving import edits
 from mtl_jax.serving import merging
 from mtl_jax.serving import programs
 from mtl_jax.serving import system as system_lib
+from mtl_jax.storage import bucket
 from mtl_jax.storage import workdir as workdir_lib
 
 
@@ -93,8 +94,9 @@ def load(path, plugins=None, **options) -> System:
   """The system in a workdir, or of one file that `export` wrote.
 
   Args:
-    path: a workdir; it needs neither its data nor its config. Or a file, of
-      which a folder is made that goes away with the system.
+    path: a workdir, or the address of one; it needs neither its data nor its
+      config. Or a file, of which a folder is made that goes away with the
+      system.
     plugins: a Python file, or several, that register the methods and models of
       your own that were used. Nothing is ever imported from a workdir.
     **options: of `serving.system.load`.
@@ -103,7 +105,8 @@ def load(path, plugins=None, **options) -> System:
     ValueError: neither of the two, the backbone can't be made again, or a
       plugin is missing or fails.
   """
-  if not workdir_lib.local_folder(path).is_file():
+  if bucket.is_remote(path) or not (
+      workdir_lib.local_folder(path).is_file()):
     return system_lib.load(path, plugins, kind=System, **options)
   folder = tempfile.TemporaryDirectory(prefix='mtl_jax-')
   root = pathlib.Path(folder.name) / 'system'
