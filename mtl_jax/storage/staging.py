@@ -185,12 +185,13 @@ class Staging:
     here = self.here()
     whole = {unit: files for unit, files in there.items()
              if WHOLE in files and unit not in FILES}
-    same = set(self.at_once(self._same, [
+    found = dict(self.at_once(self._compare, [
         (unit, whole[unit]) for unit in here if unit in whole]))
-    wanted = [unit for unit in whole if unit not in same and not (
-        own and (unit in here or unit.startswith('progress/')))]
-    self._aside([unit for unit in here if not own and unit not in same
-                 and unit not in FILES])
+    self._aside([unit for unit in here if not own and unit not in FILES
+                 and found.get(unit) in (None, 'other')])
+    wanted = [unit for unit in whole if found.get(unit) == 'damaged' or (
+        found.get(unit) != 'same' if not own
+        else unit not in here and not unit.startswith('progress/'))]
     self.at_once(self._fetch, [(unit, whole[unit]) for unit in wanted])
     for name, text in texts.items():
       if text is not None and not (own and name in here):
@@ -200,24 +201,25 @@ class Staging:
       if text is not None and (self.root / name).read_bytes() == text:
         self.there[name] = dict(self.files(name))
 
-  def _same(self, unit: str, infos: dict[str, dict]) -> str | None:
-    """The unit, if folder and bucket have the same; what is, is noted.
+  def _compare(self, unit: str,
+               infos: dict[str, dict]) -> tuple[str, str]:
+    """(unit, 'same', 'damaged' or 'other'): what the folder has of a unit.
 
-    Its metadata have the SHA-256 of all arrays.
+    Its metadata have the SHA-256 of all arrays. What is the same is noted.
     """
     files = self.files(unit)
     sums = {file: bucket_lib.md5(info) for file, info in infos.items()}
     own = (self.root / unit / WHOLE).read_bytes()
-    if {file: stamp[1] for file, stamp in files.items()} == {
-        file: int(info['size']) for file, info in infos.items()} and (
-            sums[WHOLE] == _md5(own)
-            or self.bucket.read(f'{unit}/{WHOLE}') == own):
+    if sums[WHOLE] == _md5(own) or self.bucket.read(f'{unit}/{WHOLE}') == own:
+      if {file: stamp[1] for file, stamp in files.items()} != {
+          file: int(info['size']) for file, info in infos.items()}:
+        return unit, 'damaged'
       self.there[unit] = dict(files)
-      return unit
+      return unit, 'same'
     for file, stamp in files.items():
       if sums.get(file) == _md5((self.root / unit / file).read_bytes()):
         self.there[unit][file] = stamp
-    return None
+    return unit, 'other'
 
   def _fetch(self, unit: str, infos: Iterable[str]) -> None:
     made = pathlib.Path(tempfile.mkdtemp(dir=self.base / 'incoming')) / 'unit'
