@@ -240,7 +240,7 @@ def test_a_run_may_not_be_swept_nor_exported_into_a_bucket(run, tmp_path,
                 ['export', f'--workdir={run}', '--task=permuted-00',
                  '--output=gs://b/x.safetensors']):
     assert commands.main(words) == 1
-    assert 'which only a workdir can have' in capsys.readouterr().err
+    assert 'which only the workdir of one run' in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -351,8 +351,8 @@ def local_folder(path) -> pathlib.Path:
   remote = re.match(r'([A-Za-z][\w+.-]+):/', os.fspath(path))
   if remote:
     raise ValueError(
-        f'{os.fspath(path)} is a remote address ({remote[1]}:), which only a '
-        "workdir can have: give a folder or file of this machine here")
+        f'{os.fspath(path)} is a remote address ({remote[1]}:), which only the '
+        'workdir of one run can have; give a folder or file of this machine')
   return pathlib.Path(path).expanduser()
 
 
