@@ -121,21 +121,25 @@ def test_bookkeeping_that_dies_between_any_two_changes(part, monkeypatch,
             tmp_path)
 
 
-def test_a_store_that_dies_leaves_an_error_and_the_same_folder_goes_on(
-    capsys):
+@pytest.mark.parametrize('changes', [20, *(
+    pytest.param(n, marks=pytest.mark.slow) for n in range(3, 50, 3))])
+def test_a_store_that_dies_leaves_an_error_and_the_same_folder_goes_on(changes):
+  """As does a process that is killed on a machine that lives."""
   with sent_at_once():
     count = [0]
 
     def dies(what, path):
       count[0] += 1
-      if count[0] > 20:
+      if count[0] > changes:
         raise OSError(f'cannot {what}')
     buckets.Recorded.fails = staticmethod(dies)
     with pytest.raises(OSError, match='cannot'):
       tiny.learn(tiny.make('norm'), RUN)
   buckets.Recorded.fails = staticmethod(lambda *_: None)
   assert tiny.learn(tiny.make('norm'), RUN)['verified']['ok']
-  assert buckets.objects(RUN) == buckets.visible(workdir_lib.Workdir(RUN).root)
+  root = workdir_lib.Workdir(RUN).root
+  assert buckets.objects(RUN) == buckets.visible(root)
+  assert tiny.bits(root) == recorded('norm')[1]
 
 
 def test_what_was_not_sent_ends_the_command_with_an_error(

@@ -146,7 +146,7 @@ class Lock:
     seen = self._read()
     for text in seen.values():
       when, _, place, who = _parts(text)
-      if place != self._place and time.time() - when < STALE:
+      if place != self._place and abs(time.time() - when) < STALE:
         raise self._held(who)
     left = [_parts(text) for text in seen.values()]
     if any(place != self._place for _, _, place, _ in left):

@@ -10,10 +10,12 @@ checkpoint is read as it was written or refused.
 import asyncio
 import concurrent.futures
 import functools
+import io
 import json
 import os
 import pathlib
 import shutil
+import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -104,7 +106,7 @@ def save_all(made: Sequence[Made]) -> None:
   """
   # So that none finds them finished that has yet to ask whether to save them.
   parallel.barrier('saving')
-  if writing.here():
+  if parallel.is_primary():  # Orbax writes in no other
     parts = [_part_of(*one) for one in made]
     try:
       for width in sorted({part.packed.shape[1] for part in parts}):
@@ -117,7 +119,24 @@ def save_all(made: Sequence[Made]) -> None:
       for part in parts:
         shutil.rmtree(part.folder, ignore_errors=True)
       raise
+  if writing.is_apart():
+    for one in made:
+      _copy(one.path)
   parallel.barrier('saved')
+
+
+def _copy(path: pathlib.Path) -> None:
+  """Gives a checkpoint of the first process to all others, to the byte."""
+  packed = io.BytesIO()
+  if parallel.is_primary():
+    with tarfile.open(fileobj=packed, mode='w') as files:
+      files.add(path, arcname='.')
+  data = writing.from_first(packed.getvalue())
+  if not parallel.is_primary():
+    part = path.with_name(path.name + _UNFINISHED)
+    with tarfile.open(fileobj=io.BytesIO(data)) as files:
+      files.extractall(part, filter='data')
+    part.rename(path)
 
 
 def _part_of(path, arrays, metadata) -> _Part:

@@ -249,7 +249,10 @@ class Mirror(staging.Staging):
     except BaseException as error:
       said = self._end(ended, sender, lock)
       if lock.lost:
-        raise ValueError(said) from error
+        raise ValueError(said or (
+            f'another process ({lock.lost}) has taken over '
+            f'{self.bucket.address}, and this one ended; wait for it, or '
+            'choose another workdir. All of this one was sent')) from error
       if said:
         logging.warning('%s', said)
       raise

@@ -54,7 +54,7 @@ class Staging:
       address: of the workdir.
       part: tells folders of several processes on one machine apart.
     """
-    self.bucket = bucket_lib.Bucket(address)
+    self.bucket, self._part = bucket_lib.Bucket(address), part
     given = os.environ.get('MTL_JAX_STAGING')
     base = (pathlib.Path(given).expanduser() if given
             else cache.directory() / 'staging')
@@ -173,8 +173,10 @@ class Staging:
     texts = {name: self.bucket.read_if_there(name) for name in FILES}
     there = self._listing()
     writer = self.bucket.read_if_there('.writer')
-    own = writer == self.identity().encode() or (
-        'format.json' not in there and not (self.base / 'wrote').exists())
+    # A folder that was emptied, or another process's copy, has nothing to say.
+    own = not self._part and (self.root / 'format.json').exists() and (
+        writer == self.identity().encode()
+        or 'format.json' not in there and not (self.base / 'wrote').exists())
     shutil.rmtree(self.base / 'incoming', ignore_errors=True)
     for folder in (self.base / 'incoming',
                    *(self.root / kind for kind in FOLDERS)):

@@ -419,8 +419,9 @@ def test_of_many_that_take_over_at_once_one_does(monkeypatch, count):
   bucket.Lock(bucket.Bucket(RUN), 'next').take()
 
 
-def test_who_has_lost_the_lock_sends_nothing_more():
+def test_who_has_lost_the_lock_sends_nothing_more(monkeypatch):
   work = new('a')
+  monkeypatch.setattr(bucket, 'BEAT', 100.)  # found by the send itself
   with pytest.raises(ValueError, match='has taken it over'):
     with work.held():
       task(work, 'b')
@@ -428,6 +429,49 @@ def test_who_has_lost_the_lock_sends_nothing_more():
       with pytest.raises(bucket.Held, match='thief'):
         work.mirror._lock.renew()  # pylint: disable=protected-access
   assert 'tasks/b/0' not in buckets.objects(RUN)
+
+
+def test_a_process_that_loses_the_lock_is_interrupted(monkeypatch):
+  monkeypatch.setattr(bucket, 'BEAT', 0.05)
+  work = new('a')
+  with pytest.raises(ValueError, match='thief, 1. has taken over recorded'):
+    with work.held():
+      work.mirror.bucket.write('.lock/000000099', b'9e9 token place thief, 1')
+      time.sleep(20)
+
+
+@pytest.mark.parametrize('hours', [-2, 2])
+def test_the_lock_of_a_dead_machine_with_a_wrong_clock(hours):
+  lock = f'{time.time() + 3600 * hours:.3f} token place dead, pid 1'
+  bucket.Bucket(RUN).write('.lock/000000007', lock.encode())
+  new('a')
+  assert not [path for path in buckets.Recorded.store if '.lock' in path]
+
+
+def test_what_is_no_lock_is_taken_over_too():
+  bucket.Bucket(RUN).write('.lock/000000007', b'?')
+  new('a')
+
+
+def test_another_process_s_copy_is_what_the_bucket_is(monkeypatch):
+  """Even if the bucket was emptied: it has nothing to say."""
+  new('a')
+  copy = mirror.Mirror(RUN, '-1')
+  copy.read()
+  assert [path.name for path in (copy.root / 'tasks').iterdir()] == ['a']
+  buckets.Recorded.clear()
+  copy.read(required=False)
+  assert not list((copy.root / 'tasks').iterdir())
+  assert not (copy.root / 'format.json').exists()
+
+
+def test_a_folder_that_was_emptied_takes_progress_from_the_bucket():
+  work = new('a')
+  with work.held():
+    shutil.copytree(work.task('a'), work.progress / 'b.000000001')
+  shutil.rmtree(work.root)
+  with work.held():
+    assert (work.progress / 'b.000000001').exists()
 
 
 # What is said.
