@@ -1,7 +1,10 @@
 """Which of several processes write files: the first, or each its own."""
 
 import contextlib
-from collections.abc import Iterator
+import io
+import pathlib
+import tarfile
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
@@ -28,9 +31,23 @@ def here() -> bool:
   return _Files.apart or jax.process_index() == 0
 
 
-def is_apart() -> bool:
-  """Whether there are several processes, each with a folder of its own."""
-  return _Files.apart and several()
+def copy(folders: Iterable[tuple[pathlib.Path, str]]) -> None:
+  """Gives folders of the first process to all others, if they are apart.
+
+  Args:
+    folders: each with the name that it has there until it is whole.
+  """
+  for path, name in folders if _Files.apart and several() else ():
+    packed, first = io.BytesIO(), jax.process_index() == 0
+    if first:
+      with tarfile.open(fileobj=packed, mode='w') as files:
+        files.add(path, arcname='.')
+    data = from_first(packed.getvalue())
+    if not first:
+      part = path.with_name(name)
+      with tarfile.open(fileobj=io.BytesIO(data)) as files:
+        files.extractall(part, filter='data')
+      part.rename(path)
 
 
 def from_first(data: bytes) -> bytes:

@@ -10,12 +10,10 @@ checkpoint is read as it was written or refused.
 import asyncio
 import concurrent.futures
 import functools
-import io
 import json
 import os
 import pathlib
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -119,24 +117,8 @@ def save_all(made: Sequence[Made]) -> None:
       for part in parts:
         shutil.rmtree(part.folder, ignore_errors=True)
       raise
-  if writing.is_apart():
-    for one in made:
-      _copy(one.path)
+  writing.copy([(one.path, one.path.name + _UNFINISHED) for one in made])
   parallel.barrier('saved')
-
-
-def _copy(path: pathlib.Path) -> None:
-  """Gives a checkpoint of the first process to all others, to the byte."""
-  packed = io.BytesIO()
-  if parallel.is_primary():
-    with tarfile.open(fileobj=packed, mode='w') as files:
-      files.add(path, arcname='.')
-  data = writing.from_first(packed.getvalue())
-  if not parallel.is_primary():
-    part = path.with_name(path.name + _UNFINISHED)
-    with tarfile.open(fileobj=io.BytesIO(data)) as files:
-      files.extractall(part, filter='data')
-    part.rename(path)
 
 
 def _part_of(path, arrays, metadata) -> _Part:
@@ -375,10 +357,7 @@ def remove(path: pathlib.Path) -> None:
   doomed = path.with_name(f'.{path.name}{_REMOVED}')
   shutil.rmtree(doomed, ignore_errors=True)
   path.rename(doomed)
-  if doomed.is_dir():
-    shutil.rmtree(doomed)
-  else:
-    doomed.unlink()
+  (shutil.rmtree if doomed.is_dir() else os.unlink)(doomed)
 
 
 def remove_unfinished(folder: pathlib.Path) -> None:
