@@ -76,7 +76,8 @@ class Staging:
     if self._scans.get(kind, (None,))[0] == when:
       return self._scans[kind][1]
     settled = time.time_ns() - when > _TICK
-    found = _present((f'{kind}/{name}', self.root / kind / name / WHOLE)
+    # Strings: a folder of 10,000 tasks is listed again after each commit.
+    found = _present((f'{kind}/{name}', f'{self.root}/{kind}/{name}/{WHOLE}')
                      for name in os.listdir(self.root / kind)
                      if checkpoint.is_final(name))
     if settled:
@@ -306,7 +307,7 @@ def stamp_of(path: str | os.PathLike[str]) -> Stamp | None:
   return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _present(paths: Iterable[tuple[str, pathlib.Path]]) -> dict[str, Stamp]:
+def _present(paths: Iterable[tuple[str, str | os.PathLike[str]]]) -> dict[str, Stamp]:
   """Stamps of those files that are there, by what they are called."""
   found = ((name, stamp_of(path)) for name, path in paths)
   return {name: stamp for name, stamp in found if stamp is not None}
