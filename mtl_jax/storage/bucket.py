@@ -18,6 +18,10 @@ import uuid
 
 BEAT = 15.  # seconds between two renewals of a lock
 STALE = 60.  # without one, the lock is taken over
+# What a protocol is asked for.
+_OPTIONS: dict[str, dict] = {
+    'file': {'auto_mkdir': True}, 'local': {'auto_mkdir': True},
+    **dict.fromkeys(('gs', 'gcs'), {'requests_timeout': 120.})}
 
 
 def is_remote(path) -> bool:
@@ -48,7 +52,7 @@ class Bucket:
     except ImportError as error:
       raise ImportError(f'{address} needs fsspec; pip install '
                         '"mtl_jax[remote]"') from error
-    more = {'auto_mkdir': True} if protocol in ('file', 'local') else {}
+    more = _OPTIONS.get(protocol, {})
     try:
       fsspec.get_filesystem_class(protocol)
     except ValueError as error:

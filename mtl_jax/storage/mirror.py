@@ -69,7 +69,8 @@ class Mirror(staging.Staging):
     texts = {name: self._text(name) for name in staging.FILES}
     before = self.here()
     here = self.here()
-    if staging.of_kind(before, 'shared') != staging.of_kind(here, 'shared'):
+    if {*staging.of_kind(before, 'shared')} != {
+        *staging.of_kind(here, 'shared')}:
       raise _Changed
     gone = [unit for unit in self.there if unit not in here
             and unit not in before]

@@ -115,7 +115,7 @@ class Staging:
     listed = self.bucket.list()
     others = set()
     for path, info in listed.items():
-      unit, file = _unitof_kind(path)
+      unit, file = _unit_of(path)
       if unit:
         found.setdefault(unit, {})[file] = info
       elif not path.startswith('.'):
@@ -280,7 +280,7 @@ class Staging:
     return file.read_text()
 
 
-def _unitof_kind(path: str) -> tuple[str, str]:
+def _unit_of(path: str) -> tuple[str, str]:
   """(unit, file in it) of an object's path; empty of what is none."""
   parts = path.split('/')
   if {'', '.', '..'} & set(parts) or '\\' in path:
@@ -307,7 +307,8 @@ def stamp_of(path: str | os.PathLike[str]) -> Stamp | None:
   return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _present(paths: Iterable[tuple[str, str | os.PathLike[str]]]) -> dict[str, Stamp]:
+def _present(paths: Iterable[tuple[str, str | os.PathLike[str]]]
+             ) -> dict[str, Stamp]:
   """Stamps of those files that are there, by what they are called."""
   found = ((name, stamp_of(path)) for name, path in paths)
   return {name: stamp for name, stamp in found if stamp is not None}
