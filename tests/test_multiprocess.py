@@ -112,5 +112,5 @@ def test_a_bucket_of_which_each_process_has_a_copy(runs, tmp_path, monkeypatch):
     assert one == two == tiny.bits(runs[1])
     assert tiny.bits(tmp_path / 'bucket/run') == one
     # The next machines have one task less to begin with.
-    shutil.rmtree(tmp_path / 'bucket/run/tasks/permuted-03')
+    shutil.rmtree(tmp_path / 'bucket/run/tasks/permuted-12@dedicated')
   assert not list((tmp_path / 'bucket/run/.lock').iterdir())
