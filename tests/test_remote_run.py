@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 import buckets
@@ -45,7 +46,9 @@ def sent_at_once():
       @functools.wraps(do)
       def done(*args, **kwargs):
         result = do(*args, **kwargs)
-        if made[-1] and made[-1]._lock:  # pylint: disable=protected-access
+        # Not by the thread that notes the time, which would die of an error.
+        if threading.current_thread() is threading.main_thread() and (
+            made[-1] and made[-1]._lock):  # pylint: disable=protected-access
           made[-1].push()
         return result
       return done

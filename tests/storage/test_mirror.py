@@ -173,6 +173,33 @@ def test_a_task_that_is_made_anew_is_never_of_two_halves(monkeypatch,
       checkpoint.load(other.task(name))  # held against its SHA-256
 
 
+def test_what_is_removed_is_no_longer_whole_first():
+  work = new('a')
+  with work.held():
+    work.mirror.there['tasks/a'] = dict(sorted(
+        work.mirror.there['tasks/a'].items()))  # '0' comes before
+    checkpoint.remove_all(work.tasks, 'a')
+  assert [path.rpartition('/')[2] for what, path, *_ in buckets.changes()
+          if what == 'remove'] == ['_CHECKPOINT_METADATA', '0']
+
+
+def test_what_is_made_anew_between_two_looks_is_not_removed(monkeypatch):
+  work = new('a')
+  with work.held():
+    checkpoint.remove_all(work.tasks, 'a')
+    look, left = staging.Staging.here, [1]
+
+    def here(self):
+      seen = look(self)
+      if left:
+        left.pop()
+        task(work, 'a', value=2)
+      return seen
+    monkeypatch.setattr(staging.Staging, 'here', here)
+    work.mirror.push()
+    assert 'tasks/a/_CHECKPOINT_METADATA' in buckets.objects(RUN)
+
+
 def test_what_a_killed_send_left_is_taken_away():
   """Arrays without metadata, of a task that nobody finishes."""
   work = new('a')
@@ -294,12 +321,13 @@ def test_what_others_removed_is_no_surplus_of_a_reader(monkeypatch, tmp_path,
   assert not (reader.root.parent / 'aside').exists()
 
 
-def test_files_that_the_folder_lost_are_fetched_and_not_removed_there():
+@pytest.mark.parametrize('more', ['plan.json', 'format.json'])
+def test_files_that_the_folder_lost_are_fetched_and_not_removed_there(more):
   """A cache is cleaned; what is missing there was not taken away."""
   work = new('a', 'b')
   shutil.rmtree(work.task('b'))
   (work.task('a') / '0').unlink()
-  work.format.unlink()
+  (work.root / more).unlink(missing_ok=True)
   with work.held():
     assert work.task_names() == ['a', 'b']
     checkpoint.load(work.task('a'))
