@@ -7,7 +7,8 @@
 #
 #   NAME, ZONE         of the slice; one that is there already is used
 #   CONFIG             name of a shipped config, or a file of this checkout
-#   WORKDIR            on several hosts a folder that they share (see --setup)
+#   WORKDIR            a bucket (gs://BUCKET/RUN); or a folder that all hosts
+#                      share and that outlives the slice (see --setup)
 #   --type=TYPE        kind and size of the slice (v6e-8)
 #   --runtime=VERSION  of its machines (v2-alpha-tpuv6e)
 #   --spot             costs less, and may be preempted
@@ -20,7 +21,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 usage() {
-  sed -n '2,18s/^# \{0,1\}//p' experiments/run_tpu.sh >&2
+  sed -n '2,19s/^# \{0,1\}//p' experiments/run_tpu.sh >&2
   exit 2
 }
 
@@ -102,14 +103,15 @@ make_slice() {
 
 # The files that git knows, as they lie here, and a Python of their own.
 install() {
-  local packed=$scratch/mtl_jax.tar.gz
+  local package=./mtl_jax packed=$scratch/mtl_jax.tar.gz
+  [[ $1 != *://* ]] || package+='[remote]'
   step bash -c "git ls-files -z | tar --null -T - -czf $packed"
   step gcloud compute tpus tpu-vm scp "$packed" "$name:mtl_jax.tar.gz" \
     --zone="$zone" --worker=all
   on_hosts "mkdir -p mtl_jax && tar -xzf mtl_jax.tar.gz -C mtl_jax &&\
  python3 -m pip install -q --user uv &&\
  python3 -m uv venv -q --allow-existing --python=3.12 mtl_jax/.venv &&\
- python3 -m uv pip install -q --python=mtl_jax/.venv -e ./mtl_jax 'jax[tpu]'"
+ python3 -m uv pip install -q --python=mtl_jax/.venv -e '$package' 'jax[tpu]'"
   [ -z "$setup" ] || on_hosts "$setup"
 }
 
@@ -133,7 +135,7 @@ run+=" --config=$(printf %q "$3") --workdir=$(printf %q "$4")"
 [ $# -eq 4 ] || run+=$(printf ' %q' "${@:5}")
 while :; do
   make_slice
-  install
+  install "$4"
   code=0
   on_hosts "$run" || code=$?
   [ "$code" -ne 0 ] || break

@@ -68,6 +68,12 @@ def run(config: config_lib.Config, workdir, command: str = '',
   started = time.perf_counter()
   writers.require(config)
   work = workdir_lib.Workdir(workdir)
+  with work.held():
+    return _run(started, config, work, command, quiet, after_chunk)
+
+
+def _run(started, config, work, command, quiet, after_chunk) -> dict:
+  """`run` in a workdir that is fetched."""
   suite = suites.make(config.suite.kind, **dict(config.suite.options))
   plan.check(config, suite)
   scenarios.check(config, suite)

@@ -217,4 +217,5 @@ def _claim(work: workdir_lib.Workdir, entry: plan.Entry, config,
       'kind': 'learn', 'entry': entry.name, 'config': described,
       'sources': versions, 'versions': provenance.versions(),
       'commit': provenance.commit()})
+  work.send()  # before the task: only so is it known as this call's
   return False

@@ -24,6 +24,7 @@ from mtl_jax.serving import edits
 from mtl_jax.serving import merging
 from mtl_jax.serving import programs
 from mtl_jax.serving import system as system_lib
+from mtl_jax.storage import bucket
 from mtl_jax.storage import workdir as workdir_lib
 
 
@@ -93,8 +94,8 @@ def load(path, plugins=None, **options) -> System:
   """The system of a workdir, or of a file that `export` wrote.
 
   Args:
-    path: a workdir (neither its data nor its config are needed), or an exported
-      file, for which a temporary folder is made.
+    path: a workdir or its address (neither its data nor its config are
+      needed), or an exported file, for which a temporary folder is made.
     plugins: a Python file, or several, that register your own methods and
       models that the tasks use. Nothing is ever imported from a workdir.
     **options: options of `serving.system.load`.
@@ -103,7 +104,8 @@ def load(path, plugins=None, **options) -> System:
     ValueError: the path is neither, the backbone can't be made again, or a
       plugin is missing or fails.
   """
-  if not workdir_lib.local_folder(path).is_file():
+  if bucket.is_remote(path) or not (
+      workdir_lib.local_folder(path).is_file()):
     return system_lib.load(path, plugins, kind=System, **options)
   folder = tempfile.TemporaryDirectory(prefix='mtl_jax-')
   root = pathlib.Path(folder.name) / 'system'

@@ -64,6 +64,7 @@ def test_the_probe_for_loaded_modules_can_see_them():
 
 @pytest.mark.parametrize('package, homes', [
     ('orbax', {'mtl_jax/storage/checkpoint.py'}),
+    ('fsspec', {'mtl_jax/storage/bucket.py'}),
     ('safetensors', {'mtl_jax/storage/tensor_file.py'}),
     ('ml_collections', set()),  # configs alone
     ('absl', set()),

@@ -1,5 +1,6 @@
 """Two processes on loopback share one workdir, through the real command."""
 
+import shutil
 import socket
 import subprocess
 
@@ -96,3 +97,20 @@ def test_a_mistake_ends_both(tmp_path):
   assert all(code != 0 for code in codes)
   assert all('batch_size is 3 but there are 2 devices' in text
              for text in said)
+
+
+def test_a_bucket_of_which_each_process_has_a_copy(runs, tmp_path, monkeypatch):
+  """As on hosts that share no disk: the first sends, all fetch."""
+  address = f'file://{tmp_path}/bucket/run'
+  for machines in ('first', 'second'):
+    monkeypatch.setenv('MTL_JAX_STAGING', str(tmp_path / machines))
+    codes, said = together(address)
+    assert codes == [0, 0], '\n'.join(said)
+    folders = sorted((tmp_path / machines).iterdir())
+    assert len(folders) == 2 and folders[1].name == f'{folders[0].name}-1'
+    one, two = (tiny.bits(folder / 'workdir') for folder in folders)
+    assert one == two == tiny.bits(runs[1])
+    assert tiny.bits(tmp_path / 'bucket/run') == one
+    # The next machines have one task less to begin with.
+    shutil.rmtree(tmp_path / 'bucket/run/tasks/permuted-12@dedicated')
+  assert not list((tmp_path / 'bucket/run/.lock').iterdir())

@@ -29,6 +29,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def main(given: argparse.Namespace) -> int | None:
   """Writes the page and prints the table."""
   work = workdir_lib.Workdir(given.workdir)
+  work.read()
   if not work.root.is_dir():
     raise ValueError(f'there is no folder {work.root}')
   lines = list(json_records.read_lines(work.metrics))

@@ -17,6 +17,7 @@ from mtl_jax.commands import configs
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import files
 from mtl_jax.config import overrides
+from mtl_jax.storage import bucket
 from mtl_jax.storage import provenance
 from mtl_jax.storage import workdir as workdir_lib
 
@@ -44,7 +45,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--config.FIELD', metavar='VALUE', dest='_', help=(
       'sets a field of the config; `configs NAME` lists all of them'))
   parser.add_argument('--workdir', metavar='DIR', help=(
-      'folder for the results; the same folder again continues the run'))
+      'where the results go: a folder, or gs://BUCKET/RUN; the same one '
+      'again continues the run'))
   parser.add_argument('--list_configs', action='store_true', help=(
       'list the shipped configs and exit'))
   parser.add_argument('--plugins', action='append', metavar='FILE', help=(
@@ -80,8 +82,10 @@ def main(given: argparse.Namespace) -> int | None:
                      'that --list_configs lists')
   if not given.workdir:
     raise ValueError('--workdir must have a value: the folder for the results')
-  workdir = workdir_lib.local_folder(given.workdir)
-  if workdir.exists() and not workdir.is_dir():
+  remote = bucket.is_remote(given.workdir)
+  workdir = (given.workdir if remote else
+             workdir_lib.local_folder(given.workdir))
+  if not remote and workdir.exists() and not workdir.is_dir():
     raise ValueError(f'--workdir={given.workdir} is a file; name a folder')
   registry.load_plugins(given.plugins)
   config = config_lib.from_dict(overrides.apply(files.load(given.config),
@@ -105,7 +109,7 @@ def _profile(given, workdir):
     yield lambda: None
     return
   folder = (pathlib.Path(given.profile).expanduser() if given.profile
-            else workdir / 'profile')
+            else workdir_lib.Workdir(workdir).root / 'profile')
   profile = host.Profile(folder)
   try:
     yield profile.step

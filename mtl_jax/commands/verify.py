@@ -46,8 +46,8 @@ def main(given: argparse.Namespace) -> int | None:
 
 def check(path, plugins=None) -> verification.Result:
   """Checks a workdir, the file of one task, or one task's folder alone."""
-  folder = workdir_lib.local_folder(path)
-  if not workdir_lib.Workdir(folder).backbone.exists() and (
-      checkpoint.has_metadata(folder)):
-    return verification.check_alone(folder)
-  return verification.check(lifecycle.load(path, plugins))
+  work = workdir_lib.Workdir(path)
+  work.read()
+  if not work.backbone.exists() and checkpoint.has_metadata(work.root):
+    return verification.check_alone(work.root)
+  return verification.check(lifecycle.load(work.root, plugins))

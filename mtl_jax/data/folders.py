@@ -129,6 +129,8 @@ def is_image(file) -> bool:
 def seen(file) -> tuple[int, int, int]:
   """A value that changes when a file does, even if its time is set back."""
   found = file.stat()
+  if not hasattr(found, 'st_size'):  # of an address
+    return found.length, found.mtime, 0
   return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 

@@ -180,9 +180,18 @@ def class_names(base, tfds_dir, classes):
   return names if len(set(names)) == len(names) == classes else None
 
 
+def _folder(tfds_dir, *parts):
+  """Of prepared sets; an address, such as gs://BUCKET/sets, as TFDS has it.
+  """
+  if '://' in str(tfds_dir):
+    from etils import epath  # comes with TFDS
+    return epath.Path(tfds_dir, *parts)
+  return pathlib.Path(tfds_dir, *parts)
+
+
 def _newest(base, tfds_dir):
   """The folder of the newest prepared version, or `None`."""
-  versions = [f.parent for f in pathlib.Path(tfds_dir, base).glob(
+  versions = [f.parent for f in _folder(tfds_dir, base).glob(
       '*/dataset_info.json') if re.fullmatch(r'\d+\.\d+\.\d+', f.parent.name)]
   return max(versions, default=None,
              key=lambda f: [int(n) for n in f.name.split('.')])
@@ -204,8 +213,8 @@ def _prepared(name, base, tfds_dir, known):
   version = _newest(base, tfds_dir)
   if version is None:
     raise FileNotFoundError(_missing(
-        name, base, tfds_dir, known, pathlib.Path(
-            tfds_dir, base, 'VERSION/dataset_info.json')))
+        name, base, tfds_dir, known,
+        _folder(tfds_dir, base, 'VERSION/dataset_info.json')))
   info = _info(name, version)
   for split in info['splits']:
     count = len(split['shardLengths'])
@@ -218,9 +227,10 @@ def _prepared(name, base, tfds_dir, known):
 
 
 def _missing(name, base, tfds_dir, known, file):
-  prepared = {f.parent.parent.relative_to(tfds_dir).as_posix()
+  root = _folder(tfds_dir)
+  prepared = {f.parent.parent.relative_to(root).as_posix()
               for pattern in ('*/*/', '*/*/*/') for f in
-              pathlib.Path(tfds_dir).glob(pattern + 'dataset_info.json')}
+              root.glob(pattern + 'dataset_info.json')}
   known = sorted(prepared | set(known))
   near = difflib.get_close_matches(base, known, n=3)
   return (

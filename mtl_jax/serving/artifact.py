@@ -247,6 +247,7 @@ def import_task(workdir: aliases.Path, path: aliases.Path,
   """
   found = read(path)
   work = workdir_lib.Workdir(workdir)
+  work.read(required=False)
   work.require_free(found.task if name is None else name)
   _check_backbone(work, found.backbone, path)
   with work.locked():

@@ -4,7 +4,7 @@ If a process is killed during an edit, the tasks are as they were before or as
 they are after it, and `verify` passes. The same call again finishes the edit.
 """
 
-from mtl_jax import parallel
+from mtl_jax.parallel import writing
 from mtl_jax.serving import artifact
 from mtl_jax.serving import checks
 from mtl_jax.serving import system as system_lib
@@ -114,7 +114,7 @@ def _drop(work: workdir_lib.Workdir, name: str, said: dict) -> None:
            if line.get('entry') != name
            or line['kind'] not in (*json_records.ENTRY_KINDS, 'row')]
   json_records.write_lines(work.metrics, [*lines, said])
-  if parallel.is_primary():
+  if writing.here():
     checkpoint.remove_all(work.tasks, name)
 
 

@@ -353,6 +353,7 @@ def load(workdir: aliases.Path,
   """
   registry.load_plugins(plugins)
   work = workdir_lib.Workdir(workdir)
+  work.read()
   formats.require(work.root)
   recipe = json_records.read_json(work.backbone)
   if work.config.exists():

@@ -26,6 +26,7 @@ from orbax.checkpoint import v1 as ocp
 from mtl_jax import json_files
 from mtl_jax import parallel
 from mtl_jax import trees
+from mtl_jax.parallel import writing
 from mtl_jax.storage import array_files
 from mtl_jax.storage import remedies
 
@@ -36,7 +37,7 @@ _READ = (2, FORMAT)
 _UNFINISHED = '.orbax-checkpoint-tmp'
 _REMOVED = '.removed'
 # The file with `custom_metadata` as JSON, where Orbax's own tools put them.
-_METADATA = '_CHECKPOINT_METADATA'
+METADATA = '_CHECKPOINT_METADATA'
 # Keys of the metadata that `save` adds.
 OWN = ('format', 'hashes', 'layout')
 
@@ -47,7 +48,7 @@ class CheckpointError(ValueError):
 
 def exists(path: pathlib.Path) -> bool:
   """Whether there is a finished checkpoint at `path`."""
-  return is_final(path.name) and os.path.isfile(path / _METADATA)
+  return is_final(path.name) and os.path.isfile(path / METADATA)
 
 
 def is_final(name: str) -> bool:
@@ -57,7 +58,7 @@ def is_final(name: str) -> bool:
 
 def has_metadata(path: pathlib.Path) -> bool:
   """Whether a folder looks like a checkpoint, intact or damaged."""
-  return (path / _METADATA).is_file()
+  return (path / METADATA).is_file()
 
 
 class Made(NamedTuple):
@@ -103,7 +104,7 @@ def save_all(made: Sequence[Made]) -> None:
   """
   # No process may start to write before all have asked what exists already.
   parallel.barrier('saving')
-  if parallel.is_primary():
+  if parallel.is_primary():  # Orbax writes in no other
     parts = [_part_of(*one) for one in made]
     try:
       for width in sorted({part.packed.shape[1] for part in parts}):
@@ -116,6 +117,7 @@ def save_all(made: Sequence[Made]) -> None:
       for part in parts:
         shutil.rmtree(part.folder, ignore_errors=True)
       raise
+  writing.copy([(one.path, one.path.name + _UNFINISHED) for one in made])
   parallel.barrier('saved')
 
 
@@ -154,7 +156,7 @@ def _write(parts: list[_Part]) -> None:
     full = part.metadata | {'layout': array_files.layout(
         spec, len(files), part.leaves)}
     full['digest'] = json_files.digest(full)
-    (part.folder / _METADATA).write_text(json.dumps({'custom_metadata': full}))
+    (part.folder / METADATA).write_text(json.dumps({'custom_metadata': full}))
   shutil.rmtree(whole)
 
 
@@ -281,7 +283,7 @@ def _metadata(path: pathlib.Path,
     raise CheckpointError(f'{path} is not a finished checkpoint'
                           f'{remedies.of(path)}')
   try:
-    metadata = json_files.read(path / _METADATA, {'custom_metadata': dict},
+    metadata = json_files.read(path / METADATA, {'custom_metadata': dict},
                                'the metadata', '')['custom_metadata']
   except ValueError as error:
     raise CheckpointError(f'the metadata of {path} cannot be read: {error}'
@@ -320,7 +322,7 @@ def change_metadata(path: pathlib.Path, changes: dict) -> None:
   """
   full = _metadata(path) | changes
   full['digest'] = json_files.digest(full)
-  file = path / _METADATA
+  file = path / METADATA
   whole = json_files.read(file, {'custom_metadata': dict}, 'the metadata')
   whole['custom_metadata'] = full
   handle, part = tempfile.mkstemp(dir=path.parent, prefix='.metadata.')
@@ -342,7 +344,7 @@ def remove_all(folder: pathlib.Path, pattern: str,
 
   Each is renamed first, so that a half-removed one never has a final name.
   """
-  if parallel.is_primary():
+  if writing.here():
     for path in sorted(folder.glob(pattern)):
       if path.name not in keep and not path.name.startswith('.'):
         remove(path)
@@ -354,15 +356,12 @@ def remove(path: pathlib.Path) -> None:
   doomed = path.with_name(f'.{path.name}{_REMOVED}')
   shutil.rmtree(doomed, ignore_errors=True)
   path.rename(doomed)
-  if doomed.is_dir():
-    shutil.rmtree(doomed)
-  else:
-    doomed.unlink()
+  (shutil.rmtree if doomed.is_dir() else os.unlink)(doomed)
 
 
 def remove_unfinished(folder: pathlib.Path) -> None:
   """Removes what killed runs left unfinished in `folder`."""
-  if parallel.is_primary() and folder.is_dir():
+  if writing.here() and folder.is_dir():
     for path in folder.iterdir():
       removed = path.name.startswith('.') and path.name.endswith(_REMOVED)
       if removed or _UNFINISHED in path.name:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 
 from mtl_jax import json_files
-from mtl_jax import parallel
+from mtl_jax.parallel import writing
 
 _NUMBER = json_files.NUMBER
 # By file name: description, schema, remedy.
@@ -72,7 +72,7 @@ def came_and_went(lines: Iterable[dict]) -> tuple[set[str], set[str]]:
 
 def write_atomic(path: pathlib.Path, text: str) -> None:
   """Replaces a file as a whole, or leaves it unchanged."""
-  if not parallel.is_primary():
+  if not writing.here():
     return
   handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
   with os.fdopen(handle, 'w') as file:
@@ -117,7 +117,7 @@ def append_lines(path: pathlib.Path, records: Iterable[dict],
     flush: whether to wait until the lines are on the disk.
   """
   lines = ''.join(map(_line, records))
-  if not lines or not parallel.is_primary():
+  if not lines or not writing.here():
     return
   with path.open('a') as file:
     file.write(lines)

@@ -23,10 +23,8 @@ JSON files and lines are sealed (see `mtl_jax.json_files`): edits are detected.
 
 import contextlib
 import hashlib
-import logging
 import os
 import pathlib
-import platform
 import re
 import stat
 import threading
@@ -34,24 +32,32 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import filelock
 import jax
 
 from mtl_jax import parallel
 from mtl_jax.data import names as names_lib
+from mtl_jax.parallel import writing
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import folder_lock
 from mtl_jax.storage import formats
 from mtl_jax.storage import json_records
+from mtl_jax.storage import mirror as mirror_lib
 
 NAME = r'\w[\w.@~-]*'  # the name of a stored task
 _TICK = 2 * 10 ** 9  # nanoseconds; file systems round times to at most 2 s
 
 
 class Workdir:
-  """Paths below one folder."""
+  """Paths below one folder; of a bucket, that of its staging folder.
+
+  Attributes:
+    mirror: of a bucket (see `mtl_jax.storage.mirror`); `None` of a folder.
+  """
 
   def __init__(self, root: str | os.PathLike[str]) -> None:
-    self.root = local_folder(root)
+    self.mirror = mirror_lib.of(root)
+    self.root = (local_folder(root) if self.mirror is None
+                 else self.mirror.root)
     self.format = self.root / formats.FILE
     self.config = self.root / 'config.json'
     self.metrics = self.root / 'metrics.jsonl'
@@ -64,6 +70,7 @@ class Workdir:
     self.shared = self.root / 'shared'
     self.start = self.root / 'start.json'
     self.plan = self.root / 'plan.json'
+    self._held = False
     self._lock = threading.Lock()
     self._stamp: tuple[int, int] | None = None
     self._finished: dict[str, tuple[int, int]] = {}
@@ -212,6 +219,52 @@ class Workdir:
       checkpoint.remove_all(self.root, self.weights.name)
     checkpoint.save(self.weights, leaves, {'backbone': fingerprint})
 
+  def read(self, required: bool = True) -> None:
+    """Fetches what lies in a bucket; of a folder, does nothing.
+
+    Args:
+      required: whether an empty bucket is refused.
+
+    Raises:
+      ValueError: no workdir lies there, or its store refuses.
+    """
+    if self.mirror is not None:
+      self.mirror.read(required)
+
+  def send(self) -> None:
+    """Sends to the bucket that is held what has changed; else does nothing."""
+    if self.mirror is not None:
+      self.mirror.send()
+
+  @contextlib.contextmanager
+  def held(self):
+    """Of a bucket: locks and fetches it, and sends what changes to the end.
+
+    Of several processes the first one does; the others, each with files of
+    its own, fetch what it has sent.
+
+    Raises:
+      ValueError: another process works there, its store refuses, or something
+        could not be sent.
+    """
+    if self.mirror is None or self._held:
+      yield
+      return
+    first = parallel.is_primary()
+    with (self.mirror.held() if first else contextlib.nullcontext(),
+          writing.apart()):
+      if first and writing.several():
+        self.mirror.push()
+      parallel.barrier('the first process has fetched the bucket')
+      if not first:
+        self.mirror.read(required=False)
+      parallel.barrier('every process has fetched the bucket')
+      self._held = True
+      try:
+        yield
+      finally:
+        self._held = False
+
   @contextlib.contextmanager
   def locked(self):
     """Keeps other processes from working here; a kill releases the lock.
@@ -221,47 +274,11 @@ class Workdir:
 
     Raises:
       ValueError: another process works here.
-      ValueError: another process works here.
     """
-    if not parallel.is_primary():
-      yield
-      return
-    above = (self.root, *self.root.parents)
-    if file := next((path for path in above if path.is_file()), None):
-      raise ValueError(f'{file} is a file, so that {self.root} cannot be a '
-                       'folder; name another one')
-    made = [folder for folder in above if not folder.exists()]
-    self.root.mkdir(parents=True, exist_ok=True)
-    file = self.root / '.lock'
-    begun = file.exists()
-    lock = filelock.FileLock(file, timeout=0)
-    holder = self.root / '.holder'
-    try:
-      lock.acquire()
-    except filelock.Timeout:
-      name = holder.read_text().strip() if holder.exists() else ''
-      raise ValueError(
-          f'another process ({name or "unknown"}) works in {self.root}; wait '
-          'for it, or choose another workdir. Nothing was changed') from None
-    except (OSError, NotImplementedError) as error:
-      # The file system has no locks.
-      logging.warning('%s cannot be locked (%s): see to it that one process '
-                      'works there at a time', self.root, error)
-    try:
-      holder.write_text(f'{platform.node()}, pid {os.getpid()}')
+    with self.held(), folder_lock.held(self.root):
       if formats.is_older(self.root):
         json_records.write_atomic(self.format, formats.text())
       yield
-    finally:
-      if lock.is_locked:
-        holder.unlink(missing_ok=True)
-        if not begun and set(os.listdir(self.root)) <= {file.name}:
-          # A refused start leaves no files behind.
-          with contextlib.suppress(OSError):
-            file.unlink()
-            for folder in made:
-              folder.rmdir()
-        lock.release()
 
   @contextlib.contextmanager
   def timed(self, began: float, lines: list[dict] | None = None,
@@ -316,7 +333,7 @@ class Workdir:
       checkpoint.remove_unfinished(folder)
     if not self.format.exists():
       json_records.write_atomic(self.format, formats.text())
-    if parallel.is_primary():
+    if writing.here():
       for path in (self.format, self.config, self.backbone, self.metrics,
                    self.report, self.start, self.plan):
         for left in self.root.glob(f'.{path.name}.*'):
@@ -334,10 +351,8 @@ def local_folder(path) -> pathlib.Path:
   remote = re.match(r'([A-Za-z][\w+.-]+):/', os.fspath(path))
   if remote:
     raise ValueError(
-        f'{os.fspath(path)} is a remote address ({remote[1]}:), and a workdir '
-        'is a folder: its files are locked, renamed and appended to. Mount the '
-        'bucket (gcsfuse, s3fs) and give the folder, or copy the finished '
-        'workdir')
+        f'{os.fspath(path)} is a remote address ({remote[1]}:), which only the '
+        'workdir of one run can have; give a folder or file of this machine')
   return pathlib.Path(path).expanduser()
 
 

@@ -191,7 +191,9 @@ def write(run: run_lib.Run, tasks: list[checkpoint.Made]) -> None:
   for task in tasks:
     name = task.metadata['name']
     run.system.index.add(name)
-    line = finished_record(run.workdir, name, task.metadata['record'])
+    # Of several processes with folders of their own, the first one's is there.
+    line = finished_record(run.workdir, name, task.metadata['record']
+                           if parallel.is_primary() else None)
     line['seconds']['save'] = seconds
     line['peak_memory_bytes'] = host.memory_bytes()
     lines.append(line)

@@ -9,6 +9,7 @@ from mtl_jax import parallel
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
 from mtl_jax.data import suites
+from mtl_jax.parallel import writing
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
@@ -102,7 +103,7 @@ def restore_probes(run: run_lib.Run) -> None:
       path = run.workdir.probe_of(source)
       logging.warning('%s. It is made again', str(error).split(';')[0])
       parallel.barrier(f'probe of {source} is damaged')
-      if path.exists() and parallel.is_primary():
+      if path.exists() and writing.here():
         checkpoint.remove(path)
       parallel.barrier(f'probe of {source} is removed')
       commit.probe_images(run, source)

@@ -69,7 +69,7 @@ def test_a_dry_run_prints_every_command_and_starts_nothing(tmp_path, engine):
     (['--config.phases.basis.steps=5,-1'], 'steps'),
     (['--jobs=0'], '--jobs is 0; it must be at least 1'),
     (['--slurm=gpu'], 'write NAME=VALUE'),
-    (['--workdir=gs://bucket/x'], 'gs:'),
+    (['--workdir=gs://bucket/x'], 'which only the workdir of one run'),
 ])
 def test_what_is_refused_before_anything_starts(
     tmp_path, words, said, capsys):

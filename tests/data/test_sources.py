@@ -11,6 +11,7 @@ import types
 
 import numpy as np
 import pytest
+from fsspec.implementations import local
 from PIL import Image
 
 from mtl_jax.data import readers
@@ -312,6 +313,55 @@ def test_missing_data_says_what_where_and_how(tmp_path):
   with pytest.raises(FileNotFoundError) as error:
     sources.load('kmnist', tfds_dir=tmp_path)
   assert 'kmnist-train.array_record-00000-of-00002' in str(error.value)
+
+
+class Bucket(local.LocalFileSystem):
+  """`gs://b/` is a folder, for what TFDS's paths ask of a bucket."""
+  folder = ''
+
+  @classmethod
+  def _strip_protocol(cls, path):
+    path = str(path).removeprefix('gs://').removeprefix(f'{cls.folder}/')
+    return f'{cls.folder}/{path}'
+
+  def glob(self, path, **kwargs):
+    return [found.removeprefix(f'{self.folder}/')
+            for found in super().glob(path, **kwargs)]
+
+  def ls(self, path, detail=False, **kwargs):
+    return super().ls(self._strip_protocol(path), detail, **kwargs)
+
+
+def test_prepared_sets_in_a_bucket_go_to_tfds_by_their_address(
+    tmp_path, monkeypatch):
+  from etils.epath import backend
+  monkeypatch.setattr(Bucket, 'folder', str(tmp_path))
+  monkeypatch.setattr(backend.fsspec_backend, 'fs', lambda path: Bucket())
+  folder = tmp_path / 'b/sets/kmnist/3.0.1'
+  folder.mkdir(parents=True)
+  (folder / 'dataset_info.json').write_text(
+      '{"name": "kmnist", "splits": [{"name": "train", "shardLengths": '
+      '["5"]}]}')
+  (folder / 'label.labels.txt').write_text('a\nb\n')
+  monkeypatch.setenv('TFDS_DATA_DIR', 'gs://b/sets')
+  with pytest.raises(FileNotFoundError, match='missing gs://b/sets/kmnist/3.0.1'
+                                              '/kmnist-train'):
+    sources.load('kmnist')
+  with pytest.raises(FileNotFoundError, match='Did you mean .kmnist.*\n*.*'
+                                              'Looked in gs://b/sets'):
+    sources.load('kmnits')
+  (folder / 'kmnist-train.array_record-00000-of-00001').write_text('x')
+  asked = []
+
+  def builder(version):
+    asked.append(str(version))
+    raise InterruptedError
+  import tensorflow_datasets
+  monkeypatch.setattr(tensorflow_datasets, 'builder_from_directory', builder)
+  with pytest.raises(InterruptedError):
+    sources.load('kmnist', tmp_path / 'cache')
+  assert asked == ['gs://b/sets/kmnist/3.0.1']
+  assert readers.class_names('kmnist', 'gs://b/sets', 2) == ('a', 'b')
 
 
 def test_import_needs_neither_tfds_nor_sklearn_nor_pillow():

@@ -81,6 +81,18 @@ def test_a_dry_run_prints_every_step_and_does_none(tmp_path):
   assert len(steps) == 9
 
 
+def test_a_workdir_in_a_bucket_brings_what_reads_buckets(tmp_path):
+  for workdir, package in (('gs://b/run', './mtl_jax[remote]'),
+                           ('/mnt/run', './mtl_jax')):
+    done, _ = call(tmp_path, '--dry_run', *RUN[:3], workdir)
+    install, run = (line.replace('\\', '') for line in
+                    done.stdout.splitlines()[4:6])
+    assert f"-e '{package}' 'jax[tpu]'" in install
+    assert run.endswith(f'--workdir={workdir}')
+  extras = (ROOT / 'setup.cfg').read_text()
+  assert '\nremote =\n    fsspec\n    gcsfs\n' in extras
+
+
 def test_a_slice_is_made_and_waited_for(tmp_path):
   done, calls = call(
       tmp_path, *RUN, states='absent WAITING_FOR_RESOURCES ACTIVE')
