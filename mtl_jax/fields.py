@@ -42,12 +42,22 @@ def frozen(value: Any) -> Any:
     return frozen(np.asarray(value).tolist())
   if isinstance(value, (numbers.Rational, decimal.Decimal)) and (
       not isinstance(value, int)):
-    return float(value)
+    return _as_float(value)
   if isinstance(value, os.PathLike):
     return os.fspath(value)
   if isinstance(value, enum.Enum) and isinstance(value, (int, str)):
     return value.value
   return value
+
+
+def _as_float(value: numbers.Rational | decimal.Decimal) -> float:
+  """The nearest float; infinity beyond the largest, NaN of every NaN."""
+  if isinstance(value, decimal.Decimal) and value.is_nan():
+    return math.nan  # `float` refuses a signaling one
+  try:
+    return float(value)
+  except OverflowError:
+    return math.copysign(math.inf, value > 0 or -1)
 
 
 def require_plain(value: Any, where: str) -> None:
@@ -101,6 +111,19 @@ def kinds_of(hint: Any) -> tuple:
   union = isinstance(hint, types.UnionType) or (
       typing.get_origin(hint) is typing.Union)
   return typing.get_args(hint) if union else (hint,)
+
+
+def hints_of(cls: type) -> dict[str, Any]:
+  """The type hints of a dataclass's fields, by name.
+
+  Raises:
+    ValueError: one names a type that its module doesn't know.
+  """
+  try:
+    return typing.get_type_hints(cls)
+  except (NameError, TypeError) as error:
+    raise ValueError(f'the type hints of {cls.__name__} cannot be read: '
+                     f'{error}; name types that its file imports') from error
 
 
 def part_of(hint: Any) -> type | None:
@@ -169,7 +192,7 @@ def build(cls: type, given: Mapping, where: str = '',
     every = sorted({*names, *known})
     raise ValueError(f'unknown key {where}{name}{trees.nearest(name, every)}; '
                      f'known: {", ".join(every)}')
-  hints = typing.get_type_hints(cls)
+  hints = hints_of(cls)
   values = {}
   for name, value in given.items():
     part = part_of(hints.get(name))
@@ -182,10 +205,20 @@ def build(cls: type, given: Mapping, where: str = '',
       value = (value,)
     values[name] = value
   _check_types(hints, values, where)
+  for field in dataclasses.fields(cls):
+    if field.init and field.name not in values and (
+        field.default is field.default_factory is dataclasses.MISSING):
+      raise ValueError(f'{where}{field.name} is missing; give it')
   try:
     return cls(**values)
+  except ValueError:
+    raise
   except TypeError as error:
     raise ValueError(f'{where.rstrip(".") or "config"}: {error}') from error
+  except Exception as error:  # pylint: disable=broad-except
+    # A user's own options may raise anything.
+    raise ValueError(f'{where.rstrip(".") or "config"} cannot be made: '
+                     f'{type(error).__name__}: {error}') from error
 
 
 def plain(value: Any) -> Any:
@@ -221,7 +254,12 @@ def from_signature(name: str, function: Callable) -> type:
   3
   """
   found: list[Any] = []
-  for argument in inspect.signature(function).parameters.values():
+  try:
+    arguments = inspect.signature(function).parameters.values()
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'{name}: {error}; give a function whose keyword '
+                     'arguments are its options') from error
+  for argument in arguments:
     if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD,
                          argument.POSITIONAL_ONLY):
       raise ValueError(f'{name}: the factory takes {argument}; its options '

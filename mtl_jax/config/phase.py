@@ -12,6 +12,7 @@ from mtl_jax.steps import optimizers
 
 LONGEST = 60  # bytes of a name: it stands behind a task's in file names
 AUTO = 'auto'
+MOST_REPEATS = 100_000  # a plan lists all impressions in memory
 Driver = parts.Joint | parts.Rounds | parts.Stream | parts.Search
 
 
@@ -80,8 +81,10 @@ class Phase:
     if isinstance(self.tasks_at_once, str) and self.tasks_at_once != AUTO:
       raise ValueError(f'tasks_at_once is {self.tasks_at_once!r}; give a '
                        f'number, or {AUTO!r}')
-    if self.most_at_once < 1 or self.repeats < 1:
-      raise ValueError('tasks_at_once and repeats must be at least 1')
+    if self.most_at_once < 1 or not 1 <= self.repeats <= MOST_REPEATS:
+      raise ValueError(
+          'tasks_at_once and repeats must be at least 1, and repeats at most '
+          f'{MOST_REPEATS:,}; got {self.tasks_at_once} and {self.repeats}')
     if self.validate_every < 0:
       raise ValueError(f'validate_every is {self.validate_every}; it must be '
                        'at least 0')

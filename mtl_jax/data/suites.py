@@ -320,6 +320,10 @@ def _chain(source, image_shape, augment, normalise, *middle):
     return ()
   shape = tuple(image_shape or source.image_shape)
   first = (transforms_lib.fit(*shape),) if image_shape else ()
+  if not 0 <= augment < min(shape[:2]):
+    raise ValueError(f'suite.augment is {augment}; the padding of a crop must '
+                     f'lie between 0, which is none, and {min(shape[:2]) - 1}, '
+                     f'as the images are {shape[0]} x {shape[1]}')
   if augment:
     first += (transforms_lib.crop_flip(augment),)
   if normalise is None:
