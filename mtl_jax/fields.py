@@ -113,7 +113,7 @@ def kinds_of(hint: Any) -> tuple:
   return typing.get_args(hint) if union else (hint,)
 
 
-def hints_of(cls: type) -> dict[str, Any]:
+def hints_of(cls: Callable) -> dict[str, Any]:
   """The type hints of a dataclass's fields, by name.
 
   Raises:
@@ -122,8 +122,9 @@ def hints_of(cls: type) -> dict[str, Any]:
   try:
     return typing.get_type_hints(cls)
   except (NameError, TypeError) as error:
-    raise ValueError(f'the type hints of {cls.__name__} cannot be read: '
-                     f'{error}; name types that its file imports') from error
+    name = getattr(cls, '__name__', cls)
+    raise ValueError(f'the type hints of {name} cannot be read: {error}; name '
+                     'types that its file imports') from error
 
 
 def part_of(hint: Any) -> type | None:
@@ -154,8 +155,14 @@ def _has_nan(value: Any) -> bool:
   return isinstance(value, float) and value != value
 
 
-def _check_types(hints: dict, given: dict, where: str) -> None:
-  """Refuses a value that is not of its field's plain type, or holds NaN."""
+def check_types(hints: dict, given: dict, where: str) -> None:
+  """Refuses a value that is not of its field's plain type, or holds NaN.
+
+  Args:
+    hints: of the fields, by name.
+    given: values as `frozen` gives them.
+    where: as in `build`.
+  """
   for name, value in given.items():
     hint, said = hints.get(name), f'{where}{name} is {value!r}; it must '
     kinds, item = kinds_of(hint), _item(hint)
@@ -204,7 +211,7 @@ def build(cls: type, given: Mapping, where: str = '',
     if isinstance(value, str) and _item(hints.get(name)) is str:
       value = (value,)
     values[name] = value
-  _check_types(hints, values, where)
+  check_types(hints, values, where)
   for field in dataclasses.fields(cls):
     if field.init and field.name not in values and (
         field.default is field.default_factory is dataclasses.MISSING):

@@ -40,7 +40,7 @@ def check(kind, options, taken, common) -> None:
 
 def known(what, name, names) -> None:
   """Refuses a name that is not known; lists the nearest and all."""
-  if name in names:
+  if isinstance(name, str) and name in names:
     return
   near = difflib.get_close_matches(str(name), names, n=1)
   hint = f'; did you mean {near[0]!r}?' if near else ''
@@ -57,6 +57,11 @@ def positive(name, value) -> None:
   if not 1 <= value <= _MOST:
     raise ValueError(f'suite.{name} is {value}; it must be at least 1 and at '
                      f'most {_MOST:,}')
+
+
+def listed(value) -> bool:
+  """Whether a value is a list or tuple that is not empty."""
+  return isinstance(value, (list, tuple)) and bool(value)
 
 
 def _numbers(value) -> bool:

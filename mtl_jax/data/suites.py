@@ -244,8 +244,10 @@ def _split(source, classes_per_task=None, num_tasks=None, seed=None,
 def _groups(groups, image_shape=None, normalise=None, augment=0,
             number_width=None, load=sources_lib.load):
   """One task per (source, its classes, which become 0, 1, ...)."""
-  if isinstance(groups, str) or not groups or not all(
-      len(group) == 2 and isinstance(group[0], str) for group in groups):
+  if not options_lib.listed(groups) or not all(
+      options_lib.listed(group) and len(group) == 2
+      and isinstance(group[0], str) and options_lib.listed(group[1])
+      for group in groups):
     raise ValueError('groups: groups must be pairs of a source and its '
                      f'classes, not {groups!r}')
   tasks = []
@@ -270,7 +272,7 @@ def _datasets(sources, image_shape=(28, 28, 1), normalise=None, augment=0,
   same classes are refused. Tasks are called after their sources; of folders
   with equal names, the folders above them tell them apart.
   """
-  if isinstance(sources, str) or not sources or not all(
+  if not options_lib.listed(sources) or not all(
       isinstance(name, str) for name in sources):
     raise ValueError('datasets: sources must be a sequence of names, not '
                      f'{sources!r}')
@@ -295,6 +297,14 @@ def _official(benchmark, image_shape=(32, 32, 3), only=None, more=(),
   sources that come after them. Two sets of the same test images in the same
   classes are refused.
   """
+  for option, given in (('only', only), ('more', more)):
+    if not isinstance(given, (list, tuple, type(None))) or not all(
+        isinstance(name, str) for name in given or ()):
+      raise ValueError(f'suite.{option} is {given!r}; it must be a sequence of '
+                       'names')
+  if image_shape is None:
+    raise ValueError('suite.image_shape is None, but the tasks of an official '
+                     'benchmark are fitted to one shape; give (H, W, C)')
   options_lib.known('benchmark', benchmark, official.BENCHMARKS)
   names = official.BENCHMARKS[benchmark]
   for name in only or ():
