@@ -57,7 +57,7 @@ def _as_float(value: numbers.Rational | decimal.Decimal) -> float:
   try:
     return float(value)
   except OverflowError:
-    return math.copysign(math.inf, value > 0 or -1)
+    return math.inf if getattr(value, 'numerator', 1) > 0 else -math.inf
 
 
 def require_plain(value: Any, where: str) -> None:

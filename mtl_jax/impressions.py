@@ -5,7 +5,7 @@ adding a task can't alter another.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -267,6 +267,7 @@ def materialise(backbone: Params, impression: Impression,
   >>> materialise(backbone, task)
   {'b': Array([0.], dtype=float32), 'w': Array([ 0., -1.], dtype=float32)}
   """
+  _require(impression)
   if impression.structure is not None:
     return _assemble(backbone, impression)
   params = backbone
@@ -306,13 +307,22 @@ def _assemble(backbone: Params, impression: Impression) -> Params:
   return params
 
 
+def _require(impression: Any) -> Impression:
+  if not isinstance(impression, Impression):
+    raise ValueError(f'the impression is {trees.shown(impression)}; give an '
+                     'impressions.Impression, such as Impression(masks=mask)')
+  for part in ('masks', 'coefficients', 'values'):
+    trees.check_arrays(getattr(impression, part), f"the impression's {part}")
+  return impression
+
+
 def bytes_by_part(impression: Impression) -> dict[str, int]:
   """Bytes of each part: masks at one bit per weight, the rest as it lies.
 
   A value under a mask counts as many weights as the mask keeps.
   """
   sizes: dict[str, int] = {}
-  for part, tree in impression._asdict().items():
+  for part, tree in _require(impression)._asdict().items():
     if part in ('path', 'structure'):
       continue  # they have no arrays
     if part == 'parts':

@@ -63,10 +63,10 @@ def _part_resnet(outputs, heads: tuple[int, ...] | None = None,
                  modules: int = 8, active: int = 2, width: int = 64,
                  blocks: tuple[int, ...] = part.BLOCKS, form: str = 'auto',
                  noise: float = 0.):
-  return _recomputable(Network(*part.graph(
+  made = Network(*part.graph(
       lambda channels: part.resnet_levels(channels, width, tuple(blocks)),
-      modules, active, heads or (outputs,), form),
-                               published=part.published(noise)))
+      modules, active, heads or (outputs,), form))
+  return _recomputable(made._replace(published=part.published(noise)))
 
 
 def _recomputable(made: Network) -> Network:

@@ -326,8 +326,8 @@ def _require_arrays(left) -> None:
 def _require_kept(shared) -> None:
   """Refuses a changed `shared` that would be read as another tree."""
   try:
-    same = jax.tree.structure(shared) == jax.tree.structure(
-        trees.unflatten(trees.flatten(shared)))
+    found: Any = jax.tree.structure(trees.unflatten(trees.flatten(shared)))
+    same = found == jax.tree.structure(shared)
   except ValueError:
     same = False
   if not same:
