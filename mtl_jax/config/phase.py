@@ -110,6 +110,7 @@ class Phase:
       raise ValueError('tasks that are trained together take neither pool, '
                        'stream nor tasks_at_once')
     optimizers.make_optimizer(self.training.recipe(1))
+    optimizers.require_used(self.training.recipe(1))
 
   @property
   def most_at_once(self) -> int:

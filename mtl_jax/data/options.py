@@ -69,7 +69,7 @@ def _numbers(value) -> bool:
   if isinstance(value, np.ndarray):
     value = value.tolist()
   return all(isinstance(x, numbers.Real) and not isinstance(x, bool)
-             and -np.inf < x < np.inf for x in (
+             and -np.inf < x < np.inf for x in (  # type: ignore[operator]
                  value if isinstance(value, (tuple, list)) else (value,)))
 
 

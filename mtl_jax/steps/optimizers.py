@@ -51,17 +51,21 @@ class Recipe:
       raise ValueError(f'learning_rate is {self.learning_rate}, which float32 '
                        'takes for 0 or infinity; give one between 1e-37 and '
                        '1e38')
-    if self.momentum and self.optimizer in ('adam', 'rmsprop'):
-      raise ValueError(f'momentum is {self.momentum}, and optimizer '
-                       f"'{self.optimizer}' takes none; leave it out, or set "
-                       "optimizer='sgd'")
-    if bool(self.milestones) != (self.schedule == 'halved'):
-      raise ValueError(f'milestones is {self.milestones!r} with schedule '
-                       f"{self.schedule!r}; 'halved', and it alone, takes the "
-                       'fractions of the steps at which the rate is halved')
     if not all(0 < m < 1 for m in self.milestones):
       raise ValueError(f'milestones is {self.milestones!r}; each is a fraction '
                        'of the steps, between 0 and 1')
+
+
+def require_used(recipe: Recipe) -> None:
+  """Refuses settings that another one leaves without effect."""
+  if recipe.momentum and recipe.optimizer in ('adam', 'rmsprop'):
+    raise ValueError(f'momentum is {recipe.momentum}, and optimizer '
+                     f"'{recipe.optimizer}' takes none; leave it out, or set "
+                     "optimizer='sgd'")
+  if bool(recipe.milestones) != (recipe.schedule == 'halved'):
+    raise ValueError(f'milestones is {recipe.milestones!r} with schedule '
+                     f"{recipe.schedule!r}; 'halved', and it alone, takes the "
+                     'fractions of the steps at which the rate is halved')
 
 
 def make_schedule(recipe: Recipe):

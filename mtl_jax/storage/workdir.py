@@ -69,7 +69,8 @@ class Workdir:
     self._finished: dict[str, tuple[int, int]] = {}
 
   def task(self, name: str) -> pathlib.Path:
-    return self.tasks / name
+    """The folder of a task's checkpoint."""
+    return self.tasks / _string(name)
 
   def require_own(self) -> None:
     """Refuses a workdir of another format, and a folder that is none.
@@ -146,7 +147,7 @@ class Workdir:
 
   def version(self, name: str) -> tuple[int, int] | None:
     """Equal as long as the same folder stands under a task's name."""
-    return self.finished_tasks().get(name)
+    return self.finished_tasks().get(_string(name))
 
   def finished_tasks(self) -> dict[str, tuple[int, int]]:
     """(inode, time) of all finished tasks, by name; never changed in place."""
@@ -320,6 +321,12 @@ class Workdir:
                    self.report, self.start, self.plan):
         for left in self.root.glob(f'.{path.name}.*'):
           left.unlink(missing_ok=True)
+
+
+def _string(name: Any) -> str:
+  if not isinstance(name, str):
+    raise ValueError(f'the name of a task is {name!r}; give a string')
+  return name
 
 
 def local_folder(path) -> pathlib.Path:

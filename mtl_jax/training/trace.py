@@ -26,6 +26,9 @@ _CONCRETE = (jax.errors.TracerArrayConversionError,
              jax.errors.TracerIntegerConversionError,
              jax.errors.TracerBoolConversionError)
 CLOSE = .05  # of a leaf's largest value: room for impressions of few bits
+# What Python raises of a mistake; others have their sentence, or are none.
+_PYTHONS = (ArithmeticError, AssertionError, AttributeError, LookupError,
+            NameError, NotImplementedError, TypeError)
 # What a task's record says, whatever its method.
 RECORDED = frozenset({
     'accuracy', 'batch_size', 'bytes', 'classes', 'control', 'curve', 'data',
@@ -180,10 +183,9 @@ def named(phase: config_lib.Phase) -> Iterator[None]:
   origin = methods.METHODS.origin(phase.method)
   try:
     yield
-  except (ValueError, FloatingPointError, OSError, MemoryError,
-          jax.errors.JaxRuntimeError):
-    raise  # has its sentence, or is none of the method's
-  except Exception as error:  # pylint: disable=broad-except
+  except FloatingPointError:
+    raise  # has its sentence
+  except _PYTHONS as error:
     if origin is None:
       raise
     own = [frame for frame in traceback.extract_tb(error.__traceback__)
