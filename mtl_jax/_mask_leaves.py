@@ -37,7 +37,7 @@ def rankable(scores: Scores) -> Scores:
         and np.isnan(np.asarray(s)).any()):
       raise ValueError(f'a score of {name} is NaN, which has no place in an '
                        'order; was the learning rate too large?')
-  trees.map_named(check, trees.check_arrays(scores, 'scores'))
+  trees.map_named(check, trees.check_arrays(scores, 'scores', True))
   return scores
 
 
@@ -46,11 +46,13 @@ def kept(name: str, shape: Sequence[int], density: Any) -> int:
   if isinstance(density, jax.core.Tracer):
     raise ValueError(f'the density of {name} is traced, but how many weights '
                      'are kept is static: pass it as a static argument')
-  if getattr(density, 'shape', None) == () and density.dtype != bool:
+  if getattr(density, 'shape', None) == () and jnp.issubdtype(
+      density.dtype, jnp.number):
     density = float(density)
   if not trees.is_number(density) or not 0. <= density <= 1.:
     raise ValueError(
-        f'density of {name} is {density}; it must lie between 0 and 1')
+        f'density of {name} is {trees.shown(density)}; it must lie between 0 '
+        'and 1')
   return round(float(density) * int(np.prod(shape)))
 
 
@@ -71,8 +73,8 @@ def leaf_key(key: PRNGKey, name: str) -> PRNGKey:
       kind, jax.dtypes.prng_key)
   if np.shape(key) != () if typed else (
       kind != np.uint32 or np.shape(key) not in ((2,), (4,))):
-    raise ValueError(f'key is {key!r}; give one key, as jax.random.key(0) '
-                     'makes it')
+    raise ValueError(f'key is {trees.shown(key)}; give one key, as '
+                     'jax.random.key(0) makes it')
   return jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7fffffff)
 
 

@@ -42,6 +42,7 @@ from mtl_jax.training import resume
 from mtl_jax.training import run as run_lib
 from mtl_jax.training import sizing
 from mtl_jax.training import stream
+from mtl_jax.training import trace
 from mtl_jax.training import validation
 from mtl_jax.training import writers
 from mtl_jax.training.search import iteration
@@ -185,7 +186,7 @@ def _learn(started, running, bar):
 
 def learn_phase(running: run_lib.Run, phase: config_lib.Phase) -> None:
   """Learns a phase of any kind; a signal waits until it has saved."""
-  with host.saves():
+  with host.saves(), trace.named(phase):
     if phase.stream:
       stream.learn(running, phase)
     elif phase.search:

@@ -58,8 +58,8 @@ def fans(tree: trees.Tree, rules: Rules = ()) -> dict[str, Fan | None]:
   >>> found['query/kernel'].fan_in, found['query/bias']
   (64, None)
   """
-  flat = {name: tuple(leaf.shape) for name, leaf in trees.flatten(tree).items()
-          if leaf is not None}
+  flat = {name: tuple(leaf.shape) for name, leaf in trees.flatten(
+      trees.check_arrays(tree, 'the parameters')).items() if leaf is not None}
   trees.select(tree, rules)  # refuses patterns that match no leaf
   return {name: _fan(name, shape, flat, rules) for name, shape in flat.items()}
 

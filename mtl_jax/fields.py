@@ -42,12 +42,22 @@ def frozen(value: Any) -> Any:
     return frozen(np.asarray(value).tolist())
   if isinstance(value, (numbers.Rational, decimal.Decimal)) and (
       not isinstance(value, int)):
-    return float(value)
+    return _as_float(value)
   if isinstance(value, os.PathLike):
     return os.fspath(value)
   if isinstance(value, enum.Enum) and isinstance(value, (int, str)):
     return value.value
   return value
+
+
+def _as_float(value: numbers.Rational | decimal.Decimal) -> float:
+  """The nearest float; infinity beyond the largest, NaN of every NaN."""
+  if isinstance(value, decimal.Decimal) and value.is_nan():
+    return math.nan  # `float` refuses a signaling one
+  try:
+    return float(value)
+  except OverflowError:
+    return math.inf if getattr(value, 'numerator', 1) > 0 else -math.inf
 
 
 def require_plain(value: Any, where: str) -> None:
@@ -103,6 +113,20 @@ def kinds_of(hint: Any) -> tuple:
   return typing.get_args(hint) if union else (hint,)
 
 
+def hints_of(cls: Callable) -> dict[str, Any]:
+  """The type hints of a dataclass's fields, by name.
+
+  Raises:
+    ValueError: one names a type that its module doesn't know.
+  """
+  try:
+    return typing.get_type_hints(cls)
+  except (NameError, TypeError) as error:
+    name = getattr(cls, '__name__', cls)
+    raise ValueError(f'the type hints of {name} cannot be read: {error}; name '
+                     'types that its file imports') from error
+
+
 def part_of(hint: Any) -> type | None:
   """The dataclass in a type hint, alone or in a union with None."""
   found = [kind for kind in kinds_of(hint) if dataclasses.is_dataclass(kind)]
@@ -131,8 +155,14 @@ def _has_nan(value: Any) -> bool:
   return isinstance(value, float) and value != value
 
 
-def _check_types(hints: dict, given: dict, where: str) -> None:
-  """Refuses a value that has another type than its field, or contains NaN."""
+def check_types(hints: dict, given: dict, where: str) -> None:
+  """Refuses a value that has another type than its field, or contains NaN.
+
+  Args:
+    hints: types of the fields, by name.
+    given: values from `frozen`.
+    where: as in `build`.
+  """
   for name, value in given.items():
     hint, said = hints.get(name), f'{where}{name} is {value!r}; it must '
     kinds, item = kinds_of(hint), _item(hint)
@@ -169,7 +199,7 @@ def build(cls: type, given: Mapping, where: str = '',
     every = sorted({*names, *known})
     raise ValueError(f'unknown key {where}{name}{trees.nearest(name, every)}; '
                      f'known: {", ".join(every)}')
-  hints = typing.get_type_hints(cls)
+  hints = hints_of(cls)
   values = {}
   for name, value in given.items():
     part = part_of(hints.get(name))
@@ -181,11 +211,21 @@ def build(cls: type, given: Mapping, where: str = '',
     if isinstance(value, str) and _item(hints.get(name)) is str:
       value = (value,)
     values[name] = value
-  _check_types(hints, values, where)
+  check_types(hints, values, where)
+  for field in dataclasses.fields(cls):
+    if field.init and field.name not in values and (
+        field.default is field.default_factory is dataclasses.MISSING):
+      raise ValueError(f'{where}{field.name} is missing; give it')
   try:
     return cls(**values)
+  except ValueError:
+    raise
   except TypeError as error:
     raise ValueError(f'{where.rstrip(".") or "config"}: {error}') from error
+  except Exception as error:  # pylint: disable=broad-except
+    # A user's own options may raise anything.
+    raise ValueError(f'{where.rstrip(".") or "config"} cannot be made: '
+                     f'{type(error).__name__}: {error}') from error
 
 
 def plain(value: Any) -> Any:
@@ -221,7 +261,12 @@ def from_signature(name: str, function: Callable) -> type:
   3
   """
   found: list[Any] = []
-  for argument in inspect.signature(function).parameters.values():
+  try:
+    arguments = inspect.signature(function).parameters.values()
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'{name}: {error}; give a function whose keyword '
+                     'arguments are its options') from error
+  for argument in arguments:
     if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD,
                          argument.POSITIONAL_ONLY):
       raise ValueError(f'{name}: the factory takes {argument}; its options '

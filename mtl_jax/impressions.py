@@ -5,7 +5,7 @@ adding a task can't alter another.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -268,6 +268,7 @@ def materialise(backbone: Params, impression: Impression,
   >>> materialise(backbone, task)
   {'b': Array([0.], dtype=float32), 'w': Array([ 0., -1.], dtype=float32)}
   """
+  _require(impression)
   if impression.structure is not None:
     return _assemble(backbone, impression)
   params = backbone
@@ -307,13 +308,22 @@ def _assemble(backbone: Params, impression: Impression) -> Params:
   return params
 
 
+def _require(impression: Any) -> Impression:
+  if not isinstance(impression, Impression):
+    raise ValueError(f'the impression is {trees.shown(impression)}; give an '
+                     'impressions.Impression, such as Impression(masks=mask)')
+  for part in ('masks', 'coefficients', 'values'):
+    trees.check_arrays(getattr(impression, part), f"the impression's {part}")
+  return impression
+
+
 def bytes_by_part(impression: Impression) -> dict[str, int]:
   """Bytes of each part: one bit per weight of a mask; others as in memory.
 
   For a value under a mask, only the weights that the mask keeps are counted.
   """
   sizes: dict[str, int] = {}
-  for part, tree in impression._asdict().items():
+  for part, tree in _require(impression)._asdict().items():
     if part in ('path', 'structure'):
       continue  # it has no arrays
     if part == 'parts':

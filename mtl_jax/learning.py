@@ -70,7 +70,7 @@ def learn(system: system_lib.System, source, *, method: str,
                      'config for more, and run it on the workdir')
   found = _source(source, name)
   load = lambda other: found if other == found.name else sources.load(other)
-  called = name or names.of_source(found.name)
+  called = names.of_source(found.name) if name is None else name
   config, suite = _config(system, found, called, method, phase, options, load)
   data = run_lib.Data(load)
   earlier = stored_tasks(system)

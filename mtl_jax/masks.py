@@ -69,8 +69,8 @@ def apply(params: Params, mask: Mask) -> Params:
           f'the mask of {name} is {m.dtype} on weights of {p.dtype}; a mask is '
           'bool, or float on float weights; make it with mask.astype(bool)')
     return _times(p, m.astype(p.dtype))
-  return trees.map_named(leaf, trees.check_arrays(params, 'parameters'),
-                         trees.check_arrays(mask, 'a mask'))
+  return trees.map_named(leaf, trees.check_arrays(params, 'parameters', True),
+                         trees.check_arrays(mask, 'a mask', True))
 
 
 @jax.custom_jvp
@@ -96,7 +96,8 @@ def threshold(scores: Scores, at: float = 0.) -> Mask:
   """
   if (not trees.is_number(at) and getattr(at, 'shape', None) != ()
       or not isinstance(at, jax.core.Tracer) and at != at):
-    raise ValueError(f'the bound of a threshold is {at!r}; give a number')
+    raise ValueError(f'the bound of a threshold is {trees.shown(at)}; give a '
+                     'number')
   return jax.tree.map(lambda s: s >= at, _mask_leaves.rankable(scores))
 
 
@@ -151,13 +152,26 @@ def straight_through(
   ...     {'w': jnp.array([-1., 1.])})
   {'w': Array([5., 7.], dtype=float32)}
   """
+  if not callable(sample_fn):
+    raise ValueError(f'the sampler is {trees.shown(sample_fn)}; give a '
+                     'function from scores to a mask, such as masks.threshold')
+
+  def leaf(name: str, s: Array | None, m: Array | None) -> Array | None:
+    if s is not None and m is None:
+      raise ValueError(f'the sampler gives no mask of {name}, which has scores')
+    if m is not None and not (m.dtype == bool or jnp.issubdtype(
+        m.dtype, jnp.number)):
+      raise ValueError(f'the sampler gives a mask of {name} that is {m.dtype}; '
+                       'it must be bool')
+    return None if s is None or m is None else m.astype(s.dtype)
+
   @jax.custom_vjp
   def sample(scores: Scores) -> Scores:
-    return trees.map_named(lambda _, s, m: s if s is None else m.astype(
-        s.dtype), scores, sample_fn(scores))
+    return trees.map_named(leaf, scores, trees.check_arrays(
+        sample_fn(scores), 'what the sampler gives', True))
   sample.defvjp(lambda scores: (sample(scores), None),
                 lambda _, cotangent: (cotangent,))
-  return sample
+  return lambda scores: sample(trees.check_arrays(scores, 'scores', True))
 
 
 def random(key: PRNGKey, like: Tree, density: float | Tree) -> Mask:
@@ -295,7 +309,10 @@ def stack(masks: Iterable[Mask]) -> Mask:
   >>> stack([{'w': jnp.array([True])}, {'w': jnp.array([False])}])['w'].shape
   (2, 1)
   """
-  masks = [require_bool(mask) for mask in masks or ()]
+  masks = () if masks is None else masks
+  if not isinstance(masks, Iterable) or hasattr(masks, 'shape'):
+    raise ValueError(f'masks is {trees.shown(masks)}; give a list of them')
+  masks = [require_bool(mask) for mask in masks]
   if not masks:
     raise ValueError('a basis needs at least one mask')
   for other in masks[1:]:
@@ -360,7 +377,7 @@ def erdos_renyi(params: Params, eps: float) -> trees.Tree:
   {'w': 0.027777777777777776}
   """
   if not (trees.is_number(eps) and eps > 0):
-    raise ValueError(f'eps is {eps!r}; it must be above 0')
+    raise ValueError(f'eps is {trees.shown(eps)}; it must be above 0')
   known = fans.fans(trees.check_arrays(params, 'parameters'))
 
   def leaf(name: str, x: Array | None) -> float | None:

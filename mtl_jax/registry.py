@@ -35,7 +35,7 @@ class Registry(Mapping):
     self._caches: list[Callable[[], None]] = []
 
   def __getitem__(self, name: str) -> Any:
-    if name not in self._known:
+    if name not in self:
       raise ValueError(
           f'unknown {self.kind} {name!r}'
           f'{trees.nearest(str(name), self._known)}; known: '
@@ -49,7 +49,7 @@ class Registry(Mapping):
     return len(self._known)
 
   def __contains__(self, name: object) -> bool:
-    return name in self._known
+    return isinstance(name, str) and name in self._known
 
   def register(self, name: str, value: Any) -> None:
     """Adds a value, or replaces an older one of this name.

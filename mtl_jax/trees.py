@@ -35,18 +35,31 @@ def is_number(x: Any) -> bool:
   return isinstance(x, numbers.Real) and not isinstance(x, (bool, np.bool_))
 
 
-def check_arrays(tree: Any, what: str) -> Any:
+def check_arrays(tree: Any, what: str, values: bool = False) -> Any:
   """Returns the tree if all its leaves are arrays or `None`.
 
+  Args:
+    tree: the tree to check.
+    what: what the tree is, for messages.
+    values: whether the numbers are needed, not only the shapes.
+
   Raises:
-    ValueError: a leaf has no shape or dtype; names it.
+    ValueError: a leaf has no shape or dtype, or no numbers that JAX computes
+      with; names it.
   """
   for name, leaf in flatten(tree).items():
-    if leaf is not None and not (hasattr(leaf, 'shape')
-                                 and hasattr(leaf, 'dtype')):
+    if leaf is None:
+      continue
+    if not (hasattr(leaf, 'shape') and hasattr(leaf, 'dtype')) or (
+        values and isinstance(leaf, jax.ShapeDtypeStruct)):
       raise ValueError(
           f'{name or "the only leaf"} of {what} is a {type(leaf).__name__}; '
           'every leaf is an array, or None: make it with jax.numpy.asarray')
+    if isinstance(leaf, (np.ndarray, np.generic)) and (
+        leaf.dtype == np.longdouble or leaf.dtype.kind in 'OSUMm'):
+      raise ValueError(f'{name or "the only leaf"} of {what} is {leaf.dtype}, '
+                       'which JAX does not compute with; make it with '
+                       '.astype(numpy.float32)')
   return tree
 
 
@@ -88,6 +101,9 @@ def unflatten(flat: dict[str, Any]) -> Tree:
   {'a': {'bias': None, 'kernel': 1}}
   """
   tree: dict = {}
+  if not isinstance(flat, dict) or not all(isinstance(n, str) for n in flat):
+    raise ValueError(f'the leaves by name are {shown(flat)}; give a dict with '
+                     "names such as 'a/kernel'")
   for name, leaf in flat.items():
     *parents, last = name.split('/')
     node = tree
@@ -203,6 +219,34 @@ def call(what: str, f: Callable, options: dict) -> Any:
   return f(**options)
 
 
+def check_rules(rules: Any) -> Any:
+  """Returns the rules.
+
+  Raises:
+    ValueError: the rules are not a list of pairs of a pattern and a value.
+  """
+  if not isinstance(rules, (list, tuple)) or not all(
+      isinstance(rule, (list, tuple)) and len(rule) == 2
+      and isinstance(rule[0], str) for rule in rules):
+    raise ValueError(f'the rules are {shown(rules)}; give a list of pairs of a '
+                     "pattern and a value, such as [('.*kernel', True)]")
+  return rules
+
+
+def shown(value: Any) -> str:
+  """A value for a message; an array is described by its dtype and shape.
+
+  >>> shown(3), shown(np.zeros((2, 3))), shown({'w': np.zeros(2)})
+  ('3', 'float64(2, 3)', 'dict(float64(2,))')
+  """
+  leaves = jax.tree.leaves(value)
+  if not any(getattr(leaf, 'shape', ()) for leaf in leaves):
+    return ' '.join(repr(value).split())[:200]
+  if leaves[0] is value:
+    return f'{value.dtype}{tuple(value.shape)}'
+  return f'{type(value).__name__}({", ".join(map(shown, leaves[:3]))})'
+
+
 def select(tree: Tree, rules: Sequence[tuple[str, Any]]) -> Tree:
   """A value for every leaf, from an ordered list of (regex, value) rules.
 
@@ -221,7 +265,7 @@ def select(tree: Tree, rules: Sequence[tuple[str, Any]]) -> Tree:
   {'a': {'bias': None, 'kernel': 0.5}}
   """
   names = list(flatten(tree))
-  for pattern, _ in rules:
+  for pattern, _ in check_rules(rules):
     try:
       re.compile(pattern)
     except (re.error, TypeError) as error:

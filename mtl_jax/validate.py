@@ -11,6 +11,7 @@ from mtl_jax.config import config as config_lib
 from mtl_jax.config import growth
 from mtl_jax.config import plan
 from mtl_jax.data import batches
+from mtl_jax.methods import heads
 from mtl_jax.parallel import mesh
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import json_records
@@ -181,12 +182,12 @@ def check_fit(config, suite, data, backbone, earlier=(),
       continue
     size = phase.training.batch_size
     for group in plan.groups(phase.named, suite):
+      for entry in group:
+        batches.check_size(len(data.rows(entry)), size)
       if config.mesh is not None:
         mesh.check(config.mesh.axes(), size)
       elif not drivers.at_once(group, size):
         parallel.split_batch(np.zeros(size))
-      for entry in group:
-        batches.check_size(len(data.rows(entry)), size)
       if len(group) > 1 and phase.training.epochs:
         try:
           batches.check_epochs({
@@ -226,7 +227,7 @@ def check_methods(config, suite, backbone, earlier=(),
             method, backbone, relied, group, config.seed)
     except trace.WrongMethod as error:
       raise ValueError(f'phase {phase.name}: method {phase.method}: {error}'
-                       ) from error
+                       f'{heads.note(phase.options)}') from error
     except ValueError as error:
       raise ValueError(f'phase {phase.name}: {error}') from error
   return left

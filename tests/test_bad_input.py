@@ -104,7 +104,7 @@ def test_missing_data_says_where_it_looked_and_what_prepares_it(
      r'unknown key phases.basis.options.densty \(did you mean: density'),
     ({'phases__basis__learning_rate': 0.}, 'learning_rate is 0'),
     ({'phases__basis__batch_size': -16}, 'batch_size is -16'),
-    ({'phases__basis__optimizer': 'adm'}, "unknown 'adm'.*adam"),
+    ({'phases__basis__optimizer': 'adm'}, "unknown optimizer 'adm'.*adam"),
     ({'phases__impress__basis__size': 3}, 'basis of 3 masks, but phase basis'),
     ({'phases__impress__basis__kind': 'homogenous'}, 'homogenous.*homogeneous'),
     ({'phases__impress__tasks': (1, 3)}, 'both leave an impression named perm'),

@@ -66,6 +66,9 @@ class Config:
       if getattr(self, name) < least:
         raise ValueError(f'{name} is {getattr(self, name)}; it must be at '
                          f'least {least}')
+    if self.progress_seconds < 0:
+      raise ValueError(f'progress_seconds is {self.progress_seconds}; it must '
+                       'be at least 0, which saves after every chunk of steps')
     if self.seed >= 1 << 32:
       raise ValueError(f'seed is {self.seed}; keys have seeds below 2 ** 32')
     if self.matrix not in ('full', 'final'):
@@ -208,7 +211,7 @@ def _options(where: str, prefix: str, method: str, options: dict):
 
 def _driver(where: str, given: dict):
   """The driver described by the flat keys of a phase."""
-  together = given.get('together')
+  together = fields.frozen(given.get('together'))
   if together not in (None, 'joint', 'rounds'):
     raise ValueError(f"{where}together is {together!r}; known: (None, 'joint', "
                      "'rounds')")

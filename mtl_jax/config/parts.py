@@ -244,6 +244,11 @@ class Search:
   def __post_init__(self):
     if isinstance(self.private, str):
       object.__setattr__(self, 'private', (self.private,))
+    if not isinstance(self.fixed, tuple) or not all(
+        isinstance(pair, tuple) and len(pair) == 2
+        and isinstance(pair[0], str) for pair in self.fixed):
+      raise ValueError(f'search: fixed is {self.fixed!r}; give a dict of a '
+                       'value, or a tuple of values, by hyper-parameter')
     self.make_space()
     self.make_scale()
     for name in ('iterations', 'generations', 'children', 'validations',

@@ -12,6 +12,7 @@ from mtl_jax.steps import optimizers
 
 LONGEST = 60  # bytes of a name; file names contain a task's name and this one
 AUTO = 'auto'
+MOST_REPEATS = 100_000  # a plan lists all impressions in memory
 Driver = parts.Joint | parts.Rounds | parts.Stream | parts.Search
 
 
@@ -79,8 +80,10 @@ class Phase:
     if isinstance(self.tasks_at_once, str) and self.tasks_at_once != AUTO:
       raise ValueError(f'tasks_at_once is {self.tasks_at_once!r}; give a '
                        f'number, or {AUTO!r}')
-    if self.most_at_once < 1 or self.repeats < 1:
-      raise ValueError('tasks_at_once and repeats must be at least 1')
+    if self.most_at_once < 1 or not 1 <= self.repeats <= MOST_REPEATS:
+      raise ValueError(
+          'tasks_at_once and repeats must be at least 1, and repeats at most '
+          f'{MOST_REPEATS:,}; got {self.tasks_at_once} and {self.repeats}')
     if self.validate_every < 0:
       raise ValueError(f'validate_every is {self.validate_every}; it must be '
                        'at least 0')
@@ -106,6 +109,7 @@ class Phase:
       raise ValueError('tasks that are trained together take neither pool, '
                        'stream nor tasks_at_once')
     optimizers.make_optimizer(self.training.recipe(1))
+    optimizers.require_used(self.training.recipe(1))
 
   @property
   def most_at_once(self) -> int:

@@ -6,7 +6,6 @@ suite those of its kind, a backbone those of its model.
 
 import dataclasses
 import inspect
-import typing
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -95,7 +94,7 @@ def _dict(value: Any) -> dict:
 def _of_class(cls: type, where: str, leave=(),
               inside=False) -> dict[str, Field]:
   """The fields of a dataclass, and of the dataclasses in it."""
-  hints = typing.get_type_hints(cls)
+  hints = fields.hints_of(cls)
   result: dict[str, Field] = {}
   for field in dataclasses.fields(cls):
     if field.name in leave:

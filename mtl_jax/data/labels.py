@@ -15,6 +15,7 @@ from mtl_jax import trees
 from mtl_jax.data import splits as splits_lib
 from mtl_jax.data import tasks as tasks_lib
 
+_CONTRADICTED = .01  # smallest share of the test images that gets a note
 _SHOWN = 8  # largest number of classes in a sentence
 _SPLITS = ('train', 'valid', 'test')
 
@@ -83,7 +84,20 @@ def _findings(task: tasks_lib.Task, source: splits_lib.Source,
         f'{where}: {int(source.repeated["test"].sum()):,} of its '
         f'{len(source.test.labels):,} test {inputs} are also training or '
         f'validation {inputs} (suite.drop_shared=True leaves them out there)')
+  if not (task.regression or source.tokens or any(view.dropped.values())):
+    _look_at_copies(task, source, view, wrong, said)
   return Findings(tuple(wrong), tuple(said))
+
+
+def _look_at_copies(task, source, view, wrong, said):
+  """Images that stand in several classes, which no network can tell apart."""
+  share = np.mean(source.contradicted[view.test]) if len(view.test) else 0
+  if share == 1 and task.labels is None:
+    wrong.append(f'source {source.name!r}: every test image also stands in '
+                 'another class')
+  elif share > _CONTRADICTED:
+    said.append(f'source {source.name!r}: {share:.0%} of the test images also '
+                'stand in another class')
 
 
 def _look_at_classes(task, source, view, wrong, said):

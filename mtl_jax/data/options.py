@@ -8,6 +8,7 @@ import numpy as np
 _WHOLE = ('num_tasks', 'seed', 'order_seed', 'classes_per_task', 'augment',
           'number_width')
 _SWITCHES = ('shared_outputs', 'leaking', 'drop_shared', 'incomplete')
+_MOST = 1_000_000  # a suite lists all its tasks in memory
 _NEEDED = ('source', 'num_tasks', 'seed', 'augment', 'classes_per_task')
 
 
@@ -39,11 +40,11 @@ def check(kind, options, taken, common) -> None:
 
 def known(what, name, names) -> None:
   """Refuses an unknown name; lists the nearest and all known ones."""
-  if name in names:
+  if isinstance(name, str) and name in names:
     return
   near = difflib.get_close_matches(str(name), names, n=1)
   hint = f'; did you mean {near[0]!r}?' if near else ''
-  raise ValueError(f'unknown {what}: {name!r}{hint} Known: {", ".join(names)}')
+  raise ValueError(f'unknown {what}: {name!r}{hint}; known: {", ".join(names)}')
 
 
 def whole(x) -> bool:
@@ -52,16 +53,32 @@ def whole(x) -> bool:
 
 
 def positive(name, value) -> None:
-  if value < 1:
-    raise ValueError(f'{name} must be positive, but is {value}')
+  """Refuses numbers below 1, and above what a suite can list."""
+  if not 1 <= value <= _MOST:
+    raise ValueError(f'suite.{name} is {value}; it must be at least 1 and at '
+                     f'most {_MOST:,}')
+
+
+def listed(value) -> bool:
+  """Whether a value is a list or tuple that is not empty."""
+  return isinstance(value, (list, tuple)) and bool(value)
+
+
+def _numbers(value) -> bool:
+  """Whether a value is a finite number, or a flat sequence of them."""
+  if isinstance(value, np.ndarray):
+    value = value.tolist()
+  return all(isinstance(x, numbers.Real) and not isinstance(x, bool)
+             and -np.inf < x < np.inf for x in (  # type: ignore[operator]
+                 value if isinstance(value, (tuple, list)) else (value,)))
 
 
 def _check_value(name, value, default):
   wrong = None
   if value is None:
-    if default is None or name not in _NEEDED:
+    if default is None or name not in (*_NEEDED, *_SWITCHES):
       return
-    wrong = 'given'
+    wrong = 'True or False' if name in _SWITCHES else 'given'
   elif name in _WHOLE:
     wrong = 'a whole number' if not whole(value) else None
     if not wrong and name == 'number_width' and not 1 <= value <= 9:
@@ -80,9 +97,9 @@ def _check_value(name, value, default):
             and all(whole(x) and x > 0 for x in value)):
       wrong = '(H, W, C), three whole numbers above 0'
   elif name == 'normalise':
-    if (not isinstance(value, (tuple, list)) or len(value) != 2 or
-        not all(isinstance(x, numbers.Real) and np.isfinite(float(x))
-                for part in value for x in np.ravel(part).tolist())):
-      wrong = '(mean, std), finite'
+    if not (isinstance(value, (tuple, list)) and len(value) == 2
+            and all(map(_numbers, value))):
+      wrong = ('(mean, std), each a finite number or a sequence of one per '
+               'channel')
   if wrong:
     raise ValueError(f'suite.{name} is {value!r}; it must be {wrong}')

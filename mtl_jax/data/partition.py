@@ -21,6 +21,10 @@ def given(found, groups, *others):
   if any(other is not None for other in others):
     raise ValueError('split: groups are the tasks; give no other way to make '
                      'them')
+  if not options.listed(groups) or not all(map(options.listed, groups)):
+    raise ValueError(f'suite.groups is {groups!r}; it must be a sequence of '
+                     'the sequences of classes that make a task, such as '
+                     '((0, 1), (2, 3))')
   flat = [label for group in groups for label in group]
   require_classes(found, flat)
   if len(set(flat)) != len(flat) or len({len(g) for g in groups}) != 1:

@@ -191,8 +191,12 @@ def _folder(tfds_dir, *parts):
 
 def _newest(base, tfds_dir):
   """The folder of the newest prepared version, or `None`."""
-  versions = [f.parent for f in _folder(tfds_dir, base).glob(
-      '*/dataset_info.json') if re.fullmatch(r'\d+\.\d+\.\d+', f.parent.name)]
+  try:
+    versions = [f.parent for f in _folder(tfds_dir, base).glob(
+        '*/dataset_info.json') if re.fullmatch(r'\d+\.\d+\.\d+',
+                                               f.parent.name)]
+  except OSError:  # no folder can have that name
+    return None
   return max(versions, default=None,
              key=lambda f: [int(n) for n in f.name.split('.')])
 

@@ -123,17 +123,29 @@ class Source:
     'test' marks those that are also in train or validation, pixel by pixel;
     'train' and 'valid' mark those that are also in test.
     """
-    found = {split: _digests(getattr(self, split).images)
-             for split in ('train', 'valid', 'test')}
+    found = self._digests
     known = {*found['train'], *found['valid']}
     tested = set(found['test'])
     return {split: np.fromiter((d in (known if split == 'test' else tested)
                                 for d in digests), bool, len(digests))
             for split, digests in found.items()}
 
+  @functools.cached_property
+  def contradicted(self):
+    """Which test inputs also stand in another class, as bool [n]."""
+    seen: dict[bytes, int] = {}
+    other: set[bytes] = set()
+    for split, digests in self._digests.items():
+      for digest, label in zip(digests, getattr(self, split).labels.tolist()):
+        if seen.setdefault(digest, label) != label:
+          other.add(digest)
+    return np.array([d in other for d in self._digests['test']], bool)
 
-def _digests(images):
-  return [hashlib.blake2b(i.tobytes(), digest_size=16).digest() for i in images]
+  @functools.cached_property
+  def _digests(self):
+    return {split: [hashlib.blake2b(i.tobytes(), digest_size=16).digest()
+                    for i in getattr(self, split).images]
+            for split in ('train', 'valid', 'test')}
 
 
 def parts(source):

@@ -244,8 +244,10 @@ def _split(source, classes_per_task=None, num_tasks=None, seed=None,
 def _groups(groups, image_shape=None, normalise=None, augment=0,
             number_width=None, load=sources_lib.load):
   """One task per (source, its classes, which become 0, 1, ...)."""
-  if isinstance(groups, str) or not groups or not all(
-      len(group) == 2 and isinstance(group[0], str) for group in groups):
+  if not options_lib.listed(groups) or not all(
+      options_lib.listed(group) and len(group) == 2
+      and isinstance(group[0], str) and options_lib.listed(group[1])
+      for group in groups):
     raise ValueError('groups: groups must be pairs of a source and its '
                      f'classes, not {groups!r}')
   tasks = []
@@ -270,7 +272,7 @@ def _datasets(sources, image_shape=(28, 28, 1), normalise=None, augment=0,
   same classes are refused. Tasks are named after their sources; folders with
   equal names are told apart by the folders above them.
   """
-  if isinstance(sources, str) or not sources or not all(
+  if not options_lib.listed(sources) or not all(
       isinstance(name, str) for name in sources):
     raise ValueError('datasets: sources must be a sequence of names, not '
                      f'{sources!r}')
@@ -295,6 +297,14 @@ def _official(benchmark, image_shape=(32, 32, 3), only=None, more=(),
   after them. Two sets with the same test images in the same classes are
   refused.
   """
+  for option, given in (('only', only), ('more', more)):
+    if not isinstance(given, (list, tuple, type(None))) or not all(
+        isinstance(name, str) for name in given or ()):
+      raise ValueError(f'suite.{option} is {given!r}; it must be a sequence of '
+                       'names')
+  if image_shape is None:
+    raise ValueError('suite.image_shape is None, but the tasks of an official '
+                     'benchmark are fitted to one shape; give (H, W, C)')
   options_lib.known('benchmark', benchmark, official.BENCHMARKS)
   names = official.BENCHMARKS[benchmark]
   for name in only or ():
@@ -320,6 +330,10 @@ def _chain(source, image_shape, augment, normalise, *middle):
     return ()
   shape = tuple(image_shape or source.image_shape)
   first = (transforms_lib.fit(*shape),) if image_shape else ()
+  if not 0 <= augment < min(shape[:2]):
+    raise ValueError(f'suite.augment is {augment}; the padding of a crop must '
+                     f'lie between 0, which is none, and {min(shape[:2]) - 1}, '
+                     f'as the images are {shape[0]} x {shape[1]}')
   if augment:
     first += (transforms_lib.crop_flip(augment),)
   if normalise is None:

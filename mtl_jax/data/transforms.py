@@ -27,6 +27,7 @@ STATIC = ('fit', 'crop_flip')
 DEFINING = ('permute', 'rotate', 'rotate_nearest')
 
 Number: TypeAlias = int | float
+_LEAST = 1e-30  # of a divisor: float32 has it, and 1 / it
 # A transform's kind, followed by its static arguments.
 Kind: TypeAlias = tuple[Any, ...]
 Kinds: TypeAlias = tuple[Kind, ...]
@@ -144,6 +145,11 @@ def normalise(mean: Number | Sequence[Number],
   if len(mean) != len(std) or not all(s > 0 for s in std):
     raise ValueError('normalise: mean and std need equal lengths and std must '
                      f'be positive, not {mean} and {std}')
+  if not all(_LEAST < s for s in std) or not all(
+      abs(v) < 1 / _LEAST for v in (*mean, *std)):
+    raise ValueError(f'normalise: mean {mean} or std {std} is beyond what '
+                     'float32 divides by; white is 1, so give numbers of about '
+                     'that size')
   return Transform('normalise', (('mean', mean), ('std', std)))
 
 

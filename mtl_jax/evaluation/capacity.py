@@ -9,6 +9,7 @@ from mtl_jax import trees
 from mtl_jax.config import plan
 from mtl_jax.storage import array_files
 from mtl_jax.training import run as run_lib
+from mtl_jax.training import trace
 
 
 def measure(running: run_lib.Run) -> list[dict]:
@@ -35,7 +36,11 @@ def measure(running: run_lib.Run) -> list[dict]:
     if folds is not None:
       trees_.setdefault(folds.tree, []).extend(
           plan.entries(phase, running.suite))
-  return [_tree(running, name, entries) for name, entries in trees_.items()]
+  found = []
+  for name, entries in trees_.items():
+    with trace.named(entries[0].phase):
+      found.append(_tree(running, name, entries))
+  return found
 
 
 def _tree(running, name, entries) -> dict:
@@ -70,9 +75,9 @@ def _tree(running, name, entries) -> dict:
   overlap = [[sum(int((a[leaf] & b[leaf]).sum()) for leaf in leaves)
               for b in bits] for a in bits]
   for i, j in np.argwhere(np.triu(overlap, 1)):
-    raise RuntimeError(f'tree {name}: {overlap[i][j]} weights '
-                       f'belong to both {names[i]} and {names[j]}; train the '
-                       'phase again in a new workdir')
+    raise ValueError(f'tree {name}: {overlap[i][j]} weights '
+                     f'belong to both {names[i]} and {names[j]}; train the '
+                     'phase again in a new workdir')
   size = sum(leaf['size'] for leaf in leaves.values())
   itemsize = jax.tree.leaves(like)[0].dtype.itemsize
   return {

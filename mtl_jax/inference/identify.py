@@ -194,7 +194,7 @@ class Rule:
     for name, table in (('rule', RULES),
                         ('objective', OBJECTIVES)):
       value = getattr(self, name)
-      if value not in table:
+      if not isinstance(value, str) or value not in table:
         raise ValueError(f'unknown {name} {value!r}'
                          f'{trees.nearest(str(value), table)}; known: '
                          f'{", ".join(table)}')

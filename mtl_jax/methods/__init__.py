@@ -34,6 +34,8 @@ Method = base.Method
 Route = base.Route
 Training = base.Training
 
+# Abilities that are neither a switch nor a function.
+_ABLE = {'banks': base.Banks, 'folds': base.Folds}
 METHODS = registry.Registry('method')
 # The bare backbone, used as a task.
 PLAIN = base.Method(lambda *_: {}, lambda backbone, *_: backbone,
@@ -74,7 +76,12 @@ def register(name: str, factory: Callable[..., Method],
       option has no name.
   """
   METHODS.check(name, factory)
+  if options is not None and not (
+      isinstance(options, type) and dataclasses.is_dataclass(options)):
+    raise ValueError(f'method {name}: options is {options!r}; give a class '
+                     'made by dataclasses.dataclass(frozen=True)')
   own = options or fields.from_signature(name, factory)
+  fields.hints_of(own)
   cls = heads.extended(own)
   METHODS.register(name, factory)
   _OPTIONS[name] = _Options(
@@ -127,6 +134,7 @@ def of_options(name: str, options: Any) -> Method:
   if not isinstance(method.abilities, base.Abilities):
     raise ValueError(f'method {name}: abilities must be a methods.Abilities, '
                      f'not a {type(method.abilities).__name__}')
+  _check_kinds(name, method)
   if not _OPTIONS[name].headed:
     return method
   head = getattr(options, 'head', None)
@@ -135,6 +143,25 @@ def of_options(name: str, options: Any) -> Method:
                            getattr(options, 'head_leaves', None))
   except ValueError as error:
     raise ValueError(f'method {name}: {error}') from error
+
+
+def _check_kinds(name: str, method: Method) -> None:
+  """Refuses functions that can't be called, and abilities of another type."""
+  for field, value in method._asdict().items():
+    if field != 'abilities' and not callable(value):
+      raise ValueError(f'method {name}: {field} is {value!r}; give a function')
+  for field, value in method.abilities._asdict().items():
+    default = base.Abilities._field_defaults[field]
+    if isinstance(default, bool):
+      fits, wanted = isinstance(value, bool), 'True or False'
+    elif field in _ABLE:
+      fits, wanted = isinstance(value, _ABLE[field]), (
+          f'a base.{_ABLE[field].__name__}')
+    else:
+      fits, wanted = callable(value), 'a function'
+    if not fits and (value is not None or default is not None):
+      raise ValueError(f'method {name}: the ability {field} is {value!r}; it '
+                       f'must be {wanted}')
 
 
 def combining(count: int) -> tuple[str, Any]:

@@ -164,6 +164,13 @@ def _masked(method: base.Method, leaves) -> base.Method:
   return method._replace(commit=commit)
 
 
+def note(options: Any) -> str:
+  """What to say besides of a method that fails, if it sees no head."""
+  head = getattr(options, 'head', None)
+  return (f'. With head={head!r} the method finds None in the places of the '
+          "head's leaves" if head in APART else '')
+
+
 class _Apart(NamedTuple):
   """A method that sees no head.
 

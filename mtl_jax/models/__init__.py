@@ -39,31 +39,34 @@ def _dense(widths):
   return make
 
 
-def _gem_resnet18(outputs, width=20):
+def _gem_resnet18(outputs, width: int = 20):
   make = lambda remat: from_linen(
       lambda axis_name=None: resnet.GEMResNet18(outputs, width, axis_name,
                                                 remat))
   return make(False)._replace(remat=lambda: make(True))
 
 
-def _bnnet(outputs, width=2048):
+def _bnnet(outputs, width: int = 2048):
   return from_linen(lambda axis_name=None: bnnet.BNNet(
       outputs, width, axis_name))
 
 
-def _part_cifar(outputs, heads=None, modules=12, active=4, width=64,
-                form='auto'):
+def _part_cifar(outputs, heads: tuple[int, ...] | None = None,
+                modules: int = 12, active: int = 4, width: int = 64,
+                form: str = 'auto'):
   return _recomputable(Network(*part.graph(
       lambda channels: part.cifar_levels(channels, width), modules, active,
       heads or (outputs,), form)))
 
 
-def _part_resnet(outputs, heads=None, modules=8, active=2, width=64,
-                 blocks=part.BLOCKS, form='auto', noise=0.):
-  return _recomputable(Network(*part.graph(
+def _part_resnet(outputs, heads: tuple[int, ...] | None = None,
+                 modules: int = 8, active: int = 2, width: int = 64,
+                 blocks: tuple[int, ...] = part.BLOCKS, form: str = 'auto',
+                 noise: float = 0.):
+  made = Network(*part.graph(
       lambda channels: part.resnet_levels(channels, width, tuple(blocks)),
-      modules, active, heads or (outputs,), form),
-                               published=part.published(noise)))
+      modules, active, heads or (outputs,), form))
+  return _recomputable(made._replace(published=part.published(noise)))
 
 
 def _recomputable(made: Network) -> Network:
@@ -72,22 +75,26 @@ def _recomputable(made: Network) -> Network:
       apply=functools.partial(made.apply, remat=True), remat=None))
 
 
-def _fully_connected(outputs, widths=(1000,) * 6, inputs=784, words=10000,
-                     embedding=2, scale=None):
+def _fully_connected(outputs, widths: tuple[int, ...] = (1000,) * 6,
+                     inputs: int = 784, words: int = 10000, embedding: int = 2,
+                     scale: float | None = None):
   return from_linen(lambda **_: stems.FullyConnected(
       outputs, tuple(widths), inputs, words, embedding, scale))
 
 
-def _convolutional(outputs, channels=(32, 64), widths=(256, 256), inputs=1,
-                   stride=1, scale=None, norm=False):
+def _convolutional(outputs, channels: tuple[int, ...] = (32, 64),
+                   widths: tuple[int, ...] = (256, 256), inputs: int = 1,
+                   stride: int = 1, scale: float | None = None,
+                   norm: bool = False):
   return from_linen(lambda axis_name=None: stems.Convolutional(
       outputs, tuple(channels), tuple(widths), inputs, stride, scale, norm,
       axis_name))
 
 
 def _vit(preset):
-  def make(outputs, num_layers=None, patch=None, width=None, hidden=None,
-           heads=None):
+  def make(outputs, num_layers: int | None = None, patch: int | None = None,
+           width: int | None = None, hidden: int | None = None,
+           heads: int | None = None):
     sizes = vit.sizes_of(preset, layers=num_layers, patch=patch, width=width,
                          hidden=hidden, heads=heads)
 
@@ -135,9 +142,9 @@ def make(name: str, outputs: int, **options) -> Network:
     ValueError: the name is unknown (lists the known ones and the nearest), or
       an option is.
   """
-  MODELS[name]  # pylint: disable=pointless-statement
-  return _make(name, outputs, tuple(sorted(
-      (key, trees.hashable(value)) for key, value in options.items())))
+  plain = checks.options(name, MODELS[name], options,
+                         MODELS.origin(name) is None)
+  return _make(name, outputs, tuple(sorted(plain.items())))
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,15 +1,49 @@
 """Checks that a network, such as a user's own, keeps the contract."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from mtl_jax import fields
 from mtl_jax.models import network as network_lib
 
 _ROWS = 2  # images in the traced batch
+_MAY_BE_0 = ('num_layers', 'noise')
+
+
+def options(name: str, factory: Callable, given: Mapping[str, Any],
+            own: bool) -> dict[str, Any]:
+  """Returns a model's options as plain, hashable values.
+
+  Args:
+    name: name of the model, for messages.
+    factory: the function that makes it.
+    given: options from a config.
+    own: whether the model is one of this package, whose numbers are sizes.
+
+  Raises:
+    ValueError: an option has another type than the factory's hints say;
+      names it.
+  """
+  frozen = {key: fields.frozen(value) for key, value in given.items()}
+  fields.require_plain(frozen, 'backbone.options')
+  try:
+    hints = fields.hints_of(factory)
+  except ValueError:  # a user's function may have any, or none
+    return frozen
+  fields.check_types(hints, frozen, 'backbone.options.')
+  for key, value in frozen.items() if own else ():
+    least = 0 if key in _MAY_BE_0 else 1e-30
+    if key in hints and any(
+        number < least
+        for number in (value if isinstance(value, tuple) else (value,))
+        if isinstance(number, (int, float)) and not isinstance(number, bool)):
+      raise ValueError(f'backbone.options.{key} of {name} is {value!r}; it '
+                       f'must be {"at least" if least == 0 else "above"} 0')
+  return frozen
 
 
 def check(name: str, network: network_lib.Network, outputs: int,

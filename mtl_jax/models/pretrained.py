@@ -116,6 +116,10 @@ def fill(file: str, arrays: dict[str, np.ndarray], known: dict[str, Any],
     given = renamed(file, arrays, FLAX if names is None else names,
                     strict=names is not None)
   stay = fresh_leaves(known, all_fresh(names, fresh, published))
+  if set(known) <= stay:
+    raise ValueError(f'backbone.fresh, {tuple(fresh)}, names every leaf, so '
+                     f'that nothing of {file} would be used; name fewer, or '
+                     'leave backbone.weights out')
   given = {leaf: found for leaf, found in given.items() if leaf not in stay}
   _require_all(file, given, set(known) - stay)
   return {leaf: array if leaf in stay else _fitted(file, leaf, *given[leaf],
@@ -137,13 +141,13 @@ def renamed(file: str, arrays: dict[str, np.ndarray], names: Names,
     ValueError: a pattern matches no name, or two names map to the same leaf.
   """
   result: dict[str, tuple[str, np.ndarray]] = {}
-  used = set()
+  used: set[int] = set()
   for name, array in arrays.items():
     leaf: str | None = name
-    for pattern, replacement in names:
+    for i, (pattern, replacement) in enumerate(names):
       match = re.fullmatch(pattern, name)
       if match:
-        used.add(pattern)
+        used.add(i)
         leaf = None if replacement is None else match.expand(replacement)
         break
     if leaf is None:
@@ -154,8 +158,8 @@ def renamed(file: str, arrays: dict[str, np.ndarray], names: Names,
           "correct backbone.names, or leave one out with "
           f'({re.escape(name)!r}, None)')
     result[leaf] = name, array
-  for pattern, _ in names if strict else ():
-    if pattern not in used:
+  for i, (pattern, _) in enumerate(names if strict else ()):
+    if i not in used:
       raise ValueError(
           f'the pattern {pattern!r} of backbone.names is the first to match no '
           f'name of {file}{trees.nearest(pattern, arrays)}; its names are: '
@@ -202,6 +206,10 @@ def _fitted(file: str, leaf: str, name: str, array, like) -> np.ndarray:
       and not np.isfinite(array.astype(np.float32)).all()):
     raise ValueError(f'{name} of {file} holds NaN or infinity; take another '
                      f'file, or name {leaf} in backbone.fresh')
+  if leaf.startswith(STATS) and leaf.endswith('/var') and (array < 0).any():
+    raise ValueError(f'{name} of {file} has numbers below 0, and the leaf '
+                     f'{leaf} is a variance; correct backbone.names (means may '
+                     'have been taken for it), or name it in backbone.fresh')
   return array.astype(like.dtype)
 
 

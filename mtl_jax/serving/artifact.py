@@ -15,6 +15,7 @@ The file holds no image of the data: the outputs that prove a task are those on
 inputs drawn from a seed (see `probes`).
 """
 
+import os
 import pathlib
 import re
 from typing import Any, NamedTuple
@@ -131,7 +132,8 @@ def export_network(system: system_lib.System, task: str, path: aliases.Path,
     ValueError: the task is unknown or damaged, or the path can't be such a
       file.
   """
-  if pathlib.Path(path).suffix != '.safetensors':
+  if not isinstance(path, (str, os.PathLike)) or (
+      pathlib.Path(path).suffix != '.safetensors'):
     raise ValueError(f'{path} does not end with .safetensors, by which '
                      'backbone.weights knows the form; give such a name')
   params, stats = system.effective(system.task(task))

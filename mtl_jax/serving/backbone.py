@@ -5,6 +5,7 @@ afterwards from the workdir, which keeps its leaves.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -77,6 +78,7 @@ def make(recipe: dict, leaves: dict[str, Any] | None = None,
                                recipe.get('compute_dtype', 'float32'))
   key = jax.random.key(recipe['seed'], impl='threefry2x32')
   if leaves is None:
+    _require_room(network, recipe, key)
     params, stats = _draw(network, recipe, key)
     if recipe.get('weights'):
       params, stats = _from_file(network, recipe, key, params, stats)
@@ -116,6 +118,20 @@ def _from_file(network: models.Network, recipe: dict, key: aliases.PRNGKey,
       pretrained.leaves(params, stats), names, tuple(recipe.get('fresh') or ()),
       network.published, key, tuple(recipe['image_shape']))
   return pretrained.split(flat, params, stats)
+
+
+def _require_room(network: models.Network, recipe: dict,
+                  key: aliases.PRNGKey) -> None:
+  """Refuses a network that the machine has no memory for."""
+  left = host.available_bytes()
+  shapes = jax.eval_shape(functools.partial(_init, network, recipe), key)
+  need = sum(math.prod(x.shape) * x.dtype.itemsize
+             for x in jax.tree.leaves(shapes))
+  if left is not None and need > left:
+    raise ValueError(
+        f'the backbone {recipe["model"]} with {recipe["outputs"]} outputs '
+        f'takes {need / 1e9:.1f} GB, and this machine has {left / 1e9:.1f} GB '
+        'left; give smaller backbone.outputs or backbone.options')
 
 
 def _init(network: models.Network, recipe: dict,

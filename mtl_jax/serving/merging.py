@@ -107,11 +107,11 @@ def _check(system: system_lib.System, tasks: Sequence[str],
   if weights is not None and (
       np.ndim(weights) != 1 or not all(map(trees.is_number, weights))
       or how != 'combination' or len(weights) != len(tasks)
-      or not np.isfinite(np.asarray(weights, float)).all()
-      or not np.sum(weights)):
+      or not np.all(np.abs(np.asarray(weights, float)) < 1e30)
+      or not abs(np.sum(np.asarray(weights, float))) > 1e-30):
     raise ValueError(
         f'weights is {weights!r}: a combination takes a finite number per task '
-        'whose sum is not 0, and nothing else takes any')
+        'that float32 has, and whose sum is not 0; nothing else takes any')
   system.workdir.require_free(name)
   if system.workdir.task(name).exists():
     raise ValueError(f'there is a task {name} already; choose another name')

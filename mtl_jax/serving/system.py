@@ -160,7 +160,8 @@ class System(stored_tasks.StoredTasks):
     """
     if names is None:
       names = self._nameless()
-    elif isinstance(names, str) or not (names := list(names)):
+    elif isinstance(names, str) or not isinstance(names, Iterable) or not (
+        names := list(names)):
       raise ValueError(f'names is {names!r}; give the names of the candidates '
                        'as a list')
     for name in names:
@@ -351,6 +352,9 @@ def load(workdir: aliases.Path,
     ValueError: the folder is not a workdir, a file of it was edited, its
       backbone can't be made again, or a plugin is missing or fails.
   """
+  if not trees.is_number(cache_bytes) or not cache_bytes >= 0:
+    raise ValueError(f'cache_bytes is {cache_bytes!r}; give a number of bytes, '
+                     '0 to keep no task')
   registry.load_plugins(plugins)
   work = workdir_lib.Workdir(workdir)
   work.read()

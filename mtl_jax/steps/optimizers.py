@@ -47,6 +47,25 @@ class Recipe:
                        'negative, and finite')
     if not 0 <= self.momentum < 1:
       raise ValueError(f'momentum is {self.momentum}; it must lie in [0, 1)')
+    if not 1e-37 < self.learning_rate < 1e38:
+      raise ValueError(f'learning_rate is {self.learning_rate}, which float32 '
+                       'takes for 0 or infinity; give one between 1e-37 and '
+                       '1e38')
+    if not all(0 < m < 1 for m in self.milestones):
+      raise ValueError(f'milestones is {self.milestones!r}; each is a fraction '
+                       'of the steps, between 0 and 1')
+
+
+def require_used(recipe: Recipe) -> None:
+  """Refuses settings that another one leaves without effect."""
+  if recipe.momentum and recipe.optimizer in ('adam', 'rmsprop'):
+    raise ValueError(f'momentum is {recipe.momentum}, and optimizer '
+                     f"'{recipe.optimizer}' takes none; leave it out, or set "
+                     "optimizer='sgd'")
+  if bool(recipe.milestones) != (recipe.schedule == 'halved'):
+    raise ValueError(f'milestones is {recipe.milestones!r} with schedule '
+                     f"{recipe.schedule!r}; 'halved', and it alone, takes the "
+                     'fractions of the steps at which the rate is halved')
 
 
 def make_schedule(recipe: Recipe):
@@ -65,7 +84,7 @@ def make_schedule(recipe: Recipe):
                                      round(m * recipe.steps)
                                      for m in recipe.milestones).items()}),
   }
-  return _choose(schedules, recipe.schedule)()
+  return _choose('schedule', schedules, recipe.schedule)()
 
 
 def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
@@ -83,7 +102,7 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
   rate = make_schedule(recipe)
   if recipe.schedule == 'constant':
     rate = recipe.learning_rate  # a constant needs no step counter
-  update = _choose(optimizers, recipe.optimizer)(rate)
+  update = _choose('optimizer', optimizers, recipe.optimizer)(rate)
   if not recipe.weight_decay:
     return _promoting(update)
   return _promoting(optax.chain(
@@ -112,8 +131,8 @@ def optimizer_of(method, recipe: Recipe) -> optax.GradientTransformation:
       lambda leaf, factor: factor * leaf, updates, rates(updates))))
 
 
-def _choose(table: dict, name: str):
+def _choose(what: str, table: dict, name: str):
   if name not in table:
-    raise ValueError(f'unknown {name!r}{trees.nearest(name, table)}; known: '
-                     f'{", ".join(sorted(table))}')
+    raise ValueError(f'unknown {what} {name!r}{trees.nearest(name, table)}; '
+                     f'known: {", ".join(sorted(table))}')
   return table[name]

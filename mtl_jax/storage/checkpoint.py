@@ -216,6 +216,10 @@ def read_foreign(path: pathlib.Path) -> dict[str, np.ndarray]:
   Raises:
     CheckpointError: the folder can't be read as a checkpoint of Orbax.
   """
+  if _is_own(path):
+    raise CheckpointError(f'{path} is a part of a workdir, not a network: '
+                          "write a task's network with system.export_network "
+                          'or `mtl-jax export --network`')
   try:
     tree = ocp.load(path.absolute())
     return {name: np.asarray(leaf) for name, leaf in trees.flatten(tree).items()
@@ -224,6 +228,15 @@ def read_foreign(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise CheckpointError(
         f'{path} cannot be read as a checkpoint of Orbax ({_brief(error)}); '
         'of a manager with several steps, give the folder of one') from error
+
+
+def _is_own(path: pathlib.Path) -> bool:
+  """Whether `save` wrote a folder."""
+  try:
+    _metadata(path)
+  except CheckpointError:
+    return False
+  return True
 
 
 _OF_A_TASK = {'backbone', 'classes', 'method', 'source_shape', 'transforms'}

@@ -4,6 +4,7 @@ Three forms are read: `.npz` without pickled objects, `.safetensors`, and a
 folder written by Orbax. In a nested tree, a name is the path joined by '/'.
 """
 
+import os
 import pathlib
 import zipfile
 
@@ -26,7 +27,7 @@ def read(path) -> dict[str, np.ndarray]:
     ValueError: the form is unknown, the file is damaged, or it has no arrays.
   """
   path = pathlib.Path(path).expanduser()
-  if not path.exists():
+  if not os.path.exists(path):  # False of a name that is too long, too
     raise FileNotFoundError(f'there are no weights at {path}; backbone.weights '
                             f'is the path of {_FORMS}')
   if path.is_dir():

@@ -76,7 +76,8 @@ class Workdir:
     self._finished: dict[str, tuple[int, int]] = {}
 
   def task(self, name: str) -> pathlib.Path:
-    return self.tasks / name
+    """The folder of a task's checkpoint."""
+    return self.tasks / _string(name)
 
   def require_own(self) -> None:
     """Refuses a workdir of an unknown format, and a folder of other files.
@@ -153,7 +154,7 @@ class Workdir:
 
   def version(self, name: str) -> tuple[int, int] | None:
     """A value that is equal as long as the task's folder is the same one."""
-    return self.finished_tasks().get(name)
+    return self.finished_tasks().get(_string(name))
 
   def finished_tasks(self) -> dict[str, tuple[int, int]]:
     """(inode, time) of all finished tasks by name; the dict never changes."""
@@ -338,6 +339,12 @@ class Workdir:
                    self.report, self.start, self.plan):
         for left in self.root.glob(f'.{path.name}.*'):
           left.unlink(missing_ok=True)
+
+
+def _string(name: Any) -> str:
+  if not isinstance(name, str):
+    raise ValueError(f'the name of a task is {name!r}; give a string')
+  return name
 
 
 def local_folder(path) -> pathlib.Path:

@@ -3,15 +3,20 @@
 An error in a method shows at the start, not after training.
 """
 
+import contextlib
 import json
+import traceback
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtl_jax import impressions
 from mtl_jax import methods
 from mtl_jax import trees
+from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
 from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.training import preparation
@@ -20,6 +25,15 @@ _CONCRETE = (jax.errors.TracerArrayConversionError,
              jax.errors.ConcretizationTypeError,
              jax.errors.TracerIntegerConversionError,
              jax.errors.TracerBoolConversionError)
+CLOSE = .05  # of a leaf's largest value: room for impressions of few bits
+# Python's errors for mistakes in code; other errors have their own sentence.
+_PYTHONS = (ArithmeticError, AssertionError, AttributeError, LookupError,
+            NameError, NotImplementedError, TypeError)
+# Keys of a task's record that every method has.
+RECORDED = frozenset({
+    'accuracy', 'batch_size', 'bytes', 'classes', 'control', 'curve', 'data',
+    'density', 'entry', 'kind', 'loss', 'method', 'phase', 'pooled', 'repeat',
+    'seconds', 'seed', 'steps', 'task'})
 # Errors of these packages don't say which function of the method failed.
 _BELOW = ('jax', 'jaxlib', 'numpy', 'flax', 'optax')
 
@@ -75,21 +89,66 @@ def of_group(method: methods.Method, backbone: backbone_lib.Backbone,
   bind = lambda p, t, s: method.bind(p, t, s, route)
   bound = _traced('bind', bind, params, trainable, shared)
   _require_used('bind', 'init gives', bind, params, trainable, shared)
-  left = _traced('commit', lambda p, t, s: method.commit(p, t, s, route),
-                 params, trainable, shared)
+  same = []
+
+  def commit(p, t, s):
+    result = method.commit(p, t, s, route)
+    same.append(isinstance(result, tuple) and result[-1] is s)
+    _require_arrays(result)
+    return result
+
+  left = _traced('commit', commit, params, trainable, shared)
   if not isinstance(left, tuple) or len(left) != 2:
     raise WrongMethod('commit must return (impression, shared); it returned a '
                       f'{type(left).__name__}')
   made, after = left
   _require_storable(made, backbone)
   _require_dict('commit', after)
+  if not same[-1]:
+    _require_kept(after)
   stored = _traced('materialise', method.materialise, params, made, shared)
   _require_equal(bound, stored)
   if made.path is None and made.structure is None:
     _require_taken(backbone, params, bound, route)
   _require_used('materialise', 'commit leaves', method.materialise, params,
                 made, shared)
+  if methods.METHODS.origin(group[0].phase.method) and not earlier and (
+      jax.process_count() == 1):
+    _require_same_values(method, backbone, prepare, key, group)
   return Traced(made, shared)
+
+
+def _require_same_values(method, backbone, prepare, key, group) -> None:
+  """Computes once what a user's method trains and what it stores.
+
+  Away from where training begins, where much is 0.
+  """
+  route, params = group[0].route, backbone.params
+
+  def both(params):
+    shared = prepare(params, [])
+    start = method.init(key, params, shared, plan.init_route(group))
+    moved = jax.tree.map(
+        lambda x: x + .05 * jax.random.normal(key, x.shape, x.dtype), start)
+    made, _ = method.commit(params, moved, shared, route)
+    return (method.bind(params, moved, shared, route),
+            method.materialise(params, made, shared))
+  try:
+    bound, stored = map(trees.flatten, both(params))
+  except ValueError:
+    raise
+  except Exception as error:  # pylint: disable=broad-except
+    raise failed('init, bind, commit or materialise', error) from error
+  for name, leaf in bound.items():
+    if leaf is None or not leaf.size:
+      continue
+    one, other = (np.asarray(x, np.float32) for x in (leaf, stored[name]))
+    most = float(np.max(np.abs(one - other)))
+    if not most <= CLOSE * float(np.max(np.abs(one))):
+      raise WrongMethod(
+          f'materialise gives {name} with other values than bind, by up to '
+          f'{most:.3g}: the network that is stored must be the one that was '
+          'trained, to rounding')
 
 
 def _traced(name, function, *args):
@@ -112,6 +171,33 @@ def failed(name: str, error: Exception) -> WrongMethod:
                      f'{" ".join(str(error).split())[:400]}')
 
 
+@contextlib.contextmanager
+def named(phase: config_lib.Phase) -> Iterator[None]:
+  """While a phase is learned: names what fails in a method of a user's own.
+
+  The check before training calls its functions for the first group alone.
+
+  Raises:
+    WrongMethod: names the phase, the function and the line.
+  """
+  origin = methods.METHODS.origin(phase.method)
+  try:
+    yield
+  except FloatingPointError:
+    raise  # has its sentence
+  except _PYTHONS as error:
+    if origin is None:
+      raise
+    own = [frame for frame in traceback.extract_tb(error.__traceback__)
+           if frame.filename.rpartition('/')[2] == origin['file']]
+    where = (f'{own[-1].name} (line {own[-1].lineno} of {origin["file"]})'
+             if own else f'a function of {origin["file"]}')
+    raise WrongMethod(
+        f'phase {phase.name}: method {phase.method}: '
+        f'{failed(where, error)}. What is finished is kept: correct the '
+        'function, and start again') from error
+
+
 def _raised_in(error: Exception) -> str:
   """The package that raised an error."""
   frame, module = error.__traceback__, ''
@@ -122,10 +208,18 @@ def _raised_in(error: Exception) -> str:
 
 
 def _require_facts(method) -> None:
-  """Refuses facts that JSON can't represent."""
+  """Refuses facts that JSON can't represent, or that replace other values."""
   try:
-    json.dumps(method.facts())
-  except TypeError as error:
+    facts = method.facts()
+    json.dumps(facts, allow_nan=False)
+    if not isinstance(facts, dict) or not all(
+        isinstance(name, str) for name in facts):
+      raise TypeError(f'{facts!r} is no dict with names')
+    taken = sorted(RECORDED & facts.keys())
+    if taken:
+      raise TypeError(f'{taken[0]!r} is what every record says; choose another '
+                      'name')
+  except (TypeError, ValueError) as error:
     raise WrongMethod('facts must give values that JSON has, by name: '
                       f'{error}') from error
   except Exception as error:  # pylint: disable=broad-except
@@ -143,7 +237,8 @@ def _require_trainable(method, trainable) -> None:
   if all(leaf is None for leaf in leaves.values()):
     raise WrongMethod('init gives no array: nothing would be trained')
   penalty = _traced('penalty', method.penalty, trainable)
-  if getattr(penalty, 'shape', None) != ():
+  if getattr(penalty, 'shape', None) != () or jnp.issubdtype(
+      penalty.dtype, jnp.complexfloating):
     raise WrongMethod('penalty must give a number; it gives '
                       f'{_said(penalty)}')
   if method.abilities.rates is None:
@@ -156,6 +251,10 @@ def _require_trainable(method, trainable) -> None:
         'it gives', 'init does not')
     raise WrongMethod('rates must give a number for every leaf that init '
                       f'gives; {who[0]} {name or "an array"}, {who[1]}')
+  for name, rate in trees.flatten(rates).items():
+    if rate is not None and rate.shape not in ((), leaves[name].shape):
+      raise WrongMethod('rates must give a number for every leaf; of '
+                        f'{name or "an array"} it gives {_said(rate)}')
 
 
 def _require_used(name, what, function, params, given, shared) -> None:
@@ -211,6 +310,33 @@ def _difference(one: dict, backbone: dict) -> str:
 def _said(leaf) -> str:
   return (f'{leaf.dtype}{leaf.shape}' if hasattr(leaf, 'dtype') else
           f'a {type(leaf).__name__}')
+
+
+def _require_arrays(left) -> None:
+  """Refuses numbers that are no arrays, and arrays that hold no numbers."""
+  for name, leaf in trees.flatten(left).items():
+    if leaf is None or isinstance(leaf, (str, bytes)):
+      continue
+    kind = getattr(leaf, 'dtype', None)
+    if kind is None or jnp.issubdtype(kind, jax.dtypes.extended):
+      raise WrongMethod(
+          f'commit leaves {name} as a {kind or type(leaf).__name__}; every '
+          'leaf is an array of numbers: make it with jax.numpy.asarray, or of '
+          'a key with jax.random.key_data')
+
+
+def _require_kept(shared) -> None:
+  """Refuses a changed `shared` that would be read as another tree."""
+  try:
+    found: Any = jax.tree.structure(trees.unflatten(trees.flatten(shared)))
+    same = found == jax.tree.structure(shared)
+  except ValueError:
+    same = False
+  if not same:
+    raise WrongMethod(
+        'commit returns a `shared` that is not kept as it is, so that a later '
+        'start would find another: give nested dicts of arrays, whose keys are '
+        "strings without '/', and none of them empty")
 
 
 def _require_dict(name, shared) -> None:

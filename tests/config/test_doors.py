@@ -69,12 +69,70 @@ def test_taken(path, value, wanted):
     ('suite__image_shape', {8, 1}, 'suite.image_shape is .*, of type set'),
     ('suite__seed', datetime.date(2020, 1, 1), 'suite.seed is .*of type date'),
     ('suite__source', print, 'suite.source is <built-in'),
-    ('backbone__options', {3: 4}, "backbone.options|has a field 3|3")])
+    ('backbone__options', {3: 4}, "backbone.options|has a field 3|3"),
+    # Beyond what floats have.
+    ('seed', fractions.Fraction(10 ** 400), 'seed is inf; it must be a whole'),
+    ('phases__a__learning_rate', fractions.Fraction(-10 ** 400),
+     'learning_rate is -inf'),
+    ('phases__a__learning_rate', decimal.Decimal('sNaN'),
+     'phases.a.learning_rate is nan; it must be a number'),
+    ('phases__a__learning_rate', 1e-320,
+     'phase a: learning_rate is 1e-320, which float32 takes for 0 or infini'),
+    ('phases__a__learning_rate', 1e308, 'give one between 1e-37 and 1e38'),
+    ('suite__normalise', (.5, 1e-40), 'std .* is beyond what float32 divides'),
+    ('suite__normalise', (1e300, .5), 'mean .* is beyond what float32 divid'),
+    ('suite__normalise', (1, (2, (3,))), r'suite.normalise is .*; it must be '
+     r'\(mean, std\), each a finite number or a sequence'),
+    # What no run means.
+    ('progress_seconds', -1, 'progress_seconds is -1; it must be at least 0'),
+    ('suite__num_tasks', 2 ** 31, 'suite.num_tasks is 2147483648; .* at most '
+                                  '1,000,000'),
+    ('suite__augment', 8, 'suite.augment is 8; .* between 0, which is none, '
+                          'and 7, as the images are 8 x 8'),
+    ('suite__augment', -1, 'suite.augment is -1'),
+    ('suite__drop_shared', None, 'suite.drop_shared is None; it must be True'),
+    ('suite__source', 'x' * 300, 'missing .*xxx'),
+    ('backbone__outputs', 2 ** 40, 'backbone lenet_300_100 with 1099511627776 '
+     'outputs takes .* GB, and this machine has .* smaller backbone.outputs'),
+    ('phases__a__repeats', 2 ** 31, 'phase a: .* repeats at most 100,000; got '
+                                    '1 and 2147483648'),
+    ('phases__a__batch_size', 2 ** 40, 'batch_size is 1099511627776 but the'),
+    ('phases__a__together', np.array([1, 2]),
+     r"phases.a.together is \(1, 2\); known: \(None, 'joint'"),
+    ('phases__a__method', {'a': 1}, "unknown method {'a': 1}; known: batche"),
+    ('phases__a__method', ['supsup'], r"unknown method \['supsup'\]"),
+    # What another field overrides.
+    ('phases__a__momentum', .9, "phase a: momentum is 0.9, and optimizer "
+     "'rmsprop' takes none; leave it out, or set optimizer='sgd'"),
+    ('phases__a__milestones', (.5,), "milestones is .0.5,. with schedule "
+     "'constant'; 'halved', and it alone, takes"),
+    ('phases__a__schedule', 'halved', "milestones is .. with schedule 'halv")])
 def test_refused(path, value, said, tmp_path):
-  with pytest.raises(ValueError, match=said):
+  with pytest.raises((ValueError, FileNotFoundError), match=said):
     experiment.run(config_lib.from_dict(configs.small(**{path: value})),
                    tmp_path / 'run', quiet=True)
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('milestones', [(0.,), (1.,), (-.5,), (2, 3)])
+def test_milestones_are_fractions_of_the_steps(milestones):
+  given = dict(phases__a__schedule='halved', phases__a__milestones=milestones)
+  with pytest.raises(ValueError, match='each is a fraction of the steps, betw'):
+    config_lib.from_dict(configs.small(**given))
+  config_lib.from_dict(configs.small(**given | {
+      'phases__a__milestones': (.25, .75)}))
+
+
+@pytest.mark.parametrize('fixed', [3, 'ab', (1, 2), ((1, 2),), {1: 2}, [[]]])
+def test_what_a_search_fixes_is_named_by_hyper_parameter(fixed):
+  with pytest.raises(ValueError, match='fixed is .*; give a dict of|has no 1'):
+    config_lib.from_dict(configs.small(phases__a__search={'fixed': fixed}))
+
+
+def test_a_part_that_lacks_a_field_names_it():
+  with pytest.raises(ValueError, match='phases.b.basis.size is missing; give'):
+    config_lib.from_dict(configs.small(phases__b__basis={
+        'kind': 'heterogeneous', 'phase': 'a'}))
 
 
 def test_paths_become_strings():

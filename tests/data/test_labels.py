@@ -269,8 +269,28 @@ def test_images_that_are_trained_and_tested_are_counted():
   assert facts['repeated'] == sources.leaks(found) == 5
   assert facts['notes'] == [
       "source 'twice': 5 of its 20 test images are also training or validation "
-      'images (suite.drop_shared=True leaves them out there)']
+      'images (suite.drop_shared=True leaves them out there)',
+      "source 'twice': 25% of the test images also stand in another class"]
   json.dumps(facts)
+
+
+def test_images_that_stand_in_several_classes():
+  """As of two folders, one of which is a copy of the other."""
+  images = images_of(60)
+  twice = sources.from_arrays('toy', np.concatenate([images, images]),
+                              np.repeat([0, 1], 60))
+  with pytest.raises(ValueError, match="source 'toy': every test image also "
+                                       'stands in another class; mend the dat'):
+    make(twice)
+  assert make(twice, incomplete=True)
+  some = sources.from_arrays('toy', np.concatenate([images, images[:20]]),
+                             np.repeat([0, 1], [60, 20]))
+  notes = labels_lib.facts(make(some).tasks[0], some)['notes']
+  said = f'{some.contradicted.mean():.0%} of the test images also stand in an'
+  assert any(said in note for note in notes)
+  clean = sources.from_arrays('toy', images, np.arange(60) % 2)
+  assert not clean.contradicted.any()
+  assert labels_lib.facts(make(clean).tasks[0], clean)['notes'] == []
 
 
 def test_they_can_be_left_out_of_training():

@@ -174,7 +174,8 @@ def test_normalisation_is_the_source_s_unless_given(name, options, expected):
     (lambda: make('permuted', source='toy', num_task=3),
      "'num_task'; did you mean 'num_tasks'.*seed"),
     (lambda: make('permuted', source='toy'), 'needs num_tasks'),
-    (lambda: make('rotated', source='toy', num_tasks=0), 'num_tasks must'),
+    (lambda: make('rotated', source='toy', num_tasks=0),
+     'num_tasks is 0; it must'),
     (lambda: make('split', source='toy', classes_per_task=4), 'num_tasks=1'),
     (lambda: make('split', source='toy', classes_per_task=4, num_tasks=2),
      'more than the 6'),
@@ -197,3 +198,22 @@ def test_normalisation_is_the_source_s_unless_given(name, options, expected):
 def test_bad_input_says_what_is_wrong(call, message):
   with pytest.raises(ValueError, match=message):
     call()
+
+
+@pytest.mark.parametrize('kind, options, said', [
+    ('groups', dict(groups=3), 'groups must be pairs of a source and its'),
+    ('groups', dict(groups=(1, 2)), r'not \(1, 2\)'),
+    ('groups', dict(groups=(('digits', 3),)), 'groups must be pairs'),
+    ('datasets', dict(sources=3), 'sources must be a sequence of names, not 3'),
+    ('split', dict(source='digits', groups=(1, 2)),
+     r'suite.groups is \(1, 2\); it must be a sequence of the sequences'),
+    ('split', dict(source='digits', groups=3), 'suite.groups is 3'),
+    ('official', dict(benchmark={'a': 1}), "unknown benchmark: {'a': 1}"),
+    ('official', dict(benchmark='characters', only=0), 'suite.only is 0;'),
+    ('official', dict(benchmark='characters', more='mnist'), "more is 'mnist'"),
+    ('official', dict(benchmark='characters', image_shape=None),
+     'suite.image_shape is None, .*give'),
+    ('rotated', dict(source='digits', num_tasks=2 ** 31), 'at most 1,000,000')])
+def test_options_of_another_type_are_refused(kind, options, said):
+  with pytest.raises(ValueError, match=said):
+    suites.make(kind, **options)

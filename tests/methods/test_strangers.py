@@ -4,6 +4,7 @@ From a config, as a user meets it: the sentence names the phase, and the
 function, part or leaf; nothing is trained and nothing is written.
 """
 
+import dataclasses
 import re
 
 import configs
@@ -80,6 +81,12 @@ def leave(**parts):
       impressions.Impression(**{name: part(backbone, pairs) if callable(part)
                                 else part for name, part in parts.items()}),
       shared)
+
+
+def kept(after):
+  """A commit that returns another `shared`."""
+  return lambda backbone, pairs, shared, route: (
+      commit(backbone, pairs, shared, route)[0], after)
 
 
 def changed_leaf(name, change):
@@ -195,7 +202,41 @@ def test_the_method_that_is_changed_is_sound():
      "penalty fails: KeyError: 'x'"),
     (dict(facts=lambda: {'rank': jnp.ones(3)}),
      'facts must give values that JSON has'),
+    (dict(facts=lambda: ['rank']), r"facts .*: \['rank'\] is no dict"),
+    (dict(facts=lambda: {3: 1}), 'facts .*: {3: 1} is no dict with names'),
+    (dict(facts=lambda: {'rank': float('nan')}), 'facts must give values that'),
+    (dict(facts=lambda: {'accuracy': 1.}),
+     "'accuracy' is what every record says; choose another name"),
+    (dict(penalty=lambda trainable: jnp.complex64(1)),
+     r'penalty must give a number; it gives complex64\(\)'),
+    (dict(init=None), 'mine: init is None; give a function'),
     (dict(abilities=None), 'abilities must be a methods.Abilities'),
+    # Abilities.
+    (dict(abilities=base.Abilities(superposes='yes')),
+     "the ability superposes is 'yes'; it must be True or False"),
+    (dict(abilities=base.Abilities(watch=5)),
+     'the ability watch is 5; it must be a function'),
+    (dict(abilities=base.Abilities(folds='tree')),
+     "the ability folds is 'tree'; it must be a base.Folds"),
+    (dict(abilities=base.Abilities(rates=lambda pairs: jax.tree.map(
+        lambda x: jnp.ones(7), pairs))),
+     r'rates must give a number for every leaf; of .* it gives float32\(7,\)'),
+    # What the files would not give back as it was.
+    (dict(commit=leave(parts={'pairs': lambda b, p: p, 'n': {'k': 3}})),
+     'commit leaves .*k as a int; every leaf is an array of numbers'),
+    (dict(commit=leave(parts={'n': {'k': jax.random.key(0)}})),
+     'commit leaves .*k as a key.*random.key_data'),
+    (dict(commit=kept({3: jnp.ones(2)})), 'a `shared` that is not kept as it'),
+    (dict(commit=kept({'a': [jnp.ones(2)]})), 'dicts of arrays, whose keys'),
+    (dict(commit=kept({'a/b': jnp.ones(2)})), "strings without '/'"),
+    # Another network is stored than the one that was trained.
+    (dict(commit=lambda backbone, pairs, shared, route: commit(
+        backbone, jax.tree.map(jnp.zeros_like, pairs), shared, route)),
+     'materialise gives Dense_0/kernel with other values than bind, by up to'),
+    (dict(materialise=lambda backbone, impression, shared: jax.tree.map(
+        lambda w, new: 2 * w - new, backbone, update(
+            backbone, impression.parts['pairs']))),
+     'with other values than bind, .*: the network that is stored must be'),
 ])
 def test_a_wrong_function_is_refused(tmp_path, changes, sentence):
   given = config(lambda: GOOD._replace(**changes))
@@ -236,7 +277,7 @@ def test_a_network_with_too_few_outputs_is_refused(monkeypatch):
      'methods.Method; it returned a NoneType'),
     (lambda rank=2: {'init': init}, {}, 'must return a methods.Method; .* dic'),
     (lambda rank=2: 1 / 0, {}, 'mine: its factory fails: ZeroDivisionError'),
-    (lambda rank: GOOD, {}, "mine.*rank"),
+    (lambda rank: GOOD, {}, 'phases.a.options.rank is missing; give it'),
 ])
 def test_a_wrong_factory_or_option_is_refused(factory, options, sentence):
   given = config(factory, options)
@@ -247,7 +288,53 @@ def test_a_wrong_factory_or_option_is_refused(factory, options, sentence):
     configs.check(given)
 
 
+@pytest.mark.parametrize('low', [jnp.bfloat16, jnp.float16])
+def test_an_impression_of_few_bits_is_no_other_network(low):
+  def materialise_low(backbone, impression, shared):
+    return update(backbone, jax.tree.map(
+        lambda x: x.astype(jnp.float32), impression.parts['pairs']))
+  configs.check(config(lambda: GOOD._replace(
+      materialise=materialise_low,
+      commit=lambda backbone, pairs, shared, route: (impressions.Impression(
+          parts={'pairs': jax.tree.map(lambda x: x.astype(low), pairs)}),
+                                                     shared))))
+
+
+def test_a_method_that_sees_no_head_is_told_so():
+  with pytest.raises(ValueError, match=(
+      "init fails: AttributeError: .*With head='none' the method finds None in "
+      "the places of the head's leaves")):
+    configs.check(config(lambda: GOOD, {'head': 'none'}))
+
+
+@pytest.mark.parametrize('options, sentence', [
+    (3, 'options is 3; give a class made by dataclasses.dataclass'),
+    (dict, "options is <class 'dict'>; give a class made by"),
+    (dataclasses.make_dataclass('Own', [('rank', 'Nowhere', 2)]),
+     "type hints of Own cannot be read: name 'Nowhere' is not defined; name")])
+def test_options_that_no_config_could_give_are_refused(options, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    methods.register('mine', lambda own: GOOD, options)
+  assert 'mine' not in methods.METHODS
+
+
+def test_options_that_fail_are_named():
+  @dataclasses.dataclass(frozen=True)
+  class Options:
+    rank: int = 2
+
+    def __post_init__(self):
+      raise KeyError('rank')
+  methods.register('mine', lambda own: GOOD, Options)
+  with pytest.raises(ValueError, match="phases.a.options cannot be made: "
+                                       "KeyError: 'rank'"):
+    configs.check(configs.small(
+        phases__a=dict(method='mine', tasks=(0, 2), steps=5),
+        phases__b=configs.REMOVED, schedule=('a',)))
+
+
 @pytest.mark.parametrize('factory, sentence', [
+    (dict, 'give a function whose keyword arguments are its options'),
     (lambda *ranks: GOOD, "must be keyword arguments with names"),
     (lambda **ranks: GOOD, "must be keyword arguments with names"),
     ('lora', "'lora' cannot be called; register a function"),
@@ -259,7 +346,7 @@ def test_a_factory_without_options_by_name_is_refused(factory, sentence):
 
 
 def test_a_run_of_a_wrong_method_writes_nothing(tmp_path):
-  methods.register('mine', lambda: GOOD._replace(materialise=None))
+  methods.register('mine', lambda: GOOD._replace(materialise=dict))
   given = tiny.only('dedicated', phases__dedicated__method='mine')
   with pytest.raises(ValueError, match=(
       'phase dedicated: method mine: materialise fails: TypeError: ')):

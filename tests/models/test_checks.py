@@ -4,6 +4,7 @@ import re
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import tiny
 from flax import nnx
@@ -98,3 +99,32 @@ def test_refused_before_a_folder_is_made(name, tmp_path):
         'model': 'own', 'outputs': 10, 'init': 'default'}}),
                    tmp_path / 'run', quiet=True)
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('name, option, value, said', [
+    ('vit_ti', 'patch', 'abc', "patch is 'abc'; it must be a whole number"),
+    ('vit_ti', 'num_layers', 1.5, 'num_layers is 1.5; it must be a whole numb'),
+    ('vit_ti', 'num_layers', True, 'num_layers is True; it must be a whole'),
+    ('vit_ti', 'num_layers', -1, 'num_layers of vit_ti is -1; .* at least 0'),
+    ('vit_ti', 'heads', 0, 'heads of vit_ti is 0; it must be above 0'),
+    ('vit_ti', 'width', {1}, 'width is .1., of type set'),
+    ('part_cifar', 'heads', True, 'heads is True; it must be a tuple'),
+    ('part_cifar', 'modules', None, 'modules is None; it must be a whole num'),
+    ('part_cifar', 'active', -1, 'active of part_cifar is -1; .* above 0'),
+    ('part_resnet', 'noise', -.1, 'noise of part_resnet is -0.1; .* at least'),
+    ('part_resnet', 'blocks', (3, 0, 6, 3), r'blocks .* is \(3, 0, 6, 3\)'),
+    ('convolutional', 'norm', 1, 'norm is 1; it must be True or False'),
+    ('convolutional', 'scale', 0., 'scale of convolutional is 0.0'),
+    ('fully_connected', 'widths', 300, 'widths is 300; it must be a tuple'),
+    ('gem_resnet18', 'width', np.float32(20), 'width is 20.0; it must be a')])
+def test_options_of_another_type_are_refused(name, option, value, said):
+  with pytest.raises(ValueError, match=f'backbone.options.{said}|{said}'):
+    models.make(name, 10, **{option: value})
+
+
+def test_options_of_other_libraries_numbers_are_taken():
+  models.make('vit_ti', 10, num_layers=np.int64(1), width=np.uint8(12),
+              heads=np.array(3))
+  models.make('part_cifar', 10, heads=[5, 5], modules=2, active=2)
+  models.make('convolutional', 10, norm=np.True_, channels=np.array([4, 8]))
+  models.make('part_resnet', 10, noise=0)

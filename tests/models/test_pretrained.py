@@ -42,6 +42,38 @@ def test_the_first_pattern_that_matches_decides():
     fill(names=names)
 
 
+def test_a_pattern_that_stands_there_twice_is_refused():
+  with pytest.raises(ValueError, match="'steps' of backbone.names is the first"
+                                       ' to match no name'):
+    fill(names=(*NAMES, ('steps', 'a/bias')))
+
+
+def test_a_file_of_which_nothing_would_be_used_is_refused():
+  with pytest.raises(ValueError, match=(
+      r"backbone.fresh, \('.\*',\), names every leaf, so that nothing of f.npz "
+      'would be used; name fewer')):
+    fill(fresh=('.*',))
+
+
+def test_a_variance_below_zero_is_refused():
+  """As when means and variances are exchanged."""
+  known = KNOWN | {'stats/n/var': jnp.zeros(3)}
+  swapped = FILE | {'net.n.running_var': np.array([1, -1, 0], np.float32)}
+  with pytest.raises(ValueError, match=(
+      'net.n.running_var of f.npz has numbers below 0, and the leaf '
+      'stats/n/var is a variance; correct backbone.names .*backbone.fresh')):
+    fill(swapped, known=known)
+  fill(swapped, known=known, fresh=(*FRESH, 'stats/n/var'))
+  fill(FILE | {'net.n.running_var': np.ones(3, np.float32)}, known=known)
+
+
+@pytest.mark.parametrize('order', ['>', '<'])
+def test_either_order_of_bytes_is_read(order):
+  found = fill(FILE | {'net.a.w': FILE['net.a.w'].astype(f'{order}f2')})
+  np.testing.assert_array_equal(found['a/kernel'],
+                                FILE['net.a.w'].astype(np.float16))
+
+
 def test_names_of_a_flax_checkpoint_and_paths_need_no_patterns():
   flax = {'params/a/kernel': FILE['net.a.w'], 'params/a/bias': FILE['net.a.b'],
           'batch_stats/n/mean': FILE['net.n.running_mean'],

@@ -286,8 +286,8 @@ def test_milestones_of_one_step_halve_twice():
 
 
 @pytest.mark.parametrize('options, message', [
-    (dict(optimizer='rmsprob'), r"unknown 'rmsprob' \(did you mean: rmsprop"),
-    (dict(schedule='cosin'), r"unknown 'cosin' \(did you mean: cosine\?\)"),
+    (dict(optimizer='rmsprob'), r"unknown optimizer 'rmsprob' \(did you mean"),
+    (dict(schedule='cosin'), r"unknown schedule 'cosin' \(did you mean: cosi"),
     (dict(steps=0), 'steps is 0; it must be above 0'),
     (dict(batch_size=-1), 'batch_size is -1; it must be above 0'),
     (dict(learning_rate=float('nan')), 'learning_rate is nan'),

@@ -7,6 +7,7 @@ import pytest
 import safetensors.numpy
 from orbax.checkpoint import v1
 
+from mtl_jax.storage import checkpoint
 from mtl_jax.storage import tensor_file
 from mtl_jax.storage import weights
 
@@ -76,6 +77,15 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path):
   with pytest.raises(ValueError, match='folder cannot be read as a checkpoint '
                                        'of Orbax .*give the folder of one'):
     weights.read(tmp_path / 'folder')
+
+
+def test_a_part_of_a_workdir_is_no_file_of_weights(tmp_path):
+  checkpoint.save(tmp_path / 'task', FLAT, {})
+  with pytest.raises(ValueError, match='task is a part of a workdir, not a net'
+                                       'work: write .*export_network'):
+    weights.read(tmp_path / 'task')
+  with pytest.raises(FileNotFoundError, match='there are no weights at xxx'):
+    weights.read('x' * 300)
 
 
 def test_an_own_file_that_was_changed_is_refused(tmp_path):

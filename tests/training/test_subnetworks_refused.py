@@ -124,8 +124,8 @@ def test_two_owners_of_a_weight_are_no_report(tmp_path, monkeypatch):
     return real(scores, jax.tree.map(np.zeros_like, owner), number, *rest)
   monkeypatch.setattr(allocation, 'allocate', twice)
   monkeypatch.setattr(subnetworks, 'of_tree', lambda *_: [])
-  with pytest.raises(RuntimeError, match='belong to both permuted-00.*'
-                                         'train the phase again'):
+  with pytest.raises(ValueError, match='belong to both permuted-00.*'
+                                       'train the phase again'):
     tiny.learn(config, tmp_path)
 
 

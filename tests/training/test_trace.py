@@ -36,7 +36,7 @@ GOOD = methods.Method(lambda key, backbone, shared, route: jnp.zeros(3), bind,
 
 def check(method):
   entry = types.SimpleNamespace(route=methods.Route(3), phase=(
-      types.SimpleNamespace(together=None)))
+      types.SimpleNamespace(together=None, method='unregistered')))
   return trace.of_group(method, backbone_lib.Backbone(None, PARAMS, {}, {}),
                         [], [entry], seed=0).impression
 

@@ -1,0 +1,75 @@
+"""Every function of the core says in a sentence what it was given wrong."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtl_jax import fans
+from mtl_jax import impressions
+from mtl_jax import masks
+from mtl_jax import trees
+
+W = jnp.asarray(np.random.RandomState(0).randn(4, 6), jnp.float32)
+PARAMS, MASK = {'w': W}, {'w': W > 0}
+KEY = jax.random.key(0)
+SHAPE = {'w': jax.ShapeDtypeStruct((4, 6), jnp.float32)}
+LONG = {'w': np.ones((4, 6), np.longdouble)}
+soft = masks.straight_through
+
+
+@pytest.mark.parametrize('call, said', [
+    # A mask where an impression belongs, as from the algebra's other half.
+    (lambda: impressions.materialise(PARAMS, MASK),
+     r'the impression is dict\(bool\(4, 6\)\); give .*Impression\(masks=mask'),
+    (lambda: impressions.size_in_bytes(None), 'the impression is None; give'),
+    (lambda: impressions.size_in_bytes(impressions.Impression(masks=[True])),
+     "0 of the impression's masks is a bool; every leaf is an array"),
+    # Rules.
+    (lambda: trees.select(PARAMS, {'.*': True}),
+     r"the rules are {'.\*': True}; give a list of pairs"),
+    (lambda: trees.select(PARAMS, ['.*']), 'give a list of pairs of a pattern'),
+    (lambda: trees.select(PARAMS, None), 'the rules are None'),
+    (lambda: masks.signed_constant(KEY, PARAMS, 3), 'the rules are 3'),
+    (lambda: fans.fans(PARAMS, {'.*': 1}), 'the rules are'),
+    (lambda: fans.fans({'w': 3}), 'w of the parameters is a int'),
+    (lambda: trees.unflatten([1]), r'leaves by name are \[1\]; give a dict'),
+    (lambda: trees.unflatten({3: 1}), 'the leaves by name are {3: 1}'),
+    # Shapes without numbers, and numbers that JAX has not.
+    (lambda: masks.apply(SHAPE, MASK), 'w of parameters is a ShapeDtypeStruct'),
+    (lambda: masks.threshold(SHAPE), 'w of scores is a ShapeDtypeStruct'),
+    (lambda: masks.top_k(SHAPE, .5), 'w of scores is a ShapeDtypeStruct'),
+    (lambda: masks.apply(LONG, MASK), 'w of parameters is .*JAX does not comp'),
+    (lambda: masks.top_k(LONG, .5), 'make it with .astype.numpy.float32'),
+    (lambda: masks.signed_constant(KEY, LONG), 'JAX does not compute with'),
+    (lambda: soft(masks.threshold)({'w': np.array(['a'])}), 'is <U1, which JA'),
+    (lambda: soft(masks.threshold)('x'), 'the only leaf of scores is a str'),
+    # Samplers.
+    (lambda: soft(.5), 'the sampler is 0.5; give a function'),
+    (lambda: soft(lambda s: {'w': None})(PARAMS), 'gives no mask of w'),
+    (lambda: soft(lambda s: 3)(PARAMS), 'of what the sampler gives is a int'),
+    (lambda: soft(lambda s: {'w': KEY})(PARAMS), 'mask of w that is key<fry>'),
+    # Several masks.
+    (lambda: masks.stack(3), 'masks is 3; give a list of them'),
+    (lambda: masks.stack(W), r'masks is float32\(4, 6\); give a list'),
+    (lambda: masks.stack([]), 'a basis needs at least one mask'),
+    # What is large is not printed.
+    (lambda: masks.top_k(PARAMS, PARAMS), r'^density of w is float32\(4, 6\)'),
+    (lambda: masks.top_k(PARAMS, {'w': KEY}), 'density of w is '),
+    (lambda: masks.threshold(PARAMS, PARAMS),
+     r'a threshold is dict\(float32\(4, 6\)\); give a number'),
+    (lambda: masks.random(W, PARAMS, .5), r'key is float32\(4, 6\); give one'),
+    (lambda: masks.erdos_renyi(PARAMS, W), r'eps is float32\(4, 6\); it must')])
+def test_what_is_refused(call, said):
+  with pytest.raises(ValueError, match=said) as refused:
+    call()
+  assert len(str(refused.value).splitlines()) == 1
+
+
+def test_remedies():
+  task = impressions.Impression(masks=MASK)
+  assert impressions.materialise(PARAMS, task)['w'].shape == (4, 6)
+  assert impressions.size_in_bytes(task) == 3
+  assert trees.select(PARAMS, [('.*', True)]) == {'w': True}
+  narrow = {'w': LONG['w'].astype(np.float32)}
+  assert masks.apply(narrow, MASK)['w'].dtype == jnp.float32
