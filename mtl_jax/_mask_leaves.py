@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import _top_k
 from mtl_jax import aliases
+from mtl_jax import messages
 from mtl_jax import trees
 
 Array = aliases.Array
@@ -51,8 +53,8 @@ def kept(name: str, shape: Sequence[int], density: Any) -> int:
     density = float(density)
   if not trees.is_number(density) or not 0. <= density <= 1.:
     raise ValueError(
-        f'density of {name} is {trees.shown(density)}; it must lie between 0 '
-        'and 1')
+        f'density of {name} is {messages.shown(density)}; it must lie between '
+        '0 and 1')
   return round(float(density) * int(np.prod(shape)))
 
 
@@ -73,7 +75,7 @@ def leaf_key(key: PRNGKey, name: str) -> PRNGKey:
       kind, jax.dtypes.prng_key)
   if np.shape(key) != () if typed else (
       kind != np.uint32 or np.shape(key) not in ((2,), (4,))):
-    raise ValueError(f'key is {trees.shown(key)}; give one key, as '
+    raise ValueError(f'key is {messages.shown(key)}; give one key, as '
                      'jax.random.key(0) makes it')
   return jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7fffffff)
 
@@ -131,3 +133,24 @@ def count(mask: Mask) -> Array:
   """Number of ones over all leaves, int32."""
   return sum((jnp.sum(m, dtype=jnp.int32) for m in jax.tree.leaves(mask)),
              jnp.int32(0))
+
+
+@jax.custom_jvp
+def times(p: Array, m: Array) -> Array:
+  """The product, +0. where the mask is 0."""
+  # XLA may compile p * m as a select (0.) or as a product (-0. for a negative
+  # weight), so its bits would depend on jit.
+  return jnp.where(m == 0, 0, p * m)
+
+
+times.defjvps(lambda dp, out, p, m: dp * m, lambda dm, out, p, m: p * dm)
+
+
+def most(scores: Scores, density: float | Tree) -> Mask:
+  """The mask of the largest scores of each leaf."""
+  def leaf(name: str, s: Array | None, d: float) -> int | None:
+    return None if s is None else kept(name, s.shape, d)
+  counts = trees.map_named(leaf, scores, per_leaf(density, scores))
+  leaves, treedef = jax.tree.flatten(scores)
+  return jax.tree.unflatten(treedef, _top_k.select_all(
+      leaves, jax.tree.leaves(counts)))

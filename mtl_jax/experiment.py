@@ -32,9 +32,9 @@ from mtl_jax.report import page as report_page
 from mtl_jax.report import terminal
 from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.serving import system as system_lib
-from mtl_jax.storage import checkpoint
 from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
+from mtl_jax.storage import removal
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
 from mtl_jax.training import loop
@@ -42,7 +42,7 @@ from mtl_jax.training import resume
 from mtl_jax.training import run as run_lib
 from mtl_jax.training import sizing
 from mtl_jax.training import stream
-from mtl_jax.training import trace
+from mtl_jax.training import method_errors
 from mtl_jax.training import validation
 from mtl_jax.training import writers
 from mtl_jax.training.search import iteration
@@ -160,7 +160,7 @@ def _learn(started, running, bar):
     for phase in config.phases:
       learn_phase(running, phase)
     # Left by groups that were killed right after their last commit.
-    checkpoint.remove_all(work.progress, '*')
+    removal.remove_all(work.progress, '*')
     if config.matrix == 'full':
       rows = final.matrix_rows(running)
     known = final.infer_tasks(running)
@@ -186,7 +186,7 @@ def _learn(started, running, bar):
 
 def learn_phase(running: run_lib.Run, phase: config_lib.Phase) -> None:
   """Learns a phase of any kind; a signal waits until it has saved."""
-  with host.saves(), trace.named(phase):
+  with host.saves(), method_errors.named(phase):
     if phase.stream:
       stream.learn(running, phase)
     elif phase.search:

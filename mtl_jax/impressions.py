@@ -14,6 +14,7 @@ from jax import lax
 
 from mtl_jax import aliases
 from mtl_jax import masks
+from mtl_jax import messages
 from mtl_jax import trees
 
 Array = aliases.Array
@@ -310,7 +311,7 @@ def _assemble(backbone: Params, impression: Impression) -> Params:
 
 def _require(impression: Any) -> Impression:
   if not isinstance(impression, Impression):
-    raise ValueError(f'the impression is {trees.shown(impression)}; give an '
+    raise ValueError(f'the impression is {messages.shown(impression)}; give an '
                      'impressions.Impression, such as Impression(masks=mask)')
   for part in ('masks', 'coefficients', 'values'):
     trees.check_arrays(getattr(impression, part), f"the impression's {part}")
@@ -352,34 +353,3 @@ def size_in_bytes(impression: Impression) -> int:
   3
   """
   return sum(bytes_by_part(impression).values())
-
-
-def check_parts(impression: Impression) -> None:
-  """Refuses named parts that can't be stored.
-
-  Raises:
-    ValueError: a part has the name of a field, or is not a dict of arrays at
-      every level; names it.
-  """
-  if not isinstance(impression.parts, (dict, type(None))):
-    raise ValueError('parts of the impression are a '
-                     f'{type(impression.parts).__name__}; they must be a dict '
-                     'of parts by name')
-  for name, tree in (impression.parts or {}).items():
-    if name in Impression._fields:
-      raise ValueError(f'the impression has a part {name!r}, but that is the '
-                       'name of a known part; put it there, or choose another '
-                       'name')
-    _check_dict(name, tree)
-
-
-def _check_dict(name: str, tree: Tree) -> None:
-  if isinstance(tree, dict) and tree:
-    for key, child in tree.items():
-      if not isinstance(key, str) or not key or '/' in key:
-        raise ValueError(f'part {name} has the key {key!r}; keys of a part are '
-                         "strings without '/'")
-      _check_dict(f'{name}/{key}', child)
-  elif tree is not None and not hasattr(tree, 'dtype'):
-    raise ValueError(f'part {name} is a {type(tree).__name__}; a part is a '
-                     'dict of arrays, at any depth')

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import _mask_leaves
-from mtl_jax import _top_k
 from mtl_jax import aliases
 from mtl_jax import fans
+from mtl_jax import messages
 from mtl_jax import trees
 
 Array = aliases.Array
@@ -68,19 +68,9 @@ def apply(params: Params, mask: Mask) -> Params:
       raise ValueError(
           f'the mask of {name} is {m.dtype} on weights of {p.dtype}; a mask is '
           'bool, or float on float weights; make it with mask.astype(bool)')
-    return _times(p, m.astype(p.dtype))
+    return _mask_leaves.times(p, m.astype(p.dtype))
   return trees.map_named(leaf, trees.check_arrays(params, 'parameters', True),
                          trees.check_arrays(mask, 'a mask', True))
-
-
-@jax.custom_jvp
-def _times(p: Array, m: Array) -> Array:
-  # +0. where the mask is 0: XLA may compile p * m as a select (0.) or as a
-  # product (-0. for a negative weight), so its bits would depend on jit.
-  return jnp.where(m == 0, 0, p * m)
-
-
-_times.defjvps(lambda dp, out, p, m: dp * m, lambda dm, out, p, m: p * dm)
 
 
 def threshold(scores: Scores, at: float = 0.) -> Mask:
@@ -96,8 +86,8 @@ def threshold(scores: Scores, at: float = 0.) -> Mask:
   """
   if (not trees.is_number(at) and getattr(at, 'shape', None) != ()
       or not isinstance(at, jax.core.Tracer) and at != at):
-    raise ValueError(f'the bound of a threshold is {trees.shown(at)}; give a '
-                     'number')
+    raise ValueError(f'the bound of a threshold is {messages.shown(at)}; give '
+                     'a number')
   return jax.tree.map(lambda s: s >= at, _mask_leaves.rankable(scores))
 
 
@@ -123,16 +113,7 @@ def top_k(scores: Scores, density: float | Tree) -> Mask:
   >>> top_k({'w': jnp.array([3., 1., 1., 1.])}, density=0.5)
   {'w': Array([ True,  True, False, False], dtype=bool)}
   """
-  return _most(_mask_leaves.rankable(scores), density)
-
-
-def _most(scores: Scores, density: float | Tree) -> Mask:
-  def leaf(name: str, s: Array | None, d: float) -> int | None:
-    return None if s is None else kept(name, s.shape, d)
-  counts = trees.map_named(leaf, scores, _mask_leaves.per_leaf(density, scores))
-  leaves, treedef = jax.tree.flatten(scores)
-  return jax.tree.unflatten(treedef, _top_k.select_all(
-      leaves, jax.tree.leaves(counts)))
+  return _mask_leaves.most(_mask_leaves.rankable(scores), density)
 
 
 def straight_through(
@@ -153,7 +134,7 @@ def straight_through(
   {'w': Array([5., 7.], dtype=float32)}
   """
   if not callable(sample_fn):
-    raise ValueError(f'the sampler is {trees.shown(sample_fn)}; give a '
+    raise ValueError(f'the sampler is {messages.shown(sample_fn)}; give a '
                      'function from scores to a mask, such as masks.threshold')
 
   def leaf(name: str, s: Array | None, m: Array | None) -> Array | None:
@@ -189,8 +170,8 @@ def random(key: PRNGKey, like: Tree, density: float | Tree) -> Mask:
   """
   def leaf(name: str, x: Array | None) -> Array | None:
     return None if x is None else draw(key, name, x.shape, jax.random.uniform)
-  return _most(trees.map_named(leaf, trees.check_arrays(like, 'like')),
-               density)
+  return _mask_leaves.most(
+      trees.map_named(leaf, trees.check_arrays(like, 'like')), density)
 
 
 def union(a: Mask, b: Mask) -> Mask:
@@ -311,7 +292,7 @@ def stack(masks: Iterable[Mask]) -> Mask:
   """
   masks = () if masks is None else masks
   if not isinstance(masks, Iterable) or hasattr(masks, 'shape'):
-    raise ValueError(f'masks is {trees.shown(masks)}; give a list of them')
+    raise ValueError(f'masks is {messages.shown(masks)}; give a list of them')
   masks = [require_bool(mask) for mask in masks]
   if not masks:
     raise ValueError('a basis needs at least one mask')
@@ -377,7 +358,7 @@ def erdos_renyi(params: Params, eps: float) -> trees.Tree:
   {'w': 0.027777777777777776}
   """
   if not (trees.is_number(eps) and eps > 0):
-    raise ValueError(f'eps is {trees.shown(eps)}; it must be above 0')
+    raise ValueError(f'eps is {messages.shown(eps)}; it must be above 0')
   known = fans.fans(trees.check_arrays(params, 'parameters'))
 
   def leaf(name: str, x: Array | None) -> float | None:

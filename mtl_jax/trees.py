@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from mtl_jax import aliases
+from mtl_jax import messages
 
 Tree = aliases.Tree
 
@@ -102,8 +103,8 @@ def unflatten(flat: dict[str, Any]) -> Tree:
   """
   tree: dict = {}
   if not isinstance(flat, dict) or not all(isinstance(n, str) for n in flat):
-    raise ValueError(f'the leaves by name are {shown(flat)}; give a dict with '
-                     "names such as 'a/kernel'")
+    raise ValueError(f'the leaves by name are {messages.shown(flat)}; give a '
+                     "dict with names such as 'a/kernel'")
   for name, leaf in flat.items():
     *parents, last = name.split('/')
     node = tree
@@ -228,23 +229,10 @@ def check_rules(rules: Any) -> Any:
   if not isinstance(rules, (list, tuple)) or not all(
       isinstance(rule, (list, tuple)) and len(rule) == 2
       and isinstance(rule[0], str) for rule in rules):
-    raise ValueError(f'the rules are {shown(rules)}; give a list of pairs of a '
-                     "pattern and a value, such as [('.*kernel', True)]")
+    raise ValueError(f'the rules are {messages.shown(rules)}; give a list of '
+                     "pairs of a pattern and a value, such as [('.*kernel', "
+                     'True)]')
   return rules
-
-
-def shown(value: Any) -> str:
-  """A value for a message; an array is described by its dtype and shape.
-
-  >>> shown(3), shown(np.zeros((2, 3))), shown({'w': np.zeros(2)})
-  ('3', 'float64(2, 3)', 'dict(float64(2,))')
-  """
-  leaves = jax.tree.leaves(value)
-  if not any(getattr(leaf, 'shape', ()) for leaf in leaves):
-    return ' '.join(repr(value).split())[:200]
-  if leaves[0] is value:
-    return f'{value.dtype}{tuple(value.shape)}'
-  return f'{type(value).__name__}({", ".join(map(shown, leaves[:3]))})'
 
 
 def select(tree: Tree, rules: Sequence[tuple[str, Any]]) -> Tree:

@@ -17,6 +17,7 @@ from mtl_jax.storage import checkpoint
 from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import drivers
+from mtl_jax.training import method_errors
 from mtl_jax.training import progress
 from mtl_jax.training import trace
 from mtl_jax.training.search import iteration
@@ -225,7 +226,7 @@ def check_methods(config, suite, backbone, earlier=(),
                   for e in plan.relied(known, group)]
         left[phase.name] = trace.of_group(
             method, backbone, relied, group, config.seed)
-    except trace.WrongMethod as error:
+    except method_errors.WrongMethod as error:
       raise ValueError(f'phase {phase.name}: method {phase.method}: {error}'
                        f'{heads.note(phase.options)}') from error
     except ValueError as error:
@@ -239,7 +240,7 @@ def _call_check(method, *facts) -> None:
   except ValueError:
     raise
   except Exception as error:  # pylint: disable=broad-except
-    raise trace.failed('check', error) from error
+    raise method_errors.failed('check', error) from error
 
 
 def check_words(suite, data, params) -> None:

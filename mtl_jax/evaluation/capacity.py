@@ -9,7 +9,7 @@ from mtl_jax import trees
 from mtl_jax.config import plan
 from mtl_jax.storage import array_files
 from mtl_jax.training import run as run_lib
-from mtl_jax.training import trace
+from mtl_jax.training import method_errors
 
 
 def measure(running: run_lib.Run) -> list[dict]:
@@ -38,7 +38,7 @@ def measure(running: run_lib.Run) -> list[dict]:
           plan.entries(phase, running.suite))
   found = []
   for name, entries in trees_.items():
-    with trace.named(entries[0].phase):
+    with method_errors.named(entries[0].phase):
       found.append(_tree(running, name, entries))
   return found
 

@@ -4,7 +4,7 @@ from mtl_jax import parallel
 from mtl_jax.config import plan
 from mtl_jax.training import evaluate
 from mtl_jax.training import run as run_lib
-from mtl_jax.training import trace
+from mtl_jax.training import method_errors
 
 
 def measure(running: run_lib.Run) -> list[dict]:
@@ -22,7 +22,7 @@ def measure(running: run_lib.Run) -> list[dict]:
     scored = [entry for entry in entries if not entry.task.regression]
     row = lambda after, columns: [
         _mixed(running, after, entry) for entry in columns]
-    with trace.named(phase):
+    with method_errors.named(phase):
       matrix = [row(entry, scored[:i]) for i, entry in enumerate(scored, 1)]
       end = matrix[-1] if entries[-1] in scored else row(entries[-1], scored)
     found.append({'phase': phase.name, 'names': [e.name for e in scored],

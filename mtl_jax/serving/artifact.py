@@ -32,6 +32,7 @@ from mtl_jax.storage import checkpoint
 from mtl_jax.storage import deduplicate
 from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
+from mtl_jax.storage import removal
 from mtl_jax.storage import tensor_file
 from mtl_jax.storage import workdir as workdir_lib
 
@@ -208,7 +209,7 @@ def _artifact(arrays: dict, header: dict) -> Artifact:
     metadata, needs = given['metadata'], given['needs']
     for called in (name, *dict(needs or ())):
       if not (re.fullmatch(workdir_lib.NAME, called)
-              and checkpoint.is_final(called)):
+              and removal.is_final(called)):
         raise ValueError(f'{called!r} is no name of a task')
     missing = [key for key in _NEEDED if key not in metadata]
     if missing or metadata['name'] != name:

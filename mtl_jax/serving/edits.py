@@ -11,6 +11,7 @@ from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import deduplicate
 from mtl_jax.storage import json_records
+from mtl_jax.storage import removal
 from mtl_jax.storage import workdir as workdir_lib
 
 
@@ -115,7 +116,7 @@ def _drop(work: workdir_lib.Workdir, name: str, said: dict) -> None:
            or line['kind'] not in (*json_records.ENTRY_KINDS, 'row')]
   json_records.write_lines(work.metrics, [*lines, said])
   if writing.here():
-    checkpoint.remove_all(work.tasks, name)
+    removal.remove_all(work.tasks, name)
 
 
 def _relies(names: list[str]) -> str:

@@ -21,6 +21,7 @@ from mtl_jax.storage import checkpoint
 from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
 from mtl_jax.storage import remedies
+from mtl_jax.storage import removal
 from mtl_jax.storage import workdir as workdir_lib
 
 
@@ -239,7 +240,7 @@ def _folder_faults(work: workdir_lib.Workdir, fingerprint: str) -> list[str]:
   faults = []
   for folder in (work.shared, work.progress):
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-      if not checkpoint.is_final(path.name):
+      if not removal.is_final(path.name):
         continue
       try:
         checkpoint.load(path, expected={'name': path.name,
@@ -257,7 +258,7 @@ def _plan_notes(work: workdir_lib.Workdir, there: set[str],
   if work.tasks.is_dir():
     notes += [f'{path} is no folder, so no task; it is passed over'
               for path in work.tasks.iterdir() if not path.is_dir()
-              and path.name not in lost and checkpoint.is_final(path.name)]
+              and path.name not in lost and removal.is_final(path.name)]
   try:
     plan = work.read_plan()
     came, went = json_records.came_and_went(json_records.read_lines(

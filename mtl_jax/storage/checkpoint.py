@@ -14,8 +14,9 @@ import json
 import os
 import pathlib
 import shutil
+import stat
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,13 +30,12 @@ from mtl_jax import trees
 from mtl_jax.parallel import writing
 from mtl_jax.storage import array_files
 from mtl_jax.storage import remedies
+from mtl_jax.storage import removal
 
 # Format 1: tasks did not name their method. Format 2: every array had its own
 # folder; these checkpoints can still be read.
 FORMAT = 3
 _READ = (2, FORMAT)
-_UNFINISHED = '.orbax-checkpoint-tmp'
-_REMOVED = '.removed'
 # The file with `custom_metadata` as JSON, where Orbax's own tools put them.
 METADATA = '_CHECKPOINT_METADATA'
 # Keys of the metadata that `save` adds.
@@ -48,12 +48,22 @@ class CheckpointError(ValueError):
 
 def exists(path: pathlib.Path) -> bool:
   """Whether there is a finished checkpoint at `path`."""
-  return is_final(path.name) and os.path.isfile(path / METADATA)
+  return removal.is_final(path.name) and os.path.isfile(path / METADATA)
 
 
-def is_final(name: str) -> bool:
-  """Whether a folder's name is not a temporary one that a kill left."""
-  return not name.startswith('.') and _UNFINISHED not in name
+def listed(folder: pathlib.Path) -> Iterator[tuple]:
+  """(name, (inode, time)) of all folders in a folder."""
+  try:
+    names = os.listdir(folder)
+  except OSError:
+    return
+  for name in filter(removal.is_final, names):
+    try:
+      found = os.stat(folder / name)
+    except OSError:
+      continue  # removed meanwhile
+    if stat.S_ISDIR(found.st_mode):
+      yield name, (found.st_ino, found.st_mtime_ns)
 
 
 def has_metadata(path: pathlib.Path) -> bool:
@@ -117,7 +127,7 @@ def save_all(made: Sequence[Made]) -> None:
       for part in parts:
         shutil.rmtree(part.folder, ignore_errors=True)
       raise
-  writing.copy([(one.path, one.path.name + _UNFINISHED) for one in made])
+  writing.copy([(one.path, one.path.name + removal.UNFINISHED) for one in made])
   parallel.barrier('saved')
 
 
@@ -128,7 +138,7 @@ def _part_of(path, arrays, metadata) -> _Part:
   arrays = {name: np.asarray(a) for name, a in arrays.items()
             if a is not None}
   full = dict(metadata, format=FORMAT, hashes=trees.digests(arrays))
-  return _Part(path, path.with_name(path.name + _UNFINISHED),
+  return _Part(path, path.with_name(path.name + removal.UNFINISHED),
                *array_files.pack(arrays), full)
 
 
@@ -349,37 +359,3 @@ def change_metadata(path: pathlib.Path, changes: dict) -> None:
 
 def _brief(error: Exception) -> str:
   return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-def remove_all(folder: pathlib.Path, pattern: str,
-               keep: Sequence[str] = ()) -> None:
-  """Removes checkpoints by name pattern, except those in `keep`.
-
-  Each is renamed first, so that a half-removed one never has a final name.
-  """
-  if writing.here():
-    for path in sorted(folder.glob(pattern)):
-      if path.name not in keep and not path.name.startswith('.'):
-        remove(path)
-  parallel.barrier(f'removed {pattern} from {folder.name}')
-
-
-def remove(path: pathlib.Path) -> None:
-  """Removes a folder or file; a kill never leaves it half removed."""
-  doomed = path.with_name(f'.{path.name}{_REMOVED}')
-  shutil.rmtree(doomed, ignore_errors=True)
-  path.rename(doomed)
-  (shutil.rmtree if doomed.is_dir() else os.unlink)(doomed)
-
-
-def remove_unfinished(folder: pathlib.Path) -> None:
-  """Removes what killed runs left unfinished in `folder`."""
-  if writing.here() and folder.is_dir():
-    for path in folder.iterdir():
-      removed = path.name.startswith('.') and path.name.endswith(_REMOVED)
-      if removed or _UNFINISHED in path.name:
-        if path.is_dir():
-          shutil.rmtree(path, ignore_errors=True)
-        else:
-          path.unlink(missing_ok=True)
-  parallel.barrier(f'remove unfinished {folder.name}')

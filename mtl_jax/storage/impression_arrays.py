@@ -71,7 +71,7 @@ def impression_to_arrays(impression: impressions.Impression) -> dict:
 
 def impression_metadata(impression: impressions.Impression) -> dict:
   """The parts of an impression that are not arrays, as JSON values."""
-  impressions.check_parts(impression)
+  check_parts(impression)
   found: dict[str, Any] = {}
   if impression.structure is not None:
     found['structure'] = list(impression.structure.parts)
@@ -149,3 +149,34 @@ def _scatter(name, value, mask):
   dense = np.zeros(mask.shape, value.dtype)
   dense[mask] = value
   return dense
+
+
+def check_parts(impression: impressions.Impression) -> None:
+  """Refuses named parts that can't be stored.
+
+  Raises:
+    ValueError: a part has the name of a field, or is not a dict of arrays at
+      every level; names it.
+  """
+  if not isinstance(impression.parts, (dict, type(None))):
+    raise ValueError('parts of the impression are a '
+                     f'{type(impression.parts).__name__}; they must be a dict '
+                     'of parts by name')
+  for name, tree in (impression.parts or {}).items():
+    if name in impressions.Impression._fields:
+      raise ValueError(f'the impression has a part {name!r}, but that is the '
+                       'name of a known part; put it there, or choose another '
+                       'name')
+    _check_dict(name, tree)
+
+
+def _check_dict(name: str, tree: trees.Tree) -> None:
+  if isinstance(tree, dict) and tree:
+    for key, child in tree.items():
+      if not isinstance(key, str) or not key or '/' in key:
+        raise ValueError(f'part {name} has the key {key!r}; keys of a part are '
+                         "strings without '/'")
+      _check_dict(f'{name}/{key}', child)
+  elif tree is not None and not hasattr(tree, 'dtype'):
+    raise ValueError(f'part {name} is a {type(tree).__name__}; a part is a '
+                     'dict of arrays, at any depth')

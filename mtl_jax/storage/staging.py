@@ -26,6 +26,7 @@ from mtl_jax.data import cache
 from mtl_jax.storage import array_files
 from mtl_jax.storage import bucket as bucket_lib
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import removal
 
 WORKERS = 16  # transfers at once
 TRIES = 10
@@ -79,7 +80,7 @@ class Staging:
     # Strings: a folder of 10,000 tasks is listed again after each commit.
     found = _present((f'{kind}/{name}', f'{self.root}/{kind}/{name}/{WHOLE}')
                      for name in os.listdir(self.root / kind)
-                     if checkpoint.is_final(name))
+                     if removal.is_final(name))
     if settled:
       self._scans[kind] = when, found
     return found
@@ -233,7 +234,7 @@ class Staging:
     final = self.root / unit
     final.parent.mkdir(exist_ok=True)
     if final.exists():
-      checkpoint.remove(final)
+      removal.remove(final)
     made.rename(final)
     self.there[unit] = dict(self.files(unit))
 
@@ -252,7 +253,7 @@ class Staging:
         folder.mkdir(parents=True, exist_ok=True)
         (self.root / unit).rename(folder / unit.removeprefix('tasks/'))
       else:
-        checkpoint.remove(self.root / unit)
+        removal.remove(self.root / unit)
     if tasks:
       logging.warning(
           '%s was written by another machine since this one last did, and is '
@@ -289,7 +290,7 @@ def _unit_of(path: str) -> tuple[str, str]:
     return path, ''
   if parts[0] == 'backbone' and len(parts) > 1:
     return 'backbone', '/'.join(parts[1:])
-  if parts[0] in FOLDERS and len(parts) > 2 and checkpoint.is_final(parts[1]):
+  if parts[0] in FOLDERS and len(parts) > 2 and removal.is_final(parts[1]):
     return '/'.join(parts[:2]), '/'.join(parts[2:])
   return '', ''
 

@@ -26,10 +26,9 @@ import hashlib
 import os
 import pathlib
 import re
-import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -42,6 +41,7 @@ from mtl_jax.storage import folder_lock
 from mtl_jax.storage import formats
 from mtl_jax.storage import json_records
 from mtl_jax.storage import mirror as mirror_lib
+from mtl_jax.storage import removal
 
 NAME = r'\w[\w.@~-]*'  # the name of a stored task
 _TICK = 2 * 10 ** 9  # nanoseconds; file systems round times to at most 2 s
@@ -139,7 +139,7 @@ class Workdir:
         share files with another task's.
     """
     if (not isinstance(name, str) or not re.fullmatch(NAME, name)
-        or len(name.encode()) > 100 or not checkpoint.is_final(name)):
+        or len(name.encode()) > 100 or not removal.is_final(name)):
       raise ValueError(
           f'the name of the task is {name!r}; a name has letters, digits, _, '
           '., @, ~ and -, at most 100 bytes, and no mark of a folder that is '
@@ -167,7 +167,7 @@ class Workdir:
       stamp = found.st_ino, found.st_mtime_ns
       if stamp != self._stamp:
         before, now = self._finished, time.time_ns()
-        there = {name: found for name, found in _listed(self.tasks)
+        there = {name: found for name, found in checkpoint.listed(self.tasks)
                  if before.get(name) == found
                  or checkpoint.exists(self.task(name))}
         # Returns the same object as long as nothing has changed.
@@ -189,7 +189,7 @@ class Workdir:
       logged |= set(self.read_plan().get('entries', ())) - removed
     if self.tasks.is_dir():
       logged |= {p.name for p in self.tasks.iterdir()
-                 if checkpoint.is_final(p.name) and p.is_dir()}
+                 if removal.is_final(p.name) and p.is_dir()}
     return sorted(logged - set(self.task_names()))
 
   def planned(self, names: Iterable[str]) -> set[str]:
@@ -217,7 +217,7 @@ class Workdir:
       if self.backbone.exists():
         return
       # Left by a start that was killed before it claimed the folder.
-      checkpoint.remove_all(self.root, self.weights.name)
+      removal.remove_all(self.root, self.weights.name)
     checkpoint.save(self.weights, leaves, {'backbone': fingerprint})
 
   def read(self, required: bool = True) -> None:
@@ -331,7 +331,7 @@ class Workdir:
     for folder in (self.root, self.tasks, self.probe, self.progress,
                    self.shared):
       folder.mkdir(parents=True, exist_ok=True)
-      checkpoint.remove_unfinished(folder)
+      removal.remove_unfinished(folder)
     if not self.format.exists():
       json_records.write_atomic(self.format, formats.text())
     if writing.here():
@@ -361,18 +361,3 @@ def local_folder(path) -> pathlib.Path:
         f'{os.fspath(path)} is a remote address ({remote[1]}:), which only the '
         'workdir of one run can have; give a folder or file of this machine')
   return pathlib.Path(path).expanduser()
-
-
-def _listed(folder: pathlib.Path) -> Iterator[tuple]:
-  """(name, (inode, time)) of all folders in a folder."""
-  try:
-    names = os.listdir(folder)
-  except OSError:
-    return
-  for name in filter(checkpoint.is_final, names):
-    try:
-      found = os.stat(folder / name)
-    except OSError:
-      continue  # removed meanwhile
-    if stat.S_ISDIR(found.st_mode):
-      yield name, (found.st_ino, found.st_mtime_ns)

@@ -24,6 +24,7 @@ from mtl_jax.storage import checkpoint
 from mtl_jax.storage import impression_arrays
 from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
+from mtl_jax.storage import removal
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import evaluate
 from mtl_jax.training import run as run_lib
@@ -134,7 +135,7 @@ def _forget(run, name: str) -> None:
   names = [e.name for phase in run.config.phases
            for e in plan.entries(phase, run.suite)]
   before = names[:names.index(name)]
-  checkpoint.remove_all(run.workdir.shared, '*', keep=[
+  removal.remove_all(run.workdir.shared, '*', keep=[
       path.name for path in run.workdir.shared.iterdir()
       if path.name not in before])
 

@@ -12,6 +12,7 @@ from mtl_jax import host
 from mtl_jax import parallel
 from mtl_jax import registry
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import removal
 from mtl_jax.storage import workdir as workdir_lib
 
 
@@ -56,7 +57,7 @@ def save(work: workdir_lib.Workdir, name: str, position: int, arrays: dict,
   if not checkpoint.exists(work.progress / new):
     checkpoint.save(work.progress / new, arrays, values | {
         'name': new, 'defined_in': defined_in})
-    checkpoint.remove_all(work.progress, _pattern(name), keep=[new])
+    removal.remove_all(work.progress, _pattern(name), keep=[new])
   host.may_stop()
 
 
@@ -88,7 +89,7 @@ def newest(work: workdir_lib.Workdir, name: str,
       logging.warning('%s. It is left out: its steps are made again',
                       str(error).split(';')[0])
       parallel.barrier(f'{path.name} is damaged')
-      checkpoint.remove_all(work.progress, path.name)
+      removal.remove_all(work.progress, path.name)
   return None
 
 
@@ -105,5 +106,5 @@ def _require_same_files(path, then: dict | None, now: dict) -> None:
 
 def remove(work: workdir_lib.Workdir, name: str) -> None:
   """Removes the progress of a committed group, stream or search."""
-  checkpoint.remove_all(work.progress, _pattern(name))
+  removal.remove_all(work.progress, _pattern(name))
   host.may_stop()

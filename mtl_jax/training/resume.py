@@ -12,6 +12,7 @@ from mtl_jax.data import suites
 from mtl_jax.parallel import writing
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import json_records
+from mtl_jax.storage import removal
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
 from mtl_jax.training import run as run_lib
@@ -104,6 +105,6 @@ def restore_probes(run: run_lib.Run) -> None:
       logging.warning('%s. It is made again', str(error).split(';')[0])
       parallel.barrier(f'probe of {source} is damaged')
       if path.exists() and writing.here():
-        checkpoint.remove(path)
+        removal.remove(path)
       parallel.barrier(f'probe of {source} is removed')
       commit.probe_images(run, source)

@@ -3,10 +3,7 @@
 An error in a method shows at the start, not after training.
 """
 
-import contextlib
 import json
-import traceback
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -16,19 +13,20 @@ import numpy as np
 from mtl_jax import impressions
 from mtl_jax import methods
 from mtl_jax import trees
-from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
 from mtl_jax.serving import backbone as backbone_lib
+from mtl_jax.storage import impression_arrays
+from mtl_jax.training import method_errors
 from mtl_jax.training import preparation
 
 _CONCRETE = (jax.errors.TracerArrayConversionError,
              jax.errors.ConcretizationTypeError,
              jax.errors.TracerIntegerConversionError,
              jax.errors.TracerBoolConversionError)
+WrongMethod = method_errors.WrongMethod
+failed = method_errors.failed
+
 CLOSE = .05  # of a leaf's largest value: room for impressions of few bits
-# Python's errors for mistakes in code; other errors have their own sentence.
-_PYTHONS = (ArithmeticError, AssertionError, AttributeError, LookupError,
-            NameError, NotImplementedError, TypeError)
 # Keys of a task's record that every method has.
 RECORDED = frozenset({
     'accuracy', 'batch_size', 'bytes', 'classes', 'control', 'curve', 'data',
@@ -36,10 +34,6 @@ RECORDED = frozenset({
     'seconds', 'seed', 'steps', 'task'})
 # Errors of these packages don't say which function of the method failed.
 _BELOW = ('jax', 'jaxlib', 'numpy', 'flax', 'optax')
-
-
-class WrongMethod(ValueError):
-  """A method breaks the contract; the message says which function, and how."""
 
 
 class Traced(NamedTuple):
@@ -160,51 +154,10 @@ def _traced(name, function, *args):
         'has none: use jax.numpy and lax in it, not Python or NumPy '
         f'({str(error).splitlines()[0]})') from error
   except Exception as error:  # pylint: disable=broad-except
-    if isinstance(error, ValueError) and _raised_in(error) not in _BELOW:
+    if (isinstance(error, ValueError)
+        and method_errors.raised_in(error) not in _BELOW):
       raise
     raise failed(name, error) from error
-
-
-def failed(name: str, error: Exception) -> WrongMethod:
-  """The error for a function of a method that raised an exception."""
-  return WrongMethod(f'{name} fails: {type(error).__name__}: '
-                     f'{" ".join(str(error).split())[:400]}')
-
-
-@contextlib.contextmanager
-def named(phase: config_lib.Phase) -> Iterator[None]:
-  """While a phase is learned: names what fails in a method of a user's own.
-
-  The check before training calls its functions for the first group alone.
-
-  Raises:
-    WrongMethod: names the phase, the function and the line.
-  """
-  origin = methods.METHODS.origin(phase.method)
-  try:
-    yield
-  except FloatingPointError:
-    raise  # has its sentence
-  except _PYTHONS as error:
-    if origin is None:
-      raise
-    own = [frame for frame in traceback.extract_tb(error.__traceback__)
-           if frame.filename.rpartition('/')[2] == origin['file']]
-    where = (f'{own[-1].name} (line {own[-1].lineno} of {origin["file"]})'
-             if own else f'a function of {origin["file"]}')
-    raise WrongMethod(
-        f'phase {phase.name}: method {phase.method}: '
-        f'{failed(where, error)}. What is finished is kept: correct the '
-        'function, and start again') from error
-
-
-def _raised_in(error: Exception) -> str:
-  """The package that raised an error."""
-  frame, module = error.__traceback__, ''
-  while frame is not None:
-    module = frame.tb_frame.f_globals.get('__name__', '')
-    frame = frame.tb_next
-  return module.split('.')[0]
 
 
 def _require_facts(method) -> None:
@@ -350,7 +303,7 @@ def _require_storable(made, backbone) -> None:
   if not isinstance(made, impressions.Impression):
     raise WrongMethod('commit must return an impressions.Impression first; it '
                       f'returned a {type(made).__name__}')
-  impressions.check_parts(made)
+  impression_arrays.check_parts(made)
   if made.stats is not None:
     raise WrongMethod('commit returned stats, but the library stores norm '
                       'statistics with every impression itself; leave them out')

@@ -16,6 +16,7 @@ from mtl_jax.storage import array_files
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import impression_arrays
 from mtl_jax.storage import json_records
+from mtl_jax.storage import removal
 from mtl_jax.storage import workdir as workdir_lib
 
 ARRAYS = {'masks/a': np.array([3, 255], np.uint8),
@@ -220,7 +221,7 @@ def test_pickle_beside_the_arrays_is_not_opened(path, tmp_path):
 def test_removal_by_pattern(tmp_path, path):
   for name in ('a.000000002', 'a.000000004', 'a.v2.000000002'):
     shutil.copytree(path, tmp_path / name)
-  checkpoint.remove_all(tmp_path, 'a.' + '[0-9]' * 9, keep=['a.000000004'])
+  removal.remove_all(tmp_path, 'a.' + '[0-9]' * 9, keep=['a.000000004'])
   assert sorted(p.name for p in tmp_path.iterdir()) == [
       'a.000000004', 'a.v2.000000002', 'task']
 
@@ -230,7 +231,7 @@ def test_only_unfinished_folders_are_removed(tmp_path, path):
     (tmp_path / name).mkdir()
     (tmp_path / name / 'file').touch()
   before = tiny.files(path)
-  checkpoint.remove_unfinished(tmp_path)
+  removal.remove_unfinished(tmp_path)
   assert sorted(p.name for p in tmp_path.iterdir()) == [
       'kept', 'my.removed', 'task']
   assert tiny.files(path) == before

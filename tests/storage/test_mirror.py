@@ -20,6 +20,7 @@ from mtl_jax.storage import bucket
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import json_records
 from mtl_jax.storage import mirror
+from mtl_jax.storage import removal
 from mtl_jax.storage import staging
 from mtl_jax.storage import workdir as workdir_lib
 
@@ -95,7 +96,7 @@ def test_what_changes_is_sent_and_nothing_else():
   with work.held():
     task(work, 'c')
     checkpoint.change_metadata(work.task('a'), {'more': 1})
-    checkpoint.remove_all(work.tasks, 'b')
+    removal.remove_all(work.tasks, 'b')
     before = len(buckets.changes())
     work.mirror.push()
     sent = [(what[0], what[1].removeprefix('/b/run/'))
@@ -148,7 +149,7 @@ def test_a_folder_that_changes_under_the_send_is_looked_at_again(monkeypatch):
       if left:
         left.pop()
         task(work, 'b')
-        checkpoint.remove_all(work.progress, 'b.*')
+        removal.remove_all(work.progress, 'b.*')
       return seen
     monkeypatch.setattr(staging.Staging, 'here', here)
     work.mirror.push()
@@ -160,7 +161,7 @@ def test_a_task_that_is_made_anew_is_never_of_two_halves(monkeypatch,
                                                          tmp_path):
   work = new('a')
   with work.held():
-    checkpoint.remove_all(work.tasks, 'a')
+    removal.remove_all(work.tasks, 'a')
     task(work, 'a', value=2)
   changes = buckets.changes()
   for count in range(len(changes)):
@@ -178,7 +179,7 @@ def test_what_is_removed_is_no_longer_whole_first():
   with work.held():
     work.mirror.there['tasks/a'] = dict(sorted(
         work.mirror.there['tasks/a'].items()))  # '0' comes before
-    checkpoint.remove_all(work.tasks, 'a')
+    removal.remove_all(work.tasks, 'a')
   assert [path.rpartition('/')[2] for what, path, *_ in buckets.changes()
           if what == 'remove'] == ['_CHECKPOINT_METADATA', '0']
 
@@ -186,7 +187,7 @@ def test_what_is_removed_is_no_longer_whole_first():
 def test_what_is_made_anew_between_two_looks_is_not_removed(monkeypatch):
   work = new('a')
   with work.held():
-    checkpoint.remove_all(work.tasks, 'a')
+    removal.remove_all(work.tasks, 'a')
     look, left = staging.Staging.here, [1]
 
     def here(self):
@@ -315,7 +316,7 @@ def test_what_others_removed_is_no_surplus_of_a_reader(monkeypatch, tmp_path,
   writer = new('a', 'b')
   reader = fetched(monkeypatch, tmp_path / 'reader')
   with writer.held():
-    checkpoint.remove_all(writer.tasks, 'b')
+    removal.remove_all(writer.tasks, 'b')
   reader.read()
   assert reader.task_names() == ['a'] and not caplog.text
   assert not (reader.root.parent / 'aside').exists()

@@ -17,6 +17,7 @@ from mtl_jax.data import suites
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import json_records
+from mtl_jax.storage import removal
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
 from mtl_jax.training import evaluate
@@ -280,7 +281,7 @@ def test_killed_again_and_again(whole, tmp_path, monkeypatch, stride):
     assert kills < 50
   assert kills > 5
   # As `experiment.run` does after its last phase.
-  checkpoint.remove_all(folder / 'progress', '*')
+  removal.remove_all(folder / 'progress', '*')
   same(folder, whole)
 
 

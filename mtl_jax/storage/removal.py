@@ -1,0 +1,51 @@
+"""Removes checkpoints so that a kill never leaves a half-removed one."""
+
+import os
+import pathlib
+import shutil
+from collections.abc import Sequence
+
+from mtl_jax import parallel
+from mtl_jax.parallel import writing
+
+UNFINISHED = '.orbax-checkpoint-tmp'  # in the name of a folder being written
+_REMOVED = '.removed'
+
+
+def is_final(name: str) -> bool:
+  """Whether a folder has a final name, not one that a kill leaves behind."""
+  return not name.startswith('.') and UNFINISHED not in name
+
+
+def remove_all(folder: pathlib.Path, pattern: str,
+               keep: Sequence[str] = ()) -> None:
+  """Removes checkpoints by name pattern, except those in `keep`.
+
+  Each is renamed first, so that a half-removed one never has a final name.
+  """
+  if writing.here():
+    for path in sorted(folder.glob(pattern)):
+      if path.name not in keep and not path.name.startswith('.'):
+        remove(path)
+  parallel.barrier(f'removed {pattern} from {folder.name}')
+
+
+def remove(path: pathlib.Path) -> None:
+  """Removes a folder or file; a kill never leaves it half removed."""
+  doomed = path.with_name(f'.{path.name}{_REMOVED}')
+  shutil.rmtree(doomed, ignore_errors=True)
+  path.rename(doomed)
+  (shutil.rmtree if doomed.is_dir() else os.unlink)(doomed)
+
+
+def remove_unfinished(folder: pathlib.Path) -> None:
+  """Removes what killed runs left unfinished in `folder`."""
+  if writing.here() and folder.is_dir():
+    for path in folder.iterdir():
+      removed = path.name.startswith('.') and path.name.endswith(_REMOVED)
+      if removed or UNFINISHED in path.name:
+        if path.is_dir():
+          shutil.rmtree(path, ignore_errors=True)
+        else:
+          path.unlink(missing_ok=True)
+  parallel.barrier(f'remove unfinished {folder.name}')
