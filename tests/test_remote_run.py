@@ -23,6 +23,7 @@ from mtl_jax.storage import bucket
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import json_records
 from mtl_jax.storage import mirror
+from mtl_jax.storage import removal
 from mtl_jax.storage import staging
 from mtl_jax.storage import workdir as workdir_lib
 
@@ -52,7 +53,7 @@ def sent_at_once():
           made[-1].push()
         return result
       return done
-    for module, name in ((checkpoint, 'save_all'), (checkpoint, 'remove'),
+    for module, name in ((checkpoint, 'save_all'), (removal, 'remove'),
                          (json_records, 'append_lines'),
                          (json_records, 'write_atomic')):
       patch.setattr(module, name, then_sent(getattr(module, name)))

@@ -121,6 +121,7 @@ class TestContract:
     """`trace.of_group` has the shapes and dtypes of what `commit` leaves."""
     given, found = CASES[case], learned(case)
     group = [types.SimpleNamespace(route=route, phase=types.SimpleNamespace(
+        method='supsup',  # one of the library's
         together='joint' if len(given.routes) > 1 else None))
              for route in given.routes]
     shapes = trace.of_group(

@@ -230,7 +230,7 @@ def test_weights_from_a_file_reach_every_module():
 
 @pytest.mark.parametrize('options, message', [
     (dict(active=5), 'path of 5 modules'), (dict(form='grouped'), 'fused'),
-    (dict(heads=(3, 0)), 'every task its classes')])
+    (dict(heads=(3, 0)), r'heads of part_cifar is \(3, 0\); it must be')])
 def test_misfits_are_refused(options, message):
   with pytest.raises(ValueError, match=message):
     models.make('part_cifar', 3, **(SMALL | options))

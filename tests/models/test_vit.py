@@ -196,7 +196,7 @@ def test_operations_are_counted_for_the_cpu_whatever_computes(monkeypatch):
 
 @pytest.mark.parametrize('changes, text', [
     (dict(heads=3), 'width 16 is not a multiple of 3 heads'),
-    (dict(num_layers=-1), 'num_layers is -1'),
+    (dict(num_layers=-1), 'num_layers of vit_ti is -1; it must be at'),
     (dict(patch=5), 'images 8 x 8 do not divide into patches of 5')])
 def test_bad_sizes_are_refused(changes, text):
   with pytest.raises(ValueError, match=text):

@@ -95,7 +95,8 @@ def test_a_rename_that_is_killed_leaves_a_sound_system(system, monkeypatch,
   def die(*_, **__):
     raise tiny.Stopped
   with monkeypatch.context() as patch:
-    patch.setattr(edits.checkpoint, what, die)
+    patch.setattr(edits.removal if what == 'remove_all' else
+                  edits.checkpoint, what, die)
     with pytest.raises(tiny.Stopped):
       system.rename('permuted-00', 'first')
   found = verification.check(mtl_jax.load(system.workdir.root))

@@ -92,8 +92,8 @@ def test_a_sound_method_is_gone_through_without_computing():
     (dict(commit=leaves(values={'bb': jnp.ones(3)})),
      r'values of bb, but the backbone has no such leaf \(did you mean: b\?\)'),
     (dict(commit=values(b=jnp.ones(4))),
-     r'values of b with the shape \(4,\), but the leaf has \(3,\); what has a '
-     'form of its own belongs into Impression'),
+     r'values of b with the shape \(4,\), but the leaf has \(3,\); put arrays '
+     'of another form into Impression'),
     (dict(commit=leaves(masks={'a': {'kernel': jnp.ones((2, 3))}, 'b': None})),
      'a mask of a/kernel with the dtype float32; masks are bool'),
     # Another network than the one that was trained.

@@ -212,8 +212,8 @@ class _TaskIteration:
     """(number of children that one call trains, whether under vmap)."""
     apart = waves.one_by_one()
     each = self.search.at_once or (1 if apart else waves.largest(
-        self.search.children, functools.partial(
-            self._need, state, child, images), sizing.limit(),
+        -(-self.search.children // parallel.device_count()),
+        functools.partial(self._need, state, child, images), sizing.limit(),
         self.phase.name))
     return parallel.device_count() * each, not apart
 

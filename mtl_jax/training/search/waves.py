@@ -4,8 +4,6 @@ from collections.abc import Callable
 
 import jax
 
-from mtl_jax import parallel
-
 
 def one_by_one() -> bool:
   """Whether a device trains children one after another: a CPU's cores are busy
@@ -16,13 +14,14 @@ def one_by_one() -> bool:
 
 def largest(children: int, need: Callable[[int], int | None],
             available: int | None, name: str) -> int:
-  """The most children per device that fit into its memory.
+  """The most children that fit into the memory of a device.
 
   Args:
-    children: of a generation; all of them are trained in one call if they fit.
+    children: children of a generation on each device; all of them are trained
+      in one call if they fit.
     need: (children per device) -> bytes on each device; `None` if unknown.
     available: bytes that each device has for them; `None` if unknown.
-    name: of the phase.
+    name: name of the phase.
 
   Raises:
     ValueError: a single child does not fit; names remedies.
@@ -30,7 +29,7 @@ def largest(children: int, need: Callable[[int], int | None],
   >>> largest(8, lambda each: 10 + 5 * each, 31, 'grow')
   4
   """
-  each = -(-children // parallel.device_count())
+  each = children
   while available is not None:
     bytes_ = need(each)
     if bytes_ is None or bytes_ <= available:

@@ -22,18 +22,13 @@ def _linear(asked, constant=100, each=10):
     (10 ** 9, 8), (180, 8), (179, 4), (140, 4), (139, 2), (110, 1)])
 def test_the_largest_number_that_fits(available, wanted):
   asked = []
-  assert waves.largest(8 * DEVICES, _linear(asked), available, 'p') == wanted
+  assert waves.largest(8, _linear(asked), available, 'p') == wanted
   assert asked[0] == 8 and len(asked) <= 4
 
 
-def test_children_that_do_not_divide_are_rounded_up():
-  assert waves.largest(3 * DEVICES + 1, _linear([]), 10 ** 9, 'p') == 4
-  assert waves.largest(1, _linear([]), 10 ** 9, 'p') == 1
-
-
 def test_a_whole_generation_where_no_memory_is_known():
-  assert waves.largest(8 * DEVICES, _linear([]), None, 'p') == 8
-  assert waves.largest(8 * DEVICES, lambda _: None, 5, 'p') == 8
+  assert waves.largest(8, _linear([]), None, 'p') == 8
+  assert waves.largest(8, lambda _: None, 5, 'p') == 8
 
 
 def test_a_child_that_does_not_fit_is_refused_with_remedies():
