@@ -256,7 +256,7 @@ def killed_at(monkeypatch, nth):
     if not left[0]:
       raise tiny.Stopped
   for module, name in ((checkpoint, 'save'), (json_records, 'append_line'),
-                       (checkpoint, 'remove_all')):
+                       (removal, 'remove_all')):
     def around(*args, write=getattr(module, name), **kwargs):
       tick()
       write(*args, **kwargs)
