@@ -69,10 +69,13 @@ def test_a_scan_of_blocks_takes_less_memory_and_gives_the_same():
   (whole, expected), (less, found) = (
       gradients(network, params, {}, x) for network in (plain, again))
   assert less < 0.7 * whole, (less, whole)
-  for name, leaf in trees.flatten(expected[0]).items():
+  leaves = trees.flatten(expected[0])
+  # A bias of keys changes no attention: its gradient is rounding alone.
+  noise = 1e-8 * max(np.abs(leaf).max() for leaf in leaves.values())
+  for name, leaf in leaves.items():
     np.testing.assert_allclose(
         trees.flatten(found[0])[name], leaf, rtol=1e-3,
-        atol=1e-5 * np.abs(leaf).max(), err_msg=name)
+        atol=max(noise, 1e-5 * np.abs(leaf).max()), err_msg=name)
 
 
 @pytest.mark.slow
