@@ -1,4 +1,4 @@
-"""Values as error messages show them."""
+"""Values and other errors as error messages show them."""
 
 from typing import Any
 
@@ -18,3 +18,13 @@ def shown(value: Any) -> str:
   if leaves[0] is value:
     return f'{value.dtype}{tuple(value.shape)}'
   return f'{type(value).__name__}({", ".join(map(shown, leaves[:3]))})'
+
+
+def brief(error: BaseException) -> str:
+  """The first line of another library's error, or its type if it has none.
+
+  >>> brief(OSError('no disk\\nmore')), brief(KeyError())
+  ('no disk', 'KeyError')
+  """
+  said = str(error).strip().splitlines() or [type(error).__name__]
+  return said[0].rstrip('.')[:300]

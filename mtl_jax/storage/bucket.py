@@ -16,6 +16,8 @@ import threading
 import time
 import uuid
 
+from mtl_jax import messages
+
 BEAT = 15.  # seconds between two renewals of a lock
 STALE = 60.  # without one, the lock is taken over
 # What a protocol is asked for.
@@ -60,8 +62,8 @@ class Bucket:
           f'{address}: fsspec knows no protocol {protocol!r}; write '
           'gs://BUCKET/RUN, or another of its protocols') from error
     except ImportError as error:
-      raise ImportError(f'{address}: {brief(error)}; of gs://, pip install '
-                        '"mtl_jax[remote]"') from error
+      raise ImportError(f'{address}: {messages.brief(error)}; of gs://, pip '
+                        'install "mtl_jax[remote]"') from error
     try:
       self._fs, root = fsspec.core.url_to_fs(
           self.address, use_listings_cache=False, **more)
@@ -72,8 +74,8 @@ class Bucket:
   def refused(self, error: Exception) -> ValueError:
     """One sentence for whatever a store says before anything was done."""
     return ValueError(
-        f'{self.address} cannot be used ({brief(error)}): see that the bucket '
-        'exists and that your credentials may read and write it (of gs://, '
+        f'{self.address} cannot be used ({messages.brief(error)}): see that the '
+        'bucket exists and that your credentials may read and write it (of gs://, '
         'gcloud auth application-default login). Nothing was changed')
 
   def list(self, under: str = '') -> dict[str, dict]:
@@ -116,11 +118,6 @@ def md5(info: dict) -> str | None:
     return base64.b64decode(info['md5Hash']).hex()
   tag = str(info.get('ETag') or '').strip('"')
   return tag if re.fullmatch('[0-9a-f]{32}', tag) else None
-
-
-def brief(error: BaseException) -> str:
-  said = str(error).strip().splitlines() or [type(error).__name__]
-  return said[0].rstrip('.')[:200]
 
 
 class Lock:

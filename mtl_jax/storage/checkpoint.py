@@ -25,6 +25,7 @@ from orbax.checkpoint import type_handlers
 from orbax.checkpoint import v1 as ocp
 
 from mtl_jax import json_files
+from mtl_jax import messages
 from mtl_jax import parallel
 from mtl_jax import trees
 from mtl_jax.parallel import writing
@@ -206,7 +207,7 @@ def load(path: pathlib.Path, names: Sequence[str] | None = None,
   try:
     arrays = array_files.read(path, metadata.pop('layout', None), names)
   except Exception as error:  # TensorStore raises many kinds.
-    raise CheckpointError(f'{path} cannot be read: {_brief(error)}'
+    raise CheckpointError(f'{path} cannot be read: {messages.brief(error)}'
                           f'{remedies.of(path)}') from error
   hashes = metadata['hashes']
   wanted = set(hashes) if names is None else set(names)
@@ -236,7 +237,8 @@ def read_foreign(path: pathlib.Path) -> dict[str, np.ndarray]:
             if leaf is not None}
   except Exception as error:  # Orbax and TensorStore raise many kinds.
     raise CheckpointError(
-        f'{path} cannot be read as a checkpoint of Orbax ({_brief(error)}); '
+        f'{path} cannot be read as a checkpoint of Orbax '
+        f'({messages.brief(error)}); '
         'of a manager with several steps, give the folder of one') from error
 
 
@@ -355,7 +357,3 @@ def change_metadata(path: pathlib.Path, changes: dict) -> None:
     os.fsync(out.fileno())
   os.chmod(part, 0o644)
   os.replace(part, file)
-
-
-def _brief(error: Exception) -> str:
-  return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

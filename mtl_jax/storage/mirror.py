@@ -18,6 +18,7 @@ from typing import Any
 
 import filelock
 
+from mtl_jax import messages
 from mtl_jax.parallel import writing
 from mtl_jax.storage import bucket as bucket_lib
 from mtl_jax.storage import checkpoint
@@ -236,7 +237,7 @@ class Mirror(staging.Staging):
     except Exception as error:  # of any store
       logging.warning('the lock of %s could not be given back (%s): it is '
                       'taken over after %.0f seconds', self.bucket.address,
-                      bucket_lib.brief(error), bucket_lib.STALE)
+                      messages.brief(error), bucket_lib.STALE)
 
   @contextlib.contextmanager
   def _sending(self, lock: bucket_lib.Lock) -> Iterator[None]:
@@ -278,7 +279,7 @@ class Mirror(staging.Staging):
       except Exception as error:  # of any store
         if wait is None or lock.lost or isinstance(error, ValueError):
           why = (f'another process ({lock.lost}) has taken it over' if lock.lost
-                 else bucket_lib.brief(error))
+                 else messages.brief(error))
           return (f'what has changed last was not sent to '
                   f'{self.bucket.address} ({why}); it lies in {self.root}: '
                   'the same command on this machine goes on from there')
@@ -305,7 +306,7 @@ def _thread_of(ended: threading.Event, every: float,
           return
         wait = min(2 * wait, 60.)
         logging.warning('%s: %s; it is tried again', lock.bucket.address,
-                        bucket_lib.brief(error))
+                        messages.brief(error))
   thread = threading.Thread(target=work, daemon=True)
   thread.start()
   return thread

@@ -19,6 +19,7 @@ import safetensors
 from safetensors import numpy as safetensors_numpy
 
 from mtl_jax import json_files
+from mtl_jax import messages
 from mtl_jax import trees
 from mtl_jax.storage import checkpoint
 
@@ -94,7 +95,7 @@ def read(path) -> tuple[dict[str, np.ndarray], dict]:
   except Exception as error:  # safetensors raises several kinds
     raise FileError(
         f'{path} cannot be read: it is no safetensors file, or a part of one '
-        f'({_brief(error)}){_REMEDY}') from error
+        f'({messages.brief(error)}){_REMEDY}') from error
   if said[DIGEST] != _digest(said[KEY], arrays):
     raise FileError(f'{path} was changed since it was written (its SHA-256 '
                     f'differs){_REMEDY}')
@@ -122,7 +123,7 @@ def read_weights(path) -> dict[str, np.ndarray]:
                                for name in file.keys()}
   except Exception as error:  # safetensors raises several kinds
     raise FileError(f'{path} cannot be read as .safetensors '
-                    f'({_brief(error)}){_REMEDY}') from error
+                    f'({messages.brief(error)}){_REMEDY}') from error
   if not own:
     return arrays
   arrays, header = read(path)
@@ -138,10 +139,6 @@ def is_one(path) -> bool:
 
 
 _REMEDY = '; copy it again from where it was written'
-
-
-def _brief(error: Exception) -> str:
-  return str(error).splitlines()[0][:200] if str(error) else repr(error)
 
 
 def _in_order(content: bytes) -> bytes:
