@@ -74,9 +74,9 @@ class Bucket:
   def refused(self, error: Exception) -> ValueError:
     """One sentence for whatever a store says before anything was done."""
     return ValueError(
-        f'{self.address} cannot be used ({messages.brief(error)}): see that the '
-        'bucket exists and that your credentials may read and write it (of gs://, '
-        'gcloud auth application-default login). Nothing was changed')
+        f'{self.address} cannot be used ({messages.brief(error)}): see that '
+        'the bucket exists and that your credentials may read and write it (of '
+        'gs://, gcloud auth application-default login). Nothing was changed')
 
   def list(self, under: str = '') -> dict[str, dict]:
     """What the store says of all objects below a path, by path."""
