@@ -4,7 +4,9 @@
         --out=experiments/benchmarks/results/gem_resnet18_step.jsonl
 
 SplitCIFAR-100's step: batch 128, top-k masks with Erdos-Renyi budgets (eps 16),
-Adam 1e-3 with weight decay 1e-4, inside a scan. See README.md.
+Adam 1e-3 with weight decay 1e-4, inside a scan. With `--devices=2`, JAX takes
+the cores for two devices, and our chunk divides each batch between them. See
+README.md.
 """
 
 import argparse
@@ -31,7 +33,7 @@ from mtl_jax.steps import single
 EPS, CLASSES = 16., 5
 RECIPE = optimizers.Recipe(steps=1000, optimizer='adam', learning_rate=1e-3,
                            weight_decay=1e-4)
-OURS = 'our step'
+OURS, CHUNK = 'our step', 'our chunk (uint8, augmented)'
 THREADS = 2
 # Ours takes at most PyTorch's time.
 RIVALS = {f'PyTorch {form}, {mode}': (form == 'channels-last',
@@ -137,9 +139,10 @@ def torch_run(setup: Setup, channels_last: bool, compiled: bool):
 def measure(setup: Setup, rounds: int, rivals=RIVALS) -> list[dict]:
   """One dict per case; all are timed in turn."""
   count = setup.labels.shape[0]
+  devices = jax.device_count()
   cases = [timing.Case(OURS, make_run(setup), count),
-           timing.Case('our chunk (uint8, augmented)', make_chunk_run(setup),
-                       count, OURS)]
+           timing.Case(CHUNK + f' on {devices} devices' * (devices > 1),
+                       make_chunk_run(setup), count, OURS)]
   failed = []
   for name, kind in rivals.items():
     try:
@@ -194,7 +197,9 @@ def main():
   parser.add_argument('--rounds', type=int, default=9)
   parser.add_argument('--rivals', nargs='*', default=list(RIVALS),
                       choices=list(RIVALS))
+  parser.add_argument('--devices', type=int, default=1)
   given = parser.parse_args()
+  jax.config.update('jax_num_cpu_devices', given.devices)
   lines = measure(make_setup(given.steps, given.batch), given.rounds,
                   {name: RIVALS[name] for name in given.rivals})
   if given.out:

@@ -86,6 +86,24 @@ def render_resnet(lines: list[dict]) -> str:
   return '\n'.join(out + ['', _origin(lines)])
 
 
+def render_kernels(lines: list[dict]) -> str:
+  """The Markdown table of `kernel_gradient.py`: a row for each convolution."""
+  rows: dict[str, dict[str, dict]] = {}
+  for line in lines:
+    rows.setdefault(line['group'], {})[line['name']] = line
+  sizes = list(dict.fromkeys(line['name'] for line in lines))
+  out = ['| convolution | ' + ' | '.join(sizes) + ' |',
+         '| --- ' * (len(sizes) + 1) + '|']
+  for group, row in rows.items():
+    cells = [f'{row[size]["core_ms_median"]:.1f} ({row[size]["ms_median"]:.1f})'
+             if size in row else '' for size in sizes]
+    images, side, channels, outputs, window, stride = row[sizes[-1]]['shape']
+    strided = f', stride {stride}' if stride > 1 else ''
+    out.append(f'| {group}: {images} of {side}x{side}x{channels} to {outputs}, '
+               f'{window}x{window}{strided} | ' + ' | '.join(cells) + ' |')
+  return '\n'.join(out + ['', _origin(lines)])
+
+
 def render_subnetworks(lines: list[dict]) -> str:
   """The Markdown table of `subnetwork_step.py`, with what each holds."""
   out = ['| step | ms, median | min | ratio | target | state, MB | temporary, '
@@ -218,6 +236,7 @@ TABLES = {
     'growth': (render_growth, 'growth'),
     'segment_step': (render, 'segments'),
     'convolution_step': (render, 'convolutions'),
+    'kernel_gradient': (render_kernels, 'kernel gradients'),
     'gem_resnet18_step': (render_resnet, 'resnet'),
     'subnetwork_step': (render_subnetworks, 'subnetworks'),
     'generation': (render_generation, 'generation')}

@@ -16,6 +16,7 @@ import gem_resnet18_step  # noqa: E402 pylint: disable=wrong-import-position
 import generation  # noqa: E402 pylint: disable=wrong-import-position
 import jax_cases  # noqa: E402 pylint: disable=wrong-import-position
 import identify_cost  # noqa: E402 pylint: disable=wrong-import-position
+import kernel_gradient  # noqa: E402 pylint: disable=wrong-import-position
 import mixed_batch  # noqa: E402 pylint: disable=wrong-import-position
 import segment_step  # noqa: E402 pylint: disable=wrong-import-position
 import subnetwork_step  # noqa: E402 pylint: disable=wrong-import-position
@@ -108,14 +109,24 @@ def test_resnets_are_measured_by_the_clock_and_by_cores():
   small = gem_resnet18_step.make_setup(1, batch=jax.device_count(), width=2,
                                        side=8)
   lines = gem_resnet18_step.measure(small, 2, rivals={})
-  assert [line['name'] for line in lines] == [
-      gem_resnet18_step.OURS, 'our chunk (uint8, augmented)']
+  assert lines[0]['name'] == gem_resnet18_step.OURS
+  assert lines[1]['name'] == (
+      gem_resnet18_step.CHUNK + f' on {jax.device_count()} devices'
+      if jax.device_count() > 1 else gem_resnet18_step.CHUNK)
   lines += [lines[1] | {'name': 'other', 'target': 1e9, 'at_least': True},
             {'name': 'torch', 'failed': 'not there'}]
   text = table.render_resnet([line | timing.origin() for line in lines])
   assert 'at least 1e+09x by either (missed)' in text
   assert '| torch | failed: not there |' in text
   assert lines[0]['core_ms_median'] > 0
+
+
+def test_kernel_gradients_are_measured_in_blocks_of_several_sizes():
+  lines = kernel_gradient.measure('tiny', (10, 6, 3, 4, 3, 2), 2, 1)
+  assert [line['name'] for line in lines] == [
+      '4', '8', 'all', kernel_gradient.TAKEN, kernel_gradient.FORWARD]
+  text = table.render_kernels([line | timing.origin() for line in lines])
+  assert '| tiny: 10 of 6x6x3 to 4, 3x3, stride 2 | ' in text
 
 
 def test_timing_and_table():
