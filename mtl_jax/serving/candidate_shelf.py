@@ -3,12 +3,13 @@
 A task is read once; its bits stay on the device in a row of a stack whose
 capacity doubles when it is full. A choice of candidates is a list of rows. A
 new choice reads nothing, and compiles only if it needs a larger power of two
-of rows than all choices before.
+of rows than all choices before. The bits are divided over a process's
+accelerators, by the bytes of each mask.
 """
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -21,6 +22,7 @@ from mtl_jax import trees
 from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.inference import identify
+from mtl_jax.parallel import divided
 from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.serving import candidates
 
@@ -38,9 +40,10 @@ class Stack:
     rows: number of rows in use.
   """
 
-  def __init__(self, row: Tree) -> None:
-    self.tree = jax.tree.map(
-        lambda x: jnp.zeros((SMALLEST, *x.shape), x.dtype), row)
+  def __init__(self, row: Tree, devices: Sequence = ()) -> None:
+    self._devices = devices
+    self.tree = divided.divide_bits(jax.tree.map(
+        lambda x: jnp.zeros((SMALLEST, *x.shape), x.dtype), row), devices)
     self.rows = 0
 
   def add(self, rows: list[Tree]) -> list[int]:
@@ -57,7 +60,8 @@ class Stack:
     places[:count] = np.arange(first, first + count)
     block = jax.tree.map(lambda *x: np.stack(
         x + (np.zeros_like(x[0]),) * (width - count)), *rows)
-    self.tree = _extended(self.tree, capacity, block, places)
+    self.tree = divided.divide_bits(
+        _extended(self.tree, capacity, block, places), self._devices)
     self.rows += count
     return list(range(first, first + count))
 
@@ -116,11 +120,16 @@ class CandidateShelf:
     read: (name) -> (arrays, metadata) of a stored task.
     shared_of: (name, metadata) -> the `shared` of the task's method.
     like: the backbone's parameters.
+    devices: hold the bits together, and a backbone each; by default this
+      process's accelerators.
   """
 
   def __init__(self, read: Callable[[str], tuple[dict, dict]],
-               shared_of: Callable[[str, dict], dict], like: Tree) -> None:
+               shared_of: Callable[[str, dict], dict], like: Tree,
+               devices: Sequence | None = None) -> None:
     self._read, self._shared_of, self._like = read, shared_of, like
+    self._devices = devices or divided.accelerators()
+    self._copied: tuple = (None, None)
     self._lock = threading.Lock()
     self._members: dict[tuple, _Member] = {}
     self._stacks: dict[tuple, Stack] = {}
@@ -160,7 +169,8 @@ class CandidateShelf:
     for structure, members in groups.items():
       stack = self._stacks.get(structure)
       if stack is None:
-        stack = self._stacks[structure] = Stack(members[0][2])
+        stack = self._stacks[structure] = Stack(members[0][2],
+                                                self._devices)
       places = stack.add([row for _, _, row in members])
       for (key, described, _), place in zip(members, places):
         self._members[key] = _Member(described, structure, place)
@@ -195,10 +205,12 @@ class CandidateShelf:
         part: trees.map_named(lambda name, _, leaves=leaves: leaves.get(name),
                               self._like) if leaves else None
         for part, leaves in tree.items()} for tree in found.trees]
+    params, stats, basis = self._on_devices(backbone.params, backbone.stats,
+                                            found.basis)
     inferred = jax.device_get(_infer(
         rule, backbone.network, transforms.kinds(found.transforms),
-        found.classes, backbone.params, backbone.stats, *held, found.rows,
-        (np.int32(found.own), np.int32(found.mixed)), found.basis,
+        found.classes, params, stats, *held, found.rows,
+        (np.int32(found.own), np.int32(found.mixed)), basis,
         pipeline.parameters(found.transforms, np.shape(images)[2:]),
         images, counted))
     padded = len(found.rows[0]) if found.own else 0
@@ -206,6 +218,15 @@ class CandidateShelf:
     task = where.index(int(inferred.task[0]))
     return found.names[task], inferred.gradient[0][where], int(
         inferred.passes[0])
+
+  def _on_devices(self, *trees_: Tree) -> tuple:
+    """The trees on all devices; copies are kept until others are given."""
+    with self._lock:
+      given, copies = self._copied
+      if given is None or any(a is not b for a, b in zip(given, trees_)):
+        copies = divided.on_each(trees_, self._devices)
+        self._copied = trees_, copies
+      return copies
 
 
 def _rows(members: list[_Member]) -> np.ndarray:
