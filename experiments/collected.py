@@ -40,7 +40,7 @@ def require_seeds(prefix: str, starts: list[dict]) -> None:
   """Refuses runs that differ in more than a seed, or in what is measured.
 
   Args:
-    prefix: what they are called in the message.
+    prefix: name of the runs in the message.
     starts: their lines of kind 'run'.
   """
   if len({tuple(start.get('config', {}).get('schedule', ()))
@@ -58,7 +58,7 @@ def require_seeds(prefix: str, starts: list[dict]) -> None:
 
 
 def _origin(start: dict) -> dict:
-  """What must be equal among runs that are averaged, by its name."""
+  """The facts that must be equal among averaged runs, by name."""
   free = ('seed', 'path_seed', 'identify', 'mixed_rows', 'transparency',
           'tensorboard', 'wandb', 'progress_seconds', 'validate_every')
 
@@ -85,10 +85,10 @@ def phase_accuracy(run: dict) -> dict[str, float]:
 
 
 def minutes(found: list[dict], digits: int = 1) -> str:
-  """Minutes of runs, all starts together.
+  """Minutes of runs, summed over all their starts.
 
-  Results of a killed run that an earlier version made have no more of it than
-  the tasks that were finished: their minutes are a lower bound.
+  Earlier versions recorded only the finished tasks of a killed run. The minutes
+  of such results are a lower bound.
   """
   lost = any(r['run'].get('starts', 1) > 1
              and not r['summary'].get('seconds_whole') for r in found)
@@ -97,7 +97,7 @@ def minutes(found: list[dict], digits: int = 1) -> str:
 
 
 def where(found: list[dict]) -> str:
-  """Hardware of runs; all of it."""
+  """All hardware on which the runs were made."""
   names = {f"{r['run']['hardware']['cpu']}, {r['run']['hardware']['cores']} "
            'cores' if r['run']['hardware']['platform'] == 'cpu' else
            f"{r['run']['hardware']['count']} x "
@@ -112,7 +112,7 @@ def commits(found: list[dict]) -> str:
 
 
 def replace_table(path: pathlib.Path, name: str, table: str) -> None:
-  """Replaces what stands between `<!-- name -->` and `<!-- /name -->`."""
+  """Replaces the text between `<!-- name -->` and `<!-- /name -->`."""
   text = path.read_text()
   start, stop = f'<!-- {name} -->', f'<!-- /{name} -->'
   if text.count(start) != 1 or text.count(stop) != 1:
@@ -122,7 +122,7 @@ def replace_table(path: pathlib.Path, name: str, table: str) -> None:
 
 
 def markdown(columns: list[str], rows: list[list[str]]) -> str:
-  """A table, or the words in place of an empty one."""
+  """A Markdown table, or the given text if there are no rows."""
   if not rows:
     return NONE
   lines = ['| ' + ' | '.join(columns) + ' |', '|' + ' --- |' * len(columns)]

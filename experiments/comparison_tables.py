@@ -1,7 +1,7 @@
 """All methods on the same tasks: accuracy, forgetting, bytes and seconds.
 
-Bytes are of the impression itself, packed, without the files around it. A
-task's share of what several tasks need is that divided by the tasks compared.
+Bytes are those of the packed impression, without file formats. What several
+tasks need is divided by the number of tasks compared.
 """
 
 import statistics
@@ -13,23 +13,23 @@ SUITES = {'permuted': 'PermutedMNIST', 'rotated': 'RotatedMNIST'}
 
 
 def alone(records, run) -> tuple[float, float]:
-  """(bytes of its own, share) of a method whose tasks need nothing else."""
+  """(own bytes, shared bytes) of a method whose tasks share none."""
   del run
   return statistics.mean(map(whole, records)), 0.
 
 
 def first_holds(records, run) -> tuple[float, float]:
-  """What all tasks share lies with the first of them, or is one network."""
+  """The same if the first task stores what all share, or all use a network."""
   del run
   own = min(r['bytes']['total'] for r in records)
   return own, (max(map(whole, records)) - own) / len(records)
 
 
 def goes_on(records, run) -> tuple[float, float]:
-  """One network that goes from task to task; its tasks keep signs, or heads.
+  """The same if one network is trained further; tasks keep signs or heads.
 
-  The library keeps the network that each task left; a user of the method
-  would have the last one alone.
+  The library stores the network after each task. A user of the method would
+  have only the last one.
   """
   own = records[0]['bytes'].get('signs')
   if own is None:
@@ -38,7 +38,7 @@ def goes_on(records, run) -> tuple[float, float]:
 
 
 def learned_basis(records, run) -> tuple[float, float]:
-  """Coefficients over masks that other tasks left."""
+  """The same for coefficients over the masks of other tasks."""
   masks = sum(whole(r) for r in of_phase(run, 'basis'))
   return alone(records, run)[0], masks / len(records)
 
@@ -70,7 +70,7 @@ ROWS = {  # phase: name, short name of the figure, what it costs
 
 
 def whole(record: dict) -> int:
-  """Bytes of an impression, those that lie with another task included."""
+  """Bytes of an impression, including those stored with another task."""
   return record['bytes']['total'] + record['bytes']['referenced']
 
 

@@ -1,6 +1,6 @@
-"""The table of the results page: of each method what it is best compared by.
+"""The table of the results page: the best-known comparison of each method.
 
-At most ten rows; all others are on the pages.
+It has at most ten rows; the experiments' pages have all others.
 """
 
 import collected

@@ -62,7 +62,7 @@ def _hopfield_row(prefix: str, found: list[dict]) -> list[str]:
 
 
 def hopsupsup_grid() -> str:
-  """How many of the validation streams gave the very mask."""
+  """The number of validation streams whose mask was recovered exactly."""
   counts: dict = collections.defaultdict(lambda: [0, 0])
   tried = [collected.read(path) for path in sorted(
       (collected.HERE / 'hopsupsup' / 'results').glob('grid_s*.jsonl'))]
@@ -81,7 +81,7 @@ def hopsupsup_grid() -> str:
 
 
 def hopsupsup_load() -> str:
-  """Recovery beside masks that belong to no task; seeds by semicolons."""
+  """Recovery with further random masks in the memory; a number per seed."""
   rows = []
   for name, rule, decoys in (
       ('valid', 'Storkey', 0), ('hebb', 'Hebb', 0),

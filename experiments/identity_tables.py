@@ -1,4 +1,4 @@
-"""Tables and curves of runs in which nobody names the task."""
+"""Tables and curves of runs in which the task is inferred."""
 
 import collected
 
@@ -25,8 +25,8 @@ SCENARIOS = ('GG', 'GNs', 'GNu')
 def lines(folder: str, prefix: str) -> dict[tuple, list[dict]]:
   """Evaluations of all seeds by (name, number of tasks).
 
-  Each with 'whole': the mean accuracy of its tasks on their whole test splits,
-  the task given.
+  Each has 'whole', the mean accuracy of its tasks on their whole test splits
+  with the task given.
   """
   found: dict[tuple, list[dict]] = {}
   collected.runs(collected.HERE / folder, prefix)  # seeds of one config?
@@ -95,7 +95,7 @@ def curves() -> str:
 
 
 def streams() -> str:
-  """What runs without any name did with their tasks."""
+  """Runs whose tasks are not named in training either."""
   rows = []
   for path in sorted((collected.HERE / 'identity' / 'results').glob(
       'nameless_s*.jsonl')):

@@ -1,9 +1,9 @@
-"""Notebooks: the form that opens each in Colab, and how they are executed.
+"""Writes the form that opens a notebook in Colab, and executes notebooks.
 
     python experiments/notebooks.py            writes the form into all of them
     python experiments/notebooks.py execute examples/five_methods.ipynb
 
-The form is the first code cell, and the same in every notebook but for its
+The form is the first code cell. It differs between notebooks only in the
 folder. In Colab it installs the package and goes to the notebook's folder;
 where the package is installed it does nothing.
 """

@@ -91,7 +91,7 @@ def accuracy() -> str:
 
 
 def modules() -> str:
-  """What fewer modules a level save and cost."""
+  """Accuracy and size with fewer modules on each level."""
   rows, last = [], None
   for found in (_runs(), collected.runs(collected.HERE / 'part', 'modules_4')):
     if not found:
@@ -117,7 +117,7 @@ def modules() -> str:
 
 
 def sharing() -> str:
-  """Where sharing helped and where it hurt: PaRT less single."""
+  """The difference between PaRT and single-task networks, for each task."""
   found = _runs()
   if not found:
     return collected.NONE
@@ -134,9 +134,9 @@ def sharing() -> str:
 def level_means(ablation: list[dict]) -> tuple[float, float]:
   """Accuracy lost without a module of one task, and of several.
 
-  Modules of one task stand mostly in other levels than modules of several, and
-  levels differ in what they are worth. So each level that has both kinds
-  counts once in both means.
+  Modules of one task are mostly on other levels than modules of several, and
+  levels differ in importance. So each level that has both kinds counts once in
+  both means.
   """
   by_level: dict = collections.defaultdict(lambda: ([], []))
   for line in ablation:
@@ -147,7 +147,7 @@ def level_means(ablation: list[dict]) -> tuple[float, float]:
 
 
 def segments() -> str:
-  """What the modules do, over all seeds."""
+  """Statistics of the modules, over all seeds."""
   found = [run['summary']['segments'] for run in _runs()
            if run['summary'].get('segments')]
   if not found:

@@ -1,8 +1,8 @@
-"""The main README's picture: accuracy against the bytes that a task takes.
+"""The main README's picture: accuracy against bytes per task.
 
-Every line joins what a system leaves on its backbone with what it is compared
-by in the same run. Bytes are those of an impression's arrays; what tasks share
-(a basis, earlier components) is not counted again.
+Every line joins a method with the baseline of the same run. Bytes are those of
+an impression's arrays. What tasks share (a basis, earlier components) is not
+counted again.
 """
 
 import pathlib
@@ -37,7 +37,7 @@ SHOWN = (
 def points(folder: str, prefix: str, phase: str) -> tuple[float, float] | None:
   """(bytes a task, mean test accuracy in percent) of a phase, or `None`.
 
-  Of a task that a phase learned several times the last impression counts.
+  If a phase learned a task several times, its last impression counts.
   """
   values = []
   for run in collected.runs(collected.HERE / folder, prefix):

@@ -1,10 +1,10 @@
-"""Results as data: collects them from workdirs, and writes README tables.
+"""Collects results from workdirs, and writes the tables of the pages.
 
     python experiments/results.py collect WORKDIR FILE.jsonl
     python experiments/results.py tables
 
 `collect` copies a finished run's lines without learning curves. `tables`
-rewrites what stands between the markers of README.md, docs/results.md and
+rewrites the text between the markers of README.md, docs/results.md and
 `experiments/*/README.md`, and the figures, from the committed results; it
 computes nothing else.
 """

@@ -14,7 +14,7 @@ PHASES = (  # folder and name of the results, phase, title
 
 
 def supsup() -> str:
-  """All 20 tasks: masks, their dense upper bound, and what forgets."""
+  """All 20 tasks: masks, the dense upper bound and fine-tuning in sequence."""
   return _table([_row(title, *_found(folder, name, phase))
                  for folder, name, phase, title in PHASES])
 
@@ -42,7 +42,7 @@ def impresslearn() -> str:
 
 
 def _found(folder, name, phase):
-  """The runs, and of each the tasks of a phase."""
+  """The runs, and the tasks of a phase of each."""
   found = collected.runs(collected.HERE / folder, name)
   tasks = [[t for t in run['tasks'] if t['phase'] == phase] for run in found]
   return (found, tasks) if all(tasks) else ([], [])

@@ -73,7 +73,7 @@ def _answer(tasks: list[dict]) -> str:
 
 
 def capacity_table() -> str:
-  """What the folded trees take, and whether any weight has two owners."""
+  """Size of the weight trees, and whether any weight has two owners."""
   rows = []
   for prefix, title in [*(x[:2] for x in RUNS), *ENSEMBLES]:
     for run in collected.runs(FOLDER, prefix)[:1]:
@@ -94,7 +94,7 @@ def capacity_table() -> str:
 
 
 def ensemble_table() -> str:
-  """Self-ensembles: members and what they give together."""
+  """Self-ensembles: accuracy of the members and of their mean."""
   rows = []
   for title, run in [(title, run) for prefix, title in ENSEMBLES
                      for run in collected.runs(FOLDER, prefix)]:
@@ -118,7 +118,7 @@ def ensemble_table() -> str:
 
 
 def study_table() -> str:
-  """How many tasks fit: the lowest accuracy of T tasks."""
+  """Capacity: the lowest accuracy of T tasks."""
   rows = []
   for path in sorted((FOLDER / 'results').glob('capacity_*_s*.jsonl')):
     count = int(path.name.split('_')[1])
@@ -141,7 +141,7 @@ def study_table() -> str:
 
 
 def forgetting_table() -> str:
-  """What a dense network forgets that is fine-tuned in sequence."""
+  """Forgetting of a dense network that is fine-tuned in sequence."""
   rows = []
   for prefix, title, _ in RUNS:
     found = [line for run in collected.runs(FOLDER, prefix)

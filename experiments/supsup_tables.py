@@ -1,4 +1,4 @@
-"""Tables of SupSup and ImpressLearn, with the tasks named."""
+"""Tables of SupSup and ImpressLearn with the task given."""
 
 import statistics
 
@@ -90,7 +90,7 @@ def impresslearn_rates() -> str:
 
 
 def impresslearn_chosen() -> str:
-  """The ten unseen tasks with each K's own rate, beside the common one."""
+  """The ten unseen tasks with a rate chosen per K, and with one for all."""
   found = collected.runs(collected.HERE / 'impresslearn', 'chosen')
   if not found:
     return collected.NONE
@@ -115,7 +115,7 @@ def impresslearn_chosen() -> str:
 
 
 def impresslearn_blocks() -> str:
-  """Random masks with more numbers per task than one a layer."""
+  """Random masks with several coefficients per layer."""
   found = collected.runs(collected.HERE / 'impresslearn', 'blocks')
   if not found:
     return collected.NONE

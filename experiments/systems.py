@@ -1,7 +1,7 @@
 """The main README's five systems: one number each, ours and published.
 
-A published number stands here only where the paper's own text has it; a run of
-the authors' code is called that.
+A published number is given only if the paper itself has it. Results of the
+authors' code are marked as such.
 """
 
 import statistics

@@ -3,12 +3,12 @@
     python experiments/accelerator/convolution_forms.py --out=forms.jsonl \
         --rule=rule.txt
 
-Every convolution of the GEM ResNet-18 (`models.resnet`), batch 128, with its
-two gradients, of T tasks with kernels of their own, in each form of
-`models.batched_convolution`. The rule that is written takes, for every size of
-the output, the form whose convolutions are fastest together. Then the exact
-top-k of all kernels in its forms. Programs compile side by side and are timed
-one after another; lines are written as they come.
+Times every convolution of the GEM ResNet-18 (`models.resnet`) and its two
+gradients: batch 128, T tasks that each have their own kernel, each form of
+`models.batched_convolution`. The rule takes, for every size of the output, the
+form with the lowest total time. Afterwards the forms of the exact top-k are
+timed on all kernels. Programs are compiled in parallel and timed one after
+another. Every result is written as soon as it is measured.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def draw(shapes):
 
 
 def measure(call, values, seconds: float) -> list[float]:
-  """Milliseconds of each of some calls, after one to warm up."""
+  """Milliseconds of each call, after one call that isn't counted."""
   jax.block_until_ready(call(*values))
   found, end = [], time.perf_counter() + seconds
   while len(found) < 3 or time.perf_counter() < end and len(found) < 20:
@@ -95,7 +95,7 @@ def measure(call, values, seconds: float) -> list[float]:
 
 
 def choose(lines: list[dict]) -> str:
-  """The rule of `batched_convolution` that the times speak for.
+  """The rule of `batched_convolution` with the lowest times.
 
   A loop is preferred to an unrolled program that is less than a tenth faster:
   it compiles sooner.
@@ -121,7 +121,7 @@ def choose(lines: list[dict]) -> str:
 
 
 def work(given):
-  """(what a line says, a function that makes program and shapes) pairs."""
+  """(fields of a result, function that makes program and shapes) pairs."""
   for case in convolutions(given.width, given.side):
     places = (case[0] // case[4]) ** 2
     for form in given.forms:

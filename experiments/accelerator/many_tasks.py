@@ -6,8 +6,8 @@ LeNet-300-100, batch 128, RMSProp 1e-4 (`experiments/benchmarks/jax_cases.py`):
 our chunk of steps for T tasks under one vmap (`parallel.over_tasks`: rows
 gathered from uint8 images, permuted, normalised, trained), then PyTorch on the
 same device with ready batches: one task eager and compiled, and T tasks under
-`torch.func.vmap`. PyTorch's products are TF32 on a GPU, as JAX's are. A line is
-written as soon as it is there.
+`torch.func.vmap`. PyTorch's products are TF32 on a GPU, as JAX's are. Every
+result is written as soon as it is measured.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from mtl_jax.methods import supsup  # noqa: E402
 
 
 def seconds_of(run, rounds: int) -> list[float]:
-  """Seconds of each of some calls, after one that compiles."""
+  """Seconds of each call, after one call that compiles."""
   run()
   found = []
   for _ in range(rounds):
@@ -87,7 +87,7 @@ def torch_vmapped(setup, tasks: int, count: int, device: str):
 
 
 def rows(given, setup):
-  """Yields every line."""
+  """Yields every result."""
   for tasks in given.tasks:
     steps = max(given.steps // max(1, tasks // 64), 4)
     run = jax_cases.chunk_run(setup, steps, tasks, at_once=tasks > 1)

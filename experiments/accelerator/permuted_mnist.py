@@ -1,4 +1,4 @@
-"""A part of supsup_2500_tasks.py at once: 256 tasks, their names given.
+"""256 of the tasks of supsup_2500_tasks.py, trained at once; tasks are given.
 
     python -m mtl_jax.main --config=experiments/accelerator/permuted_mnist.py \\
         --workdir=DIR

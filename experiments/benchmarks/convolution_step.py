@@ -5,7 +5,7 @@
 
 E2's network of arXiv 2207.08821 (32-32-64-64, pools of stride 1, 256-256), a
 dense step with Adam inside a scan, with `models.convolution` and
-`models.pooling`, and with what XLA makes of either of them by itself.
+`models.pooling`, and with the gradients that XLA derives for either of them.
 """
 
 import argparse
@@ -42,7 +42,7 @@ FORMS = {OURS: (), "XLA's gradient of the pools": (POOL,),
 
 
 def make_run(form: str, channels, batch: int, count: int):
-  """A function that does `count` steps from one start; it gives the losses."""
+  """A function that does `count` steps from one state; returns the losses."""
   network = models.make('convolutional', 10, channels=channels, scale=.05)
   params, _ = network.init(jax.random.key(0), (28, 28, 1))
   random = np.random.RandomState(0)

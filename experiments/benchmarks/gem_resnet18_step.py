@@ -43,7 +43,7 @@ RIVALS = {f'PyTorch {form}, {mode}': (form == 'channels-last',
 
 
 class Setup(NamedTuple):
-  """What both sides share.
+  """What both libraries use.
 
   Attributes:
     network: pure functions of GEM's ResNet-18.
@@ -79,7 +79,7 @@ def make_setup(count: int, batch: int = 128, width: int = 20,
 
 
 def make_run(setup: Setup):
-  """A function that does all steps from one start; it gives the losses."""
+  """A function that does all steps from one state; returns the losses."""
   step = single.make_step(setup.method, setup.network,
                           optimizers.make_optimizer(RECIPE))
   route = methods.Route(CLASSES)

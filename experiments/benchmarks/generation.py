@@ -1,15 +1,15 @@
-"""Times mu2Net's task iteration, and children side by side or in turn.
+"""Times mu2Net's task iteration, and children trained together or in turn.
 
     python experiments/benchmarks/generation.py \
         --out=experiments/benchmarks/results/generation.jsonl
 
-`iteration`: a task iteration of 32 children, the second of a run, from the
-sampling of its first child to the committed path, with all that it compiles,
-against 32 times the steps of one child alone, compiled before; and how many
-programs XLA compiled for it. `at once`: children per minute when a device
-trains them in turn (lax.map) or side by side (vmap); what `search` chooses on a
-backend rests on it. Processor seconds tell the same on a machine that is busy
-with other work. ViT-Ti with 3 layers at 32 pixels; see README.md.
+`iteration` times the second task iteration of a run with 32 children, from the
+sampling of its first child to the committed path, compilation included. It is
+compared with 32 times the steps of one child, already compiled. The number of
+programs that XLA compiled is counted. `at once` counts children per minute when
+a device trains them in turn (lax.map) or together (vmap); `search` chooses
+between the two by these results. Processor seconds are less sensitive to other
+work on the machine. ViT-Ti with 3 layers at 32 pixels; see README.md.
 """
 
 import argparse
@@ -122,7 +122,7 @@ def child_seconds(run, entry, rounds: int = 3) -> tuple[float, float]:
 
 
 def at_once(run, counts, rounds: int) -> list[dict]:
-  """Children per minute, in turn and side by side."""
+  """Children per minute, in turn and together."""
   work = iteration._TaskIteration(run, plan.entries(
       run.config.phases[0], run.suite)[0], {})
   lines = []

@@ -3,11 +3,12 @@
     python experiments/benchmarks/growth.py \
         --out=experiments/benchmarks/results/growth.jsonl
 
-Tiny synthetic tasks through the real API: supermasks of a small network, 50
-trained at once, and weights of one's own, one after another. Every row is the
-cost at 250, 1,000 and 2,000 tasks: milliseconds of the clock and of the
-processor, and calls of functions, which do not depend on what else the machine
-does. The exponent is that of the calls from the fewest tasks to the most.
+Tiny synthetic tasks go through the public API: supermasks of a small network,
+50 trained at once, and dense networks, trained one after another. Every row is
+the cost at 250, 1,000 and 2,000 tasks: milliseconds of the clock and of the
+processor, and the number of function calls, which does not depend on the load
+of the machine. The exponent is computed from the calls at the fewest and the
+most tasks.
 """
 
 import argparse
@@ -48,12 +49,12 @@ COMPILED = '/jax/core/compile/backend_compile_duration'
 
 
 class Cost(NamedTuple):
-  """What one piece of work took.
+  """The cost of one piece of work.
 
   Attributes:
     seconds: of the clock.
     busy: of the processor, all cores together.
-    calls: of functions, Python's and built in.
+    calls: number of function calls, of Python's and built-in ones.
   """
   seconds: float
   busy: float
@@ -61,7 +62,7 @@ class Cost(NamedTuple):
 
 
 def cost(work: Callable[[], Any]) -> Cost:
-  """Does a piece of work once and says what it took."""
+  """Does a piece of work once and returns its cost."""
   profile = cProfile.Profile()
   start, busy = time.perf_counter(), time.process_time()
   profile.enable()
@@ -97,7 +98,7 @@ def make_config(tasks: int, method: str) -> config_lib.Config:
 
 
 def start(config: config_lib.Config, folder) -> run_lib.Run:
-  """All that a run does before it learns."""
+  """The start of a run, before it learns."""
   suite = suites.make(config.suite.kind, **dict(config.suite.options))
   plan.check(config, suite)
   data, work = run_lib.Data(), workdir_lib.Workdir(folder)
@@ -147,19 +148,19 @@ def learn(run: run_lib.Run) -> tuple[list[Cost], int]:
 
 
 def start_again(config, folder) -> None:
-  """What the start of a finished run does before its last evaluation."""
+  """The start of a finished run, up to its last evaluation."""
   run = start(config, folder)
   for phase in config.phases:
     experiment.learn_phase(run, phase)
 
 
 def end(run: run_lib.Run) -> None:
-  """What a run does after its last task."""
+  """The end of a run, after its last task."""
   final.summarise(run, final.collect(run), {})
 
 
 def served(folder, names: list[str]) -> Iterator[tuple[str, Cost]]:
-  """What a loaded system takes, by row."""
+  """The costs of a loaded system, by row."""
   system = system_lib.load(folder)
   x = dots().test.images[:1]
   yield 'bank of new candidates', cost(lambda: system.identify(x))
@@ -173,7 +174,7 @@ def served(folder, names: list[str]) -> Iterator[tuple[str, Cost]]:
 
 
 def measure(tasks: int, folder: pathlib.Path) -> Iterator[dict]:
-  """A row for each thing that is done with so many tasks."""
+  """A row for each operation on that number of tasks."""
   config = make_config(tasks, 'supsup')
   run = start(config, folder / 'masks')
   groups, compiled = learn(run)
@@ -206,7 +207,7 @@ OF_ONE = ('commit of a task in a group', 'commit that leaves values')
 
 
 def exponents(rows: list[dict]) -> dict[str, float]:
-  """By name, the exponent of the calls of all tasks in their number."""
+  """By name, the exponent of the number of calls in the number of tasks."""
   found: dict[str, list[dict]] = {}
   for row in rows:
     found.setdefault(row['name'], []).append(row)

@@ -4,7 +4,7 @@
         --out=experiments/benchmarks/results/identify_cost.jsonl
 
 LeNet-300-100 with 500 outputs, random masks, one image and one gradient per
-inference: alone, and 64 inferences in one call. Some three minutes.
+inference: one inference, and 64 in one call. Takes about three minutes.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def random_bank(backbone: backbone_lib.Backbone, tasks: int):
 
 
 def inference(backbone, bank, inferences: int):
-  """(a call, bytes that it needs) of `inferences` at once."""
+  """(function, bytes that it needs) of `inferences` inferences in a call."""
   chain = (transforms.normalise(0.1307, 0.3081),)
   images = np.random.RandomState(1).randint(
       0, 256, (inferences, 1, *SHAPE)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What is timed on our side: the library's own steps, under one scan."""
+"""The cases of this library: its own training steps in one scan."""
 
 import functools
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ RECIPE = optimizers.Recipe(steps=1000)
 
 
 class Setup(NamedTuple):
-  """What all cases share.
+  """What all cases use.
 
   Attributes:
     network: pure functions of LeNet-300-100.
@@ -107,7 +107,7 @@ def product_scan(setup, input_gradients: bool):
 
 
 def products(kernels, x, input_gradients: bool):
-  """One step's products; activations stand in where gradients would."""
+  """One step's products; activations are used in place of gradients."""
   first, second, third = kernels
   a = x @ first
   b = a @ second

@@ -4,7 +4,7 @@
         --out=experiments/benchmarks/results/mixed_batch.jsonl
 
 512 rows, LeNet-300-100, supermasks of density 0.5 and a permutation for each
-task; 1 to 128 tasks in the batch. Some two minutes. See README.md.
+task; 1 to 128 tasks in the batch. Takes about two minutes. See README.md.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def make_system(folder, tasks: int) -> system_lib.System:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def dense(network: models.Network, kinds, params, parameters, images):
-  """A dedicated network: the task's own float weights and transform."""
+  """A dense network for each task: its own float weights and transform."""
   x = pipeline.apply(kinds, parameters, images)
   return network.apply(params, {}, x)[0]
 

@@ -51,7 +51,7 @@ def network(form: str, modules: int, active: int, width: int):
 
 
 def own_step(form: str, active: int, width: int, count: int, batch: int):
-  """Steps of one network of `active` modules a level, all its own."""
+  """Steps of one network with `active` modules on each level, all its own."""
   own = network(form, active, active, width)
   params, stats = own.init(jax.random.key(0), SHAPE)
   params['head'] = params['head']['task00']

@@ -1,11 +1,11 @@
-"""Times T subnetworks of one tree against T dense networks of their own.
+"""Times T subnetworks of one weight tree against T separate dense networks.
 
     python experiments/benchmarks/subnetwork_step.py \
         --out=experiments/benchmarks/results/subnetwork_step.jsonl
 
 784-6x1000-10 (E1 of arXiv 2207.08821), batch 512, Adam; density 1 / T, all T
 tasks in one step, against T steps of a dedicated dense network on the same
-batches. Memory is what the compiled calls hold beside their arguments.
+batches. Memory is what the compiled programs hold beside their arguments.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Times the supermask step against what it is made of and what it replaces.
+"""Times the supermask step against its matrix products and against PyTorch.
 
     python experiments/benchmarks/supermask_step.py \
         --out=experiments/benchmarks/results/supermask_step.jsonl
@@ -30,7 +30,7 @@ ON_GPU = (('PyTorch eager', False, 2, 3.),
 
 
 def torch_cases(setup, short: int = 30):
-  """The threshold step beside PyTorch's.
+  """The threshold step in this library and in PyTorch.
 
   Returns:
     (cases, {name: why it could not be timed}).

@@ -1,10 +1,10 @@
-"""What the threshold step does beside its eight products, in processor time.
+"""Processor time of the threshold step beyond its eight matrix products.
 
     python experiments/benchmarks/threshold_parts.py \
         --out=experiments/benchmarks/results/threshold_parts.jsonl
 
-Beside the times stand the passes over the largest kernel that XLA makes of a
-step's arithmetic.
+For each case it also counts the passes over the largest kernel in the program
+that XLA compiles.
 """
 
 import argparse

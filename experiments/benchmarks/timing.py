@@ -1,7 +1,7 @@
 """Times cases in turn, so that every ratio comes from one run.
 
-Other load on the machine slows both sides of a ratio alike when the cases
-alternate; it does not when one is timed after the other.
+When the cases alternate, other load on the machine slows both sides of a ratio
+alike. It does not when one case is timed after the other.
 """
 
 import gc
@@ -42,8 +42,8 @@ class Case(NamedTuple):
 def interleave(cases: Sequence[Case], rounds: int) -> dict[str, np.ndarray]:
   """Milliseconds per step of each case in each round.
 
-  The order turns round from one round to the next, so that no case always
-  follows the same other one. Every case is called once before.
+  The order is reversed from one round to the next, so that no case always
+  follows the same other case. Every case is called once before.
   """
   return interleave_clocks(cases, rounds)[0]
 
@@ -52,8 +52,8 @@ def interleave_clocks(cases: Sequence[Case], rounds: int) -> tuple[
     dict[str, np.ndarray], dict[str, np.ndarray]]:
   """`interleave`, and the same in milliseconds of all cores together.
 
-  On a machine that is shared, the second says what a step costs, whoever else
-  waits for the cores.
+  On a shared machine, the second measures what a step costs, whatever else
+  runs on the cores.
   """
   times: dict[str, list[float]] = {case.name: [] for case in cases}
   work: dict[str, list[float]] = {case.name: [] for case in cases}

@@ -1,4 +1,4 @@
-"""Edge-popup on GEM's ResNet-18 as one would write it in PyTorch."""
+"""Edge-popup on GEM's ResNet-18, written in PyTorch as a user would."""
 
 import numpy as np
 import torch
@@ -85,7 +85,7 @@ def to_torch(tree) -> dict[str, np.ndarray]:
 def make_run(backbone, scores, counts, images, labels, channels_last: bool,
              compiled: bool, threads: int = 2, learning_rate: float = 1e-3,
              weight_decay: float = 1e-4):
-  """A function that takes one step per batch and goes on from where it was.
+  """A function that takes one step per batch; each call continues the last.
 
   Args:
     backbone, scores: Flax trees of kernels.

@@ -1,4 +1,4 @@
-"""The threshold supermask step as one would write it in PyTorch."""
+"""The threshold supermask step, written in PyTorch as a user would."""
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class Net(torch.nn.Module):
 
 def make_run(weights, scores, images, labels, compiled: bool | str,
              threads: int = 2, device: str = 'cpu'):
-  """A function that takes one step per batch and goes on from where it was.
+  """A function that takes one step per batch; each call continues the last.
 
   Args:
     weights: list of [in, out] arrays.

@@ -1,28 +1,28 @@
-"""Accuracy when a stream's task is unknown: the bank against Hopfield.
+"""Accuracy if the task of a stream is unknown: a list of masks, or a memory.
 
     python experiments/hopsupsup/evaluate.py --workdir=DIR --split=valid
     python experiments/hopsupsup/evaluate.py --workdir=DIR --split=test \\
         --out=FILE.jsonl
 
 DIR is a finished run of configs/hopsupsup_split_mnist.py. A stream is all
-images of one task in a split, in an order drawn by the run's seed. What is
-recovered depends on that order: with `--orders=N` Hopfield's part is repeated
-on N orders of every stream, of which the first is the others' too. No method
-but the first sees a task's name; none sees a label. All but the first use the
-statistics of each batch in the norms, as the official code does:
+images of one task in a split, in an order drawn from the run's seed. The
+recovered mask depends on that order. With `--orders=N`, recovery is repeated on
+N orders of every stream; the other methods use the first of them. Only the
+first method knows the task, and none sees a label. All but the first normalise
+by the statistics of each batch, as the official code does:
 
   known_stored   the task's own mask and stored statistics (`evaluate` of the
-                 library): what a prediction for a known task gives
+                 library), as in a prediction for a known task
   known          the task's own mask
-  bank_stream    of the listed masks the one of least entropy on the stream's
-                 first batches, as many as Hopfield's recovery reads
-  bank_batch     the same, chosen anew for every batch
+  bank_stream    the listed mask with the lowest entropy on the first batches
+                 of the stream, as many as Hopfield's recovery reads
+  bank_batch     the same, chosen for every batch
   one_shot       chosen for every batch from one gradient of the entropy of
                  all masks in superposition (SupSup, eq. 4)
   hopfield       the mask that `mtl_jax.inference.hopfield.recover` finds
 
-`--decoys=N` stores N random masks of the same densities after the tasks' own,
-as if there had been so many more tasks; only the memory sees them. `--grid`
+`--decoys=N` stores N more random masks of the same densities in the memory, in
+place of further tasks. The listed masks stay the same. `--grid`
 tries learning rates and weights of the energy; it refuses the test split.
 """
 
@@ -65,10 +65,10 @@ class Stream(NamedTuple):
   Attributes:
     images: float32 [batches, n, H, W, C], transformed.
     labels: int32 [batches, n], among all outputs of the suite.
-    counted: bool [batches, n]: False where an image stands a second time, to
-      fill the last batch.
-    first: float32 [steps, n, H, W, C]: what recovery reads; the stream again
-      from its start where it is shorter.
+    counted: bool [batches, n]: False for images that are repeated to fill the
+      last batch.
+    first: float32 [steps, n, H, W, C]: images for recovery. A stream that is
+      too short starts again.
   """
   images: Any
   labels: Any
@@ -112,7 +112,7 @@ def measure(apply_fn, params, stats, stream):
 
 @functools.partial(jax.jit, static_argnums=0)
 def one_shot(apply_fn, backbone, stats, stacked, images):
-  """For every batch the mask whose share most reduces the entropy."""
+  """For every batch, the mask whose share reduces the entropy fastest."""
   count = jax.tree.leaves(stacked)[0].shape[0]
 
   def objective(alphas, batch):
@@ -128,13 +128,13 @@ def one_shot(apply_fn, backbone, stats, stacked, images):
 
 
 def decoys(like, count: int):
-  """Random masks with the number of ones that a mask has in each leaf."""
+  """Random masks that have, in each leaf, as many ones as a given mask."""
   for number in range(count):
     yield masks.random(jax.random.key(number), like, masks.densities(like))
 
 
 class Setting(NamedTuple):
-  """What is evaluated: a system's masks, listed and in a memory."""
+  """The evaluated masks of a system, as a list and in a memory."""
   apply_fn: Any
   backbone: Any
   stats: Any
@@ -172,7 +172,7 @@ def load(args) -> tuple[Any, dict, Setting]:
 
 
 def hamming(a, b) -> dict[str, int]:
-  """In how many bits two masks differ, by leaf."""
+  """The number of bits in which two masks differ, by leaf."""
   a, b = (trees.flatten(tree) for tree in (a, b))
   return {name: np.sum(np.asarray(x) != np.asarray(b[name]), -1).tolist()
           for name, x in a.items() if x is not None}
@@ -195,7 +195,7 @@ def find(at: Setting, stream: Stream, number: int, recipe):
 
 
 def repeat(at: Setting, recipe, score: bool) -> dict:
-  """Hopfield's part on every order of every stream."""
+  """Recovery on every order of every stream."""
   steps, accuracy = [], []
   for streams in at.streams:
     for number, stream in enumerate(streams):
@@ -244,7 +244,7 @@ def compare(at: Setting, number: int, args, recipe) -> dict:
 
 
 def sizes(system, at: Setting) -> dict:
-  """Bytes of the memory and of the list, norm statistics apart."""
+  """Bytes of the memory and of the list, without norm statistics."""
   one = impressions.bytes_by_part(system.task(at.names[0]).impression)
   matrix = trees.nbytes(at.memory)
   return {'memory': matrix, 'bank': one['masks'] * len(at.bank),
@@ -253,7 +253,7 @@ def sizes(system, at: Setting) -> dict:
 
 
 def grid(at: Setting, args, write) -> None:
-  """One line per setting: how often the very mask was found."""
+  """One line per setting, with the number of masks recovered exactly."""
   for rate, gamma in itertools.product(LEARNING_RATES, GAMMAS):
     recipe = hopfield.Recipe(rate, args.momentum, args.weight_decay, gamma)
     write({'kind': 'grid', 'recipe': recipe._asdict()}

@@ -4,9 +4,10 @@
         --workdir=DIR --config.backbone.options.width=8 \
         --config.phases.part.epochs=1 --config.transparency=0
 
-Every class has a pattern of 4 x 4 coloured fields; an image is its pattern,
-shifted, under noise. Flags are those of `mtl_jax.main`. Accuracies say that
-the network learns, and nothing about CIFAR: time and bytes are what it is for.
+Every class has a pattern of 4 x 4 coloured fields. An image is its pattern,
+shifted, with noise. Flags are those of `mtl_jax.main`. The run measures time
+and bytes. Its accuracies show that the network learns; they say nothing about
+CIFAR.
 """
 
 import functools
@@ -23,10 +24,10 @@ IMAGES = (50_000, 10_000)  # of CIFAR's train and test splits
 
 
 def make(name: str, classes: int, counts=IMAGES) -> sources.Source:
-  """A source that goes by the name of cifar10 or cifar100, of their sizes.
+  """A source with the name and the sizes of cifar10 or cifar100.
 
-  A suite finds a task's images and how they are normalised by that name; the
-  version, which a run records, says that they are drawn.
+  A suite looks up images and normalisation by that name. The version, which a
+  run records, says that the images are drawn.
   """
   random = np.random.RandomState(classes)
   fields = random.randint(0, 256, (classes, 4, 4, 3))
@@ -48,7 +49,7 @@ def make(name: str, classes: int, counts=IMAGES) -> sources.Source:
 
 
 def register(counts=IMAGES) -> None:
-  """Puts drawn sources in the places of cifar10 and cifar100."""
+  """Replaces cifar10 and cifar100 by drawn sources."""
   for classes in (10, 100):
     name = f'cifar{classes}'
     sources.register(name, functools.partial(make, name, classes, counts))
