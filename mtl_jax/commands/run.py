@@ -62,8 +62,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
       'Perfetto; by default to WORKDIR/profile'))
   several = parser.add_argument_group('several devices and hosts')
   several.add_argument('--cpu_devices', type=int, metavar='N', help=(
-      'use this CPU as N devices; up to tasks_at_once tasks then train on '
-      'separate cores'))
+      'use this CPU as N devices, so that each core trains other tasks '
+      '(tasks_at_once) or a part of every batch'))
   several.add_argument('--coordinator', metavar='HOST:PORT', help=(
       "address of the first process of several hosts, or 'auto' on Cloud TPU"))
   several.add_argument('--num_processes', type=int, metavar='N',
