@@ -56,7 +56,8 @@ class Workdir:
 
   def __init__(self, root: str | os.PathLike[str]) -> None:
     self.mirror = mirror_lib.of(root)
-    self.root = (local_folder(root) if self.mirror is None
+    # Absolute, as the process may change its current folder later.
+    self.root = (local_folder(root).absolute() if self.mirror is None
                  else self.mirror.root)
     self.format = self.root / formats.FILE
     self.config = self.root / 'config.json'
