@@ -39,7 +39,10 @@ def frozen(value: Any) -> Any:
   if isinstance(value, (list, tuple, range)):
     return tuple(frozen(v) for v in value)
   if hasattr(value, '__array__'):
-    return frozen(np.asarray(value).tolist())
+    try:
+      return frozen(np.asarray(value).tolist())
+    except TypeError:  # a key of JAX has no numbers
+      return value
   if isinstance(value, (numbers.Rational, decimal.Decimal)) and (
       not isinstance(value, int)):
     return _as_float(value)

@@ -169,7 +169,9 @@ def random(key: PRNGKey, like: Tree, density: float | Tree) -> Mask:
   6
   """
   def leaf(name: str, x: Array | None) -> Array | None:
-    return None if x is None else draw(key, name, x.shape, jax.random.uniform)
+    return None if x is None else draw(
+        key, name, x.shape, functools.partial(
+            jax.random.uniform, dtype=jnp.float32))
   return _mask_leaves.most(
       trees.map_named(leaf, trees.check_arrays(like, 'like')), density)
 

@@ -181,6 +181,12 @@ def _phase(name: str, given: dict) -> phase_lib.Phase:
   flat = any(v is not None for v in options.values())
   prefix = where if flat else f'{where}options.'
   options |= fields.as_dict(given.get('options') or {}, f'{where}options')
+  tasks = given.get('tasks')
+  if isinstance(tasks, range):  # as a tuple, its numbers would be two ends
+    if tasks.step != 1:
+      raise ValueError(f'{where}tasks is {tasks}; a phase takes all tasks from '
+                       'the first to the last: give (first, last + 1)')
+    given['tasks'] = tasks.start, tasks.stop
   return fields.build(phase_lib.Phase, {
       k: v for k, v in given.items() if k in _OWN} | {
           'name': name, 'driver': _driver(where, given),

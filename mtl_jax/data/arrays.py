@@ -1,10 +1,12 @@
 """Sources from your own arrays, numbers or texts."""
 
 import hashlib
+import numbers
 
 import numpy as np
 
 from mtl_jax import trees
+from mtl_jax.data import given
 from mtl_jax.data import labels as labels_lib
 from mtl_jax.data import splits
 from mtl_jax.data import tables
@@ -45,10 +47,21 @@ def from_arrays(name, images, labels, classes=None, test=None, valid=None,
   >>> [len(split.labels) for split in (source.train, source.valid, source.test)]
   [72, 8, 20]
   """
-  parts = {'train': (images, labels), 'test': test, 'valid': valid}
-  parts = {split: _arrays(f'source {name!r}, split {split!r}', *pair)
-           for split, pair in parts.items() if pair is not None}
+  if not isinstance(stratified, (bool, np.bool_)):
+    raise ValueError(f'source {name!r}: stratified is {stratified!r}; give '
+                     'True or False')
+  if hasattr(class_names, '__next__'):
+    class_names = tuple(class_names)
   whole = classes is None
+  parts = {}
+  for split, pair in (('train', (images, labels)), ('test', test),
+                      ('valid', valid)):
+    if pair is not None:
+      where = f'source {name!r}, split {split!r}'
+      seen, said = given.pair(where, pair)
+      # Copies, so that later changes by the caller do not affect the source.
+      parts[split] = Arrays(given.byte_images(where, seen).copy(),
+                            given.whole_labels(where, said, classes).copy())
   if whole:
     classes = len(class_names) if class_names is not None else largest(
         name, *(pair.labels for pair in parts.values()))
@@ -111,12 +124,15 @@ def from_table(name, features, targets, version=None):
     training values of every column, targets included, become 0 and 1.
     `System.predict` takes rows and returns targets in this scale.
   """
-  features, targets = (np.asarray(a, np.float64) for a in (features, targets))
+  where = f'source {name!r}'
+  features = given.real_numbers(where, 'features', features)
+  targets = given.real_numbers(where, 'targets', targets)
   targets = targets[:, None] if targets.ndim == 1 else targets
-  if features.ndim != 2 or targets.ndim != 2:
+  if (features.ndim != 2 or targets.ndim != 2
+      or not features.shape[1] or not targets.shape[1]):
     raise ValueError(f'source {name!r}: features are {list(features.shape)} '
                      f'and targets {list(targets.shape)}; they must be [n, f] '
-                     'and [n, t]')
+                     'and [n, t], with at least one column each')
   version = version or digest(features, targets)
   # First row numbers are divided: only scaled values may become float32.
   numbered = _numbered(len(features), np.zeros(len(targets), np.int32))
@@ -144,22 +160,30 @@ def from_texts(name, train, test=None, words=tables.WORDS,
     ValueError: `words` is below 2 (one is padding), `length` is below 1, or a
       class has no training texts.
   """
+  if not all(isinstance(n, numbers.Integral) for n in (words, length)):
+    raise ValueError(f'source {name!r}: words is {words!r} and length '
+                     f'{length!r}; give whole numbers')
   if words < 2 or length < 1:
     raise ValueError(f'source {name!r}: '
                      f'{trees.counted(words, "word")} and a length of '
                      f'{length}; at least 2 words (0 pads) and a length of '
                      '1 are needed')
   # Texts are divided first, then the words of the training part are counted.
-  pairs = [pair and _numbered(len(pair[0]), _whole(
-      f'source {name!r}, split {split!r}', pair[1]))
-           for split, pair in (('train', train), ('test', test))]
-  classes = largest(name, *(pair.labels for pair in pairs if pair))
-  divided = splits.divide(name, version, classes, pairs[0], test=pairs[1])
+  read = []
+  for split, pair in (('train', train), ('test', test)):
+    if pair is not None:
+      where = f'source {name!r}, split {split!r}'
+      held, said = given.pair(where, pair)
+      read.append((given.texts(where, held), given.whole_labels(where, said)))
+  pairs = [_numbered(len(held), said) for held, said in read]
+  classes = largest(name, *(pair.labels for pair in pairs))
+  divided = splits.divide(name, version or '', classes, pairs[0],
+                          test=pairs[1] if test is not None else None)
   labels_lib.require_training(divided)
   found = [([texts[i] for i in part.images[:, 0]], part.labels)
-           for texts, part in ((train[0], divided.train),
-                               (train[0], divided.valid),
-                               ((test or train)[0], divided.test))]
+           for (texts, _), part in ((read[0], divided.train),
+                                    (read[0], divided.valid),
+                                    (read[-1], divided.test))]
   known = tables.vocabulary(found[0][0], words)
   parts = [Arrays(tables.tokens(texts, known, length), labels)
            for texts, labels in found]
@@ -170,28 +194,3 @@ def from_texts(name, train, test=None, words=tables.WORDS,
 def _numbered(count, labels):
   """A split with row numbers as images, to be divided like images."""
   return Arrays(np.arange(count, dtype=np.int32)[:, None], labels)
-
-
-def _whole(where, labels):
-  """Labels as int32, without changing values."""
-  labels = np.asarray(labels)
-  if not np.issubdtype(labels.dtype, np.integer):
-    raise ValueError(f'{where}: labels must be integers, not {labels.dtype}')
-  narrow = labels.astype(np.int32)
-  if np.any(narrow != labels):
-    raise ValueError(f'{where}: a label does not fit int32')
-  return narrow
-
-
-def _arrays(where, images, labels):
-  """Adds the channel axis and makes labels int32, without changing values."""
-  images, narrow = np.asarray(images), _whole(where, labels)
-  shown = images[..., None] if images.ndim == 3 else images
-  if shown.dtype != np.uint8 or shown.ndim != 4 or not all(
-      shown.shape[1:3]) or shown.shape[3] not in (1, 3):
-    raise ValueError(
-        f'{where}: images must be uint8 [n, H, W, C] with 1 or 3 channels '
-        f'last, or [n, H, W], not {images.dtype} {list(images.shape)}; scale '
-        'to 0..255, then .astype(np.uint8)')
-  # A copy, so that later changes by the caller do not affect the source.
-  return Arrays(shown.copy(), narrow.copy())

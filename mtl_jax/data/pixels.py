@@ -135,8 +135,8 @@ def crop_flip(images: aliases.Array, key: aliases.PRNGKey,
   """Gathers rows and columns; ten times faster on CPU than slicing."""
   n, height, width, _ = images.shape
   offset_key, flip_key = jax.random.split(key)
-  offset = jax.random.randint(offset_key, (n, 2), -pad, pad + 1)
-  flipped = jax.random.bernoulli(flip_key, 0.5, (n, 1))
+  offset = jax.random.randint(offset_key, (n, 2), -pad, pad + 1, jnp.int32)
+  flipped = jax.random.bernoulli(flip_key, jnp.float32(0.5), (n, 1))
   cols = jnp.arange(width)[None, :]
   cols = jnp.where(flipped, width - 1 - cols, cols) + offset[:, 1:]
   rows = jnp.arange(height)[None, :] + offset[:, :1]

@@ -32,6 +32,7 @@ import dataclasses
 import functools
 import hashlib
 import numbers
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -87,6 +88,9 @@ class Source:
         self.classes, bool) or self.classes < 1:
       raise ValueError(f'source {self.name!r}: classes is {self.classes!r}; it '
                        'must be a whole number above 0')
+    if not isinstance(self.version, str):
+      raise ValueError(f'source {self.name!r}: version is {self.version!r}; '
+                       'it must be a string')
     object.__setattr__(self, 'classes', int(self.classes))
     object.__setattr__(self, 'class_names', _class_names(self))
     for split in ('train', 'valid', 'test'):
@@ -157,7 +161,8 @@ def _class_names(source):
   names = source.class_names
   if names is None:
     return None
-  if isinstance(names, str) or not all(isinstance(n, str) for n in names):
+  if isinstance(names, str) or not isinstance(names, Iterable) or not all(
+      isinstance(n, str) for n in names):
     raise ValueError(f'source {source.name!r}: class_names is {names!r}; it '
                      'must be a sequence of strings')
   names = tuple(map(str, names))

@@ -57,7 +57,8 @@ def apply(how: Augmentation, key, images):
   keys = jax.random.split(key, 6)
   images = _crop_and_flip(how, keys[0], keys[1], images)
   count = (len(images), 1, 1, 1)
-  uniform = lambda k, delta: jax.random.uniform(k, count, minval=-1.) * delta
+  uniform = lambda k, delta: jax.random.uniform(
+      k, count, jnp.float32, -1.) * delta
   images = lax.cond(
       how.brightness + how.contrast > 0, lambda x: _light(
           x, uniform(keys[2], how.brightness),
@@ -73,7 +74,8 @@ def apply(how: Augmentation, key, images):
 def _crop_and_flip(how, crop_key, flip_key, images):
   n, height, width, _ = images.shape
   top, left, tall, broad = boxes(how, crop_key, n)
-  flipped = (jax.random.uniform(flip_key, (n,)) < 0.5) & (how.flip > 0)
+  flipped = (how.flip > 0) & (
+      jax.random.uniform(flip_key, (n,), jnp.float32) < 0.5)
   rows = _read(top, tall, height, jnp.zeros(n, bool))
   columns = _read(left, broad, width, flipped)
   # Pixels keep all their bits, like those of the validation images.
@@ -90,7 +92,7 @@ def boxes(how: Augmentation, key, count: int):
   until some height fits; here only ratios that fit are drawn.
   """
   keys = jax.random.split(key, 4)
-  draw = [jax.random.uniform(k, (count,)) for k in keys]
+  draw = [jax.random.uniform(k, (count,), jnp.float32) for k in keys]
   low = jnp.maximum(jnp.maximum(how.aspect_min, how.area_min), 1e-3)
   aspect = low + (1. / low - low) * draw[0]
   shortest = jnp.sqrt(how.area_min / aspect)

@@ -77,6 +77,6 @@ def _path(backbone, shared, route) -> tuple[Tree, tuple[str, ...]]:
                        f'has no {name}{trees.nearest(name, backbone)}; choose '
                        'a ViT')
   width = backbone['head']['kernel'].shape[0]
-  head = {'kernel': jnp.zeros((width, route.classes)),
-          'bias': jnp.zeros(route.classes)}
+  head = {'kernel': jnp.zeros((width, route.classes), jnp.float32),
+          'bias': jnp.zeros(route.classes, jnp.float32)}
   return dict(backbone) | {'head': head}, TRAINED

@@ -124,10 +124,10 @@ def _draw(key, shapes):
   """PyTorch's default draw of every leaf; norms start at 1 and 0."""
   def leaf(name, shape):
     if name.endswith('/scale'):
-      return jnp.ones(shape)
+      return jnp.ones(shape, jnp.float32)
     layer = name.rpartition('/')[0]
     if f'{layer}/kernel' not in shapes:  # a norm's shift
-      return jnp.zeros(shape)
+      return jnp.zeros(shape, jnp.float32)
     fan_in = int(np.prod(shapes[f'{layer}/kernel'][:-1]))
     return _uniform(masks.leaf_key(key, name), fan_in ** -.5,
                     int(np.prod(shape))).reshape(shape)
@@ -208,7 +208,7 @@ def _take(noise, arrays, known, key, image_shape) -> dict:
       value = value.transpose(2, 3, 1, 0)
     if noise and name.endswith('/kernel'):
       value = value + noise * np.std(value) * jax.random.normal(
-          masks.leaf_key(key, f'{name}/noise'), value.shape)
+          masks.leaf_key(key, f'{name}/noise'), value.shape, jnp.float32)
     result[name] = value
   return result | {name: array for name, array in arrays.items()
                    if name not in used and not _LEFT_OUT.fullmatch(name)}

@@ -83,11 +83,12 @@ def init(sizes: Sizes, outputs: int, key, image_shape) -> Tree:
   params = {
       'embedding': {
           'kernel': jax.nn.initializers.lecun_normal(in_axis=(0, 1, 2))(
-              keys[0], (sizes.patch, sizes.patch, channels, sizes.width)),
-          'bias': jnp.zeros(sizes.width)},
-      'cls': jnp.zeros((1, 1, sizes.width)),
+              keys[0], (sizes.patch, sizes.patch, channels, sizes.width),
+              jnp.float32),
+          'bias': jnp.zeros(sizes.width, jnp.float32)},
+      'cls': jnp.zeros((1, 1, sizes.width), jnp.float32),
       'posembed_input': {'pos_embedding': 0.02 * jax.random.normal(
-          keys[1], (1, tokens, sizes.width))},
+          keys[1], (1, tokens, sizes.width), jnp.float32)},
       'encoder_norm': _norm(sizes.width)}
   assert params['embedding']['kernel'].size == fan_in * sizes.width
   for name in blocks(sizes.layers):
@@ -133,9 +134,10 @@ def create(name: str, sizes: Sizes, outputs: int, adapter: int, key) -> Tree:
   if kind == 'residual_adapter':
     return {'LayerNorm_0': _norm(width),
             'Dense_0': {'kernel': jax.nn.initializers.lecun_normal()(
-                key, (width, adapter)), 'bias': jnp.zeros(adapter)},
-            'Dense_1': {'kernel': jnp.zeros((adapter, width)),
-                        'bias': jnp.zeros(width)}}
+                key, (width, adapter), jnp.float32),
+                        'bias': jnp.zeros(adapter, jnp.float32)},
+            'Dense_1': {'kernel': jnp.zeros((adapter, width), jnp.float32),
+                        'bias': jnp.zeros(width, jnp.float32)}}
   keys = jax.random.split(key, 6)
   depth = width // sizes.heads
   split = lambda k: _dense(k, (width, width), (width, sizes.heads, depth),
@@ -153,15 +155,17 @@ def create(name: str, sizes: Sizes, outputs: int, adapter: int, key) -> Tree:
 
 
 def _norm(width):
-  return {'scale': jnp.ones(width), 'bias': jnp.zeros(width)}
+  return {'scale': jnp.ones(width, jnp.float32),
+          'bias': jnp.zeros(width, jnp.float32)}
 
 
 def _dense(key, shape, kernel_shape=None, bias_shape=None, noise=0):
   """Xavier-uniform kernel; the MLP's biases are drawn too, as officially."""
-  kernel = jax.nn.initializers.xavier_uniform()(key, shape)
-  bias = jnp.zeros(bias_shape or shape[-1:])
+  kernel = jax.nn.initializers.xavier_uniform()(key, shape, jnp.float32)
+  bias = jnp.zeros(bias_shape or shape[-1:], jnp.float32)
   if noise:
-    bias = 1e-6 * jax.random.normal(jax.random.fold_in(key, 1), bias.shape)
+    bias = 1e-6 * jax.random.normal(jax.random.fold_in(key, 1), bias.shape,
+                                    jnp.float32)
   return {'kernel': kernel.reshape(kernel_shape or shape), 'bias': bias}
 
 

@@ -14,7 +14,7 @@ some 1e-6.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 import jax
@@ -119,7 +119,8 @@ def check(x: aliases.Images,
     raise ValueError('predict_mixed takes raw images uint8 [n, H, W, C]; got '
                      f'{getattr(x, "dtype", type(x).__name__)} '
                      f'{getattr(x, "shape", "")}')
-  if isinstance(tasks, str) or not isinstance(tasks, Iterable):
+  if isinstance(tasks, (str, Set, Mapping)) or not isinstance(
+      tasks, Iterable):
     raise ValueError('tasks must be a sequence with a name, or None, for each '
                      f'of {trees.counted(len(x), "image")}; got {tasks!r}')
   names = list(tasks)

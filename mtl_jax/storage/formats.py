@@ -57,3 +57,18 @@ def is_older(root: pathlib.Path) -> bool:
 def _read(path: pathlib.Path) -> tuple[int, str]:
   found = json_files.read(path, {'format': int, 'mtl_jax': str}, 'the format')
   return found['format'], found['mtl_jax']
+
+
+def storable(path: pathlib.Path) -> pathlib.Path:
+  """A path as checkpoints need it: absolute, as the process may change its
+  current folder later, and of letters.
+  """
+  path = path.absolute()
+  try:
+    str(path).encode()
+  except UnicodeEncodeError as error:
+    raise ValueError(
+        f'the path {str(path)!r} has bytes that are no letters in UTF-8, so no '
+        'checkpoint can be written there; choose another name, or start Python '
+        'with PYTHONUTF8=1') from error
+  return path

@@ -56,7 +56,7 @@ class Workdir:
 
   def __init__(self, root: str | os.PathLike[str]) -> None:
     self.mirror = mirror_lib.of(root)
-    self.root = (local_folder(root) if self.mirror is None
+    self.root = (formats.storable(local_folder(root)) if self.mirror is None
                  else self.mirror.root)
     self.format = self.root / formats.FILE
     self.config = self.root / 'config.json'

@@ -8,6 +8,7 @@ import json
 import pathlib
 
 import configs
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -45,7 +46,8 @@ def kept(**changes):
     ('progress_seconds', fractions.Fraction(1, 2), .5),
     ('progress_seconds', decimal.Decimal('.5'), .5),
     ('phases__a__tasks', np.array([0, 4]), [0, 4]),
-    ('phases__a__tasks', range(0, 8, 4), [0, 4]),
+    ('phases__a__tasks', range(2), [0, 2]),
+    ('phases__a__tasks', range(0, 4), [0, 4]),
     ('phases__a__learning_rate', np.float64(.25), .25),
     ('phases__a__control', np.True_, True)])
 def test_taken(path, value, wanted):
@@ -97,6 +99,9 @@ def test_taken(path, value, wanted):
     ('phases__a__repeats', 2 ** 31, 'phase a: .* repeats at most 100,000; got '
                                     '1 and 2147483648'),
     ('phases__a__batch_size', 2 ** 40, 'batch_size is 1099511627776 but the'),
+    ('seed', jax.random.key(3), '(?s)seed is Array.*; it must be a whole numb'),
+    ('phases__a__tasks', range(0, 8, 4), r'phases\.a\.tasks is range\(0, 8, 4'
+     r'\); a phase takes all tasks .*give \(first, last \+ 1\)'),
     ('phases__a__together', np.array([1, 2]),
      r"phases.a.together is \(1, 2\); known: \(None, 'joint'"),
     ('phases__a__method', {'a': 1}, "unknown method {'a': 1}; known: batche"),

@@ -279,6 +279,8 @@ def test_plan_pads_blocks_and_puts_rows_back():
     (['permuted-00'], '2 images but 1 name of tasks'),
     (['permuted-00'] * 3, '2 images but 3 names of tasks'),
     ('permuted-00', "a name, or None, for each of 2 images; got 'permut"),
+    ({'permuted-00', 'hybrid'}, 'a sequence with a name, .*; got {'),
+    ({'permuted-00': 0, 'hybrid': 1}, 'a sequence with a name, .*; got {'),
     (None, 'a name, or None, for each of 2 images; got None')])
 def test_wrong_names(system, tasks, text):
   with pytest.raises(ValueError, match=text):

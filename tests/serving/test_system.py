@@ -175,6 +175,15 @@ def test_workdir_may_be_a_string(folder):
   assert len(mtl_jax.load(str(folder)).tasks) == 15
 
 
+def test_the_current_folder_may_change(folder, system, monkeypatch):
+  name = system.tasks[0]
+  monkeypatch.chdir(folder.parent)
+  found = mtl_jax.load(folder.name)
+  monkeypatch.chdir('/')
+  np.testing.assert_array_equal(found.predict(IMAGES[:2], task=name),
+                                system.predict(IMAGES[:2], task=name))
+
+
 def test_predicting_changes_nothing(folder, system):
   before = tiny.files(folder)
   params = jax.tree.map(np.array, system.backbone.params)

@@ -186,3 +186,13 @@ def test_what_is_refused_under_the_lock_leaves_nothing(tmp_path, there):
   with work.locked():
     work.prepare()
   assert work.format.exists() and (root / '.lock').exists()
+
+
+def test_a_path_that_no_checkpoint_can_have(tmp_path):
+  wrong = os.fsdecode(os.fsencode(str(tmp_path)) + b'/\xc3')
+  with pytest.raises(ValueError, match=(
+      r"the path '.*\\udcc3' has bytes that are no letters .*PYTHONUTF8=1")):
+    workdir_lib.Workdir(wrong)
+  assert not list(tmp_path.iterdir())
+  right = tmp_path / 'été 猫'
+  assert workdir_lib.Workdir(right).root == right
