@@ -35,7 +35,7 @@ def _array(where, what, given):
     try:
       return np.asarray(given)
     except (ValueError, TypeError) as error:
-      wrong = f'can not be one array ({error}); give all of them one shape'
+      wrong = f'cannot be one array ({error}); give all of them one shape'
   raise ValueError(f'{where}: {what} {wrong}')
 
 
