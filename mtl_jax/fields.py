@@ -53,7 +53,7 @@ def frozen(value: Any) -> Any:
   return value
 
 
-def _as_float(value: numbers.Rational | decimal.Decimal) -> float:
+def _as_float(value: int | numbers.Rational | decimal.Decimal) -> float:
   """The nearest float; infinity beyond the largest, NaN of every NaN."""
   if isinstance(value, decimal.Decimal) and value.is_nan():
     return math.nan  # `float` refuses a signaling one
@@ -152,6 +152,17 @@ def _is(value: Any, kind: Any) -> bool:
           and isinstance(value, bool) == (kind is bool))
 
 
+def _as_hinted(value: Any, hint: Any) -> Any:
+  """A whole number as a float where a float is meant: JAX refuses large ones.
+  """
+  kinds = kinds_of(hint)
+  if float in kinds and int not in kinds and type(value) is int:
+    return _as_float(value)
+  if isinstance(value, tuple) and _item(hint) is float:
+    return tuple(_as_hinted(item, float) for item in value)
+  return value
+
+
 def _has_nan(value: Any) -> bool:
   if isinstance(value, tuple):
     return any(map(_has_nan, value))
@@ -213,6 +224,7 @@ def build(cls: type, given: Mapping, where: str = '',
       value = frozen(value)
     if isinstance(value, str) and _item(hints.get(name)) is str:
       value = (value,)
+    value = _as_hinted(value, hints.get(name))
     values[name] = value
   check_types(hints, values, where)
   for field in dataclasses.fields(cls):

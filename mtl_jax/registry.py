@@ -5,6 +5,7 @@ be registered again: the new value replaces the old one, and cached results of
 the old one are dropped.
 """
 
+import contextvars
 import functools
 import hashlib
 import importlib.util
@@ -14,7 +15,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from mtl_jax import trees
 
@@ -58,6 +59,7 @@ class Registry(Mapping):
       ValueError: see `check`; nothing is changed in this case.
     """
     self.check(name, value)
+    claim(self.kind, name)
     self._known[name] = value
     self._origins[name] = origin(value)
     for clear in self._caches:
@@ -122,6 +124,30 @@ def changed(then: dict | None, now: dict | None) -> str:
   return f'{named[0]} now defines what {named[1]} defined then'
 
 
+class _Loading(NamedTuple):
+  """The file that `load_plugins` runs, and what its files have registered."""
+  path: pathlib.Path
+  claimed: dict[tuple[str, str], pathlib.Path]
+
+
+_LOADING: contextvars.ContextVar[_Loading | None] = contextvars.ContextVar(
+    'loading', default=None)
+
+
+def claim(kind: str, name: str) -> None:
+  """Refuses a name that another file of the same `load_plugins` registered.
+
+  Which of the two would be used would depend on their order.
+  """
+  loading = _LOADING.get()
+  if loading is None:
+    return
+  other = loading.claimed.setdefault((kind, name), loading.path)
+  if other != loading.path:
+    raise ValueError(f'{other} registers the {kind} {name!r} too; give one of '
+                     'the two files, or another name')
+
+
 def load_plugins(paths: Iterable[Any] | str | os.PathLike | None) -> None:
   """Runs Python files that register methods, models, sources or suites.
 
@@ -129,12 +155,14 @@ def load_plugins(paths: Iterable[Any] | str | os.PathLike | None) -> None:
     paths: one path, or several; `None` for none.
 
   Raises:
-    ValueError: a file is missing, or fails; names it.
+    ValueError: a file is missing, fails, or registers what another of them
+      registers; names it.
   """
   if paths is None:
     return
   given = [paths] if isinstance(paths, (str, os.PathLike)) or not isinstance(
       paths, Iterable) else list(paths)
+  claimed: dict[tuple[str, str], pathlib.Path] = {}
   for given_path in given:
     if not isinstance(given_path, (str, os.PathLike)):
       raise ValueError(f'plugins: {given_path!r} is no path; give that of a '
@@ -149,9 +177,12 @@ def load_plugins(paths: Iterable[Any] | str | os.PathLike | None) -> None:
       raise ValueError(f'plugins: {path} is not a Python file')
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    token = _LOADING.set(_Loading(path, claimed))
     try:
       spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
       del sys.modules[name]
       raise ValueError(f'plugins: {path} failed: {type(error).__name__}: '
                        f'{error}') from error
+    finally:
+      _LOADING.reset(token)

@@ -47,6 +47,8 @@ def changed(name, value):
     ('suite', 'digits', "suite is 'digits'; it must be a dict of fields"),
     ('phases.a', 3, 'phases.a is 3; it must be a dict of fields'),
     ('phases.a.steps', 2.5, 'phases.a.steps is 2.5; it must be a whole'),
+    ('phases.b.epochs', -2, 'phase b: epochs is -2; it must be above 0'),
+    ('phases.b.batch_size', 0, 'phase b: batch_size is 0; it must be above 0'),
     ('phases.a.control', 'no', "phases.a.control is 'no'; it must be True or"),
     ('phases.a.learning_rate', NAN, 'phases.a.learning_rate is nan; it must'),
     ('phases.a.learning_rate', float('inf'), 'learning_rate is inf'),

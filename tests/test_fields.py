@@ -124,6 +124,22 @@ def test_plain_is_the_inverse_of_build():
   assert fields.build(Outer, written) == made
 
 
+def test_whole_numbers_become_the_floats_that_are_meant():
+  """JAX refuses whole numbers above 2 ** 31, also where it takes floats."""
+  cls = dataclasses.make_dataclass('Options', [
+      ('rate', float), ('shares', tuple[float, ...], ()),
+      ('either', int | float, 0), ('limit', float | None, None)], frozen=True)
+  made = fields.build(cls, dict(rate=10 ** 12, shares=[1, .5], either=3,
+                                limit=np.int64(2)))
+  assert made == cls(1e12, (1., .5), 3, 2.)
+  assert list(map(type, (made.rate, made.shares[0], made.either, made.limit))
+              ) == [float, float, int, float]
+  assert fields.build(cls, dict(rate=10 ** 999)).rate == float('inf')
+  assert isinstance(fields.build(cls, dict(rate=1)).rate, float)
+  with pytest.raises(ValueError, match='rate is True; it must be a number'):
+    fields.build(cls, dict(rate=True))
+
+
 @pytest.mark.parametrize('value, text', [
     (3, 'b is 3; it must be a dict of fields'),
     ('ab', "b is 'ab'; it must be a dict"), (('a', 1), 'it must be a dict')])

@@ -147,6 +147,28 @@ def test_plugins_of_one_name_are_two(tmp_path):
           != methods.METHODS['two'].__module__)
 
 
+REGISTERS = {
+    'method': PLUGIN,
+    'model': 'import mtl_jax\nmtl_jax.models.register("twice", lambda n: n)',
+    'source': ('from mtl_jax.data import sources\n'
+               'sources.register("twice", lambda: None)'),
+    'suite': ('from mtl_jax.data import suites\n'
+              'suites.register("twice", lambda: None)')}
+
+
+@pytest.mark.parametrize('kind', REGISTERS)
+def test_two_plugins_that_register_the_same_name(tmp_path, kind):
+  """Their order would decide; the same file twice is no question."""
+  one, two = tmp_path / 'one.py', tmp_path / 'two.py'
+  for path in (one, two):
+    path.write_text(REGISTERS[kind])
+  with pytest.raises(ValueError, match=(
+      f'two.py failed: .*one.py registers the {kind} .* too; give one of')):
+    registry.load_plugins([one, two])
+  registry.load_plugins([one, one])
+  registry.load_plugins(two)  # another call: the new one replaces the old
+
+
 def test_no_plugins():
   registry.load_plugins(None)
   registry.load_plugins([])
@@ -227,7 +249,7 @@ def test_a_method_takes_its_options_as_one_object():
   made = methods.options_of('shift', {'by': 2})
   assert isinstance(made, Options) and (made.by, made.head) == (2, None)
   assert methods.make('shift', by=2) is methods.of_options('shift', made)
-  with pytest.raises(ValueError, match='by is -1; it must not be negative'):
+  with pytest.raises(ValueError, match='by is -1.0; it must not be neg'):
     methods.make('shift', by=-1)
 
 

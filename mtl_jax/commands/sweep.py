@@ -39,6 +39,7 @@ EXAMPLES = (
      'what a job array of SLURM would run'),
 )
 OVERRIDES = True
+LONGEST = 255  # bytes of a file's name
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +81,7 @@ def main(given: argparse.Namespace) -> int | None:
   options = engines.Options(
       _at_least('jobs', given.jobs, 1), _at_least('cpus', given.cpus, 1),
       _at_least('gpus', given.gpus, 0), _slurm(given.slurm), folder)
+  _at_least('cpu_devices', given.cpu_devices, 1)
   registry.load_plugins(given.plugins)
   jobs, done = plan(given, folder), set()
   for job, config in jobs:
@@ -108,10 +110,13 @@ def _process(todo: Sequence[engines.Job], engine: str,
   failed: list[str] = []
   if not todo:
     return failed
+  # A log also has what earlier starts said.
+  begun = {job: job.log.stat().st_size if job.log.exists() else 0
+           for job in todo}
   # Closed at once, so that an interrupted engine ends its processes.
   with contextlib.closing(engines.ENGINES[engine](todo, options)) as ended:
     for number, (job, code) in enumerate(ended, 1):
-      said = '' if code == 0 else f': {_reason(job, code)}'
+      said = '' if code == 0 else f': {_reason(job, code, begun[job])}'
       failed += [job.name] if said else []
       print(f'{number}/{len(todo)} {job.name} '
             f'{"failed" if said else "is finished"}{said}', file=sys.stderr)
@@ -126,6 +131,10 @@ def plan(given: argparse.Namespace, folder: pathlib.Path
     ValueError: a value is refused, or two runs would be the same.
   """
   fields = [(name, values_of(name, text)) for name, text in given.overrides]
+  for name, _ in fields:
+    if [other for other, _ in fields].count(name) > 1:
+      raise ValueError(f'--config.{name} is given twice; give it once, with '
+                       'its values separated by commas')
   seeds = values_of('seeds', given.seeds)
   if 'seed' in dict(fields):
     raise ValueError('--config.seed: seeds of a sweep are given by --seeds')
@@ -146,7 +155,8 @@ def plan(given: argparse.Namespace, folder: pathlib.Path
         found.append((engines.Job(
             name, '_'.join(parts) or _stem(path), words,
             folder / name, folder / 'logs' / f'{name}.log'), config))
-  _require_different([job.name for job, _ in found])
+  _require_names([job.name for job, _ in found])
+  _require_different(found)
   return found
 
 
@@ -217,11 +227,29 @@ def _stem(config: str) -> str:
   return _plain(re.sub(r'\.py\b', '', config).rpartition('/')[2])
 
 
-def _require_different(names: Sequence[str]) -> None:
+def _require_names(names: Sequence[str]) -> None:
+  """Refuses names that can't be those of folders, each of one run."""
+  for name in names:
+    if len(f'{name}.log'.encode()) > LONGEST:
+      raise ValueError(f'a run would have the name {name[:40]}..., of '
+                       f'{len(name.encode())} bytes, and names of files have '
+                       f'{LONGEST} at most; write the long value into a config '
+                       'of its own')
   twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
   if twice:
     raise ValueError(f'two runs of the sweep would have the name {twice[0]}; '
                      'give each config, value and seed once')
+
+
+def _require_different(
+    found: Sequence[tuple[engines.Job, config_lib.Config]]) -> None:
+  """Refuses two runs of one config, such as of the seeds 1 and 0x1."""
+  known: dict[config_lib.Config, str] = {}
+  for job, config in found:
+    other = known.setdefault(config, job.name)
+    if other != job.name:
+      raise ValueError(f'the runs {other} and {job.name} of the sweep have the '
+                       'same config; give each config, value and seed once')
 
 
 def _finished(folder: pathlib.Path, config: config_lib.Config) -> bool:
@@ -236,9 +264,10 @@ def _finished(folder: pathlib.Path, config: config_lib.Config) -> bool:
   return last['verified']['ok']
 
 
-def _reason(job: engines.Job, code: int | str) -> str:
-  """The last error in a run's log, or how its process ended."""
-  said = (job.log.read_text(encoding='utf-8', errors='replace')
+def _reason(job: engines.Job, code: int | str, begun: int) -> str:
+  """The last error in a run's log since a byte of it, or how its process ended.
+  """
+  said = (job.log.read_bytes()[begun:].decode(errors='replace')
           if job.log.exists() else '')
   errors = [line for line in said.splitlines() if line.startswith('error: ')]
   if errors and code != 0:

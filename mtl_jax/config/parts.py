@@ -12,6 +12,8 @@ from mtl_jax.models import pretrained
 from mtl_jax.parallel import mesh
 from mtl_jax.steps import optimizers
 
+MOST = 10_000  # masks of a decision, and passes, of a stream
+
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
@@ -79,6 +81,12 @@ class Backbone:
         raise ValueError(f'backbone.{name} says how a file of weights fills '
                          'the leaves; give weights=, or leave it out')
     pretrained.check_names(self.names or ())
+    if dict(self.options).get('noise') and (
+        self.weights is None or self.names is not None):
+      raise ValueError(
+          "backbone.options.noise makes modules differ that start from the "
+          'same published weights; give weights= in their published form, '
+          'without names=, or leave noise out')
     models.check_init(self.model, self.init, dict(self.options))
     made = models.make(self.model, self.outputs, **dict(self.options))
     if self.remat:
@@ -150,10 +158,10 @@ class Stream:
     every: batches between two decisions.
     tolerance: a batch belongs to a new task if k max softmax(-gradient) <
       1 + tolerance, where k is the number of masks.
-    min_masks: the smallest number of masks among which a decision chooses;
-      fresh masks fill it up.
+    min_masks: the smallest number of masks among which a decision chooses, at
+      most 10,000; fresh masks fill it up.
     budget: the largest number of masks; 0 for no limit.
-    passes: how often the stream goes through all tasks.
+    passes: how often the stream goes through all tasks, at most 10,000.
     objective: 'entropy' or 'superfluous'.
   """
   every: int = 100
@@ -168,6 +176,10 @@ class Stream:
     if min(self.every, self.passes) < 1 or self.min_masks < 2:
       raise ValueError('stream: every and passes must be at least 1 and '
                        f'min_masks at least 2; got {self}')
+    for name in ('min_masks', 'passes'):  # both are listed in memory
+      if getattr(self, name) > MOST:
+        raise ValueError(f'stream: {name} is {getattr(self, name)}; it must be '
+                         f'at most {MOST:,}')
     if self.tolerance <= 0 or self.budget < 0:
       raise ValueError('stream: tolerance must be above 0 and budget not '
                        f'negative; got {self}')

@@ -93,6 +93,10 @@ class Phase:
     if self.stream is not None and self.validate_every:
       raise ValueError('a stream does not know whose validation images are '
                        'meant; leave out validate_every')
+    if self.training.epochs < 0 or self.training.batch_size < 1:
+      name = 'epochs' if self.training.epochs < 0 else 'batch_size'
+      raise ValueError(f'{name} is {getattr(self.training, name)}; it must be '
+                       'above 0')
     if bool(self.training.steps) == bool(self.training.epochs):
       raise ValueError('give either steps or epochs; got '
                        f'steps={self.training.steps}, '

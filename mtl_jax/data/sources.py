@@ -32,6 +32,7 @@ import re
 
 import numpy as np
 
+from mtl_jax import registry
 from mtl_jax.data import arrays
 from mtl_jax.data import cache
 from mtl_jax.data import folders
@@ -150,6 +151,7 @@ def register(name, factory):
   if not callable(factory):
     raise TypeError(f'register({name!r}, ...) needs a function without '
                     f'arguments, not a {type(factory).__name__}')
+  registry.claim('source', name)
   REGISTRY[name] = factory
   _load.cache_clear()
 

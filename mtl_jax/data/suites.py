@@ -49,6 +49,7 @@ import re
 
 import numpy as np
 
+from mtl_jax import registry
 from mtl_jax import trees
 from mtl_jax.data import labels as labels_lib
 from mtl_jax.data import names as names_lib
@@ -170,6 +171,7 @@ def register(kind, function):
   if not callable(function):
     raise TypeError(f'register({kind!r}, ...) needs a function that returns a '
                     f'Suite, not a {type(function).__name__}')
+  registry.claim('suite', kind)
   SUITES[kind] = function
 
 

@@ -3,6 +3,7 @@
 All checks run before training, and need only the densities.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from mtl_jax.methods import allocation
 from mtl_jax.methods import base
 
 Tree = trees.Tree
+ROUNDED = 1e-6  # densities of pruning are rounded to six digits
 
 
 def check(parts, own, sharing, given, pruned, training: base.Training,
@@ -72,6 +74,7 @@ def check_training(sharing, given, pruned, training: base.Training) -> None:
     raise ValueError('sparsify prunes one subnetwork at a time, every leaf '
                      'alike, from the density of its allocation; it needs '
                      "early_stop and scope='leaf'")
+  _require_effect(given, pruned)
   if training.tasks_at_once > 1:
     raise ValueError('subnetworks of one tree depend on each other; train them '
                      "with together='joint', not tasks_at_once")
@@ -82,6 +85,35 @@ def check_training(sharing, given, pruned, training: base.Training) -> None:
   if sharing and given.tree is None:
     raise ValueError('sharing uses the weights of earlier tasks of a tree; '
                      'give allocation.tree')
+
+
+def _require_effect(given, pruned) -> None:
+  """Refuses options that another one leaves without effect."""
+  if given.score == 'magnitude' and given.sample != _default(given, 'sample'):
+    raise ValueError(f'allocation.sample is {given.sample}, and the score '
+                     "'magnitude' looks at no images; leave sample out")
+  if given.fit and given.tree is None:
+    raise ValueError('allocation.fit takes what other tasks left free, and '
+                     'with tree=None there are none; leave fit out')
+  if pruned is None:
+    return
+  if not (ROUNDED <= pruned.rate
+          and pruned.start - pruned.rate >= pruned.least - ROUNDED):
+    raise ValueError(
+        f'sparsify would prune nothing: its rate, {pruned.rate}, is '
+        + ('too small' if pruned.rate < ROUNDED else
+           f'larger than start - least, {pruned.start} - {pruned.least}')
+        + '; give another rate, or leave sparsify out')
+  if pruned.cutoff is not None and (
+      pruned.tolerance != _default(pruned, 'tolerance')):
+    raise ValueError(f'sparsify.tolerance is {pruned.tolerance}, and cutoff, '
+                     f'{pruned.cutoff}, takes its place; leave one of them '
+                     'out')
+
+
+def _default(options, name: str):
+  return next(field.default for field in dataclasses.fields(options)
+              if field.name == name)
 
 
 def _require_same(before, like, tree) -> None:

@@ -12,6 +12,8 @@ from mtl_jax.models import network as network_lib
 
 _ROWS = 2  # images in the traced batch
 _MAY_BE_0 = ('num_layers', 'noise')
+# Options that count parts, each of which is made by itself.
+_COUNTS, MOST = ('blocks', 'modules', 'num_layers'), 10_000
 
 
 def options(name: str, factory: Callable, given: Mapping[str, Any],
@@ -37,12 +39,16 @@ def options(name: str, factory: Callable, given: Mapping[str, Any],
   fields.check_types(hints, frozen, 'backbone.options.')
   for key, value in frozen.items() if own else ():
     least = 0 if key in _MAY_BE_0 else 1e-30
-    if key in hints and any(
-        number < least
-        for number in (value if isinstance(value, tuple) else (value,))
-        if isinstance(number, (int, float)) and not isinstance(number, bool)):
+    numbers = [number for number in (
+        value if isinstance(value, tuple) else (value,))
+               if isinstance(number, (int, float))
+               and not isinstance(number, bool)] if key in hints else []
+    if any(number < least for number in numbers):
       raise ValueError(f'backbone.options.{key} of {name} is {value!r}; it '
                        f'must be {"at least" if least == 0 else "above"} 0')
+    if key in _COUNTS and sum(numbers) > MOST:
+      raise ValueError(f'backbone.options.{key} of {name} is {value!r}; it '
+                       f'must be at most {MOST:,}')
   return frozen
 
 

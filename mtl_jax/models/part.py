@@ -210,6 +210,10 @@ def _take(noise, arrays, known, key, image_shape) -> dict:
       value = value + noise * np.std(value) * jax.random.normal(
           masks.leaf_key(key, f'{name}/noise'), value.shape, jnp.float32)
     result[name] = value
+  if noise and not used:
+    raise ValueError(f'the noise {noise} belongs to weights in the published '
+                     'form, and the file has none of their names; leave noise '
+                     'out, or give another file')
   return result | {name: array for name, array in arrays.items()
                    if name not in used and not _LEFT_OUT.fullmatch(name)}
 

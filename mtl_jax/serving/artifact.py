@@ -95,8 +95,10 @@ def export(system: system_lib.System, task: str, path: aliases.Path,
     The path.
 
   Raises:
-    ValueError: the task is unknown or damaged, or the path can't be a file.
+    ValueError: the task is unknown or damaged, a text is none, or the path
+      can't be a file.
   """
+  said = tensor_file.texts(licence=licence, text=text)
   names = [*relied(system, task), task] if with_basis else [task]
   parts = {name: _part(system, name) for name in names}
   arrays = {f'{name}/{leaf}': array for name, part in parts.items()
@@ -106,8 +108,8 @@ def export(system: system_lib.System, task: str, path: aliases.Path,
       'format': FORMAT, 'task': task, 'backbone': _recipe(system),
       'parts': {name: {'metadata': part.metadata, 'needs': part.needs}
                 for name, part in parts.items()},
-      'licence': licence or own.get('licence', ''),
-      'text': text or own.get('text', ''),
+      'licence': said['licence'] or own.get('licence', ''),
+      'text': said['text'] or own.get('text', ''),
       'versions': provenance.versions()})
 
 
@@ -121,8 +123,7 @@ def export_network(system: system_lib.System, task: str, path: aliases.Path,
   Args:
     system: from `mtl_jax.load`.
     task: a name in `system.tasks`.
-    path: path of the file, which must end with `.safetensors`; an existing file
-      is replaced.
+    path: path of the file, `NAME.safetensors`; an existing one is replaced.
     licence: licence of the weights.
     text: free text for their users.
 
@@ -130,17 +131,17 @@ def export_network(system: system_lib.System, task: str, path: aliases.Path,
     The path.
 
   Raises:
-    ValueError: the task is unknown or damaged, or the path can't be such a
-      file.
+    ValueError: as in `export`, or the path has another suffix.
   """
   if not isinstance(path, (str, os.PathLike)) or (
       pathlib.Path(path).suffix != '.safetensors'):
     raise ValueError(f'{path} does not end with .safetensors, by which '
                      'backbone.weights knows the form; give such a name')
+  said = tensor_file.texts(licence=licence, text=text)
   params, stats = system.effective(system.task(task))
   return tensor_file.write(path, pretrained.leaves(params, stats), {
-      'format': FORMAT, 'network': task, 'backbone': _recipe(system),
-      'licence': licence, 'text': text, 'versions': provenance.versions()})
+      'format': FORMAT, 'network': task, 'backbone': _recipe(system), **said,
+      'versions': provenance.versions()})
 
 
 def relied(system: system_lib.System, task: str) -> list[str]:

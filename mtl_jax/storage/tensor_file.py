@@ -56,8 +56,13 @@ def write(path, arrays: dict[str, Any], header: dict) -> pathlib.Path:
   text = json.dumps(header | ({BYTES: raw} if raw else {}),
                     separators=(',', ':'))
   held = {name: _as_bytes(a) if name in raw else a for name, a in held.items()}
-  content = _in_order(safetensors_numpy.save(held, {
-      KEY: text, DIGEST: _digest(text, held)}))
+  try:
+    content = _in_order(safetensors_numpy.save(held, {
+        KEY: text, DIGEST: _digest(text, held)}))
+  except safetensors.SafetensorError as error:
+    raise ValueError(f'{path} cannot be written: {messages.brief(error)}; what '
+                     f'it says beside arrays takes {len(text):,} bytes: give '
+                     'shorter texts, or fewer tasks') from error
   handle, part = tempfile.mkstemp(dir=path.absolute().parent,
                                   prefix=f'.{path.name[:100]}.')
   try:
@@ -131,6 +136,21 @@ def read_weights(path) -> dict[str, np.ndarray]:
     raise FileError(f'{path} holds a task, not a network: write its network '
                     'with system.export_network or `mtl-jax export --network`')
   return arrays
+
+
+def texts(**given: str | None) -> dict[str, str]:
+  """Texts for a file, by name; '' for `None`.
+
+  Raises:
+    ValueError: one is no text, or UTF-8 cannot represent it.
+  """
+  for name, text in given.items():
+    if not isinstance(text, (str, type(None))):
+      raise ValueError(f'{name} is {text!r}; it must be a string')
+    if text and text.encode(errors='replace').decode() != text:
+      raise ValueError(f'{name} is {text!r}, which has characters that UTF-8 '
+                       'cannot represent; leave them out')
+  return {name: str(text or '') for name, text in given.items()}
 
 
 def is_one(path) -> bool:

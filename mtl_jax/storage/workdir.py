@@ -353,7 +353,8 @@ def local_folder(path) -> pathlib.Path:
   Raises:
     ValueError: it is no path, or the address of a bucket or another machine.
   """
-  if not isinstance(path, (str, os.PathLike)) or '\0' in os.fspath(path):
+  if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or (
+      '\0' in os.fspath(path)):
     raise ValueError(f'the path is {path!r}; give that of a folder or file')
   remote = re.match(r'([A-Za-z][\w+.-]+):/', os.fspath(path))
   if remote:

@@ -139,12 +139,11 @@ def _name(phase, mask: int) -> str:
 
 def _segments(run, phase) -> list:
   """(task, function that makes int32 [every, batch]) of every segment."""
-  recipe = phase.recipe(len(run.data.view(run.suite.tasks[
-      phase.tasks[0]]).train))
   every = settings(phase).every
   found = []
   for visit, task in enumerate(visits(phase)):
     rows = run.data.view(run.suite.tasks[task]).train
+    recipe = phase.recipe(len(rows))
     seed = plan.Entry('', run.suite.tasks[task], phase, visit).seed(
         run.config.seed)
     for start in range(0, recipe.steps, every):
@@ -208,7 +207,7 @@ def _gradient(objective, network, route, backbone, stats, packed, source,
 
 
 def _route(phase, task):
-  return plan.route_of(task)
+  return plan.route_of(task, phase.loss)
 
 
 def _hard(phase, scores):

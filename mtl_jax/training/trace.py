@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import impressions
+from mtl_jax import json_files
 from mtl_jax import methods
 from mtl_jax import trees
 from mtl_jax.config import plan
@@ -27,11 +28,13 @@ WrongMethod = method_errors.WrongMethod
 failed = method_errors.failed
 
 CLOSE = .05  # of a leaf's largest value: room for impressions of few bits
-# Keys of a task's record that every method has.
+# Keys of a task's record, and of its line in the log, that the library sets.
 RECORDED = frozenset({
     'accuracy', 'batch_size', 'bytes', 'classes', 'control', 'curve', 'data',
-    'density', 'entry', 'kind', 'loss', 'method', 'phase', 'pooled', 'repeat',
-    'seconds', 'seed', 'steps', 'task'})
+    'density', 'entry', 'kind', 'loss', 'merged', 'method',
+    'peak_memory_bytes', 'phase', 'pooled', 'repeat', 'search', 'seconds',
+    'seed', json_files.SEAL, 'steps', 'task', 'validation'})
+_BASIS = {'kind': str, 'size': int}  # of the report's figures
 # Errors of these packages don't say which function of the method failed.
 _BELOW = ('jax', 'jaxlib', 'numpy', 'flax', 'optax')
 
@@ -172,6 +175,8 @@ def _require_facts(method) -> None:
     if taken:
       raise TypeError(f'{taken[0]!r} is what every record says; choose another '
                       'name')
+    if facts.get('basis') is not None:
+      json_files.check(facts['basis'], _BASIS, 'facts', 'the basis')
   except (TypeError, ValueError) as error:
     raise WrongMethod('facts must give values that JSON has, by name: '
                       f'{error}') from error

@@ -64,6 +64,13 @@ def test_a_dry_run_prints_every_command_and_starts_nothing(tmp_path, engine):
     (['--seeds='], '--seeds has no value'),
     (['--seeds=0,0'], 'the name seed=0; give each'),
     (['--seeds=x'], 'seed'),
+    (['--seeds=1,0x1'], 'seed=1 and seed=0x1 of the sweep have the same conf'),
+    (['--config.phases.basis.learning_rate=1e-2,.01'], 'have the same config'),
+    (['--config.eval_batch_size=5', '--config.eval_batch_size=6'],
+     '--config.eval_batch_size is given twice; give it once, with its values'),
+    ([f'--config.wandb={"x" * 300},b'], 'names of files have 255 at most'),
+    (['--cpu_devices=0'], '--cpu_devices is 0; it must be at least 1'),
+    (['--workdir='], "the path is ''; give that of a folder"),
     (['--config.seed=1'], 'seeds of a sweep are given by --seeds'),
     (['--config.phases.basis.stepz=1,2'], 'stepz'),
     (['--config.phases.basis.steps=5,-1'], 'steps'),
@@ -187,6 +194,16 @@ def test_the_local_engine_reports_each_process(tmp_path):
           '0': 0, '1': 1, '2': 0}
   assert todo[0].log.read_text() == 'done\n'
   assert todo[1].log.read_text() == 'error: no luck\n'
+
+
+def test_the_reason_is_of_this_start_and_not_of_an_earlier_one(
+    tmp_path, capsys):
+  job, = jobs(tmp_path, [sys.executable, '-c', 'raise SystemExit(3)'])
+  job.log.write_text('error: no luck\n')
+  assert sweep._process([job], 'local', engines.Options(
+      1, 1, 0, {}, tmp_path)) == ['0']
+  assert capsys.readouterr().err == (
+      f'1/1 0 failed: its process ended with 3; see {job.log}\n')
 
 
 # Jobs that print and that fail, as an array on this machine.

@@ -86,7 +86,7 @@ def test_taken(path, value, wanted):
     ('suite__normalise', (1, (2, (3,))), r'suite.normalise is .*; it must be '
      r'\(mean, std\), each a finite number or a sequence'),
     # What no run means.
-    ('progress_seconds', -1, 'progress_seconds is -1; it must be at least 0'),
+    ('progress_seconds', -1, 'progress_seconds is -1.0; it must be at least'),
     ('suite__num_tasks', 2 ** 31, 'suite.num_tasks is 2147483648; .* at most '
                                   '1,000,000'),
     ('suite__augment', 8, 'suite.augment is 8; .* between 0, which is none, '

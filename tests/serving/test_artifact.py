@@ -86,6 +86,26 @@ def test_the_header_says_what_the_task_is(system, tmp_path):
   assert artifact.read(other.export('permuted-12', path)).licence == 'CC0'
 
 
+@pytest.mark.parametrize('given, said', [
+    (5, 'is 5; it must be a string'), (b'CC0', "is b'CC0'; it must be a strin"),
+    (['CC0'], 'must be a string'), ('CC\ud800', 'that UTF-8 cannot represent')])
+@pytest.mark.parametrize('name', ['licence', 'text'])
+def test_texts_that_a_file_cannot_hold(system, tmp_path, name, given, said):
+  for export in (system.export, system.export_network):
+    with pytest.raises(ValueError, match=f'{name} .*{said}'):
+      export('permuted-00', tmp_path / 'a.safetensors', **{name: given})
+  assert not list(tmp_path.glob('*.safetensors'))
+
+
+def test_texts_that_are_too_long_for_a_header(system, tmp_path):
+  with pytest.raises(ValueError, match='cannot be written: .*too large.* give '
+                                       'shorter texts, or fewer tasks'):
+    system.export('permuted-00', tmp_path / 'a', text='x' * 11 ** 8)
+  assert not list(tmp_path.glob('a*'))
+  path = system.export('permuted-00', tmp_path / 'a', None, None, 'ä\0\n')
+  assert artifact.read(path).text == 'ä\0\n'
+
+
 def test_an_import_changes_no_other_task(system, other, tmp_path):
   before = tiny.bits(tmp_path / 'other')
   path = system.export('permuted-12', tmp_path / 'a')

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -105,6 +106,35 @@ def test_a_mask_is_measured_before_learning_as_it_starts(clear):
 def test_the_order_is_that_of_the_stream():
   phase = dataclasses.replace(CLEAR.phases[0], tasks=(1, 3))
   assert stream.visits(phase) == [1, 2, 1, 2]
+
+
+def test_every_task_is_seen_for_its_own_epochs():
+  """Pairs of digits have other numbers of images; 5 make a batch."""
+  config = tiny.make('stream', suite=dict(
+      kind='split', source='digits', classes_per_task=2, num_tasks=3),
+      phases__stream__epochs=2, phases__stream__steps=0,
+      phases__stream__batch_size=5, phases__stream__stream__passes=1)
+  suite, data, _ = tiny.prepared(config)
+  run = types.SimpleNamespace(suite=suite, data=data, config=config)
+  seen = [0] * 3
+  for task, index in stream._segments(run, config.phases[0]):
+    seen[task] += index().size
+  images = [len(data.view(task).train) for task in suite.tasks]
+  assert seen == [2 * (n // 5) * 5 for n in images]
+  assert len(set(seen)) > 1
+
+
+def test_a_streams_loss_is_the_phases(tmp_path):
+  """Over a task's own outputs, of which the backbone has more."""
+  found = {}
+  for loss in ('softmax', 'classes'):
+    learn(short(phases__stream__loss=loss, stream__passes=1), tmp_path / loss)
+    found[loss] = [
+        checkpoint.load_metadata(path)['record']['curve']['loss']
+        for path in sorted((tmp_path / loss / 'tasks').iterdir())]
+  assert len(found['classes']) == 3
+  for one, other in zip(found['classes'], found['softmax']):
+    assert one[0] < other[0] - .5  # of 10 outputs, and of 30
 
 
 def renamed(suite, names):
@@ -348,6 +378,9 @@ def test_streams_survive_json_and_only_they_are_written():
      'phase b: a stream is learned one mask at a time'),
     ({'phases__a__stream': {'every': 0}}, 'every and passes must be at least'),
     ({'phases__a__stream': {'min_masks': 1}}, 'min_masks at least 2'),
+    ({'phases__a__stream': {'min_masks': 10 ** 9}}, 'min_masks is 1000000000; '
+     'it must be at most 10,000'),
+    ({'phases__a__stream': {'passes': 10 ** 9}}, 'passes is 1000000000; it'),
     ({'phases__a__stream': {'tolerance': 0.}}, 'tolerance must be above 0'),
     ({'phases__a__stream': {'budget': -1}}, 'budget not negative'),
     ({'phases__a__stream': {'objective': 'H'}}, "unknown objective 'H'"),

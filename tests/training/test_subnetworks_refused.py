@@ -53,6 +53,9 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path):
     assert not (tmp_path / 'run' / 'tasks').exists()
 
 
+PRUNED = little.watched(allocation=dict(density=.3))['net']
+
+
 @pytest.mark.parametrize('changes, text', [
     (dict(allocation=None), 'phase net: subnetworks need an allocation'),
     (dict(method='supsup'), 'unknown key phases.net.allocation'),
@@ -71,6 +74,15 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path):
     (dict(sparsify=dict(start=.3, cutoff=95.)), r'cutoff is .* in \(0, 1\]'),
     (dict(allocation=dict(density=.3, fit=True, scope='global')),
      'allocation.fit takes what is free of every leaf'),
+    (dict(allocation=dict(density=.3, score='magnitude', sample=5)),
+     "sample is 5, and the score 'magnitude' looks at no images"),
+    (dict(allocation=dict(density=.3, fit=True, tree=None)),
+     'with tree=None there are none; leave fit out'),
+    (dict(PRUNED, sparsify=dict(start=.3, rate=.3)),
+     'would prune nothing: its rate, 0.3, is larger than start - least'),
+    (dict(PRUNED, sparsify=dict(start=.3, rate=1e-9)), 'rate, 1e-09, is too'),
+    (dict(PRUNED, sparsify=dict(start=.3, cutoff=.5, tolerance=.1)),
+     'tolerance is 0.1, and cutoff, 0.5, takes its place'),
     (dict(tasks_at_once=3), "train them with together='joint', not tasks_at"),
     (dict(together='joint', options=dict(sharing=True)),
      'use no weights of each other; leave out sharing'),

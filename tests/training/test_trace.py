@@ -1,5 +1,6 @@
 """A method's wrong functions are named before anything is trained."""
 
+import json
 import types
 
 import jax
@@ -7,11 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+import tiny_search
 
+import mtl_jax
 from mtl_jax import impressions
 from mtl_jax import methods
 from mtl_jax.methods import base
 from mtl_jax.serving import backbone as backbone_lib
+from mtl_jax.storage import checkpoint
+from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import loop
 from mtl_jax.training import trace
 
@@ -55,6 +60,27 @@ def test_a_sound_method_is_gone_through_without_computing():
   made = check(GOOD)
   assert made.values['b'].shape == (3,) and made.masks is None
   assert isinstance(made.values['b'], jax.ShapeDtypeStruct)
+
+
+def test_what_the_library_records_is_reserved(tmp_path):
+  """Each key of a record, however a task was trained, and of its line."""
+  folders = [tiny.learned(tmp_path / 'few', 'few'), tmp_path / 'search',
+             tmp_path / 'curve']
+  tiny_search.learn(tiny_search.make(), folders[1])
+  tiny.train_alone(tiny.only('basis', phases__basis__validate_every=3),
+                   folders[2])
+  system = mtl_jax.load(folders[0])
+  system.merge(['permuted-00', 'permuted-01'], name='both')
+  keys = set()
+  for folder in folders:
+    work = workdir_lib.Workdir(folder)
+    for name in work.task_names():
+      keys |= checkpoint.task_metadata(work.task(name))['record'].keys()
+    for line in work.metrics.read_text().splitlines():
+      line = json.loads(line)
+      keys |= line.keys() if line['kind'] == 'task' else set()
+  assert {'search', 'validation', 'merged', 'sha256'} <= keys
+  assert keys - trace.RECORDED == {'basis'}  # which methods may state
 
 
 @pytest.mark.parametrize('changes, text', [
