@@ -1,12 +1,14 @@
 """The process of a run: its CPU, memory and devices, signals and profiles."""
 
+import _thread
 import contextlib
+import functools
 import os
 import pathlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 
@@ -126,6 +128,28 @@ def stoppable() -> Iterator[None]:
       if handler is not None:
         signal.signal(number, handler)
     _Stop.asked, _Stop.depth = None, 0
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Callable[[], None]]:
+  """Gives a function by which any thread raises an exception in the main one.
+
+  It simulates SIGINT if that has a handler. A script's background jobs ignore
+  SIGINT; there SIGUSR2 has a handler in the meantime, which raises
+  KeyboardInterrupt. Outside of the main thread, the function does nothing.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield lambda: None
+    return
+  number, before = signal.SIGINT, None
+  if not callable(signal.getsignal(number)):
+    number = getattr(signal, 'SIGUSR2', number)
+    before = signal.signal(number, signal.default_int_handler)
+  try:
+    yield functools.partial(_thread.interrupt_main, number)
+  finally:
+    if before is not None:
+      signal.signal(number, before)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ of all, metadata first. A machine that dies at any moment leaves a bucket from
 which another goes on.
 """
 
-import _thread
 import contextlib
 import logging
 import os
@@ -18,6 +17,7 @@ from typing import Any
 
 import filelock
 
+from mtl_jax import host
 from mtl_jax import messages
 from mtl_jax.parallel import writing
 from mtl_jax.storage import bucket as bucket_lib
@@ -243,11 +243,11 @@ class Mirror(staging.Staging):
   def _sending(self, lock: bucket_lib.Lock) -> Iterator[None]:
     """Two threads at work, and the last send."""
     ended, sent = threading.Event(), threading.Event()
-    main = threading.current_thread() is threading.main_thread()
-    sender = _thread_of(ended, EVERY, self.push, lock, main)
-    beat = _thread_of(sent, bucket_lib.BEAT, lock.renew, lock, main)
     try:
-      yield
+      with host.interruptible() as interrupt:
+        sender = _thread_of(ended, EVERY, self.push, lock, interrupt)
+        beat = _thread_of(sent, bucket_lib.BEAT, lock.renew, lock, interrupt)
+        yield
     except BaseException as error:
       said = self._end(ended, sender, lock)
       if lock.lost:
@@ -289,7 +289,7 @@ class Mirror(staging.Staging):
 
 def _thread_of(ended: threading.Event, every: float,
                do: Callable[[], Any], lock: bucket_lib.Lock,
-               main: bool) -> threading.Thread:
+               interrupt: Callable[[], None]) -> threading.Thread:
   """Does something again and again; less often where it fails."""
   def work():
     wait = every
@@ -301,8 +301,7 @@ def _thread_of(ended: threading.Event, every: float,
         if lock.lost:
           logging.error('another process (%s) has taken over %s: this one ends',
                         lock.lost, lock.bucket.address)
-          if main:
-            _thread.interrupt_main()
+          interrupt()
           return
         wait = min(2 * wait, 60.)
         logging.warning('%s: %s; it is tried again', lock.bucket.address,

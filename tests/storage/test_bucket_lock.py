@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -142,13 +143,24 @@ def test_who_has_lost_the_lock_sends_nothing_more(monkeypatch):
   assert 'tasks/b/0' not in buckets.objects(buckets.RUN)
 
 
-def test_a_process_that_loses_the_lock_is_interrupted(monkeypatch):
+@pytest.mark.parametrize('ignored', [False, True])
+def test_a_process_that_loses_the_lock_is_interrupted(monkeypatch, ignored):
+  """Also one that ignores SIGINT, as a script's background jobs do."""
+  handler = signal.SIG_IGN if ignored else signal.default_int_handler
+  before = signal.signal(signal.SIGINT, handler)
   monkeypatch.setattr(bucket, 'BEAT', 0.05)
-  work = buckets.new('a')
-  with pytest.raises(ValueError, match='thief, 1. has taken over recorded'):
-    with work.held():
-      work.mirror.bucket.write('.lock/000000099', b'9e9 token place thief, 1')
-      time.sleep(20)
+  try:
+    work = buckets.new('a')
+    others = signal.getsignal(signal.SIGUSR2)
+    with pytest.raises(ValueError, match='thief, 1. has taken over recorded'):
+      with work.held():
+        work.mirror.bucket.write('.lock/000000099', b'9e9 token place thief, 1')
+        for _ in range(400):
+          time.sleep(0.05)
+    assert signal.getsignal(signal.SIGINT) == handler
+    assert signal.getsignal(signal.SIGUSR2) == others
+  finally:
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize('hours', [-2, 2])
