@@ -36,6 +36,7 @@ if _FLAGS is None:
 else:
   os.environ['XLA_FLAGS'] = _FLAGS
 
+MOST_MAPS = 30_000  # of a process before it drops its programs
 # The last one that matches decides.
 WARNINGS = (
     'error',
@@ -58,6 +59,16 @@ def pytest_unconfigure():
   _COMPILED.cleanup()
   if 'tiny' in sys.modules:
     sys.modules['tiny'].clean()
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _room_for_programs():
+  """Compiled programs take memory maps: Linux gives a process 65,530, and
+  XLA aborts without one."""
+  yield
+  maps = pathlib.Path('/proc/self/maps')
+  if maps.exists() and maps.read_bytes().count(b'\n') > MOST_MAPS:
+    jax.clear_caches()
 
 
 @pytest.hookimpl(trylast=True)  # after -m and -k
