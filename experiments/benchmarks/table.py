@@ -81,7 +81,7 @@ def render_resnet(lines: list[dict]) -> str:
     if 'target' in line:
       met = ('' if min(line['ratio'], line['core_ratio']) >= line['target']
              else ' (missed)')
-      cells[4] = f'at least {line["target"]:g}x by either{met}'
+      cells[4] = f'at least {line["target"]:g}x by both{met}'
     out.append(f'| {line["name"]} | ' + ' | '.join(cells) + ' |')
   return '\n'.join(out + ['', _origin(lines)])
 

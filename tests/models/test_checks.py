@@ -12,6 +12,7 @@ from flax import nnx
 from mtl_jax import experiment
 from mtl_jax import models
 from mtl_jax.config import config as config_lib
+from mtl_jax.config import parts
 
 
 def linen(body):
@@ -123,6 +124,13 @@ def test_refused_before_a_folder_is_made(name, tmp_path):
 def test_options_of_another_type_are_refused(name, option, value, said):
   with pytest.raises(ValueError, match=f'backbone.options.{said}|{said}'):
     models.make(name, 10, **{option: value})
+
+
+@pytest.mark.parametrize('changes', [
+    {}, {'weights': 'there.npz', 'names': (('a', 'b'),)}], ids=str)
+def test_noise_belongs_to_weights_in_their_published_form(changes):
+  with pytest.raises(ValueError, match='options.noise .* or leave noise out'):
+    parts.Backbone('part_resnet', 10, options=(('noise', .1),), **changes)
 
 
 def test_options_of_other_libraries_numbers_are_taken():
