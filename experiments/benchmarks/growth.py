@@ -179,6 +179,8 @@ def measure(tasks: int, folder: pathlib.Path) -> Iterator[dict]:
   run = start(config, folder / 'masks')
   groups, compiled = learn(run)
   work = run.workdir
+  # As if it had been finished a while ago: see `workdir._TICK`.
+  os.utime(work.tasks, (1, 1))
   names = work.task_names()
   last = groups[-1]
   yield _row('commit of a task in a group', tasks, Cost(

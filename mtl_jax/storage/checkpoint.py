@@ -52,19 +52,27 @@ def exists(path: pathlib.Path) -> bool:
   return removal.is_final(path.name) and os.path.isfile(path / METADATA)
 
 
-def listed(folder: pathlib.Path) -> Iterator[tuple]:
-  """(name, (inode, time)) of all folders in a folder."""
+def version(folder: pathlib.Path) -> tuple[int, int] | None:
+  """(inode, time of the last change) of a folder; `None` if it is none."""
+  try:
+    found = os.stat(folder)
+  except (OSError, ValueError):  # ValueError: a name with a zero byte
+    return None
+  if not stat.S_ISDIR(found.st_mode):
+    return None
+  return found.st_ino, found.st_mtime_ns
+
+
+def listed(folder: pathlib.Path) -> Iterator[tuple[str, tuple[int, int]]]:
+  """(name, version) of all folders in a folder."""
   try:
     names = os.listdir(folder)
   except OSError:
     return
   for name in filter(removal.is_final, names):
-    try:
-      found = os.stat(folder / name)
-    except OSError:
-      continue  # removed meanwhile
-    if stat.S_ISDIR(found.st_mode):
-      yield name, (found.st_ino, found.st_mtime_ns)
+    found = version(folder / name)
+    if found is not None:  # otherwise no folder, or removed meanwhile
+      yield name, found
 
 
 def has_metadata(path: pathlib.Path) -> bool:

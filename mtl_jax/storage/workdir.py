@@ -125,7 +125,7 @@ class Workdir:
 
   def has_task(self, name: str) -> bool:
     """Whether a finished task of this name is in the workdir."""
-    return name in self.finished_tasks()
+    return self.version(name) is not None
 
   def require_free(self, name: Any, leaving: str | None = None) -> None:
     """Refuses a name that can't become the name of another task here.
@@ -153,19 +153,27 @@ class Workdir:
             'another name')
 
   def version(self, name: str) -> tuple[int, int] | None:
-    """A value that is equal as long as the task's folder is the same one."""
-    return self.finished_tasks().get(_string(name))
+    """A value that is equal as long as the task's folder is the same one.
+
+    `None` without such a task. The folder of tasks is listed at most if the
+    answer may have changed since the last time.
+    """
+    _string(name)
+    with self._lock:
+      if self._stamp is None or self._stamp != self._changed():
+        known = self._finished.get(name)
+        found = checkpoint.version(self.task(name))
+        if found is None or found == known:
+          return found
+    return self.finished_tasks().get(name)
 
   def finished_tasks(self) -> dict[str, tuple[int, int]]:
     """(inode, time) of all finished tasks by name; the dict never changes."""
     with self._lock:
-      try:
-        found = os.stat(self.tasks)
-      except OSError:
+      stamp = self._changed()
+      if stamp is None:
         self._stamp, self._finished = None, {}
-        return self._finished
-      stamp = found.st_ino, found.st_mtime_ns
-      if stamp != self._stamp:
+      elif stamp != self._stamp:
         before, now = self._finished, time.time_ns()
         there = {name: found for name, found in checkpoint.listed(self.tasks)
                  if before.get(name) == found
@@ -173,8 +181,12 @@ class Workdir:
         # Returns the same object as long as nothing has changed.
         self._finished = before if there == before else there
         # Changes within one tick of the file system's clock have equal times.
-        self._stamp = stamp if now - found.st_mtime_ns > _TICK else None
+        self._stamp = stamp if now - stamp[1] > _TICK else None
       return self._finished
+
+  def _changed(self) -> tuple[int, int] | None:
+    """(inode, time) of the folder of tasks; `None` if there is none."""
+    return checkpoint.version(self.tasks)
 
   def lost_tasks(self) -> list[str]:
     """Names in the plan, in the log or among the folders without a checkpoint.

@@ -1,6 +1,7 @@
 """What a call does must not grow with the tasks that it isn't about."""
 
 import os
+import time
 
 import jax
 import numpy as np
@@ -80,6 +81,23 @@ def test_the_workdir_is_listed_once(system, count):
   assert len(system.tasks) == 15
   tasks = system.workdir.tasks
   assert len([path for path, in listed if path == tasks]) == 1
+
+
+def test_known_tasks_of_a_workdir_that_changes_now_need_no_list(
+    folder, system, count):
+  later = time.time() + 1000
+  os.utime(folder / 'tasks', (later, later))
+  try:
+    shown = system.observe(IMAGES, MASKED[0])
+    listed = count(workdir_lib.os, 'listdir')
+    for name in system.tasks:  # lists
+      system.predict(IMAGES, task=name)
+    system.identify(shown, names=MASKED)
+    system.predict_mixed(IMAGES[:3], MASKED[:3])
+    assert not system.workdir.has_task('permuted-99')
+    assert [path for path, in listed].count(system.workdir.tasks) == 1
+  finally:
+    os.utime(folder / 'tasks', (1, 1))
 
 
 def test_nameless_candidates_are_chosen_once(system, count):
