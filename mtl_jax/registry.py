@@ -107,6 +107,19 @@ def origin(function: Callable) -> dict | None:
           'sha256': hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
+def check_origin(found: Any, what: str) -> None:
+  """Refuses what can't come from `origin`.
+
+  Args:
+    found: as a file says it.
+    what: whose origin it is, for messages.
+  """
+  if found is not None and not (isinstance(found, dict) and all(
+      isinstance(found.get(key), str) for key in ('file', 'sha256'))):
+    raise ValueError(f"{what} has 'defined_in' {found!r}; expected null, or "
+                     "the strings 'file' and 'sha256'")
+
+
 def changed(then: dict | None, now: dict | None) -> str:
   """The message if another file defines a function than was recorded.
 

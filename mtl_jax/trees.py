@@ -36,6 +36,20 @@ def is_number(x: Any) -> bool:
   return isinstance(x, numbers.Real) and not isinstance(x, (bool, np.bool_))
 
 
+def check_switch(value: Any, name: str) -> bool:
+  """A switch, which is True or False: 'no' would count as true.
+
+  Raises:
+    ValueError: it is something else; gives the name and the value.
+
+  >>> check_switch(np.True_, 'units')
+  True
+  """
+  if not isinstance(value, (bool, np.bool_)):
+    raise ValueError(f'{name} is {messages.shown(value)}; give True or False')
+  return bool(value)
+
+
 def check_arrays(tree: Any, what: str, values: bool = False) -> Any:
   """Returns the tree if all its leaves are arrays or `None`.
 

@@ -174,6 +174,7 @@ def made(run: run_lib.Run, entry: plan.Entry,
   if method.abilities.needs_earlier:
     metadata['relies_on'] = {name: run.system.fingerprint(name)
                              for name in relied}
+    metadata |= run.system.drawn(metadata)
   stored = system_lib.StoredTask(
       entry.name, impression, method, shared, entry.task.transforms,
       run.data.parameters(entry.task), entry.task.classes, metadata,
