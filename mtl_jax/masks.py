@@ -215,8 +215,9 @@ def density(mask: Mask) -> Array:
   >>> float(density({'w': jnp.array([True, False, False, False]), 'b': None}))
   0.25
   """
-  return (_mask_leaves.count(_mask_leaves.require_leaves(require_bool(mask)))
-          / max(trees.size(mask), 1))
+  ones = _mask_leaves.count(_mask_leaves.require_leaves(require_bool(mask)))
+  size = max(trees.size(mask), 1)
+  return ones / (size if size <= _mask_leaves.MOST else np.float32(size))
 
 
 def densities(mask: Mask) -> Tree:
