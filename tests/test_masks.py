@@ -399,7 +399,7 @@ def test_any_flax_module_is_masked_by_path_patterns(make):
 
 
 def test_more_weights_than_int32_counts():
-  """Of a large network: counts don't overflow, and a leaf is refused by name."""
+  """Counts don't overflow, and a leaf that can't be ranked is named."""
   shape = jax.ShapeDtypeStruct((2 ** 31,), jnp.bool_)
   tree = {'w': shape, 'v': jax.ShapeDtypeStruct((2 ** 11, 2 ** 20), jnp.bool_)}
   for count in (masks.density, lambda m: masks.overlap(m, m)):

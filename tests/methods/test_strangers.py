@@ -130,6 +130,9 @@ def test_the_method_that_is_changed_is_sound():
     # commit
     (dict(commit=lambda *given: (*commit(*given), 1)),
      r'commit must return \(impression, shared\); it returned 3 values'),
+    *((dict(commit=leave(parts=lambda _, pairs, name=name: {name: pairs})),
+       f"the impression has a part {name!r}; names of parts are strings "
+       "without '/'") for name in ('lo/ra', '', 3)),
     # materialise
     (dict(materialise=lambda *given: jax.tree.map(
         lambda w: w * (1 + .01 * random.random()), materialise(*given))),

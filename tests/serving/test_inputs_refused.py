@@ -65,7 +65,8 @@ def test_a_remedy_works_as_it_stands(system, kind, call):
   with pytest.raises(ValueError, match='; give [^;]*$') as refused:
     CALLS[call](system, SAME[kind])
   remedy = str(refused.value).rpartition('; give ')[2]
-  mended = eval(remedy, {'x': SAME[kind], 'np': np})  # pylint: disable=eval-used
+  mended = eval(  # pylint: disable=eval-used
+      remedy, {'x': SAME[kind], 'np': np})
   np.testing.assert_array_equal(mended, X)
   np.testing.assert_array_equal(CALLS[call](system, mended),
                                 CALLS[call](system, X))
