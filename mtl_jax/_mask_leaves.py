@@ -150,6 +150,12 @@ def count(mask: Mask) -> Array:
   return sum(map(of_leaf, leaves), jnp.float32(0))
 
 
+def share(mask: Mask) -> Array:
+  """The fraction of ones over all leaves, float32."""
+  size = max(trees.size(mask), 1)
+  return count(mask) / (size if size <= MOST else np.float32(size))
+
+
 @jax.custom_jvp
 def times(p: Array, m: Array) -> Array:
   """The product, +0. where the mask is 0."""

@@ -20,6 +20,7 @@ from mtl_jax import aliases
 from mtl_jax import messages
 
 Tree = aliases.Tree
+check_switch = messages.check_switch
 
 
 def is_none(x: Any) -> bool:
@@ -34,20 +35,6 @@ def is_number(x: Any) -> bool:
   (True, False)
   """
   return isinstance(x, numbers.Real) and not isinstance(x, (bool, np.bool_))
-
-
-def check_switch(value: Any, name: str) -> bool:
-  """A switch, which is True or False: 'no' would count as true.
-
-  Raises:
-    ValueError: it is something else; gives the name and the value.
-
-  >>> check_switch(np.True_, 'units')
-  True
-  """
-  if not isinstance(value, (bool, np.bool_)):
-    raise ValueError(f'{name} is {messages.shown(value)}; give True or False')
-  return bool(value)
 
 
 def check_arrays(tree: Any, what: str, values: bool = False) -> Any:
