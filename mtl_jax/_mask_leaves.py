@@ -21,6 +21,7 @@ Mask = aliases.Mask
 PRNGKey = aliases.PRNGKey
 Scores = aliases.Scores
 Tree = aliases.Tree
+MOST = 2 ** 31 - 1  # weights that int32 counts
 
 
 def rankable(scores: Scores) -> Scores:
@@ -55,7 +56,11 @@ def kept(name: str, shape: Sequence[int], density: Any) -> int:
     raise ValueError(
         f'density of {name} is {messages.shown(density)}; it must lie between '
         '0 and 1')
-  return round(float(density) * int(np.prod(shape)))
+  size = int(np.prod(shape))
+  if size > MOST:
+    raise ValueError(f'{name} has {size:,} weights, and a leaf is ranked up to '
+                     f'{MOST:,}: divide it into several leaves')
+  return round(float(density) * size)
 
 
 def per_leaf(density: float | Tree, like: Tree) -> Tree:
@@ -130,9 +135,25 @@ def require_leaves(mask: Mask) -> Mask:
 
 
 def count(mask: Mask) -> Array:
-  """Number of ones over all leaves, int32."""
-  return sum((jnp.sum(m, dtype=jnp.int32) for m in jax.tree.leaves(mask)),
-             jnp.int32(0))
+  """Number of ones over all leaves: int32, or float32 where int32 is too small.
+  """
+  leaves = jax.tree.leaves(mask)
+  if trees.size(mask) <= MOST:
+    return sum((jnp.sum(m, dtype=jnp.int32) for m in leaves), jnp.int32(0))
+
+  def of_leaf(m: Array) -> Array:
+    if m.size <= MOST:
+      return jnp.sum(m, dtype=jnp.int32).astype(jnp.float32)
+    rows = jnp.sum(m, -1, dtype=jnp.int32 if m.shape[-1] <= MOST
+                   else jnp.float32)
+    return jnp.sum(rows.astype(jnp.float32))
+  return sum(map(of_leaf, leaves), jnp.float32(0))
+
+
+def share(mask: Mask) -> Array:
+  """The fraction of ones over all leaves, float32."""
+  size = max(trees.size(mask), 1)
+  return count(mask) / (size if size <= MOST else np.float32(size))
 
 
 @jax.custom_jvp

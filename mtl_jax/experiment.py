@@ -67,6 +67,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
     ValueError: the workdir belongs to another config (names the difference).
   """
   started = time.perf_counter()
+  trees.check_switch(quiet, 'quiet')
   writers.require(config)
   work = workdir_lib.Workdir(workdir)
   with work.held():

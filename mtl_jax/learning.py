@@ -6,8 +6,6 @@ place of a phase's fields in a config.
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from mtl_jax import experiment
 from mtl_jax import json_files
 from mtl_jax import methods
@@ -107,7 +105,7 @@ def _source(source, name: str | None) -> sources.Source:
                      'a source, a Source, or (images, labels)')
   if name is None:
     raise ValueError('arrays have no name; give name=')
-  return sources.from_arrays(name, *map(np.asarray, source))
+  return sources.from_arrays(name, *source)
 
 
 def _config(system, source, name, method, phase, given, load):

@@ -215,8 +215,7 @@ def density(mask: Mask) -> Array:
   >>> float(density({'w': jnp.array([True, False, False, False]), 'b': None}))
   0.25
   """
-  return (_mask_leaves.count(_mask_leaves.require_leaves(require_bool(mask)))
-          / max(trees.size(mask), 1))
+  return _mask_leaves.share(_mask_leaves.require_leaves(require_bool(mask)))
 
 
 def densities(mask: Mask) -> Tree:

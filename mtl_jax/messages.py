@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import numpy as np
 
 
 def shown(value: Any) -> str:
@@ -28,3 +29,18 @@ def brief(error: BaseException) -> str:
   """
   said = str(error).strip().splitlines() or [type(error).__name__]
   return said[0].rstrip('.')[:300]
+
+
+def check_switch(value: Any, name: str) -> bool:
+  """A switch, which is True or False: 'no' would count as true.
+
+  Raises:
+    ValueError: it is something else; gives the name and the value.
+
+  >>> import numpy as np
+  >>> check_switch(np.True_, 'units')
+  True
+  """
+  if not isinstance(value, (bool, np.bool_)):
+    raise ValueError(f'{name} is {shown(value)}; give True or False')
+  return bool(value)

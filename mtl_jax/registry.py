@@ -107,6 +107,19 @@ def origin(function: Callable) -> dict | None:
           'sha256': hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
+def check_origin(found: Any, what: str) -> None:
+  """Refuses what can't come from `origin`.
+
+  Args:
+    found: as a file says it.
+    what: whose origin it is, for messages.
+  """
+  if found is not None and not (isinstance(found, dict) and all(
+      isinstance(found.get(key), str) for key in ('file', 'sha256'))):
+    raise ValueError(f"{what} has 'defined_in' {found!r}; expected null, or "
+                     "the strings 'file' and 'sha256'")
+
+
 def changed(then: dict | None, now: dict | None) -> str:
   """The message if another file defines a function than was recorded.
 
@@ -148,6 +161,19 @@ def claim(kind: str, name: str) -> None:
                      'the two files, or another name')
 
 
+def import_remedy(path: pathlib.Path, error: BaseException) -> str:
+  """The end of a message if a user's file can't import a file beside it."""
+  if not isinstance(error, ImportError):
+    return ''
+  start = f'start Python with PYTHONPATH={path.absolute().parent}'
+  if 'relative import' in str(error):
+    return f'; import a file beside it by its name, and {start}'
+  name = (error.name or '').split('.')[0]
+  beside = [path.parent / name, path.parent / f'{name}.py']
+  return (f'; to import what is beside it, {start}'
+          if name and any(other.exists() for other in beside) else '')
+
+
 def load_plugins(paths: Iterable[Any] | str | os.PathLike | None) -> None:
   """Runs Python files that register methods, models, sources or suites.
 
@@ -167,6 +193,8 @@ def load_plugins(paths: Iterable[Any] | str | os.PathLike | None) -> None:
     if not isinstance(given_path, (str, os.PathLike)):
       raise ValueError(f'plugins: {given_path!r} is no path; give that of a '
                        'Python file')
+    if not os.fspath(given_path):
+      raise ValueError("plugins: the path is ''; give that of a Python file")
     path = pathlib.Path(given_path).expanduser().resolve()
     if not path.is_file():
       raise ValueError(f'plugins: there is no file {path}')
@@ -183,6 +211,6 @@ def load_plugins(paths: Iterable[Any] | str | os.PathLike | None) -> None:
     except (Exception, SystemExit) as error:
       del sys.modules[name]
       raise ValueError(f'plugins: {path} failed: {type(error).__name__}: '
-                       f'{error}') from error
+                       f'{error}{import_remedy(path, error)}') from error
     finally:
       _LOADING.reset(token)

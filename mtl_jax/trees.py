@@ -20,6 +20,7 @@ from mtl_jax import aliases
 from mtl_jax import messages
 
 Tree = aliases.Tree
+check_switch = messages.check_switch
 
 
 def is_none(x: Any) -> bool:

@@ -1,5 +1,6 @@
 """Checks a run before it writes anything."""
 
+import contextlib
 from typing import Any, NoReturn
 
 import numpy as np
@@ -184,11 +185,13 @@ def check_fit(config, suite, data, backbone, earlier=(),
     size = phase.training.batch_size
     for group in plan.groups(phase.named, suite):
       for entry in group:
-        batches.check_size(len(data.rows(entry)), size)
+        with _named(phase, f'task {entry.task.name}'):
+          batches.check_size(len(data.rows(entry)), size)
       if config.mesh is not None:
         mesh.check(config.mesh.axes(), size)
       elif not drivers.at_once(group, size):
-        parallel.split_batch(np.zeros(size))
+        with _named(phase, f'phase {phase.name}'):
+          parallel.split_batch(np.zeros(size))
       if len(group) > 1 and phase.training.epochs:
         try:
           batches.check_epochs({
@@ -241,6 +244,16 @@ def _call_check(method, *facts) -> None:
     raise
   except Exception as error:  # pylint: disable=broad-except
     raise method_errors.failed('check', error) from error
+
+
+@contextlib.contextmanager
+def _named(phase, whose: str):
+  """Says of a refused batch whose it is, and how it is given."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f'{whose}: {error} ({phase.flag("batch_size")})') from (
+        error)
 
 
 def check_words(suite, data, params) -> None:

@@ -176,7 +176,7 @@ def test_nothing_of_nan_or_empty_is_stored(tmp_path):
 
 
 def test_soundness_of_what_a_task_leaves():
-  entry = type('Entry', (), {'name': 'a'})
+  entry = type('Entry', (), {'name': 'a', 'phase': tiny.make('one').phases[0]})
   with pytest.raises(FloatingPointError,
                      match='would leave scores or weights/w with NaN'):
     commit.require_finite(entry, {'scores or weights': {

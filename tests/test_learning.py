@@ -1,5 +1,6 @@
 """One task more, from Python: the same checks and commit as in a run."""
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -113,6 +114,12 @@ def test_a_killed_call_goes_on(system, monkeypatch):
     ('nowhere/at_all', {}, 'nowhere'),
     ((IMAGES, LABELS), {}, 'arrays have no name; give name='),
     ((IMAGES, LABELS + 11), dict(name='x'), 'the largest label is 13'),
+    ((np.ma.array(IMAGES, mask=IMAGES > 99), LABELS), dict(name='x'),
+     'images have masked entries'),
+    ((IMAGES, np.ma.array(LABELS, mask=LABELS > 1)), dict(name='x'),
+     'labels have masked entries'),
+    ((jax.random.key(0), LABELS), dict(name='x'), 'cannot be one array'),
+    (([IMAGES[0], IMAGES[0, :2]], LABELS), dict(name='x'), 'one shape'),
     (IMAGES, dict(name='x'), 'source is a ndarray')])
 def test_what_a_run_would_refuse(system, source, given, text):
   before = tiny.bits(system.workdir.root)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mtl_jax import _mask_leaves
 from mtl_jax import _top_k
 from mtl_jax import masks
 from mtl_jax import trees
@@ -395,3 +396,32 @@ def test_any_flax_module_is_masked_by_path_patterns(make):
   mask = sampler(scores)
   assert_equal(masks.unpack(masks.pack(mask), params),
                jax.tree.map(np.asarray, mask))
+
+
+def test_more_weights_than_int32_counts():
+  """Counts don't overflow, and a leaf that can't be ranked is named."""
+  shape = jax.ShapeDtypeStruct((2 ** 31,), jnp.bool_)
+  tree = {'w': shape, 'v': jax.ShapeDtypeStruct((2 ** 11, 2 ** 20), jnp.bool_)}
+  for count in (masks.density, lambda m: masks.overlap(m, m)):
+    assert jax.eval_shape(count, tree).shape == ()
+  scores = {'a': jax.ShapeDtypeStruct((2 ** 31,), jnp.float32)}
+  for call in (lambda s: masks.top_k(s, .5),
+               lambda s: masks.random(jax.random.key(0), s, .5)):
+    with pytest.raises(ValueError, match='a has 2,147,483,648 weights, and a '
+                                         'leaf is ranked up to 2,147,483,647'):
+      jax.eval_shape(call, scores)
+
+
+@pytest.mark.parametrize('most', [9, 40])
+def test_counts_beyond_int32_are_right(monkeypatch, most):
+  monkeypatch.setattr(_mask_leaves, 'MOST', most)
+  random = np.random.RandomState(0)
+  m = {name: random.rand(*shape) > .4 for name, shape in (
+      ('a', (6, 7)), ('b', (9,)), ('c', (3, 2, 5)), ('d', ()), ('e', (11,)))}
+  every = np.concatenate([leaf.reshape(-1) for leaf in map(
+      np.asarray, m.values())])
+  m = jax.tree.map(jnp.asarray, m)
+  assert float(masks.density(m)) == pytest.approx(every.mean(), rel=1e-6)
+  assert float(masks.overlap(m, m)) == 1
+  other = jax.tree.map(jnp.logical_not, m)
+  assert float(masks.overlap(m, other)) == 0

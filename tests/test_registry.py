@@ -15,6 +15,7 @@ from mtl_jax import impressions
 from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import registry
+from mtl_jax.config import files
 from mtl_jax.methods import base
 from mtl_jax.methods import dedicated
 from mtl_jax.models import mlp
@@ -301,3 +302,28 @@ def test_models_that_are_refused(name, factory, text):
     factory = dataclasses.asdict(factory)
   with pytest.raises(ValueError, match=text):
     models.register(name, factory)
+
+
+@pytest.mark.parametrize('words', [
+    'import helper_of_mine', 'from . import helper_of_mine'])
+def test_a_plugin_that_imports_a_file_beside_it(tmp_path, words, monkeypatch):
+  (tmp_path / 'helper_of_mine.py').write_text('rank = 4\n')
+  (tmp_path / 'mine.py').write_text(words)
+  for read, path in ((registry.load_plugins, tmp_path / 'mine.py'),
+                     (files.load, str(tmp_path / 'mine.py'))):
+    with pytest.raises(ValueError, match='mine.py failed: .*start Python with '
+                       f'PYTHONPATH={tmp_path}$'):
+      read(path)
+  # The remedy.
+  (tmp_path / 'mine.py').write_text('import helper_of_mine')
+  monkeypatch.syspath_prepend(tmp_path)
+  registry.load_plugins(tmp_path / 'mine.py')
+  del sys.modules['helper_of_mine']
+
+
+def test_other_missing_modules_have_no_such_remedy(tmp_path):
+  (tmp_path / 'mine.py').write_text('import no_such_module')
+  with pytest.raises(ValueError, match="No module named 'no_such_module'$"):
+    registry.load_plugins(tmp_path / 'mine.py')
+  with pytest.raises(ValueError, match="plugins: the path is ''; give"):
+    registry.load_plugins('')

@@ -11,6 +11,8 @@ DESCRIPTION = (
 EXAMPLES = (
     ('{} birds.safetensors --workdir=runs/mine', 'into the workdir of a run'),
     ('{} birds.safetensors --workdir=runs/new', 'into a new folder'),
+    ('{} birds.safetensors --workdir=runs/mine --name=birds-2',
+     'under another name'),
     ('{} lora.safetensors --workdir=runs/new --plugins=lora.py',
      'a task of your own method'),
 )
@@ -21,6 +23,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('file', metavar='FILE', help='that `export` wrote')
   parser.add_argument('--workdir', required=True, metavar='DIR',
                       help='workdir of a run, or a new folder')
+  parser.add_argument('--name', metavar='NAME', help=(
+      'name of the task there; by default its own'))
   parser.add_argument('--plugins', action='append', metavar='FILE', help=(
       'a Python file that registers your own methods or models'))
 
@@ -28,6 +32,6 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def main(given: argparse.Namespace) -> int | None:
   """Imports the task."""
   registry.load_plugins(given.plugins)
-  print(f'imported {artifact.import_task(given.workdir, given.file)} into '
-        f'{given.workdir}')
+  name = artifact.import_task(given.workdir, given.file, given.name)
+  print(f'imported {name} into {given.workdir}')
   return None

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from mtl_jax import registry
 from mtl_jax import trees
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
@@ -140,5 +141,5 @@ def _require_argument(path, make, argument) -> None:
 
 def _failed(path, error) -> str:
   said = ' '.join(str(error).split())
-  return (f'--config: {path} failed: {type(error).__name__}: {said}' if said
-          else f'--config: {path} failed: {type(error).__name__}')
+  return (f'--config: {path} failed: {type(error).__name__}'
+          f'{f": {said}" if said else ""}{registry.import_remedy(path, error)}')

@@ -172,6 +172,15 @@ class Phase:
     """The seed name of the order of batches; equal if tasks are the same."""
     return f'rounds/{self.tasks}'
 
+  def flag(self, field: str) -> str:
+    """How the command line gives a field of this phase, for messages."""
+    return f'--config.phases.{self.name}.{field}'
+
+  def slower(self) -> str:
+    """The remedy for too large steps; a workdir keeps those that were made."""
+    return (f'lower the learning rate ({self.flag("learning_rate")}), in '
+            'another workdir')
+
   def make_method(self) -> methods.Method:
     """The method with the phase's options; equal options share one object."""
     return methods.of_options(self.method, self.options)

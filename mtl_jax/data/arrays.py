@@ -47,9 +47,7 @@ def from_arrays(name, images, labels, classes=None, test=None, valid=None,
   >>> [len(split.labels) for split in (source.train, source.valid, source.test)]
   [72, 8, 20]
   """
-  if not isinstance(stratified, (bool, np.bool_)):
-    raise ValueError(f'source {name!r}: stratified is {stratified!r}; give '
-                     'True or False')
+  trees.check_switch(stratified, f'source {name!r}: stratified')
   if hasattr(class_names, '__next__'):
     class_names = tuple(class_names)
   whole = classes is None

@@ -8,8 +8,11 @@ from mtl_jax import trees
 def check_size(images: int, batch_size: int) -> None:
   """Refuses a batch larger than a task's training images."""
   if images < batch_size:
-    raise ValueError(f'batch_size is {batch_size} but the task has only '
-                     f'{images} training images; choose a smaller batch')
+    raise ValueError(
+        f'batch_size is {batch_size} but the task has only '
+        f'{trees.counted(images, "training image")}; ' + (
+            f'give a batch_size of at most {images}' if images else
+            'give more images'))
 
 
 def check_epochs(batches: dict[str, int]) -> None:

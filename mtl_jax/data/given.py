@@ -8,7 +8,9 @@ import numbers
 
 import numpy as np
 
+from mtl_jax import messages
 from mtl_jax import trees
+from mtl_jax.data import repairs
 
 _LARGEST = 1e300  # the difference of two numbers stays finite
 _RENUMBER = 'renumber all labels (np.unique(labels, return_inverse=True)[1])'
@@ -35,7 +37,8 @@ def _array(where, what, given):
     try:
       return np.asarray(given)
     except (ValueError, TypeError) as error:
-      wrong = f'cannot be one array ({error}); give all of them one shape'
+      wrong = (f'cannot be one array ({messages.brief(error)}); give all of '
+               'them one shape')
   raise ValueError(f'{where}: {what} {wrong}')
 
 
@@ -100,9 +103,10 @@ def _remedy(images):
             f'images[..., :{channels - 1}]')
   if images.dtype == np.uint8 or images.ndim != 4:
     return 'give each image a height, a width and 1 or 3 channels'
-  if images.dtype == bool:
-    return 'give images.astype(np.uint8) * 255'
-  return 'scale to 0..255, then .astype(np.uint8)'
+  found = repairs.as_array(images, 'images')
+  if found.array is not None:
+    found = repairs.with_dtype(found, 'uint8')
+  return found.text if found.array is None else f'give {found.text}'
 
 
 def real_numbers(where, what, given):

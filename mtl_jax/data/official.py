@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mtl_jax import trees
+
 
 class Splits(NamedTuple):
   """The splits of a task as (TFDS name[:label], split[slice]...) each."""
@@ -133,6 +135,7 @@ def source(name: str, size: tuple[int, int], leaking: bool = False) -> str:
   ('official:mnist@32x32', 'omniglot:label!label@32x32')
   """
   task(name)
+  trees.check_switch(leaking, 'leaking')
   found = f'official:{name}'
   if name in LEAKING and not leaking:
     found = LEAKING[name]

@@ -126,6 +126,7 @@ def apply(kinds: transforms_lib.Kinds, parameters: Parameters,
   >>> apply(kinds, parameters(spec, (1, 2, 1)), images).ravel().tolist()
   [-1.0, 1.0]
   """
+  trees.check_switch(train, 'train')
   if not kinds and images.dtype != jnp.uint8 and images.ndim == 2:
     return jnp.asarray(images)  # a table's features, or tokens
   images, normalisation = _pixels(kinds, parameters, images, key, train)
@@ -176,6 +177,7 @@ def prepare(
   >>> images.tolist(), [t.kind for t in rest]
   ([[[[7]]], [[[7]]]], ['permute'])
   """
+  trees.check_switch(every, 'every')
   now = ('fit', *transforms_lib.DEFINING) if every else ('fit',)
   count = 0
   while count < len(transforms) and transforms[count].kind in now:

@@ -37,6 +37,7 @@ def linear_cka(x, y, unbiased: bool = True) -> float:
   >>> round(linear_cka(x, 3 * x[:, ::-1]), 6)
   1.0
   """
+  trees.check_switch(unbiased, 'unbiased')
   x, y = (np.asarray(a, np.float64) for a in (x, y))
   if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
     raise ValueError('CKA compares features [n, p] and [n, q] of the same n '

@@ -201,6 +201,7 @@ class Rule:
     if (self.rule, self.objective) == ('brute_force', 'superfluous'):
       raise ValueError('brute_force compares values, but only the gradient of '
                        'superfluous says anything; take the objective entropy')
+    trees.check_switch(self.normalise, 'normalise')
     self._check_rerank()
 
   def _check_rerank(self):

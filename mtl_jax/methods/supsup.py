@@ -101,6 +101,8 @@ def supsup(sampling: Sampler = THRESHOLD,
     start: initial value of all scores (Piggyback: 1e-2); `None` draws them.
     A method with `shared` = {'mean_scores', 'tasks'} if `transfer`, else {}.
   """
+  trees.check_switch(transfer, 'transfer')
+
   def init(key, backbone, shared, route):
     del route
     if transfer and shared:

@@ -23,8 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mtl_jax import aliases
-from mtl_jax.data import transforms
+from mtl_jax import trees
 from mtl_jax.models import pretrained
+from mtl_jax.serving import artifact_checks
+from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.serving import checks
 from mtl_jax.serving import probes
 from mtl_jax.serving import system as system_lib
@@ -39,8 +41,6 @@ from mtl_jax.storage import workdir as workdir_lib
 FORMAT = 1
 # Metadata of a checkpoint that an import replaces.
 _OF_PLACE = (*checkpoint.OWN, 'references', 'relies_on', 'kept_by')
-_NEEDED = ('name', 'record', 'backbone', 'method', 'seed', 'transforms',
-           'source', 'classes', 'source_shape', 'versions', 'drawn_probe')
 
 
 class Part(NamedTuple):
@@ -99,6 +99,7 @@ def export(system: system_lib.System, task: str, path: aliases.Path,
       can't be a file.
   """
   said = tensor_file.texts(licence=licence, text=text)
+  trees.check_switch(with_basis, 'with_basis')
   names = [*relied(system, task), task] if with_basis else [task]
   parts = {name: _part(system, name) for name in names}
   arrays = {f'{name}/{leaf}': array for name, part in parts.items()
@@ -205,6 +206,7 @@ def read(path: aliases.Path) -> Artifact:
 
 
 def _artifact(arrays: dict, header: dict) -> Artifact:
+  backbone_lib.check_recipe(header['backbone'])
   parts = {}
   for name, given in header['parts'].items():
     metadata, needs = given['metadata'], given['needs']
@@ -212,13 +214,9 @@ def _artifact(arrays: dict, header: dict) -> Artifact:
       if not (re.fullmatch(workdir_lib.NAME, called)
               and removal.is_final(called)):
         raise ValueError(f'{called!r} is no name of a task')
-    missing = [key for key in _NEEDED if key not in metadata]
-    if missing or metadata['name'] != name:
-      raise ValueError(f'task {name} lacks {missing or "its own name"}')
+    artifact_checks.check_task(name, metadata)
     if metadata['backbone'] != header['backbone']['fingerprint']:
       raise ValueError(f'task {name} is of another backbone')
-    transforms.from_json(metadata['transforms'])
-    probes.draw(metadata['drawn_probe'], metadata)
     parts[name] = Part({
         leaf.removeprefix(f'{name}/'): array for leaf, array in arrays.items()
         if leaf.startswith(f'{name}/')}, metadata, needs)

@@ -17,6 +17,7 @@ from mtl_jax import fans
 from mtl_jax import host
 from mtl_jax import masks
 from mtl_jax import models
+from mtl_jax import registry
 from mtl_jax import trees
 from mtl_jax.config import config as config_lib
 from mtl_jax.models import precision
@@ -60,11 +61,7 @@ def make(recipe: dict, leaves: dict[str, Any] | None = None,
       does not fill the network.
     FileNotFoundError: the file of weights doesn't exist.
   """
-  missing = sorted({'model', 'outputs', 'options', 'init', 'seed',
-                    'image_shape'} - set(recipe or ()))
-  if missing:
-    raise ValueError(f'the recipe of the backbone lacks {missing}; restore '
-                     'its file from a copy')
+  check_recipe(recipe)
   options = dict(recipe['options'])
   if recipe['model'] not in models.MODELS and recipe.get('defined_in'):
     raise ValueError(f"the backbone is the model {recipe['model']!r}, which "
@@ -93,6 +90,39 @@ def make(recipe: dict, leaves: dict[str, Any] | None = None,
         'made. Was the seed, the model, the file of weights or the version of '
         'jax changed?')
   return Backbone(network, params, stats, dict(recipe, fingerprint=found))
+
+
+_RECIPE = {'model': str, 'outputs': int, 'options': dict, 'init': str,
+           'seed': int, 'image_shape': list}
+
+
+def check_recipe(recipe: Any) -> None:
+  """Refuses a recipe that lacks something, or has a value of another kind.
+
+  Raises:
+    ValueError: names what it lacks, or the value.
+  """
+  remedy = 'restore its file from a copy'
+  missing = sorted(_RECIPE.keys() - set(recipe or ()))
+  if missing:
+    raise ValueError(f'the recipe of the backbone lacks {missing}; {remedy}')
+  for key, kind in _RECIPE.items():
+    if not isinstance(recipe[key], kind) or isinstance(recipe[key], bool):
+      raise ValueError(f'the recipe of the backbone has {key} = '
+                       f'{recipe[key]!r}, which is no {kind.__name__}; '
+                       f'{remedy}')
+  if not abs(recipe['seed']) < 1 << 63:
+    raise ValueError(f'the recipe of the backbone has seed = {recipe["seed"]}; '
+                     f'it must be below 2 ** 63: {remedy}')
+  given = recipe['image_shape']
+  for shape in given if given and isinstance(given[0], (list, tuple)) else [
+      given]:
+    # Tokens have their dtype before their length.
+    sizes = shape[1:] if shape[:1] in (['int32'], ('int32',)) else shape
+    if not sizes or not all(type(n) is int and 0 < n < 1 << 24 for n in sizes):
+      raise ValueError(f'the recipe of the backbone has image_shape = {given}; '
+                       f'sizes are whole numbers above 0: {remedy}')
+  registry.check_origin(recipe.get('defined_in'), 'the model of the backbone')
 
 
 def kept(work: workdir_lib.Workdir) -> dict[str, Any] | None:

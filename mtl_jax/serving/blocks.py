@@ -33,6 +33,8 @@ def rows(call: Callable[[aliases.Images], aliases.Array],
   found = []
   for start in range(0, max(n, 1), LARGEST):
     part = x[start:start + LARGEST]
+    if not isinstance(part, jax.Array):
+      part = np.asarray(part)  # also of other libraries' arrays
     size = 1 << max(0, len(part) - 1).bit_length()
     space = jnp if isinstance(part, jax.Array) else np
     if size > len(part):

@@ -1,21 +1,45 @@
 """Checks a system's inputs, and formulates its errors."""
 
+from typing import Any
+
+import jax
 import numpy as np
 
 from mtl_jax import aliases
 from mtl_jax import trees
+from mtl_jax.data import repairs
 
 
 def check_images(x: aliases.Images, shape: tuple[int, ...], task: str,
                  dtype: str = 'uint8') -> None:
   """Refuses inputs that don't have the dtype and the shape [n, *shape]."""
-  if (getattr(x, 'dtype', None) != np.dtype(dtype)
-      or np.ndim(x) != 1 + len(shape) or np.shape(x)[1:] != shape):
-    what = 'raw images' if dtype == 'uint8' else 'inputs'
-    raise ValueError(
-        f'task {task} takes {what} {dtype} [n, {", ".join(map(str, shape))}]'
-        f'; got {getattr(x, "dtype", type(x).__name__)} '
-        f'{getattr(x, "shape", "")}')
+  if is_array(x, dtype) and tuple(x.shape[1:]) == shape and (
+      len(x.shape) == 1 + len(shape)):
+    return
+  what = 'raw images' if dtype == 'uint8' else 'inputs'
+  raise ValueError(
+      f'task {task} takes {what} {dtype} [n, {", ".join(map(str, shape))}]; '
+      f'got {described(x)}; {repairs.remedy(x, shape, dtype)}')
+
+
+def is_array(x: Any, dtype: str) -> bool:
+  """Whether `x` is an array of a dtype without masked entries.
+
+  Arrays of other libraries count whose parts NumPy can read, such as those of
+  h5py.
+  """
+  known = isinstance(x, (np.ndarray, jax.Array)) or all(
+      hasattr(x, name) for name in ('__array__', '__getitem__', 'shape'))
+  return known and not np.ma.is_masked(x) and (
+      getattr(x, 'dtype', None) == np.dtype(dtype))
+
+
+def described(x: Any) -> str:
+  """The dtype and the shape of an array for messages, else the type."""
+  if np.ma.is_masked(x):
+    return f'{x.dtype} {x.shape} with masked entries'
+  return (f'{getattr(x, "dtype", type(x).__name__)} '
+          f'{getattr(x, "shape", "")}').strip()
 
 
 def needed(metadata: dict, named: list[str]) -> str:

@@ -218,7 +218,7 @@ def _store(system: system_lib.System, name: str,
       'bytes': sizes | {'referenced': 0, 'total': sum(sizes.values()),
                         'dedicated': trees.nbytes(system.backbone.params)}}
   metadata = {key: value for key, value in first.items() if key not in (
-      *checkpoint.OWN, 'relies_on', 'licence', 'text')} | {
+      *checkpoint.OWN, 'relies_on', 'drawn', 'licence', 'text')} | {
           'name': name, 'record': record, 'method': made.method,
           'seed': made.seed or first['seed'], 'kept_by': None,
           'references': referred, 'versions': provenance.versions()}
@@ -226,6 +226,7 @@ def _store(system: system_lib.System, name: str,
   if made.relies is not None:
     metadata['relies_on'] = {other: system.fingerprint(other)
                              for other in made.relies}
+    metadata |= system.drawn(metadata)
   metadata['drawn_probe'] = probes.describe(
       system.workdir, system.probe, first)
   task = stored[0]._replace(

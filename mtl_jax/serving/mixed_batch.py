@@ -15,7 +15,7 @@ some 1e-6.
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,10 @@ from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import trees
 from mtl_jax.data import pipeline
+from mtl_jax.data import repairs
 from mtl_jax.data import transforms
 from mtl_jax.serving import backbone as backbone_lib
+from mtl_jax.serving import checks
 from mtl_jax.serving import stored_tasks
 from mtl_jax.serving import task_cache
 
@@ -108,17 +110,21 @@ def plan(shelf: np.ndarray, slot: np.ndarray, width: int) -> Plan:
               slots.reshape(padded, width), groups, position)
 
 
-def check(x: aliases.Images,
-          tasks: Sequence[str | None]) -> list[str | None]:
+def check(x: aliases.Images, tasks: Sequence[str | None],
+          shape_of: Callable[[str], tuple[int, ...]]) -> list[str | None]:
   """Checks and returns the names of the rows' tasks.
+
+  Args:
+    x: images.
+    tasks: a name, or `None`, for each of them.
+    shape_of: (name) -> shape of the raw images of a task, for the remedy.
 
   Raises:
     ValueError: `x` isn't uint8 [n, H, W, C], or `tasks` isn't n names.
   """
-  if getattr(x, 'dtype', None) != np.uint8 or np.ndim(x) != 4:
+  if not checks.is_array(x, 'uint8') or len(x.shape) != 4:
     raise ValueError('predict_mixed takes raw images uint8 [n, H, W, C]; got '
-                     f'{getattr(x, "dtype", type(x).__name__)} '
-                     f'{getattr(x, "shape", "")}')
+                     f'{checks.described(x)}; {_remedy(x, tasks, shape_of)}')
   if isinstance(tasks, (str, Set, Mapping)) or not isinstance(
       tasks, Iterable):
     raise ValueError('tasks must be a sequence with a name, or None, for each '
@@ -132,6 +138,16 @@ def check(x: aliases.Images,
     if name is not None and not isinstance(name, str):
       raise ValueError(f'a task is named by a string or None, not {name!r}')
   return names
+
+
+def _remedy(x: Any, tasks: Any,
+            shape_of: Callable[[str], tuple[int, ...]]) -> str:
+  """What to give instead of `x`, by the shape of the first named task."""
+  try:
+    first = next(name for name in tasks if isinstance(name, str))
+    return repairs.remedy(x, shape_of(first), 'uint8')
+  except (ValueError, TypeError, StopIteration):
+    return 'give one array of all images'
 
 
 def bare_backbone(system: stored_tasks.StoredTasks,

@@ -11,6 +11,7 @@ from mtl_jax import aliases
 from mtl_jax import trees
 from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
+from mtl_jax.serving import checks
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 
@@ -40,9 +41,13 @@ def apply_fn(system: system_lib.System,
   network, classes = system.backbone.network, stored.classes
   kinds = transforms.kinds(stored.transforms)
   stats, parameters = jax.tree.map(np.asarray, (stats, stored.parameters))
+  shape = tuple(stored.metadata['source_shape'])
+  dtype = stored.metadata.get('source_dtype', 'uint8')
 
   def apply(params: aliases.Params, x: aliases.Images) -> aliases.Array:
-    seen = pipeline.apply(kinds, parameters, x)
+    checks.check_images(x, shape, task, dtype)
+    seen = pipeline.apply(kinds, parameters, x if isinstance(x, jax.Array)
+                          else np.asarray(x))
     return network.apply(params, stats, seen, train=False)[0][:, :classes]
 
   return apply, jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)

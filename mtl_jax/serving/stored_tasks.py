@@ -197,17 +197,40 @@ class StoredTasks:
     """What `materialise` of a stored task needs of other tasks."""
     if not self.method(name, metadata).abilities.needs_earlier:
       return {}
-    return self._prepared(name_of_shared(metadata))
+    made, digest = self._prepared(name_of_shared(metadata))
+    # Of a changed file of the user's own, outputs on the probe decide.
+    if metadata.get('drawn', digest) != digest and not origins.changed(
+        metadata, self.backbone.recipe):
+      raise checkpoint.CheckpointError(
+          f'task {name} was learned over a basis that is drawn from the seed '
+          f'{metadata["seed"]}, but another one is drawn here (SHA-256 '
+          f'{digest[:12]}, not {metadata["drawn"][:12]}): read it with the '
+          f'versions that made it, {versions_of(metadata)}, or learn it again')
+    return made
 
-  def _prepare(self, described: str) -> dict:
-    """The `shared` described by `name_of_shared`."""
+  def drawn(self, metadata: dict) -> dict[str, str]:
+    """What a checkpoint says of a `shared` that the seed alone determines.
+
+    Args:
+      metadata: metadata of a task whose method needs earlier tasks.
+
+    Returns:
+      {'drawn': its digest}, or {} if it is made from stored tasks, which have
+      digests of their own.
+    """
+    digest = self._prepared(name_of_shared(metadata))[1]
+    return {'drawn': digest} if digest else {}
+
+  def _prepare(self, described: str) -> tuple[dict, str]:
+    """The `shared` described by `name_of_shared`, and its digest."""
     metadata = json_files.parse(described, {}, 'a basis', 'its name')
     method = self.method('', metadata)
-    return method.prepare(methods.Context(
+    made = method.prepare(methods.Context(
         self.backbone.params,
         tuple(self._impression(*self.read(name))
               for name in metadata['relies_on']),
         jax.random.key(metadata['seed'], impl='threefry2x32')))
+    return made, '' if metadata['relies_on'] else digest_of_drawn(made)
 
   def _load_task(self, key: Key) -> StoredTask:
     name, version = key
@@ -253,6 +276,27 @@ def name_of_shared(metadata: dict) -> str:
   """
   return json.dumps({key: metadata.get(key) for key in (
       'method', 'relies_on', 'seed')})
+
+
+def digest_of_drawn(shared: trees.Tree) -> str:
+  """SHA-256 of what is drawn with the same bits on every platform: of leaves
+  of bools and whole numbers; draws of floats may round.
+
+  >>> digest_of_drawn({'a': np.ones(2)}) == digest_of_drawn({'a': np.zeros(2)})
+  True
+  >>> digest_of_drawn({'a': np.ones(2, bool)})[:8]
+  'e1615f3c'
+  """
+  return trees.fingerprint({
+      name: leaf for name, leaf in trees.flatten(shared).items()
+      if getattr(leaf, 'dtype', np.dtype(object)).kind in 'biu'})
+
+
+def versions_of(metadata: dict) -> str:
+  """The versions that made a task, for messages."""
+  made = metadata.get('versions') or {}
+  return ', '.join(f'{name} {version}' for name, version in made.items()
+                   if name in ('jax', 'jaxlib', 'mtl_jax')) or 'unknown ones'
 
 
 def _on_device(leaf: T) -> T | aliases.Array:

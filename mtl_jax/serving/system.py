@@ -130,7 +130,9 @@ class System(stored_tasks.StoredTasks):
     stored = self.task(task)
     checks.check_images(x, tuple(stored.metadata['source_shape']), task)
     return pipeline.observed(transforms.kinds(stored.transforms),
-                             stored.parameters, jax.device_put(x))
+                             stored.parameters, jax.device_put(
+                                 x if isinstance(x, jax.Array)
+                                 else np.asarray(x)))
 
   def identify(self, x: aliases.Images, rule: str = 'one_shot',
                objective: str | None = None,
@@ -178,7 +180,8 @@ class System(stored_tasks.StoredTasks):
       spare = self.backbone.recipe['outputs'] > found.classes
       objective = ('superfluous' if spare and rule != 'brute_force'
                    and not rerank else 'entropy')
-    shapes, shape = found.image_shapes, tuple(np.shape(x)[1:])
+    shapes = found.image_shapes
+    shape = tuple(getattr(x, 'shape', ())[1:])
     checks.check_images(x, shape if shape in shapes else shapes[0], 'inference')
     if not len(x):
       raise ValueError('there is no image to infer the task from')
@@ -282,7 +285,8 @@ class System(stored_tasks.StoredTasks):
         (lists the nearest), images have another dtype or shape than a task's,
         or `None` is given and the tasks have different transforms.
     """
-    names = mixed_batch.check(x, tasks)
+    names = mixed_batch.check(x, tasks, lambda name: tuple(
+        self.metadata(name)['source_shape']))
     shape = tuple(np.shape(x)[1:])
     missing = [name for name in dict.fromkeys(names)
                if not self.shelves.has(

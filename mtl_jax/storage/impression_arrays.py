@@ -155,14 +155,17 @@ def check_parts(impression: impressions.Impression) -> None:
   """Refuses named parts that can't be stored.
 
   Raises:
-    ValueError: a part has the name of a field, or is not a dict of arrays at
-      every level; names it.
+    ValueError: a part has no valid name or that of a field, or is not a dict
+      of arrays at every level; names it.
   """
   if not isinstance(impression.parts, (dict, type(None))):
     raise ValueError('parts of the impression are a '
                      f'{type(impression.parts).__name__}; they must be a dict '
                      'of parts by name')
   for name, tree in (impression.parts or {}).items():
+    if not isinstance(name, str) or not name or '/' in name:
+      raise ValueError(f'the impression has a part {name!r}; names of parts '
+                       "are strings without '/'")
     if name in impressions.Impression._fields:
       raise ValueError(f'the impression has a part {name!r}, but that is the '
                        'name of a known part; put it there, or choose another '

@@ -174,6 +174,7 @@ def made(run: run_lib.Run, entry: plan.Entry,
   if method.abilities.needs_earlier:
     metadata['relies_on'] = {name: run.system.fingerprint(name)
                              for name in relied}
+    metadata |= run.system.drawn(metadata)
   stored = system_lib.StoredTask(
       entry.name, impression, method, shared, entry.task.transforms,
       run.data.parameters(entry.task), entry.task.classes, metadata,
@@ -210,7 +211,7 @@ def require_finite(entry, parts) -> None:
         not np.isfinite(leaf).all()):
       raise FloatingPointError(
           f'task {entry.name} would leave {name} with NaN or infinity; '
-          'nothing was stored. Lower the learning rate')
+          f'nothing was stored; {entry.phase.slower()}')
 
 
 def require_sound(entry, impression, shared) -> None:
@@ -220,8 +221,8 @@ def require_sound(entry, impression, shared) -> None:
     if leaf is not None and np.ndim(leaf) > 1 and not np.asarray(leaf).any():
       raise ValueError(
           f'task {entry.name} would leave an empty mask of {name}, through '
-          'which no signal passes; nothing was stored. Lower the learning '
-          'rate or the weight decay, or keep a higher density')
+          'which no signal passes; nothing was stored. Keep a higher density, '
+          f'or lower the weight decay, or {entry.phase.slower()}')
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))

@@ -303,5 +303,6 @@ def _require_finite_rounds(group, order, first, losses) -> None:
     step = np.sum(order[:at] == order[at])
     raise FloatingPointError(
         f'the loss of task {group[order[at]].name} is {losses[bad[0]]} at its '
-        f'step {step}. Finished tasks and the last saved state are kept; lower '
-        'the learning rate, or look at the images of this task')
+        f'step {step}. Finished tasks and the last saved state are kept; '
+        f'{group[order[at]].phase.slower()}, or look at the images of '
+        'this task')

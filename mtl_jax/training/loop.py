@@ -217,7 +217,7 @@ def check_finite(group, loss: np.ndarray, start: int) -> None:
     raise FloatingPointError(
         f'the loss of task {group[task].name} is {loss[task, step]} at step '
         f'{start + step}. Finished tasks and the last saved state are kept; '
-        'lower the learning rate, or look at the images of this task')
+        f'{group[task].phase.slower()}, or look at the images of this task')
 
 
 def _save(run: run_lib.Run, group, done: Done,

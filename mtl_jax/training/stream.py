@@ -234,7 +234,7 @@ def _decide(phase, bank, learner, task, index) -> int:
   if np.isnan(gradient).any():
     raise FloatingPointError(
         f'phase {phase.name}: the gradient of segment {learner.position} is '
-        'NaN. What was saved is kept; lower the learning rate, or look at the '
+        f'NaN. What was saved is kept; {phase.slower()}, or look at the '
         f'images of task {task.name}')
   new = learner.mask + 1
   known = int(np.argmin(gradient[:new]))

@@ -90,14 +90,18 @@ def of_group(method: methods.Method, backbone: backbone_lib.Backbone,
 
   def commit(p, t, s):
     result = method.commit(p, t, s, route)
-    same.append(isinstance(result, tuple) and result[-1] is s)
-    _require_arrays(result)
+    pair = isinstance(result, tuple) and len(result) == 2
+    same.append(pair and result[-1] is s)
+    if pair:
+      _require_arrays(result)
     return result
 
   left = _traced('commit', commit, params, trainable, shared)
   if not isinstance(left, tuple) or len(left) != 2:
-    raise WrongMethod('commit must return (impression, shared); it returned a '
-                      f'{type(left).__name__}')
+    found = (f'{len(left)} values' if type(left) is tuple else
+             f'a {type(left).__name__}')
+    raise WrongMethod('commit must return (impression, shared); it returned '
+                      f'{found}')
   made, after = left
   _require_storable(made, backbone)
   _require_dict('commit', after)
@@ -129,9 +133,10 @@ def _require_same_values(method, backbone, prepare, key, group) -> None:
         lambda x: x + .05 * jax.random.normal(key, x.shape, x.dtype), start)
     made, _ = method.commit(params, moved, shared, route)
     return (method.bind(params, moved, shared, route),
+            method.materialise(params, made, shared),
             method.materialise(params, made, shared))
   try:
-    bound, stored = map(trees.flatten, both(params))
+    bound, stored, again = map(trees.flatten, both(params))
   except ValueError:
     raise
   except Exception as error:  # pylint: disable=broad-except
@@ -146,6 +151,11 @@ def _require_same_values(method, backbone, prepare, key, group) -> None:
           f'materialise gives {name} with other values than bind, by up to '
           f'{most:.3g}: the network that is stored must be the one that was '
           'trained, to rounding')
+    if not np.allclose(other, np.asarray(again[name], np.float32), 1e-5, 1e-6):
+      raise WrongMethod(
+          f'materialise gives {name} with other values when it is called again '
+          'with the same arrays: it must be a pure function of them; put what '
+          'is drawn into the impression')
 
 
 def _traced(name, function, *args):
@@ -194,6 +204,9 @@ def _require_trainable(method, trainable) -> None:
                         'into shared')
   if all(leaf is None for leaf in leaves.values()):
     raise WrongMethod('init gives no array: nothing would be trained')
+  if not any(leaf is not None and leaf.size for leaf in leaves.values()):
+    raise WrongMethod('init gives arrays without a number: nothing would be '
+                      'trained')
   penalty = _traced('penalty', method.penalty, trainable)
   if getattr(penalty, 'shape', None) != () or jnp.issubdtype(
       penalty.dtype, jnp.complexfloating):

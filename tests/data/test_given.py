@@ -63,8 +63,13 @@ def test_a_label_is_named_by_its_own_row():
      lambda a: a.astype(np.uint8) * 255),
     (IMAGES.reshape(60, 16), r'images\.reshape\(n, H, W\)',
      lambda a: a.reshape(60, 4, 4)),
-    (IMAGES / 255, r'scale to 0\.\.255, then \.astype\(np\.uint8\)',
-     lambda a: (a * 255).astype(np.uint8)),
+    (IMAGES / 255, r'give \(images \* 255\)\.round\(\)\.astype\(np\.uint8\)',
+     lambda a: (a * 255).round().astype(np.uint8)),
+    (IMAGES.astype(int), r'give images\.astype\(np\.uint8\)',
+     lambda a: a.astype(np.uint8)),
+    (IMAGES.astype(np.uint16) * 257,
+     r'give \(images // 257\)\.astype\(np\.uint8\)',
+     lambda a: (a // 257).astype(np.uint8)),
     (iter(IMAGES), r'which can be read only once; give np\.array\(list',
      lambda a: np.array(list(a)))])
 def test_images_of_other_kinds(images, text, mended):

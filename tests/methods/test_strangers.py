@@ -5,6 +5,7 @@ function, part or leaf; nothing is trained and nothing is written.
 """
 
 import dataclasses
+import random
 import re
 
 import configs
@@ -124,6 +125,18 @@ def test_the_method_that_is_changed_is_sound():
      'init fails: (Type|Value)Error: '),
     (dict(init=lambda key, backbone, shared, route: {}),
      'init gives no array: nothing would be trained'),
+    (dict(init=lambda key, backbone, shared, route: {'a': jnp.zeros((3, 0))}),
+     'init gives arrays without a number: nothing would be trained'),
+    # commit
+    (dict(commit=lambda *given: (*commit(*given), 1)),
+     r'commit must return \(impression, shared\); it returned 3 values'),
+    *((dict(commit=leave(parts=lambda _, pairs, name=name: {name: pairs})),
+       f"the impression has a part {name!r}; names of parts are strings "
+       "without '/'") for name in ('lo/ra', '', 3)),
+    # materialise
+    (dict(materialise=lambda *given: jax.tree.map(
+        lambda w: w * (1 + .01 * random.random()), materialise(*given))),
+     'materialise gives .* with other values when it is called again .*pure'),
     (dict(init=lambda key, backbone, shared, route: {'a': jnp.zeros(3)}),
      "bind fails: KeyError: 'Dense_0.kernel'"),
     (dict(init=lambda key, backbone, shared, route: 'weights'),

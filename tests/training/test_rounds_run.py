@@ -204,7 +204,9 @@ def test_epochs_of_different_length_are_refused_before_training(tmp_path):
 
 
 def test_a_loss_that_is_no_number_names_the_task_and_its_step():
-  group = [types.SimpleNamespace(name=name) for name in ('three', 'two')]
+  phase = tiny_rounds.make().phases[0]
+  group = [types.SimpleNamespace(name=name, phase=phase)
+           for name in ('three', 'two')]
   order = np.array([1, 1, 0, 0, 1, 0, 0, 1])
   drivers._require_finite_rounds(group, order, 3, np.ones(5))
   with pytest.raises(FloatingPointError, match='task two is nan at its step 2'):

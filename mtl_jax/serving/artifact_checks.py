@@ -1,0 +1,54 @@
+"""Checks what the header of an exported file says of a task.
+
+Such a file may come from anybody, and whoever changes its header can also write
+its SHA-256 anew: a value of another kind is refused before it is used.
+"""
+
+from typing import Any
+
+from mtl_jax import json_files
+from mtl_jax import registry
+from mtl_jax.data import pipeline
+from mtl_jax.data import transforms
+from mtl_jax.serving import probes
+
+_TASK = {'name': str, 'record': dict, 'backbone': str, 'method': dict,
+         'seed': int, 'transforms': list, 'source': str, 'classes': int,
+         'source_shape': list, 'versions': dict, 'drawn_probe': dict}
+_RECORD = {'control': bool, 'repeat': int, 'bytes': dict}
+_METHOD = {'name': str, 'options': dict}
+_MOST = 1 << 24  # of what is counted: classes, and the sides of an image
+
+
+def check_task(name: str, metadata: Any) -> None:
+  """Refuses metadata of a task that lack something or can't be meant.
+
+  Args:
+    name: name of the task in the file.
+    metadata: as in `artifact.Part`.
+
+  Raises:
+    ValueError: names the task, the key and the value.
+  """
+  where = f'task {name}'
+  json_files.check(metadata, _TASK, where, 'its description')
+  json_files.check(metadata['record'], _RECORD, where, 'its record')
+  json_files.check(metadata['method'], _METHOD, where, 'its method')
+  registry.check_origin(metadata['method'].get('defined_in'),
+                        f'{where}: its method')
+  if metadata['name'] != name:
+    raise ValueError(f'task {name} lacks its own name')
+  if not abs(metadata['seed']) < 1 << 63:
+    raise ValueError(f'{where}: seed is {metadata["seed"]}; expected a number '
+                     'below 2 ** 63')
+  if not 0 < metadata['classes'] < _MOST:
+    raise ValueError(f'{where}: classes is {metadata["classes"]}; expected a '
+                     'number of classes')
+  shape = metadata['source_shape']
+  if not shape or not all(type(size) is int and 0 < size < _MOST
+                          for size in shape):
+    raise ValueError(f'{where}: source_shape is {shape}; expected the sizes of '
+                     'an input, each a whole number above 0')
+  probes.draw(metadata['drawn_probe'], metadata)
+  pipeline.parameters(transforms.from_json(metadata['transforms']),
+                      tuple(shape))
