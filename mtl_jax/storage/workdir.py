@@ -160,7 +160,7 @@ class Workdir:
     """
     _string(name)
     with self._lock:
-      if self._stamp is None or self._stamp != self._changed():
+      if self._stamp is None or self._stamp != checkpoint.version(self.tasks):
         known = self._finished.get(name)
         found = checkpoint.version(self.task(name))
         if found is None or found == known:
@@ -170,7 +170,7 @@ class Workdir:
   def finished_tasks(self) -> dict[str, tuple[int, int]]:
     """(inode, time) of all finished tasks by name; the dict never changes."""
     with self._lock:
-      stamp = self._changed()
+      stamp = checkpoint.version(self.tasks)
       if stamp is None:
         self._stamp, self._finished = None, {}
       elif stamp != self._stamp:
@@ -183,10 +183,6 @@ class Workdir:
         # Changes within one tick of the file system's clock have equal times.
         self._stamp = stamp if now - stamp[1] > _TICK else None
       return self._finished
-
-  def _changed(self) -> tuple[int, int] | None:
-    """(inode, time) of the folder of tasks; `None` if there is none."""
-    return checkpoint.version(self.tasks)
 
   def lost_tasks(self) -> list[str]:
     """Names in the plan, in the log or among the folders without a checkpoint.
