@@ -69,6 +69,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
   started = time.perf_counter()
   trees.check_switch(quiet, 'quiet')
   writers.require(config)
+  host.require_transfers()
   work = workdir_lib.Workdir(workdir)
   with work.held():
     return _run(started, config, work, command, quiet, after_chunk)

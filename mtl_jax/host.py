@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 
 def on_cpu() -> contextlib.AbstractContextManager[object]:
@@ -43,6 +45,28 @@ def require_devices() -> None:
             f'JAX_PLATFORMS is {asked!r}: unset it, or name what is installed, '
             'such as JAX_PLATFORMS=cpu' if asked else
             'Set JAX_PLATFORMS=cpu to compute on the CPU')) from error
+
+
+_GUARDED = (
+    'JAX_TRANSFER_GUARD forbids what JAX does by itself wherever a Python '
+    'number or a NumPy array meets one of its own, so that nothing can be '
+    'computed; unset it, or set it to log, which lists the transfers')
+
+
+def require_transfers() -> None:
+  """Raises ValueError if `jax.transfer_guard` forbids JAX's own transfers."""
+  try:
+    np.asarray(jnp.asarray(np.zeros(1, np.float32)))
+  except jax.errors.JaxRuntimeError as error:
+    if not guarded(error):
+      raise
+    raise ValueError(_GUARDED) from error
+
+
+def guarded(error: Exception) -> str:
+  """What to say of an error of `jax.transfer_guard`; '' of any other."""
+  text = str(error)
+  return _GUARDED if 'Disallowed' in text and 'transfer' in text else ''
 
 
 def memory_bytes() -> int | None:

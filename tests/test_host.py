@@ -6,10 +6,15 @@ import subprocess
 import sys
 import types
 
+import jax
+import jax.numpy as jnp
 import pytest
 import tiny
 
+import mtl_jax
+from mtl_jax import commands
 from mtl_jax import host
+from mtl_jax.commands import ends
 
 
 @pytest.mark.parametrize('system, counted', [
@@ -77,3 +82,27 @@ def test_an_ignored_signal_stays_ignored():
       os.kill(os.getpid(), signal.SIGINT)
   finally:
     signal.signal(signal.SIGINT, before)
+
+
+def test_a_guard_of_transfers_is_named_before_anything_is_made(
+    tmp_path, capsys):
+  folder = tiny.learned(tmp_path / 'run', 'one')
+  with jax.transfer_guard('disallow'):
+    with pytest.raises(ValueError, match='JAX_TRANSFER_GUARD forbids .* unset'):
+      mtl_jax.load(folder)
+    with pytest.raises(ValueError, match='JAX_TRANSFER_GUARD forbids'):
+      tiny.learn(tiny.make('one'), tmp_path / 'new')
+    assert commands.call('verify', [f'--workdir={folder}'], 'verify') == 1
+  said = capsys.readouterr()
+  assert said.err.startswith('error: JAX_TRANSFER_GUARD forbids')
+  assert not (tmp_path / 'new').exists()
+  with jax.transfer_guard('log'):  # the remedy
+    assert commands.call('verify', [f'--workdir={folder}'], 'verify') == 0
+
+
+def test_a_transfer_that_is_refused_later_ends_with_the_same_sentence(capsys):
+  def late():
+    with jax.transfer_guard('disallow'):
+      return int(jnp.zeros(3)[1])
+  assert ends.guarded(late) == 1
+  assert capsys.readouterr().err.startswith('error: JAX_TRANSFER_GUARD forbids')

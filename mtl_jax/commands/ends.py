@@ -1,6 +1,7 @@
 """Ends a command with one sentence and an exit code."""
 
 import codecs
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -50,14 +51,33 @@ def guarded(command: Callable[[], int | None]) -> int:
   except BrokenPipeError:  # the reader, such as `| head`, has closed the pipe
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
-  except (ValueError, FloatingPointError, OSError, ImportError) as error:
+  except OSError as error:
+    return _say_error(_of_system(error))
+  except (ValueError, FloatingPointError, ImportError) as error:
     return _say_error(str(error) or type(error).__name__)
   except MemoryError:
     return _say_error(_memory('This machine has too little memory'))
   except jax.errors.JaxRuntimeError as error:
+    if host.guarded(error):
+      return _say_error(host.guarded(error))
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
     return _say_error(_memory(str(error).partition('\n')[0]))
+
+
+_FULL = (errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC))
+
+
+def _of_system(error: OSError) -> str:
+  """A sentence for an error of the operating system, such as a full disk."""
+  if error.filename is None or error.strerror is None:
+    said = str(error) or type(error).__name__
+  else:
+    said = f'{error.filename}: {error.strerror}'
+  if error.errno in _FULL:
+    said += ('; make room there, and give the same command again. What was '
+             'finished is kept')
+  return said
 
 
 def _memory(said: str) -> str:

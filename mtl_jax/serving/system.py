@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from mtl_jax import aliases
+from mtl_jax import host
 from mtl_jax import impressions
 from mtl_jax import methods
 from mtl_jax import models
@@ -28,6 +29,7 @@ from mtl_jax.serving import origins
 from mtl_jax.serving import probes
 from mtl_jax.serving import stored_tasks
 from mtl_jax.serving import task_cache
+from mtl_jax.storage import checkpoint
 from mtl_jax.storage import formats
 from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
@@ -308,6 +310,8 @@ class System(stored_tasks.StoredTasks):
     """Raises ValueError if there is no such task; names the nearest."""
     if (not isinstance(name, str) or not re.fullmatch(r'\w[\w.@~-]*', name)
         or not self.workdir.has_task(name)):
+      if isinstance(name, str) and '\0' not in name:
+        checkpoint.require_readable(self.workdir.task(name))
       raise ValueError(f'unknown task {name!r}'
                        f'{trees.nearest(str(name), self.tasks)}; known: '
                        f'{checks.some(self.tasks)}')
@@ -359,6 +363,7 @@ def load(workdir: aliases.Path,
   if not trees.is_number(cache_bytes) or not cache_bytes >= 0:
     raise ValueError(f'cache_bytes is {cache_bytes!r}; give a number of bytes, '
                      '0 to keep no task')
+  host.require_transfers()
   registry.load_plugins(plugins)
   work = workdir_lib.Workdir(workdir)
   work.read()

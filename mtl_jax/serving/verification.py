@@ -59,6 +59,19 @@ def _commits(count: int) -> str:
   return 'its commit' if count == 1 else 'their commits'
 
 
+def _of_lost(path: pathlib.Path) -> str:
+  """What became of a task that was finished, and the remedy."""
+  try:
+    checkpoint.require_readable(path)
+  except checkpoint.CheckpointError as error:
+    return str(error)
+  if path.exists():
+    return f'{path} is not a finished checkpoint{remedies.of(path)}'
+  return ('it was finished once, but its folder is gone; restore it from a '
+          "copy, or start the run's command, which makes the task again or "
+          'says why it cannot')
+
+
 def check(system: system_lib.System,
           visit: Callable[[str], None] = lambda name: None) -> Result:
   """Checks every finished task of a system.
@@ -78,12 +91,7 @@ def check(system: system_lib.System,
     lost, logged = [], set(names)
     faults.append(str(error))
   for name in lost:
-    path = system.workdir.task(name)
-    what = (f'{path} is not a finished checkpoint{remedies.of(path)}'
-            if path.exists() else 'it was finished once, but its folder is '
-            'gone; restore it from a copy, or start the run\'s command, which '
-            'makes the task again or says why it cannot')
-    faults.append(f'task {name}: {what}')
+    faults.append(f'task {name}: {_of_lost(system.workdir.task(name))}')
   records: dict[str, dict] = {}
   for name in names:
     try:

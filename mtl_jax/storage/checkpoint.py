@@ -15,7 +15,6 @@ import os
 import pathlib
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -30,8 +29,10 @@ from mtl_jax import parallel
 from mtl_jax import trees
 from mtl_jax.parallel import writing
 from mtl_jax.storage import array_files
+from mtl_jax.storage import disk_errors
 from mtl_jax.storage import remedies
 from mtl_jax.storage import removal
+from mtl_jax.storage import whole_files
 
 # Format 1: tasks did not name their method. Format 2: every array had its own
 # folder; these checkpoints can still be read.
@@ -50,6 +51,17 @@ class CheckpointError(ValueError):
 def exists(path: pathlib.Path) -> bool:
   """Whether there is a finished checkpoint at `path`."""
   return removal.is_final(path.name) and os.path.isfile(path / METADATA)
+
+
+def require_readable(path: pathlib.Path) -> None:
+  """Refuses a folder that is there, but not for this process.
+
+  Raises:
+    CheckpointError: names it.
+  """
+  if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
+    raise CheckpointError(f'{path} cannot be read by this process; change its '
+                          'permissions (chmod), or ask its owner')
 
 
 def version(folder: pathlib.Path) -> tuple[int, int] | None:
@@ -126,10 +138,11 @@ def save_all(made: Sequence[Made]) -> None:
   if parallel.is_primary():  # Orbax writes in no other
     parts = [_part_of(*one) for one in made]
     try:
-      for width in sorted({part.packed.shape[1] for part in parts}):
-        _write([part for part in parts if part.packed.shape[1] == width])
-      array_files.flush(file for part in parts
-                        for file in part.folder.iterdir())
+      with disk_errors.named(made[0].path):
+        for width in sorted({part.packed.shape[1] for part in parts}):
+          _write([part for part in parts if part.packed.shape[1] == width])
+        array_files.flush(file for part in parts
+                          for file in part.folder.iterdir())
       for part in parts:
         part.folder.rename(part.path)
     except BaseException:
@@ -312,6 +325,7 @@ def _metadata(path: pathlib.Path,
   """`load_metadata`, including the layout of the arrays."""
   if not path.exists():
     raise CheckpointError(f'no checkpoint at {path}')
+  require_readable(path)
   if not exists(path):
     raise CheckpointError(f'{path} is not a finished checkpoint'
                           f'{remedies.of(path)}')
@@ -358,10 +372,6 @@ def change_metadata(path: pathlib.Path, changes: dict) -> None:
   file = path / METADATA
   whole = json_files.read(file, {'custom_metadata': dict}, 'the metadata')
   whole['custom_metadata'] = full
-  handle, part = tempfile.mkstemp(dir=path.parent, prefix='.metadata.')
-  with os.fdopen(handle, 'w') as out:
-    out.write(json.dumps(whole))
-    out.flush()
-    os.fsync(out.fileno())
-  os.chmod(part, 0o644)
-  os.replace(part, file)
+  # On the disk of the folder, which a link may have put elsewhere.
+  whole_files.replace(file, json.dumps(whole).encode(),
+                      (path.resolve().parent, removal.PART))

@@ -1,6 +1,7 @@
 """Keeps other processes of this machine out of a workdir."""
 
 import contextlib
+import errno
 import logging
 import os
 import pathlib
@@ -42,6 +43,13 @@ def held(root: pathlib.Path) -> Iterator[None]:
         f'another process ({name or "unknown"}) works in {root}; wait '
         'for it, or choose another workdir. Nothing was changed') from None
   except (OSError, NotImplementedError) as error:
+    code = error.errno if isinstance(error, OSError) else None
+    if code is not None and code in (errno.EACCES, errno.EPERM, errno.EROFS,
+                                     errno.ENOSPC):
+      raise ValueError(
+          f'{root} cannot be changed: {file}: {os.strerror(code)}; '
+          'see to it that this process may write the file and the folder, or '
+          'choose another workdir. Nothing was changed') from error
     # A file system without locks.
     logging.warning('%s cannot be locked (%s): see to it that one process '
                     'works there at a time', root, error)

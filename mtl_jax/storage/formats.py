@@ -5,6 +5,7 @@ same in all formats: {"format": number, "mtl_jax": version}.
 """
 
 import json
+import os
 import pathlib
 
 from mtl_jax import _version
@@ -71,4 +72,17 @@ def storable(path: pathlib.Path) -> pathlib.Path:
         f'the path {str(path)!r} has bytes that are no letters in UTF-8, so no '
         'checkpoint can be written there; choose another name, or start Python '
         'with PYTHONUTF8=1') from error
+  return reachable(path)
+
+
+def reachable(path: pathlib.Path) -> pathlib.Path:
+  """The path, which may not exist yet.
+
+  Raises:
+    ValueError: a link on it leads nowhere, so that nothing can be made there.
+  """
+  for link in (path, *path.parents):
+    if link.is_symlink() and not link.exists():
+      raise ValueError(f'{link} is a link to {os.readlink(link)}, which does '
+                       'not exist; bring that back, or remove the link')
   return path

@@ -7,11 +7,12 @@ a read names the file or line that was edited.
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterable, Iterator
 
 from mtl_jax import json_files
 from mtl_jax.parallel import writing
+from mtl_jax.storage import disk_errors
+from mtl_jax.storage import whole_files
 
 _NUMBER = json_files.NUMBER
 # By file name: description, schema, remedy.
@@ -74,13 +75,7 @@ def write_atomic(path: pathlib.Path, text: str) -> None:
   """Replaces a file as a whole, or leaves it unchanged."""
   if not writing.here():
     return
-  handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-  with os.fdopen(handle, 'w') as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  os.chmod(name, 0o644)
-  os.replace(name, path)
+  whole_files.replace(path, text.encode())
 
 
 def write_json(path: pathlib.Path, value: dict) -> None:
@@ -119,11 +114,25 @@ def append_lines(path: pathlib.Path, records: Iterable[dict],
   lines = ''.join(map(_line, records))
   if not lines or not writing.here():
     return
-  with path.open('a') as file:
+  if path.exists() and not is_whole(path):
+    _end_last_line(path)
+  with disk_errors.named(path), path.open('a') as file:
     file.write(lines)
     if flush:
       file.flush()
       os.fsync(file.fileno())
+
+
+def _end_last_line(path: pathlib.Path) -> None:
+  """Removes what a kill, or a full disk, left of a log's last line."""
+  with path.open('rb+') as file:
+    content = file.read()
+    begin = content.rfind(b'\n') + 1
+    try:
+      json.loads(content[begin:])
+      file.write(b'\n')
+    except ValueError:
+      file.truncate(begin)
 
 
 def read_lines(path: pathlib.Path) -> Iterator[dict]:

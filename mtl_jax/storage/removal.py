@@ -1,6 +1,5 @@
 """Removes checkpoints so that a kill never leaves a half-removed one."""
 
-import os
 import pathlib
 import shutil
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from mtl_jax import parallel
 from mtl_jax.parallel import writing
 
 UNFINISHED = '.orbax-checkpoint-tmp'  # in the name of a folder being written
+PART = '.metadata.'  # begins the name of metadata that are being written
 _REMOVED = '.removed'
 
 
@@ -31,11 +31,22 @@ def remove_all(folder: pathlib.Path, pattern: str,
 
 
 def remove(path: pathlib.Path) -> None:
-  """Removes a folder or file; a kill never leaves it half removed."""
+  """Removes a folder or file; a kill never leaves it half removed.
+
+  Of a link, what it leads to stays.
+  """
   doomed = path.with_name(f'.{path.name}{_REMOVED}')
-  shutil.rmtree(doomed, ignore_errors=True)
+  _erase(doomed, ignore_errors=True)
   path.rename(doomed)
-  (shutil.rmtree if doomed.is_dir() else os.unlink)(doomed)
+  _erase(doomed)
+
+
+def _erase(path: pathlib.Path, ignore_errors: bool = False) -> None:
+  """Removes a folder or file that may be missing; of a link, the link alone."""
+  if path.is_dir() and not path.is_symlink():
+    shutil.rmtree(path, ignore_errors=ignore_errors)
+  else:
+    path.unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: pathlib.Path) -> None:
@@ -43,9 +54,6 @@ def remove_unfinished(folder: pathlib.Path) -> None:
   if writing.here() and folder.is_dir():
     for path in folder.iterdir():
       removed = path.name.startswith('.') and path.name.endswith(_REMOVED)
-      if removed or UNFINISHED in path.name:
-        if path.is_dir():
-          shutil.rmtree(path, ignore_errors=True)
-        else:
-          path.unlink(missing_ok=True)
+      if removed or UNFINISHED in path.name or path.name.startswith(PART):
+        _erase(path, ignore_errors=True)
   parallel.barrier(f'remove unfinished {folder.name}')

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import pathlib
-import tempfile
 from typing import Any
 
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ from mtl_jax import json_files
 from mtl_jax import messages
 from mtl_jax import trees
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import whole_files
 
 KEY, DIGEST, BYTES = 'mtl_jax', 'sha256', 'raw'
 # Dtypes that safetensors' NumPy functions read; others are stored as bytes.
@@ -63,18 +63,8 @@ def write(path, arrays: dict[str, Any], header: dict) -> pathlib.Path:
     raise ValueError(f'{path} cannot be written: {messages.brief(error)}; what '
                      f'it says beside arrays takes {len(text):,} bytes: give '
                      'shorter texts, or fewer tasks') from error
-  handle, part = tempfile.mkstemp(dir=path.absolute().parent,
-                                  prefix=f'.{path.name[:100]}.')
-  try:
-    with os.fdopen(handle, 'wb') as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
-    os.chmod(part, 0o644)
-    os.replace(part, path)
-  except BaseException:
-    pathlib.Path(part).unlink(missing_ok=True)
-    raise
+  whole_files.replace(path, content, (path.absolute().parent,
+                                      f'.{path.name[:100]}.'))
   return path
 
 

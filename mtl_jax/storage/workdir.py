@@ -310,9 +310,14 @@ class Workdir:
       json_records.write_json(self.start, {'start': label,
                               'seconds': time.perf_counter() - began})
 
+    def note_if_possible():
+      # What fails here, as on a full disk, fails where more is at stake too.
+      with contextlib.suppress(OSError):
+        note()
+
     def keep_noting():
       while not ended.wait(every):
-        note()
+        note_if_possible()
     note()
     thread = threading.Thread(target=keep_noting, daemon=True)
     thread.start()
@@ -321,7 +326,7 @@ class Workdir:
     except BaseException:
       ended.set()
       thread.join()
-      note()
+      note_if_possible()
       raise
     ended.set()
     thread.join()
@@ -338,8 +343,12 @@ class Workdir:
     """Makes the folders and removes unfinished files of killed runs."""
     for folder in (self.root, self.tasks, self.probe, self.progress,
                    self.shared):
-      folder.mkdir(parents=True, exist_ok=True)
+      formats.reachable(folder).mkdir(parents=True, exist_ok=True)
       removal.remove_unfinished(folder)
+    with os.scandir(self.tasks) as entries:
+      for entry in entries:
+        if entry.is_symlink():  # the task's disk may not be mounted
+          formats.reachable(self.task(entry.name))
     if not self.format.exists():
       json_records.write_atomic(self.format, formats.text())
     if writing.here():

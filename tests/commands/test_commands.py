@@ -127,6 +127,11 @@ def test_no_platform_of_that_name(tmp_path):
     (host.Stopped(2), 130, 'stopped by Ctrl-C; to go on'),
     (KeyboardInterrupt(), 130, 'stopped by Ctrl-C'),
     (ValueError('no'), 1, 'error: no'), (OSError(), 1, 'error: OSError'),
+    (PermissionError(13, 'Permission denied', 'a/b'), 1,
+     'error: a/b: Permission denied\n'),
+    (OSError(28, 'No space left on device', 'a/b'), 1,
+     'error: a/b: No space left on device; make room there, and give the same '
+     'command again. What was finished is kept\n'),
     (MemoryError(), 1, 'too little memory. Give a smaller')])
 def test_codes(error, code, said, capsys):
   def fail():

@@ -1,6 +1,8 @@
 """A checkpoint is read as it was written, or refused."""
 
+import errno
 import logging
+import os
 import pickle
 import shutil
 
@@ -99,6 +101,36 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path, monkeypatch):
   assert list(tmp_path.iterdir()) == []
 
 
+def test_what_tensorstore_cannot_write_is_an_error_of_the_disk(
+    tmp_path, capfd):
+  """A limit on the size of files stands for a disk that is full."""
+  resource = pytest.importorskip('resource')
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+  try:
+    with pytest.raises(OSError, match='File too large') as raised:
+      checkpoint.save(tmp_path / 'x', {
+          'a': np.random.RandomState(0).randint(0, 256, 60000, np.uint8)}, {})
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  assert raised.value.errno == errno.EFBIG
+  assert raised.value.filename == str(tmp_path / 'x')
+  assert list(tmp_path.iterdir()) == [] and capfd.readouterr().err == ''
+
+
+@pytest.mark.parametrize('write', [
+    lambda path: json_records.write_atomic(path, 'x'),
+    lambda path: json_records.append_line(path, {'kind': 'run'}),
+    lambda path: checkpoint.save(path, ARRAYS, {})])
+def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch, write):
+  def fail(*_):
+    raise OSError(28, 'No space left on device')
+  monkeypatch.setattr(os, 'fsync', fail)
+  with pytest.raises(OSError, match='No space left') as raised:
+    write(tmp_path / 'x')
+  assert raised.value.filename == str(tmp_path / 'x')
+
+
 def test_a_supermask_takes_three_inodes_and_at_most_48_kilobytes(tmp_path):
   """LeNet-300-100's: 2,500 take at most 120 MB of blocks of 4 kB."""
   bits = {f'masks/{i}': np.random.RandomState(i).randint(
@@ -183,6 +215,15 @@ def test_another_format_is_refused(tmp_path, monkeypatch, other):
   with pytest.raises(checkpoint.CheckpointError, match=(
       f'has format {other}; this version reads formats 2 and 3')):
     checkpoint.load(tmp_path / 'task')
+
+
+def test_a_folder_of_another_user_is_not_called_damaged(path, monkeypatch):
+  monkeypatch.setattr(os.path, 'isfile', lambda _: False)
+  monkeypatch.setattr(os, 'access', lambda *_: False)
+  with pytest.raises(checkpoint.CheckpointError, match=(
+      f'{path} cannot be read by this process; change its permissions '
+      r'\(chmod\), or ask its owner$')):
+    checkpoint.load(path)
 
 
 def test_half_written_folder_is_not_there(tmp_path, path):
@@ -305,16 +346,70 @@ def test_lines_that_were_cut_are_passed_over(tmp_path):
   assert list(json_records.read_lines(file)) == [{'kind': 'run'}]
 
 
+@pytest.mark.parametrize('cut, left', [(1, 2), (2, 1), (20, 1)])
+def test_a_line_that_was_cut_is_not_joined_with_the_next(tmp_path, cut, left):
+  file = tmp_path / 'metrics.jsonl'
+  lines = [{'kind': 'run'}, {'kind': 'task', 'entry': 'a', 'seconds': {}}]
+  json_records.append_lines(file, lines)
+  file.write_bytes(file.read_bytes()[:-cut])
+  assert list(json_records.read_lines(file)) == lines[:left]
+  new = {'kind': 'merged', 'entry': 'b'}
+  json_records.append_line(file, new)
+  assert list(json_records.read_lines(file)) == [*lines[:left], new]
+
+
 def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
   file = tmp_path / 'config.json'
   json_records.write_atomic(file, 'old')
 
   def fail(*_):
     raise OSError('disk full')
-  monkeypatch.setattr(json_records.os, 'fsync', fail)
+  monkeypatch.setattr(json_records.whole_files.os, 'fsync', fail)
   with pytest.raises(OSError, match='disk full'):
     json_records.write_atomic(file, 'new')
-  assert file.read_text() == 'old'
+  assert file.read_text() == 'old' and list(tmp_path.iterdir()) == [file]
+
+
+def test_metadata_that_cannot_be_replaced_stay(tmp_path, path, monkeypatch):
+  before = tiny.files(tmp_path)
+
+  def fail(*_):
+    raise OSError('disk full')
+  monkeypatch.setattr(json_records.whole_files.os, 'fsync', fail)
+  with pytest.raises(OSError, match='disk full'):
+    checkpoint.change_metadata(path, {'classes': 3})
+  assert tiny.files(tmp_path) == before
+
+
+def test_metadata_of_a_linked_folder_never_move_between_disks(
+    tmp_path, path, monkeypatch):
+  (tmp_path / 'other').mkdir()
+  path.rename(tmp_path / 'other/task')
+  path.symlink_to(tmp_path / 'other/task')
+  real = os.replace
+
+  def replace(old, new):
+    if os.path.realpath(new).startswith(f'{tmp_path}/other/') != str(
+        old).startswith(f'{tmp_path}/other/'):
+      raise OSError(errno.EXDEV, 'Invalid cross-device link')
+    real(old, new)
+  monkeypatch.setattr(json_records.whole_files.os, 'replace', replace)
+  checkpoint.change_metadata(path, {'classes': 3})
+  assert checkpoint.load_metadata(path)['classes'] == 3
+  assert [p.name for p in (tmp_path / 'other').iterdir()] == ['task']
+
+
+def test_of_a_link_the_link_alone_is_removed(tmp_path, path):
+  (tmp_path / 'tasks').mkdir()
+  link, left = tmp_path / 'tasks/a', tmp_path / 'tasks/.a.removed'
+  left.symlink_to(path)  # by a process that was killed
+  link.symlink_to(path)
+  removal.remove_all(link.parent, 'a')
+  assert not list(link.parent.iterdir()) and checkpoint.exists(path)
+  left.symlink_to(path)
+  (tmp_path / 'tasks/.metadata.x1').write_text('{')
+  removal.remove_unfinished(link.parent)
+  assert not list(link.parent.iterdir()) and checkpoint.exists(path)
 
 
 def test_a_structure_of_its_own_survives(tmp_path):

@@ -1,12 +1,15 @@
 """What a killed start has cost is counted whole, and once."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
+import filelock
 import jax
 import pytest
 import tiny
@@ -196,3 +199,52 @@ def test_a_path_that_no_checkpoint_can_have(tmp_path):
   assert not list(tmp_path.iterdir())
   right = tmp_path / 'été 猫'
   assert workdir_lib.Workdir(right).root == right
+
+
+@pytest.mark.parametrize('place', ['', 'run', 'run/tasks', 'run/tasks/a'])
+def test_a_link_that_leads_nowhere_is_named(tmp_path, place):
+  link = tmp_path / 'here' / place
+  link.parent.mkdir(parents=True, exist_ok=True)
+  link.symlink_to(tmp_path / 'gone')
+  with pytest.raises(ValueError, match=(
+      f'{link} is a link to {tmp_path}/gone, which does not exist; bring that '
+      'back, or remove the link')):
+    workdir_lib.Workdir(tmp_path / 'here/run').prepare()
+  assert link.is_symlink() and not (tmp_path / 'gone').exists()
+  link.unlink()  # the remedy
+  workdir_lib.Workdir(tmp_path / 'here/run').prepare()
+
+
+@pytest.mark.parametrize('code', ['EACCES', 'EROFS'])
+def test_a_workdir_of_another_user_is_not_worked_in_without_its_lock(
+    tmp_path, monkeypatch, caplog, code):
+  number = getattr(errno, code)
+
+  def refuse(*_, **__):
+    raise OSError(number, os.strerror(number))
+  monkeypatch.setattr(filelock.FileLock, 'acquire', refuse)
+  with pytest.raises(ValueError, match=(
+      f'{tmp_path} cannot be changed: {tmp_path}/.lock: '
+      f'{os.strerror(number)}; see to it that this process may write .* '
+      'Nothing was changed')), workdir_lib.Workdir(tmp_path).locked():
+    assert False
+  assert not caplog.messages and not list(tmp_path.iterdir())
+
+
+def test_a_note_that_a_full_disk_refuses_hides_no_error(tmp_path, monkeypatch):
+  work, noted, printed = workdir_lib.Workdir(tmp_path), [], []
+  monkeypatch.setattr(threading, 'excepthook', printed.append)
+
+  def write(*_):
+    noted.append(1)
+    if len(noted) > 1:
+      raise OSError(28, 'No space left on device')
+  monkeypatch.setattr(json_records, 'write_json', write)
+  with pytest.raises(ValueError, match='the loss is nan'):
+    with work.timed(0., [], every=.001):
+      for _ in range(10_000):
+        if len(noted) < 4:
+          time.sleep(.001)
+      assert len(noted) > 3  # the thread goes on
+      raise ValueError('the loss is nan')
+  assert not printed

@@ -1,0 +1,33 @@
+"""Files that are replaced as a whole: a reader never sees half of one."""
+
+import os
+import pathlib
+import tempfile
+
+from mtl_jax.storage import disk_errors
+
+
+def replace(path: pathlib.Path, content: bytes,
+            part: tuple[pathlib.Path, str] | None = None) -> None:
+  """Replaces a file as a whole, or leaves it unchanged.
+
+  An error leaves nothing behind; a kill may leave the part.
+
+  Args:
+    path: path of the file.
+    content: its new content.
+    part: folder, and begin of the name, of the new file until it is whole;
+      beside `path` by default, as `.NAME.`.
+  """
+  folder, prefix = part or (path.parent, f'.{path.name}.')
+  handle, name = tempfile.mkstemp(dir=folder, prefix=prefix)
+  try:
+    with disk_errors.named(path), os.fdopen(handle, 'wb') as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+    os.chmod(name, 0o644)
+    os.replace(name, path)
+  except BaseException:
+    pathlib.Path(name).unlink(missing_ok=True)
+    raise
