@@ -11,7 +11,7 @@ from mtl_jax.config import schema
 
 DESCRIPTION = (
     'Lists the shipped configs, or every field of one (or of a file of your '
-    'own) with\nits value; what the file leaves out has its default.')
+    'own) with its value; what the file leaves out has its default.')
 EXAMPLES = (
     ('{}', 'the shipped configs, a line each'),
     ('{} quickstart', 'every field that can be set with --config.FIELD=VALUE'),

@@ -17,8 +17,8 @@ from mtl_jax.storage import array_files
 
 DESCRIPTION = (
     'Lists the tasks of a workdir: method, classes, test accuracy, size in '
-    'bytes, density\nof the masks, overlap of the masks with others, and the '
-    'tasks on which each task\nrelies.')
+    'bytes, density of the masks, overlap of the masks with others, and the '
+    'tasks on which each task relies.')
 EXAMPLES = (
     ('{} --workdir=runs/quickstart', 'a table of all tasks'),
     ('{} --workdir=runs/quickstart --task=permuted-03',

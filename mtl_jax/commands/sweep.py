@@ -25,8 +25,8 @@ from mtl_jax.training import sizing
 
 DESCRIPTION = (
     'Runs configs with every combination of settings and seeds, each as a '
-    '`run` in its own\nfolder below the workdir, and prints one table. The '
-    'same command again resumes the\nruns that are not finished. If a run '
+    '`run` in its own folder below the workdir, and prints one table. The '
+    'same command again resumes the runs that are not finished. If a run '
     'fails, the sweep names it and continues.')
 EXAMPLES = (
     ('{} --config=quickstart --seeds=0,1,2 --workdir=runs/sweep',

@@ -33,6 +33,17 @@ def test_every_command_has_help_with_examples(name, capsys):
     assert ' '.join(module.DESCRIPTION.split())[:40] in ' '.join(said.split())
 
 
+@pytest.mark.parametrize('name', [None, *commands.COMMANDS])
+def test_help_is_at_most_80_columns_wide(name, capsys, monkeypatch):
+  monkeypatch.setenv('COLUMNS', '80')
+  assert commands.main([*filter(None, [name]), '--help'],
+                       'python -m mtl_jax') == 0
+  lines = capsys.readouterr().out.splitlines()
+  commands_to_copy = '  python -m mtl_jax '  # these stay on one line
+  assert not [line for line in lines if len(line) > 80
+              and not line.startswith(commands_to_copy)]
+
+
 def test_the_flags_of_examples_exist():
   for name, (where, _) in commands.COMMANDS.items():
     module = importlib.import_module(where)
@@ -67,7 +78,10 @@ def test_every_field_of_a_config_is_listed_as_it_can_be_given(capsys):
 @pytest.mark.parametrize('argv, said', [
     (['rnu'], "there is no command 'rnu' (did you mean: run?); known: run"),
     (['run', '--wrkdir=x'], "unknown argument '--wrkdir=x' (did you mean: --"),
-    (['run', 'x'], "unknown argument 'x'"),
+    (['run', 'quickstart'],
+     "unknown argument 'quickstart'; a config is given as --config=quickstart"),
+    (['run', '--config=quickstart', '--workdir=x', 'x'],
+     "unknown argument 'x'; see"),
     (['verify', '--workdir=x', '--config.seed=1'], 'no config is read here'),
     (['verify'], 'the following arguments are required: --workdir'),
     (['run', '--config=quickstart'], '--workdir must have a value'),
