@@ -32,7 +32,7 @@ EXAMPLES = (
     ('{} --config=quickstart --seeds=0,1,2 --workdir=runs/sweep',
      'three seeds, one after another'),
     ('{} --config=quickstart --seeds=0,1,2 --workdir=runs/rates '
-     '--config.phases.masks.learning_rate=1e-3,3e-3 --engine=ray --gpus=1',
+     '--config.phases.basis.learning_rate=1e-3,3e-3 --engine=ray --gpus=1',
      'six runs on a Ray cluster, a GPU each'),
     ('{} --config=quickstart --seeds=0,1,2 --workdir=/shared/sweep '
      '--engine=slurm --slurm=partition=gpu --dry_run',

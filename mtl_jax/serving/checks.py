@@ -14,8 +14,13 @@ def check_images(x: aliases.Images, shape: tuple[int, ...], task: str,
     what = 'raw images' if dtype == 'uint8' else 'inputs'
     raise ValueError(
         f'task {task} takes {what} {dtype} [n, {", ".join(map(str, shape))}]'
-        f'; got {getattr(x, "dtype", type(x).__name__)} '
-        f'{getattr(x, "shape", "")}')
+        f'; got {_given(x)}')
+
+
+def _given(x) -> str:
+  if not hasattr(x, 'dtype'):
+    return f'{type(x).__name__}, which is no array'
+  return f'{x.dtype} [{", ".join(map(str, np.shape(x)))}]'
 
 
 def needed(metadata: dict, named: list[str]) -> str:

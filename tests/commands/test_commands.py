@@ -12,6 +12,8 @@ import tiny
 from mtl_jax import commands
 from mtl_jax import host
 from mtl_jax.commands import ends
+from mtl_jax.config import files
+from mtl_jax.config import overrides
 
 
 @pytest.mark.parametrize('argv', [['--help'], ['-h'], ['help']])
@@ -50,6 +52,29 @@ def test_the_flags_of_examples_exist():
     for line, _ in module.EXAMPLES:
       words = line.partition(' | ')[0].partition(' > ')[0].partition(' && ')[0]
       assert commands.parse(module, shlex.split(words)[1:], name)
+
+
+def commands_of_the_docs():
+  """(name of a shipped config, fields that the command sets), with its line."""
+  helps = [line for where, _ in commands.COMMANDS.values()
+           for line, _ in importlib.import_module(where).EXAMPLES]
+  pages = [tiny.ROOT / 'README.md', *(tiny.ROOT / 'docs').glob('*.md')]
+  blocks = [block.replace('\\\n', ' ') for page in pages
+            for block in re.findall('```sh\n(.*?)```', page.read_text(
+                encoding='utf-8'), re.DOTALL)]
+  for line in [*helps, *(line for b in blocks for line in b.splitlines())]:
+    config = re.search(r'--config=([^ ]+)', line)
+    fields = re.findall(r'--config\.([^ =]+)=([^ ]+)', line)
+    name = config and config[1].removeprefix('configs/').removesuffix('.py')
+    if fields and name in files.shipped():
+      yield name, [(field, value.split(',')[0]) for field, value in fields]
+
+
+def test_the_fields_of_examples_exist_in_their_configs():
+  found = list(commands_of_the_docs())
+  assert len(found) >= 4
+  for name, fields in found:
+    overrides.apply(files.load(name), fields)
 
 
 def test_main_alone_still_helps():
