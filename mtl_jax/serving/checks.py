@@ -1,5 +1,7 @@
 """Checks a system's inputs, and formulates its errors."""
 
+from typing import Any
+
 import numpy as np
 
 from mtl_jax import aliases
@@ -17,10 +19,10 @@ def check_images(x: aliases.Images, shape: tuple[int, ...], task: str,
         f'; got {_given(x)}')
 
 
-def _given(x) -> str:
+def _given(x: Any) -> str:
   if not hasattr(x, 'dtype'):
     return f'{type(x).__name__}, which is no array'
-  return f'{x.dtype} [{", ".join(map(str, np.shape(x)))}]'
+  return f'{x.dtype} {np.shape(x)}'
 
 
 def needed(metadata: dict, named: list[str]) -> str:
