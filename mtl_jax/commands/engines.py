@@ -27,13 +27,13 @@ class Job(NamedTuple):
     name: name of its folder.
     setting: its name without the seed.
     words: its command line.
-    workdir: its workdir.
+    workdir: the folder or address of its workdir.
     log: file for its output.
   """
   name: str
   setting: str
   words: tuple[str, ...]
-  workdir: pathlib.Path
+  workdir: str
   log: pathlib.Path
 
 
@@ -68,6 +68,7 @@ def process(words: Sequence[str], folder: str, log: str,
   Returns:
     Its exit code.
   """
+  os.makedirs(os.path.dirname(log), exist_ok=True)  # on another machine
   with open(log, 'a', encoding='utf-8') as said:
     # In its own session: Ctrl-C reaches it only once, as SIGTERM from here.
     child = subprocess.Popen(words, cwd=folder, stdout=said,

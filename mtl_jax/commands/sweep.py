@@ -5,7 +5,6 @@ import ast
 import contextlib
 import csv
 import itertools
-import pathlib
 import re
 import shlex
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from mtl_jax import experiment
 from mtl_jax import registry
 from mtl_jax.commands import engines
+from mtl_jax.commands import sweep_place
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import files
 from mtl_jax.config import overrides
@@ -53,7 +53,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--seeds', default='0', metavar='0,1,2',
                       help='seeds to run; 0 by default')
   parser.add_argument('--workdir', required=True, metavar='DIR',
-                      help='a folder for the folders of the runs')
+                      help='a folder, or gs://BUCKET/SWEEP, for the workdirs '
+                           'of the runs')
   parser.add_argument('--engine', default='local', choices=engines.ENGINES,
                       help='what starts the runs; local by default')
   parser.add_argument('--jobs', type=int, metavar='N', help=(
@@ -77,13 +78,14 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 def main(given: argparse.Namespace) -> int | None:
   """Runs a sweep; returns 1 if a run failed."""
-  folder = workdir_lib.local_folder(given.workdir).absolute()
+  place = sweep_place.Place.of(given.workdir)
+  folder = place.folder
   options = engines.Options(
       _at_least('jobs', given.jobs, 1), _at_least('cpus', given.cpus, 1),
       _at_least('gpus', given.gpus, 0), _slurm(given.slurm), folder)
   _at_least('cpu_devices', given.cpu_devices, 1)
   registry.load_plugins(given.plugins)
-  jobs, done = plan(given, folder), set()
+  jobs, done = plan(given, place), set()
   for job, config in jobs:
     if _finished(job.workdir, config):
       done.add(job)
@@ -94,9 +96,9 @@ def main(given: argparse.Namespace) -> int | None:
             f'{shlex.join(job.words)}')
     return None
   (folder / 'logs').mkdir(parents=True, exist_ok=True)
-  failed = _process(todo, given.engine, options)
-  gather(folder, [job for job, config in jobs
-                  if _finished(job.workdir, config)])
+  failed = _process(todo, given.engine, options, place)
+  gather(place, [job for job, config in jobs
+                 if _finished(job.workdir, config)])
   if failed:
     raise ValueError(f'{len(failed)} of {len(jobs)} runs failed: '
                      f'{", ".join(failed)}. What they said is in '
@@ -105,7 +107,7 @@ def main(given: argparse.Namespace) -> int | None:
 
 
 def _process(todo: Sequence[engines.Job], engine: str,
-             options: engines.Options) -> list[str]:
+             options: engines.Options, place: sweep_place.Place) -> list[str]:
   """Runs the unfinished jobs; returns the names of those that failed."""
   failed: list[str] = []
   if not todo:
@@ -118,12 +120,13 @@ def _process(todo: Sequence[engines.Job], engine: str,
     for number, (job, code) in enumerate(ended, 1):
       said = '' if code == 0 else f': {_reason(job, code, begun[job])}'
       failed += [job.name] if said else []
+      place.send(job.log)
       print(f'{number}/{len(todo)} {job.name} '
             f'{"failed" if said else "is finished"}{said}', file=sys.stderr)
   return failed
 
 
-def plan(given: argparse.Namespace, folder: pathlib.Path
+def plan(given: argparse.Namespace, place: sweep_place.Place
          ) -> list[tuple[engines.Job, config_lib.Config]]:
   """All runs of a sweep with their configs.
 
@@ -151,10 +154,11 @@ def plan(given: argparse.Namespace, folder: pathlib.Path
                  *(f'{_short(name, varied)}={_plain(setting[name])}'
                    for name in varied)]
         name = '_'.join([*parts, f'seed={seed}'])
-        words = _words(given, path, pairs, folder / name)
+        workdir = place.workdir(name)
         found.append((engines.Job(
-            name, '_'.join(parts) or _stem(path), words,
-            folder / name, folder / 'logs' / f'{name}.log'), config))
+            name, '_'.join(parts) or _stem(path),
+            _words(given, path, pairs, workdir), workdir, place.log(name)),
+                      config))
   _require_names([job.name for job, _ in found])
   _require_different(found)
   return found
@@ -183,7 +187,7 @@ def values_of(name: str, text: str) -> list[str]:
   return found
 
 
-def gather(folder: pathlib.Path, jobs: Iterable[engines.Job]) -> None:
+def gather(place: sweep_place.Place, jobs: Iterable[engines.Job]) -> None:
   """Prints one table of the finished runs, and writes it to sweep.csv."""
   by_setting: dict[str, list] = {}
   for job in jobs:
@@ -193,8 +197,10 @@ def gather(folder: pathlib.Path, jobs: Iterable[engines.Job]) -> None:
   if not by_setting:
     return
   rows = seeds_lib.table(by_setting)
-  with (folder / 'sweep.csv').open('w', newline='', encoding='utf-8') as out:
+  table = place.folder / 'sweep.csv'
+  with table.open('w', newline='', encoding='utf-8') as out:
     csv.writer(out).writerows([seeds_lib.COLUMNS, *rows])
+  place.send(table)
   terminal.print_table(seeds_lib.COLUMNS, rows)
 
 
@@ -252,9 +258,10 @@ def _require_different(
                        'same config; give each config, value and seed once')
 
 
-def _finished(folder: pathlib.Path, config: config_lib.Config) -> bool:
+def _finished(workdir: str, config: config_lib.Config) -> bool:
   """Whether a run ended as its config asks, without faults."""
-  work = workdir_lib.Workdir(folder)
+  work = workdir_lib.Workdir(workdir)
+  work.read(required=False)
   try:
     if not experiment.complete(work, sizing.recorded(work, config)):
       return False

@@ -372,5 +372,6 @@ def local_folder(path) -> pathlib.Path:
   if remote:
     raise ValueError(
         f'{os.fspath(path)} is a remote address ({remote[1]}:), which only the '
-        'workdir of one run can have; give a folder or file of this machine')
+        'workdir of a run or sweep can have; give a folder or file of this '
+        'machine')
   return pathlib.Path(path).expanduser()

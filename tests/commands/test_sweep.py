@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 
+import buckets
 import pytest
 import tiny
 
 from mtl_jax import commands
 from mtl_jax.commands import engines
 from mtl_jax.commands import sweep
+from mtl_jax.commands import sweep_place
 
 ONE = f'--config={tiny.ROOT}/tests/fixtures/tiny.py:one'
 RATES = '--config.phases.basis.learning_rate=1e-2,3e-2'
@@ -76,7 +78,7 @@ def test_a_dry_run_prints_every_command_and_starts_nothing(tmp_path, engine):
     (['--config.phases.basis.steps=5,-1'], 'steps'),
     (['--jobs=0'], '--jobs is 0; it must be at least 1'),
     (['--slurm=gpu'], 'write NAME=VALUE'),
-    (['--workdir=gs://bucket/x'], 'which only the workdir of one run'),
+    (['--workdir=nowhere://bucket/x'], "fsspec knows no protocol 'nowhere'"),
 ])
 def test_what_is_refused_before_anything_starts(
     tmp_path, words, said, capsys):
@@ -84,6 +86,56 @@ def test_what_is_refused_before_anything_starts(
   err = capsys.readouterr().err
   assert err.startswith('error: ') and said in err
   assert not (tmp_path / 's').exists()
+
+
+@pytest.fixture(name='in_this_process')
+def _in_this_process(monkeypatch, tmp_path):
+  """Runs of the local engine stay in this process, with its stores."""
+  def engine(todo, _):
+    for job in todo:
+      job.log.parent.mkdir(parents=True, exist_ok=True)
+      job.log.write_text(f'the output of {job.name}')
+      yield job, commands.main([*job.words[3:], '--quiet']) or 0
+  monkeypatch.setitem(engines.ENGINES, 'local', engine)
+  monkeypatch.setenv('MTL_JAX_STAGING', str(tmp_path / 'machine'))
+  buckets.Recorded.clear()
+  yield
+  buckets.Recorded.clear()
+
+
+def test_a_sweep_lies_in_a_bucket(
+    tmp_path, monkeypatch, in_this_process, capsys):
+  del in_this_process
+  words = ['sweep', ONE, '--workdir=recorded://b/s/']
+  assert not commands.main([*words, '--seeds=0'])
+  store = {path.removeprefix('/b/s/'): file.getvalue()
+           for path, file in buckets.Recorded.store.items()}
+  assert store['logs/seed=0.log'] == b'the output of seed=0'
+  assert b'tiny-one,basis,1,1,' in store['sweep.csv']
+  assert 'seed=0/metrics.jsonl' in store
+  capsys.readouterr()
+  # Another machine finds what is finished.
+  monkeypatch.setenv('MTL_JAX_STAGING', str(tmp_path / 'another'))
+  assert not commands.main([*words, '--seeds=0,1', '--dry_run'])
+  first, second = capsys.readouterr().out.splitlines()
+  assert first.startswith('finished: ') and second.startswith('local: ')
+  assert '--workdir=recorded://b/s/seed=1 ' in second
+  assert not commands.main([*words, '--seeds=0,1'])
+  assert '1/1 seed=1 is finished' in capsys.readouterr().err
+
+
+def test_a_log_that_a_bucket_refuses_does_not_end_a_sweep(
+    in_this_process, capsys):
+  del in_this_process
+
+  def full(what, path):
+    if path.endswith(('.log', '.csv')):
+      raise OSError(f'no {what} today')
+  buckets.Recorded.fails = staticmethod(full)
+  assert not commands.main(['sweep', ONE, '--workdir=recorded://b/s'])
+  err = capsys.readouterr().err
+  assert 'seed=0.log could not be copied to recorded://b/s (' in err
+  assert 'sweep.csv could not be copied' in err and 'no write today' in err
 
 
 @pytest.mark.parametrize('engine, package', [('ray', 'ray'),
@@ -201,7 +253,7 @@ def test_the_reason_is_of_this_start_and_not_of_an_earlier_one(
   job, = jobs(tmp_path, [sys.executable, '-c', 'raise SystemExit(3)'])
   job.log.write_text('error: no luck\n')
   assert sweep._process([job], 'local', engines.Options(
-      1, 1, 0, {}, tmp_path)) == ['0']
+      1, 1, 0, {}, tmp_path), sweep_place.Place(tmp_path, None)) == ['0']
   assert capsys.readouterr().err == (
       f'1/1 0 failed: its process ended with 3; see {job.log}\n')
 
