@@ -8,8 +8,8 @@ backbone: --config=folder:birds=PATH,signs=OTHER. To classify new images:
 
     python -m mtl_jax predict --workdir=DIR NEW/*.png --output=answers.csv
 
-Images are resized to 32x32x3; --config.suite.image_shape='(64, 64, 3)' keeps
-more detail.
+Images are resized to 32x32x3. --config.suite.image_shape='(64, 64, 3)' keeps
+more detail; above that, PATH@128x128x3 reads larger images.
 With fewer than about 40 images give --config.phases.masks.batch_size=8.
 
 Hardware: 2 CPU cores.
@@ -18,27 +18,36 @@ Accuracy: not run.
 Results: docs/guide.md
 """
 
+import re
+
 import ml_collections
+
+
+_SIZE = re.compile(r'@\d+x\d+x[13]$')
 
 
 def _named(path):
   """('name=', path): the name given before '=', or that of the folder."""
   name, equals, folder = path.partition('=')
   if not equals or '/' in name:
-    name, folder = path.rstrip('/').rpartition('/')[2], path
+    name = _SIZE.sub('', path).rstrip('/').rpartition('/')[2]
+    folder = path
   name = ''.join(c if c.isalnum() or c in '._-' else '-' for c in name)
   return f'{name}=' if name.strip('.-') else '', folder
 
 
-def get_config(paths='PATH'):
+def get_config(paths=''):
   config = ml_collections.ConfigDict()
   config.seed = 0  # of scores, batches and the backbone
   folders = [_named(path) for path in paths.split(',') if path]
   if not folders or not all(folder for _, folder in folders):
-    raise ValueError(f'folder:{paths} names no folder; give folder:PATH')
+    raise ValueError(f'folder:{paths} names no folder; give the folder of your '
+                     'images: --config=folder:PATH')
   config.suite = dict(
       kind='datasets', image_shape=(32, 32, 3),
-      sources=tuple(f'{name}folder:{path}@64x64x3' for name, path in folders))
+      sources=tuple(
+          f'{name}folder:{path}{"" if _SIZE.search(path) else "@64x64x3"}'
+          for name, path in folders))
   # More outputs than classes: what tells tasks apart without their names.
   config.backbone = dict(model='lenet_300_100', outputs=200)
   config.phases = dict(masks=dict(

@@ -21,12 +21,16 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 usage() {
-  sed -n '2,19s/^# \{0,1\}//p' experiments/run_tpu.sh >&2
+  sed -n '2,19s/^# \{0,1\}//p' experiments/run_tpu.sh
+}
+
+refuse() {
+  usage >&2
   exit 2
 }
 
 type=v6e-8 runtime=v2-alpha-tpuv6e setup='' spot='' delete='' dry=''
-while [[ ${1:-} == --* ]]; do
+while [[ ${1:-} == -* ]]; do
   case $1 in
     --type=?*) type=${1#*=} ;;
     --runtime=?*) runtime=${1#*=} ;;
@@ -34,14 +38,18 @@ while [[ ${1:-} == --* ]]; do
     --spot) spot=1 ;;
     --delete) delete=1 ;;
     --dry_run) dry=1 ;;
+    --help | -h)
+      usage
+      exit
+      ;;
     *)
       echo "error: run_tpu.sh has no option $1" >&2
-      usage
+      refuse
       ;;
   esac
   shift
 done
-if [ -n "$delete" ]; then [ $# -eq 2 ] || usage; else [ $# -ge 4 ] || usage; fi
+if [ -n "$delete" ]; then [ $# -eq 2 ] || refuse; else [ $# -ge 4 ] || refuse; fi
 name=$1 zone=$2
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

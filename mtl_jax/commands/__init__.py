@@ -15,6 +15,7 @@ import argparse
 import importlib
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -44,7 +45,7 @@ COMMANDS = {
                 'the configs that are shipped, and every field of one'),
 }
 _ABOUT = ('Many tasks in one network that is never changed: each leaves a '
-          'small impression on it.')
+          'small\nimpression on it.')
 _EXAMPLES = (
     ('{} run --config=quickstart --workdir=runs/quickstart',
      'twenty small tasks in a minute'),
@@ -109,7 +110,8 @@ def parse(module: ModuleType, argv: list[str],
       f'  {line.format(program)}\n      {what}' for line, what in
       module.EXAMPLES)
   parser = Parser(
-      prog=program, description=module.DESCRIPTION, allow_abbrev=False,
+      prog=program, description=textwrap.fill(module.DESCRIPTION, 79),
+      allow_abbrev=False,
       formatter_class=argparse.RawDescriptionHelpFormatter,
       epilog=f'examples:\n{examples}')
   module.flags(parser)
@@ -118,6 +120,9 @@ def parse(module: ModuleType, argv: list[str],
   if given.overrides and not getattr(module, 'OVERRIDES', False):
     parser.error(f'--config.{given.overrides[0][0]}: no config is read here')
   if unknown:
+    if unknown[0][:1] != '-' and not getattr(given, 'config', True):
+      parser.error(f'unknown argument {unknown[0]!r}; a config is given as '
+                   f'--config={unknown[0]}')
     # pylint: disable-next=protected-access
     known = [flag for action in parser._actions
              for flag in action.option_strings]
@@ -151,5 +156,5 @@ def _help(program: str) -> str:
   lines += ['', 'examples:']
   for line, what in _EXAMPLES:
     lines += [f'  {line.format(program)}', f'      {what}']
-  return '\n'.join([*lines, '', f'{program} COMMAND --help says more; '
+  return '\n'.join([*lines, '', f'{program} COMMAND --help says more;',
                     f'{program} --list_configs lists the shipped configs.'])

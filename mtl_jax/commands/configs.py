@@ -11,7 +11,7 @@ from mtl_jax.config import schema
 
 DESCRIPTION = (
     'Lists the shipped configs, or every field of one (or of a file of your '
-    'own) with\nits value; what the file leaves out has its default.')
+    'own) with its value; what the file leaves out has its default.')
 EXAMPLES = (
     ('{}', 'the shipped configs, a line each'),
     ('{} quickstart', 'every field that can be set with --config.FIELD=VALUE'),
@@ -55,11 +55,21 @@ def every_field(given: dict) -> list[str]:
     value = there.get(name, off.get(name))
     if value is schema.REQUIRED:
       value = '...'
-    text = shlex.quote(value if isinstance(value, str) else repr(_tuples(
-        value)))
+    text = _quoted(value if isinstance(value, str) else repr(_tuples(value)))
     mark = '' if name in there else '# '
     lines.append(f'{mark}--config.{name}={text}')
   return lines
+
+
+def _quoted(text: str) -> str:
+  """The text as one word of a shell.
+
+  >>> print(_quoted("('a', 'b')"), _quoted('$a'), _quoted('a'))
+  "('a', 'b')" '$a' a
+  """
+  if "'" in text and not set('"$`\\\\!') & set(text):
+    return f'"{text}"'
+  return shlex.quote(text)
 
 
 def _leaves(node: dict, above: str = '') -> Iterator[tuple[str, Any]]:

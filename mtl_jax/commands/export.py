@@ -7,7 +7,7 @@ from mtl_jax.storage import workdir as workdir_lib
 
 DESCRIPTION = (
     'Writes a task as one file. `import` reads it into another workdir, and '
-    '`predict`,\n`verify` and `mtl_jax.load` accept it instead of a workdir.')
+    '`predict`, `verify` and `mtl_jax.load` accept it instead of a workdir.')
 EXAMPLES = (
     ('{} --workdir=runs/mine --task=birds --output=birds.safetensors',
      'one task'),

@@ -7,7 +7,7 @@ from mtl_jax.serving import artifact
 
 DESCRIPTION = (
     'Imports the task of an exported file into a workdir with the same '
-    'backbone, or into\na new one.')
+    'backbone, or into a new one.')
 EXAMPLES = (
     ('{} birds.safetensors --workdir=runs/mine', 'into the workdir of a run'),
     ('{} birds.safetensors --workdir=runs/new', 'into a new folder'),

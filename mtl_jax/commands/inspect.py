@@ -17,8 +17,8 @@ from mtl_jax.storage import array_files
 
 DESCRIPTION = (
     'Lists the tasks of a workdir: method, classes, test accuracy, size in '
-    'bytes, density\nof the masks, overlap of the masks with others, and the '
-    'tasks on which each task\nrelies.')
+    'bytes, density of the masks, overlap of the masks with others, and the '
+    'tasks on which each task relies.')
 EXAMPLES = (
     ('{} --workdir=runs/quickstart', 'a table of all tasks'),
     ('{} --workdir=runs/quickstart --task=permuted-03',
@@ -96,7 +96,7 @@ def describe(system: system_lib.System) -> dict:
 def _print_tables(found: dict) -> None:
   recipe = found['backbone']
   print(f'backbone: {recipe["model"]}, {recipe["outputs"]} outputs, seed '
-        f'{recipe["seed"]}, fingerprint {recipe["fingerprint"]}')
+        f'{recipe["seed"]}\nfingerprint: {recipe["fingerprint"]}\n')
   near = _nearest(found['overlap'])
   rows = [[
       t['name'], t['method'] + (' (control)' if t['control'] else ''),
@@ -107,7 +107,7 @@ def _print_tables(found: dict) -> None:
       _lineage(t)] for t in found['tasks']]
   terminal.print_table(
       ('task', 'method', 'classes', 'test', 'size', 'on disk', 'density',
-       'nearest mask', 'made from'), rows)
+       'nearest mask', 'made from'), rows, optional=4)
 
 
 def _lineage(task: dict) -> str:

@@ -17,8 +17,8 @@ from mtl_jax.serving import system as system_lib
 
 DESCRIPTION = (
     'Predicts the class of images, its probability, and those of all '
-    'classes.\nWithout --task, all images must belong to one task and look as '
-    'the task shows them\n(permuted, if it permutes them); it is inferred.')
+    'classes. Without --task, all images must belong to one task and look as '
+    'the task shows them (permuted, if it permutes them); it is inferred.')
 EXAMPLES = (
     ('{} --workdir=runs/mine new/*.png --output=answers.csv',
      'image files; the only task of the run'),

@@ -10,7 +10,7 @@ from mtl_jax.training import commit
 
 DESCRIPTION = (
     'Writes report.html of a finished run again and prints its table, '
-    'without\ncomputing anything: from the stored tasks and the last summary.')
+    'without computing anything: from the stored tasks and the last summary.')
 EXAMPLES = (
     ('{} --workdir=runs/quickstart', 'the table, and the page in the workdir'),
     ('{} --workdir=runs/quickstart --output=report.html', 'the page elsewhere'),

@@ -23,8 +23,8 @@ from mtl_jax.storage import workdir as workdir_lib
 
 DESCRIPTION = (
     'Learns the tasks of a config one after another on one immutable '
-    'backbone,\nmeasures and verifies them, and writes report.html. It can be '
-    'stopped at any moment:\nthe same command resumes it.')
+    'backbone, measures and verifies them, and writes report.html. It can be '
+    'stopped at any moment: the same command resumes it.')
 EXAMPLES = (
     ('{} --config=quickstart --workdir=runs/quickstart',
      'a shipped config, by name from any folder'),

@@ -25,14 +25,14 @@ from mtl_jax.training import sizing
 
 DESCRIPTION = (
     'Runs configs with every combination of settings and seeds, each as a '
-    '`run` in its own\nfolder below the workdir, and prints one table. The '
-    'same command again resumes the\nruns that are not finished. If a run '
+    '`run` in its own folder below the workdir, and prints one table. The '
+    'same command again resumes the runs that are not finished. If a run '
     'fails, the sweep names it and continues.')
 EXAMPLES = (
     ('{} --config=quickstart --seeds=0,1,2 --workdir=runs/sweep',
      'three seeds, one after another'),
     ('{} --config=quickstart --seeds=0,1,2 --workdir=runs/rates '
-     '--config.phases.masks.learning_rate=1e-3,3e-3 --engine=ray --gpus=1',
+     '--config.phases.basis.learning_rate=1e-3,3e-3 --engine=ray --gpus=1',
      'six runs on a Ray cluster, a GPU each'),
     ('{} --config=quickstart --seeds=0,1,2 --workdir=/shared/sweep '
      '--engine=slurm --slurm=partition=gpu --dry_run',

@@ -9,8 +9,8 @@ from mtl_jax.storage import workdir as workdir_lib
 
 DESCRIPTION = (
     'Re-derives every task and compares it with its commit: the SHA-256 of '
-    'each stored\nleaf, the fingerprint of the backbone, and the outputs on '
-    'the stored probe images.\nExits non-zero and names what changed.')
+    'each stored leaf, the fingerprint of the backbone, and the outputs on '
+    'the stored probe images. Exits non-zero and names what changed.')
 EXAMPLES = (
     ('{} --workdir=runs/quickstart', 'all tasks of a run'),
     ('{} --workdir=runs/mine --plugins=lora.py',

@@ -91,8 +91,14 @@ def write(path, run: dict, records: list[dict], summary: dict) -> None:
     partial.unlink(missing_ok=True)
 
 
-def table(records: list[dict], summary: dict):
-  """A `rich.table.Table` of all tasks; if they are many, of all phases."""
+def table(records: list[dict], summary: dict, narrow: bool = False):
+  """A `rich.table.Table` of all tasks; if they are many, of all phases.
+
+  Args:
+    records: records of the learned tasks.
+    summary: the summary of the run.
+    narrow: leave out the accuracy before training, or the lowest one.
+  """
   import rich.box
   import rich.table
   import rich.text
@@ -109,6 +115,7 @@ def table(records: list[dict], summary: dict):
   lines.append('“of own”: compared with a network trained for the task alone')
   result = rich.table.Table(box=rich.box.SIMPLE_HEAD,
                             collapse_padding=True, pad_edge=False,
+                            show_edge=False,
                             caption=rich.text.Text('\n'.join(lines)),
                             caption_justify='left')
   if len(records) > _LONG:
@@ -124,12 +131,13 @@ def table(records: list[dict], summary: dict):
     rows = [[r['name'], _marked(r), r['before'], r['test'], r['memory'],
              r['ratio'], r['train']] for r in rows_lib.tasks(records)]
     right = 2
-  name = max((str(row[0]) for row in rows), key=len, default='')
-  for i, column in enumerate(columns):
-    result.add_column(column, justify='right' if i >= right else 'left',
-                      no_wrap=i >= right or len(name) < 25, overflow='fold')
+  kept = [i for i, column in enumerate(columns)
+          if not narrow or column not in ('before', 'lowest')]
+  for i in kept:
+    result.add_column(columns[i], justify='right' if i >= right else 'left',
+                      no_wrap=i >= right, overflow='fold')
   for row in rows:  # as Text: markup in a name is not interpreted
-    result.add_row(*(rich.text.Text(str(cell)) for cell in row))
+    result.add_row(*(rich.text.Text(str(row[i])) for i in kept))
   return result
 
 

@@ -66,7 +66,7 @@ def make(recipe: dict, leaves: dict[str, Any] | None = None,
   if recipe['model'] not in models.MODELS and recipe.get('defined_in'):
     raise ValueError(f"the backbone is the model {recipe['model']!r}, which "
                      f"{recipe['defined_in']['file']} defines; pass that file "
-                     'as plugins')
+                     'as plugins (--plugins)')
   models.check_init(recipe['model'], recipe['init'], options)
   network = models.make(recipe['model'], recipe['outputs'], **options)
   if remat:

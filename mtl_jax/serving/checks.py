@@ -38,8 +38,9 @@ def described(x: Any) -> str:
   """The dtype and the shape of an array for messages, else the type."""
   if np.ma.is_masked(x):
     return f'{x.dtype} {x.shape} with masked entries'
-  return (f'{getattr(x, "dtype", type(x).__name__)} '
-          f'{getattr(x, "shape", "")}').strip()
+  if not hasattr(x, 'dtype'):
+    return f'{type(x).__name__}, which is no array'
+  return f'{x.dtype} {getattr(x, "shape", "")}'.strip()
 
 
 def needed(metadata: dict, named: list[str]) -> str:

@@ -15,7 +15,7 @@ from mtl_jax import models
 from mtl_jax import registry
 
 T = TypeVar('T')
-_REMEDY = '. Pass the file that the run was made with as plugins'
+_REMEDY = '. Pass the file that the run was made with as plugins (--plugins)'
 
 
 def changed(metadata: dict, recipe: dict) -> str:

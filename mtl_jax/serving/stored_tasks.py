@@ -189,7 +189,7 @@ class StoredTasks:
       file = where.get('file', 'its file')
       raise ValueError(
           f"task {name} was learned by the method {given['name']!r}, which "
-          f'{file} defines; pass that file as plugins')
+          f'{file} defines; pass that file as plugins (--plugins)')
     return methods.of_options(given['name'], methods.options_of(
         given['name'], given['options'], f'task {name}: method option '))
 

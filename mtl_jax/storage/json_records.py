@@ -93,6 +93,9 @@ def read_json(path: pathlib.Path) -> dict:
     what, schema, remedy = _FILES[path.name]
     return json_files.read(path, schema, what, remedy)
   except FileNotFoundError as error:
+    if not path.parent.exists():
+      raise ValueError(f'there is no file or folder {path.parent}; give the '
+                       'workdir of a run, or an exported file') from error
     raise ValueError(f'{path} is missing: {path.parent} is not the workdir of '
                      'a run') from error
 

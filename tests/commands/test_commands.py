@@ -12,6 +12,8 @@ import tiny
 from mtl_jax import commands
 from mtl_jax import host
 from mtl_jax.commands import ends
+from mtl_jax.config import files
+from mtl_jax.config import overrides
 
 
 @pytest.mark.parametrize('argv', [['--help'], ['-h'], ['help']])
@@ -33,12 +35,46 @@ def test_every_command_has_help_with_examples(name, capsys):
     assert ' '.join(module.DESCRIPTION.split())[:40] in ' '.join(said.split())
 
 
+@pytest.mark.parametrize('name', [None, *commands.COMMANDS])
+def test_help_is_at_most_80_columns_wide(name, capsys, monkeypatch):
+  monkeypatch.setenv('COLUMNS', '80')
+  assert commands.main([*filter(None, [name]), '--help'],
+                       'python -m mtl_jax') == 0
+  lines = capsys.readouterr().out.splitlines()
+  commands_to_copy = '  python -m mtl_jax '  # these stay on one line
+  assert not [line for line in lines if len(line) > 80
+              and not line.startswith(commands_to_copy)]
+
+
 def test_the_flags_of_examples_exist():
   for name, (where, _) in commands.COMMANDS.items():
     module = importlib.import_module(where)
     for line, _ in module.EXAMPLES:
       words = line.partition(' | ')[0].partition(' > ')[0].partition(' && ')[0]
       assert commands.parse(module, shlex.split(words)[1:], name)
+
+
+def commands_of_the_docs():
+  """(name of a shipped config, fields that the command sets), with its line."""
+  helps = [line for where, _ in commands.COMMANDS.values()
+           for line, _ in importlib.import_module(where).EXAMPLES]
+  pages = [tiny.ROOT / 'README.md', *(tiny.ROOT / 'docs').glob('*.md')]
+  blocks = [block.replace('\\\n', ' ') for page in pages
+            for block in re.findall('```sh\n(.*?)```', page.read_text(
+                encoding='utf-8'), re.DOTALL)]
+  for line in [*helps, *(line for b in blocks for line in b.splitlines())]:
+    config = re.search(r'--config=([^ ]+)', line)
+    fields = re.findall(r'--config\.([^ =]+)=([^ ]+)', line)
+    name = config and config[1].removeprefix('configs/').removesuffix('.py')
+    if fields and name in files.shipped():
+      yield name, [(field, value.split(',')[0]) for field, value in fields]
+
+
+def test_the_fields_of_examples_exist_in_their_configs():
+  found = list(commands_of_the_docs())
+  assert len(found) >= 4
+  for name, fields in found:
+    overrides.apply(files.load(name), fields)
 
 
 def test_main_alone_still_helps():
@@ -67,7 +103,10 @@ def test_every_field_of_a_config_is_listed_as_it_can_be_given(capsys):
 @pytest.mark.parametrize('argv, said', [
     (['rnu'], "there is no command 'rnu' (did you mean: run?); known: run"),
     (['run', '--wrkdir=x'], "unknown argument '--wrkdir=x' (did you mean: --"),
-    (['run', 'x'], "unknown argument 'x'"),
+    (['run', 'quickstart'],
+     "unknown argument 'quickstart'; a config is given as --config=quickstart"),
+    (['run', '--config=quickstart', '--workdir=x', 'x'],
+     "unknown argument 'x'; see"),
     (['verify', '--workdir=x', '--config.seed=1'], 'no config is read here'),
     (['verify'], 'the following arguments are required: --workdir'),
     (['run', '--config=quickstart'], '--workdir must have a value'),

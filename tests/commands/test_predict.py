@@ -1,18 +1,23 @@
 """From pictures in a folder to answers in a file, without a Python file."""
 
 import csv
+import functools
 import io
 import json
+import re
 
 import numpy as np
 import pytest
 import tiny
 from PIL import Image
+from rich import console as console_lib
 
 import mtl_jax
 from mtl_jax import commands
 from mtl_jax.commands import inputs
+from mtl_jax.config import files
 from mtl_jax.data import sources
+from mtl_jax.report import terminal
 
 CLASSES = 'rote Äpfel', '梨'
 
@@ -166,6 +171,20 @@ def test_inspect(tmp_path, capsys):
   assert json.loads(capsys.readouterr().out)['name'] == 'permuted-00'
 
 
+def test_inspect_fits_into_a_narrow_terminal(tmp_path, capsys, monkeypatch):
+  folder = tiny.learned(tmp_path / 'run', 'few')
+  for width, left_out in ((80, True), (200, False)):
+    monkeypatch.setattr(
+        terminal.console_lib, 'Console', functools.partial(
+            console_lib.Console, force_terminal=True, width=width))
+    assert commands.main(['inspect', f'--workdir={folder}']) == 0
+    said = re.sub('\x1b[^m]*m', '', capsys.readouterr().out)
+    lines = said.splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert [line for line in lines if line.startswith('permuted-12')]
+    assert ('made from; the output has' in ' '.join(said.split())) == left_out
+
+
 def test_a_task_travels_as_a_file(tmp_path, capsys):
   folder = tiny.learned(tmp_path / 'run', 'few')
   file = tmp_path / 'one.safetensors'
@@ -184,3 +203,16 @@ def test_a_task_travels_as_a_file(tmp_path, capsys):
     assert commands.main(['verify', f'--workdir={workdir}']) == 0
     capsys.readouterr()
   assert len(set(said)) == 1 and 'permuted-01' in said[0]
+
+
+@pytest.mark.parametrize('paths, sources_', [
+    ('my/signs', ('signs=folder:my/signs@64x64x3',)),
+    ('my/signs@28x28x1', ('signs=folder:my/signs@28x28x1',)),
+    ('a=x/@9x9x3,b=y', ('a=folder:x/@9x9x3', 'b=folder:y@64x64x3'))])
+def test_a_folder_may_name_the_size_of_its_images(paths, sources_):
+  assert files.load(f'folder:{paths}')['suite']['sources'] == sources_
+
+
+def test_the_config_of_folders_asks_for_one():
+  with pytest.raises(ValueError, match='give the folder of your images: --'):
+    files.load('folder')

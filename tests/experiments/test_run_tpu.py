@@ -152,6 +152,13 @@ def test_what_is_no_command_line_shows_the_usage(tmp_path, words):
   assert 'run_tpu.sh --delete [--dry_run] NAME ZONE' in done.stderr
 
 
+@pytest.mark.parametrize('flag', ['--help', '-h'])
+def test_help_is_no_error(tmp_path, flag):
+  done, calls = call(tmp_path, flag)
+  assert done.returncode == 0 and not calls and done.stderr == ''
+  assert 'run_tpu.sh --delete [--dry_run] NAME ZONE' in done.stdout
+
+
 def test_what_is_installed_is_what_the_package_says():
   """The Python that is made there is one that the package supports."""
   version = re.search(r'--python=(\d+\.\d+)', SCRIPT.read_text())[1]

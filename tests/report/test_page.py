@@ -3,6 +3,7 @@
 import base64
 import copy
 import doctest
+import functools
 import hashlib
 import html.parser
 import io
@@ -16,6 +17,7 @@ from mtl_jax.evaluation import metrics
 from mtl_jax.report import drawing
 from mtl_jax.report import page as report_page
 from mtl_jax.report import rows as rows_lib
+from mtl_jax.report import terminal
 from mtl_jax.report import vector
 
 EVIL = '<script>alert("x")</script>&$\\frac{1}{2}$[red]'
@@ -330,6 +332,20 @@ def test_terminal_table():
   output = io.StringIO()
   rich.console.Console(file=output, width=120).print(large)
   assert 'impress' in output.getvalue() and '1/32' in output.getvalue()
+
+
+@pytest.mark.parametrize('name', ['permuted-10@one', 'permuted-10@two-more'])
+def test_terminal_table_has_whole_numbers_at_80_columns(name, monkeypatch):
+  _, records, summary = quickstart()
+  records[-1] = records[-1] | {'entry': name, 'seconds': {'train': 1.24}}
+  output = io.StringIO()
+  monkeypatch.setattr(terminal.console_lib, 'Console', functools.partial(
+      rich.console.Console, file=output, width=80, force_terminal=True))
+  terminal.show(records, summary, 'report.html')
+  lines = re.sub('\x1b[^m]*m', '', output.getvalue()).splitlines()
+  assert all(len(line) <= 80 for line in lines)
+  last, = (line for line in lines if line.startswith(f'{name} '))
+  assert re.search(r'[\d.]+ k?M?B +(1/)?\d+ +1.24 s$', last.rstrip())
 
 
 def test_rows_say_what_they_are_sorted_by(page):

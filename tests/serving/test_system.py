@@ -159,7 +159,7 @@ def test_a_candidate_is_named_once(system):
     (IMAGES[0], r'got uint8 \(8, 8, 1\)'),
     (IMAGES[:2, :, :, 0], r'got uint8 \(2, 8, 8\)'),
     (np.zeros((2, 28, 28, 1), np.uint8), r'got uint8 \(2, 28, 28, 1\)'),
-    (IMAGES[:2].tolist(), 'got list'),
+    (IMAGES[:2].tolist(), 'got list, which is no array'),
     (None, 'got NoneType')])
 def test_wrong_images(system, x, text):
   with pytest.raises(ValueError, match=f'task permuted-00 takes .*{text}'):

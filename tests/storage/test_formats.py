@@ -1,6 +1,7 @@
 """A workdir of another format is refused before anything of it is read."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -113,3 +114,10 @@ def test_a_folder_that_is_none_says_so(tmp_path):
   formats.require(tmp_path)
   with pytest.raises(ValueError, match='is not the workdir of a run'):
     mtl_jax.load(tmp_path)
+
+
+@pytest.mark.parametrize('name', ['run', 'task.safetensors'])
+def test_what_is_not_there_is_said_to_be_missing(name, tmp_path):
+  said = f'there is no file or folder {re.escape(str(tmp_path / name))}; give'
+  with pytest.raises(ValueError, match=said):
+    mtl_jax.load(tmp_path / name)
