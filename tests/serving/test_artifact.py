@@ -102,7 +102,7 @@ def test_texts_that_are_too_long_for_a_header(system, tmp_path):
                                        'shorter texts, or fewer tasks'):
     system.export('permuted-00', tmp_path / 'a', text='x' * 11 ** 8)
   assert not list(tmp_path.glob('a*'))
-  path = system.export('permuted-00', tmp_path / 'a', None, None, 'ä\0\n')
+  path = system.export('permuted-00', tmp_path / 'a', False, None, 'ä\0\n')
   assert artifact.read(path).text == 'ä\0\n'
 
 
@@ -207,7 +207,7 @@ def test_a_backbone_from_a_file_is_named(system, tmp_path):
     (lambda h: h.pop('backbone'), "KeyError: 'backbone'"),
     (lambda h: h.update(task='other'), 'task other is not in it'),
     (lambda h: h['parts']['permuted-01']['metadata'].pop('method'),
-     r"lacks \['method'\]"),
+     "its description lacks 'method'"),
     (lambda h: h['parts'].update({'../up': h['parts']['permuted-01']}),
      "'../up' is no name of a task"),
     (lambda h: h['parts']['permuted-01']['metadata'].update(
