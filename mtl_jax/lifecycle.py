@@ -25,7 +25,7 @@ from mtl_jax.serving import merging
 from mtl_jax.serving import programs
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import bucket
-from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.storage import folders
 
 
 class System(system_lib.System):
@@ -105,7 +105,7 @@ def load(path, plugins=None, **options) -> System:
       plugin is missing or fails.
   """
   if bucket.is_remote(path) or not (
-      workdir_lib.local_folder(path).is_file()):
+      folders.local(path).is_file()):
     return system_lib.load(path, plugins, kind=System, **options)
   folder = tempfile.TemporaryDirectory(prefix='mtl_jax-')
   root = pathlib.Path(folder.name) / 'system'

@@ -3,7 +3,7 @@
 import argparse
 
 from mtl_jax import lifecycle
-from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.storage import folders
 
 DESCRIPTION = (
     'Writes a task as one file. `import` reads it into another workdir, and '
@@ -43,7 +43,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def main(given: argparse.Namespace) -> int | None:
   """Writes the file."""
   system = lifecycle.load(given.workdir, given.plugins)
-  output = workdir_lib.local_folder(given.output)
+  output = folders.local(given.output)
   if given.network:
     path = system.export_network(given.task, output, given.licence, given.text)
   else:

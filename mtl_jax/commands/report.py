@@ -4,6 +4,7 @@ import argparse
 
 from mtl_jax.report import page
 from mtl_jax.report import terminal
+from mtl_jax.storage import folders
 from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
@@ -43,7 +44,7 @@ def main(given: argparse.Namespace) -> int | None:
   records = [commit.with_log(commit.finished_record(work, name), line)
              for name, line in logged.items() if name in stored]
   path = (work.report if given.output is None
-          else workdir_lib.local_folder(given.output))
+          else folders.local(given.output))
   page.write(path, runs[-1], records, ends[-1])
   terminal.show(records, ends[-1], path)
   return None

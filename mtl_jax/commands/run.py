@@ -18,6 +18,7 @@ from mtl_jax.config import config as config_lib
 from mtl_jax.config import files
 from mtl_jax.config import overrides
 from mtl_jax.storage import bucket
+from mtl_jax.storage import folders
 from mtl_jax.storage import provenance
 from mtl_jax.storage import workdir as workdir_lib
 
@@ -84,7 +85,7 @@ def main(given: argparse.Namespace) -> int | None:
     raise ValueError('--workdir must have a value: the folder for the results')
   remote = bucket.is_remote(given.workdir)
   workdir = (given.workdir if remote else
-             workdir_lib.local_folder(given.workdir))
+             folders.local(given.workdir))
   if not remote and workdir.exists() and not workdir.is_dir():
     raise ValueError(f'--workdir={given.workdir} is a file; name a folder')
   registry.load_plugins(given.plugins)

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from mtl_jax import messages
 from mtl_jax.storage import bucket as bucket_lib
+from mtl_jax.storage import folders
 from mtl_jax.storage import mirror as mirror_lib
-from mtl_jax.storage import workdir as workdir_lib
 
 
 class Place(NamedTuple):
@@ -29,7 +29,7 @@ class Place(NamedTuple):
     """
     mirror = mirror_lib.of(path)
     if mirror is None:
-      return cls(workdir_lib.local_folder(path).absolute(), None)
+      return cls(folders.local(path).absolute(), None)
     return cls(mirror.base / 'sweep', mirror.bucket)
 
   def workdir(self, name: str) -> str:

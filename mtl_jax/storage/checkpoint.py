@@ -14,8 +14,7 @@ import json
 import os
 import pathlib
 import shutil
-import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,29 +61,6 @@ def require_readable(path: pathlib.Path) -> None:
   if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
     raise CheckpointError(f'{path} cannot be read by this process; change its '
                           'permissions (chmod), or ask its owner')
-
-
-def version(folder: pathlib.Path) -> tuple[int, int] | None:
-  """(inode, time of the last change) of a folder; `None` if it is none."""
-  try:
-    found = os.stat(folder)
-  except (OSError, ValueError):  # ValueError: a name with a zero byte
-    return None
-  if not stat.S_ISDIR(found.st_mode):
-    return None
-  return found.st_ino, found.st_mtime_ns
-
-
-def listed(folder: pathlib.Path) -> Iterator[tuple[str, tuple[int, int]]]:
-  """(name, version) of all folders in a folder."""
-  try:
-    names = os.listdir(folder)
-  except OSError:
-    return
-  for name in filter(removal.is_final, names):
-    found = version(folder / name)
-    if found is not None:  # otherwise no folder, or removed meanwhile
-      yield name, found
 
 
 def has_metadata(path: pathlib.Path) -> bool:

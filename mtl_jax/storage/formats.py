@@ -5,7 +5,6 @@ same in all formats: {"format": number, "mtl_jax": version}.
 """
 
 import json
-import os
 import pathlib
 
 from mtl_jax import _version
@@ -58,31 +57,3 @@ def is_older(root: pathlib.Path) -> bool:
 def _read(path: pathlib.Path) -> tuple[int, str]:
   found = json_files.read(path, {'format': int, 'mtl_jax': str}, 'the format')
   return found['format'], found['mtl_jax']
-
-
-def storable(path: pathlib.Path) -> pathlib.Path:
-  """A path as checkpoints need it: absolute, as the process may change its
-  current folder later, and of letters.
-  """
-  path = path.absolute()
-  try:
-    str(path).encode()
-  except UnicodeEncodeError as error:
-    raise ValueError(
-        f'the path {str(path)!r} has bytes that are no letters in UTF-8, so no '
-        'checkpoint can be written there; choose another name, or start Python '
-        'with PYTHONUTF8=1') from error
-  return reachable(path)
-
-
-def reachable(path: pathlib.Path) -> pathlib.Path:
-  """The path, which may not exist yet.
-
-  Raises:
-    ValueError: a link on it leads nowhere, so that nothing can be made there.
-  """
-  for link in (path, *path.parents):
-    if link.is_symlink() and not link.exists():
-      raise ValueError(f'{link} is a link to {os.readlink(link)}, which does '
-                       'not exist; bring that back, or remove the link')
-  return path

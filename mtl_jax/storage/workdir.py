@@ -38,6 +38,7 @@ from mtl_jax.data import names as names_lib
 from mtl_jax.parallel import writing
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import folder_lock
+from mtl_jax.storage import folders
 from mtl_jax.storage import formats
 from mtl_jax.storage import json_records
 from mtl_jax.storage import mirror as mirror_lib
@@ -56,7 +57,7 @@ class Workdir:
 
   def __init__(self, root: str | os.PathLike[str]) -> None:
     self.mirror = mirror_lib.of(root)
-    self.root = (formats.storable(local_folder(root)) if self.mirror is None
+    self.root = (folders.storable(folders.local(root)) if self.mirror is None
                  else self.mirror.root)
     self.format = self.root / formats.FILE
     self.config = self.root / 'config.json'
@@ -160,9 +161,9 @@ class Workdir:
     """
     _string(name)
     with self._lock:
-      if self._stamp is None or self._stamp != checkpoint.version(self.tasks):
+      if self._stamp is None or self._stamp != folders.version(self.tasks):
         known = self._finished.get(name)
-        found = checkpoint.version(self.task(name))
+        found = folders.version(self.task(name))
         if found is None or found == known:
           return found
     return self.finished_tasks().get(name)
@@ -170,12 +171,12 @@ class Workdir:
   def finished_tasks(self) -> dict[str, tuple[int, int]]:
     """(inode, time) of all finished tasks by name; the dict never changes."""
     with self._lock:
-      stamp = checkpoint.version(self.tasks)
+      stamp = folders.version(self.tasks)
       if stamp is None:
         self._stamp, self._finished = None, {}
       elif stamp != self._stamp:
         before, now = self._finished, time.time_ns()
-        there = {name: found for name, found in checkpoint.listed(self.tasks)
+        there = {name: found for name, found in folders.listed(self.tasks)
                  if before.get(name) == found
                  or checkpoint.exists(self.task(name))}
         # Returns the same object as long as nothing has changed.
@@ -343,12 +344,12 @@ class Workdir:
     """Makes the folders and removes unfinished files of killed runs."""
     for folder in (self.root, self.tasks, self.probe, self.progress,
                    self.shared):
-      formats.reachable(folder).mkdir(parents=True, exist_ok=True)
+      folders.reachable(folder).mkdir(parents=True, exist_ok=True)
       removal.remove_unfinished(folder)
     with os.scandir(self.tasks) as entries:
       for entry in entries:
         if entry.is_symlink():  # the task's disk may not be mounted
-          formats.reachable(self.task(entry.name))
+          folders.reachable(self.task(entry.name))
     if not self.format.exists():
       json_records.write_atomic(self.format, formats.text())
     if writing.here():
@@ -362,21 +363,3 @@ def _string(name: Any) -> str:
   if not isinstance(name, str):
     raise ValueError(f'the name of a task is {name!r}; give a string')
   return name
-
-
-def local_folder(path) -> pathlib.Path:
-  """A path of this machine, with `~` as the user's home.
-
-  Raises:
-    ValueError: it is no path, or the address of a bucket or another machine.
-  """
-  if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or (
-      '\0' in os.fspath(path)):
-    raise ValueError(f'the path is {path!r}; give that of a folder or file')
-  remote = re.match(r'([A-Za-z][\w+.-]+):/', os.fspath(path))
-  if remote:
-    raise ValueError(
-        f'{os.fspath(path)} is a remote address ({remote[1]}:), which only the '
-        'workdir of a run or sweep can have; give a folder or file of this '
-        'machine')
-  return pathlib.Path(path).expanduser()

@@ -1,0 +1,78 @@
+"""Folders of this machine: paths to them, and what they hold."""
+
+import os
+import pathlib
+import re
+import stat
+from collections.abc import Iterator
+
+from mtl_jax.storage import removal
+
+
+def local(path) -> pathlib.Path:
+  """A path of this machine, with `~` as the user's home.
+
+  Raises:
+    ValueError: it is no path, or the address of a bucket or another machine.
+  """
+  if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or (
+      '\0' in os.fspath(path)):
+    raise ValueError(f'the path is {path!r}; give that of a folder or file')
+  remote = re.match(r'([A-Za-z][\w+.-]+):/', os.fspath(path))
+  if remote:
+    raise ValueError(
+        f'{os.fspath(path)} is a remote address ({remote[1]}:), which only the '
+        'workdir of a run or sweep can have; give a folder or file of this '
+        'machine')
+  return pathlib.Path(path).expanduser()
+
+
+def storable(path: pathlib.Path) -> pathlib.Path:
+  """A path as checkpoints need it: absolute, as the process may change its
+  current folder later, and of letters.
+  """
+  path = path.absolute()
+  try:
+    str(path).encode()
+  except UnicodeEncodeError as error:
+    raise ValueError(
+        f'the path {str(path)!r} has bytes that are no letters in UTF-8, so no '
+        'checkpoint can be written there; choose another name, or start Python '
+        'with PYTHONUTF8=1') from error
+  return reachable(path)
+
+
+def reachable(path: pathlib.Path) -> pathlib.Path:
+  """The path, which may not exist yet.
+
+  Raises:
+    ValueError: a link on it leads nowhere, so that nothing can be made there.
+  """
+  for link in (path, *path.parents):
+    if link.is_symlink() and not link.exists():
+      raise ValueError(f'{link} is a link to {os.readlink(link)}, which does '
+                       'not exist; bring that back, or remove the link')
+  return path
+
+
+def version(folder: pathlib.Path) -> tuple[int, int] | None:
+  """(inode, time of the last change) of a folder; `None` if it is none."""
+  try:
+    found = os.stat(folder)
+  except (OSError, ValueError):  # ValueError: a name with a zero byte
+    return None
+  if not stat.S_ISDIR(found.st_mode):
+    return None
+  return found.st_ino, found.st_mtime_ns
+
+
+def listed(folder: pathlib.Path) -> Iterator[tuple[str, tuple[int, int]]]:
+  """(name, version) of all folders in a folder."""
+  try:
+    names = os.listdir(folder)
+  except OSError:
+    return
+  for name in filter(removal.is_final, names):
+    found = version(folder / name)
+    if found is not None:  # otherwise no folder, or removed meanwhile
+      yield name, found
