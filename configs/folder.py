@@ -18,25 +18,27 @@ Accuracy: not run.
 Results: docs/guide.md
 """
 
-import re
-
 import ml_collections
 
 
-_SIZE = re.compile(r'@\d+x\d+x[13]$')
+def _sized(path):
+  """Whether a path ends with a size, such as @64x64x3."""
+  size = path.rpartition('@')[2].split('x')
+  return '@' in path and len(size) == 3 and all(map(str.isdigit, size))
 
 
 def _named(path):
   """('name=', path): the name given before '=', or that of the folder."""
   name, equals, folder = path.partition('=')
   if not equals or '/' in name:
-    name = _SIZE.sub('', path).rstrip('/').rpartition('/')[2]
+    plain = path.rpartition('@')[0] if _sized(path) else path
+    name = plain.rstrip('/').rpartition('/')[2]
     folder = path
   name = ''.join(c if c.isalnum() or c in '._-' else '-' for c in name)
   return f'{name}=' if name.strip('.-') else '', folder
 
 
-def get_config(paths=''):
+def get_config(paths='PATH'):
   config = ml_collections.ConfigDict()
   config.seed = 0  # of scores, batches and the backbone
   folders = [_named(path) for path in paths.split(',') if path]
@@ -46,7 +48,7 @@ def get_config(paths=''):
   config.suite = dict(
       kind='datasets', image_shape=(32, 32, 3),
       sources=tuple(
-          f'{name}folder:{path}{"" if _SIZE.search(path) else "@64x64x3"}'
+          f'{name}folder:{path}{"" if _sized(path) else "@64x64x3"}'
           for name, path in folders))
   # More outputs than classes: what tells tasks apart without their names.
   config.backbone = dict(model='lenet_300_100', outputs=200)

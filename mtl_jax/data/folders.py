@@ -70,7 +70,9 @@ def read(name, root, size, cache_dir) -> Folder:
   """
   root = pathlib.Path(root).expanduser()
   if not root.is_dir():
-    raise FileNotFoundError(f'source {name!r}: there is no folder {root}')
+    raise FileNotFoundError(f'source {name!r}: there is no folder {root}; give '
+                            'the folder of your images, as in '
+                            '--config=folder:PATH')
   parts, beside = _split_folders(name, root)
   listed = {split: _classes(name, part, root) for split, part in parts.items()}
   names = sorted(set().union(*listed.values()))

@@ -132,7 +132,7 @@ def _end_last_line(path: pathlib.Path) -> None:
     content = file.read()
     begin = content.rfind(b'\n') + 1
     try:
-      json.loads(content[begin:])
+      json_files.parse(content[begin:], dict, str(path), 'the log')
       file.write(b'\n')
     except ValueError:
       file.truncate(begin)

@@ -213,6 +213,8 @@ def test_a_folder_may_name_the_size_of_its_images(paths, sources_):
   assert files.load(f'folder:{paths}')['suite']['sources'] == sources_
 
 
-def test_the_config_of_folders_asks_for_one():
-  with pytest.raises(ValueError, match='give the folder of your images: --'):
-    files.load('folder')
+def test_the_config_of_folders_asks_for_one(tmp_path, capsys):
+  assert commands.main(['run', '--config=folder',
+                        f'--workdir={tmp_path}/run']) == 1
+  said = capsys.readouterr().err
+  assert 'there is no folder PATH; give the folder of your images' in said
