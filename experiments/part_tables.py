@@ -68,7 +68,15 @@ def weights(run: dict, phase: str) -> int:
 
 def accuracy() -> str:
   """Mean and per-task test accuracy of every row."""
-  found = _runs()
+  return _accuracy(_runs())
+
+
+def bangla() -> str:
+  """`accuracy` of the runs with Bangla's own digits."""
+  return _accuracy(collected.runs(collected.HERE / 'part', 'bangla'))
+
+
+def _accuracy(found: list[dict]) -> str:
   if not found:
     return collected.NONE
   tasks = list(_by_task(found[0], 'part'))

@@ -102,7 +102,7 @@ TABLES = {  # README: markers and what stands between them
         for name in ('scenarios', 'curves', 'streams', 'pools', 'costs')},
     'part/README.md': {
         name: getattr(part_tables, name)
-        for name in ('accuracy', 'modules', 'sharing', 'segments',
+        for name in ('accuracy', 'bangla', 'modules', 'sharing', 'segments',
                      'robustness', 'stand_in')},
     'subnetworks/README.md': {
         name: getattr(subnetworks_tables, f'{kind}_table')
