@@ -274,7 +274,8 @@ def test_no_workdir(tmp_path, what):
     folder.mkdir()
   done = tiny.verify(folder)
   assert done.returncode == 1 and 'Traceback' not in done.stderr
-  assert f'error: {folder}/backbone.json is missing' in done.stderr
+  assert (f'error: {folder}/backbone.json is missing' if what == 'empty' else
+          f'error: there is no file or folder {folder}; give') in done.stderr
   assert folder.exists() == (what == 'empty')
 
 

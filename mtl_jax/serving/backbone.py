@@ -92,8 +92,9 @@ def make(recipe: dict, leaves: dict[str, Any] | None = None,
   return Backbone(network, params, stats, dict(recipe, fingerprint=found))
 
 
-_RECIPE = {'model': str, 'outputs': int, 'options': dict, 'init': str,
-           'seed': int, 'image_shape': list}
+_RECIPE: dict[str, tuple[type, ...]] = {
+    'model': (str,), 'outputs': (int,), 'options': (dict,), 'init': (str,),
+    'seed': (int,), 'image_shape': (list, tuple)}
 
 
 def check_recipe(recipe: Any) -> None:
@@ -106,10 +107,10 @@ def check_recipe(recipe: Any) -> None:
   missing = sorted(_RECIPE.keys() - set(recipe or ()))
   if missing:
     raise ValueError(f'the recipe of the backbone lacks {missing}; {remedy}')
-  for key, kind in _RECIPE.items():
-    if not isinstance(recipe[key], kind) or isinstance(recipe[key], bool):
+  for key, kinds in _RECIPE.items():
+    if not isinstance(recipe[key], kinds) or isinstance(recipe[key], bool):
       raise ValueError(f'the recipe of the backbone has {key} = '
-                       f'{recipe[key]!r}, which is no {kind.__name__}; '
+                       f'{recipe[key]!r}, which is no {kinds[0].__name__}; '
                        f'{remedy}')
   if not abs(recipe['seed']) < 1 << 63:
     raise ValueError(f'the recipe of the backbone has seed = {recipe["seed"]}; '

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 import pytest
 import tiny
 
@@ -33,6 +32,22 @@ class Lazy:
     return X
 
 
+class Column:
+  """A column of objects, such as a Series of pandas."""
+  dtype, shape = np.dtype(object), (len(X),)
+
+  def __len__(self):
+    return len(X)
+
+  def to_numpy(self):
+    column = np.empty(len(X), object)
+    column[:] = list(X)
+    return column
+
+  def __array__(self, dtype=None, copy=None):
+    return self.to_numpy()
+
+
 # What means the images X.
 SAME = {
     'floats to 1': X / 255, 'floats to 255': X.astype(np.float32),
@@ -43,7 +58,7 @@ SAME = {
     'channels first': np.moveaxis(X, -1, 1), 'batches': X[None],
     'grey floats': jnp.asarray(X[..., 0]) / 255,
     'colours': np.repeat(X, 3, -1), 'colours to 1': np.repeat(X, 3, -1) / 255,
-    'a series': pd.Series(list(X))}
+    'a column': Column()}
 NONE = {
     'words': 'abc', 'nothing': None, 'a number': 3, 'a dict': {'x': X},
     'a generator': (row for row in X), 'a shape': jax.ShapeDtypeStruct(
