@@ -12,6 +12,7 @@ from rich import progress as progress_lib
 
 from mtl_jax import host
 from mtl_jax import json_files
+from mtl_jax import messages
 from mtl_jax import models
 from mtl_jax import parallel
 from mtl_jax import trees
@@ -67,7 +68,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
     ValueError: the workdir belongs to another config (names the difference).
   """
   started = time.perf_counter()
-  trees.check_switch(quiet, 'quiet')
+  messages.check_switch(quiet, 'quiet')
   writers.require(config)
   host.require_transfers()
   work = workdir_lib.Workdir(workdir)

@@ -226,7 +226,7 @@ def agreement(basis: Array, cotangent: Array, units: bool = False) -> Array:
     cotangent: float [...].
     units: whether to sum for each unit of the last axis: [K, units].
   """
-  trees.check_switch(units, 'units')
+  messages.check_switch(units, 'units')
   if jax.default_backend() == 'cpu':
     axes = tuple(range(cotangent.ndim - 1)) if units else None
     return lax.map(lambda m: jnp.sum(jnp.where(m, cotangent, 0), axes), basis)

@@ -20,7 +20,6 @@ from mtl_jax import aliases
 from mtl_jax import messages
 
 Tree = aliases.Tree
-check_switch = messages.check_switch
 
 
 def is_none(x: Any) -> bool:

@@ -3,7 +3,6 @@
 
 import contextlib
 import functools
-import os
 import shutil
 import signal
 import socket
@@ -319,13 +318,9 @@ def test_google_cloud_storage(monkeypatch, tmp_path, caplog):
       read.append(path), store(self, path))[1])
   assert mtl_jax.load(address).tasks == ['permuted-00', 'permuted-01']
   assert not [path for path in read if '/' in path]  # its listing has MD5
-  with system.workdir.held():
-    monkeypatch.setenv('MTL_JAX_STAGING', str(tmp_path / 'third'))
-    with pytest.raises(bucket.Held, match=f'pid {os.getpid()}'):
-      tiny.learn(tiny.make('norm'), address)
-  with pytest.raises(ValueError, match='see that the bucket exists') as said:
-    tiny.learn(tiny.make('norm'), 'gs://missing/run')
-  assert '\n' not in str(said.value)
+  buckets.assert_others_are_refused(
+      monkeypatch, tmp_path / 'third', system.workdir,
+      lambda where: tiny.learn(tiny.make('norm'), where), 'gs://missing/run')
 
 
 @pytest.mark.usefixtures('emulator')

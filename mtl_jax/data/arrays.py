@@ -5,6 +5,7 @@ import numbers
 
 import numpy as np
 
+from mtl_jax import messages
 from mtl_jax import trees
 from mtl_jax.data import given
 from mtl_jax.data import labels as labels_lib
@@ -47,7 +48,7 @@ def from_arrays(name, images, labels, classes=None, test=None, valid=None,
   >>> [len(split.labels) for split in (source.train, source.valid, source.test)]
   [72, 8, 20]
   """
-  trees.check_switch(stratified, f'source {name!r}: stratified')
+  messages.check_switch(stratified, f'source {name!r}: stratified')
   if hasattr(class_names, '__next__'):
     class_names = tuple(class_names)
   whole = classes is None

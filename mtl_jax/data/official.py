@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mtl_jax import trees
+from mtl_jax import messages
 
 
 class Splits(NamedTuple):
@@ -135,7 +135,7 @@ def source(name: str, size: tuple[int, int], leaking: bool = False) -> str:
   ('official:mnist@32x32', 'omniglot:label!label@32x32')
   """
   task(name)
-  trees.check_switch(leaking, 'leaking')
+  messages.check_switch(leaking, 'leaking')
   found = f'official:{name}'
   if name in LEAKING and not leaking:
     found = LEAKING[name]

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import aliases
+from mtl_jax import messages
 from mtl_jax import trees
 from mtl_jax.data import pixels
 from mtl_jax.data import transforms as transforms_lib
@@ -126,7 +127,7 @@ def apply(kinds: transforms_lib.Kinds, parameters: Parameters,
   >>> apply(kinds, parameters(spec, (1, 2, 1)), images).ravel().tolist()
   [-1.0, 1.0]
   """
-  trees.check_switch(train, 'train')
+  messages.check_switch(train, 'train')
   if not kinds and images.dtype != jnp.uint8 and images.ndim == 2:
     return jnp.asarray(images)  # a table's features, or tokens
   images, normalisation = _pixels(kinds, parameters, images, key, train)
@@ -177,7 +178,7 @@ def prepare(
   >>> images.tolist(), [t.kind for t in rest]
   ([[[[7]]], [[[7]]]], ['permute'])
   """
-  trees.check_switch(every, 'every')
+  messages.check_switch(every, 'every')
   now = ('fit', *transforms_lib.DEFINING) if every else ('fit',)
   count = 0
   while count < len(transforms) and transforms[count].kind in now:

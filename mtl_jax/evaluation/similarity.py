@@ -8,6 +8,7 @@ https://arxiv.org/abs/2201.09534), whose published code has no such analysis.
 import jax
 import numpy as np
 
+from mtl_jax import messages
 from mtl_jax import trees
 
 Tree = trees.Tree
@@ -37,7 +38,7 @@ def linear_cka(x, y, unbiased: bool = True) -> float:
   >>> round(linear_cka(x, 3 * x[:, ::-1]), 6)
   1.0
   """
-  trees.check_switch(unbiased, 'unbiased')
+  messages.check_switch(unbiased, 'unbiased')
   x, y = (np.asarray(a, np.float64) for a in (x, y))
   if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
     raise ValueError('CKA compares features [n, p] and [n, q] of the same n '

@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax
 
 from mtl_jax import masks
+from mtl_jax import messages
 from mtl_jax import trees
 from mtl_jax.inference import superposition
 
@@ -201,7 +202,7 @@ class Rule:
     if (self.rule, self.objective) == ('brute_force', 'superfluous'):
       raise ValueError('brute_force compares values, but only the gradient of '
                        'superfluous says anything; take the objective entropy')
-    trees.check_switch(self.normalise, 'normalise')
+    messages.check_switch(self.normalise, 'normalise')
     self._check_rerank()
 
   def _check_rerank(self):

@@ -16,6 +16,7 @@ import numpy as np
 
 from mtl_jax import impressions
 from mtl_jax import masks
+from mtl_jax import messages
 from mtl_jax import trees
 from mtl_jax.methods import base
 
@@ -101,7 +102,7 @@ def supsup(sampling: Sampler = THRESHOLD,
     start: initial value of all scores (Piggyback: 1e-2); `None` draws them.
     A method with `shared` = {'mean_scores', 'tasks'} if `transfer`, else {}.
   """
-  trees.check_switch(transfer, 'transfer')
+  messages.check_switch(transfer, 'transfer')
 
   def init(key, backbone, shared, route):
     del route

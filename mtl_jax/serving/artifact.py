@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mtl_jax import aliases
-from mtl_jax import trees
+from mtl_jax import messages
 from mtl_jax.models import pretrained
 from mtl_jax.serving import artifact_checks
 from mtl_jax.serving import backbone as backbone_lib
@@ -99,7 +99,7 @@ def export(system: system_lib.System, task: str, path: aliases.Path,
       can't be a file.
   """
   said = tensor_file.texts(licence=licence, text=text)
-  trees.check_switch(with_basis, 'with_basis')
+  messages.check_switch(with_basis, 'with_basis')
   names = [*relied(system, task), task] if with_basis else [task]
   parts = {name: _part(system, name) for name in names}
   arrays = {f'{name}/{leaf}': array for name, part in parts.items()

@@ -1,6 +1,5 @@
 """Amazon's store through s3fs, on an emulator that heeds preconditions."""
 
-import os
 import threading
 
 import buckets
@@ -70,10 +69,6 @@ def test_a_run_in_the_store(monkeypatch, tmp_path):
   monkeypatch.setenv('MTL_JAX_STAGING', str(tmp_path / 'other'))
   system = mtl_jax.load(address)
   assert tiny.bits(system.workdir.root) == tiny.bits(tmp_path / 'folder')
-  with system.workdir.held():
-    monkeypatch.setenv('MTL_JAX_STAGING', str(tmp_path / 'third'))
-    with pytest.raises(bucket.Held, match=f'pid {os.getpid()}'):
-      tiny.learn(tiny.make('norm'), address)
-  with pytest.raises(ValueError, match='see that the bucket exists') as said:
-    tiny.learn(tiny.make('norm'), 's3://missing/run')
-  assert '\n' not in str(said.value)
+  buckets.assert_others_are_refused(
+      monkeypatch, tmp_path / 'third', system.workdir,
+      lambda where: tiny.learn(tiny.make('norm'), where), 's3://missing/run')
