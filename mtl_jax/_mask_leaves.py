@@ -141,13 +141,12 @@ def count(mask: Mask) -> Array:
   if trees.size(mask) <= MOST:
     return sum((jnp.sum(m, dtype=jnp.int32) for m in leaves), jnp.int32(0))
 
-  def of_leaf(m: Array) -> Array:
-    if m.size <= MOST:
-      return jnp.sum(m, dtype=jnp.int32).astype(jnp.float32)
-    rows = jnp.sum(m, -1, dtype=jnp.int32 if m.shape[-1] <= MOST
-                   else jnp.float32)
-    return jnp.sum(rows.astype(jnp.float32))
-  return sum(map(of_leaf, leaves), jnp.float32(0))
+  # A float32 that is increased by ones stops at 2 ** 24: parts are int32.
+  parts = [part for m in leaves for part in (
+      [m] if m.size <= MOST else
+      [m.reshape(-1)[i:i + MOST] for i in range(0, m.size, MOST)])]
+  return sum((jnp.sum(part, dtype=jnp.int32).astype(jnp.float32)
+              for part in parts), jnp.float32(0))
 
 
 def share(mask: Mask) -> Array:

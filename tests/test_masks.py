@@ -330,6 +330,10 @@ def test_more_weights_than_int32_counts():
   tree = {'w': shape, 'v': jax.ShapeDtypeStruct((2 ** 11, 2 ** 20), jnp.bool_)}
   for count in (masks.density, lambda m: masks.overlap(m, m)):
     assert jax.eval_shape(count, tree).shape == ()
+  # No part is longer than int32 counts, and none is summed as float32.
+  text = str(jax.make_jaxpr(_mask_leaves.count)(tree))
+  sums = [line for line in text.splitlines() if 'reduce_sum' in line]
+  assert len(sums) == 4 and all(':i32[]' in line for line in sums), text
   scores = {'a': jax.ShapeDtypeStruct((2 ** 31,), jnp.float32)}
   for call in (lambda s: masks.top_k(s, .5),
                lambda s: masks.random(jax.random.key(0), s, .5)):
@@ -347,6 +351,7 @@ def test_counts_beyond_int32_are_right(monkeypatch, most):
   every = np.concatenate([leaf.reshape(-1) for leaf in map(
       np.asarray, m.values())])
   m = jax.tree.map(jnp.asarray, m)
+  assert _mask_leaves.count(m).dtype == jnp.float32
   assert float(masks.density(m)) == pytest.approx(every.mean(), rel=1e-6)
   assert float(masks.overlap(m, m)) == 1
   other = jax.tree.map(jnp.logical_not, m)
