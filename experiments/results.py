@@ -5,14 +5,15 @@
 
 `collect` copies a finished run's lines without learning curves. `tables`
 rewrites the text between the markers of README.md, docs/results.md and
-`experiments/*/README.md`, and the figures, from the committed results; it
-computes nothing else.
+`experiments/*/README.md` (of the benchmarks too), and the figures, from the
+committed results; it computes nothing else.
 """
 
 import functools
 import json
 import pathlib
 import re
+import runpy
 import sys
 
 import collected
@@ -126,6 +127,7 @@ def tables() -> None:
   identity_tables.draw(HERE / 'identity' / 'curves.svg')
   picture.draw(HERE / 'accuracy_bytes.svg')
   comparison_tables.draw(HERE / 'comparison' / 'accuracy.svg')
+  runpy.run_path(str(HERE / 'benchmarks' / 'table.py'), run_name='__main__')
 
 
 if __name__ == '__main__':
