@@ -5,6 +5,7 @@ import re
 
 from mtl_jax import json_files
 from mtl_jax.report import seeds
+from mtl_jax.storage import provenance
 
 HERE = pathlib.Path(__file__).parent
 _REMEDY = 'collect the run again, or restore the file with git'
@@ -74,8 +75,9 @@ def _origin(start: dict) -> dict:
             if name in hardware}
   found |= {name: versions[name] for name in ('jax', 'jaxlib')
             if name in versions}
-  # Before it was recorded it was not changed either.
-  found['matmul_precision'] = versions.get('matmul_precision', 'default')
+  # Before they were recorded they were not changed either.
+  found |= {name: versions.get(name, unrecorded)
+            for name, (unrecorded, _) in provenance.SETTINGS.items()}
   return found
 
 

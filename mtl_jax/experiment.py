@@ -70,7 +70,7 @@ def run(config: config_lib.Config, workdir, command: str = '',
   started = time.perf_counter()
   messages.check_switch(quiet, 'quiet')
   writers.require(config)
-  host.require_transfers()
+  host.require_settings()
   work = workdir_lib.Workdir(workdir)
   with work.held():
     return _run(started, config, work, command, quiet, after_chunk)
@@ -98,8 +98,10 @@ def _run(started, config, work, command, quiet, after_chunk) -> dict:
     resume.check_tasks(work, config, suite, backbone.recipe['fingerprint'])
     running = _running(config, suite, backbone, data, work)
     config, needs = sizing.fit(running, traced)
-    work.prepare()
     there = complete(work, config, suite, lines)
+    if not there:
+      validate.check_settings(work, lines)
+    work.prepare()
     if not quiet and not there and parallel.is_primary():
       for hint in hints.before(config, suite):
         print(f'note: {hint}', file=sys.stderr)

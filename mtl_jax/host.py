@@ -53,8 +53,18 @@ _GUARDED = (
     'computed; unset it, or set it to log, which lists the transfers')
 
 
-def require_transfers() -> None:
-  """Raises ValueError if `jax.transfer_guard` forbids JAX's own transfers."""
+def require_settings() -> None:
+  """Refuses settings of JAX under which nothing here can be right.
+
+  Raises:
+    ValueError: `jax.transfer_guard` forbids JAX's own transfers, or seeds draw
+      other numbers than in all other processes.
+  """
+  if not getattr(jax.config, 'jax_threefry_partitionable'):
+    raise ValueError(
+        'JAX_THREEFRY_PARTITIONABLE is off, so that a seed draws other '
+        'backbones, masks and batches than everywhere else; unset it, or set '
+        'it to 1')
   try:
     np.asarray(jnp.asarray(np.zeros(1, np.float32)))
   except jax.errors.JaxRuntimeError as error:

@@ -206,6 +206,9 @@ def _claim(work: workdir_lib.Workdir, entry: plan.Entry, config,
           f'task {entry.name} was begun with {changed[0]}='
           f'{old.get(changed[0])!r}, not {new.get(changed[0])!r}: give the old '
           f'value, or another name={", or delete the task" if there else ""}')
+    if not there:
+      provenance.require_settings(last.get('versions') or {},
+                                  f'task {entry.name}', 'give another name=')
     return there
   if there:
     raise ValueError(f'there is a task {entry.name} already, which this call '

@@ -16,6 +16,7 @@ from mtl_jax.methods import heads
 from mtl_jax.parallel import mesh
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import json_records
+from mtl_jax.storage import provenance
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import drivers
 from mtl_jax.training import method_errors
@@ -159,6 +160,20 @@ def check_sources(work: workdir_lib.Workdir, suite, data,
             'mtl_jax that read them), or choose another workdir. Nothing was '
             'changed')
   return found
+
+
+def check_settings(work: workdir_lib.Workdir, lines: list[dict]) -> None:
+  """Refuses to train on under other settings of JAX than the first start.
+
+  Raises:
+    ValueError: names the setting, and how to set it as it was.
+  """
+  for line in lines:
+    if line['kind'] == 'run':
+      provenance.require_settings(line.get('versions') or {},
+                                  f'the run in {work.root}',
+                                  'choose another workdir')
+      return
 
 
 def check_fit(config, suite, data, backbone, earlier=(),

@@ -100,6 +100,19 @@ def test_a_guard_of_transfers_is_named_before_anything_is_made(
     assert commands.call('verify', [f'--workdir={folder}'], 'verify') == 0
 
 
+def test_other_draws_from_a_seed_are_refused_before_anything_is_made(
+    tmp_path, capsys):
+  folder = tiny.learned(tmp_path / 'run', 'one')
+  with jax.threefry_partitionable(False):
+    with pytest.raises(ValueError, match='JAX_THREEFRY_PARTITIONABLE is off'):
+      mtl_jax.load(folder)
+    with pytest.raises(ValueError, match='JAX_THREEFRY_PARTITIONABLE is off'):
+      tiny.learn(tiny.make('one'), tmp_path / 'new')
+    assert commands.call('verify', [f'--workdir={folder}'], 'verify') == 1
+  assert 'unset it, or set it to 1' in capsys.readouterr().err
+  assert not (tmp_path / 'new').exists()
+
+
 def test_a_transfer_that_is_refused_later_ends_with_the_same_sentence(capsys):
   def late():
     with jax.transfer_guard('disallow'):

@@ -363,7 +363,7 @@ def load(workdir: aliases.Path,
   if not trees.is_number(cache_bytes) or not cache_bytes >= 0:
     raise ValueError(f'cache_bytes is {cache_bytes!r}; give a number of bytes, '
                      '0 to keep no task')
-  host.require_transfers()
+  host.require_settings()
   registry.load_plugins(plugins)
   work = workdir_lib.Workdir(workdir)
   work.read()

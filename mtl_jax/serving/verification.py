@@ -196,8 +196,10 @@ def _compare(name: str, found: np.ndarray, stored: stored_tasks.StoredTask
     return [], []
   worst = float(np.max(np.abs(found - stored.probe)))
   made_on, here = stored.metadata['versions'], provenance.versions()
-  elsewhere = {k: (made_on.get(k), v) for k, v in here.items()
-               if made_on.get(k, v) != v}
+  # What was not recorded yet was as it is by default.
+  elsewhere = {k: (before, v) for k, v in here.items()
+               if (before := made_on.get(k, provenance.SETTINGS.get(
+                   k, (v,))[0])) != v}
   platforms = {made_on.get('platform', 'cpu'), here['platform']}
   # Products on an accelerator may have the precision of bfloat16 or TF32.
   near = 1e-4 if platforms == {'cpu'} else 2e-2 * float(

@@ -19,13 +19,44 @@ from mtl_jax import host
 _SCRIPT = 'mtl-jax'  # the console script
 
 
+# Settings of JAX on which the bits of training depend: a value for each that
+# was not recorded, and the environment variable with its form.
+SETTINGS = {'matmul_precision': ('default', 'JAX_DEFAULT_MATMUL_PRECISION={}'),
+            'x64': ('0', 'JAX_ENABLE_X64={}')}
+
+
 def versions() -> dict[str, str]:
-  """Versions of the packages on which a result's bits depend."""
+  """Versions and settings on which a result's bits depend."""
   precision = getattr(jax.config, 'jax_default_matmul_precision')
   return {'platform': jax.default_backend(),
           'matmul_precision': precision or 'default',
+          'x64': str(int(getattr(jax.config, 'jax_enable_x64'))),
           'python': platform.python_version(),
           'mtl_jax': _version.__version__} | _installed()
+
+
+def require_settings(before: dict[str, str], whose: str,
+                     instead: str) -> None:
+  """Refuses to go on with a training under other settings of JAX.
+
+  Args:
+    before: `versions` where it began.
+    whose: what began, for the message.
+    instead: the other remedy.
+
+  Raises:
+    ValueError: names the setting, both values, and how to set it.
+  """
+  now = versions()
+  for name, (unrecorded, variable) in SETTINGS.items():
+    was = before.get(name, unrecorded)
+    if now[name] != was:
+      remedy = (f'unset {variable.partition("=")[0]}' if was == 'default'
+                else f'start with {variable.format(was)}')
+      raise ValueError(
+          f'{whose} was begun with {name}={was}, and it is {now[name]} now, '
+          f'which trains to other bits: {remedy}, or {instead}. '
+          'Nothing was changed')
 
 
 @functools.cache  # it is called for every committed task
