@@ -36,12 +36,18 @@ def rankable(scores: Scores) -> Scores:
     # Unknown values (a tracer, another process's part) can't be checked here.
     if (jnp.issubdtype(s.dtype, jnp.floating)
         and not isinstance(s, jax.core.Tracer)
-        and getattr(s, 'is_fully_addressable', True)
-        and np.isnan(np.asarray(s)).any()):
+        and getattr(s, 'is_fully_addressable', True) and _has_nan(s)):
       raise ValueError(f'a score of {name} is NaN, which has no place in an '
                        'order; was the learning rate too large?')
   trees.map_named(check, trees.check_arrays(scores, 'scores', True))
   return scores
+
+
+def _has_nan(x: Array) -> bool:
+  if isinstance(x, jax.Array) and any(
+      device.platform != 'cpu' for device in x.devices()):
+    return bool(jnp.isnan(x).any())  # only the answer comes to the host
+  return bool(np.isnan(np.asarray(x)).any())
 
 
 def kept(name: str, shape: Sequence[int], density: Any) -> int:

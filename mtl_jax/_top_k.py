@@ -170,7 +170,7 @@ def _searched(keys, k: int):
 
 
 def _wide(x) -> bool:
-  """Whether float32 can't represent all values of the dtype."""
+  """Whether an array is sorted: integers, and floats of more than 32 bits."""
   return (x.dtype.itemsize > 4 or jnp.issubdtype(x.dtype, jnp.integer))
 
 

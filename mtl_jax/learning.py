@@ -70,28 +70,33 @@ def learn(system: system_lib.System, source, *, method: str,
   load = lambda other: found if other == found.name else sources.load(other)
   called = names.of_source(found.name) if name is None else name
   config, suite = _config(system, found, called, method, phase, options, load)
-  data = run_lib.Data(load)
-  earlier = stored_tasks(system)
+  _check_inputs(system, suite.tasks[0], found)
+  with system.workdir.locked():  # no other task may come after the checks
+    called = _learn(system, config, suite, run_lib.Data(load))
+  system.refresh()
+  return commit.finished_record(system.workdir, called)['accuracy']['test']
+
+
+def _learn(system: system_lib.System, config: config_lib.Config,
+           suite: suites.Suite, data: run_lib.Data) -> str:
+  """Checks and learns the task of a locked workdir; returns its name."""
+  work, earlier = system.workdir, stored_tasks(system)
   plan.check(config, suite, earlier)
   entry = plan.entries(config.phases[0], suite)[0]
   backbone = system.backbone._replace(
       params=parallel.put(system.backbone.params),
       stats=parallel.put(system.backbone.stats))
-  _check_inputs(system, suite.tasks[0], found)
   traced = validate.check_fit(config, suite, data, backbone, earlier,
                               lambda other: system.task(other).impression)
-  work = system.workdir
   work.require_free(entry.name)
   run = run_lib.Run(config, suite, backbone, data, work, system,
                     lambda count, name: None, earlier)
-  with work.locked():
-    versions = validate.check_sources(work, suite, data)
-    sizing.fit(run, traced)
-    if not _claim(work, entry, config, versions):
-      experiment.learn_phase(run._replace(validated=validation.steps_of_log(
-          json_records.read_lines(work.metrics))), config.phases[0])
-  system.refresh()
-  return commit.finished_record(work, entry.name)['accuracy']['test']
+  versions = validate.check_sources(work, suite, data)
+  sizing.fit(run, traced)
+  if not _claim(work, entry, config, versions):
+    experiment.learn_phase(run._replace(validated=validation.steps_of_log(
+        json_records.read_lines(work.metrics))), config.phases[0])
+  return entry.name
 
 
 def _source(source, name: str | None) -> sources.Source:

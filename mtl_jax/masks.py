@@ -94,11 +94,11 @@ def threshold(scores: Scores, at: float = 0.) -> Mask:
 def top_k(scores: Scores, density: float | Tree) -> Mask:
   """Keeps exactly the round(density x size) largest scores of every leaf.
 
-  Ties are broken by index: of equal scores the earlier ones are kept. Nothing
-  is sorted: the smallest kept score is found by counting the scores above a
-  bound, some 10 to 30 times. Scores are compared in their own dtype; leaves of
-  64 bits are sorted. A NaN is refused outside of jit; inside jit it ranks below
-  -inf.
+  Ties are broken by index: of equal scores the earlier ones are kept. Scores
+  are compared in their own dtype. Floats of up to 32 bits are not sorted: the
+  smallest kept score is found by counting the scores above a bound, some 10 to
+  30 times. Integers and 64-bit floats are sorted. A NaN is refused outside of
+  jit; inside jit it ranks below -inf.
 
   Args:
     scores: tree of leaves of floats or integers; `None` leaves stay `None`.
@@ -220,9 +220,7 @@ def density(mask: Mask) -> Array:
 
 def densities(mask: Mask) -> Tree:
   """Fraction of ones in each leaf; `None` leaves stay; 0 for an empty leaf."""
-  return jax.tree.map(
-      lambda m: (jnp.mean(m, dtype=jnp.float32) if m.size
-                 else jnp.float32(0)), require_bool(mask))
+  return jax.tree.map(_mask_leaves.share, require_bool(mask))
 
 
 def overlap(a: Mask, b: Mask) -> Array:

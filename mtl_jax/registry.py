@@ -1,8 +1,9 @@
 """Registers users' functions by name, and records the file that defines them.
 
-There is one table each for methods, models, data sources and suites. A name may
-be registered again: the new value replaces the old one, and cached results of
-the old one are dropped.
+`Registry` is the table of methods, and that of models. Sources and suites have
+plain tables (`data.sources`, `data.suites`): a stored task needs neither, and a
+run compares the version of a source's data. A name may be registered again: the
+new value replaces the old one, and cached results of the old one are dropped.
 """
 
 import contextvars

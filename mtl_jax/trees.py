@@ -181,6 +181,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
   return f' (did you mean: {", ".join(matches)}?)' if matches else ''
 
 
+def by_number(names: Iterable[str]) -> list[str]:
+  """Names that end in a number, in the order of the numbers.
+
+  >>> by_number(['level10', 'level9', 'level1'])
+  ['level1', 'level9', 'level10']
+  """
+  return sorted(names, key=lambda name: (len(name), name))
+
+
 def counted(count: int, noun: str) -> str:
   """A count with its noun in singular or plural.
 

@@ -54,6 +54,21 @@ def test_a_run_goes_on_beside_what_was_learned(system):
       'ok': True, 'tasks': 4, 'faults': []}
 
 
+def test_no_task_comes_between_the_checks_and_the_training(
+    system, monkeypatch):
+  """Else two tasks could be given the same free weights."""
+  other, real = mtl_jax.load(system.workdir.root), learning.validate.check_fit
+
+  def meanwhile(*given):
+    with pytest.raises(ValueError, match='another process'):
+      other.learn('digits', name='a', method='supsup', **FAST)
+    return real(*given)
+  with monkeypatch.context() as patch:
+    patch.setattr(learning.validate, 'check_fit', meanwhile)
+    system.learn('digits', name='b', method='supsup', **FAST)
+  assert 'a' not in system.tasks and 'b' in system.tasks
+
+
 def test_equal_calls_leave_equal_bits(system):
   first = system.learn('digits', name='a', method='supsup', seed=3, **FAST)
   bits = tiny.bits(system.workdir.root)['a']

@@ -41,8 +41,7 @@ def main(given: argparse.Namespace) -> int | None:
   """Prints the table, JSON, or one task."""
   system = lifecycle.load(given.workdir, given.plugins)
   if given.task is not None:
-    if given.task not in system.tasks:
-      system.predict(np.zeros(0), task=given.task)  # refuses unknown names
+    system.require(given.task)
     _print_json(system.metadata(given.task))
     return None
   found = describe(system)

@@ -45,7 +45,9 @@ def flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--output', metavar='FILE',
                       help='file to write; by default the terminal')
   parser.add_argument('--batch_size', type=int, default=256, metavar='N',
-                      help='rows per call (256)')
+                      help=(
+                          'rows per call, and from which the task is inferred '
+                          '(256)'))
   parser.add_argument('--plugins', action='append', metavar='FILE', help=(
       'a Python file that registers your own methods or models'))
 
@@ -61,13 +63,12 @@ def main(given: argparse.Namespace) -> int | None:
   form = given.format or (
       'json' if str(given.output).endswith('.json') else 'csv')
   system = lifecycle.load(given.workdir, given.plugins)
-  task, read, among = choose(system, given.task, given.inputs, given.among)
-  if among is not None:  # all images are of one inferred task, in one call
-    logits = np.asarray(system.predict(read.rows, names=among))
-  else:
-    logits = np.concatenate([
-        np.asarray(system.predict(read.rows[i:i + given.batch_size], task=task))
-        for i in range(0, len(read.rows), given.batch_size)])
+  task, read, shown = choose(system, given.task, given.inputs, given.among,
+                             given.batch_size)
+  known: dict[str, Any] = {'names': [task]} if shown else {'task': task}
+  logits = np.concatenate([
+      np.asarray(system.predict(read.rows[i:i + given.batch_size], **known))
+      for i in range(0, len(read.rows), given.batch_size)])
   metadata = system.metadata(task)
   rows = answers(read.names, task, logits, metadata)
   text = _as_csv(rows) if form == 'csv' else json.dumps(
@@ -82,8 +83,8 @@ def main(given: argparse.Namespace) -> int | None:
 
 
 def choose(system: system_lib.System, task: str | None,
-           paths: list[str], among: list[str] | None = None
-           ) -> tuple[str, inputs.Inputs, list[str] | None]:
+           paths: list[str], among: list[str] | None = None,
+           most: int = 256) -> tuple[str, inputs.Inputs, bool]:
   """The task to predict with, and its inputs.
 
   Args:
@@ -91,9 +92,11 @@ def choose(system: system_lib.System, task: str | None,
     task: its name; `None` takes the only one, or infers it.
     paths: paths of the inputs.
     among: patterns of the names among which it is inferred.
+    most: largest number of inputs, the first ones, from which it is inferred.
 
   Returns:
-    The task, its inputs, and the candidates if it was inferred.
+    The task, its inputs, and whether it was inferred, so that these are as the
+    task shows them.
 
   Raises:
     ValueError: there is no such task, or it can't be inferred.
@@ -114,7 +117,7 @@ def choose(system: system_lib.System, task: str | None,
     task, = names
   known = system.task(task) if task in names else None
   if task is not None and known is None:
-    system.predict(np.zeros(0), task=task)  # refuses unknown names
+    system.require(task)
   forms = {(tuple(m['source_shape']), m.get('source_dtype', 'uint8'))
            for m in ([known.metadata] if known else (
                system.metadata(name) for name in names))}
@@ -127,7 +130,7 @@ def choose(system: system_lib.System, task: str | None,
   read = inputs.read(paths, shape, dtype)
   if task is None:
     try:
-      found = system.identify(read.rows,
+      found = system.identify(read.rows[:most],
                               names=None if among is None else names)
     except ValueError as error:
       raise ValueError(
@@ -136,8 +139,8 @@ def choose(system: system_lib.System, task: str | None,
           f'{", ".join(names[:20])}') from error
     print(f'note: by what the images show, their task is {found.task}',
           file=sys.stderr)
-    return found.task, read, list(found.gradient)
-  return task, read, None
+    return found.task, read, True
+  return task, read, False
 
 
 def answers(names: list[str], task: str, logits: np.ndarray,
@@ -152,7 +155,8 @@ def answers(names: list[str], task: str, logits: np.ndarray,
     logits: float32 [n, classes].
     metadata: metadata of the stored task.
   """
-  if (metadata['record'].get('accuracy') or {}).get('test') is None:
+  if metadata.get('labels') is None and (
+      metadata['record'].get('accuracy') or {}).get('test') is None:
     return [{'input': name, 'task': task, 'value': row.tolist()
              if len(row) > 1 else float(row[0])}
             for name, row in zip(names, logits)]

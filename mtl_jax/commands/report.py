@@ -34,17 +34,18 @@ def main(given: argparse.Namespace) -> int | None:
   if not work.root.is_dir():
     raise ValueError(f'there is no folder {work.root}')
   lines = list(json_records.read_lines(work.metrics))
-  runs = [line for line in lines if line['kind'] == 'run']
-  ends = [line for line in lines if line['kind'] == 'summary']
-  if not runs or not ends:
-    raise ValueError(f'{work.root} holds no run that ended; start it again '
-                     'with its command, and it goes on')
+  starts = [line for line in lines if line['kind'] in ('run', 'summary')]
+  if [line['kind'] for line in starts[-2:]] != ['run', 'summary']:
+    raise ValueError(f'the last start in {work.root} has not ended; start it '
+                     'again with its command, and it goes on' if starts else
+                     f'{work.root} holds no run; start one with mtl-jax run')
+  run, summary = starts[-2:]
   stored = set(work.task_names())
   logged = {line['entry']: line for line in lines if line['kind'] == 'task'}
   records = [commit.with_log(commit.finished_record(work, name), line)
              for name, line in logged.items() if name in stored]
   path = (work.report if given.output is None
           else folders.local(given.output))
-  page.write(path, runs[-1], records, ends[-1])
-  terminal.show(records, ends[-1], path)
+  page.write(path, run, records, summary)
+  terminal.show(records, summary, path)
   return None

@@ -155,9 +155,6 @@ def from_dict(given: dict) -> Config:
 
 
 _TRAINING = tuple(f.name for f in dataclasses.fields(config_parts.Training))
-_DRIVERS: dict[str, type] = {'rounds': config_parts.Rounds,
-                             'stream': config_parts.Stream,
-                             'search': config_parts.Search}
 _OWN = ('method', 'tasks', 'repeats', 'control', 'tasks_at_once', 'pool',
         'loss', 'early_stop', 'validate_every')
 
@@ -169,10 +166,11 @@ def _phase(name: str, given: dict) -> phase_lib.Phase:
     raise ValueError(f'phases.{name} lacks '
                      f'{"tasks" if "method" in given else "method"}')
   cls = methods.options_class(given['method'])
-  every = {*_OWN, *_TRAINING, *_DRIVERS, 'together', 'options',
+  every = {*_OWN, *_TRAINING, *config_parts.DRIVERS, 'together', 'options',
            *(f.name for f in dataclasses.fields(cls))}
   options = {k: v for k, v in given.items()
-             if k not in (*_OWN, *_TRAINING, *_DRIVERS, 'together', 'options')
+             if k not in (*_OWN, *_TRAINING, *config_parts.DRIVERS, 'together',
+                          'options')
              and not (v is None and k not in _names(cls))}
   for key in sorted(set(options) - _names(cls)):
     raise ValueError(f'unknown key {where}{key}'
@@ -221,7 +219,7 @@ def _driver(where: str, given: dict):
   if together not in (None, 'joint', 'rounds'):
     raise ValueError(f"{where}together is {together!r}; known: (None, 'joint', "
                      "'rounds')")
-  asked = [name for name in _DRIVERS if given.get(name) is not None]
+  asked = [name for name in config_parts.DRIVERS if given.get(name) is not None]
   if (together == 'rounds') != ('rounds' in asked):
     raise ValueError(f"{where.rstrip('.')}: together='rounds', and it alone, "
                      'needs rounds (set_batches, order, moments)')
@@ -234,7 +232,7 @@ def _driver(where: str, given: dict):
   if not asked:
     return None
   inner = f'{where}{asked[0]}'
-  return fields.build(_DRIVERS[asked[0]], fields.as_dict(
+  return fields.build(config_parts.DRIVERS[asked[0]], fields.as_dict(
       given[asked[0]], inner), f'{inner}.')
 
 
@@ -261,7 +259,7 @@ def _phase_dict(phase: phase_lib.Phase) -> dict:
   result = {name: fields.plain(getattr(phase, name)) for name in _OWN}
   result |= fields.plain(phase.training)
   result |= {'together': phase.together}
-  for name in _DRIVERS:
+  for name in config_parts.DRIVERS:
     if getattr(phase, name) is not None:
       result[name] = fields.plain(getattr(phase, name))
   if phase.search is not None:

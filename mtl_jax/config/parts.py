@@ -11,6 +11,7 @@ from mtl_jax.models import precision
 from mtl_jax.models import pretrained
 from mtl_jax.parallel import mesh
 from mtl_jax.steps import optimizers
+from mtl_jax.steps import rounds
 
 MOST = 10_000  # masks of a decision, and passes, of a stream
 
@@ -204,8 +205,8 @@ class Rounds:
     if self.set_batches < 0:
       raise ValueError(f'rounds: set_batches is {self.set_batches}; it must '
                        'not be negative')
-    for name, known in (('order', ('drawn', 'sequence')),
-                        ('moments', ('own', 'common'))):
+    for name, known in (('order', rounds.ORDERS),
+                        ('moments', rounds.MOMENTS)):
       if getattr(self, name) not in known:
         raise ValueError(f'rounds: {name} is {getattr(self, name)!r}; known: '
                          f'{known}')
@@ -328,3 +329,8 @@ class Scenario:
   def make_rule(self) -> identify.Rule:
     return identify.Rule(self.rule, self.objective, self.normalise,
                          self.rerank)
+
+
+# The ways of training other than one task after another, by their field.
+DRIVERS: dict[str, type] = {'rounds': Rounds, 'stream': Stream,
+                            'search': Search}

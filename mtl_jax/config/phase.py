@@ -7,6 +7,7 @@ from typing import Any
 
 from mtl_jax import methods
 from mtl_jax.config import parts
+from mtl_jax.methods import base
 from mtl_jax.methods import watch
 from mtl_jax.steps import optimizers
 
@@ -196,7 +197,8 @@ class Phase:
 
 def _check_ability(phase: Phase) -> None:
   """Refuses a driver with which the method can't be trained."""
-  able = phase.make_method().abilities
+  method = phase.make_method()
+  able = method.abilities
   if (able.searched is None) != (phase.search is None):
     raise ValueError(
         f'{phase.method} needs a search (space, generations, children, ...)'
@@ -224,6 +226,12 @@ def _check_ability(phase: Phase) -> None:
   if phase.rounds is not None and able.rates is not None:
     raise ValueError(f'the method {phase.method} asks for learning rates of '
                      'its own, which rounds do not keep')
+  if phase.rounds is not None and method.penalty is not base.no_penalty:
+    raise ValueError(f'the method {phase.method} has a penalty, which rounds '
+                     'do not add to the loss; leave out rounds')
+  if phase.rounds is not None and phase.loss != 'classes':
+    raise ValueError("rounds train with the loss of a task's own outputs; give "
+                     "loss='classes'")
 
 
 def _check_search(phase: Phase) -> None:

@@ -275,6 +275,10 @@ def check(config: config_lib.Config, suite: suites.Suite,
             f'task {entry.task.name} has '
             f'{trees.counted(entry.task.classes, "class")} but the backbone '
             f'has {trees.counted(config.backbone.outputs, "output")}')
+      if phase.rounds is not None and entry.task.regression:
+        raise ValueError(f'phase {phase.name}: task {entry.task.name} is a '
+                         'regression, which rounds do not train; leave out '
+                         'rounds')
     try:
       relied(before(config, suite, phase, earlier),
              groups(phase.named, suite)[0])

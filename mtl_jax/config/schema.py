@@ -19,8 +19,6 @@ from mtl_jax.data import suites
 
 REQUIRED = object()  # the default of a field without a default
 _NAMED = ('suite', 'backbone', 'phases', 'identify')
-_DRIVERS = {'rounds': parts.Rounds, 'stream': parts.Stream,
-            'search': parts.Search}
 
 
 class Field(NamedTuple):
@@ -157,7 +155,7 @@ def _phase(where: str, given: dict) -> dict[str, Field]:
                      leave=('name', 'training', 'driver', 'options'))
   result |= _of_class(parts.Training, where)
   result[f'{where}together'] = Field(str | None, None)
-  for name, cls in _DRIVERS.items():
+  for name, cls in parts.DRIVERS.items():
     result |= _of_class(cls, f'{where}{name}.', inside=True)
   method = given.get('method')
   if isinstance(method, str) and method in methods.METHODS:

@@ -10,13 +10,13 @@ keeps 32 positions and 40 orientations, as in mu2Net; VTAB's own script
 has 16 of each.
 """
 
-import difflib
 import re
 from typing import NamedTuple
 
 import numpy as np
 
 from mtl_jax import messages
+from mtl_jax import trees
 
 
 class Splits(NamedTuple):
@@ -121,10 +121,9 @@ def task(name: str) -> Splits:
   ('cmaterdb/bangla', 'train[:20%]')
   """
   if name not in TASKS:
-    near = difflib.get_close_matches(name, TASKS, n=3)
-    hint = f'; did you mean {" or ".join(near)}?' if near else ''
-    raise ValueError(f'unknown official task {name!r}{hint} There are '
-                     f'{len(TASKS)}; see mtl_jax.data.official')
+    raise ValueError(f'unknown official task {name!r}'
+                     f'{trees.nearest(name, TASKS)}; mtl_jax.data.official '
+                     f'lists all {len(TASKS)}')
   return TASKS[name]
 
 

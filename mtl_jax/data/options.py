@@ -1,9 +1,10 @@
 """Checks the names and types of a suite's options."""
 
-import difflib
 import numbers
 
 import numpy as np
+
+from mtl_jax import trees
 
 _WHOLE = ('num_tasks', 'seed', 'order_seed', 'classes_per_task', 'augment',
           'number_width')
@@ -42,9 +43,8 @@ def known(what, name, names) -> None:
   """Refuses an unknown name; lists the nearest and all known ones."""
   if isinstance(name, str) and name in names:
     return
-  near = difflib.get_close_matches(str(name), names, n=1)
-  hint = f'; did you mean {near[0]!r}?' if near else ''
-  raise ValueError(f'unknown {what}: {name!r}{hint}; known: {", ".join(names)}')
+  near = trees.nearest(str(name), names)
+  raise ValueError(f'unknown {what}: {name!r}{near}; known: {", ".join(names)}')
 
 
 def whole(x) -> bool:

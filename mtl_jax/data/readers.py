@@ -86,7 +86,7 @@ def split(base, name, size, cache_dir, tfds_dir, known):
 
   Args:
     base: TFDS name, with ':feature' for another label, or ':=MAKER' for a
-      label that `labels.MAKERS` derives.
+      label that `label_makers.MAKERS` derives.
     name: name of the split.
     size, cache_dir, tfds_dir, known: as in `tfds`.
 

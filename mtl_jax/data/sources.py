@@ -71,7 +71,7 @@ def load(name, cache_dir=None, tfds_dir=None):
   (8, 8, 1)
   """
   if not isinstance(name, str):
-    raise TypeError(f'the name of a source must be a string, not {name!r}; '
+    raise ValueError(f'the name of a source must be a string, not {name!r}; '
                     "of a folder or file, write 'folder:PATH' or 'table:PATH'")
   tfds_dir = (tfds_dir or os.environ.get('TFDS_DATA_DIR')
               or '~/tensorflow_datasets')
@@ -98,7 +98,7 @@ def _load(name, cache_dir, tfds_dir, state):
   if name in REGISTRY:
     source = REGISTRY[name]()
     if not isinstance(source, Source):
-      raise TypeError(f'the factory registered as {name!r} returned a '
+      raise ValueError(f'the factory registered as {name!r} returned a '
                       f'{type(source).__name__}, not a Source')
     return source
   own, name = split_name(name)
@@ -138,7 +138,7 @@ def register(name, factory):
     factory: function without arguments that returns a `Source`.
 
   Raises:
-    TypeError: the name or the factory has a wrong type.
+    ValueError: the name or the factory has a wrong type.
 
   >>> dots = np.zeros((10, 2, 2), np.uint8)
   >>> register('dots', lambda: from_arrays('dots', dots, np.arange(10) % 2))
@@ -146,10 +146,10 @@ def register(name, factory):
   2
   """
   if not isinstance(name, str) or not name:
-    raise TypeError(f'register({name!r}, ...) needs a name that is a string '
+    raise ValueError(f'register({name!r}, ...) needs a name that is a string '
                     'and not empty')
   if not callable(factory):
-    raise TypeError(f'register({name!r}, ...) needs a function without '
+    raise ValueError(f'register({name!r}, ...) needs a function without '
                     f'arguments, not a {type(factory).__name__}')
   registry.claim('source', name)
   REGISTRY[name] = factory

@@ -103,7 +103,7 @@ def make(kind, **options):
   common |= {k: options.pop(k) for k in list(options) if k in common}
   suite = SUITES[kind](**options)
   if not isinstance(suite, Suite):
-    raise TypeError(f'the function registered as suite {kind!r} returned a '
+    raise ValueError(f'the function registered as suite {kind!r} returned a '
                     f'{type(suite).__name__}, not a Suite')
   suite = _with_common(suite, common)
   if not common.get('incomplete', options.get('incomplete')):
@@ -154,7 +154,7 @@ def register(kind, function):
     function: returns a `Suite`; its parameters are the options of `suite`.
 
   Raises:
-    TypeError: the kind or the function has a wrong type.
+    ValueError: the kind or the function has a wrong type.
 
   >>> def twice(source, load=sources_lib.load):
   ...   classes = load(source).classes
@@ -166,10 +166,10 @@ def register(kind, function):
   ['one', 'two']
   """
   if not isinstance(kind, str) or not kind:
-    raise TypeError(f'register({kind!r}, ...) needs a kind that is a string '
+    raise ValueError(f'register({kind!r}, ...) needs a kind that is a string '
                     'and not empty')
   if not callable(function):
-    raise TypeError(f'register({kind!r}, ...) needs a function that returns a '
+    raise ValueError(f'register({kind!r}, ...) needs a function that returns a '
                     f'Suite, not a {type(function).__name__}')
   registry.claim('suite', kind)
   SUITES[kind] = function

@@ -68,17 +68,23 @@ def _curves(main: list[dict]) -> list[tuple] | None:
 
 
 def mask_overlap(system: system_lib.System, names: list[str]) -> dict | None:
-  """Jaccard index between the stored masks of (at most 60) tasks."""
+  """Jaccard index between the stored masks of (at most 60) tasks.
+
+  Tasks that mask other leaves than the first one with masks are left out.
+  """
   packed: list[np.ndarray] = []
   kept: list[str] = []
+  leaves: list[tuple[str, int]] = []
   for name in names:
     if len(kept) == OVERLAP_LIMIT:
       break
     arrays, _ = checkpoint.load(system.workdir.task(name))
-    bits = [a for leaf, a in sorted(arrays.items())
-            if leaf.startswith('masks/')]
-    if bits and (not packed or sum(map(len, bits)) == packed[0].size):
-      packed.append(np.concatenate(bits))
+    bits = {leaf: a for leaf, a in sorted(arrays.items())
+            if leaf.startswith('masks/')}
+    own = [(leaf, a.size) for leaf, a in bits.items()]
+    if bits and own == (leaves or own):
+      leaves = own
+      packed.append(np.concatenate(list(bits.values())))
       kept.append(name)
   if len(kept) < 2:
     return None

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from mtl_jax.evolution import spaces
@@ -31,12 +32,10 @@ class Augmentation(NamedTuple):
 def of(hyper: dict) -> Augmentation:
   """The augmentation of hyper-parameters.
 
-  >>> import numpy as np
   >>> none = dict.fromkeys(spaces.AUGMENT, 0) | {'area_min': 1}
   >>> float(of(none).area_min)
   1.0
   """
-  import numpy as np
   return Augmentation(**{name: np.float32(hyper[name])
                          for name in spaces.AUGMENT})
 

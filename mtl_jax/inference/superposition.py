@@ -178,8 +178,9 @@ def joined(a: Superposition, b: Superposition) -> Superposition:
   """
   def mix(beliefs):
     first, last = a.mix(beliefs[:a.size]), b.mix(beliefs[a.size:])
+    theirs = trees.flatten(last)
     for name, leaf in trees.flatten(first).items():
-      if (leaf is None) != (trees.flatten(last)[name] is None):
+      if (leaf is None) != (theirs[name] is None):
         raise ValueError(f'only some of the joined tasks cover {name}: they '
                          'cannot be superposed')
     return _leafwise(jnp.add, first, last)

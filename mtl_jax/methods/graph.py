@@ -41,9 +41,8 @@ def task_path(rows: np.ndarray, head: int) -> impressions.Path:
 def stack_modules(backbone: Tree) -> dict[str, Tree]:
   """The modules of each level as one tree of leaves [M, ...]."""
   return {level: jax.tree.map(lambda *leaves: jnp.stack(leaves), *[
-      modules[name] for name in sorted(modules)])
-          for level, modules in sorted(backbone.items())
-          if level.startswith('level')}
+      backbone[level][name] for name in trees.by_number(backbone[level])])
+          for level in trees.by_number(backbone) if level.startswith('level')}
 
 
 def stack_heads(backbone: Tree, first: int, routes) -> Tree:
@@ -94,7 +93,7 @@ def segments_of(backbone: Tree, found) -> dict:
     for _, name in impression.path.parts:
       level, _, module = name.partition('/')
       if level in frozen:
-        frozen[level][sorted(backbone[level]).index(module)] = True
+        frozen[level][trees.by_number(backbone[level]).index(module)] = True
   return {'segments': stack_modules(params), 'frozen': frozen}
 
 

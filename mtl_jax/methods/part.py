@@ -2,7 +2,6 @@
 
 Paknezhad et al. 2022, https://arxiv.org/abs/2201.09534. The backbone has M
 parallel modules in each level; a task's path takes N of them, and modules on
-several paths are trained by several tasks. A group of tasks trains together
 several paths are trained by several tasks. The tasks of a group are trained and
 committed together: each stores the modules of its path, its own head and its
 own norm statistics. A later group can reuse the committed modules, which are

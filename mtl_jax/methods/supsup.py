@@ -90,6 +90,7 @@ def supsup(sampling: Sampler = THRESHOLD,
            transfer: bool = False,
            start: float | None = None) -> base.Method:
   """Trains scores and stores a mask, one bit per weight.
+
   On a trained network, with the threshold 5e-3, a start of 1e-2 and a dense
   head for each task (`heads`), this is Piggyback (Mallya et al. 2018,
   https://arxiv.org/abs/1801.06519).
@@ -100,6 +101,8 @@ def supsup(sampling: Sampler = THRESHOLD,
     transfer: start a task's scores at the running mean of the scores of all
       earlier tasks (SupSup's "transfer"). `shared` then holds that mean.
     start: initial value of all scores (Piggyback: 1e-2); `None` draws them.
+
+  Returns:
     A method with `shared` = {'mean_scores', 'tasks'} if `transfer`, else {}.
   """
   messages.check_switch(transfer, 'transfer')

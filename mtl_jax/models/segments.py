@@ -8,9 +8,9 @@ https://arxiv.org/abs/2201.09534). Every module has its own leaves, named
 
 A task's network has only the modules of its path, under the names of its N
 slots (`level3/slot1/...`, `head/...`): tasks of one shape share one
-executable, whichever modules they use. `bound_names` maps between the names.
-Norm statistics belong to the slots. A whole backbone is applied with the first
-N modules of each level and its first head.
+executable, whichever modules they use. `methods.graph.task_path` maps between
+the names. Norm statistics belong to the slots. A whole backbone is applied with
+the first N modules of each level and its first head.
 
 There are three forms. In 'fused', the modules of a level are one wide
 convolution, followed by grouped ones. In 'blocks', the later convolutions are
@@ -178,7 +178,7 @@ def present(params: Tree, stats: Tree, level: str):
                      f'for {len(names)}; give the method and the model '
                      '(backbone.options) the same active')
   return {slot: (own[name], stats[level][slot])
-          for slot, name in zip(names, sorted(own))}
+          for slot, name in zip(names, trees.by_number(own))}
 
 
 def check_form(form: str) -> None:

@@ -79,7 +79,6 @@ def init(sizes: Sizes, outputs: int, key, image_shape) -> Tree:
                      f'patches of {sizes.patch}')
   tokens = 1 + height // sizes.patch * (width // sizes.patch)
   keys = [jax.random.fold_in(key, i) for i in range(2)]
-  fan_in = sizes.patch * sizes.patch * channels
   params = {
       'embedding': {
           'kernel': jax.nn.initializers.lecun_normal(in_axis=(0, 1, 2))(
@@ -90,7 +89,6 @@ def init(sizes: Sizes, outputs: int, key, image_shape) -> Tree:
       'posembed_input': {'pos_embedding': 0.02 * jax.random.normal(
           keys[1], (1, tokens, sizes.width), jnp.float32)},
       'encoder_norm': _norm(sizes.width)}
-  assert params['embedding']['kernel'].size == fan_in * sizes.width
   for name in blocks(sizes.layers):
     params[name] = create(name, sizes, outputs, 0, key)
   params['head'] = create('head', sizes, outputs, 0, key)

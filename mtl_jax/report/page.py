@@ -125,17 +125,15 @@ def table(records: list[dict], summary: dict, narrow: bool = False):
     rows = [[r['phase'], _marked(r), r['tasks'], r['accuracy'], r['lowest'],
              r['memory'], r['ratio'], r['train']]
             for r in rows_lib.phases(records)]
-    right = 2
   else:
     columns = ('task', 'method', 'before', 'test', 'size', 'of own', 'train')
     rows = [[r['name'], _marked(r), r['before'], r['test'], r['memory'],
              r['ratio'], r['train']] for r in rows_lib.tasks(records)]
-    right = 2
   kept = [i for i, column in enumerate(columns)
           if not narrow or column not in ('before', 'lowest')]
   for i in kept:
-    result.add_column(columns[i], justify='right' if i >= right else 'left',
-                      no_wrap=i >= right, overflow='fold')
+    result.add_column(columns[i], justify='right' if i >= 2 else 'left',
+                      no_wrap=i >= 2, overflow='fold')
   for row in rows:  # as Text: markup in a name is not interpreted
     result.add_row(*(rich.text.Text(str(row[i])) for i in kept))
   return result

@@ -15,7 +15,10 @@ def _segments(summary) -> dict:
 
 
 def graph(records, summary):
-  """Levels and modules with the paths of up to 20 tasks, each in a colour."""
+  """Levels and modules with the paths of the tasks, each in a colour.
+
+  More tasks than `drawing.COLOURS` can't be told apart and get no figure.
+  """
   del records
   found = _segments(summary)
   if not found or len(found['names']) > drawing.COLOURS:
@@ -160,15 +163,14 @@ def robustness(records, summary):
   if not found:
     return None
   canvas, ax = drawing.axes(4.9, 4.3)
-  shown = {phase: values for phase, values in found.items()
-           if phase in ('', 'single')}
-  for i, (phase, values) in enumerate(shown.items()):
+  colours = drawing.colours(len(found))
+  for colour, (phase, values) in zip(colours, found.items()):
     for style, kind in zip(('-', '--', ':'), sorted(set(values) - {'none'})):
       ax.plot(range(6), [100 * v for v in [values['none'], *values[kind]]],
-              style, color=drawing.PALETTE[i],
+              style, color=colour,
               label=f'{kind}, {phase or "shared"}')
   ax.set_xlabel('strength')
   ax.set_ylabel('mean accuracy (%)')
   ax.legend(fontsize=7)
-  return canvas, ('Mean test accuracy of the tasks on corrupted images. The '
-                  'paper has no such measurement.')
+  return canvas, ('Mean test accuracy of the tasks on corrupted images. '
+                  "PaRT's paper has no such measurement.")

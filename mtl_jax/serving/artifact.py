@@ -253,6 +253,7 @@ def import_task(workdir: aliases.Path, path: aliases.Path,
   work.require_free(found.task if name is None else name)
   _check_backbone(work, found.backbone, path)
   with work.locked():
+    _check_backbone(work, found.backbone, path)  # it may have got one meanwhile
     places = _places(work, found, name, path)
     work.prepare()
     if not work.backbone.exists():

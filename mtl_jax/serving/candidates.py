@@ -21,6 +21,7 @@ from mtl_jax.data import transforms
 from mtl_jax.inference import identify
 from mtl_jax.inference import superposition as superposition_lib
 from mtl_jax.serving import backbone as backbone_lib
+from mtl_jax.serving import checks
 
 Tree = trees.Tree
 
@@ -180,7 +181,7 @@ def _part(arrays: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
           if name.startswith(f'{part}/')}
 
 
-def _common_chain(described: Sequence[Described]
+def _common_chain(described: Sequence[tuple]
                   ) -> tuple[transforms.Chain, tuple[tuple[int, ...], ...]]:
   """The transforms for images without a task, and their possible shapes."""
   found: dict[tuple[transforms.Chain, tuple[int, ...]], str] = {}
@@ -200,6 +201,14 @@ def _common_chain(described: Sequence[Described]
         'normalisation and image_shape (options of the suite)')
   chain, shown = next(iter(found))
   return chain, tuple(dict.fromkeys([shown, *raw]))
+
+
+def check_shown(x: aliases.Images, name: str, metadata: dict) -> None:
+  """Refuses images that are not as a task shows them, nor raw where it may."""
+  _, shapes = _common_chain([(name, metadata)])
+  given = tuple(getattr(x, 'shape', ()))[1:]
+  checks.check_images(x, given if given in shapes else shapes[0], name,
+                      metadata.get('source_dtype', 'uint8'))
 
 
 def _stacked(loaded: Sequence[tuple[Described, dict[str, np.ndarray]]],

@@ -4,8 +4,8 @@
     combination            of supermasks: a weight for each mask (an impression
                            over them as a basis, so that they must be kept); of
                            coefficients over one basis: their weighted sum; of
-                           other networks of the backbone's form: averaged
-                           weights, stored whole
+                           other networks of the backbone's form: the weighted
+                           mean of their parameters, stored whole
 
 A merged task has the transforms of the first task. The merged tasks themselves
 are not changed; `Merged` reports how the new task differs from each.
@@ -70,6 +70,7 @@ def merge(system: system_lib.System, tasks: Sequence[str],
     system: from `mtl_jax.load`.
     tasks: two names or more.
     weights: one per task, for a combination; `None` gives all the same weight.
+      A mean of networks and of norm statistics divides them by their sum.
     how: 'union', 'intersection' or 'combination'; see the module.
     name: name of the new task; `None` joins the names.
 
@@ -80,25 +81,26 @@ def merge(system: system_lib.System, tasks: Sequence[str],
   if isinstance(tasks, str) or not isinstance(tasks, Sequence):
     raise ValueError(f'tasks is {tasks!r}; give a list of their names')
   name = '-and-'.join(map(str, tasks)) if name is None else name
-  stored = _check(system, tasks, weights, how, name)
-  share = np.full(len(stored), 1 / len(stored)) if weights is None else (
-      np.asarray(weights, float))
-  made = (_combined(system, stored, share) if how == 'combination'
-          else _of_masks(stored, how))
-  made = made._replace(impression=made.impression._replace(
-      stats=_mean([system.effective(s)[1] for s in stored],
-                  share / share.sum())
-      if system.backbone.stats else None))
+  _check_given(tasks, weights, how)
   with system.workdir.locked():
+    stored = _check_tasks(system, tasks, name)
+    share = np.full(len(stored), 1 / len(stored)) if weights is None else (
+        np.asarray(weights, float))
+    made = (_combined(system, stored, share) if how == 'combination'
+            else _of_masks(stored, how))
+    made = made._replace(impression=made.impression._replace(
+        stats=_mean([system.effective(s)[1] for s in stored],
+                    share / share.sum())
+        if system.backbone.stats else None))
     _store(system, name, stored, made, share, how)
   system.refresh()
   return Merged(name, tuple(_lost(system, system.task(name), s, stored[0])
                             for s in stored))
 
 
-def _check(system: system_lib.System, tasks: Sequence[str],
-           weights: Sequence[float] | None, how: str,
-           name: str) -> list[StoredTask]:
+def _check_given(tasks: Sequence[str], weights: Sequence[float] | None,
+                 how: str) -> None:
+  """Refuses arguments that are wrong for any tasks."""
   if how not in HOW:
     raise ValueError(f'how is {how!r}{trees.nearest(str(how), HOW)}; known: '
                      f'{", ".join(HOW)}')
@@ -112,6 +114,11 @@ def _check(system: system_lib.System, tasks: Sequence[str],
     raise ValueError(
         f'weights is {weights!r}: a combination takes a finite number per task '
         'that float32 has, and whose sum is not 0; nothing else takes any')
+
+
+def _check_tasks(system: system_lib.System, tasks: Sequence[str],
+                 name: str) -> list[StoredTask]:
+  """The tasks, if they can be one under this name."""
   system.workdir.require_free(name)
   if system.workdir.task(name).exists():
     raise ValueError(f'there is a task {name} already; choose another name')
@@ -170,8 +177,7 @@ def _combined(system: system_lib.System, stored: Sequence[StoredTask],
                  {'name': name, 'options': fields.plain(options),
                   'defined_in': None}, tuple(_names(stored)))
   if _only(stored, 'coefficients') and len({
-      str([s.metadata['method'], s.metadata.get('relies_on'),
-           s.metadata['seed']]) for s in stored}) == 1:
+      stored_tasks.name_of_shared(s.metadata) for s in stored}) == 1:
     first = stored[0].metadata
     return _Made(impressions.Impression(coefficients=_mean(
         [s.impression.coefficients for s in stored], share)), first['method'],
@@ -187,7 +193,8 @@ def _averaged(system: system_lib.System, stored: Sequence[StoredTask],
     raise ValueError(f'task {own[0]} has a network of its own form: weights '
                      'of different places have no mean')
   name, options = methods.whole()
-  return _Made(impressions.Impression(values=_mean(networks, share)),
+  return _Made(impressions.Impression(values=_mean(
+      networks, share / share.sum())),
                {'name': name, 'options': fields.plain(options),
                 'defined_in': None})
 

@@ -176,7 +176,7 @@ def bare_backbone(system: stored_tasks.StoredTasks,
   return stored_tasks.StoredTask(
       None, impressions.Impression(), methods.PLAIN, {}, common,
       pipeline.parameters(common, shape), system.backbone.recipe['outputs'],
-      {'source_shape': list(shape)}, np.zeros(0))
+      {'source_shape': list(shape)}, np.zeros(0), (0, hash(common)))
 
 
 def predict(backbone: backbone_lib.Backbone, shelves: task_cache.Shelves,

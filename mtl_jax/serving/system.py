@@ -72,6 +72,8 @@ class System(stored_tasks.StoredTasks):
     self._identifiable = candidate_shelf.CandidateShelf(
         self.read_mask, self.shared, self.backbone.params)
     self._chosen: tuple = (None, [])
+    self._bare: cache.Cache = cache.Cache(  # by shape and the tasks there are
+        lambda key: mixed_batch.bare_backbone(self, key[0]), count=4)
 
   def __repr__(self) -> str:
     names, recipe = self.tasks, self.backbone.recipe
@@ -90,7 +92,8 @@ class System(stored_tasks.StoredTasks):
         task's own transform is part of its impression. Without `task`, images
         as the task shows them (see `observe`); `identify` then infers the task.
       task: a name in `tasks`.
-      names: without `task`, the candidates; as in `identify`.
+      names: without `task`, the candidates; as in `identify`. A single one is
+        taken without inference.
 
     Returns:
       float32 [n, classes of the task]. Rows are computed in blocks of at most
@@ -107,8 +110,12 @@ class System(stored_tasks.StoredTasks):
       raise ValueError(f'task is {task!r}, so there is nothing to infer among '
                        'names=; leave out one of them')
     if task is None:
-      found = self.identify(x, names=names)
-      stored = self.task(found.task)
+      if isinstance(names, (list, tuple)) and len(names) == 1:
+        self.require(names[0])
+        stored = self.task(names[0])
+        candidates.check_shown(x, stored.name or '', stored.metadata)
+      else:
+        stored = self.task(self.identify(x, names=names).task)
       chain = transforms.common(stored.transforms)
       return blocks.rows(
           lambda part: self._network_outputs(stored, part, chain), x)
@@ -172,7 +179,8 @@ class System(stored_tasks.StoredTasks):
       self.require(name)
     if len(set(names)) != len(names):
       raise ValueError(f'names= has a task twice: {list(names)}')
-    found = self._identifiable.select(
+    identifiable = self._identifiable  # once: others may exchange it
+    found = identifiable.select(
         [(name, self.workdir.version(name)) for name in names])
     if normalise and not found.mixed:
       raise ValueError('normalise divides coefficients by the sum of their '
@@ -192,7 +200,7 @@ class System(stored_tasks.StoredTasks):
     rows = len(x) if self.backbone.stats else 1 << (len(x) - 1).bit_length()
     padded = np.zeros((1, rows, *shape), np.uint8)
     padded[0, :len(x)] = x
-    task, values, passes = self._identifiable.infer(
+    task, values, passes = identifiable.infer(
         found, identify.Rule(rule, objective, normalise, rerank), self.backbone,
         padded, np.arange(rows)[None] < len(x))
     if np.isnan(values).any():
@@ -265,9 +273,9 @@ class System(stored_tasks.StoredTasks):
     """Logits of a batch whose rows belong to different tasks, in one call.
 
     The named tasks are kept in `shelves`, with one bit per weight of a
-    supermask. The call compiles again only if a shelf is new or grows (its
-    capacity doubles), or if the rows need more or other blocks than before
-    (powers of two). A shelf holds impressions of one structure: one kind of
+    supermask; if these exceed `cache_bytes`, they start anew. The call compiles
+    again only if a shelf is new or grows (its capacity doubles), or if the rows
+    need more or other blocks than before (powers of two). A shelf holds impressions of one structure: one kind of
     masks, one basis, or one path through segments or components.
 
     Args:
@@ -290,21 +298,24 @@ class System(stored_tasks.StoredTasks):
     names = mixed_batch.check(x, tasks, lambda name: tuple(
         self.metadata(name)['source_shape']))
     shape = tuple(np.shape(x)[1:])
-    missing = [name for name in dict.fromkeys(names)
-               if not self.shelves.has(
-                   name, shape, None if name is None
-                   else self.workdir.version(name))]
+    shelves = self.shelves  # once: others may exchange them
+    if shelves.outgrown(self._cache_bytes, len(set(names))):
+      self.shelves = shelves = task_cache.Shelves()
     new = []
-    for name in missing:
-      if name is None:
-        new.append(mixed_batch.bare_backbone(self, shape))
+    if None in names:
+      bare = self._bare((shape, frozenset(
+          self.workdir.finished_tasks().items())))
+      if not shelves.has(None, shape, bare.version):
+        new.append(bare)
+    for name in dict.fromkeys(names):
+      if name is None or shelves.has(name, shape, self.workdir.version(name)):
         continue
       self.require(name)
       new.append(self.task(name))
       checks.check_images(x, tuple(new[-1].metadata['source_shape']), name)
-    self.shelves.add(new)
+    shelves.add(new)
     return jax.device_put(
-        mixed_batch.predict(self.backbone, self.shelves, x, names))
+        mixed_batch.predict(self.backbone, shelves, x, names))
 
   def require(self, name: object) -> None:
     """Raises ValueError if there is no such task; names the nearest."""
@@ -352,8 +363,8 @@ def load(workdir: aliases.Path,
     workdir: the workdir of a run.
     plugins: a Python file, or several, that register your own methods and
       models that the run used. Nothing is ever imported from a workdir.
-    cache_bytes: device memory for the cache of tasks. The last used tasks are
-      kept.
+    cache_bytes: device memory for the last used tasks, and again for those of
+      `predict_mixed`. The tasks of one call may need more.
     kind: class of the system to make.
 
   Raises:

@@ -16,7 +16,6 @@ evenly.
 
 import contextlib
 import functools
-import json
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -275,6 +274,14 @@ class Shelves:
     """The shelves whose tasks take raw images of a shape, oldest first."""
     return [shelf for key, shelf in self._shelves.items() if key[0] == shape]
 
+  def outgrown(self, nbytes: int, wanted: int) -> bool:
+    """Whether new shelves would be better: these hold more than `nbytes`, and
+    at least twice the number of tasks that are wanted now."""
+    with self._lock:
+      return (len(self._places) >= 2 * wanted and nbytes < sum(
+          leaf.nbytes for shelf in self._shelves.values()
+          for leaf in jax.tree.leaves(shelf.stack)))
+
   def has(self, name: str | None, shape: tuple[int, ...],
           version: stored_tasks.Version | None = None) -> bool:
     """Whether a task that takes images of `shape` is on a shelf.
@@ -326,7 +333,6 @@ def _structure(task: StoredTask, slot: Slot) -> tuple:
   return (tuple(task.metadata['source_shape']),
           transforms.kinds(task.transforms),
           task.method.materialise,
-          json.dumps([task.metadata.get(key) for key in (
-              'method', 'relies_on', 'seed')], sort_keys=True)
+          stored_tasks.name_of_shared(task.metadata)
           if task.method.abilities.needs_earlier else '',
           jax.tree.structure(slot), leaves)

@@ -143,11 +143,6 @@ def texts(**given: str | None) -> dict[str, str]:
   return {name: str(text or '') for name, text in given.items()}
 
 
-def is_one(path) -> bool:
-  """Whether a path is a file and not a folder."""
-  return pathlib.Path(path).is_file()
-
-
 _REMEDY = '; copy it again from where it was written'
 
 

@@ -104,18 +104,19 @@ def learn(run: run_lib.Run, phase: config_lib.Phase) -> None:
   while learner.position < len(segments):
     started = time.perf_counter()
     task, index = segments[learner.position]
+    rows = index()
     decision = int(parallel.agree(_decide(
-        phase, bank, learner, run.suite.tasks[task], index())))
+        phase, bank, learner, run.suite.tasks[task], rows)))
     if decision > learner.mask:
       _commit(run, phase, learner, segments)
       learner = _allocate(run, phase, learner, decision)
     learner.log.append([learner.position, decision])
     if decision == learner.mask:
-      _train(run, phase, learner, run.suite.tasks[task], index())
+      _train(run, phase, learner, run.suite.tasks[task], rows)
       bank.put(decision, _hard(phase, learner.state.trainable))
     learner.position += 1
     learner.seconds += time.perf_counter() - started
-    run.advance(len(index()), trees.counted(learner.mask + 1, 'mask'))
+    run.advance(len(rows), trees.counted(learner.mask + 1, 'mask'))
     if clock.due():
       _save(run, phase, learner)
   _commit(run, phase, learner, segments)
@@ -174,8 +175,7 @@ class _Bank:
     if mask >= capacity:
       self.packed = jax.tree.map(
           lambda b: jnp.concatenate([b, jnp.zeros_like(b)]), self.packed)
-    self.packed = jax.tree.map(lambda b, row: b.at[mask].set(row),
-                               self.packed, packed)
+    self.packed = _replaced(self.packed, packed, mask)
 
   def gradient(self, count: int, task, rows) -> tuple[np.ndarray, Any]:
     """(d objective / d beliefs [capacity], bool: which masks take part)."""
@@ -190,6 +190,12 @@ class _Bank:
         backbone.params, backbone.stats, self.packed, source, arrays, rows,
         used)
     return np.asarray(gradient), used
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _replaced(bank, bits, mask):
+  """A bank with the mask of one index replaced."""
+  return jax.tree.map(lambda b, row: b.at[mask].set(row), bank, bits)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

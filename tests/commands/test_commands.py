@@ -199,6 +199,37 @@ def test_what_a_terminal_has_not_is_spelled_otherwise(encoding, monkeypatch):
     assert said == '"of own": 97.1 +- 0.2 x - "?"\n'
 
 
+def test_a_report_is_of_one_start(tmp_path, capsys):
+  folder = tiny.learned(tmp_path / 'run', 'few')
+  log = folder / 'metrics.jsonl'
+  lines = log.read_text().splitlines(keepends=True)
+  start = next(line for line in lines if '"kind": "run"' in line)
+  log.write_text(''.join([*lines, start]))  # a second start that was killed
+  assert commands.main(['report', f'--workdir={folder}']) == 1
+  assert 'the last start in' in (said := capsys.readouterr().err)
+  assert 'start it again with its command' in said
+  tiny.learn(tiny.make('few'), folder)  # the remedy
+  assert commands.main(['report', f'--workdir={folder}']) == 0
+
+
+def test_a_factory_that_makes_no_source_is_one_sentence(tmp_path, capsys):
+  config = tmp_path / 'mine.py'
+  config.write_text(
+      'from mtl_jax.data import sources\n'
+      "sources.register('nothing', lambda: None)\n"
+      'def get_config():\n'
+      '  import ml_collections\n'
+      '  return ml_collections.ConfigDict(dict(\n'
+      "      seed=0, suite=dict(kind='datasets', sources=('nothing',)),\n"
+      "      backbone=dict(model='lenet_300_100', outputs=10),\n"
+      "      phases=dict(a=dict(method='supsup', tasks=(0, 1), steps=1,\n"
+      "                         batch_size=2)), schedule=('a',)))\n")
+  assert commands.main(['run', f'--config={config}',
+                        f'--workdir={tmp_path}/run']) == 1
+  assert capsys.readouterr().err.startswith(
+      "error: the factory registered as 'nothing' returned a NoneType")
+
+
 def test_a_report_goes_into_a_file(tmp_path, capsys):
   folder = tiny.learned(tmp_path / 'run', 'few')
   for place in (tmp_path, tmp_path / 'no/x.html'):

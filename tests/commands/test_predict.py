@@ -94,13 +94,31 @@ def test_probabilities_are_those_of_the_logits(tmp_path, capsys):
       f'{tmp_path}/x.npz[{i}]' for i in range(5)]
 
 
-def test_the_task_is_inferred_from_images_as_it_shows_them(tmp_path, capsys):
+def test_a_merged_task_has_classes_too(tmp_path, capsys):
+  folder = tiny.learned(tmp_path / 'run', 'few')
+  mtl_jax.load(folder).merge(['permuted-00', 'permuted-01'], name='mix')
+  np.savez(tmp_path / 'x.npz', images=sources.load('digits').test.images[:2])
+  assert commands.main(['predict', f'--workdir={folder}', '--task=mix',
+                        f'{tmp_path}/x.npz']) == 0
+  header, *rows = capsys.readouterr().out.splitlines()
+  assert header.startswith('input,task,class,probability,p(0),p(1)')
+  assert len(rows) == 2
+
+
+def test_the_task_is_inferred_from_images_as_it_shows_them(
+    tmp_path, capsys, monkeypatch):
+  seen, real = [], mtl_jax.serving.system.System.identify
+  monkeypatch.setattr(
+      mtl_jax.serving.system.System, 'identify', lambda self, x, **given: (
+          seen.append(len(x)), real(self, x, **given))[1])
   folder = tiny.learned(tmp_path / 'run', 'infer')
   system = mtl_jax.load(folder)
   raw = sources.load('digits').test.images[:16]
   np.savez(tmp_path / 'x.npz', np.asarray(system.observe(raw, 'permuted-01')))
   assert commands.main(['predict', f'--workdir={folder}', '--format=json',
-                        '--among=permuted-0[012]', f'{tmp_path}/x.npz']) == 0
+                        '--among=permuted-0[012]', f'{tmp_path}/x.npz',
+                        '--batch_size=12']) == 0
+  assert seen == [12]  # inferred once, from the first rows
   out, err = capsys.readouterr()
   rows = json.loads(out)
   assert {row['task'] for row in rows} == {'permuted-01'}

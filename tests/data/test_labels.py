@@ -157,11 +157,11 @@ def test_numbers_of_classes(classes):
 def test_names_of_sources(name):
   with pytest.raises(ValueError, match='its name must be a string'):
     source([0, 1] * 20, name=name)
-  with pytest.raises(TypeError, match='needs a name that is a string'):
+  with pytest.raises(ValueError, match='needs a name that is a string'):
     sources.register(name, lambda: None)
-  with pytest.raises(TypeError, match='needs a kind that is a string'):
+  with pytest.raises(ValueError, match='needs a kind that is a string'):
     suites.register(name, lambda: None)
-  with pytest.raises(TypeError, match='must be a string, not None'):
+  with pytest.raises(ValueError, match='must be a string, not None'):
     sources.load(None)
 
 

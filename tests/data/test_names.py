@@ -237,7 +237,7 @@ def test_a_suite_of_ones_own_from_a_config(own, tmp_path):
                          batch_size=8)), schedule=('m',)))
   assert tiny.learn(config, tmp_path / 'run')['names'] == ['one', 'two']
   with pytest.raises(ValueError, match="unknown option of suite 'pairs': 'cont'"
-                     "; did you mean 'count'"):
+                     ' .did you mean: count'):
     suites.make('pairs', source='digits', cont=3)
   with pytest.raises(ValueError, match="suite 'pairs' needs source"):
     suites.make('pairs')
@@ -257,14 +257,14 @@ def test_what_is_registered_again_is_the_new_one(own):
 
 def test_functions_that_make_no_suite(own):
   suites.register('none', lambda: None)
-  with pytest.raises(TypeError, match="suite 'none' returned a NoneType"):
+  with pytest.raises(ValueError, match="suite 'none' returned a NoneType"):
     suites.make('none')
-  with pytest.raises(TypeError, match='needs a function that returns a Suite'):
+  with pytest.raises(ValueError, match='needs a function that returns a Suite'):
     suites.register('none', 7)
 
 
 def test_a_refused_name_spoils_nothing(own):
-  with pytest.raises(TypeError, match=r'register\(7, ...\) needs a name'):
+  with pytest.raises(ValueError, match=r'register\(7, ...\) needs a name'):
     sources.register(7, lambda: toy('toy'))
   with pytest.raises(FileNotFoundError, match='Known here: .*digits'):
     sources.load('diigits', tfds_dir='/nowhere')

@@ -27,7 +27,7 @@ def test_the_three_names_are_mended():
                'smallnorb/label_elevation/1k'):
     assert name in official.TASKS
   with pytest.raises(ValueError, match='unknown official task .smallnorb/'
-                                       'label_elevatio.; did you mean '
+                                       'label_elevatio. .did you mean: '
                                        'smallnorb/label_elevation'):
     official.task('smallnorb/label_elevatio')
 

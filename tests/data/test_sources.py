@@ -125,9 +125,9 @@ def test_register(monkeypatch):
   sources.register('mine', lambda: sources.from_arrays('mine', *numbered(50)))
   assert sources.load('mine') is sources.load('mine')
   sources.register('mine', lambda: None)
-  with pytest.raises(TypeError, match="'mine' returned a NoneType"):
+  with pytest.raises(ValueError, match="'mine' returned a NoneType"):
     sources.load('mine')
-  with pytest.raises(TypeError, match='needs a function'):
+  with pytest.raises(ValueError, match='needs a function'):
     sources.register('mine', 3)
 
 

@@ -170,9 +170,9 @@ def test_normalisation_is_the_source_s_unless_given(name, options, expected):
 
 @pytest.mark.parametrize('call, message', [
     (lambda: make('permutted', source='toy'),
-     "'permutted'; did you mean 'permuted'.*rotated, split, .*datasets"),
+     "'permutted' .did you mean: permuted.*rotated, split, .*datasets"),
     (lambda: make('permuted', source='toy', num_task=3),
-     "'num_task'; did you mean 'num_tasks'.*seed"),
+     "'num_task' .did you mean: num_tasks.*seed"),
     (lambda: make('permuted', source='toy'), 'needs num_tasks'),
     (lambda: make('rotated', source='toy', num_tasks=0),
      'num_tasks is 0; it must'),

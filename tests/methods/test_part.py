@@ -144,6 +144,32 @@ def test_a_later_group_freezes_what_earlier_ones_left(norm):
   assert graph.segments_of(backbone(), []) == {}
 
 
+@pytest.mark.parametrize('levels, modules', [(11, 3), (2, 105)])
+@pytest.mark.parametrize('copies', [False, True])
+def test_numbers_of_more_digits_keep_their_order(levels, modules, copies):
+  """'level10' comes after 'level9', and 'module100' after 'module99'."""
+  named = {f'level{i + 1}': {f'module{m:02d}': {
+      'kernel': np.full(2, 1000 * i + m, np.float32)} for m in range(modules)}
+           for i in range(levels)}
+  named['head'] = {'task00': {'kernel': np.zeros((2, 2), np.float32),
+                              'bias': np.zeros(2, np.float32)}}
+  method = methods.make('part', active=2, copies=copies)
+  route = methods.Route(2, loss='classes', member=0)
+  start = method.init(jax.random.key(0), named, {}, (route,))
+  left = method.commit(named, start, {}, route)[0]
+  for own, name in left.path.parts[:-1]:
+    level, _, module = name.partition('/')
+    for bits in (named[level][module], left.values[level][module]):
+      np.testing.assert_array_equal(
+          method.bind(named, start, {}, route)[level][own.split('/')[1]]
+          ['kernel'], bits['kernel'])
+  shared = graph.segments_of(named, [left])
+  assert [np.flatnonzero(shared['frozen'][f'level{i + 1}']).tolist()
+          for i in range(levels)] == [sorted(
+              int(name.partition('module')[2]) for _, name in left.path.parts
+              if name.startswith(f'level{i + 1}/')) for i in range(levels)]
+
+
 @pytest.mark.parametrize('options, heads, message', [
     (dict(norm='group'), HEADS, "unknown norm 'group'"),
     (dict(active=5), HEADS, 'takes 5 of only 4'),

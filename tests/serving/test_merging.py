@@ -8,6 +8,7 @@ import tiny
 
 import mtl_jax
 from mtl_jax import masks
+from mtl_jax.serving import merging
 from mtl_jax.serving import verification
 
 PAIR = ['permuted-00', 'permuted-01']
@@ -81,6 +82,38 @@ def test_networks_of_other_kinds_are_averaged(system):
   with pytest.raises(ValueError, match=r'only masks, but not all of these did: '
                                        r'.*permuted-12 \(impresslearn\)'):
     system.merge(['permuted-00', 'permuted-12'], how='union', name='no')
+  assert_sound(system, 4)
+
+
+def test_a_weighted_mean_of_networks_has_weights_that_sum_to_one(system):
+  one, other = (params(system, task) for task in ('permuted-00', 'permuted-12'))
+  system.merge(['permuted-00', 'permuted-12'], [3., 1.], name='mean')
+  jax.tree.map(lambda found, a, b: np.testing.assert_allclose(
+      found, .75 * a + .25 * b, atol=1e-6), params(system, 'mean'), one, other)
+
+
+def test_the_order_of_a_basis_is_kept_in_a_mixed_batch(system):
+  """Two merges of one pair of masks, in both orders, are two networks."""
+  system.merge(PAIR, [.9, .1], name='first')
+  system.merge(PAIR[::-1], [.9, .1], name='last')
+  x = system.probe('digits')[:8]
+  found = np.asarray(system.predict_mixed(x, ['first', 'last'] * 4))
+  for k, name in enumerate(('first', 'last')):
+    np.testing.assert_allclose(
+        found[k::2], np.asarray(system.predict(x, task=name))[k::2], rtol=1e-5,
+        atol=1e-5)
+
+
+def test_two_calls_at_once_do_not_take_one_name(system, monkeypatch):
+  """What was checked holds until the new task is stored."""
+  other, real = mtl_jax.load(system.workdir.root), merging._combined
+
+  def meanwhile(*given):
+    with pytest.raises(ValueError, match='another process'):
+      other.merge(PAIR, name='mix')
+    return real(*given)
+  monkeypatch.setattr(merging, '_combined', meanwhile)
+  system.merge(PAIR, name='mix')
   assert_sound(system, 4)
 
 

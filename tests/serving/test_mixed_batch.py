@@ -145,6 +145,17 @@ def test_bare_backbone(tmp_path):
   np.testing.assert_allclose(out[rows], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_the_bare_backbone_is_that_of_the_tasks_of_now(tmp_path):
+  folder = tiny.learned(tmp_path / 'run', 'few')
+  system = mtl_jax.load(folder)
+  system.predict_mixed(IMAGES[:1], [None])
+  mtl_jax.load(folder).learn(  # as another process would
+      'digits', name='other', method='supsup', steps=1, batch_size=8,
+      normalise=((.3,), (.4,)))
+  with pytest.raises(ValueError, match='None needs transforms that all tasks'):
+    system.predict_mixed(IMAGES[:1], [None])
+
+
 def test_norm_statistics_are_the_tasks_own(tmp_path):
   system = mtl_jax.load(tiny.learned(tmp_path / 'run', 'norm'))
   images = sources.load('blobs').test.images
@@ -220,6 +231,20 @@ def test_tasks_within_capacity_compile_nothing(folder, tmp_path, caplog):
     system.predict_mixed(IMAGES[:4], ['permuted-00', 'permuted-08'] * 2)
   assert traces and len(shelf) == 9 and shelf.capacity == 16
   assert [r for r in caplog.records if 'Compiling' in r.getMessage()]
+
+
+def test_shelves_start_anew_beyond_the_cache(folder):
+  system = mtl_jax.load(folder, cache_bytes=1)
+  kept = set()
+  for name in system.tasks * 2:
+    found = system.predict_mixed(IMAGES[:2], [name] * 2)
+    assert_as_predict(system, IMAGES[:2], [name] * 2, np.asarray(found))
+    kept.add(len(system.shelves._places))
+  assert max(kept) <= 2
+  system.predict_mixed(IMAGES[:9], system.tasks[:9])
+  shelves = system.shelves
+  system.predict_mixed(IMAGES[:9], system.tasks[:9])
+  assert system.shelves is shelves  # all of one call's are needed
 
 
 def test_a_shelf_keeps_packed_bits(system):

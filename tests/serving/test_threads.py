@@ -110,6 +110,16 @@ def test_sixteen_threads_and_ten_thousand_calls(asking):
   asking.run(16, 10_000)
 
 
+def test_caches_that_are_cleared_meanwhile(asking):
+  """`refresh` is what learn, merge, delete and rename end with."""
+  def ask(system, rng):
+    if rng.random() < .3:
+      system.refresh()
+    else:
+      rng.choice([asking.mixed, asking.identify])(system, rng)
+  asking.run(4, 120, ask)  # raises what any of them raises
+
+
 def test_a_stack_in_use_is_never_donated(asking):
   system = mtl_jax.load(asking.folder)
   system.predict_mixed(IMAGES[:1], MASKED[:1])

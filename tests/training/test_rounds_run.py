@@ -11,6 +11,7 @@ import tiny
 import tiny_rounds
 
 import mtl_jax
+from mtl_jax import methods
 from mtl_jax import trees
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan as plan_lib
@@ -217,6 +218,7 @@ def test_a_loss_that_is_no_number_names_the_task_and_its_step():
 @pytest.mark.parametrize('changes, text', [
     (dict(rounds=None), 'needs rounds'),
     (dict(loss='softmax'), "loss='classes'"),
+    (dict(method='penalised', options={}), 'penalised has a penalty, which r'),
     (dict(weight_decay=.1), 'no weight decay'),
     (dict(method='dedicated', options={}), 'cannot train in rounds'),
     (dict(rounds=dict(set_batches=-1)), 'must not be negative'),
@@ -225,6 +227,8 @@ def test_a_loss_that_is_no_number_names_the_task_and_its_step():
     (dict(together='joint', rounds=None,
           options=dict(active=2, norm='shared')), 'depends on the order')])
 def test_bad_phases_are_refused(changes, text):
+  methods.register('penalised', lambda: methods.make(
+      'part', active=2)._replace(penalty=lambda trainable: 0.))
   fields = config_lib.to_dict(tiny_rounds.make())
   fields['phases']['part'] |= changes
   with pytest.raises(ValueError, match=text):

@@ -80,7 +80,7 @@ def check(phase: config_lib.Phase, suite: suites.Suite, backbone) -> None:
       blocks not in space['num_layers'].values):
     raise ValueError(f'phase {phase.name}: the root has '
                      f'{trees.counted(blocks, "block")}, but the space '
-                     f' {phase.search.space} allows '
+                     f'{phase.search.space} allows '
                      f'{space["num_layers"].values}')
 
 
