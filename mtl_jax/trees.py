@@ -201,17 +201,6 @@ def counted(count: int, noun: str) -> str:
   return f'{count:,} {noun}{"es" if noun[-1] in "sxh" else "s"}'
 
 
-def hashable(value: Any) -> Any:
-  """Turns lists into tuples, at any depth: JSON has no tuples.
-
-  >>> hashable([1, [2, 3]])
-  (1, (2, 3))
-  """
-  if isinstance(value, (list, tuple)):
-    return tuple(map(hashable, value))
-  return value
-
-
 def call(what: str, f: Callable, options: dict) -> Any:
   """Calls `f(**options)`, or raises an error that names an unknown option.
 

@@ -297,17 +297,3 @@ def test_fingerprints_are_equal_for_equal_trees_alone(a, b):
 def test_digests_are_equal_for_equal_bits_alone(a, b):
   equal = a.shape == b.shape and a.tobytes() == b.tobytes()
   assert (trees.digest(a) == trees.digest(b)) == equal
-
-
-JSON = st.recursive(st.integers(0, 3), lambda inner: st.lists(
-    inner, max_size=3), max_leaves=6)
-
-
-@laws
-@hypothesis.given(JSON)
-def test_hashable_has_the_same_numbers(value):
-  def lists(x):
-    return [lists(y) for y in x] if isinstance(x, tuple) else x
-  found = trees.hashable(value)
-  hash(found)
-  assert lists(found) == value

@@ -203,6 +203,35 @@ def _common_chain(described: Sequence[tuple]
   return chain, tuple(dict.fromkeys([shown, *raw]))
 
 
+def by_default(names: Iterable[str],
+               record: Callable[[str], dict]) -> list[str]:
+  """The tasks among which a task is inferred if none are named.
+
+  Args:
+    names: of all tasks.
+    record: (name) -> the measurements of a task.
+
+  Returns:
+    All except controls, repeats and pools.
+
+  Raises:
+    ValueError: some have masks and others coefficients.
+  """
+  chosen = []
+  kinds: dict[bool, str] = {}
+  for name in names:
+    found = record(name)
+    if not (found['control'] or found['repeat'] or found.get('pooled')):
+      chosen.append(name)
+      kinds.setdefault(bool(found['bytes']['coefficients']), name)
+  if len(kinds) > 1:
+    raise ValueError(
+        f'{kinds[False]} left masks and {kinds[True]} coefficients: tasks of '
+        'both kinds together are not told apart reliably; name the '
+        'candidates')
+  return chosen
+
+
 def check_shown(x: aliases.Images, name: str, metadata: dict) -> None:
   """Refuses images that are not as a task shows them, nor raw where it may."""
   _, shapes = _common_chain([(name, metadata)])

@@ -219,24 +219,8 @@ class System(stored_tasks.StoredTasks):
     there = self.workdir.finished_tasks()
     known, chosen = self._chosen
     if known is not there:  # the same object as long as no task changes
-      chosen = self._choose(sorted(there))
+      chosen = candidates.by_default(sorted(there), self.record)
       self._chosen = there, chosen
-    return chosen
-
-  def _choose(self, names: list[str]) -> list[str]:
-    chosen = []
-    kinds: dict[bool, str] = {}
-    for name in names:
-      record = self.record(name)
-      if not (record['control'] or record['repeat']
-              or record.get('pooled')):
-        chosen.append(name)
-        kinds.setdefault(bool(record['bytes']['coefficients']), name)
-    if len(kinds) > 1:
-      raise ValueError(
-          f'{kinds[False]} left masks and {kinds[True]} coefficients: tasks of '
-          'both kinds together are not told apart reliably; name the '
-          'candidates')
     return chosen
 
   def _gather(self, names: Sequence[str]) -> candidates.Candidates:
