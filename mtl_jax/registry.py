@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from mtl_jax import neighbours
 from mtl_jax import trees
 
 _PACKAGE = pathlib.Path(__file__).parent
@@ -87,24 +88,56 @@ class Registry(Mapping):
 
 
 def origin(function: Callable) -> dict | None:
-  """The file that defines a function outside of this package.
+  """The files that define a function outside of this package.
 
   Returns:
-    {'file': its name, 'sha256': of its content}, or `None`.
+    {'file': name of its file, 'sha256': of its content, 'beside': {name:
+    sha256} of the files of its folder that were imported, if there are any},
+    or `None`.
   """
-  while isinstance(function, functools.partial):
-    function = function.func
-  try:
-    found = inspect.getsourcefile(inspect.unwrap(function))
-  except TypeError:
-    found = None
-  if found is None or not os.path.exists(found):
-    return {'file': getattr(function, '__module__', 'unknown'), 'sha256': ''}
+  found = _source(function)
+  if found is None:
+    return {'file': getattr(_inner(function), '__module__', 'unknown'),
+            'sha256': ''}
   path = pathlib.Path(found)
   if path.is_relative_to(_PACKAGE):
     return None
-  return {'file': path.name,
-          'sha256': hashlib.sha256(path.read_bytes()).hexdigest()}
+  beside = {other.relative_to(path.parent).as_posix(): _digest(other)
+            for other in neighbours.imported(path)}
+  return {'file': path.name, 'sha256': _digest(path)} | (
+      {'beside': beside} if beside else {})
+
+
+def namespaces(function: Callable) -> list[dict[str, Any]]:
+  """The variables of the module that defines a function, and of the modules
+  that it imports from its own folder."""
+  inner, found = _inner(function), _source(function)
+  own = getattr(inner, '__globals__', None)
+  if own is None:
+    own = getattr(sys.modules.get(getattr(inner, '__module__', '')),
+                  '__dict__', {})
+  beside = {str(path) for path in neighbours.imported(
+      pathlib.Path(found))} if found else set()
+  return [own] + [vars(module) for module in list(sys.modules.values())
+                  if getattr(module, '__file__', None) in beside]
+
+
+def _inner(function: Callable) -> Callable:
+  while isinstance(function, functools.partial):
+    function = function.func
+  return inspect.unwrap(function)
+
+
+def _source(function: Callable) -> str | None:
+  try:
+    found = inspect.getsourcefile(_inner(function))
+  except TypeError:
+    return None
+  return found if found is not None and os.path.exists(found) else None
+
+
+def _digest(path: pathlib.Path) -> str:
+  return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def check_origin(found: Any, what: str) -> None:
@@ -132,6 +165,13 @@ def changed(then: dict | None, now: dict | None) -> str:
   """
   if now == then:
     return ''
+  if then and now and all(then[key] == now[key] for key in ('file', 'sha256')):
+    if 'beside' not in then:  # recorded by a version that did not look there
+      return ''
+    files, there = ({**found.get('beside', {})} for found in (then, now))
+    name = min(name for name in files | there
+               if files.get(name) != there.get(name))
+    return f'{name}, which {now["file"]} imports, is another file now'
   named = [f'{found["file"]} (SHA-256 {found["sha256"][:12] or "unknown"})'
            if found else 'mtl_jax itself' for found in (now, then)]
   return f'{named[0]} now defines what {named[1]} defined then'

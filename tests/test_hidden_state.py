@@ -145,3 +145,35 @@ def test_a_file_that_is_edited_later_is_not_what_was_registered(tmp_path):
   registry.load_plugins(path)
   assert methods.METHODS.origin('mine')['sha256'] != before['sha256']
   assert methods.METHODS.origin('supsup') is None
+
+
+def test_a_file_beside_it_that_is_edited_is_another_method(
+    tmp_path, monkeypatch):
+  monkeypatch.syspath_prepend(tmp_path)
+  plugin, first, last = (tmp_path / f'{name}.py' for name in (
+      'beside_mine', 'beside_one', 'beside_pack/last'))
+  last.parent.mkdir()
+  (last.parent / '__init__.py').write_text('')
+  plugin.write_text(
+      'from beside_one import make\nfrom mtl_jax import methods\n'
+      "methods.register('mine', lambda: make())\n")
+  first.write_text('def make():\n  from beside_pack import last\n'
+                   '  return last.make()\n')
+  last.write_text('from mtl_jax.methods import dedicated\n\n'
+                  "def make():\n  return dedicated.dedicated(('.*',))\n")
+  (tmp_path / 'beside_other.py').write_text('# Nothing imports it.\n')
+
+  def origin():
+    registry.load_plugins(plugin)
+    return methods.METHODS.origin('mine')
+  then = origin()
+  assert list(then['beside']) == ['beside_one.py', 'beside_pack/__init__.py',
+                                  'beside_pack/last.py']
+  last.write_text(last.read_text() + '# Edited.\n')
+  now = origin()
+  assert registry.changed(then, now) == (
+      'beside_pack/last.py, which beside_mine.py imports, is another file now')
+  # As earlier versions recorded it.
+  assert not registry.changed({key: then[key] for key in (
+      'file', 'sha256')}, now)
+  assert methods.METHODS.origin('supsup') is None

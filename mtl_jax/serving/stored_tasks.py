@@ -240,7 +240,8 @@ class StoredTasks:
     said = origins.changed(metadata, self.backbone.recipe)
     return StoredTask(
         name, jax.tree.map(_on_device, self._impression(arrays, metadata)),
-        method, origins.call(name, said, lambda: self.shared(name, metadata)),
+        method, origins.call(metadata, said, lambda: self.shared(
+            name, metadata)),
         chosen,
         jax.tree.map(_on_device, pipeline.parameters(
             chosen, tuple(metadata['source_shape']))),

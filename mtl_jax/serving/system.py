@@ -242,7 +242,8 @@ class System(stored_tasks.StoredTasks):
   def effective(self, stored: StoredTask
                 ) -> tuple[aliases.Params, aliases.Stats]:
     """A task's parameters (see `impressions.materialise`) and statistics."""
-    return (self.materialise(stored.method, stored.impression, stored.shared),
+    return (origins.call(stored.metadata, '', lambda: self.materialise(
+        stored.method, stored.impression, stored.shared)),
             stored.impression.stats or self.backbone.stats)
 
   def materialise(self, method: methods.Method,
@@ -319,7 +320,7 @@ class System(stored_tasks.StoredTasks):
   def _load_task(self, key: stored_tasks.Key) -> StoredTask:
     stored = super()._load_task(key)
     said = origins.changed(stored.metadata, self.backbone.recipe)
-    origins.check(stored.name or '', said, lambda: self.outputs(
+    origins.check(stored.metadata, said, lambda: self.outputs(
         stored, probes.of_task(self.probe, stored.metadata)), stored.probe)
     return stored
 
@@ -352,8 +353,7 @@ def load(workdir: aliases.Path,
     workdir: the workdir of a run.
     plugins: a Python file, or several, that register your own methods and
       models that the run used. Nothing is ever imported from a workdir.
-    cache_bytes: device memory for the cache of tasks. The last used tasks are
-      kept.
+    cache_bytes: device memory for the tasks that were used last.
     kind: class of the system to make.
 
   Raises:

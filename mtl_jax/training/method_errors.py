@@ -4,19 +4,21 @@ import contextlib
 import traceback
 from collections.abc import Iterator
 
+import jax
+
 from mtl_jax import methods
 from mtl_jax.config import config as config_lib
 
-# Python's errors for mistakes in code; other errors have their own sentence.
-_PYTHONS = (ArithmeticError, AssertionError, AttributeError, LookupError,
-            NameError, NotImplementedError, TypeError)
+# Errors that have their own sentence.
+_OWN = (FloatingPointError, ValueError, OSError, MemoryError, ImportError,
+        jax.errors.JaxRuntimeError)
 
 
 class WrongMethod(ValueError):
   """A method breaks the contract; the message says which function, and how."""
 
 
-def failed(name: str, error: Exception) -> WrongMethod:
+def failed(name: str, error: BaseException) -> WrongMethod:
   """The error for a function of a method that raised an exception."""
   return WrongMethod(f'{name} fails: {type(error).__name__}: '
                      f'{" ".join(str(error).split())[:400]}')
@@ -34,9 +36,9 @@ def named(phase: config_lib.Phase) -> Iterator[None]:
   origin = methods.METHODS.origin(phase.method)
   try:
     yield
-  except FloatingPointError:
-    raise  # has its sentence
-  except _PYTHONS as error:
+  except _OWN:
+    raise
+  except Exception as error:  # pylint: disable=broad-except
     if origin is None:
       raise
     own = [frame for frame in traceback.extract_tb(error.__traceback__)
@@ -49,7 +51,7 @@ def named(phase: config_lib.Phase) -> Iterator[None]:
         'function, and start again') from error
 
 
-def raised_in(error: Exception) -> str:
+def raised_in(error: BaseException) -> str:
   """The package that raised an error."""
   frame, module = error.__traceback__, ''
   while frame is not None:

@@ -1,5 +1,7 @@
 """A stranger's method that fails after the check: a sentence, and no loss."""
 
+import shutil
+
 import pytest
 import tiny
 
@@ -50,3 +52,49 @@ def test_what_fails_at_the_second_task_is_named_and_mended(tmp_path):
   # The remedy.
   assert run('pass')['verified'] == {'ok': True, 'tasks': 2, 'faults': []}
   assert kept.items() < tiny.bits(tmp_path / 'run').items()
+
+
+ANOTHER = '''
+import jax
+from mtl_jax import masks, methods
+from mtl_jax.methods import base
+
+SUPSUP = methods.make('supsup')
+
+def prepare(context):
+  if context.group is None{also}:
+    return {{'over': context.backbone}}
+  return {{'over': jax.tree.map(lambda w: len(context.earlier) * w + w,
+                              context.backbone)}}
+
+def bind(backbone, scores, shared, route):
+  return SUPSUP.bind(shared['over'], scores, {{}}, route)
+
+def materialise(backbone, impression, shared):
+  return masks.apply(shared['over'], impression.masks)
+
+methods.register('mine', lambda: SUPSUP._replace(
+    prepare=prepare, relies_on=base.same_phase, bind=bind,
+    materialise=materialise, abilities=base.Abilities(needs_earlier=True)))
+'''
+
+
+def test_a_network_that_would_be_read_otherwise_is_not_stored(tmp_path):
+  """The first task, which relies on no other, shows nothing of it."""
+  plugin, run = tmp_path / 'mine.py', tmp_path / 'run'
+  plugin.write_text(ANOTHER.format(also=''))
+  registry.load_plugins(plugin)
+  config = tiny.only('basis', phases__basis__method='mine')
+  with pytest.raises(ValueError, match=(
+      'phase basis: method mine: of task permuted-01, materialise gives '
+      'Dense_0/kernel with other values than bind, .* Nothing of it was')):
+    experiment.run(config, run, quiet=True)
+  kept = tiny.bits(run)
+  assert list(kept) == ['permuted-00']
+  plugin.write_text(ANOTHER.format(also=' and False'))
+  registry.load_plugins(plugin)
+  with pytest.raises(ValueError, match='or remove .*progress/permuted-01'):
+    experiment.run(config, run, quiet=True)
+  shutil.rmtree(run / 'progress')  # the remedy
+  assert experiment.run(config, run, quiet=True)['verified']['ok']
+  assert kept.items() < tiny.bits(run).items()
