@@ -1,12 +1,64 @@
-"""The files that a user's Python file imports from its own folder."""
+"""Runs a user's Python file, and finds what it imports from its own folder."""
 
 import ast
+import hashlib
+import importlib.machinery
+import importlib.util
 import pathlib
 import sys
+import types
 from collections.abc import Iterator
 
 _PACKAGE = pathlib.Path(__file__).parent
 _INSTALLED = ('site-packages', 'dist-packages')  # their versions are recorded
+
+# Digests of files beside those that were run, when they were imported.
+_SEEN: dict[pathlib.Path, str] = {}
+
+
+class _Source(importlib.machinery.SourceFileLoader):
+  """Reads the file itself: Python's bytecode of an older version stays in use
+  if that had the same size and time."""
+
+  def get_code(self, fullname):
+    return self.source_to_code(self.get_data(self.path), self.path)
+
+
+def module_of(name: str, path: pathlib.Path) -> types.ModuleType:
+  """A new module of a Python file, for `run`.
+
+  Raises:
+    ValueError: it is not a Python file.
+  """
+  loader = _Source(name, str(path)) if path.suffix == '.py' else None
+  spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+  if spec is None or spec.loader is None:
+    raise ValueError(f'{path} is not a Python file')
+  return importlib.util.module_from_spec(spec)
+
+
+def run(module: types.ModuleType, path: pathlib.Path) -> None:
+  """Runs a module's file, with the files beside it as they are now.
+
+  Args:
+    module: from `module_of`.
+    path: its file.
+  """
+  beside = {other: digest(other) for other in imported(path)}
+  if any(_SEEN.get(other, now) != now for other, now in beside.items()):
+    files = {str(other) for other in beside}
+    for name, other in list(sys.modules.items()):
+      if getattr(other, '__file__', None) in files:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+  _SEEN.update(beside)
+  assert module.__spec__ is not None and module.__spec__.loader is not None
+  module.__spec__.loader.exec_module(module)
+
+
+def digest(path: pathlib.Path) -> str:
+  """SHA-256 of a file."""
+  return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def imported(path: pathlib.Path) -> list[pathlib.Path]:

@@ -8,7 +8,6 @@ the old one are dropped.
 import contextvars
 import functools
 import hashlib
-import importlib.util
 import inspect
 import os
 import pathlib
@@ -102,9 +101,9 @@ def origin(function: Callable) -> dict | None:
   path = pathlib.Path(found)
   if path.is_relative_to(_PACKAGE):
     return None
-  beside = {other.relative_to(path.parent).as_posix(): _digest(other)
+  beside = {other.relative_to(path.parent).as_posix(): neighbours.digest(other)
             for other in neighbours.imported(path)}
-  return {'file': path.name, 'sha256': _digest(path)} | (
+  return {'file': path.name, 'sha256': neighbours.digest(path)} | (
       {'beside': beside} if beside else {})
 
 
@@ -134,10 +133,6 @@ def _source(function: Callable) -> str | None:
   except TypeError:
     return None
   return found if found is not None and os.path.exists(found) else None
-
-
-def _digest(path: pathlib.Path) -> str:
-  return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def check_origin(found: Any, what: str) -> None:
@@ -240,14 +235,14 @@ def load_plugins(paths: Iterable[Any] | str | os.PathLike | None) -> None:
       raise ValueError(f'plugins: there is no file {path}')
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
     name = f'mtl_jax_plugin_{path.stem}_{digest}'
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-      raise ValueError(f'plugins: {path} is not a Python file')
-    module = importlib.util.module_from_spec(spec)
+    try:
+      module = neighbours.module_of(name, path)
+    except ValueError as error:
+      raise ValueError(f'plugins: {error}') from error
     sys.modules[name] = module
     token = _LOADING.set(_Loading(path, claimed))
     try:
-      spec.loader.exec_module(module)
+      neighbours.run(module, path)
     except (Exception, SystemExit) as error:
       del sys.modules[name]
       raise ValueError(f'plugins: {path} failed: {type(error).__name__}: '

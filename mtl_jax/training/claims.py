@@ -123,8 +123,9 @@ def require(method: methods.Method, params, made, trainable, shared,
     WrongMethod: names the ability.
   """
   able = method.abilities
-  if able.superposes:
-    _require_masks(method, params, made, there)
+  for name in ('superposes', 'streams'):
+    if getattr(able, name):
+      _require_masks(name, method, params, made, there)
   if able.carries is not None:
     _require_carries(method, params, made, there, bound)
   if able.folds is not None:
@@ -142,17 +143,18 @@ def require(method: methods.Method, params, made, trainable, shared,
     _require_banks(able.banks, trainable, shared, bound)
 
 
-def _require_masks(method, params, made, there) -> None:
-  why = ('the ability superposes is declared, for which a task is masks, or '
-         'coefficients of the masks in shared[\'basis\'], over the backbone')
-  if not jax.tree.leaves((made.masks, made.coefficients)) or (
+def _require_masks(name: str, method, params, made, there) -> None:
+  combines = jax.tree.leaves(made.coefficients) and name == 'superposes'
+  why = f'the ability {name} is declared, for which a task is masks' + (
+      ", or coefficients of the masks in shared['basis'],"
+      if name == 'superposes' else '') + ' over the backbone'
+  if not (combines or jax.tree.leaves(made.masks)) or (
       made.values is not None or made.parts):
-    raise WrongMethod(f'{why}; commit leaves '
-                      f'{made!r}'.replace('Impression(', 'an Impression('))
-  if jax.tree.leaves(made.coefficients):
-    if not jax.tree.leaves(there.get('basis')):
-      raise WrongMethod(f'{why}; prepare gives no basis')
-  elif calls.reads(method.materialise, (params, made, there), 2):
+    raise WrongMethod(f'{why}; commit leaves an {made!r}')
+  if combines and not jax.tree.leaves(there.get('basis')):
+    raise WrongMethod(f'{why}; prepare gives no basis')
+  if not combines and calls.reads(
+      method.materialise, (params, made, there), 2):
     raise WrongMethod(f'{why}; materialise reads `shared`, which task '
                       'inference does not know')
 

@@ -1,6 +1,7 @@
 """Errors in the functions of a user's method."""
 
 import contextlib
+import pathlib
 import traceback
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ import jax
 from mtl_jax import methods
 from mtl_jax.config import config as config_lib
 
+_PACKAGE = pathlib.Path(__file__).parents[1]
 # Errors that have their own sentence.
 _OWN = (FloatingPointError, ValueError, OSError, MemoryError, ImportError,
         jax.errors.JaxRuntimeError)
@@ -42,7 +44,8 @@ def named(phase: config_lib.Phase) -> Iterator[None]:
     if origin is None:
       raise
     own = [frame for frame in traceback.extract_tb(error.__traceback__)
-           if frame.filename.rpartition('/')[2] == origin['file']]
+           if pathlib.Path(frame.filename).name == origin['file']
+           and not pathlib.Path(frame.filename).is_relative_to(_PACKAGE)]
     where = (f'{own[-1].name} (line {own[-1].lineno} of {origin["file"]})'
              if own else f'a function of {origin["file"]}')
     raise WrongMethod(

@@ -77,8 +77,9 @@ def test_sound_claims_are_kept():
   KEPT['before'] = True
   configs.check(config(lambda: GOOD._replace(
       **scaled(lambda shared: shared['scale']), **able(needs_earlier=True))))
-  configs.check(config(lambda: masked(**able(superposes=True, folds=base.Folds(
-      'tree', lambda backbone: backbone)))))
+  configs.check(config(lambda: masked(**able(
+      superposes=True, streams=True, folds=base.Folds(
+          'tree', lambda backbone: backbone)))))
   configs.check(config(lambda: GOOD._replace(**able(
       carries=lambda one, later: later))))
   assert KEPT == {'before': True}
@@ -123,6 +124,8 @@ def test_sound_claims_are_kept():
     # Abilities that the functions don't have.
     (able(superposes=True), 'the ability superposes is declared, .* commit '
      'leaves an Impression'),
+    (able(streams=True), 'the ability streams is declared, .* task is masks '
+     'over the backbone; commit leaves an Impression'),
     (able(carries=lambda one: one), 'carries fails: TypeError'),
     (able(carries=lambda one, later: None), 'carries must return an impressi'),
     (able(carries=lambda one, later: impressions.Impression(parts={
