@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from mtl_jax import host
 from mtl_jax import neighbours
 from mtl_jax import trees
 
@@ -230,7 +231,7 @@ def load_plugins(paths: Iterable[Any] | str | os.PathLike | None) -> None:
                        'Python file')
     if not os.fspath(given_path):
       raise ValueError("plugins: the path is ''; give that of a Python file")
-    path = pathlib.Path(given_path).expanduser().resolve()
+    path = host.expanded(given_path).resolve()
     if not path.is_file():
       raise ValueError(f'plugins: there is no file {path}')
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from mtl_jax import host
 from mtl_jax import neighbours
 from mtl_jax import registry
 from mtl_jax import trees
@@ -63,14 +64,14 @@ def find(given: str) -> Given:
                      '--list_configs')
   known = shipped()
   for name, argument in _readings(given):
-    path = pathlib.Path(name).expanduser()
+    path = host.expanded(name)
     if path.is_file() and path.suffix == '.py':
       return Given(path, argument)
     short = re.sub(r'^configs[/\\]', '', name).removesuffix('.py')
     if short in known:
       return Given(known[short], argument)
   name, _ = _readings(given)[0]
-  path = pathlib.Path(name).expanduser()
+  path = host.expanded(name)
   if path.exists():
     raise ValueError(f'--config: {path} is no Python file; a config is one '
                      'with get_config()')
