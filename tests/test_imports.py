@@ -290,7 +290,9 @@ def test_a_session_with_many_configs_does_not_grow():
   assert {(path, name) for path in FILES
           for name in growing((ROOT / path).read_text())} == {
               # Filled by `register` alone, which replaces.
-              ('mtl_jax/methods/__init__.py', '_OPTIONS')}
+              ('mtl_jax/methods/__init__.py', '_OPTIONS'),
+              # By file beside a user's own that was run.
+              ('mtl_jax/neighbours.py', '_SEEN')}
 
 
 def test_the_probes_for_hidden_state_can_see_it():

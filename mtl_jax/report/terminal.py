@@ -72,9 +72,16 @@ def _width(console: console_lib.Console, table: table_lib.Table) -> int:
   return console.measure(table, options=endless).maximum
 
 
+class _Console(console_lib.Console):
+  """A console whose reader may go away, as of all other output."""
+
+  def on_broken_pipe(self) -> None:
+    raise BrokenPipeError
+
+
 def _console() -> console_lib.Console:
   """The terminal; for a pipe or a file a wide one, so that no line wraps."""
-  console = console_lib.Console()
+  console = _Console()
   if console.is_terminal:
     return console
-  return console_lib.Console(width=max(_PIPED, console.width))
+  return _Console(width=max(_PIPED, console.width))

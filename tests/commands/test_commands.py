@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import os
 import re
 import shlex
 import sys
@@ -14,6 +15,7 @@ from mtl_jax import host
 from mtl_jax.commands import ends
 from mtl_jax.config import files
 from mtl_jax.config import overrides
+from mtl_jax.report import terminal
 
 
 @pytest.mark.parametrize('argv', [['--help'], ['-h'], ['help']])
@@ -223,3 +225,15 @@ def test_closed_output_is_no_error(tmp_path, closed):
 def test_the_home_of_nobody_is_a_name(capsys):
   assert commands.main(['verify', '--workdir=~nobody-of-this-name/x']) == 1
   assert '~nobody-of-this-name/x; give the workdir' in capsys.readouterr().err
+
+
+def test_a_table_whose_reader_has_gone_is_no_error(monkeypatch):
+  """rich would end the process with 1."""
+  def table():
+    terminal.print_table(['a'], [['b']])
+    sys.stdout.flush()
+  read, write = os.pipe()
+  os.close(read)
+  with open(write, 'w', encoding='utf-8') as stream:
+    monkeypatch.setattr(sys, 'stdout', stream)
+    assert ends.guarded(table) == 0
