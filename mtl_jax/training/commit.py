@@ -197,7 +197,7 @@ def made(run: run_lib.Run, entry: plan.Entry,
       entry.name, impression, method, run.system.shared(entry.name, metadata),
       entry.task.transforms, run.data.parameters(entry.task),
       entry.task.classes, metadata, np.zeros(0))
-  if metadata['method']['defined_in'] is not None:
+  if metadata['method']['defined_in'] and method.abilities.searched is None:
     claims.require_trained(run.system, entry, stored, trained())
   arrays['probe'] = run.system.outputs(
       stored, probe_images(run, entry.task.source))

@@ -52,7 +52,8 @@ def _kept(value: Any, variables: dict[str, Any]) -> Any:
   if type(value) in (dict, list, set):
     return value
   own = type(value).__module__ == variables.get('__name__')
-  return getattr(value, '__dict__', None) if own else None
+  found = getattr(value, '__dict__', None) if own else None
+  return found if isinstance(found, dict) else None
 
 
 @contextlib.contextmanager

@@ -13,6 +13,17 @@ from mtl_jax import methods
 from mtl_jax.methods import base
 
 KEPT: dict = {}
+
+
+class Kind(type):
+  """Of a class, whose variables can't be exchanged."""
+
+
+class Holder(metaclass=Kind):
+  """Of an object that keeps something."""
+
+
+HELD = Holder()
 able = lambda **given: dict(abilities=base.Abilities(**given))
 
 
@@ -22,6 +33,7 @@ def _restored(monkeypatch):
   monkeypatch.setattr(methods.METHODS, '_known', dict(methods.METHODS))
   monkeypatch.setattr(methods, '_OPTIONS', dict(methods._OPTIONS))
   KEPT.clear()
+  vars(HELD).clear()
   yield
   methods.of_options.cache_clear()
 
@@ -101,6 +113,10 @@ def test_sound_claims_are_kept():
             2 if context.group else 3)}),
      'materialise gives .* with other values than bind'),
     (dict(bind=keeping(bind), materialise=if_called),
+     'materialise computes something else where neither init nor bind nor'),
+    (dict(bind=lambda *given: vars(HELD).update(n=1) or bind(*given),
+          materialise=lambda *given: jax.tree.map(
+              lambda x: x + (not vars(HELD)), materialise(*given))),
      'materialise computes something else where neither init nor bind nor'),
     (dict(commit=keeping(commit), materialise=lambda *given: (
         KEPT['called'] and materialise(*given))),
