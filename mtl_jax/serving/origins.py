@@ -37,12 +37,12 @@ def changed(metadata: dict, recipe: dict) -> str:
   return '; '.join(dict.fromkeys(sentence for sentence in found if sentence))
 
 
-def call(metadata: dict, said: str, function: Callable[[], T]) -> T:
+def call(metadata: dict, recipe: dict, function: Callable[[], T]) -> T:
   """Calls a user's function; if it fails, raises a readable error.
 
   Args:
     metadata: metadata of a stored task.
-    said: from `changed`.
+    recipe: recipe of the backbone.
     function: () -> result.
 
   Raises:
@@ -53,7 +53,9 @@ def call(metadata: dict, said: str, function: Callable[[], T]) -> T:
   except ValueError:
     raise
   except Exception as error:  # pylint: disable=broad-except
-    own = (metadata.get('method') or {}).get('defined_in') or {}
+    method = metadata.get('method') or {}
+    own = method.get('defined_in') or {}
+    said = changed(metadata, recipe) if method else ''
     if not said and not own:
       raise
     # A user's function may raise anything.
@@ -64,22 +66,24 @@ def call(metadata: dict, said: str, function: Callable[[], T]) -> T:
                      f'{type(error).__name__}: {error}; {why}') from error
 
 
-def check(metadata: dict, said: str, outputs: Callable[[], aliases.Images],
-          probe: np.ndarray) -> None:
+def check(metadata: dict, recipe: dict,
+          outputs: Callable[[], aliases.Images], probe: np.ndarray) -> None:
   """Refuses a task whose outputs have changed since its commit.
 
   Args:
-    metadata: metadata of a stored task.
-    said: from `changed`; if it is '', nothing is computed.
+    metadata: metadata of a stored task; if nothing has changed, nothing is
+      computed.
+    recipe: recipe of the backbone.
     outputs: () -> its current outputs on the probe images.
     probe: its outputs at the commit.
 
   Raises:
     ValueError: they differ by more than rounding, or can't be computed.
   """
+  said = changed(metadata, recipe)
   if not said:
     return
-  found = np.asarray(call(metadata, said, outputs))
+  found = np.asarray(call(metadata, recipe, outputs))
   if not (found.shape == probe.shape and np.allclose(
       found, probe, rtol=1e-3, atol=2e-2 * float(np.max(np.abs(probe))))):
     raise ValueError(f'task {metadata["name"]} gives other outputs than when '

@@ -11,6 +11,9 @@ from mtl_jax import methods
 from mtl_jax.config import config as config_lib
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
+# Python's errors for mistakes in code.
+_PYTHONS = (ArithmeticError, AssertionError, AttributeError, LookupError,
+            NameError, NotImplementedError, TypeError)
 # Errors that have their own sentence.
 _OWN = (FloatingPointError, ValueError, OSError, MemoryError, ImportError,
         jax.errors.JaxRuntimeError)
@@ -41,11 +44,12 @@ def named(phase: config_lib.Phase) -> Iterator[None]:
   except _OWN:
     raise
   except Exception as error:  # pylint: disable=broad-except
-    if origin is None:
+    own = [] if origin is None else [
+        frame for frame in traceback.extract_tb(error.__traceback__)
+        if pathlib.Path(frame.filename).name == origin['file']
+        and not pathlib.Path(frame.filename).is_relative_to(_PACKAGE)]
+    if origin is None or not (own or isinstance(error, _PYTHONS)):
       raise
-    own = [frame for frame in traceback.extract_tb(error.__traceback__)
-           if pathlib.Path(frame.filename).name == origin['file']
-           and not pathlib.Path(frame.filename).is_relative_to(_PACKAGE)]
     where = (f'{own[-1].name} (line {own[-1].lineno} of {origin["file"]})'
              if own else f'a function of {origin["file"]}')
     raise WrongMethod(

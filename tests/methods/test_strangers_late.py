@@ -1,6 +1,9 @@
 """A stranger's method that fails after the check: a sentence, and no loss."""
 
+import json
+import pathlib
 import shutil
+import types
 
 import pytest
 import tiny
@@ -8,6 +11,7 @@ import tiny
 from mtl_jax import experiment
 from mtl_jax import methods
 from mtl_jax import registry
+from mtl_jax.training import method_errors
 
 PLUGIN = '''
 import jax
@@ -32,6 +36,25 @@ def _restored(monkeypatch):
   monkeypatch.setattr(methods, '_OPTIONS', dict(methods._OPTIONS))
   yield
   methods.of_options.cache_clear()
+
+
+class Own(Exception):
+  """An error of the caller's."""
+
+
+def test_an_error_of_another_file_is_not_the_methods():
+  phase = types.SimpleNamespace(name='a', method='mine')
+  methods.register('mine', lambda: methods.make('supsup'))
+  with pytest.raises(ValueError, match='fails: Own: mine'):
+    with method_errors.named(phase):
+      raise Own('mine')  # in the file that registered the method
+  with pytest.raises(json.JSONDecodeError):
+    with method_errors.named(phase):
+      json.loads('')
+  registry.load_plugins(pathlib.Path(__file__).parents[2] / 'examples/lora.py')
+  with pytest.raises(Own):
+    with method_errors.named(types.SimpleNamespace(name='a', method='lora')):
+      raise Own
 
 
 def test_what_fails_at_the_second_task_is_named_and_mended(tmp_path):
