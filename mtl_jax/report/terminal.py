@@ -72,16 +72,14 @@ def _width(console: console_lib.Console, table: table_lib.Table) -> int:
   return console.measure(table, options=endless).maximum
 
 
-class _Console(console_lib.Console):
-  """A console whose reader may go away, as of all other output."""
-
-  def on_broken_pipe(self) -> None:
-    raise BrokenPipeError
-
-
 def _console() -> console_lib.Console:
   """The terminal; for a pipe or a file a wide one, so that no line wraps."""
-  console = _Console()
-  if console.is_terminal:
-    return console
-  return _Console(width=max(_PIPED, console.width))
+  console = console_lib.Console()
+  if not console.is_terminal:
+    console = console_lib.Console(width=max(_PIPED, console.width))
+  setattr(console, 'on_broken_pipe', _broken)  # rich's ends the process with 1
+  return console
+
+
+def _broken() -> None:
+  raise BrokenPipeError
