@@ -40,7 +40,7 @@ def load(path, plugins=None, **options) -> 'lifecycle.System':
     path: the folder, or the file that `System.export` wrote.
     plugins: a Python file, or several, that register your own methods and
       models that the tasks use.
-    **options: options of `mtl_jax.serving.system.load`.
+    **options: `cache_bytes` of `mtl_jax.serving.system.load`.
 
   Returns:
     `mtl_jax.lifecycle.System`; any number of threads may share it.

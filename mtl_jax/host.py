@@ -79,6 +79,11 @@ def guarded(error: Exception) -> str:
   return _GUARDED if 'Disallowed' in text and 'transfer' in text else ''
 
 
+def expanded(path: str | os.PathLike) -> pathlib.Path:
+  """A path with `~` as the user's home; as it stands, if nobody has one."""
+  return pathlib.Path(os.path.expanduser(path))
+
+
 def memory_bytes() -> int | None:
   """Peak resident memory of this process, in bytes; `None` if it is unknown."""
   try:

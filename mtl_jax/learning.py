@@ -34,7 +34,7 @@ _SUITE = ('image_shape', 'augment', 'normalise', 'drop_shared', 'incomplete')
 _NEVER = ('tasks', 'repeats', 'pool', 'stream', 'tasks_at_once')
 
 
-def learn(system: system_lib.System, source, *, method: str,
+def learn(system: system_lib.System, source, *, method: str | None = None,
           name: str | None = None, phase: str = 'learned',
           **options) -> float | None:
   """Adds one task to a system.
@@ -46,7 +46,7 @@ def learn(system: system_lib.System, source, *, method: str,
     system: from `mtl_jax.load`.
     source: a name for `data.sources.load`, a `Source`, or (images, labels) as
       for `data.sources.from_arrays`.
-    method: name of a method.
+    method: name of a method; it has to be given.
     name: name of the task; `None` takes the source's.
     phase: name of the phase in its record. A method that relies on tasks of
       its own phase finds those that were learned under this name.
@@ -66,6 +66,11 @@ def learn(system: system_lib.System, source, *, method: str,
   if taken:
     raise ValueError(f'learn adds one task and takes no {taken[0]}; write a '
                      'config for more, and run it on the workdir')
+  if method is None:
+    raise ValueError('learn needs a method=, one of '
+                     f'{", ".join(sorted(methods.METHODS))}')
+  if not isinstance(phase, str):
+    raise ValueError(f'phase is {phase!r}; give the name of a phase')
   found = _source(source, name)
   load = lambda other: found if other == found.name else sources.load(other)
   called = names.of_source(found.name) if name is None else name

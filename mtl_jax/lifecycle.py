@@ -98,12 +98,16 @@ def load(path, plugins=None, **options) -> System:
       needed), or an exported file, for which a temporary folder is made.
     plugins: a Python file, or several, that register your own methods and
       models that the tasks use. Nothing is ever imported from a workdir.
-    **options: options of `serving.system.load`.
+    **options: `cache_bytes` of `serving.system.load`.
 
   Raises:
-    ValueError: the path is neither, the backbone can't be made again, or a
-      plugin is missing or fails.
+    ValueError: the path is neither, an option is unknown, the backbone can't
+      be made again, or a plugin is missing or fails.
   """
+  for name in sorted(options.keys() - {'cache_bytes'}):
+    raise ValueError(f'load has no option {name}'
+                     f'{trees.nearest(name, ("plugins", "cache_bytes"))}; it '
+                     'takes plugins and cache_bytes')
   if bucket.is_remote(path) or not (
       folders.local(path).is_file()):
     return system_lib.load(path, plugins, kind=System, **options)

@@ -9,7 +9,6 @@ new value replaces the old one, and cached results of the old one are dropped.
 import contextvars
 import functools
 import hashlib
-import importlib.util
 import inspect
 import os
 import pathlib
@@ -18,6 +17,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from mtl_jax import host
+from mtl_jax import neighbours
 from mtl_jax import trees
 
 _PACKAGE = pathlib.Path(__file__).parent
@@ -88,24 +89,52 @@ class Registry(Mapping):
 
 
 def origin(function: Callable) -> dict | None:
-  """The file that defines a function outside of this package.
+  """The files that define a function outside of this package.
 
   Returns:
-    {'file': its name, 'sha256': of its content}, or `None`.
+    {'file': name of its file, 'sha256': of its content, 'beside': {name:
+    sha256} of the files of its folder that were imported, if there are any},
+    or `None`.
   """
-  while isinstance(function, functools.partial):
-    function = function.func
-  try:
-    found = inspect.getsourcefile(inspect.unwrap(function))
-  except TypeError:
-    found = None
-  if found is None or not os.path.exists(found):
-    return {'file': getattr(function, '__module__', 'unknown'), 'sha256': ''}
+  found = _source(function)
+  if found is None:
+    return {'file': getattr(_inner(function), '__module__', 'unknown'),
+            'sha256': ''}
   path = pathlib.Path(found)
   if path.is_relative_to(_PACKAGE):
     return None
-  return {'file': path.name,
-          'sha256': hashlib.sha256(path.read_bytes()).hexdigest()}
+  beside = {other.relative_to(path.parent).as_posix(): neighbours.digest(other)
+            for other in neighbours.imported(path)}
+  return {'file': path.name, 'sha256': neighbours.digest(path)} | (
+      {'beside': beside} if beside else {})
+
+
+def namespaces(function: Callable) -> list[dict[str, Any]]:
+  """The variables of the module that defines a function, and of the modules
+  that it imports from its own folder."""
+  inner, found = _inner(function), _source(function)
+  own = getattr(inner, '__globals__', None)
+  if own is None:
+    own = getattr(sys.modules.get(getattr(inner, '__module__', '')),
+                  '__dict__', {})
+  beside = {str(path) for path in neighbours.imported(
+      pathlib.Path(found))} if found else set()
+  return [own] + [vars(module) for module in list(sys.modules.values())
+                  if getattr(module, '__file__', None) in beside]
+
+
+def _inner(function: Callable) -> Callable:
+  while isinstance(function, functools.partial):
+    function = function.func
+  return inspect.unwrap(function)
+
+
+def _source(function: Callable) -> str | None:
+  try:
+    found = inspect.getsourcefile(_inner(function))
+  except TypeError:
+    return None
+  return found if found is not None and os.path.exists(found) else None
 
 
 def check_origin(found: Any, what: str) -> None:
@@ -133,6 +162,13 @@ def changed(then: dict | None, now: dict | None) -> str:
   """
   if now == then:
     return ''
+  if then and now and all(then[key] == now[key] for key in ('file', 'sha256')):
+    if 'beside' not in then:  # recorded by a version that did not look there
+      return ''
+    files, there = ({**found.get('beside', {})} for found in (then, now))
+    name = min(name for name in files | there
+               if files.get(name) != there.get(name))
+    return f'{name}, which {now["file"]} imports, is another file now'
   named = [f'{found["file"]} (SHA-256 {found["sha256"][:12] or "unknown"})'
            if found else 'mtl_jax itself' for found in (now, then)]
   return f'{named[0]} now defines what {named[1]} defined then'
@@ -196,19 +232,19 @@ def load_plugins(paths: Iterable[Any] | str | os.PathLike | None) -> None:
                        'Python file')
     if not os.fspath(given_path):
       raise ValueError("plugins: the path is ''; give that of a Python file")
-    path = pathlib.Path(given_path).expanduser().resolve()
+    path = host.expanded(given_path).resolve()
     if not path.is_file():
       raise ValueError(f'plugins: there is no file {path}')
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
     name = f'mtl_jax_plugin_{path.stem}_{digest}'
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-      raise ValueError(f'plugins: {path} is not a Python file')
-    module = importlib.util.module_from_spec(spec)
+    try:
+      module = neighbours.module_of(name, path)
+    except ValueError as error:
+      raise ValueError(f'plugins: {error}') from error
     sys.modules[name] = module
     token = _LOADING.set(_Loading(path, claimed))
     try:
-      spec.loader.exec_module(module)
+      neighbours.run(module, path)
     except (Exception, SystemExit) as error:
       del sys.modules[name]
       raise ValueError(f'plugins: {path} failed: {type(error).__name__}: '

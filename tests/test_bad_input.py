@@ -17,7 +17,7 @@ from mtl_jax.config import plan
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.storage import json_records
-from mtl_jax.training import commit
+from mtl_jax.training import claims
 
 
 def assert_refused(config, folder, error, text):
@@ -290,7 +290,7 @@ def test_nan_in_an_impression_is_never_stored(tmp_path, part):
   bad = impressions.Impression(**{part: {'w': jnp.array([1., jnp.nan])}})
   with pytest.raises(FloatingPointError,
                      match=f'permuted-00 would leave {part}/w with NaN'):
-    commit.require_sound(entry, bad, {})
+    claims.require_sound(entry, bad, {})
 
 
 def test_labels_outside_the_range():

@@ -19,6 +19,7 @@ from mtl_jax.config import config as config_lib
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.training import claims
 from mtl_jax.training import commit
 from mtl_jax.training import loop
 
@@ -179,16 +180,16 @@ def test_soundness_of_what_a_task_leaves():
   entry = type('Entry', (), {'name': 'a', 'phase': tiny.make('one').phases[0]})
   with pytest.raises(FloatingPointError,
                      match='would leave scores or weights/w with NaN'):
-    commit.require_finite(entry, {'scores or weights': {
+    claims.require_finite(entry, {'scores or weights': {
         'w': np.full((2, 2), NAN), 'b': None}})
   impression = commit.impressions.Impression(
       masks={'w': np.zeros((2, 2), bool)})
   with pytest.raises(ValueError, match='would leave an empty mask of w, thr'):
-    commit.require_sound(entry, impression, {})
+    claims.require_sound(entry, impression, {})
   sound = impression._replace(masks={'w': np.eye(2, dtype=bool), 'b': None})
-  commit.require_sound(entry, sound, {})
+  claims.require_sound(entry, sound, {})
   with pytest.raises(FloatingPointError, match='would leave shared/owner with'):
-    commit.require_sound(entry, sound, {'owner': np.array([NAN])})
+    claims.require_sound(entry, sound, {'owner': np.array([NAN])})
 
 
 def test_seconds_are_divided_by_the_tasks_that_shared_them(tmp_path,

@@ -3,6 +3,10 @@
 As in a notebook: cells are run again, with other code under the same names.
 """
 
+import builtins
+import os
+import sys
+
 import flax.linen as nn
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from PIL import Image
 from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import registry
+from mtl_jax.config import files
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.evolution import spaces
@@ -145,3 +150,52 @@ def test_a_file_that_is_edited_later_is_not_what_was_registered(tmp_path):
   registry.load_plugins(path)
   assert methods.METHODS.origin('mine')['sha256'] != before['sha256']
   assert methods.METHODS.origin('supsup') is None
+
+
+def test_a_file_beside_it_that_is_edited_is_another_method(
+    tmp_path, monkeypatch):
+  monkeypatch.syspath_prepend(tmp_path)
+  plugin, first, last = (tmp_path / f'{name}.py' for name in (
+      'beside_mine', 'beside_one', 'beside_pack/last'))
+  last.parent.mkdir()
+  (last.parent / '__init__.py').write_text('')
+  plugin.write_text(
+      'from beside_one import make\nfrom mtl_jax import methods\n'
+      "methods.register('mine', lambda: make())\n")
+  first.write_text('def make():\n  from beside_pack import last\n'
+                   '  return last.make()\n')
+  last.write_text('from mtl_jax.methods import dedicated\n\n'
+                  "def make():\n  return dedicated.dedicated(('.*',))\n")
+  (tmp_path / 'beside_other.py').write_text('# Nothing imports it.\n')
+
+  def origin():
+    registry.load_plugins(plugin)
+    return methods.METHODS.origin('mine')
+  then = origin()
+  assert list(then['beside']) == ['beside_one.py', 'beside_pack/__init__.py',
+                                  'beside_pack/last.py']
+  assert methods.make('mine').facts() == {}
+  last.write_text(last.read_text().replace(
+      "('.*',))", "('.*',))._replace(facts=lambda: {'edited': True})"))
+  now = origin()
+  assert methods.make('mine').facts() == {'edited': True}
+  assert registry.changed(then, now) == (
+      'beside_pack/last.py, which beside_mine.py imports, is another file now')
+  # As earlier versions recorded it.
+  assert not registry.changed({key: then[key] for key in (
+      'file', 'sha256')}, now)
+  assert methods.METHODS.origin('supsup') is None
+
+
+@pytest.mark.parametrize('read', [registry.load_plugins, files.load])
+def test_an_edit_that_keeps_size_and_time_is_seen(
+    tmp_path, monkeypatch, read):
+  """As after a copy that keeps times, or with a clock that was set back."""
+  monkeypatch.setattr(sys, 'dont_write_bytecode', False)
+  path, seen = tmp_path / 'mine.py', []
+  monkeypatch.setattr(builtins, 'seen', seen, raising=False)
+  for value in (1, 2):
+    path.write_text(f'seen.append({value})\nget_config = dict\n')
+    os.utime(path, (1000, 1000))
+    read(str(path))
+  assert seen == [1, 2]

@@ -93,7 +93,8 @@ def test_pmap_and_meshes_stand_in_parallel_alone():
 # From the bottom up. A part of mtl_jax, a module or a package, may import the
 # layers below its own, and a package its own modules.
 LAYERS = (
-    ('host', 'json_files', 'messages', '_version', '_top_k', 'aliases'),
+    ('host', 'json_files', 'messages', '_version', '_top_k', 'aliases',
+     'neighbours'),
     ('trees',),
     ('registry', 'fields', 'fans', '_mask_leaves'),
     ('masks',),
@@ -289,7 +290,9 @@ def test_a_session_with_many_configs_does_not_grow():
   assert {(path, name) for path in FILES
           for name in growing((ROOT / path).read_text())} == {
               # Filled by `register` alone, which replaces.
-              ('mtl_jax/methods/__init__.py', '_OPTIONS')}
+              ('mtl_jax/methods/__init__.py', '_OPTIONS'),
+              # By file beside a user's own that was run.
+              ('mtl_jax/neighbours.py', '_SEEN')}
 
 
 def test_the_probes_for_hidden_state_can_see_it():

@@ -25,7 +25,17 @@ def _as_ascii(error):
 
 
 def plain_output() -> None:
-  """Makes output replace characters that a terminal cannot show."""
+  """Makes output replace characters that a terminal cannot show.
+
+  Output that is closed (`>&-`) goes nowhere; otherwise the next file that is
+  opened would have its place.
+  """
+  while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
+    pass
+  os.close(opened)
+  for name in ('stdout', 'stderr'):
+    if getattr(sys, name) is None:
+      setattr(sys, name, open(os.devnull, 'w', encoding='utf-8'))
   codecs.register_error('mtl_jax_ascii', _as_ascii)
   for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, 'reconfigure'):  # not where a test captures it
@@ -71,7 +81,7 @@ _FULL = (errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC))
 def _of_system(error: OSError) -> str:
   """A sentence for an error of the operating system, such as a full disk."""
   if error.filename is None or error.strerror is None:
-    said = str(error) or type(error).__name__
+    said = error.strerror or str(error) or type(error).__name__
   else:
     said = f'{error.filename}: {error.strerror}'
   if error.errno in _FULL:

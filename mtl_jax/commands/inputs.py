@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mtl_jax import host
 from mtl_jax.data import folders
 from mtl_jax.data import pictures
 
@@ -40,7 +41,7 @@ def read(paths: Iterable[str], shape: tuple[int, ...], dtype: str) -> Inputs:
   names: list[str] = []
   parts: list[np.ndarray] = []
   for given in paths:
-    path = pathlib.Path(given).expanduser()
+    path = host.expanded(given)
     if path.is_dir():
       files = [f for f in sorted(path.rglob('*')) if f.is_file()
                and not any(part.startswith('.') for part in

@@ -5,15 +5,16 @@ import csv
 import fnmatch
 import io
 import json
-import pathlib
 import sys
 from typing import Any
 
 import numpy as np
 
+from mtl_jax import host
 from mtl_jax import lifecycle
 from mtl_jax.commands import inputs
 from mtl_jax.serving import system as system_lib
+from mtl_jax.storage import whole_files
 
 DESCRIPTION = (
     'Predicts the class of images, its probability, and those of all '
@@ -57,8 +58,8 @@ def main(given: argparse.Namespace) -> int | None:
   if given.batch_size < 1:
     raise ValueError(f'--batch_size is {given.batch_size}; it must be at '
                      'least 1')
-  if given.output is not None and pathlib.Path(
-      given.output).expanduser().is_dir():
+  if given.output is not None and host.expanded(
+      given.output).is_dir():
     raise ValueError(f'--output={given.output} is a folder; name a file')
   form = given.format or (
       'json' if str(given.output).endswith('.json') else 'csv')
@@ -76,9 +77,7 @@ def main(given: argparse.Namespace) -> int | None:
   if given.output is None:
     sys.stdout.write(text)
   else:
-    path = pathlib.Path(given.output).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding='utf-8')
+    whole_files.write(host.expanded(given.output), text.encode())
   return None
 
 

@@ -4,7 +4,6 @@ import argparse
 import ast
 import contextlib
 import logging
-import pathlib
 
 import jax
 
@@ -109,7 +108,7 @@ def _profile(given, workdir):
   if given.profile is None:
     yield lambda: None
     return
-  folder = (pathlib.Path(given.profile).expanduser() if given.profile
+  folder = (host.expanded(given.profile) if given.profile
             else workdir_lib.Workdir(workdir).root / 'profile')
   profile = host.Profile(folder)
   try:
@@ -143,7 +142,7 @@ def _set_jax(given: argparse.Namespace) -> None:
     except (TypeError, ValueError, AttributeError) as error:
       raise ValueError(f'--jax_{name} is {text!r}: {error}') from error
   if given.compilation_cache is not None:
-    folder = pathlib.Path(given.compilation_cache).expanduser()
+    folder = host.expanded(given.compilation_cache)
     folder.mkdir(parents=True, exist_ok=True)
     jax.config.update('jax_compilation_cache_dir', str(folder))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)

@@ -4,6 +4,7 @@ import argparse
 import ast
 import contextlib
 import csv
+import io
 import itertools
 import re
 import shlex
@@ -20,6 +21,7 @@ from mtl_jax.config import overrides
 from mtl_jax.report import seeds as seeds_lib
 from mtl_jax.report import terminal
 from mtl_jax.storage import json_records
+from mtl_jax.storage import whole_files
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import sizing
 
@@ -198,8 +200,9 @@ def gather(place: sweep_place.Place, jobs: Iterable[engines.Job]) -> None:
     return
   rows = seeds_lib.table(by_setting)
   table = place.folder / 'sweep.csv'
-  with table.open('w', newline='', encoding='utf-8') as out:
-    csv.writer(out).writerows([seeds_lib.COLUMNS, *rows])
+  text = io.StringIO()
+  csv.writer(text).writerows([seeds_lib.COLUMNS, *rows])
+  whole_files.write(table, text.getvalue().encode())
   place.send(table)
   terminal.print_table(seeds_lib.COLUMNS, rows)
 

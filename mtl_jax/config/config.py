@@ -178,7 +178,9 @@ def _phase(name: str, given: dict) -> phase_lib.Phase:
                      f'{", ".join(sorted(every))}')
   flat = any(v is not None for v in options.values())
   prefix = where if flat else f'{where}options.'
-  options |= fields.as_dict(given.get('options') or {}, f'{where}options')
+  options |= fields.as_dict(
+      {} if given.get('options') is None else given['options'],
+      f'{where}options')
   tasks = given.get('tasks')
   if isinstance(tasks, range):  # as a tuple, its numbers would be two ends
     if tasks.step != 1:

@@ -5,13 +5,14 @@ argument is the text after a colon, as in `part_five_tasks.py:2,4`.
 """
 
 import ast
-import importlib.util
 import inspect
 import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from mtl_jax import host
+from mtl_jax import neighbours
 from mtl_jax import registry
 from mtl_jax import trees
 
@@ -63,14 +64,14 @@ def find(given: str) -> Given:
                      '--list_configs')
   known = shipped()
   for name, argument in _readings(given):
-    path = pathlib.Path(name).expanduser()
+    path = host.expanded(name)
     if path.is_file() and path.suffix == '.py':
       return Given(path, argument)
     short = re.sub(r'^configs[/\\]', '', name).removesuffix('.py')
     if short in known:
       return Given(known[short], argument)
   name, _ = _readings(given)[0]
-  path = pathlib.Path(name).expanduser()
+  path = host.expanded(name)
   if path.exists():
     raise ValueError(f'--config: {path} is no Python file; a config is one '
                      'with get_config()')
@@ -102,11 +103,9 @@ def load(given: str) -> Any:
       the file and the error.
   """
   path, argument = find(given)
-  spec = importlib.util.spec_from_file_location(f'config_{path.stem}', path)
-  assert spec is not None and spec.loader is not None
-  module = importlib.util.module_from_spec(spec)
+  module = neighbours.module_of(f'config_{path.stem}', path)
   try:
-    spec.loader.exec_module(module)
+    neighbours.run(module, path)
   except (Exception, SystemExit) as error:
     raise ValueError(_failed(path, error)) from error
   make = getattr(module, 'get_config', None)

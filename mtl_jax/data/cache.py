@@ -22,6 +22,7 @@ import tempfile
 
 import numpy as np
 
+from mtl_jax import host
 _LONGEST = 200  # bytes; disks allow 255, including '.npz' and the like
 
 
@@ -33,11 +34,11 @@ def directory(cache_dir=None):
   '/tmp/images'
   """
   if cache_dir is not None:
-    return pathlib.Path(cache_dir).expanduser()
+    return host.expanded(cache_dir)
   if os.environ.get('MTL_JAX_CACHE'):
-    return pathlib.Path(os.environ['MTL_JAX_CACHE']).expanduser()
+    return host.expanded(os.environ['MTL_JAX_CACHE'])
   home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  return pathlib.Path(home).expanduser() / 'mtl_jax'
+  return host.expanded(home) / 'mtl_jax'
 
 
 def path(name, version, split, cache_dir=None):

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mtl_jax import host
 from mtl_jax.data import cache
 from mtl_jax.data import pictures
 
@@ -68,7 +69,7 @@ def read(name, root, size, cache_dir) -> Folder:
     ValueError: a class has no images, a file can't be read, or a folder
       contains itself or occurs twice; names it.
   """
-  root = pathlib.Path(root).expanduser()
+  root = host.expanded(root)
   if not root.is_dir():
     raise FileNotFoundError(f'source {name!r}: there is no folder {root}; give '
                             'the folder of your images, as in '

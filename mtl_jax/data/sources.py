@@ -27,11 +27,11 @@ import functools
 import hashlib
 import logging
 import os
-import pathlib
 import re
 
 import numpy as np
 
+from mtl_jax import host
 from mtl_jax import registry
 from mtl_jax.data import arrays
 from mtl_jax.data import cache
@@ -87,7 +87,7 @@ def _state(name):
     return None
   base = readers.split_size(plain)[0].removeprefix(f'{kind}:')
   for given in (path, base, base.removesuffix('!label')):
-    found = pathlib.Path(given).expanduser()
+    found = host.expanded(given)
     if found.exists():
       return folders.snapshot(found)
   return None
@@ -107,7 +107,7 @@ def _load(name, cache_dir, tfds_dir, state):
                                name=f'{own}={name}')
   kind, _, path = name.partition(':')
   base, size = readers.split_size(name)
-  if kind in ('folder', 'table') and pathlib.Path(path).expanduser().exists():
+  if kind in ('folder', 'table') and host.expanded(path).exists():
     base, size = name, None  # what looks like a size belongs to the path
   if kind == 'table':
     return _table(name, base[len('table:'):])
@@ -168,8 +168,8 @@ def _digits():
 
 
 def _folder(name, root, size, cache_dir):
-  alike = root.endswith('!label') and not pathlib.Path(
-      root).expanduser().exists()
+  alike = root.endswith('!label') and not host.expanded(
+      root).exists()
   found = folders.read(name, root.removesuffix('!label') if alike else root,
                        size, cache_dir)
   parts = {k: Arrays(*v) for k, v in found.splits.items()}
@@ -194,7 +194,7 @@ def _pooled(parts):
 
 
 def _table(name, path):
-  path = pathlib.Path(path).expanduser()
+  path = host.expanded(path)
   numbers = tables.read(name, path)
   digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
   # Scaled in float64; data scaled in float32 have another version.

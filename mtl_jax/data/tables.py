@@ -1,10 +1,11 @@
 """Tables of numbers, and texts, as plain arrays: tasks without images."""
 
 import collections
-import pathlib
 import re
 
 import numpy as np
+
+from mtl_jax import host
 
 WORDS, LENGTH = 10000, 128
 
@@ -19,7 +20,7 @@ def read(name, path):
     FileNotFoundError: there is no such file.
     ValueError: it is not a table of at least two columns of finite numbers.
   """
-  path = pathlib.Path(path).expanduser()
+  path = host.expanded(path)
   if not path.is_file():
     raise FileNotFoundError(f'source {name!r}: there is no file {path}')
   with path.open() as file:

@@ -119,6 +119,11 @@ def options_of(name: str, given: dict | None = None, where: str = '') -> Any:
 @functools.lru_cache(maxsize=256)
 def of_options(name: str, options: Any) -> Method:
   """The method with these options; equal options give the same object."""
+  return anew(name, options)
+
+
+def anew(name: str, options: Any) -> Method:
+  """The method with these options, from another call of its factory."""
   keywords = _OPTIONS[name].keywords
   try:
     method = METHODS[name](options) if keywords is None else METHODS[name](

@@ -88,3 +88,39 @@ def early_stop(settings: EarlyStop) -> Watch:
     return state, shared
 
   return Watch(start, after_epoch, finish)
+
+
+def checked(watch: Watch) -> Watch:
+  """The watch, held to return what the module's docstring says.
+
+  Raises:
+    ValueError: by its functions; names the one that returns something else.
+  """
+  def start(state, shared):
+    return _memory('start', watch.start(state, shared))
+
+  def after_epoch(*given):
+    memory, state, shared = _values(
+        'after_epoch', watch.after_epoch(*given), 3, '(memory, state, shared)')
+    return _memory('after_epoch', memory), state, shared
+
+  def finish(*given):
+    return _values('finish', watch.finish(*given), 2, '(state, shared)')
+  return Watch(start, after_epoch, finish)
+
+
+def _values(name: str, found, count: int, wanted: str) -> tuple:
+  if not isinstance(found, tuple) or len(found) != count:
+    raise ValueError(f'{name} of the watch must return {wanted}; it returned '
+                     f'{found!r:.80}')
+  return found
+
+
+def _memory(name: str, memory) -> dict:
+  if not isinstance(memory, dict) or 'stop' not in memory or not all(
+      isinstance(leaf, (np.ndarray, np.generic, jax.Array))
+      for leaf in jax.tree.leaves(memory)):
+    raise ValueError(f'{name} of the watch must return its memory as a dict of '
+                     "arrays, with a bool 'stop' among them; it returned "
+                     f'{memory!r:.80}')
+  return memory

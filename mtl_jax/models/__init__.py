@@ -140,8 +140,10 @@ def make(name: str, outputs: int, **options) -> Network:
 
   Raises:
     ValueError: the name is unknown (lists the known ones and the nearest), or
-      an option is.
+      an option is, or `outputs` is no number.
   """
+  if not trees.is_number(outputs):
+    raise ValueError(f'outputs is {outputs!r}; give the number of logits')
   plain = checks.options(name, MODELS[name], options,
                          MODELS.origin(name) is None)
   return _make(name, outputs, tuple(sorted(plain.items())))

@@ -29,7 +29,6 @@ leaves out all else that is missing or `None`.
 import base64
 import hashlib
 import json
-import os
 import pathlib
 
 from mtl_jax import trees
@@ -38,6 +37,7 @@ from mtl_jax.report import capacity as capacity_report
 from mtl_jax.report import figures as figures_lib
 from mtl_jax.report import inference as inference_report
 from mtl_jax.report import rows as rows_lib
+from mtl_jax.storage import whole_files
 
 _TEMPLATES = pathlib.Path(__file__).parent / 'templates'
 _LONG = 40  # above this number of tasks, the terminal shows one row per phase
@@ -82,13 +82,7 @@ def write(path, run: dict, records: list[dict], summary: dict) -> None:
   if path.is_dir() or not path.absolute().parent.is_dir():
     raise ValueError(f'{path} is no place for a page: name a file in a folder '
                      'that exists')
-  text = render(run, records, summary)
-  partial = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  try:
-    partial.write_text(text, encoding='utf-8')
-    os.replace(partial, path)
-  finally:
-    partial.unlink(missing_ok=True)
+  whole_files.write(path, render(run, records, summary).encode())
 
 
 def table(records: list[dict], summary: dict, narrow: bool = False):

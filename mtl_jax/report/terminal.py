@@ -75,6 +75,11 @@ def _width(console: console_lib.Console, table: table_lib.Table) -> int:
 def _console() -> console_lib.Console:
   """The terminal; for a pipe or a file a wide one, so that no line wraps."""
   console = console_lib.Console()
-  if console.is_terminal:
-    return console
-  return console_lib.Console(width=max(_PIPED, console.width))
+  if not console.is_terminal:
+    console = console_lib.Console(width=max(_PIPED, console.width))
+  setattr(console, 'on_broken_pipe', _broken)  # rich's ends the process with 1
+  return console
+
+
+def _broken() -> None:
+  raise BrokenPipeError

@@ -37,47 +37,54 @@ def changed(metadata: dict, recipe: dict) -> str:
   return '; '.join(dict.fromkeys(sentence for sentence in found if sentence))
 
 
-def call(name: str, said: str, function: Callable[[], T]) -> T:
+def call(metadata: dict, recipe: dict, function: Callable[[], T]) -> T:
   """Calls a user's function; if it fails, raises a readable error.
 
   Args:
-    name: name of the task.
-    said: from `changed`.
+    metadata: metadata of a stored task.
+    recipe: recipe of the backbone.
     function: () -> result.
 
   Raises:
-    ValueError: the function failed, and its file has changed.
+    ValueError: the function failed, and is a user's.
   """
   try:
     return function()
   except ValueError:
     raise
   except Exception as error:  # pylint: disable=broad-except
-    if not said:
+    method = metadata.get('method') or {}
+    own = method.get('defined_in') or {}
+    said = changed(metadata, recipe) if method else ''
+    if not said and not own:
       raise
     # A user's function may raise anything.
-    raise ValueError(f'task {name} cannot be made again: '
-                     f'{type(error).__name__}: {error}; {said}{_REMEDY}'
-                     ) from error
+    why = f'{said}{_REMEDY}' if said else (
+        f'correct the method in {own["file"]}, which may need nothing but what '
+        'is stored')
+    raise ValueError(f'task {metadata["name"]} cannot be made again: '
+                     f'{type(error).__name__}: {error}; {why}') from error
 
 
-def check(name: str, said: str, outputs: Callable[[], aliases.Images],
-          probe: np.ndarray) -> None:
+def check(metadata: dict, recipe: dict,
+          outputs: Callable[[], aliases.Images], probe: np.ndarray) -> None:
   """Refuses a task whose outputs have changed since its commit.
 
   Args:
-    name: name of the task.
-    said: from `changed`; if it is '', nothing is computed.
+    metadata: metadata of a stored task; if nothing has changed, nothing is
+      computed.
+    recipe: recipe of the backbone.
     outputs: () -> its current outputs on the probe images.
     probe: its outputs at the commit.
 
   Raises:
     ValueError: they differ by more than rounding, or can't be computed.
   """
+  said = changed(metadata, recipe)
   if not said:
     return
-  found = np.asarray(call(name, said, outputs))
+  found = np.asarray(call(metadata, recipe, outputs))
   if not (found.shape == probe.shape and np.allclose(
       found, probe, rtol=1e-3, atol=2e-2 * float(np.max(np.abs(probe))))):
-    raise ValueError(f'task {name} gives other outputs than when it was '
-                     f'learned: {said}{_REMEDY}')
+    raise ValueError(f'task {metadata["name"]} gives other outputs than when '
+                     f'it was learned: {said}{_REMEDY}')

@@ -237,10 +237,10 @@ class StoredTasks:
     arrays, metadata = self.read(name)
     chosen = transforms.from_json(metadata['transforms'])
     method = self.method(name, metadata)
-    said = origins.changed(metadata, self.backbone.recipe)
     return StoredTask(
         name, jax.tree.map(_on_device, self._impression(arrays, metadata)),
-        method, origins.call(name, said, lambda: self.shared(name, metadata)),
+        method, origins.call(metadata, self.backbone.recipe,
+                             lambda: self.shared(name, metadata)),
         chosen,
         jax.tree.map(_on_device, pipeline.parameters(
             chosen, tuple(metadata['source_shape']))),

@@ -234,7 +234,9 @@ class System(stored_tasks.StoredTasks):
   def effective(self, stored: StoredTask
                 ) -> tuple[aliases.Params, aliases.Stats]:
     """A task's parameters (see `impressions.materialise`) and statistics."""
-    return (self.materialise(stored.method, stored.impression, stored.shared),
+    make = lambda: self.materialise(stored.method, stored.impression,
+                                    stored.shared)
+    return (origins.call(stored.metadata, self.backbone.recipe, make),
             stored.impression.stats or self.backbone.stats)
 
   def materialise(self, method: methods.Method,
@@ -314,8 +316,7 @@ class System(stored_tasks.StoredTasks):
 
   def _load_task(self, key: stored_tasks.Key) -> StoredTask:
     stored = super()._load_task(key)
-    said = origins.changed(stored.metadata, self.backbone.recipe)
-    origins.check(stored.name or '', said, lambda: self.outputs(
+    origins.check(stored.metadata, self.backbone.recipe, lambda: self.outputs(
         stored, probes.of_task(self.probe, stored.metadata)), stored.probe)
     return stored
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import filelock
 
 from mtl_jax import parallel
+from mtl_jax.storage import disk_errors
 
 
 @contextlib.contextmanager
@@ -54,7 +55,8 @@ def held(root: pathlib.Path) -> Iterator[None]:
     logging.warning('%s cannot be locked (%s): see to it that one process '
                     'works there at a time', root, error)
   try:
-    holder.write_text(f'{platform.node()}, pid {os.getpid()}')
+    with disk_errors.named(holder):
+      holder.write_text(f'{platform.node()}, pid {os.getpid()}')
     yield
   finally:
     if lock.is_locked:

@@ -6,6 +6,7 @@ import re
 import stat
 from collections.abc import Iterator
 
+from mtl_jax import host
 from mtl_jax.storage import removal
 
 
@@ -24,7 +25,7 @@ def local(path) -> pathlib.Path:
         f'{os.fspath(path)} is a remote address ({remote[1]}:), which only the '
         'workdir of a run or sweep can have; give a folder or file of this '
         'machine')
-  return pathlib.Path(path).expanduser()
+  return host.expanded(path)
 
 
 def storable(path: pathlib.Path) -> pathlib.Path:

@@ -10,6 +10,7 @@ import zipfile
 
 import numpy as np
 
+from mtl_jax import host
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import tensor_file
 
@@ -26,7 +27,7 @@ def read(path) -> dict[str, np.ndarray]:
     FileNotFoundError: the path doesn't exist.
     ValueError: the form is unknown, the file is damaged, or it has no arrays.
   """
-  path = pathlib.Path(path).expanduser()
+  path = host.expanded(path)
   if not os.path.exists(path):  # False of a name that is too long, too
     raise FileNotFoundError(f'there are no weights at {path}; backbone.weights '
                             f'is the path of {_FORMS}')

@@ -11,7 +11,8 @@ def replace(path: pathlib.Path, content: bytes,
             part: tuple[pathlib.Path, str] | None = None) -> None:
   """Replaces a file as a whole, or leaves it unchanged.
 
-  An error leaves nothing behind; a kill may leave the part.
+  An error leaves nothing behind; a kill may leave the part. Into a device or
+  a pipe, which stay, the content is written.
 
   Args:
     path: path of the file.
@@ -19,7 +20,11 @@ def replace(path: pathlib.Path, content: bytes,
     part: folder, and begin of the name, of the new file until it is whole;
       beside `path` by default, as `.NAME.`.
   """
-  folder, prefix = part or (path.parent, f'.{path.name}.')
+  if path.exists() and not path.is_file():
+    with disk_errors.named(path):
+      path.write_bytes(content)
+    return
+  folder, prefix = part or (path.parent, f'.{path.name[:100]}.')
   handle, name = tempfile.mkstemp(dir=folder, prefix=prefix)
   try:
     with disk_errors.named(path), os.fdopen(handle, 'wb') as file:
@@ -31,3 +36,9 @@ def replace(path: pathlib.Path, content: bytes,
   except BaseException:
     pathlib.Path(name).unlink(missing_ok=True)
     raise
+
+
+def write(path: pathlib.Path, content: bytes) -> None:
+  """`replace`, which makes the folders, and keeps a link to the file."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  replace(path.resolve(), content)

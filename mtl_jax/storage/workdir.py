@@ -362,4 +362,4 @@ class Workdir:
 def _string(name: Any) -> str:
   if not isinstance(name, str):
     raise ValueError(f'the name of a task is {name!r}; give a string')
-  return name
+  return str(name)  # of a numpy.str_, which paths can't have

@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -26,6 +27,7 @@ from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
 from mtl_jax.storage import removal
 from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.training import claims
 from mtl_jax.training import evaluate
 from mtl_jax.training import run as run_lib
 from mtl_jax.training import writers
@@ -95,8 +97,10 @@ def commit(run: run_lib.Run, entry: plan.Entry, state: single.State,
   seconds = time.perf_counter() - started
   record = describe(run, entry, impression, curve, trained, measured, seconds,
                     extra)
-  write(run, [made(run, entry, impression, shared, record, given.relied,
-                   kept_by)])
+  write(run, [made(run, entry, impression, record, given.relied, kept_by,
+                   lambda: single.bind(
+                       entry.phase.make_method(), run.system.backbone.params,
+                       parallel.local(state.trainable), shared, entry.route))])
   if not keeps:
     return given
   _forget(run, entry.name)
@@ -112,12 +116,12 @@ def leave(run: run_lib.Run, entry: plan.Entry, state: single.State,
     ValueError: a mask is empty.
   """
   trainable, stats = parallel.local((state.trainable, state.stats))
-  require_finite(entry, {'scores or weights': trainable})
+  claims.require_finite(entry, {'scores or weights': trainable})
   impression, after = entry.phase.make_method().commit(
       run.system.backbone.params, trainable, shared, entry.route)
   if run.system.backbone.stats:
     impression = impression._replace(stats=stats)
-  require_sound(entry, impression, {} if after is shared else after)
+  claims.require_sound(entry, impression, {} if after is shared else after)
   return impression, after
 
 
@@ -161,9 +165,23 @@ def describe(run: run_lib.Run, entry: plan.Entry,
 
 
 def made(run: run_lib.Run, entry: plan.Entry,
-         impression: impressions.Impression, shared: dict, record: dict,
-         relied: tuple[str, ...], kept_by: str | None) -> checkpoint.Made:
-  """An entry's checkpoint, for `write`; its record gets the bytes it takes."""
+         impression: impressions.Impression, record: dict,
+         relied: tuple[str, ...], kept_by: str | None,
+         trained: Callable[[], trees.Tree]) -> checkpoint.Made:
+  """An entry's checkpoint, for `write`; its record gets the bytes it takes.
+
+  Args:
+    run: the run.
+    entry: what was learned.
+    impression: what it left.
+    record: its record.
+    relied: names of the tasks that `shared` was made from.
+    kept_by: as in `Given`.
+    trained: () -> the parameters at the last step.
+
+  Raises:
+    WrongMethod: a user's method leaves another network than it trained.
+  """
   method = entry.phase.make_method()
   own = impression_arrays.impression_to_arrays(impression)
   arrays, referred = run.system.index.split(own)
@@ -176,9 +194,11 @@ def made(run: run_lib.Run, entry: plan.Entry,
                              for name in relied}
     metadata |= run.system.drawn(metadata)
   stored = system_lib.StoredTask(
-      entry.name, impression, method, shared, entry.task.transforms,
-      run.data.parameters(entry.task), entry.task.classes, metadata,
-      np.zeros(0))
+      entry.name, impression, method, run.system.shared(entry.name, metadata),
+      entry.task.transforms, run.data.parameters(entry.task),
+      entry.task.classes, metadata, np.zeros(0))
+  if metadata['method']['defined_in'] and method.abilities.searched is None:
+    claims.require_trained(run.system, entry, stored, trained())
   arrays['probe'] = run.system.outputs(
       stored, probe_images(run, entry.task.source))
   return checkpoint.Made(run.workdir.task(entry.name), arrays, metadata)
@@ -202,27 +222,6 @@ def write(run: run_lib.Run, tasks: list[checkpoint.Made]) -> None:
     writers.write(run.config, run.workdir.root, line)
   # A start makes the line of a checkpoint again, should this one be lost.
   json_records.append_lines(run.workdir.metrics, lines, flush=False)
-
-
-def require_finite(entry, parts) -> None:
-  for name, leaf in trees.flatten(parts).items():
-    leaf = None if leaf is None else np.asarray(leaf)
-    if leaf is not None and leaf.dtype.kind not in 'biu' and (
-        not np.isfinite(leaf).all()):
-      raise FloatingPointError(
-          f'task {entry.name} would leave {name} with NaN or infinity; '
-          f'nothing was stored; {entry.phase.slower()}')
-
-
-def require_sound(entry, impression, shared) -> None:
-  """Refuses what would be stored but can't be right."""
-  require_finite(entry, impression._asdict() | {'shared': shared})
-  for name, leaf in trees.flatten(impression.masks or {}).items():
-    if leaf is not None and np.ndim(leaf) > 1 and not np.asarray(leaf).any():
-      raise ValueError(
-          f'task {entry.name} would leave an empty mask of {name}, through '
-          'which no signal passes; nothing was stored. Keep a higher density, '
-          f'or lower the weight decay, or {entry.phase.slower()}')
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
@@ -284,7 +283,7 @@ def _facts(run, entry, impression, curve, trained) -> dict:
                       ('train', trained.seconds), ('busy', trained.busy),
                       ('validate', trained.validating or None))
                   if seconds is not None},
-      'basis': None} | phase.make_method().facts()
+      'basis': None} | claims.facts(phase.make_method())
 
 
 def thin(curve: dict) -> dict:

@@ -18,6 +18,8 @@ from mtl_jax import methods
 from mtl_jax import parallel
 from mtl_jax import trees
 from mtl_jax.config import plan
+from mtl_jax.steps import single
+from mtl_jax.training import claims
 from mtl_jax.training import commit as commit_lib
 from mtl_jax.training import driver as driver_lib
 from mtl_jax.training import drivers
@@ -88,16 +90,24 @@ def _together(run, entries, state, given, curves, trained,
   made = []
   for i, (entry, own, one) in enumerate(zip(entries, curves, measured)):
     impression = jax.tree.map(lambda x, i=i: x[i], found)
-    commit_lib.require_sound(entry, impression, {})
+    claims.require_sound(entry, impression, {})
     record = commit_lib.describe(run, entry, impression, own, trained, one,
                                  seconds, more[i])
-    made.append(commit_lib.made(run, entry, impression, shared, record,
-                                given.relied, given.kept_by))
+    made.append(commit_lib.made(
+        run, entry, impression, record, given.relied, given.kept_by,
+        functools.partial(_bound, run, entry, state, i, shared)))
     if impression.values is not None:  # the next one may refer to them
       commit_lib.write(run, [made.pop()])
   if made:
     commit_lib.write(run, made)
   return given
+
+
+def _bound(run, entry, state, i: int, shared):
+  """The parameters of a group's entry i at its last step."""
+  return single.bind(
+      entry.phase.make_method(), run.system.backbone.params,
+      jax.tree.map(lambda x: x[i], state.trainable), shared, entry.route)
 
 
 def _leave(run, entries, state, everywhere, shared):
@@ -125,7 +135,7 @@ def _leave(run, entries, state, everywhere, shared):
           route, run.backbone.params, everywhere, (),
           evaluate.place(state.trainable))))
   for i in np.flatnonzero(~sound):
-    commit_lib.require_finite(entries[i], {'scores or weights': jax.tree.map(
+    claims.require_finite(entries[i], {'scores or weights': jax.tree.map(
         lambda x, i=i: x[i], state.trainable)})
   return found._replace(stats=state.stats) if run.backbone.stats else found
 

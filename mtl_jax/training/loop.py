@@ -190,7 +190,7 @@ def _watch(phase: config_lib.Phase) -> watch.Watch | None:
   """The watch that reads the validation splits after every epoch, or `None`."""
   own = phase.make_method().abilities.watch
   if own is not None:
-    return own(phase.early_stop)
+    return watch.checked(own(phase.early_stop))
   return (None if phase.early_stop is None
           else watch.early_stop(phase.early_stop))
 

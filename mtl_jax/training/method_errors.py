@@ -1,22 +1,29 @@
 """Errors in the functions of a user's method."""
 
 import contextlib
+import pathlib
 import traceback
 from collections.abc import Iterator
+
+import jax
 
 from mtl_jax import methods
 from mtl_jax.config import config as config_lib
 
-# Python's errors for mistakes in code; other errors have their own sentence.
+_PACKAGE = pathlib.Path(__file__).parents[1]
+# Python's errors for mistakes in code.
 _PYTHONS = (ArithmeticError, AssertionError, AttributeError, LookupError,
             NameError, NotImplementedError, TypeError)
+# Errors that have their own sentence.
+_OWN = (FloatingPointError, ValueError, OSError, MemoryError, ImportError,
+        jax.errors.JaxRuntimeError)
 
 
 class WrongMethod(ValueError):
   """A method breaks the contract; the message says which function, and how."""
 
 
-def failed(name: str, error: Exception) -> WrongMethod:
+def failed(name: str, error: BaseException) -> WrongMethod:
   """The error for a function of a method that raised an exception."""
   return WrongMethod(f'{name} fails: {type(error).__name__}: '
                      f'{" ".join(str(error).split())[:400]}')
@@ -34,13 +41,15 @@ def named(phase: config_lib.Phase) -> Iterator[None]:
   origin = methods.METHODS.origin(phase.method)
   try:
     yield
-  except FloatingPointError:
-    raise  # has its sentence
-  except _PYTHONS as error:
-    if origin is None:
+  except _OWN:
+    raise
+  except Exception as error:  # pylint: disable=broad-except
+    own = [] if origin is None else [
+        frame for frame in traceback.extract_tb(error.__traceback__)
+        if pathlib.Path(frame.filename).name == origin['file']
+        and not pathlib.Path(frame.filename).is_relative_to(_PACKAGE)]
+    if origin is None or not (own or isinstance(error, _PYTHONS)):
       raise
-    own = [frame for frame in traceback.extract_tb(error.__traceback__)
-           if frame.filename.rpartition('/')[2] == origin['file']]
     where = (f'{own[-1].name} (line {own[-1].lineno} of {origin["file"]})'
              if own else f'a function of {origin["file"]}')
     raise WrongMethod(
@@ -49,7 +58,7 @@ def named(phase: config_lib.Phase) -> Iterator[None]:
         'function, and start again') from error
 
 
-def raised_in(error: Exception) -> str:
+def raised_in(error: BaseException) -> str:
   """The package that raised an error."""
   frame, module = error.__traceback__, ''
   while frame is not None:

@@ -13,6 +13,7 @@ from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.training import commit
 from mtl_jax.training import gradients
+from mtl_jax.training import method_errors
 from mtl_jax.training import run as run_lib
 
 
@@ -30,6 +31,7 @@ class Preparation:
     self.kept_by: str | None = None
     self.last: plan.Entry | None = None  # learned by an earlier start
     self.given: commit.Given | None = None
+    self.routes: tuple[methods.Route, ...] = ()
 
   def of(self, group: list[plan.Entry]) -> commit.Given:
     """The result of `prepare` for a group, on the devices."""
@@ -37,8 +39,10 @@ class Preparation:
       self.kept, self.kept_by = restore_kept(self.run, self.last)
       self.last = None
     names = tuple(e.name for e in plan.relied(self.before, group))
+    routes = tuple(entry.route for entry in group)
     if (self.given is None or self.given.relied != names or self.kept
-        or self.method.abilities.per_group):
+        or self.routes != routes or self.method.abilities.per_group):
+      self.routes = routes
       shared = self.method.prepare(context(self.run, group, names, self.kept))
       self.given = commit.Given(parallel.put(shared), names, self.kept_by)
     return self.given
@@ -63,8 +67,20 @@ def context(run: run_lib.Run, group: list[plan.Entry], names: tuple[str, ...],
       run_key(run.config.seed), methods.Group(
           tuple(entry.route for entry in group), parallel.local(kept),
           functools.partial(backbone_lib.another_draw, backbone),
-          lambda member, like, sample: gradients.scores(
-              run, group[member], like, sample)))
+          lambda member, like, sample: _gradient(run, group, member, like,
+                                                 sample)))
+
+
+def _gradient(run: run_lib.Run, group: list[plan.Entry], member: int, like,
+              sample: int):
+  """`Group.gradient`: of images that only this group has."""
+  phase = group[0].phase
+  if not phase.make_method().abilities.per_group:
+    raise method_errors.WrongMethod(
+        f'phase {phase.name}: method {phase.method}: prepare reads the '
+        'gradients of the tasks that will be trained next, which differ from '
+        'group to group; declare per_group=True in its abilities')
+  return gradients.scores(run, group[member], like, sample)
 
 
 def run_key(seed: int):

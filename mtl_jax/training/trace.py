@@ -3,40 +3,25 @@
 An error in a method shows at the start, not after training.
 """
 
-import json
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mtl_jax import impressions
-from mtl_jax import json_files
 from mtl_jax import methods
 from mtl_jax import trees
 from mtl_jax.config import plan
 from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.storage import impression_arrays
+from mtl_jax.training import calls
+from mtl_jax.training import claims
+from mtl_jax.training import fresh
 from mtl_jax.training import method_errors
 from mtl_jax.training import preparation
 
-_CONCRETE = (jax.errors.TracerArrayConversionError,
-             jax.errors.ConcretizationTypeError,
-             jax.errors.TracerIntegerConversionError,
-             jax.errors.TracerBoolConversionError)
 WrongMethod = method_errors.WrongMethod
 failed = method_errors.failed
-
-CLOSE = .05  # of a leaf's largest value: room for impressions of few bits
-# Keys of a task's record, and of its line in the log, that the library sets.
-RECORDED = frozenset({
-    'accuracy', 'batch_size', 'bytes', 'classes', 'control', 'curve', 'data',
-    'density', 'entry', 'kind', 'loss', 'merged', 'method',
-    'peak_memory_bytes', 'phase', 'pooled', 'repeat', 'search', 'seconds',
-    'seed', json_files.SEAL, 'steps', 'task', 'validation'})
-_BASIS = {'kind': str, 'size': int}  # of the report's figures
-# Errors of these packages don't say which function of the method failed.
-_BELOW = ('jax', 'jaxlib', 'numpy', 'flax', 'optax')
 
 
 class Traced(NamedTuple):
@@ -67,7 +52,9 @@ def of_group(method: methods.Method, backbone: backbone_lib.Backbone,
       function and the leaf.
     ValueError: a function of the method itself raised it.
   """
-  _require_facts(method)
+  own = methods.METHODS.origin(group[0].phase.method) is not None
+  before = fresh.state(group[0].phase) if own else []
+  claims.facts(method)
   routes = tuple(entry.route for entry in group)
   params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
                         backbone.params)
@@ -78,14 +65,41 @@ def of_group(method: methods.Method, backbone: backbone_lib.Backbone,
         params, tuple(earlier), key, methods.Group(
             routes, {}, lambda number: params, None)))
 
-  shared = _traced('prepare', prepare, params, earlier)
+  init = lambda p, s: method.init(key, p, s, plan.init_route(group))
+  shared = calls.traced('prepare', prepare, params, earlier)
   _require_dict('prepare', shared)
-  trainable = _traced('init', lambda p, s: method.init(
-      key, p, s, plan.init_route(group)), params, shared)
+  trainable = calls.traced('init', init, params, shared)
   _require_trainable(method, trainable)
   bind = lambda p, t, s: method.bind(p, t, s, route)
-  bound = _traced('bind', bind, params, trainable, shared)
+  bound = calls.traced('bind', bind, params, trainable, shared)
   _require_used('bind', 'init gives', bind, params, trainable, shared)
+  made = _committed(method, backbone, (params, trainable, shared), route)
+  there, stored = claims.loaded(method, params, earlier, key, made, shared)
+  calls.require_equal(bound, stored, ('bind', 'materialise'),
+                      'both must give the same network')
+  if made.path is None and made.structure is None:
+    _require_taken(backbone, params, bound, route)
+  _require_used('materialise', 'commit leaves', method.materialise, params,
+                made, there)
+  claims.require(method, params, made, trainable, shared, there, bound, route)
+  if own:
+    for name, function, args in (
+        ('prepare', prepare, (params, earlier)),
+        ('init', init, (params, shared)),
+        ('bind', bind, (params, trainable, shared)),
+        ('commit', lambda p, t, s: method.commit(p, t, s, route),
+         (params, trainable, shared)),
+        ('penalty', method.penalty, (trainable,)),
+        ('materialise', method.materialise, (params, made, there))):
+      calls.require_pure(name, function, *args)
+    fresh.require_stored(method, group[0].phase, before, params, made, there)
+    if not earlier and jax.process_count() == 1:
+      _require_same_values(method, backbone, prepare, key, group)
+  return Traced(made, shared)
+
+
+def _committed(method, backbone, given, route) -> impressions.Impression:
+  """The impression that `commit` leaves, as shapes."""
   same = []
 
   def commit(p, t, s):
@@ -96,7 +110,7 @@ def of_group(method: methods.Method, backbone: backbone_lib.Backbone,
       _require_arrays(result)
     return result
 
-  left = _traced('commit', commit, params, trainable, shared)
+  left = calls.traced('commit', commit, *given)
   if not isinstance(left, tuple) or len(left) != 2:
     found = (f'{len(left)} values' if type(left) is tuple else
              f'a {type(left).__name__}')
@@ -107,16 +121,7 @@ def of_group(method: methods.Method, backbone: backbone_lib.Backbone,
   _require_dict('commit', after)
   if not same[-1]:
     _require_kept(after)
-  stored = _traced('materialise', method.materialise, params, made, shared)
-  _require_equal(bound, stored)
-  if made.path is None and made.structure is None:
-    _require_taken(backbone, params, bound, route)
-  _require_used('materialise', 'commit leaves', method.materialise, params,
-                made, shared)
-  if methods.METHODS.origin(group[0].phase.method) and not earlier and (
-      jax.process_count() == 1):
-    _require_same_values(method, backbone, prepare, key, group)
-  return Traced(made, shared)
+  return made
 
 
 def _require_same_values(method, backbone, prepare, key, group) -> None:
@@ -132,66 +137,15 @@ def _require_same_values(method, backbone, prepare, key, group) -> None:
     moved = jax.tree.map(
         lambda x: x + .05 * jax.random.normal(key, x.shape, x.dtype), start)
     made, _ = method.commit(params, moved, shared, route)
-    return (method.bind(params, moved, shared, route),
-            method.materialise(params, made, shared),
-            method.materialise(params, made, shared))
+    return (method.bind(params, moved, shared, route), method.materialise(
+        params, made, claims.alone(method, params, [], key)))
   try:
-    bound, stored, again = map(trees.flatten, both(params))
+    bound, stored = map(trees.flatten, both(params))
   except ValueError:
     raise
   except Exception as error:  # pylint: disable=broad-except
     raise failed('init, bind, commit or materialise', error) from error
-  for name, leaf in bound.items():
-    if leaf is None or not leaf.size:
-      continue
-    one, other = (np.asarray(x, np.float32) for x in (leaf, stored[name]))
-    most = float(np.max(np.abs(one - other)))
-    if not most <= CLOSE * float(np.max(np.abs(one))):
-      raise WrongMethod(
-          f'materialise gives {name} with other values than bind, by up to '
-          f'{most:.3g}: the network that is stored must be the one that was '
-          'trained, to rounding')
-    if not np.allclose(other, np.asarray(again[name], np.float32), 1e-5, 1e-6):
-      raise WrongMethod(
-          f'materialise gives {name} with other values when it is called again '
-          'with the same arrays: it must be a pure function of them; put what '
-          'is drawn into the impression')
-
-
-def _traced(name, function, *args):
-  try:
-    return jax.eval_shape(function, *args)
-  except _CONCRETE as error:
-    raise WrongMethod(
-        f'{name} reads the values of its arrays, but the check before training '
-        'has none: use jax.numpy and lax in it, not Python or NumPy '
-        f'({str(error).splitlines()[0]})') from error
-  except Exception as error:  # pylint: disable=broad-except
-    if (isinstance(error, ValueError)
-        and method_errors.raised_in(error) not in _BELOW):
-      raise
-    raise failed(name, error) from error
-
-
-def _require_facts(method) -> None:
-  """Refuses facts that JSON can't represent, or that replace other values."""
-  try:
-    facts = method.facts()
-    json.dumps(facts, allow_nan=False)
-    if not isinstance(facts, dict) or not all(
-        isinstance(name, str) for name in facts):
-      raise TypeError(f'{facts!r} is no dict with names')
-    taken = sorted(RECORDED & facts.keys())
-    if taken:
-      raise TypeError(f'{taken[0]!r} is what every record says; choose another '
-                      'name')
-    if facts.get('basis') is not None:
-      json_files.check(facts['basis'], _BASIS, 'facts', 'the basis')
-  except (TypeError, ValueError) as error:
-    raise WrongMethod('facts must give values that JSON has, by name: '
-                      f'{error}') from error
-  except Exception as error:  # pylint: disable=broad-except
-    raise failed('facts', error) from error
+  claims.require_close(bound, stored)
 
 
 def _require_trainable(method, trainable) -> None:
@@ -207,14 +161,14 @@ def _require_trainable(method, trainable) -> None:
   if not any(leaf is not None and leaf.size for leaf in leaves.values()):
     raise WrongMethod('init gives arrays without a number: nothing would be '
                       'trained')
-  penalty = _traced('penalty', method.penalty, trainable)
+  penalty = calls.traced('penalty', method.penalty, trainable)
   if getattr(penalty, 'shape', None) != () or jnp.issubdtype(
       penalty.dtype, jnp.complexfloating):
     raise WrongMethod('penalty must give a number; it gives '
-                      f'{_said(penalty)}')
+                      f'{calls.said(penalty)}')
   if method.abilities.rates is None:
     return
-  rates = _traced('rates', method.abilities.rates, trainable)
+  rates = calls.traced('rates', method.abilities.rates, trainable)
   wanted, given = ({name for name, leaf in trees.flatten(tree).items()
                     if leaf is not None} for tree in (trainable, rates))
   for name in sorted(wanted ^ given):
@@ -225,18 +179,12 @@ def _require_trainable(method, trainable) -> None:
   for name, rate in trees.flatten(rates).items():
     if rate is not None and rate.shape not in ((), leaves[name].shape):
       raise WrongMethod('rates must give a number for every leaf; of '
-                        f'{name or "an array"} it gives {_said(rate)}')
+                        f'{name or "an array"} it gives {calls.said(rate)}')
 
 
 def _require_used(name, what, function, params, given, shared) -> None:
   """Refuses a function whose result does not depend on its input."""
-  count = len(jax.tree.leaves(params)), len(jax.tree.leaves(given))
-  closed = jax.make_jaxpr(function)(params, given, shared)
-  used = {id(v) for v in closed.jaxpr.invars[count[0]:sum(count)]}
-  for equation in closed.jaxpr.eqns:
-    if any(id(v) in used for v in equation.invars):
-      used |= {id(v) for v in equation.outvars}
-  if not any(id(v) in used for v in closed.jaxpr.outvars):
+  if not calls.reads(function, (params, given, shared), 1):
     raise WrongMethod(f'{name} does not depend on what {what}: nothing would '
                       'be learned')
 
@@ -262,7 +210,7 @@ def _require_taken(backbone, params, bound, route) -> None:
         ) from error
   if logits.ndim != 2 or logits.shape[1] < route.classes:
     raise WrongMethod(f'bind gives {difference}, and the network then gives '
-                      f'{_said(logits)} for 2 images of {route.classes} '
+                      f'{calls.said(logits)} for 2 images of {route.classes} '
                       'classes')
 
 
@@ -273,14 +221,9 @@ def _difference(one: dict, backbone: dict) -> str:
             f'the leaf {name}, which the backbone lacks')
   for name, leaf in one.items():
     if leaf is None or backbone[name].shape != leaf.shape:
-      return (f'{name} as {_said(leaf)}, but the backbone has '
-              f'{_said(backbone[name])}')
+      return (f'{name} as {calls.said(leaf)}, but the backbone has '
+              f'{calls.said(backbone[name])}')
   return ''
-
-
-def _said(leaf) -> str:
-  return (f'{leaf.dtype}{leaf.shape}' if hasattr(leaf, 'dtype') else
-          f'a {type(leaf).__name__}')
 
 
 def _require_arrays(left) -> None:
@@ -346,20 +289,3 @@ def _require_storable(made, backbone) -> None:
       if part == 'masks' and leaf.dtype != bool:
         raise WrongMethod(f'commit leaves a mask of {name} with the dtype '
                           f'{leaf.dtype}; masks are bool')
-
-
-def _require_equal(bound, stored) -> None:
-  """Refuses a method whose `bind` and `materialise` give other networks."""
-  one, other = trees.flatten(bound), trees.flatten(stored)
-  for name in sorted(set(one) ^ set(other)):
-    where = 'bind' if name in one else 'materialise'
-    raise WrongMethod(f'{where} gives the leaf {name}, which the other one of '
-                      'bind and materialise does not; both must give the same '
-                      'network')
-  for name, leaf in one.items():
-    if leaf is None and other[name] is None:
-      continue
-    if (leaf.shape, leaf.dtype) != (other[name].shape, other[name].dtype):
-      raise WrongMethod(
-          f'materialise gives {name} as {_said(other[name])}, but bind as '
-          f'{_said(leaf)}; both must give the same network')

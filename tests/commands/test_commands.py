@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import os
 import re
 import shlex
 import sys
@@ -14,6 +15,7 @@ from mtl_jax import host
 from mtl_jax.commands import ends
 from mtl_jax.config import files
 from mtl_jax.config import overrides
+from mtl_jax.report import terminal
 
 
 @pytest.mark.parametrize('argv', [['--help'], ['-h'], ['help']])
@@ -237,3 +239,32 @@ def test_a_report_goes_into_a_file(tmp_path, capsys):
                           f'--output={place}']) == 1
     assert f'error: {place} is no place for a page: name a file' in (
         capsys.readouterr().err)
+
+
+@pytest.mark.parametrize('closed', ['>&-', '>&- 2>&-', '<&- >&- 2>&-'])
+def test_closed_output_is_no_error(tmp_path, closed):
+  """No file that is opened gets its place."""
+  done = tiny.call(
+      ['sh', '-c', f'exec "$@" {closed}', 'sh', sys.executable, '-c',
+       'import os, sys; from mtl_jax import commands\n'
+       f"code = commands.main(['verify', '--workdir={tmp_path}/no'])\n"
+       f"assert code == 1 and os.open('{__file__}', os.O_RDONLY) > 2\n"
+       "assert commands.main(['--version']) == 0"])
+  assert done.returncode == 0
+
+
+def test_the_home_of_nobody_is_a_name(capsys):
+  assert commands.main(['verify', '--workdir=~nobody-of-this-name/x']) == 1
+  assert '~nobody-of-this-name/x; give the workdir' in capsys.readouterr().err
+
+
+def test_a_table_whose_reader_has_gone_is_no_error(monkeypatch):
+  """rich would end the process with 1."""
+  def table():
+    terminal.print_table(['a'], [['b']])
+    sys.stdout.flush()
+  read, write = os.pipe()
+  os.close(read)
+  with open(write, 'w', encoding='utf-8') as stream:
+    monkeypatch.setattr(sys, 'stdout', stream)
+    assert ends.guarded(table) == 0

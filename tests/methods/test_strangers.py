@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from strangers import GOOD, bind, commit, config, init, materialise, update
 
 from mtl_jax import impressions
 from mtl_jax import masks
@@ -34,47 +35,6 @@ def _restored(monkeypatch):
   monkeypatch.setattr(loop, 'learn_phase', None)
   yield
   methods.of_options.cache_clear()
-
-
-def init(key, backbone, shared, route):
-  """A low rank for each kernel, as in examples/lora.py."""
-  del shared, route
-  return {name.replace('/', '.'): {
-      'a': jax.random.normal(key, (w.shape[0], 2)),
-      'b': jnp.zeros((2, w.shape[1]))}
-          for name, w in trees.flatten(backbone).items()}
-
-
-def update(backbone, pairs):
-  return trees.map_named(
-      lambda name, w: w + pairs[name.replace('/', '.')]['a'] @ pairs[
-          name.replace('/', '.')]['b'], backbone)
-
-
-def bind(backbone, pairs, shared, route):
-  del shared, route
-  return update(backbone, pairs)
-
-
-def commit(backbone, pairs, shared, route):
-  del backbone, route
-  return impressions.Impression(parts={'pairs': pairs}), shared
-
-
-def materialise(backbone, impression, shared):
-  del shared
-  return update(backbone, impression.parts['pairs'])
-
-
-GOOD = methods.Method(init, bind, commit, materialise)
-
-
-def config(factory, options=None, **changes):
-  methods.register('mine', factory)
-  return configs.small(
-      phases__a=dict(method='mine', tasks=(0, 2), steps=5,
-                     options=options or {}, **changes),
-      phases__b=configs.REMOVED, schedule=('a',))
 
 
 def leave(**parts):
@@ -136,7 +96,7 @@ def test_the_method_that_is_changed_is_sound():
     # materialise
     (dict(materialise=lambda *given: jax.tree.map(
         lambda w: w * (1 + .01 * random.random()), materialise(*given))),
-     'materialise gives .* with other values when it is called again .*pure'),
+     'materialise computes something else when it is called again .*pure'),
     (dict(init=lambda key, backbone, shared, route: {'a': jnp.zeros(3)}),
      "bind fails: KeyError: 'Dense_0.kernel'"),
     (dict(init=lambda key, backbone, shared, route: 'weights'),

@@ -173,3 +173,32 @@ def test_a_cutoff_needs_an_accuracy():
   watched = sparsify.sparsify(sparsify.Sparsify(start=1., cutoff=.9), STOP)
   with pytest.raises(ValueError, match='cutoff is an accuracy'):
     follow(watched, [(1., None)], OWNER)
+
+
+@pytest.mark.parametrize('changes, sentence', [
+    (dict(start=lambda state, shared: None), 'start of the watch must return '
+     "its memory as a dict of arrays, with a bool 'stop' .*; it returned None"),
+    (dict(start=lambda state, shared: {}), 'start of the watch .* returned {}'),
+    (dict(start=lambda state, shared: {'stop': False, 'best': 'none'}),
+     'start of the watch must return its memory as a dict of arrays'),
+    (dict(after_epoch=lambda memory, state, shared, loss, accuracy: (
+        memory, state)), r'after_epoch .* return \(memory, state, shared\)'),
+    (dict(after_epoch=lambda memory, state, shared, loss, accuracy: (
+        None, state, shared)), 'after_epoch of the watch must return its mem'),
+    (dict(finish=lambda memory, state, shared: None),
+     r'finish of the watch must return \(state, shared\); it returned None'),
+])
+def test_what_a_watch_must_return(changes, sentence):
+  stop = {'stop': np.bool_(False)}
+  good = watch.checked(watch.Watch(
+      lambda state, shared: stop,
+      lambda memory, state, shared, loss, accuracy: (memory, state, shared),
+      lambda memory, state, shared: (state, shared)))
+
+  def call(own):
+    memory = own.start('state', {})
+    own.after_epoch(memory, 'state', {}, 1., .5)
+    return own.finish(memory, 'state', {})
+  assert call(good) == ('state', {})
+  with pytest.raises(ValueError, match=sentence):
+    call(watch.checked(good._replace(**changes)))

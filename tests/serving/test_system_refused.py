@@ -5,6 +5,7 @@ import pytest
 import tiny
 
 import mtl_jax
+from mtl_jax import models
 from mtl_jax.serving import verification
 
 IMAGES = np.zeros((4, 8, 8, 1), np.uint8)
@@ -30,6 +31,17 @@ def test_names_of_tasks_are_strings(system, method, name):
 
 
 @pytest.mark.parametrize('call, said', [
+    (lambda s: mtl_jax.load(s.workdir.root, foo=1), 'load has no option foo'),
+    (lambda s: mtl_jax.load(s.workdir.root, plugin='a.py'),
+     r'load has no option plugin \(did you mean: plugins\?\)'),
+    (lambda s: s.learn('digits'), 'learn needs a method=, one of batche, '),
+    (lambda s: s.learn('digits', method='supsup', phase=['a']),
+     r"phase is \['a'\]; give the name"),
+    (lambda s: s.learn('digits', method='supsup', options=np.ones(2)),
+     'phases.learned.options'),
+    (lambda s: models.make('lenet_300_100', [10]), r'outputs is \[10\]; give'),
+    (lambda s: s.rename(np.str_('permuted-00'), 'permuted-01'),
+     'there is a task permuted-01 already'),
     (lambda s: s.predict_mixed(IMAGES, 3), 'tasks must be a sequence .*got 3'),
     (lambda s: s.identify(IMAGES, names=3), 'names is 3; give the names of'),
     (lambda s: s.identify(IMAGES, names=PAIR, rule=['one_shot']),

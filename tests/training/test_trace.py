@@ -17,6 +17,7 @@ from mtl_jax.methods import base
 from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import workdir as workdir_lib
+from mtl_jax.training import claims
 from mtl_jax.training import loop
 from mtl_jax.training import trace
 
@@ -80,7 +81,7 @@ def test_what_the_library_records_is_reserved(tmp_path):
       line = json.loads(line)
       keys |= line.keys() if line['kind'] == 'task' else set()
   assert {'search', 'validation', 'merged', 'sha256'} <= keys
-  assert keys - trace.RECORDED == {'basis'}  # which methods may state
+  assert keys - claims.RECORDED == {'basis'}  # which methods may state
 
 
 @pytest.mark.parametrize('changes, text', [

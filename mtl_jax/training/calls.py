@@ -1,0 +1,149 @@
+"""Calls a method's functions on shapes alone, and names what is wrong."""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from mtl_jax import trees
+from mtl_jax.training import method_errors
+
+_CONCRETE = (jax.errors.TracerArrayConversionError,
+             jax.errors.ConcretizationTypeError,
+             jax.errors.TracerIntegerConversionError,
+             jax.errors.TracerBoolConversionError)
+WrongMethod = method_errors.WrongMethod
+# Errors of these packages don't say which function of the method failed.
+_BELOW = ('jax', 'jaxlib', 'numpy', 'flax', 'optax')
+
+
+def traced(name: str, function: Callable, *args) -> Any:
+  """The shapes that a function returns.
+
+  Args:
+    name: its name in the contract, for messages.
+    function: of the method.
+    *args: trees of arrays or shapes.
+
+  Raises:
+    WrongMethod: it fails, needs the values of its arrays, or changes the trees
+      that it is given.
+    ValueError: the function itself raised it.
+  """
+  try:
+    return jax.eval_shape(_unchanged(name, function), *args)
+  except _CONCRETE as error:
+    raise WrongMethod(
+        f'{name} reads the values of its arrays, but the check before training '
+        'has none: use jax.numpy and lax in it, not Python or NumPy '
+        f'({str(error).splitlines()[0]})') from error
+  except (Exception, SystemExit) as error:
+    if (isinstance(error, ValueError)
+        and method_errors.raised_in(error) not in _BELOW):
+      raise
+    raise method_errors.failed(name, error) from error
+
+
+def _unchanged(name: str, function: Callable) -> Callable:
+  """The function, held to leave the trees that it is given as they are.
+
+  Outside of jit they are those of the backbone and of stored tasks.
+  """
+  @functools.wraps(function)
+  def call(*args):
+    before, structure = jax.tree.flatten(args)
+    result = function(*args)
+    after, now = jax.tree.flatten(args)
+    if now != structure or any(a is not b for a, b in zip(before, after)):
+      raise WrongMethod(
+          f'{name} changes a dict that it is given, from which other tasks are '
+          'made too: build a new one, such as {**given, name: value}')
+    return result
+  return call
+
+
+def require_pure(name: str, function: Callable, *args) -> None:
+  """Refuses a function that does something else when it is called again.
+
+  A run that goes on after a kill calls it in a new process. What it computes
+  is compared as a program, with the constants in it; no array is computed.
+
+  Raises:
+    WrongMethod: the two programs differ, or the second call fails.
+  """
+  one = program(name, function, *args)
+  if one != program(name, function, *args):
+    raise WrongMethod(
+        f'{name} computes something else when it is called again with the '
+        'same arguments: it must be a pure function of them. Draw with the '
+        "key of init or of prepare's context, not with random or numpy.random, "
+        'and keep nothing in Python variables')
+
+
+def program(name: str, function: Callable, *args) -> tuple:
+  """What a function computes, as a value that can be compared."""
+  try:
+    # A function of its own, as JAX keeps what it traced by the function.
+    closed = jax.make_jaxpr(lambda *given: function(*given))(*args)
+  except Exception as error:  # pylint: disable=broad-except
+    raise method_errors.failed(f'{name}, called once more,', error) from error
+  return re.sub(r'\b0x[0-9a-f]+', '', str(closed.jaxpr)), tuple(
+      map(_bits, closed.consts))
+
+
+def _bits(constant) -> Any:
+  if jax.dtypes.issubdtype(constant.dtype, jax.dtypes.extended):
+    constant = jax.random.key_data(constant)
+  return np.asarray(constant).tobytes()
+
+
+def reads(function: Callable, args: tuple, which: int) -> bool:
+  """Whether what a function computes depends on one of its arguments.
+
+  Args:
+    function: of trees of arrays.
+    args: its arguments, trees of arrays or shapes.
+    which: index of the argument.
+  """
+  counts = [len(jax.tree.leaves(arg)) for arg in args]
+  closed = jax.make_jaxpr(lambda *given: function(*given))(*args)
+  first = sum(counts[:which])
+  used = {id(v) for v in closed.jaxpr.invars[first:first + counts[which]]}
+  for equation in closed.jaxpr.eqns:
+    if any(id(v) in used for v in equation.invars):
+      used |= {id(v) for v in equation.outvars}
+  return any(id(v) in used for v in closed.jaxpr.outvars)
+
+
+def said(leaf) -> str:
+  """A leaf by its dtype and shape, for messages."""
+  return (f'{leaf.dtype}{leaf.shape}' if hasattr(leaf, 'dtype') else
+          f'a {type(leaf).__name__}')
+
+
+def require_equal(one: trees.Tree, other: trees.Tree, names: tuple[str, str],
+                  why: str) -> None:
+  """Refuses two functions that give trees of other leaves, shapes or dtypes.
+
+  Args:
+    one: from the first function, as shapes.
+    other: from the second one.
+    names: of the two functions.
+    why: end of the message.
+  """
+  given = [trees.flatten(one), trees.flatten(other)]
+  for name in sorted(set(given[0]) ^ set(given[1])):
+    where = names[name not in given[0]]
+    raise WrongMethod(f'{where} gives the leaf {name}, which the other one of '
+                      f'{" and ".join(names)} does not; {why}')
+  for name, leaf in given[0].items():
+    found = given[1][name]
+    if leaf is None and found is None:
+      continue
+    if (getattr(leaf, 'shape', None), getattr(leaf, 'dtype', None)) != (
+        getattr(found, 'shape', None), getattr(found, 'dtype', None)):
+      raise WrongMethod(f'{names[1]} gives {name} as {said(found)}, but '
+                        f'{names[0]} as {said(leaf)}; {why}')

@@ -1,0 +1,46 @@
+"""Files that are replaced as a whole, on a full disk and where no file is."""
+
+import errno
+import os
+import threading
+
+import pytest
+
+from mtl_jax.storage import whole_files
+
+
+def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
+  path = tmp_path / 'answers.csv'
+  whole_files.write(path, b'earlier')
+
+  def full(handle):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  monkeypatch.setattr(os, 'fsync', full)
+  with pytest.raises(OSError) as refused:
+    whole_files.write(path, b'later')
+  assert refused.value.filename == str(path)
+  assert path.read_bytes() == b'earlier'
+  assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pipe_stays_one_and_a_link_too(tmp_path):
+  """Nor is /dev/null replaced, which root could do."""
+  pipe, link, file = (tmp_path / name for name in ('pipe', 'link', 'a/file'))
+  os.mkfifo(pipe)
+  read = []
+  reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()),
+                            daemon=True)
+  reader.start()
+  whole_files.write(pipe, b'content')
+  reader.join(10)
+  assert read == [b'content'] and pipe.is_fifo()
+  link.symlink_to(file)
+  whole_files.write(file, b'one')
+  whole_files.write(link, b'two')
+  assert link.is_symlink() and file.read_bytes() == b'two'
+
+
+def test_a_long_name(tmp_path):
+  path = tmp_path / ('n' * 255)
+  whole_files.replace(path, b'content')
+  assert path.read_bytes() == b'content'
