@@ -17,9 +17,9 @@ for fewer masks is also one for more. `:grid` therefore tries RATES for K = 20,
 `:chosen` learns the ten unseen tasks with the CHOSEN rate for each K.
 
 Hardware: one core of an AMD EPYC.
-Minutes: at least 74. `:grid` and `:chosen`: not run.
+Minutes: at least 74; `:grid` 13, `:chosen` 11.
 Accuracy: 51.2 % (K = 3) to 90.1 % (K = 100) with a heterogeneous basis, 94.2 %
-  with a mask of its own (3 seeds). `:grid` and `:chosen`: not run.
+  with a mask of its own (3 seeds). `:chosen`: 92.4, 94.0 and 93.9 %.
 Results: experiments/impresslearn/README.md
 """
 

@@ -99,7 +99,7 @@ def impresslearn_chosen() -> str:
   accuracy = [collected.phase_accuracy(r) for r in found]
   rows = []
   for name, phase in found[0]['run']['config']['phases'].items():
-    if phase['basis']:
+    if phase.get('basis'):
       rows.append([
           str(phase['basis']['size']), f"{phase['learning_rate']:g}",
           collected.spread([a[name] for a in accuracy]),
