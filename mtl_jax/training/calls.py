@@ -14,10 +14,15 @@ from mtl_jax.training import method_errors
 _CONCRETE = (jax.errors.TracerArrayConversionError,
              jax.errors.ConcretizationTypeError,
              jax.errors.TracerIntegerConversionError,
-             jax.errors.TracerBoolConversionError)
+             jax.errors.TracerBoolConversionError,
+             jax.errors.NonConcreteBooleanIndexError)
 WrongMethod = method_errors.WrongMethod
 # Errors of these packages don't say which function of the method failed.
 _BELOW = ('jax', 'jaxlib', 'numpy', 'flax', 'optax')
+
+
+class NeedsValues(WrongMethod):
+  """A function can't be called on shapes alone."""
 
 
 def traced(name: str, function: Callable, *args) -> Any:
@@ -29,14 +34,14 @@ def traced(name: str, function: Callable, *args) -> Any:
     *args: trees of arrays or shapes.
 
   Raises:
-    WrongMethod: it fails, needs the values of its arrays, or changes the trees
-      that it is given.
+    NeedsValues: it needs the values of its arrays.
+    WrongMethod: it fails, or changes the trees that it is given.
     ValueError: the function itself raised it.
   """
   try:
     return jax.eval_shape(_unchanged(name, function), *args)
   except _CONCRETE as error:
-    raise WrongMethod(
+    raise NeedsValues(
         f'{name} reads the values of its arrays, but the check before training '
         'has none: use jax.numpy and lax in it, not Python or NumPy '
         f'({str(error).splitlines()[0]})') from error

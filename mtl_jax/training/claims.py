@@ -88,9 +88,12 @@ def loaded(method: methods.Method, params, earlier: list, key, made,
     return {}, calls.traced(
         'materialise, with the empty `shared` of a method that does not '
         'declare needs_earlier=True,', method.materialise, params, made, {})
-  found = calls.traced(
-      _LOADED, lambda params, earlier: alone(method, params, earlier, key),
-      params, earlier)
+  try:
+    found = calls.traced(
+        _LOADED, lambda params, earlier: alone(method, params, earlier, key),
+        params, earlier)
+  except calls.NeedsValues:  # it has them then; the commit compares the result
+    found = shared
   if not isinstance(found, dict):
     raise WrongMethod(f'{_LOADED} must return `shared` as a dict of arrays; it '
                       f'returned a {type(found).__name__}')

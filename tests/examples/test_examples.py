@@ -169,7 +169,7 @@ def test_the_task_of_an_example_is_not_guessed(tmp_path, name):
   with pytest.raises(ValueError, match=(
       f'task {EXAMPLES[name].tasks[0]} was learned by {name}, whose '
       'impressions cannot be superposed; name candidates without it')):
-    system.predict(raw(), names=EXAMPLES[name].tasks)
+    system.identify(raw(), names=EXAMPLES[name].tasks)
 
 
 @EACH

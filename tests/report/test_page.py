@@ -7,6 +7,7 @@ import functools
 import hashlib
 import html.parser
 import io
+import os
 import re
 
 import numpy as np
@@ -315,7 +316,7 @@ def test_write_replaces_whole_files(tmp_path, monkeypatch):
 
   def fail(*_):
     raise OSError('disk full')
-  monkeypatch.setattr(report_page.os, 'replace', fail)
+  monkeypatch.setattr(os, 'replace', fail)
   with pytest.raises(OSError, match='disk full'):
     report_page.write(path, *quickstart(3))
   assert path.read_text(encoding='utf-8') == before

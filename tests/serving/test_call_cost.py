@@ -11,6 +11,7 @@ import tiny
 import mtl_jax
 from mtl_jax.data import sources
 from mtl_jax.serving import candidate_shelf
+from mtl_jax.serving import candidates
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import deduplicate
 from mtl_jax.storage import workdir as workdir_lib
@@ -102,9 +103,10 @@ def test_known_tasks_of_a_workdir_that_changes_now_need_no_list(
 
 def test_nameless_candidates_are_chosen_once(system, count):
   read = count(checkpoint, 'load_metadata')
-  assert len(system._choose(MASKED)) == 12
+  choose = lambda: candidates.by_default(MASKED, system.record)
+  assert len(choose()) == 12
   first = len(read)
-  assert len(system._choose(MASKED)) == 12 and len(read) == first
+  assert len(choose()) == 12 and len(read) == first
   with pytest.raises(ValueError, match='permuted-00 left masks and permuted-1'):
     system.identify(IMAGES)
 
