@@ -27,7 +27,7 @@ SHOWN = (
      ('supermasks',), None),
     ('subnetworks', 'mnist_fashion', 'Subnetworks: MNIST and Fashion-MNIST',
      'C3', ('subnetworks',), 'dense'),
-    ('part', 'five_tasks', 'PaRT: digits, clothes and characters', 'C4',
+    ('part', 'bangla', 'PaRT: digits, clothes and characters', 'C4',
      ('part',), 'single'),
     ('munet', 'characters', 'mu2Net: four sets of characters', 'C5',
      ('grow',), 'finetune'),

@@ -78,7 +78,7 @@ def _subnetworks():
 
 
 def _part():
-  found = headline.runs_of('part', 'five_tasks')
+  found = headline.runs_of('part', 'bangla')
   if not found:
     return None
   return ['a path through shared modules',
