@@ -47,7 +47,7 @@ COMMANDS = {
                        "error: unknown method 'supsop' .*mean: supsup.*known.*"
                        'dedicated, impresslearn, .*supsup'),
     'unknown suite': (['--config.suite.kind=permute'],
-                      "error: unknown suite: 'permute' .did you mean: permuted"),
+                      "error: unknown suite: 'permute' .did you mean: permut"),
     'missing data': (['--config.suite.source=mnist'],
                      "error: source 'mnist': missing /nowhere/mnist/VERSION"),
     'no such config': (['--config=/nope.py'], 'nope.py'),
