@@ -261,9 +261,9 @@ class System(stored_tasks.StoredTasks):
     The named tasks are kept in `shelves`, with one bit per weight of a
     supermask; if these exceed `cache_bytes`, they start anew. The call compiles
     again only if a shelf is new or grows (its capacity doubles), or if the rows
-    need more or other blocks than before (powers of two). A shelf
-    holds impressions of one structure: one kind of masks, one basis, or one
-    path through segments or components.
+    need more or other blocks than before (powers of two). A shelf holds
+    impressions of one structure: one kind of masks, one basis, or one path
+    through segments or components.
 
     Args:
       x: uint8 [n, H, W, C], raw images of the tasks' sources; one shape.
