@@ -164,13 +164,17 @@ def robustness(records, summary):
     return None
   canvas, ax = drawing.axes(4.9, 4.3)
   colours = drawing.colours(len(found))
+  kinds = sorted(set().union(*found.values()) - {'none'})
+  styles = dict(zip(kinds, ('-', '--', ':')))
+  for kind, style in styles.items():  # for the legend
+    ax.plot([], style, color='#57606a', label=kind)
   for colour, (phase, values) in zip(colours, found.items()):
-    for style, kind in zip(('-', '--', ':'), sorted(set(values) - {'none'})):
+    ax.plot([], 's', color=colour, label=phase or 'shared')
+    for kind, style in styles.items():
       ax.plot(range(6), [100 * v for v in [values['none'], *values[kind]]],
-              style, color=colour,
-              label=f'{kind}, {phase or "shared"}')
+              style, color=colour)
   ax.set_xlabel('strength')
   ax.set_ylabel('mean accuracy (%)')
-  ax.legend(fontsize=7)
+  drawing.legend(canvas, ax)
   return canvas, ('Mean test accuracy of the tasks on corrupted images. '
                   "PaRT's paper has no such measurement.")

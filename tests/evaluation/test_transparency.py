@@ -186,6 +186,17 @@ def test_a_probe_learns_one_task_from_the_features_of_another(folder, summary):
   assert abs(found[0][1] - found[1][0]) > .1  # so the two cannot be swapped
 
 
+def test_the_figure_of_corruptions_shows_every_measured_phase():
+  curves = {'none': .9, 'blur': [.8] * 5, 'noise': [.7] * 5}
+  canvas, _ = segments_report.robustness([], {'segments': {
+      'robustness': {'': curves, 'single': curves, 'joint': curves}}})
+  legend, = canvas.legends
+  assert [text.get_text() for text in legend.get_texts()] == [
+      'blur', 'noise', 'shared', 'single', 'joint']
+  curves = [line for line in canvas.axes[0].lines if len(line.get_xdata())]
+  assert len(curves) == 6  # three phases, two kinds
+
+
 def test_every_figure_is_drawn_and_none_without_measurements(summary):
   names = {'segments', 'relation', 'similarity', 'ablation', 'probe',
            'robustness'}
