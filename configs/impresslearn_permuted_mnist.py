@@ -15,6 +15,10 @@ coefficient for each of several blocks of a layer's units (ours), and with both;
 `:blocks,grid` tries rates and shapes of these on tasks 110 to 112, which no
 table reports. Forty masks with both are in configs/comparison.py.
 
+`:many` goes on to K = 200: coefficients over the masks of 200 further tasks
+(113 to 312) and over random masks, with the MANY rate for each K, which
+`:many,grid` found with random masks on tasks 110 to 112.
+
 Hardware: one core of an AMD EPYC.
 Minutes: at least 45; `:blocks` 4; `:blocks,grid` 7.
 Accuracy: 17.6 % (K = 3) to 79.8 % (K = 100) with a heterogeneous basis, 94.0 %
@@ -28,6 +32,9 @@ SIZES = (3, 5, 10, 20, 40, 100)
 # (masks, blocks) of some 1,440 numbers a task: 5.9 kB with the head's bits
 SHAPES = ((20, 36), (40, 18), (100, 7))
 WIDE = (40, 18)  # chosen by `:blocks,grid`
+RATES = (0.01, 0.03, 0.1)
+# size: rate, from experiments/impresslearn/results/many_grid_s0.jsonl
+MANY = {100: 0.03, 200: 0.03}
 
 
 def get_config(variant=''):
@@ -41,8 +48,13 @@ def get_config(variant=''):
   coefficients = dict(method='impresslearn', steps=1000, batch_size=128,
                       optimizer='adam', learning_rate=0.1, schedule='cosine',
                       tasks=(100, 110), control=True)
-  if variant:
+  if variant in ('blocks', 'blocks,grid'):
     return _blocks(config, variant, coefficients)
+  if variant in ('many', 'many,grid'):
+    return _many(config, variant, supermask, coefficients)
+  if variant:
+    raise ValueError(f"there is no variant {variant!r}; take 'blocks', "
+                     "'blocks,grid', 'many', 'many,grid' or none")
   phases = dict(
       supermasks=dict(supermask, tasks=(0, 100)),
       dedicated=dict(supermask, tasks=(100, 110), control=True),
@@ -64,9 +76,6 @@ def get_config(variant=''):
 
 def _blocks(config, variant, coefficients):
   """Random masks with more numbers per task."""
-  if variant not in ('blocks', 'blocks,grid'):
-    raise ValueError(f"there is no variant {variant!r}; take 'blocks', "
-                     "'blocks,grid' or none")
   config.suite.num_tasks = 113  # the first 110 stay what they are
   made = lambda size, **options: dict(
       coefficients, options=options,
@@ -84,6 +93,28 @@ def _blocks(config, variant, coefficients):
         size, blocks=blocks, **head()) for size, blocks in SHAPES}
     phases = {name: dict(phase, tasks=(110, 113))
               for name, phase in phases.items()}
+  config.phases = phases
+  config.schedule = tuple(phases)
+  return config
+
+
+def _many(config, variant, supermask, coefficients):
+  """A hundred and two hundred masks, with a learning rate for each number."""
+  config.suite.num_tasks = 313  # the first 110 stay what they are
+  made = lambda size, rate, **basis: dict(
+      coefficients, learning_rate=rate, basis=dict(basis, size=size))
+  random = dict(kind='random', density=0.5)
+  if variant == 'many':
+    learned = dict(kind='heterogeneous', phase='supermasks')
+    phases = dict(supermasks=dict(supermask, tasks=(113, 313)))
+    for size, rate in MANY.items():
+      phases[f'heterogeneous_{size}'] = made(size, rate, **learned)
+      phases[f'random_{size}'] = made(size, rate, **random)
+  else:
+    phases = {
+        f'random_{size}_{rate:g}'.replace('.', 'p'): dict(
+            made(size, rate, **random), tasks=(110, 113))
+        for size in MANY for rate in RATES}
   config.phases = phases
   config.schedule = tuple(phases)
   return config
