@@ -1,12 +1,16 @@
-"""All methods on the same ten tasks, LeNet-300-100, one table.
+"""All methods on the same tasks, LeNet-300-100, one table for each suite.
 
     python -m mtl_jax.main --config=configs/comparison.py:permuted --workdir=DIR
     ... --config=configs/comparison.py:rotated
+    ... --config=configs/comparison.py:datasets
     ... --config=configs/comparison.py:permuted,grid
 
-Every method learns tasks 20 to 29 from the same 55,000 training images, 1000
-batches of 128 for each task (2.3 epochs), on one signed-constant backbone. The
-basis of ImpressLearn's `heterogeneous` rows comes from tasks 0 to 19.
+Every method learns the same tasks from the same training images, 1000 batches
+of 128 for each task, on one signed-constant backbone. `permuted` and `rotated`:
+tasks 20 to 29, 55,000 images each (2.3 epochs); the basis of ImpressLearn's
+`heterogeneous` rows comes from tasks 0 to 19. `datasets`: MNIST,
+Fashion-MNIST, KMNIST and CMATERdb's digits of three scripts, in this order;
+without `heterogeneous` rows, as no other sets are left for a basis.
 
 Published recipes: SupSup (RMSProp 1e-4; sparse masks: edge-popup by |score|,
 eps 16), BatchE (Adam 1e-4, vectors 1e-2), PSP (RMSProp 1e-4), all from SupSup's
@@ -14,7 +18,7 @@ code; subnetworks (Adam 1e-3), from the authors' code. Fine-tuning: as PSP.
 ImpressLearn: Adam 0.1, cosine, the head's mask 0.003, five blocks per layer
 (chosen on validation, see experiments/impresslearn/README.md). `grid` tries
 RATES for methods without a recipe, on tasks 30 to 32, which no table reports;
-CHOSEN was chosen on the validation images of PermutedMNIST, for both suites.
+CHOSEN was chosen on the validation images of PermutedMNIST, for all suites.
 
 Hardware: one core of an AMD EPYC.
 Minutes: `permuted,grid` 4; `permuted` 6 to 25, with other work beside it;
@@ -32,21 +36,28 @@ RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 CHOSEN = dict(dedicated=1e-3, joint=3e-3, probe=1e-2)
 SUITES = dict(permuted=dict(kind='permuted', source='mnist', num_tasks=33),
               rotated=dict(kind='rotated', source='mnist', num_tasks=120,
-                           order_seed=0))
+                           order_seed=0),
+              datasets=dict(
+                  kind='datasets', normalise=(0.1307, 0.3081),
+                  drop_shared=True, sources=(
+                      'mnist', 'fashion_mnist', 'kmnist', 'cmaterdb/bangla',
+                      'cmaterdb/devanagari', 'cmaterdb/telugu')))
 
 
 def get_config(variant='permuted'):
   suite, _, kind = variant.partition(',')
   if suite not in SUITES or kind not in ('', 'grid'):
     raise ValueError(f'there is no variant {variant!r}; take permuted, '
-                     'rotated or permuted,grid')
+                     'rotated, datasets or permuted,grid')
   config = ml_collections.ConfigDict()
   config.seed = 0  # of the backbone, scores and batches
   config.suite = SUITES[suite]
   config.backbone = dict(model='lenet_300_100', outputs=10)
-  common = dict(tasks=TASKS, steps=1000, batch_size=128, control=True)
+  tasks = (0, len(config.suite.sources)) if suite == 'datasets' else TASKS
+  common = dict(tasks=tasks, steps=1000, batch_size=128, control=True)
   phases = (_grid(common) if kind else _supsup(common)
-            | _impresslearn(common) | _dense(common))
+            | _impresslearn(common, learned=suite != 'datasets')
+            | _dense(common))
   config.phases, config.schedule = phases, tuple(phases)
   if not kind:
     # One gradient for a batch of 128 images of an unknown task.
@@ -63,19 +74,21 @@ def _supsup(common):
       masks, options=dict(sampler='top_k', eps=16)))
 
 
-def _impresslearn(common):
-  """The masks of the basis, and the coefficients over it."""
+def _impresslearn(common, learned):
+  """Coefficients over masks from a seed, and over those of other tasks."""
   plain = dict(common, method='impresslearn', optimizer='adam',
                learning_rate=0.1, schedule='cosine')
   more = dict(blocks=5, head='mask', head_rate=0.03)
   random = dict(kind='random', density=0.5, size=40)
-  learned = dict(kind='heterogeneous', phase='basis', size=20)
+  drawn = dict(random_40=dict(plain, basis=random),
+               random_40_blocks_head=dict(plain, basis=random, options=more))
+  if not learned:
+    return drawn
+  others = dict(kind='heterogeneous', phase='basis', size=20)
   return dict(
-      basis=dict(_supsup(common)['supsup'], tasks=BASIS),
-      random_40=dict(plain, basis=random),
-      random_40_blocks_head=dict(plain, basis=random, options=more),
-      heterogeneous_20=dict(plain, basis=learned),
-      heterogeneous_20_blocks_head=dict(plain, basis=learned, options=more))
+      basis=dict(_supsup(common)['supsup'], tasks=BASIS), **drawn,
+      heterogeneous_20=dict(plain, basis=others),
+      heterogeneous_20_blocks_head=dict(plain, basis=others, options=more))
 
 
 def _dense(common, rates=CHOSEN):

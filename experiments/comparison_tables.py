@@ -9,7 +9,8 @@ import statistics
 import collected
 
 FOLDER = collected.HERE / 'comparison'
-SUITES = {'permuted': 'PermutedMNIST', 'rotated': 'RotatedMNIST'}
+SUITES = {'permuted': 'PermutedMNIST, 10 tasks',
+          'rotated': 'RotatedMNIST, 10 tasks', 'datasets': 'six data sets'}
 
 
 def alone(records, run) -> tuple[float, float]:
@@ -122,6 +123,20 @@ def table(suite: str) -> str:
            f'{collected.commits(found)}.')
 
 
+def by_task(suite: str) -> str:
+  """Test accuracy of every method on every task, after the last task."""
+  found = collected.runs(FOLDER, suite)
+  if not found:
+    return collected.NONE
+  rows = []
+  for phase, (title, _, _) in ROWS.items():
+    if records := of_phase(found[0], phase):
+      ends = zip(*(at_the_end(run, phase)[0] for run in found))
+      rows.append([title, *map(collected.spread, map(list, ends))])
+      names = [record['task'] for record in records]
+  return collected.markdown(['method', *names], rows)
+
+
 def inferred(found: list[dict], phase: str) -> str:
   """Accuracy where the task is inferred, with how often it is found."""
   lines = [line for run in found for line in run['identity']
@@ -168,6 +183,8 @@ def draw(target) -> None:
   for ax, (suite, found) in zip(axes[0], shown.items()):
     for number, (phase, (_, label, cost)) in enumerate(ROWS.items()):
       records = of_phase(found[0], phase)
+      if not records:
+        continue
       means = [statistics.mean(at_the_end(run, phase)[0]) for run in found]
       ax.errorbar(
           sum(cost(records, found[0])), statistics.mean(means),
@@ -175,10 +192,12 @@ def draw(target) -> None:
           fmt='osD^vPX'[number % 7], color=f'C{number % 10}', ms=6, label=label,
           mfc='none' if number >= 10 else None)
     ax.set(xscale='log', xlabel='bytes a task (its own and its share)',
-           title=f'{SUITES[suite]}, 10 tasks')
+           title=SUITES[suite])
     ax.grid(alpha=.3)
   axes[0][0].set_ylabel('mean test accuracy at the end, %')
-  axes[0][-1].legend(fontsize=7, loc='center left', bbox_to_anchor=(1.01, .5))
+  handles, labels = axes[0][0].get_legend_handles_labels()  # has all rows
+  axes[0][-1].legend(handles, labels, fontsize=7, loc='center left',
+                     bbox_to_anchor=(1.01, .5))
   figure.tight_layout()
   figure.savefig(target, metadata={'Date': None})
   plt.close(figure)

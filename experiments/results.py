@@ -87,6 +87,8 @@ TABLES = {  # README: markers and what stands between them
     'comparison/README.md': {
         suite: functools.partial(comparison_tables.table, suite)
         for suite in comparison_tables.SUITES} | {
+            'datasets_by_task': functools.partial(comparison_tables.by_task,
+                                                  'datasets'),
             'grid': comparison_tables.grid},
     'supsup/README.md': {'results': supsup_tables.supsup_table,
                          'split': split_cifar_tables.supsup},
