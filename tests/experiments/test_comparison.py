@@ -69,7 +69,31 @@ def test_a_row_says_what_was_measured(monkeypatch):
   assert '| NOT VERIFIED |' in comparison_tables.table('permuted')
 
 
+def test_a_row_for_each_method_has_all_tasks_at_the_end(monkeypatch):
+  found = [run([task('psp', a, 2, signs=1) | {'task': name}
+                for name, a in (('one', .9), ('two', .8))]
+               + [task('supsup', .7, 2) | {'task': 'one'}],
+               [{'phase': 'psp', 'end': end}])
+           for a, end in ((.9, [.5, .8]), (.9, [.6, .8]))]
+  monkeypatch.setattr(collected, 'runs', lambda folder, prefix: found)
+  head, _, *rows = [[cell.strip() for cell in line.strip('|').split('|')]
+                    for line in comparison_tables.by_task('x').splitlines()]
+  assert head == ['method', 'one', 'two']
+  assert [row[1:] for row in rows] == [['70.00 ± 0.00'],
+                                       ['55.00 ± 7.07', '80.00 ± 0.00']]
+
+
+def test_methods_that_a_suite_lacks_are_not_drawn(monkeypatch, tmp_path):
+  monkeypatch.setattr(collected, 'runs', lambda folder, prefix: [run(
+      [task('supsup', .9, 33275)] + JOINT * (prefix == 'permuted'))])
+  monkeypatch.setattr(comparison_tables, 'SUITES',
+                      {'permuted': 'with joint', 'datasets': 'without'})
+  comparison_tables.draw(tmp_path / 'drawn.svg')
+  assert '<!-- joint -->' in (tmp_path / 'drawn.svg').read_text()
+
+
 def test_no_run_has_no_row(monkeypatch):
   monkeypatch.setattr(collected, 'runs', lambda folder, prefix: [])
   assert comparison_tables.table('permuted') == collected.NONE
   assert comparison_tables.grid() == collected.NONE
+  assert comparison_tables.by_task('datasets') == collected.NONE
