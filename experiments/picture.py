@@ -9,17 +9,17 @@ import pathlib
 import statistics
 
 import collected
+import impresslearn_tables
 import part_tables
-import supsup_tables
 
 # folder, prefix, shown as, colour, the system's phases, the phase it is
 # compared by (`None`: nothing was), and the name of that.
 SHOWN = (
     ('impresslearn', 'rotated', 'ImpressLearn: RotatedMNIST, K = 3 to 100',
-     'C0', tuple(f'heterogeneous_{k}' for k in supsup_tables.SIZES),
+     'C0', tuple(f'heterogeneous_{k}' for k in impresslearn_tables.SIZES),
      'dedicated'),
     ('impresslearn', 'permuted', 'ImpressLearn: PermutedMNIST, K = 3 to 100',
-     'C9', tuple(f'heterogeneous_{k}' for k in supsup_tables.SIZES),
+     'C9', tuple(f'heterogeneous_{k}' for k in impresslearn_tables.SIZES),
      'dedicated'),
     ('supsup', 'permuted_lenet', 'SupSup: PermutedMNIST, LeNet-300-100', 'C2',
      ('supermasks',), None),

@@ -21,6 +21,7 @@ import comparison_tables
 import headline
 import hopsupsup_tables
 import identity_tables
+import impresslearn_tables
 import munet_tables
 import part_tables
 import picture
@@ -90,15 +91,20 @@ TABLES = {  # README: markers and what stands between them
             'datasets_by_task': functools.partial(comparison_tables.by_task,
                                                   'datasets'),
             'grid': comparison_tables.grid},
-    'supsup/README.md': {'results': supsup_tables.supsup_table,
+    'supsup/README.md': {'results': supsup_tables.table,
                          'split': split_cifar_tables.supsup},
     'impresslearn/README.md': {
-        suite: functools.partial(supsup_tables.impresslearn_table, suite)
+        suite: functools.partial(impresslearn_tables.table, suite)
         for suite in ('permuted', 'rotated')} | {
-            'rates': supsup_tables.impresslearn_rates,
-            'chosen': supsup_tables.impresslearn_chosen,
-            'blocks': supsup_tables.impresslearn_blocks,
-            'blocks_grid': supsup_tables.impresslearn_blocks_grid,
+            'rates': functools.partial(impresslearn_tables.rates, 'grid'),
+            'chosen': functools.partial(impresslearn_tables.chosen, 'chosen',
+                                        'rotated'),
+            'many_rates': functools.partial(impresslearn_tables.rates,
+                                            'many_grid'),
+            'many': functools.partial(impresslearn_tables.chosen, 'many',
+                                      'permuted'),
+            'blocks': impresslearn_tables.blocks,
+            'blocks_grid': impresslearn_tables.blocks_grid,
             'split': split_cifar_tables.impresslearn},
     'identity/README.md': {
         name: getattr(identity_tables, name)

@@ -16,6 +16,13 @@ for seed in 0 1 2; do
   go impresslearn blocks_s$seed \
     --config=configs/impresslearn_permuted_mnist.py:blocks --config.seed=$seed
 done
+# Up to 200 masks; `many` has the rates that `many,grid` found.
+go impresslearn many_grid_s0 \
+  --config=configs/impresslearn_permuted_mnist.py:many,grid
+for seed in 0 1 2; do
+  go impresslearn many_s$seed \
+    --config=configs/impresslearn_permuted_mnist.py:many --config.seed=$seed
+done
 # The learning rate for each K; `chosen` has what `grid` found.
 go impresslearn grid_s0 --config=configs/impresslearn_rotated_mnist.py:grid
 for seed in 0 1 2; do
