@@ -34,7 +34,7 @@ SHAPES = ((20, 36), (40, 18), (100, 7))
 WIDE = (40, 18)  # chosen by `:blocks,grid`
 RATES = (0.01, 0.03, 0.1)
 # size: rate, from experiments/impresslearn/results/many_grid_s0.jsonl
-MANY = {100: 0.03, 200: 0.03}
+MANY = {100: 0.03, 200: 0.01}
 
 
 def get_config(variant=''):
