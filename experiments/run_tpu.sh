@@ -123,6 +123,21 @@ install() {
   [ -z "$setup" ] || on_hosts "$setup"
 }
 
+# A slice that is paid for must not find out that the config is not there.
+require_config() { # CONFIG
+  local file=${1%%:*} found
+  for found in "$file" "configs/$file" "configs/$file.py"; do
+    [[ -f $found && $found != /* ]] || continue
+    ! git ls-files --others --error-unmatch "$found" >"$scratch/said" 2>&1 ||
+      { echo "error: git does not know $found, and takes only what it knows\
+ to the slice; call git add $found" >&2; exit 2; }
+    return 0
+  done
+  echo "error: CONFIG is $1; give the name of a file in configs/, or the path\
+ of a config from the top of this checkout ($PWD)" >&2
+  exit 2
+}
+
 # Whether the slice is gone; its state says so a while after its hosts.
 was_preempted() {
   local now
@@ -138,6 +153,7 @@ if [ -n "$delete" ]; then
   queued delete --force --quiet
   exit
 fi
+require_config "$3"
 run="cd mtl_jax && .venv/bin/python -m mtl_jax run --coordinator=auto"
 run+=" --config=$(printf %q "$3") --workdir=$(printf %q "$4")"
 [ $# -eq 4 ] || run+=$(printf ' %q' "${@:5}")

@@ -152,6 +152,32 @@ def test_what_is_no_command_line_shows_the_usage(tmp_path, words):
   assert 'run_tpu.sh --delete [--dry_run] NAME ZONE' in done.stderr
 
 
+@pytest.mark.parametrize('config', ['quickstrat', 'configs/none.py:x', '/a.py'])
+def test_a_config_that_is_not_there_costs_nothing(tmp_path, config):
+  done, calls = call(tmp_path, *RUN[:2], config, RUN[3])
+  assert done.returncode == 2 and not calls
+  assert f'CONFIG is {config}; give the name' in done.stderr
+
+
+@pytest.mark.parametrize('config', [
+    'comparison:rotated', 'quickstart.py', 'examples/lora.py'])
+def test_a_config_is_a_name_or_a_file(tmp_path, config):
+  done, _ = call(tmp_path, '--dry_run', *RUN[:2], config, RUN[3])
+  assert done.returncode == 0, done.stderr
+  assert f'--config={config} ' in done.stdout.replace('\\', '')
+
+
+def test_a_config_that_git_does_not_know_is_not_left_behind(tmp_path):
+  new = ROOT / f'{tmp_path.name}_config.py'
+  new.write_text('')
+  try:
+    done, calls = call(tmp_path, *RUN[:2], new.name, RUN[3])
+  finally:
+    new.unlink()
+  assert done.returncode == 2 and not calls
+  assert f'call git add {new.name}' in done.stderr
+
+
 @pytest.mark.parametrize('flag', ['--help', '-h'])
 def test_help_is_no_error(tmp_path, flag):
   done, calls = call(tmp_path, flag)
