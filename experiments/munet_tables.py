@@ -44,8 +44,8 @@ def headline() -> list[list[str]]:
   return rows
 
 
-def preliminary() -> str:
-  found = collected.runs(FOLDER, 'preliminary')
+def preliminary(prefix: str) -> str:
+  found = collected.runs(FOLDER, prefix)
   if not found:
     return NOT_YET
   rows = []

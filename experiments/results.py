@@ -119,8 +119,10 @@ TABLES = {  # README: markers and what stands between them
                            ('ensembles', 'ensemble'),
                            ('study', 'study'), ('forgetting', 'forgetting'))},
     'munet/README.md': {
-        name: getattr(munet_tables, name)
-        for name in ('preliminary', 'characters', 'others')},
+        name: functools.partial(munet_tables.preliminary, name)
+        for name in ('preliminary', 'one_block')} | {
+            'characters': munet_tables.characters,
+            'others': munet_tables.others},
     'piggyback/README.md': {'results': piggyback_tables.table},
     'hopsupsup/README.md': {'results': hopsupsup_tables.hopsupsup_table,
                             'grid': hopsupsup_tables.hopsupsup_grid,

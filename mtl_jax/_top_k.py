@@ -170,18 +170,19 @@ def _searched(keys, k: int):
 
 
 def _wide(x) -> bool:
-  """Whether an array is sorted: integers, and floats of more than 32 bits."""
-  return (x.dtype.itemsize > 4 or jnp.issubdtype(x.dtype, jnp.integer))
+  """Whether an array is sorted, as float32 does not hold all of its values."""
+  return x.dtype.itemsize > (2 if jnp.issubdtype(x.dtype, jnp.integer) else 4)
 
 
 def _order_keys(x):
   """Signed integers in the order of the numbers, with -0. equal to 0.
 
-  For floats up to 32 bits they are int32. NaN is just below -inf.
+  For floats up to 32 bits and integers up to 16 they are int32. NaN is just
+  below -inf.
   """
-  if jnp.issubdtype(x.dtype, jnp.integer):
+  wide = _wide(x)
+  if wide and jnp.issubdtype(x.dtype, jnp.integer):
     return _integer_keys(x)
-  wide = x.dtype.itemsize > 4
   x = x if wide else x.astype(jnp.float32)
   integer = jnp.int64 if wide else jnp.int32
   bits = lax.bitcast_convert_type(x, integer)

@@ -95,10 +95,10 @@ def top_k(scores: Scores, density: float | Tree) -> Mask:
   """Keeps exactly the round(density x size) largest scores of every leaf.
 
   Ties are broken by index: of equal scores the earlier ones are kept. Scores
-  are compared in their own dtype. Floats of up to 32 bits are not sorted: the
-  smallest kept score is found by counting the scores above a bound, some 10 to
-  30 times. Integers and 64-bit floats are sorted. A NaN is refused outside of
-  jit; inside jit it ranks below -inf.
+  are compared in their own dtype. Floats of up to 32 bits, and integers of up
+  to 16, are not sorted: the smallest kept score is found by counting the scores
+  above a bound, some 10 to 30 times. Wider scores are sorted. A NaN is refused
+  outside of jit; inside jit it ranks below -inf.
 
   Args:
     scores: tree of leaves of floats or integers; `None` leaves stay `None`.

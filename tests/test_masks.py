@@ -146,6 +146,18 @@ def test_top_k_on_a_gpu_has_no_loop_that_waits_for_the_host(monkeypatch):
   assert 'scan' in found and not {'while', 'sort', 'top_k'} & found
 
 
+@pytest.mark.parametrize('form', ['sorted', 'searched', 'digits'])
+@pytest.mark.parametrize('dtype', [np.int8, np.uint8, np.int16, np.uint16])
+def test_every_form_of_top_k_is_exact_for_small_integers(dtype, form):
+  ends = np.iinfo(dtype)
+  scores = np.random.RandomState(3).randint(ends.min, ends.max, (30, 40), int)
+  scores.ravel()[::7] = ends.max
+  scores.ravel()[::11] = ends.min
+  for k in (1, 100, 171, 172, 600, 1190):
+    found, = _top_k.select_all([jnp.asarray(scores, dtype)], [k], form)
+    np.testing.assert_array_equal(found, reference_top_k(scores, k))
+
+
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_top_k_of_a_large_leaf_of_any_float(dtype):
   scores = jnp.asarray(np.random.RandomState(1).randn(60, 70), dtype)
@@ -169,8 +181,9 @@ def primitives(jaxpr):
 
 
 @pytest.mark.skipif(jax.default_backend() == 'gpu', reason='has no while')
-def test_top_k_never_sorts():
-  scores = {'w': np.zeros((4, 5), np.float32)}
+@pytest.mark.parametrize('dtype', [np.float32, np.int16, np.uint8])
+def test_top_k_never_sorts(dtype):
+  scores = {'w': np.zeros((4, 5), dtype)}
   program = lambda f: primitives(jax.make_jaxpr(f)(scores).jaxpr)
   sorts = {'sort', 'top_k', 'approx_top_k'}
   assert sorts & program(lambda s: jnp.sort(s['w']))

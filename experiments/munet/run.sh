@@ -5,6 +5,8 @@
 source "$(dirname "$0")/../run.bash"
 for seed in 0 1 2; do
   go munet preliminary_s$seed --config=configs/munet_preliminary.py --config.seed=$seed
+  go munet one_block_s$seed --config=configs/munet_preliminary.py:one_block \
+    --config.seed=$seed
 done
 go munet root_s0 --config=configs/munet_root.py
 root=$runs/munet_root.safetensors

@@ -47,6 +47,9 @@ def test_the_preliminary_experiment_is_the_official_one():
   assert search.private == ('cmaterdb-telugu',)
   assert dict(config.backbone.options)['num_layers'] == 0
   assert phase.round_steps(2000) == 4 and phase.round_steps(10 ** 6) == 100
+  seeing = config_of('munet_preliminary', 'one_block')
+  assert seeing.phases == config.phases and seeing.suite == config.suite
+  assert dict(seeing.backbone.options)['num_layers'] == 1
 
 
 def test_controls_have_the_budget_of_the_search():
@@ -120,7 +123,7 @@ def _folder(tmp_path, monkeypatch):
 
 
 def test_tables_take_the_last_path_of_every_task(folder):
-  text = munet_tables.preliminary()
+  text = munet_tables.preliminary('preliminary')
   assert '| x | 75.00 | 75.00 | 30 | 6 | 0 | 2,000 |' in text
   assert 'y (private)' in text and 'verified bit for bit' in text
   text = munet_tables.characters()
@@ -132,8 +135,9 @@ def test_tables_take_the_last_path_of_every_task(folder):
       ['mu2Net', 'CMATERdb, three scripts, random root', '50.00', '1'],
       ['mu2Net', 'four sets of characters in a row, twice', '50.00', '1']]
   shutil.rmtree(folder / 'results')
-  for name in ('preliminary', 'characters', 'others'):
-    assert getattr(munet_tables, name)() == munet_tables.NOT_YET
+  for text in (munet_tables.preliminary('one_block'), munet_tables.characters(),
+               munet_tables.others()):
+    assert text == munet_tables.NOT_YET
 
 
 def test_weights_that_only_another_task_still_uses_are_counted():
