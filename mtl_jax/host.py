@@ -161,12 +161,37 @@ def stoppable() -> Iterator[None]:
     if before[number] is not signal.SIG_IGN:
       signal.signal(number, stop)
   try:
-    yield
+    with _repeated():
+      yield
   finally:
     for number, handler in before.items():
       if handler is not None:
         signal.signal(number, handler)
     _Stop.asked, _Stop.depth = None, 0
+
+
+@contextlib.contextmanager
+def _repeated() -> Iterator[None]:
+  """A `Stopped` is raised again if it came where Python ignores exceptions: in
+  a callback of the garbage collector, of which JAX has one, or in `__del__`.
+  """
+  before, ended = sys.unraisablehook, threading.Event()
+
+  def again(number):
+    if not ended.wait(.05):  # the hook itself has ended by then
+      _thread.interrupt_main(number)
+
+  def hook(ignored):
+    if isinstance(ignored.exc_value, Stopped):
+      _thread.start_new_thread(again, (ignored.exc_value.number,))
+    else:
+      before(ignored)
+  sys.unraisablehook = hook
+  try:
+    yield
+  finally:
+    ended.set()
+    sys.unraisablehook = before
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import types
 
 import jax
@@ -72,6 +73,26 @@ def test_a_signal_waits_for_the_next_save_and_a_second_one_does_not():
       os.kill(os.getpid(), signal.SIGTERM)
   assert not host.asked_to_stop()
   host.may_stop()  # nothing waits any more
+
+
+class Ending:
+  """Signals the process when it is collected."""
+
+  def __del__(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_is_not_lost_where_exceptions_are_ignored():
+  with host.stoppable():
+    with pytest.raises(host.Stopped) as found:
+      Ending()
+      for _ in range(1000):
+        time.sleep(.01)
+    assert found.value.number == 15
+    with host.saves():
+      Ending()  # it waits, as nothing was raised
+    with pytest.raises(host.Stopped):
+      host.may_stop()
 
 
 def test_an_ignored_signal_stays_ignored():
