@@ -50,16 +50,26 @@ def require_devices() -> None:
 _GUARDED = (
     'JAX_TRANSFER_GUARD forbids what JAX does by itself wherever a Python '
     'number or a NumPy array meets one of its own, so that nothing can be '
-    'computed; unset it, or set it to log, which lists the transfers')
+    'computed; unset it, or leave the context of jax.transfer_guard; set to '
+    'log, it lists the transfers')
+_COMPILE = {
+    'jax_disable_jit': (
+        'so that no function is compiled: a run would take many times as long, '
+        'and compute other bits; unset it. To step through one function, call '
+        'it alone in a context of jax.disable_jit'),
+    'jax_no_tracing': 'so that JAX can compile nothing; unset it'}
 
 
 def require_settings() -> None:
   """Refuses settings of JAX under which nothing here can be right.
 
   Raises:
-    ValueError: `jax.transfer_guard` forbids JAX's own transfers, or seeds draw
-      other numbers than in all other processes.
+    ValueError: `jax.transfer_guard` forbids JAX's own transfers, seeds draw
+      other numbers than in all other processes, or nothing is compiled.
   """
+  for name, why in _COMPILE.items():
+    if getattr(jax.config, name, False):
+      raise ValueError(f'{name.upper()} is on, {why}')
   if not getattr(jax.config, 'jax_threefry_partitionable'):
     raise ValueError(
         'JAX_THREEFRY_PARTITIONABLE is off, so that a seed draws other '

@@ -15,6 +15,7 @@ import tiny
 import mtl_jax
 from mtl_jax import commands
 from mtl_jax import host
+from mtl_jax import masks
 from mtl_jax.commands import ends
 
 
@@ -132,6 +133,28 @@ def test_other_draws_from_a_seed_are_refused_before_anything_is_made(
     assert commands.call('verify', [f'--workdir={folder}'], 'verify') == 1
   assert 'unset it, or set it to 1' in capsys.readouterr().err
   assert not (tmp_path / 'new').exists()
+
+
+@pytest.mark.parametrize('name', ['jax_disable_jit', 'jax_no_tracing'])
+def test_what_compiles_nothing_is_refused_before_anything_is_made(
+    tmp_path, capsys, name):
+  folder = tiny.learned(tmp_path / 'run', 'one')
+  said = f'{name.upper()} is on, so that .* compile.* unset it'
+  system = mtl_jax.load(folder)
+  jax.config.update(name, True)
+  try:
+    for call in (lambda: mtl_jax.load(folder),
+                 lambda: tiny.learn(tiny.make('one'), tmp_path / 'new'),
+                 lambda: system.learn('digits', method='supsup', steps=1)):
+      with pytest.raises(ValueError, match=said):
+        call()
+    assert commands.call('verify', [f'--workdir={folder}'], 'verify') == 1
+  finally:
+    jax.config.update(name, False)
+  assert capsys.readouterr().err.startswith(f'error: {name.upper()} is on')
+  assert not (tmp_path / 'new').exists() and system.tasks == ['permuted-00']
+  with jax.disable_jit():  # what is not a run
+    assert masks.density(masks.top_k({'w': jnp.arange(4.)}, .5)) == .5
 
 
 def test_a_transfer_that_is_refused_later_ends_with_the_same_sentence(capsys):
