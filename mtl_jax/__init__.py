@@ -58,4 +58,5 @@ def import_task(workdir, path, name=None):
     name: its new name; `None` keeps its own.
   """
   from mtl_jax.serving import artifact
-  return artifact.import_task(workdir, path, name)
+  from mtl_jax.serving import doors
+  return doors.public(artifact.import_task)(workdir, path, name)

@@ -50,16 +50,26 @@ def require_devices() -> None:
 _GUARDED = (
     'JAX_TRANSFER_GUARD forbids what JAX does by itself wherever a Python '
     'number or a NumPy array meets one of its own, so that nothing can be '
-    'computed; unset it, or set it to log, which lists the transfers')
+    'computed; unset it, or leave the context of jax.transfer_guard; set to '
+    'log, it lists the transfers')
+_COMPILE = {
+    'jax_disable_jit': (
+        'so that no function is compiled: a run would take many times as long, '
+        'and compute other bits; unset it. To step through one function, call '
+        'it alone in a context of jax.disable_jit'),
+    'jax_no_tracing': 'so that JAX can compile nothing; unset it'}
 
 
 def require_settings() -> None:
   """Refuses settings of JAX under which nothing here can be right.
 
   Raises:
-    ValueError: `jax.transfer_guard` forbids JAX's own transfers, or seeds draw
-      other numbers than in all other processes.
+    ValueError: `jax.transfer_guard` forbids JAX's own transfers, seeds draw
+      other numbers than in all other processes, or nothing is compiled.
   """
+  for name, why in _COMPILE.items():
+    if getattr(jax.config, name, False):
+      raise ValueError(f'{name.upper()} is on, {why}')
   if not getattr(jax.config, 'jax_threefry_partitionable'):
     raise ValueError(
         'JAX_THREEFRY_PARTITIONABLE is off, so that a seed draws other '
@@ -161,12 +171,37 @@ def stoppable() -> Iterator[None]:
     if before[number] is not signal.SIG_IGN:
       signal.signal(number, stop)
   try:
-    yield
+    with _repeated():
+      yield
   finally:
     for number, handler in before.items():
       if handler is not None:
         signal.signal(number, handler)
     _Stop.asked, _Stop.depth = None, 0
+
+
+@contextlib.contextmanager
+def _repeated() -> Iterator[None]:
+  """A `Stopped` is raised again if it came where Python ignores exceptions: in
+  a callback of the garbage collector, of which JAX has one, or in `__del__`.
+  """
+  before, ended = sys.unraisablehook, threading.Event()
+
+  def again(number):
+    if not ended.wait(.05):  # the hook itself has ended by then
+      _thread.interrupt_main(number)
+
+  def hook(ignored):
+    if isinstance(ignored.exc_value, Stopped):
+      _thread.start_new_thread(again, (ignored.exc_value.number,))
+    else:
+      before(ignored)
+  sys.unraisablehook = hook
+  try:
+    yield
+  finally:
+    ended.set()
+    sys.unraisablehook = before
 
 
 @contextlib.contextmanager

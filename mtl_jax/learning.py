@@ -7,6 +7,7 @@ place of a phase's fields in a config.
 from collections.abc import Sequence
 
 from mtl_jax import experiment
+from mtl_jax import host
 from mtl_jax import json_files
 from mtl_jax import methods
 from mtl_jax import parallel
@@ -71,6 +72,7 @@ def learn(system: system_lib.System, source, *, method: str | None = None,
                      f'{", ".join(sorted(methods.METHODS))}')
   if not isinstance(phase, str):
     raise ValueError(f'phase is {phase!r}; give the name of a phase')
+  host.require_settings()
   found = _source(source, name)
   load = lambda other: found if other == found.name else sources.load(other)
   called = names.of_source(found.name) if name is None else name

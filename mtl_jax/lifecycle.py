@@ -20,6 +20,7 @@ import jax
 
 from mtl_jax import trees
 from mtl_jax.serving import artifact
+from mtl_jax.serving import doors
 from mtl_jax.serving import edits
 from mtl_jax.serving import merging
 from mtl_jax.serving import programs
@@ -31,6 +32,11 @@ from mtl_jax.storage import folders
 class System(system_lib.System):
   """Tasks that share one backbone; iteration gives their names."""
 
+  predict = doors.public(system_lib.System.predict)
+  observe = doors.public(system_lib.System.observe)
+  identify = doors.public(system_lib.System.identify)
+  predict_mixed = doors.public(system_lib.System.predict_mixed)
+
   def __iter__(self) -> Iterator[str]:
     return iter(self.tasks)
 
@@ -40,12 +46,14 @@ class System(system_lib.System):
   def __contains__(self, task: object) -> bool:
     return task in self.tasks
 
+  @doors.public
   def export(self, task: str, path, with_basis: bool = False,
              licence: str = '', text: str = '') -> pathlib.Path:
     """Writes a task as one file; see `serving.artifact.export`."""
     self.require(task)
     return artifact.export(self, task, path, with_basis, licence, text)
 
+  @doors.public
   def export_network(self, task: str, path, licence: str = '',
                      text: str = '') -> pathlib.Path:
     """Writes a task's network as a file of weights, for `backbone.weights`.
@@ -55,16 +63,19 @@ class System(system_lib.System):
     self.require(task)
     return artifact.export_network(self, task, path, licence, text)
 
+  @doors.public
   def delete(self, task: str) -> None:
     """Removes a task on which no other relies; see `serving.edits.delete`."""
     self.require(task)
     edits.delete(self, task)
 
+  @doors.public
   def rename(self, task: str, name: str) -> None:
     """Renames a task; see `serving.edits.rename`."""
     self.require(task)
     edits.rename(self, task, name)
 
+  @doors.public
   def merge(self, tasks: Sequence[str], weights: Sequence[float] | None = None,
             how: str = 'combination',
             name: str | None = None) -> merging.Merged:
@@ -73,17 +84,20 @@ class System(system_lib.System):
       self.require(task)
     return merging.merge(self, tasks, weights, how, name)
 
+  @doors.public
   def parameters(self, task: str) -> programs.Parameters:
     """Counts a task's numbers; see `serving.programs.Parameters`."""
     self.require(task)
     return programs.parameters(self, task)
 
+  @doors.public
   def apply_fn(self, task: str
                ) -> tuple[Callable[[Any, Any], jax.Array], trees.Tree]:
     """A task as (apply, params); see `serving.programs.apply_fn`."""
     self.require(task)
     return programs.apply_fn(self, task)
 
+  @doors.public
   def learn(self, source, **options) -> float | None:
     """Adds one task and returns its accuracy; see `learning.learn`."""
     from mtl_jax import learning  # imports optax, which serving doesn't need

@@ -4,10 +4,11 @@ import ast
 import hashlib
 import importlib.machinery
 import importlib.util
+import os
 import pathlib
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 _PACKAGE = pathlib.Path(__file__).parent
 _INSTALLED = ('site-packages', 'dist-packages')  # their versions are recorded
@@ -22,6 +23,34 @@ class _Source(importlib.machinery.SourceFileLoader):
 
   def get_code(self, fullname):
     return self.source_to_code(self.get_data(self.path), self.path)
+
+
+class _Beside:
+  """Lets `_Source` read the files beside those that were run, whenever they
+  are imported."""
+
+  def __init__(self):
+    self.files: set[str] = set()
+    self._names: set[str] = set()
+
+  def add(self, paths: Iterable[pathlib.Path]) -> None:
+    for path in paths:
+      self.files.add(os.path.realpath(path))
+      self._names.add(path.parent.name if path.stem == '__init__'
+                      else path.stem)
+
+  def find_spec(self, fullname, path=None, target=None):
+    """As `importlib.abc.MetaPathFinder` has it; `None` of all other files."""
+    if fullname.rpartition('.')[2] not in self._names:
+      return None
+    spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+    if not spec or os.path.realpath(spec.origin or '') not in self.files:
+      return None
+    spec.loader = _Source(fullname, spec.origin)
+    return spec
+
+
+_BESIDE = _Beside()
 
 
 def module_of(name: str, path: pathlib.Path) -> types.ModuleType:
@@ -46,14 +75,23 @@ def run(module: types.ModuleType, path: pathlib.Path) -> None:
   """
   beside = {other: digest(other) for other in imported(path)}
   if any(_SEEN.get(other, now) != now for other, now in beside.items()):
-    files = {str(other) for other in beside}
+    files = {os.path.realpath(other) for other in beside}
     for name, other in list(sys.modules.items()):
-      if getattr(other, '__file__', None) in files:
+      if file_of(other) in files:
         del sys.modules[name]
     importlib.invalidate_caches()
   _SEEN.update(beside)
+  _BESIDE.add(beside)
+  if _BESIDE not in sys.meta_path:
+    sys.meta_path.insert(0, _BESIDE)
   assert module.__spec__ is not None and module.__spec__.loader is not None
   module.__spec__.loader.exec_module(module)
+
+
+def file_of(module: object) -> str:
+  """The file of a module, without links; '' of one that has none."""
+  found = getattr(module, '__file__', None)
+  return os.path.realpath(found) if isinstance(found, str) else ''
 
 
 def digest(path: pathlib.Path) -> str:
@@ -101,10 +139,10 @@ def _named_in(path: pathlib.Path, root: pathlib.Path
 def _files(start: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
   """The modules of a dotted name below a folder, which may end elsewhere."""
   parts = name.split('.')
-  first = getattr(sys.modules.get(parts[0]), '__file__', None)
+  first = file_of(sys.modules.get(parts[0]))
   for count in range(1, len(parts) + 1):
     here = start.joinpath(*parts[:count])
     for other in (here.with_name(f'{here.name}.py'), here / '__init__.py'):
-      if other.is_file() and (first is None or pathlib.Path(
-          first).is_relative_to(start)):
+      if other.is_file() and (not first or pathlib.Path(
+          first).is_relative_to(os.path.realpath(start))):
         yield other

@@ -117,10 +117,10 @@ def namespaces(function: Callable) -> list[dict[str, Any]]:
   if own is None:
     own = getattr(sys.modules.get(getattr(inner, '__module__', '')),
                   '__dict__', {})
-  beside = {str(path) for path in neighbours.imported(
+  beside = {os.path.realpath(path) for path in neighbours.imported(
       pathlib.Path(found))} if found else set()
   return [own] + [vars(module) for module in list(sys.modules.values())
-                  if getattr(module, '__file__', None) in beside]
+                  if neighbours.file_of(module) in beside]
 
 
 def _inner(function: Callable) -> Callable:

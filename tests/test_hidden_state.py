@@ -152,9 +152,15 @@ def test_a_file_that_is_edited_later_is_not_what_was_registered(tmp_path):
   assert methods.METHODS.origin('supsup') is None
 
 
+@pytest.mark.parametrize('link', [False, True])
 def test_a_file_beside_it_that_is_edited_is_another_method(
-    tmp_path, monkeypatch):
-  monkeypatch.syspath_prepend(tmp_path)
+    tmp_path, monkeypatch, link):
+  path, tmp_path = tmp_path / 'link', tmp_path / f'pack-{link}'
+  tmp_path.mkdir()
+  path.symlink_to(tmp_path)
+  for name in [name for name in sys.modules if name.startswith('beside_')]:
+    monkeypatch.delitem(sys.modules, name)
+  monkeypatch.syspath_prepend(path if link else tmp_path)
   plugin, first, last = (tmp_path / f'{name}.py' for name in (
       'beside_mine', 'beside_one', 'beside_pack/last'))
   last.parent.mkdir()
@@ -199,3 +205,37 @@ def test_an_edit_that_keeps_size_and_time_is_seen(
     os.utime(path, (1000, 1000))
     read(str(path))
   assert seen == [1, 2]
+
+
+BESIDE = """
+import os, pathlib, sys
+from mtl_jax import registry
+folder = pathlib.Path(sys.argv[1])
+sys.path.insert(0, str(folder))
+pack = folder / 'beside_kept'
+pack.mkdir(exist_ok=True)
+(pack / '__init__.py').touch()
+(folder / 'mine.py').write_text(
+    'from beside_kept import one\\ndef late():\\n'
+    '  from beside_kept import two\\n  return two.VALUE\\n')
+for value in sys.argv[2:]:
+  for file in (pack / 'one.py', pack / 'two.py'):
+    file.write_text(f'VALUE = {value}\\n')
+    os.utime(file, (1000, 1000))
+  registry.load_plugins(folder / 'mine.py')
+  module, = [m for name, m in sys.modules.items() if '_plugin_mine_' in name]
+  print(module.one.VALUE, module.late())
+"""
+
+
+@pytest.mark.parametrize('processes', ['12', '1 2'])
+def test_an_edit_beside_it_that_keeps_size_and_time_is_seen(
+    tmp_path, processes):
+  """The bytecode of a file that a file imports lies on the disk."""
+  said = ''
+  for values in processes.split():
+    done = tiny.call([sys.executable, '-c', BESIDE, str(tmp_path), *values],
+                     PYTHONDONTWRITEBYTECODE='')
+    assert done.returncode == 0, done.stderr
+    said += done.stdout
+  assert said == '1 1\n2 2\n'

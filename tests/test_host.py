@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import types
 
 import jax
@@ -14,6 +15,7 @@ import tiny
 import mtl_jax
 from mtl_jax import commands
 from mtl_jax import host
+from mtl_jax import masks
 from mtl_jax.commands import ends
 
 
@@ -74,6 +76,26 @@ def test_a_signal_waits_for_the_next_save_and_a_second_one_does_not():
   host.may_stop()  # nothing waits any more
 
 
+class Ending:
+  """Signals the process when it is collected."""
+
+  def __del__(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_is_not_lost_where_exceptions_are_ignored():
+  with host.stoppable():
+    with pytest.raises(host.Stopped) as found:
+      Ending()
+      for _ in range(1000):
+        time.sleep(.01)
+    assert found.value.number == 15
+    with host.saves():
+      Ending()  # it waits, as nothing was raised
+    with pytest.raises(host.Stopped):
+      host.may_stop()
+
+
 def test_an_ignored_signal_stays_ignored():
   """As with nohup, or in the background of a script."""
   before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -111,6 +133,28 @@ def test_other_draws_from_a_seed_are_refused_before_anything_is_made(
     assert commands.call('verify', [f'--workdir={folder}'], 'verify') == 1
   assert 'unset it, or set it to 1' in capsys.readouterr().err
   assert not (tmp_path / 'new').exists()
+
+
+@pytest.mark.parametrize('name', ['jax_disable_jit', 'jax_no_tracing'])
+def test_what_compiles_nothing_is_refused_before_anything_is_made(
+    tmp_path, capsys, name):
+  folder = tiny.learned(tmp_path / 'run', 'one')
+  said = f'{name.upper()} is on, so that .* compile.* unset it'
+  system = mtl_jax.load(folder)
+  jax.config.update(name, True)
+  try:
+    for call in (lambda: mtl_jax.load(folder),
+                 lambda: tiny.learn(tiny.make('one'), tmp_path / 'new'),
+                 lambda: system.learn('digits', method='supsup', steps=1)):
+      with pytest.raises(ValueError, match=said):
+        call()
+    assert commands.call('verify', [f'--workdir={folder}'], 'verify') == 1
+  finally:
+    jax.config.update(name, False)
+  assert capsys.readouterr().err.startswith(f'error: {name.upper()} is on')
+  assert not (tmp_path / 'new').exists() and system.tasks == ['permuted-00']
+  with jax.disable_jit():  # what is not a run
+    assert masks.density(masks.top_k({'w': jnp.arange(4.)}, .5)) == .5
 
 
 def test_a_transfer_that_is_refused_later_ends_with_the_same_sentence(capsys):

@@ -25,11 +25,12 @@ from mtl_jax.inference import identify
 from mtl_jax.parallel import divided
 from mtl_jax.serving import backbone as backbone_lib
 from mtl_jax.serving import candidates
+from mtl_jax.storage import folders
 
 Tree = trees.Tree
 SMALLEST = 8
 # Name of a stored task, and the version of its folder.
-Key: TypeAlias = tuple[str, tuple[int, int] | None]
+Key: TypeAlias = tuple[str, folders.Stamp | None]
 
 
 class Stack:

@@ -28,7 +28,7 @@ from mtl_jax.storage import impression_arrays
 from mtl_jax.storage import workdir as workdir_lib
 
 CACHE_BYTES = 2 ** 30
-Version: TypeAlias = tuple[int, int]  # of a folder; see `Workdir.version`
+Version: TypeAlias = tuple[int, ...]  # of a folder; see `Workdir.version`
 # Key of a task in a cache: its name, and its folder's version.
 T = TypeVar('T')
 Key: TypeAlias = tuple[str, Version | None]

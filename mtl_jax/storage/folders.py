@@ -5,6 +5,7 @@ import pathlib
 import re
 import stat
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from mtl_jax import host
 from mtl_jax.storage import removal
@@ -56,18 +57,48 @@ def reachable(path: pathlib.Path) -> pathlib.Path:
   return path
 
 
-def version(folder: pathlib.Path) -> tuple[int, int] | None:
-  """(inode, time of the last change) of a folder; `None` if it is none."""
+class Stamp(NamedTuple):
+  """Of a file or folder: equal as long as it is the same and unchanged.
+
+  One of its times alone may be set back, by a clock or a copy, or be that of
+  the next change too.
+
+  Attributes:
+    changed: time of the last change of its content, in nanoseconds.
+    touched: time of the last change of anything.
+    inode: its number on the disk; it may be given again.
+    size: in bytes.
+    links: number of its names; of a folder, of folders in it.
+  """
+  changed: int
+  touched: int
+  inode: int
+  size: int
+  links: int
+
+
+def stamp(path: str | os.PathLike[str]) -> Stamp:
+  """The stamp of a file or folder that is there."""
+  return _stamp(os.stat(path))
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+  return Stamp(found.st_mtime_ns, found.st_ctime_ns, found.st_ino,
+               found.st_size, found.st_nlink)
+
+
+def version(folder: pathlib.Path) -> Stamp | None:
+  """The stamp of a folder; `None` if it is none."""
   try:
     found = os.stat(folder)
   except (OSError, ValueError):  # ValueError: a name with a zero byte
     return None
   if not stat.S_ISDIR(found.st_mode):
     return None
-  return found.st_ino, found.st_mtime_ns
+  return _stamp(found)
 
 
-def listed(folder: pathlib.Path) -> Iterator[tuple[str, tuple[int, int]]]:
+def listed(folder: pathlib.Path) -> Iterator[tuple[str, Stamp]]:
   """(name, version) of all folders in a folder."""
   try:
     names = os.listdir(folder)

@@ -7,6 +7,7 @@ which another goes on.
 """
 
 import contextlib
+import graphlib
 import logging
 import os
 import platform
@@ -134,7 +135,7 @@ class Mirror(staging.Staging):
           self._log_due = time.monotonic() + 9 * (time.monotonic() - began)
 
   def _send(self, units: list[str]) -> None:
-    arrays, whole, extra = [], [], []
+    arrays, whole, extra = [], {}, []
     for unit in units:
       there, files = self.there.setdefault(unit, {}), self.files(unit)
       if staging.WHOLE not in files:
@@ -144,26 +145,39 @@ class Mirror(staging.Staging):
       if new and staging.WHOLE in there:
         self._remove(unit, [staging.WHOLE])  # not whole while its arrays change
       arrays += new
-      whole.append((unit, staging.WHOLE, files[staging.WHOLE]))
+      whole[unit] = files[staging.WHOLE]
       extra.append((unit, [file for file in there if file not in files]))
     self.at_once(self._upload, arrays)
-    free = {one[0] for one in whole if not self._relies(one[0])}
-    self.at_once(self._upload, [one for one in whole if one[0] in free])
-    # A task comes after those that it was made from, as it was stored.
-    for one in sorted(whole, key=lambda one: one[2][2]):
-      if one[0] not in free:
-        self._upload(*one)
+    for ready in self._in_order(units):
+      self.at_once(self._upload, [(unit, staging.WHOLE, whole[unit])
+                                  for unit in ready])
     for unit, left in extra:
       self._remove(unit, left)
 
-  def _relies(self, unit: str) -> bool:
+  def _in_order(self, units: list[str]) -> Iterator[Iterable[str]]:
+    """The units in groups: a task comes after those that it was made from."""
+    there = set(units)
+    order = graphlib.TopologicalSorter(
+        {unit: self._needs(unit) & there for unit in units})
+    with contextlib.suppress(graphlib.CycleError):  # of faulty metadata
+      order.prepare()
+    while ready := order.get_ready():
+      there.difference_update(ready)
+      yield ready
+      order.done(*ready)
+    yield there
+
+  def _needs(self, unit: str) -> set[str]:
+    """The other tasks that a task was made from, as units."""
     if not unit.startswith('tasks/'):
-      return False
+      return set()
     try:
       found = checkpoint.load_metadata(self.root / unit)
     except checkpoint.CheckpointError:
-      return True
-    return any(found.get(key) for key in ('relies_on', 'references', 'kept_by'))
+      return set()
+    names = {one['task'] for one in (found.get('references') or {}).values()}
+    names |= {*(found.get('relies_on') or {}), found.get('kept_by') or ''}
+    return {f'tasks/{name}' for name in names} - {unit}
 
   def _upload(self, unit: str, file: str, stamp: staging.Stamp) -> None:
     path = self.root / unit / file

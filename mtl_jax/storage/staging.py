@@ -27,6 +27,7 @@ from mtl_jax.data import cache
 from mtl_jax.storage import array_files
 from mtl_jax.storage import bucket as bucket_lib
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import folders
 from mtl_jax.storage import removal
 
 WORKERS = 16  # transfers at once
@@ -38,7 +39,7 @@ LAST = ('metrics.jsonl', 'report.html', 'start.json')
 FILES = FIRST + RECIPE + LAST
 FOLDERS = ('probe', 'shared', 'tasks', 'progress')
 WHOLE = checkpoint.METADATA  # sent last
-Stamp = tuple[int, ...]  # of a local file: equal as long as it is the same
+Stamp = folders.Stamp
 
 
 class Staging:
@@ -65,25 +66,25 @@ class Staging:
     self.base = base.absolute() / f'{name[-60:]}-{digest}{part}'
     self.root = self.base / 'workdir'
     self.there: dict[str, dict[str, Stamp | None]] = {}  # in the bucket
-    self._scans: dict[str, tuple[int, dict[str, Stamp]]] = {}
+    self._scans: dict[str, tuple[Stamp, dict[str, Stamp]]] = {}
 
   # What lies where.
 
   def _scan(self, kind: str) -> dict[str, Stamp]:
     """Finished checkpoints of a folder; listed again if it has changed."""
     try:
-      when = os.stat(self.root / kind).st_mtime_ns
+      now = folders.stamp(self.root / kind)
     except FileNotFoundError:
       return {}
-    if self._scans.get(kind, (None,))[0] == when:
+    if self._scans.get(kind, (None,))[0] == now:
       return self._scans[kind][1]
-    settled = time.time_ns() - when > _TICK
+    settled = time.time_ns() - now.changed > _TICK
     # Strings: a folder of 10,000 tasks is listed again after each commit.
     found = _present((f'{kind}/{name}', f'{self.root}/{kind}/{name}/{WHOLE}')
                      for name in os.listdir(self.root / kind)
                      if removal.is_final(name))
     if settled:
-      self._scans[kind] = when, found
+      self._scans[kind] = now, found
     return found
 
   def _backbone(self) -> dict[str, Stamp]:
@@ -216,7 +217,7 @@ class Staging:
     sums = {file: bucket_lib.md5(info) for file, info in infos.items()}
     own = (self.root / unit / WHOLE).read_bytes()
     if sums[WHOLE] == _md5(own) or self.bucket.read(f'{unit}/{WHOLE}') == own:
-      if {file: stamp[1] for file, stamp in files.items()} != {
+      if {file: stamp.size for file, stamp in files.items()} != {
           file: int(info['size']) for file, info in infos.items()}:
         return unit, 'damaged'
       self.there[unit] = dict(files)
@@ -303,10 +304,9 @@ def of_kind(units: Iterable[str], kind: str) -> list[str]:
 
 def stamp_of(path: str | os.PathLike[str]) -> Stamp | None:
   try:
-    found = os.stat(path)
+    return folders.stamp(path)
   except (FileNotFoundError, NotADirectoryError):
     return None
-  return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _present(paths: Iterable[tuple[str, str | os.PathLike[str]]]

@@ -73,8 +73,8 @@ class Workdir:
     self.plan = self.root / 'plan.json'
     self._held = False
     self._lock = threading.Lock()
-    self._stamp: tuple[int, int] | None = None
-    self._finished: dict[str, tuple[int, int]] = {}
+    self._stamp: folders.Stamp | None = None
+    self._finished: dict[str, folders.Stamp] = {}
 
   def task(self, name: str) -> pathlib.Path:
     """The folder of a task's checkpoint."""
@@ -153,7 +153,7 @@ class Workdir:
             f'{name} on disks that do not tell capital letters apart; choose '
             'another name')
 
-  def version(self, name: str) -> tuple[int, int] | None:
+  def version(self, name: str) -> folders.Stamp | None:
     """A value that is equal as long as the task's folder is the same one.
 
     `None` without such a task. The folder of tasks is listed at most if the
@@ -168,8 +168,8 @@ class Workdir:
           return found
     return self.finished_tasks().get(name)
 
-  def finished_tasks(self) -> dict[str, tuple[int, int]]:
-    """(inode, time) of all finished tasks by name; the dict never changes."""
+  def finished_tasks(self) -> dict[str, folders.Stamp]:
+    """The stamps of all finished tasks by name; the dict never changes."""
     with self._lock:
       stamp = folders.version(self.tasks)
       if stamp is None:
@@ -182,7 +182,7 @@ class Workdir:
         # Returns the same object as long as nothing has changed.
         self._finished = before if there == before else there
         # Changes within one tick of the file system's clock have equal times.
-        self._stamp = stamp if now - stamp[1] > _TICK else None
+        self._stamp = stamp if now - stamp.changed > _TICK else None
       return self._finished
 
   def lost_tasks(self) -> list[str]:

@@ -70,24 +70,6 @@ def _unchanged(name: str, function: Callable) -> Callable:
   return call
 
 
-def require_pure(name: str, function: Callable, *args) -> None:
-  """Refuses a function that does something else when it is called again.
-
-  A run that goes on after a kill calls it in a new process. What it computes
-  is compared as a program, with the constants in it; no array is computed.
-
-  Raises:
-    WrongMethod: the two programs differ, or the second call fails.
-  """
-  one = program(name, function, *args)
-  if one != program(name, function, *args):
-    raise WrongMethod(
-        f'{name} computes something else when it is called again with the '
-        'same arguments: it must be a pure function of them. Draw with the '
-        "key of init or of prepare's context, not with random or numpy.random, "
-        'and keep nothing in Python variables')
-
-
 def program(name: str, function: Callable, *args) -> tuple:
   """What a function computes, as a value that can be compared."""
   try:

@@ -60,12 +60,13 @@ def of_group(method: methods.Method, backbone: backbone_lib.Backbone,
                         backbone.params)
   route, key = routes[0], preparation.run_key(seed)
 
-  def prepare(params, earlier):
+  def prepare(params, earlier, method=method):
     return method.prepare(methods.Context(
         params, tuple(earlier), key, methods.Group(
             routes, {}, lambda number: params, None)))
 
-  init = lambda p, s: method.init(key, p, s, plan.init_route(group))
+  init = lambda p, s, method=method: method.init(key, p, s,
+                                                 plan.init_route(group))
   shared = calls.traced('prepare', prepare, params, earlier)
   _require_dict('prepare', shared)
   trainable = calls.traced('init', init, params, shared)
@@ -83,16 +84,16 @@ def of_group(method: methods.Method, backbone: backbone_lib.Backbone,
                 made, there)
   claims.require(method, params, made, trainable, shared, there, bound, route)
   if own:
-    for name, function, args in (
-        ('prepare', prepare, (params, earlier)),
-        ('init', init, (params, shared)),
-        ('bind', bind, (params, trainable, shared)),
-        ('commit', lambda p, t, s: method.commit(p, t, s, route),
-         (params, trainable, shared)),
-        ('penalty', method.penalty, (trainable,)),
-        ('materialise', method.materialise, (params, made, there))):
-      calls.require_pure(name, function, *args)
-    fresh.require_stored(method, group[0].phase, before, params, made, there)
+    uses = lambda method: {
+        'prepare': (lambda p, e: prepare(p, e, method), params, earlier),
+        'init': (lambda p, s: init(p, s, method), params, shared),
+        'bind': (lambda p, t, s: method.bind(p, t, s, route), params,
+                 trainable, shared),
+        'commit': (lambda p, t, s: method.commit(p, t, s, route), params,
+                   trainable, shared),
+        'penalty': (method.penalty, trainable),
+        'materialise': (method.materialise, params, made, there)}
+    fresh.require_same(method, group[0].phase, before, uses)
     if not earlier and jax.process_count() == 1:
       _require_same_values(method, backbone, prepare, key, group)
   return Traced(made, shared)

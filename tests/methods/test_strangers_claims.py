@@ -1,5 +1,7 @@
 """What a stranger's method declares, and keeps where nothing is stored."""
 
+import collections
+
 import configs
 import jax
 import jax.numpy as jnp
@@ -70,6 +72,94 @@ def keeping(function):
 def if_called(backbone, impression, shared):
   made = materialise(backbone, impression, shared)
   return made if KEPT else jax.tree.map(lambda x: x + 1, made)
+
+
+class Kept:
+  """Of a method that keeps something in a class."""
+  count = 0
+
+
+class Plain:
+  pass
+
+
+def in_a_closure():
+  count = 0
+
+  def more():
+    nonlocal count
+    count += 1
+  return more, lambda: count
+
+
+def by_a_default(add, kept=[0]):  # pylint: disable=dangerous-default-value
+  kept[0] += add
+  return kept[0]
+
+
+COUNTS = np.zeros(3, int)
+DEFAULT = collections.defaultdict(int)
+QUEUE = collections.deque()
+OBJECT = Plain()
+NESTED = {'deep': [Plain()]}
+CLOSURE = in_a_closure()
+NUMBER = 0
+
+
+def more_number():
+  global NUMBER
+  NUMBER += 1
+
+
+def add(holder, name='n'):
+  setattr(holder, name, getattr(holder, name, 0) + 1)
+
+
+# Where a method may keep how often it was called: (to add one, the number).
+PLACES = {
+    'class': (lambda: add(Kept, 'count'), lambda: Kept.count),
+    'global': (more_number, lambda: NUMBER),
+    'closure': CLOSURE,
+    'default': (lambda: by_a_default(1), lambda: by_a_default(0)),
+    'function': (lambda: add(more_number), lambda: getattr(more_number, 'n', 0)
+                 ),
+    'array': (lambda: COUNTS.__setitem__(1, COUNTS[1] + 1),
+              lambda: int(COUNTS[1])),
+    'defaultdict': (lambda: DEFAULT.__setitem__('n', DEFAULT['n'] + 1),
+                    lambda: DEFAULT['n']),
+    'deque': (lambda: QUEUE.append(0), lambda: len(QUEUE)),
+    'object': (lambda: add(OBJECT), lambda: getattr(OBJECT, 'n', 0)),
+    'nested': (lambda: add(NESTED['deep'][0]),
+               lambda: getattr(NESTED['deep'][0], 'n', 0)),
+}
+
+
+@pytest.mark.parametrize('what', ['materialise', 'bind'])
+@pytest.mark.parametrize('place', PLACES)
+def test_a_variable_that_changes_what_is_computed_is_found(place, what):
+  """Wherever it is: it is kept that commit was called, once for all."""
+  more, number = PLACES[place]
+  function = {'materialise': materialise, 'bind': bind}[what]
+
+  def after(*given):
+    if number() == before:
+      more()
+    return commit(*given)
+  before = number()
+  given = config(lambda: GOOD._replace(commit=after, **{
+      what: lambda *given: jax.tree.map(
+          lambda x: x + 1e-5 * (number() > before), function(*given))}))
+  with pytest.raises(ValueError, match=f'{what} .*Python variables'):
+    configs.check(given)
+
+
+@pytest.mark.parametrize('place', PLACES)
+def test_what_a_check_of_variables_exchanges_is_as_it_was(place):
+  more, number = PLACES[place]
+  more()
+  kept = number()
+  configs.check(config(lambda: GOOD))
+  assert number() == kept
 
 
 def masked(**changes):

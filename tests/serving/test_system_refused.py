@@ -1,5 +1,6 @@
 """A system says in a sentence which argument it can't take."""
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -62,6 +63,38 @@ def test_what_is_refused_leaves_nothing(system, call, said):
   with pytest.raises(ValueError, match=said):
     call(system)
   assert tiny.bits(system.workdir.root) == before
+
+
+@pytest.mark.parametrize('name, wrong, near', [
+    ('predict', 'taks', 'task'), ('observe', 'tasks', 'task'),
+    ('predict_mixed', 'task', 'tasks'), ('identify', 'normalize', 'normalise'),
+    ('export', 'basis', 'with_basis'), ('export_network', 'license', 'licence'),
+    ('delete', 'tasks', 'task'), ('rename', 'names', 'name'),
+    ('merge', 'weight', 'weights'), ('parameters', 'name', None),
+    ('apply_fn', 'tasks', 'task')])
+def test_a_wrong_keyword_is_named_with_the_nearest(system, name, wrong, near):
+  said = f'{name} has no option {wrong}' + (
+      rf' \(did you mean: {near}\b.*\?\)' if near else '') + '; it takes '
+  with pytest.raises(ValueError, match=said):
+    getattr(system, name)(**{wrong: 3})
+
+
+@pytest.mark.parametrize('call', [
+    lambda s: s.predict(IMAGES, task=PAIR[0]),
+    lambda s: s.predict(IMAGES, names=PAIR),
+    lambda s: s.observe(IMAGES, PAIR[0]),
+    lambda s: s.predict_mixed(IMAGES, PAIR * 2),
+    lambda s: s.identify(IMAGES, names=PAIR),
+    lambda s: s.apply_fn(PAIR[0]),
+    lambda s: s.learn('digits', method='supsup', steps=1)])
+def test_a_transfer_that_a_context_forbids_is_explained(system, call):
+  system.refresh()
+  with jax.transfer_guard('disallow'):
+    with pytest.raises(ValueError, match='leave the context of jax.transfer_g'):
+      call(system)
+  assert len(system.tasks) == 3
+  with jax.transfer_guard('log'):
+    system.predict(IMAGES, task=PAIR[0])
 
 
 def test_a_system_that_keeps_no_task(system):

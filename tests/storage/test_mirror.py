@@ -80,15 +80,16 @@ def test_unfinished_names_never_travel():
 
 
 def test_tasks_come_after_those_that_they_were_made_from(monkeypatch):
-  """However the folder lists them, with many transfers at once."""
+  """However the folder lists them, with many transfers at once, and with a
+  clock that is set back."""
   monkeypatch.setattr(staging, 'WORKERS', 4)
   work = workdir_lib.Workdir(buckets.RUN)
   with work.held():
     for name in 'zyxa':
       buckets.task(work, name)
-    for name, needs in (('m', 'z'), ('c', 'm'), ('k', 'c')):
-      time.sleep(0.01)
-      buckets.task(work, name, relies_on={needs: ''})
+    for when, (name, needs) in enumerate((('m', 'z'), ('c', 'm'), ('k', 'c'))):
+      buckets.task(work, name, kept_by=name, relies_on={needs: ''})
+      os.utime(work.task(name) / staging.WHOLE, (9 - when, 9 - when))
   whole = [path.split('/')[-2] for what, path, *_ in buckets.changes()
            if '/tasks/' in path and path.endswith('METADATA')]
   assert whole[4:] == ['m', 'c', 'k'] and set(whole[:4]) == set('zyxa')

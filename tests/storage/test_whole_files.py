@@ -44,3 +44,9 @@ def test_a_long_name(tmp_path):
   path = tmp_path / ('n' * 255)
   whole_files.replace(path, b'content')
   assert path.read_bytes() == b'content'
+
+
+def test_others_may_read_it(tmp_path):
+  """Not the temporary file's own rights, with which it would be its user's."""
+  whole_files.write(tmp_path / 'new', b'content')
+  assert (tmp_path / 'new').stat().st_mode & 0o777 == 0o644

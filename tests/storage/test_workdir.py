@@ -11,12 +11,17 @@ import time
 
 import filelock
 import jax
+import numpy as np
 import pytest
 import tiny
 
 from mtl_jax import experiment
 from mtl_jax.evaluation import final
+from mtl_jax.storage import checkpoint
+from mtl_jax.storage import folders
 from mtl_jax.storage import json_records
+from mtl_jax.storage import removal
+from mtl_jax.storage import staging
 from mtl_jax.storage import workdir as workdir_lib
 
 RUN = {'kind': 'run', 'started': '2026-01-01T00:00:00+00:00'}
@@ -117,6 +122,33 @@ def test_a_start_that_is_refused_leaves_the_seconds_for_the_next(tmp_path):
   with pytest.raises(ValueError):
     experiment.run(tiny.make('few', seed=8), run, quiet=True)
   assert work.killed(lines(run, 'run'))
+
+
+# Times that tell nothing.
+
+
+def test_a_change_that_keeps_the_time_is_seen(tmp_path):
+  """As by a copy that keeps times, or with a clock that was set back."""
+  work = workdir_lib.Workdir(tmp_path / 'run')
+  work.prepare()
+  for name in 'ab':
+    checkpoint.save(work.task(name), {'x': np.zeros(3)}, {})
+  file = work.task('a') / '0'
+
+  def stamps(*changes):
+    for change in changes:
+      change()
+    for path in (file, file.parent, work.tasks):
+      os.utime(path, (1, 1))
+    return {'file': staging.stamp_of(file), 'task': work.version('a'),
+            'tasks': folders.version(work.tasks)}
+  content, found = file.read_bytes(), stamps()
+  for changes in ([lambda: file.write_bytes(content[::-1])],
+                  [file.unlink, lambda: file.write_bytes(content)],
+                  [lambda: removal.remove(work.task('b'))]):
+    before, found = found, stamps(*changes)
+    assert all(found[name] != before[name] for name in found)
+  assert work.task_names() == ['a']
 
 
 # A folder that is none.
