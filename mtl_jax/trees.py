@@ -86,6 +86,11 @@ def _entry_name(entry: Any) -> str:
   return str(entry)
 
 
+def name_of(path: Sequence[Any]) -> str:
+  """The name of a leaf with a path of `jax.tree_util`."""
+  return '/'.join(map(_entry_name, path))
+
+
 def flatten(tree: Tree) -> dict[str, Any]:
   """The leaves of `tree` by path name, including `None` leaves.
 
@@ -97,7 +102,7 @@ def flatten(tree: Tree) -> dict[str, Any]:
   """
   flat: dict[str, Any] = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_none):
-    name = '/'.join(map(_entry_name, path))
+    name = name_of(path)
     if name in flat:
       raise ValueError(f"two leaves have the name {name!r}: a key holds '/'; "
                        'rename one of them')
@@ -153,7 +158,7 @@ def map_named(f: Callable, tree: Tree, *rest: Tree) -> Tree:
   for other in rest:
     check_same_structure(tree, other)
   return jax.tree_util.tree_map_with_path(
-      lambda path, *leaves: f('/'.join(map(_entry_name, path)), *leaves),
+      lambda path, *leaves: f(name_of(path), *leaves),
       tree, *rest, is_leaf=is_none)
 
 
