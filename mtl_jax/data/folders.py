@@ -37,7 +37,8 @@ _SUFFIXES = ('.avif', '.bmp', '.gif', '.ico', '.jfif', '.jp2', '.jpe', '.jpeg',
              '.tiff', '.webp')
 # Of macOS's archives, Synology, QNAP, Windows and Linux, in lower case.
 _OF_SYSTEMS = ('__macosx', '@eadir', '#recycle', '@recycle',
-               '@recently-snapshot', '$recycle.bin', 'system volume information', 'lost+found')
+               '@recently-snapshot', '$recycle.bin',
+               'system volume information', 'lost+found')
 _KINDS = {stat.S_IFIFO: 'a FIFO', stat.S_IFSOCK: 'a socket',
           stat.S_IFCHR: 'a device', stat.S_IFBLK: 'a device'}
 _SHOWN = 10  # largest number of file names in a note

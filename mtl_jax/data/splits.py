@@ -165,7 +165,8 @@ def ordered_names(name, given):
   if not isinstance(names, tuple) or not all(
       isinstance(n, str) for n in names):
     raise ValueError(f'source {name!r}: class_names is '
-                     f'{messages.shown(names)}; it must be a sequence of strings, the first for class 0')
+                     f'{messages.shown(names)}; it must be a sequence of '
+                     'strings, the first for class 0')
   return tuple(map(str, names))
 
 
