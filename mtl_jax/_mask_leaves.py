@@ -59,7 +59,7 @@ def bound(at: Any) -> Any:
   Raises:
     ValueError: it is not a number, or NaN.
   """
-  kind = getattr(at, 'dtype', None)
+  kind: Any = getattr(at, 'dtype', None)
   known = trees.is_number(at) or getattr(at, 'shape', None) == () and (
       kind == bool or jnp.issubdtype(kind, jnp.number))
   if (not known or kind is not None and jnp.issubdtype(
@@ -89,7 +89,7 @@ def _as_float(x: Any) -> float:
 
 
 def _integers_at_least(s: Array, at: Any) -> Array:
-  info = jnp.iinfo(s.dtype)
+  info: Any = jnp.iinfo(s.dtype)  # type: ignore[no-untyped-call]
   at = at if isinstance(at, numbers.Rational) else float(at)
   if not int(info.min) < at <= int(info.max):  # an infinity among others
     return jnp.full(s.shape, at <= int(info.min))
@@ -122,8 +122,8 @@ def per_leaf(density: float | Tree, like: Tree) -> Tree:
                      'numbers')
   if trees.is_number(density) or getattr(density, 'shape', None) == ():
     return jax.tree.map(lambda _: density, like)
-  if jax.tree.structure(density) == jax.tree.structure(0) != (
-      jax.tree.structure(like)):
+  if jax.tree_util.all_leaves([density]) and not (
+      jax.tree_util.all_leaves([like])):
     raise ValueError(f'density is {messages.shown(density)}; give a number, or '
                      'a tree of numbers')
   return density

@@ -75,7 +75,8 @@ def fans(tree: trees.Tree, rules: Rules = ()) -> dict[str, Fan | None]:
 def _without_boxes(tree: trees.Tree) -> dict[str, str]:
   """For every name, that of the parameter: Flax's variables (of `nnx.state`,
   or with partitions) are boxes, whose only leaf is called `value`."""
-  found, beside = {}, collections.Counter()
+  found = {}
+  beside: collections.Counter = collections.Counter()
   for path, _ in jax.tree_util.tree_leaves_with_path(
       tree, is_leaf=trees.is_none):
     beside[path[:-1]] += 1
