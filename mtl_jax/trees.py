@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import aliases
@@ -58,25 +57,12 @@ def check_arrays(tree: Any, what: str, values: bool = False) -> Any:
           f'{name or "the only leaf"} of {what} is a {type(leaf).__name__}; '
           'every leaf is an array, or None: make it with jax.numpy.asarray')
     if isinstance(leaf, (np.ndarray, np.generic)) and not (
-        _computes(leaf.dtype)):
+        messages.computes(leaf.dtype)):
       raise ValueError(f'{name or "the only leaf"} of {what} is {leaf.dtype}, '
                        'which JAX does not compute with; make it with '
-                       f'.astype(numpy.{_computed(leaf.dtype)})')
+                       '.astype(numpy.'
+                       f'{messages.computed(leaf.dtype)})')
   return tree
-
-
-def _computes(dtype: np.dtype) -> bool:
-  """Whether JAX computes with a dtype of NumPy; not with swapped bytes."""
-  return dtype.isnative and (dtype == bool or jnp.issubdtype(
-      dtype, np.number)) and dtype not in (np.longdouble, np.clongdouble) and (
-          dtype.kind != 'm')
-
-
-def _computed(dtype: np.dtype) -> str:
-  """A dtype that JAX computes with, for the values of another one."""
-  return ('complex64' if dtype == np.clongdouble else 'float32'
-          if dtype == np.longdouble or dtype.kind not in 'iufc' else
-          dtype.newbyteorder('=').name)
 
 
 def _entry_name(entry: Any) -> str:
@@ -370,8 +356,7 @@ def fingerprint(tree: Tree) -> str:
 
   A key that contains '/' differs from nested keys with the same path.
 
-  >>> import jax.numpy as jnp
-  >>> a = fingerprint({'w': jnp.zeros(3)})
+  >>>   >>> a = fingerprint({'w': jnp.zeros(3)})
   >>> a == fingerprint({'w': jnp.zeros(3)})
   True
   >>> a == fingerprint({'v': jnp.zeros(3)})
