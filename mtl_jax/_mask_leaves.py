@@ -3,6 +3,8 @@
 The public functions are in `masks`.
 """
 
+import math
+import numbers
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,8 +48,52 @@ def rankable(scores: Scores) -> Scores:
 def _has_nan(x: Array) -> bool:
   if isinstance(x, jax.Array) and any(
       device.platform != 'cpu' for device in x.devices()):
-    return bool(jnp.isnan(x).any())  # only the answer comes to the host
+    with jax.ensure_compile_time_eval():  # inside jit too
+      return bool(jnp.isnan(x).any())  # only the answer comes to the host
   return bool(np.isnan(np.asarray(x)).any())
+
+
+def bound(at: Any) -> Any:
+  """The bound of a threshold, as a number that JAX compares with.
+
+  Raises:
+    ValueError: it is not a number, or NaN.
+  """
+  kind: Any = getattr(at, 'dtype', None)
+  known = trees.is_number(at) or getattr(at, 'shape', None) == () and (
+      kind == bool or jnp.issubdtype(kind, jnp.number))
+  if (not known or kind is not None and jnp.issubdtype(
+      kind, jnp.complexfloating) or not isinstance(at, jax.core.Tracer) and (
+          np.asarray(at) != np.asarray(at))):
+    raise ValueError(f'the bound of a threshold is {messages.shown(at)}; give '
+                     'a number')
+  return at
+
+
+def at_least(s: Array, at: Any) -> Array:
+  """Where scores are at least a bound."""
+  if trees.is_number(at) and jnp.issubdtype(s.dtype, jnp.integer):
+    return _integers_at_least(s, at)
+  if isinstance(at, (numbers.Rational, np.longdouble)):
+    at = _as_float(at)
+  if s.dtype.kind == 'V' and s.dtype.itemsize == 1:  # JAX promotes none of them
+    return s.astype(jnp.float32) >= jnp.asarray(at, jnp.float32)
+  return s >= at
+
+
+def _as_float(x: Any) -> float:
+  try:
+    return float(x)
+  except OverflowError:
+    return math.inf if x > 0 else -math.inf
+
+
+def _integers_at_least(s: Array, at: Any) -> Array:
+  info: Any = jnp.iinfo(s.dtype)  # type: ignore[no-untyped-call]
+  at = at if isinstance(at, numbers.Rational) else float(at)
+  if not int(info.min) < at <= int(info.max):  # an infinity among others
+    return jnp.full(s.shape, at <= int(info.min))
+  return s >= np.asarray(math.ceil(at), s.dtype)
 
 
 def kept(name: str, shape: Sequence[int], density: Any) -> int:
@@ -76,6 +122,10 @@ def per_leaf(density: float | Tree, like: Tree) -> Tree:
                      'numbers')
   if trees.is_number(density) or getattr(density, 'shape', None) == ():
     return jax.tree.map(lambda _: density, like)
+  if jax.tree_util.all_leaves([density]) and not (
+      jax.tree_util.all_leaves([like])):
+    raise ValueError(f'density is {messages.shown(density)}; give a number, or '
+                     'a tree of numbers')
   return density
 
 

@@ -10,16 +10,20 @@ outputs in the last axis. Patterns describe kernels that don't follow these
 rules.
 """
 
+import collections
 import math
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import jax
 
 from mtl_jax import trees
 
 # Last parts of the names of leaves that are not kernels, whatever their shape.
 NO_KERNEL = re.compile(
     r'(.*_)?(bias|scale|embeddings?|positions?|cls|token)')
+_BOXED = jax.tree_util.GetAttrKey('value')
 Shape = tuple[int, ...]
 # (pattern of a leaf's name, its input axes, or `None` if it is not a kernel).
 Rules = Sequence[tuple[str, tuple[int, ...] | None]]
@@ -61,14 +65,33 @@ def fans(tree: trees.Tree, rules: Rules = ()) -> dict[str, Fan | None]:
   flat = {name: tuple(leaf.shape) for name, leaf in trees.flatten(
       trees.check_arrays(tree, 'the parameters')).items() if leaf is not None}
   trees.select(tree, rules)  # refuses patterns that match no leaf
-  return {name: _fan(name, shape, flat, rules) for name, shape in flat.items()}
+  short = _without_boxes(tree)
+  shapes = {short[name]: shape for name, shape in flat.items()}
+  return {name: _of_rules(name, shape, rules) if any(
+      re.fullmatch(pattern, name) for pattern, _ in rules)
+          else _fan(short[name], shape, shapes) for name, shape in flat.items()}
 
 
-def _fan(name: str, shape: Shape, shapes: dict[str, Shape],
-         rules: Rules) -> Fan | None:
-  for pattern, axes in rules:
-    if re.fullmatch(pattern, name):
-      return None if axes is None else _of_axes(name, shape, axes)
+def _without_boxes(tree: trees.Tree) -> dict[str, str]:
+  """For every name, that of the parameter: Flax's variables (of `nnx.state`,
+  or with partitions) are boxes, whose only leaf is called `value`."""
+  found = {}
+  beside: collections.Counter = collections.Counter()
+  for path, _ in jax.tree_util.tree_leaves_with_path(
+      tree, is_leaf=trees.is_none):
+    beside[path[:-1]] += 1
+    found[path] = path[:-1] if path[1:] and path[-1] == _BOXED else path
+  return {trees.name_of(path): trees.name_of(
+      path if beside[path[:-1]] > 1 else short)
+          for path, short in found.items()}
+
+
+def _of_rules(name: str, shape: Shape, rules: Rules) -> Fan | None:
+  axes = next(axes for pattern, axes in rules if re.fullmatch(pattern, name))
+  return None if axes is None else _of_axes(name, shape, axes)
+
+
+def _fan(name: str, shape: Shape, shapes: dict[str, Shape]) -> Fan | None:
   *parents, last = name.split('/')
   if len(shape) < 2 or NO_KERNEL.fullmatch(last):
     return None

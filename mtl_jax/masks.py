@@ -84,11 +84,9 @@ def threshold(scores: Scores, at: float = 0.) -> Mask:
   >>> threshold({'w': jnp.array([-1., 0., 2.])})
   {'w': Array([False,  True,  True], dtype=bool)}
   """
-  if (not trees.is_number(at) and getattr(at, 'shape', None) != ()
-      or not isinstance(at, jax.core.Tracer) and at != at):
-    raise ValueError(f'the bound of a threshold is {messages.shown(at)}; give '
-                     'a number')
-  return jax.tree.map(lambda s: s >= at, _mask_leaves.rankable(scores))
+  at = _mask_leaves.bound(at)
+  return jax.tree.map(lambda s: _mask_leaves.at_least(s, at),
+                      _mask_leaves.rankable(scores))
 
 
 def top_k(scores: Scores, density: float | Tree) -> Mask:
@@ -358,6 +356,7 @@ def erdos_renyi(params: Params, eps: float) -> trees.Tree:
   """
   if not (trees.is_number(eps) and eps > 0):
     raise ValueError(f'eps is {messages.shown(eps)}; it must be above 0')
+  eps = float(eps)
   known = fans.fans(trees.check_arrays(params, 'parameters'))
 
   def leaf(name: str, x: Array | None) -> float | None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -44,3 +45,17 @@ def check_switch(value: Any, name: str) -> bool:
   if not isinstance(value, (bool, np.bool_)):
     raise ValueError(f'{name} is {shown(value)}; give True or False')
   return bool(value)
+
+
+def computes(dtype: np.dtype) -> bool:
+  """Whether JAX computes with a dtype of NumPy; not with swapped bytes."""
+  return dtype.isnative and (dtype == bool or jnp.issubdtype(
+      dtype, np.number)) and dtype not in (np.longdouble, np.clongdouble) and (
+          dtype.kind != 'm')
+
+
+def computed(dtype: np.dtype) -> str:
+  """A dtype that JAX computes with, for the values of another one."""
+  return ('complex64' if dtype == np.clongdouble else 'float32'
+          if dtype == np.longdouble or dtype.kind not in 'iufc' else
+          dtype.newbyteorder('=').name)

@@ -56,11 +56,12 @@ def check_arrays(tree: Any, what: str, values: bool = False) -> Any:
       raise ValueError(
           f'{name or "the only leaf"} of {what} is a {type(leaf).__name__}; '
           'every leaf is an array, or None: make it with jax.numpy.asarray')
-    if isinstance(leaf, (np.ndarray, np.generic)) and (
-        leaf.dtype == np.longdouble or leaf.dtype.kind in 'OSUMm'):
+    if isinstance(leaf, (np.ndarray, np.generic)) and not (
+        messages.computes(leaf.dtype)):
       raise ValueError(f'{name or "the only leaf"} of {what} is {leaf.dtype}, '
                        'which JAX does not compute with; make it with '
-                       '.astype(numpy.float32)')
+                       '.astype(numpy.'
+                       f'{messages.computed(leaf.dtype)})')
   return tree
 
 
@@ -69,6 +70,11 @@ def _entry_name(entry: Any) -> str:
     if hasattr(entry, attribute):
       return str(getattr(entry, attribute))
   return str(entry)
+
+
+def name_of(path: Sequence[Any]) -> str:
+  """The name of a leaf with a path of `jax.tree_util`."""
+  return '/'.join(map(_entry_name, path))
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
@@ -82,7 +88,7 @@ def flatten(tree: Tree) -> dict[str, Any]:
   """
   flat: dict[str, Any] = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_none):
-    name = '/'.join(map(_entry_name, path))
+    name = name_of(path)
     if name in flat:
       raise ValueError(f"two leaves have the name {name!r}: a key holds '/'; "
                        'rename one of them')
@@ -138,7 +144,7 @@ def map_named(f: Callable, tree: Tree, *rest: Tree) -> Tree:
   for other in rest:
     check_same_structure(tree, other)
   return jax.tree_util.tree_map_with_path(
-      lambda path, *leaves: f('/'.join(map(_entry_name, path)), *leaves),
+      lambda path, *leaves: f(name_of(path), *leaves),
       tree, *rest, is_leaf=is_none)
 
 
@@ -350,8 +356,7 @@ def fingerprint(tree: Tree) -> str:
 
   A key that contains '/' differs from nested keys with the same path.
 
-  >>> import jax.numpy as jnp
-  >>> a = fingerprint({'w': jnp.zeros(3)})
+  >>>   >>> a = fingerprint({'w': jnp.zeros(3)})
   >>> a == fingerprint({'w': jnp.zeros(3)})
   True
   >>> a == fingerprint({'v': jnp.zeros(3)})

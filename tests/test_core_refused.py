@@ -15,6 +15,7 @@ PARAMS, MASK = {'w': W}, {'w': W > 0}
 KEY = jax.random.key(0)
 SHAPE = {'w': jax.ShapeDtypeStruct((4, 6), jnp.float32)}
 LONG = {'w': np.ones((4, 6), np.longdouble)}
+SWAPPED = {'w': np.arange(24).reshape(4, 6).astype('>i4')}
 soft = masks.straight_through
 
 
@@ -44,6 +45,13 @@ soft = masks.straight_through
     (lambda: masks.signed_constant(KEY, LONG), 'JAX does not compute with'),
     (lambda: soft(masks.threshold)({'w': np.array(['a'])}), 'is <U1, which JA'),
     (lambda: soft(masks.threshold)('x'), 'the only leaf of scores is a str'),
+    (lambda: masks.top_k(SWAPPED, .5), 'is >i4, .* .astype.numpy.int32'),
+    (lambda: masks.apply(SWAPPED, MASK), 'w of parameters is >i4'),
+    (lambda: soft(masks.threshold)(SWAPPED), 'w of scores is >i4'),
+    (lambda: impressions.combine({'w': np.ones(2, '>f8')}, MASK), 'is >f8'),
+    (lambda: masks.apply({'w': np.ones(3, np.clongdouble)}, MASK),
+     '.astype.numpy.complex64'),
+    (lambda: masks.top_k({'w': np.ones(3, [('a', 'f4')])}, .5), 'not compute'),
     # Samplers.
     (lambda: soft(.5), 'the sampler is 0.5; give a function'),
     (lambda: soft(lambda s: {'w': None})(PARAMS), 'gives no mask of w'),
@@ -58,6 +66,12 @@ soft = masks.straight_through
     (lambda: masks.top_k(PARAMS, {'w': KEY}), 'density of w is '),
     (lambda: masks.threshold(PARAMS, PARAMS),
      r'a threshold is dict\(float32\(4, 6\)\); give a number'),
+    (lambda: masks.threshold(PARAMS, np.array('x')), 'a threshold is array'),
+    (lambda: masks.threshold(PARAMS, KEY), 'give a number'),
+    (lambda: masks.threshold(PARAMS, jnp.array(1j)), 'give a number'),
+    (lambda: masks.threshold(PARAMS, jnp.nan), 'is nan; give a number'),
+    (lambda: masks.top_k(PARAMS, np.array([.5])),
+     r'density is float64\(1,\); give a number, or a tree'),
     (lambda: masks.random(W, PARAMS, .5), r'key is float32\(4, 6\); give one'),
     (lambda: masks.erdos_renyi(PARAMS, W), r'eps is float32\(4, 6\); it must')])
 def test_what_is_refused(call, said):

@@ -1,5 +1,7 @@
 """Inputs and outputs of kernels, against what Flax's initialisers take."""
 
+import dataclasses
+
 import flax.linen as nn
 from flax import nnx
 import jax
@@ -83,6 +85,39 @@ def test_nnx_has_the_same_names():
   params = jax.eval_shape(lambda: network.init(KEY, (64,))[0])
   assert {n: fan.fan_in for n, fan in fans.fans(params).items()
           if fan} == ATTENTION
+
+
+@pytest.mark.parametrize('make', [
+    lambda rngs: nnx.MultiHeadAttention(4, 64, 48, rngs=rngs, decode=False),
+    lambda rngs: nnx.LinearGeneral((3, 4), (5, 6), axis=(-2, -1), rngs=rngs),
+    lambda rngs: nnx.ConvTranspose(4, 8, (3, 3), transpose_kernel=True,
+                                   rngs=rngs),
+    lambda rngs: nnx.Embed(10, 8, rngs=rngs)])
+def test_variables_are_read_like_their_arrays(make):
+  state = nnx.state(make(nnx.Rngs(0)), nnx.Param)
+  plain, boxed = fans.fans(nnx.to_pure_dict(state)), fans.fans(state)
+  assert boxed == {f'{name}/value': fan for name, fan in plain.items()}
+  signs = trees.flatten(masks.signed_constant(KEY, state))
+  assert all((fan is None) == np.array_equal(
+      signs[name], trees.flatten(state)[name]) for name, fan in boxed.items())
+
+
+def test_partitioned_parameters_are_read_like_their_arrays():
+  module = nn.DenseGeneral((3, 4), kernel_init=nn.with_partitioning(
+      nn.initializers.ones, ('in', 'out')))
+  boxed = shapes_of(module, 1, 20)
+  assert {n: fan.fan_in for n, fan in fans.fans(boxed).items() if fan} == {
+      'kernel/value': 20}
+  found = fans.fans(boxed, [('kernel/value', (1, 2))])['kernel/value']
+  assert found.fan_in == 12
+
+
+def test_an_attention_of_arrays_has_a_kernel_called_value():
+  attention = jax.tree_util.register_dataclass(dataclasses.make_dataclass(
+      'Attention', ['query', 'value']))
+  arrays = {'bias': attention(np.zeros((8, 4)), np.zeros((8, 4)))}
+  assert {n: fan.fan_in for n, fan in fans.fans(arrays).items()} == {
+      'bias/query': 8, 'bias/value': 8}
 
 
 def test_scores_of_kernels_alone_see_the_biases_of_the_backbone():

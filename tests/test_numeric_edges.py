@@ -1,5 +1,7 @@
 """What the algebra refuses, by the leaf, and what it computes exactly."""
 
+import fractions
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,3 +147,34 @@ def test_the_package_shows_what_a_user_needs():
   assert callable(mtl_jax.methods.register)
   with pytest.raises(AttributeError, match=r"'mask' \(did you mean: masks"):
     mtl_jax.mask  # pylint: disable=pointless-statement
+
+
+@pytest.mark.parametrize('dtype', ['int2', 'uint2', 'int4', 'uint4'])
+@pytest.mark.parametrize('size', [7, 24])
+def test_top_k_of_integers_of_few_bits(dtype, size):
+  low = -1 if dtype.startswith('i') else 0
+  numbers = np.random.RandomState(0).randint(low, 2, size)
+  scores = {'w': jnp.asarray(numbers).astype(dtype)}
+  first = np.argsort(-numbers, kind='stable')[:round(.3 * size)]
+  for select in (masks.top_k, jax.jit(masks.top_k, static_argnums=1)):
+    assert np.flatnonzero(select(scores, .3)['w']).tolist() == sorted(first)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float8_e4m3fn',
+                                   'int32', 'uint8', 'int4', 'int2'])
+@pytest.mark.parametrize('at', [
+    fractions.Fraction(1, 3), 10**30, -10**400, 2.5, 0.29, -jnp.inf, 255,
+    np.int64(1), np.float16(.5), np.longdouble(.3)])
+def test_threshold_at_every_number(dtype, at):
+  scores = jnp.asarray([-1, 0, 1, 0.28125]).astype(dtype)
+  wanted = [s >= at for s in np.asarray(scores).astype(float).tolist()]
+  cut = lambda s: masks.threshold(s, at)
+  assert cut(scores).tolist() == jax.jit(cut)(scores).tolist() == wanted
+
+
+def test_threshold_at_an_array_inside_jit():
+  scores = jnp.asarray([0, 1, 2]).astype(jnp.int4)
+  at = jnp.asarray(1.5)
+  for cut in (lambda s: masks.threshold(s, at), masks.threshold):
+    given = (scores,) if cut is not masks.threshold else (scores, at)
+    assert jax.jit(cut)(*given).tolist() == [False, False, True]

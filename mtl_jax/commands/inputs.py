@@ -44,7 +44,7 @@ def read(paths: Iterable[str], shape: tuple[int, ...], dtype: str) -> Inputs:
     path = host.expanded(given)
     if path.is_dir():
       files = [f for f in sorted(path.rglob('*')) if f.is_file()
-               and not any(part.startswith('.') for part in
+               and not any(folders.is_hidden(part) for part in
                            f.relative_to(path).parts) and folders.is_image(f)]
       if not files:
         raise ValueError(f'{path} holds no image')

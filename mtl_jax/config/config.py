@@ -122,7 +122,7 @@ def from_dict(given: dict) -> Config:
     ValueError: a key is unknown (names it, the known ones and the nearest), or
       a field refuses its value.
   """
-  given = dict(given)
+  given = fields.as_dict(given, 'the config')
   for part in ('seed', 'suite', 'backbone', 'phases', 'schedule'):
     if part not in given:
       raise ValueError(f'the config lacks {part}')
@@ -141,9 +141,11 @@ def from_dict(given: dict) -> Config:
   options = {k: v for k, v in suite.items() if k not in ('kind', 'options')}
   given['suite'] = fields.build(config_parts.Suite, {
       k: v for k, v in suite.items() if k == 'kind'} | {
-          'options': options | dict(suite.get('options') or {})}, 'suite.')
-  given['backbone'] = fields.build(config_parts.Backbone, fields.as_dict(
-      given['backbone'], 'backbone'), 'backbone.')
+          'options': options | _inner_options(suite, 'suite')}, 'suite.')
+  backbone = fields.as_dict(given['backbone'], 'backbone')
+  if 'options' in backbone:
+    backbone['options'] = _inner_options(backbone, 'backbone')
+  given['backbone'] = fields.build(config_parts.Backbone, backbone, 'backbone.')
   given['identify'] = tuple(
       fields.build(config_parts.Scenario, fields.as_dict(
           value, f'identify.{name}') | {'name': name}, f'identify.{name}.')
@@ -152,6 +154,12 @@ def from_dict(given: dict) -> Config:
   made = fields.build(Config, given)
   fields.require_plain(to_dict(made), '')
   return made
+
+
+def _inner_options(given: dict, where: str) -> dict:
+  """The field `options` of a part as a dict; {} if it is `None`."""
+  found = given.get('options')
+  return fields.as_dict({} if found is None else found, f'{where}.options')
 
 
 _TRAINING = tuple(f.name for f in dataclasses.fields(config_parts.Training))

@@ -49,8 +49,8 @@ def from_arrays(name, images, labels, classes=None, test=None, valid=None,
   [72, 8, 20]
   """
   messages.check_switch(stratified, f'source {name!r}: stratified')
-  if hasattr(class_names, '__next__'):
-    class_names = tuple(class_names)
+  if class_names is not None:
+    class_names = splits.ordered_names(name, class_names)
   whole = classes is None
   parts = {}
   for split, pair in (('train', (images, labels)), ('test', test),

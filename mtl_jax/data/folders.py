@@ -7,7 +7,8 @@
 Classes are numbered by their names in alphabetical order ('1', '10', '2'); the
 source keeps the names. Every file is read or reported: a file whose content is
 not an image is left out, and a note says so. Files and folders whose names
-begin with a dot are hidden, at every depth.
+begin with a dot are hidden, at every depth, and so are those that systems make
+for themselves: thumbnails, recycle bins, `__MACOSX`.
 """
 
 import difflib
@@ -34,6 +35,10 @@ _SPLITS = {'train': 'train', 'test': 'test', 'valid': 'valid', 'val': 'valid',
 _SUFFIXES = ('.avif', '.bmp', '.gif', '.ico', '.jfif', '.jp2', '.jpe', '.jpeg',
              '.jpg', '.pbm', '.pgm', '.png', '.pnm', '.ppm', '.tga', '.tif',
              '.tiff', '.webp')
+# Of macOS's archives, Synology, QNAP, Windows and Linux, in lower case.
+_OF_SYSTEMS = ('__macosx', '@eadir', '#recycle', '@recycle',
+               '@recently-snapshot', '$recycle.bin',
+               'system volume information', 'lost+found')
 _KINDS = {stat.S_IFIFO: 'a FIFO', stat.S_IFSOCK: 'a socket',
           stat.S_IFCHR: 'a device', stat.S_IFBLK: 'a device'}
 _SHOWN = 10  # largest number of file names in a note
@@ -69,11 +74,7 @@ def read(name, root, size, cache_dir) -> Folder:
     ValueError: a class has no images, a file can't be read, or a folder
       contains itself or occurs twice; names it.
   """
-  root = host.expanded(root)
-  if not root.is_dir():
-    raise FileNotFoundError(f'source {name!r}: there is no folder {root}; give '
-                            'the folder of your images, as in '
-                            '--config=folder:PATH')
+  root = _found(name, root)
   parts, beside = _split_folders(name, root)
   listed = {split: _classes(name, part, root) for split, part in parts.items()}
   names = sorted(set().union(*listed.values()))
@@ -92,11 +93,35 @@ def read(name, root, size, cache_dir) -> Folder:
     left_out += [f for c in names for f in found[c] if not is_image(f)]
     if split == 'train':
       _require_images(name, part, found)
+    elif not files:
+      raise ValueError(
+          f'source {name!r}: {part} has no image in a class folder; put them '
+          f'into {part.name}/CLASS/, or remove {part.name}')
     splits[split] = _cached(name, split, root, names, files, size, cache_dir)
     version.update(splits[split][0].tobytes() + splits[split][1].tobytes())
   shown = tuple(map(_shown, names))
   return Folder(version.hexdigest()[:16], shown, splits, (
       *_numbers(name, shown), *_note(name, root, left_out)))
+
+
+def _found(name, given):
+  """The folder of a source's name."""
+  if not given:
+    raise FileNotFoundError(f'source {name!r} names no folder; write '
+                            "'folder:PATH', or 'folder:.' for this one")
+  if re.match(r'[A-Za-z][\w+.-]+://', given):
+    raise FileNotFoundError(
+        f'source {name!r}: {given} is an address, and images are read from '
+        'folders of this machine; copy them here, and give that folder')
+  root = host.expanded(given)
+  if root.is_dir():
+    return root
+  before = given.rpartition('@')[0].removesuffix('!label')
+  raise FileNotFoundError(
+      f'source {name!r}: there is no folder {root}; ' + (
+          'a size is written @HEIGHTxWIDTH, or @HEIGHTxWIDTHx1 or x3 with its '
+          'channels, at the end' if before and host.expanded(before).is_dir()
+          else 'give the folder of your images, as in --config=folder:PATH'))
 
 
 def snapshot(path) -> str:
@@ -124,6 +149,11 @@ def _is_picture(file, state):
   return pictures.readable(file)
 
 
+def is_hidden(name) -> bool:
+  """Whether a file or folder of that name is not part of the data."""
+  return name.startswith('.') or name.lower() in _OF_SYSTEMS
+
+
 def is_image(file) -> bool:
   """Whether a file is meant as an image, by its name or its content."""
   return file.suffix.lower() in _SUFFIXES or _is_picture(file, seen(file))
@@ -147,14 +177,14 @@ def _cached(name, split, root, names, files, size, cache_dir):
     images = ((file, pictures.read(where, file, file)) for file, _ in files)
     return (pictures.stack(where, len(files), images, size),
             np.array([label for _, label in files], np.int32), len(names))
-  # 'seen' says how images are decoded; other ways have other words.
-  return cache.fetch(name, f'{state[:16]}-seen', split, decode, cache_dir)[:2]
+  # 'shown' says how images are decoded; other ways have other words.
+  return cache.fetch(name, f'{state[:16]}-shown', split, decode, cache_dir)[:2]
 
 
 def _split_folders(name, root):
   """({split: folder}, other files); without splits, the root is train."""
   inside = sorted(f.name for f in root.iterdir()
-                  if f.is_dir() and not f.name.startswith('.'))
+                  if f.is_dir() and not is_hidden(f.name))
   named = [f for f in inside if f in _SPLITS]
   found = {split: root / f for split in ('train', 'valid', 'test')
            for f in named if _SPLITS[f] == split}
@@ -174,14 +204,14 @@ def _split_folders(name, root):
 def _loose(folder):
   """Files outside of the class folders."""
   return [f for f in sorted(folder.iterdir())
-          if not f.is_dir() and not f.name.startswith('.')]
+          if not f.is_dir() and not is_hidden(f.name)]
 
 
 def _classes(name, part, root):
   """{class: its folder}; names that look the same are one class."""
   found: dict[str, pathlib.Path] = {}
   for folder in sorted(part.iterdir()):
-    if folder.name.startswith('.') or not folder.is_dir():
+    if is_hidden(folder.name) or not folder.is_dir():
       continue
     # A disk may store an accented letter as one character or as two.
     other = found.setdefault(unicodedata.normalize('NFC', folder.name), folder)
@@ -217,7 +247,7 @@ class _Walk:
     found = []
     self._above.add(real)
     for path in sorted(self._listed(folder)):
-      if path.name.startswith('.'):
+      if is_hidden(path.name):
         continue
       if path.is_dir():
         found += self.files(path)

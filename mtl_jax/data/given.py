@@ -5,7 +5,9 @@ as a list of its letters) is refused with what to give instead.
 """
 
 import numbers
+from collections.abc import Iterable, Mapping, Set
 
+import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import messages
@@ -47,20 +49,16 @@ def whole_labels(where, labels, classes=None):
   labels = _array(where, 'labels', labels)
   if labels.ndim != 1:
     remedy = ('give labels[:, 0]' if labels.shape[1:] == (1,) else
+              'give labels[0], or labels.argmax(1) if they are one-hot'
+              if labels.ndim == 2 and len(labels) == 1 else
               'if they are one-hot, give labels.argmax(1)' if labels.ndim == 2
               else 'give a list or an array of them')
     raise ValueError(f'{where}: labels must be integers [n], one for each '
                      f'input, not {labels.dtype} {list(labels.shape)}; '
                      f'{remedy}')
-  if not np.issubdtype(labels.dtype, np.integer):
-    kind = labels.dtype.kind
-    remedy = ('number them: class_names, labels = np.unique(labels, '
-              'return_inverse=True)')
-    if kind in 'bf':
-      remedy = ('give labels.astype(int)' if np.all(labels == labels // 1) else
-                'numbers to predict are given to sources.from_table')
+  if labels.dtype.kind not in 'iu':
     raise ValueError(f'{where}: labels must be integers, not {labels.dtype}; '
-                     f'{remedy}')
+                     f'{_label_remedy(labels)}')
   narrow = labels.astype(np.int32)
   wrong = np.flatnonzero(narrow != labels)
   if len(wrong):
@@ -76,6 +74,21 @@ def whole_labels(where, labels, classes=None):
         f'{where}: label {narrow[wrong[0]]} in row {wrong[0]} is {bounds}; '
         f'{len(wrong)} such rows; leave them out, or {_RENUMBER}')
   return narrow
+
+
+def _label_remedy(labels):
+  """What makes integers of labels [n] of another kind."""
+  if jnp.issubdtype(labels.dtype, np.number) and labels.dtype.kind == 'V':
+    labels = labels.astype(np.float32)  # of ml_dtypes
+  if labels.dtype.kind not in 'bf':
+    return ('number them: class_names, labels = np.unique(labels, '
+            'return_inverse=True)')
+  finite = labels[np.isfinite(labels)]
+  if np.any(finite != np.floor(finite)):
+    return 'numbers to predict are given to sources.from_table'
+  return ('give labels.astype(int)' if len(finite) == len(labels) else
+          'leave out the rows whose labels are not finite, and give the others '
+          'as integers')
 
 
 def byte_images(where, images):
@@ -135,6 +148,9 @@ def texts(where, given):
   if isinstance(given, (str, bytes)):
     raise ValueError(f'{where}: texts are one {type(given).__name__}; give a '
                      'list of strings')
+  if isinstance(given, (Set, Mapping)) or not isinstance(given, Iterable):
+    raise ValueError(f'{where}: texts are a {type(given).__name__}; give a '
+                     'list of strings, in the order of the labels')
   found = list(given)
   for row, text in enumerate(found):
     if not isinstance(text, str):

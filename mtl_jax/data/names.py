@@ -94,8 +94,13 @@ def _parts(name):
 
 
 def _fit(name):
-  """A valid task name; a long name is cut and gets a digest."""
-  name = re.sub(r'[^\w.]+', '-', unicodedata.normalize('NFC', name)).strip('-.')
+  """A valid task name; a long name is cut and gets a digest, and a name without
+  letters and digits becomes one."""
+  given = unicodedata.normalize('NFC', name)
+  name = re.sub(r'[^\w.]+', '-', given).strip('-.')
+  if not name:
+    digest = hashlib.sha256(given.encode('utf-8', 'surrogatepass')).hexdigest()
+    return f'source-{digest[:8]}'
   if len(name.encode()) <= tasks.LONGEST:
     return name
   start = name.encode()[:_KEPT].decode(errors='ignore').strip('-.')

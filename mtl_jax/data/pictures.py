@@ -20,6 +20,7 @@ _GREY = ('1', 'L', 'LA', 'La')
 _NEVER = ('BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG', 'WMF')
 # Formats whose further frames are not other images.
 _ONE_PICTURE = ('MPO', 'PSD')
+_GREY_PROBE, _SAME = 128, 8  # sRGB is written down in ways that differ little
 
 
 def resize(image, size):
@@ -190,7 +191,17 @@ def _to_srgb(picture):
   grey = picture.mode in _GREY
   mode = picture.mode if picture.mode == 'CMYK' else 'L' if grey else 'RGB'
   if {'GRAY': 'L', 'RGB': 'RGB', 'CMYK': 'CMYK'}.get(space) != mode or (
-      'srgb' in described.lower()):
+      'srgb' in described.lower() and _keeps_grey(profile, mode, srgb)):
     return picture
   return ImageCms.profileToProfile(picture.convert(mode), profile, srgb,
                                    outputMode='RGB')
+
+
+def _keeps_grey(profile, mode, srgb):
+  """Whether grey stays grey in sRGB; not with "Linear sRGB", for example."""
+  from PIL import Image
+  from PIL import ImageCms
+  grey = Image.new(mode, (1, 1), _GREY_PROBE if mode == 'L' else (
+      (_GREY_PROBE,) * len(mode)))
+  seen = ImageCms.profileToProfile(grey, profile, srgb, outputMode='RGB')
+  return max(abs(c - _GREY_PROBE) for c in seen.getpixel((0, 0))) <= _SAME

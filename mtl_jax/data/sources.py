@@ -45,6 +45,7 @@ from mtl_jax.data import tables
 Arrays = splits.Arrays
 Source = splits.Source
 leaks = splits.leaks
+_LARGEST = 1 << 14  # largest height or width to which images are resized
 from_arrays = arrays.from_arrays
 from_table = arrays.from_table
 from_texts = arrays.from_texts
@@ -109,6 +110,10 @@ def _load(name, cache_dir, tfds_dir, state):
   base, size = readers.split_size(name)
   if kind in ('folder', 'table') and host.expanded(path).exists():
     base, size = name, None  # what looks like a size belongs to the path
+  if size and kind != 'text' and not all(1 <= s <= _LARGEST for s in size[:2]):
+    raise ValueError(f'source {name!r}: images of {size[0]} x {size[1]} pixels '
+                     f'cannot be made; give a height and a width from 1 to '
+                     f'{_LARGEST:,}')
   if kind == 'table':
     return _table(name, base[len('table:'):])
   if kind == 'text':

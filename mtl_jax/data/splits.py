@@ -32,11 +32,12 @@ import dataclasses
 import functools
 import hashlib
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from typing import NamedTuple
 
 import numpy as np
 
+from mtl_jax import messages
 from mtl_jax import trees
 
 
@@ -157,15 +158,22 @@ def parts(source):
   return source.train, source.valid, source.test
 
 
-def _class_names(source):
-  names = source.class_names
-  if names is None:
-    return None
-  if isinstance(names, str) or not isinstance(names, Iterable) or not all(
+def ordered_names(name, given):
+  """The names of a source's classes as a tuple."""
+  names = given if isinstance(given, (str, Set, Mapping)) or not isinstance(
+      given, Iterable) else tuple(given)  # a set has no order
+  if not isinstance(names, tuple) or not all(
       isinstance(n, str) for n in names):
-    raise ValueError(f'source {source.name!r}: class_names is {names!r}; it '
-                     'must be a sequence of strings')
-  names = tuple(map(str, names))
+    raise ValueError(f'source {name!r}: class_names is '
+                     f'{messages.shown(names)}; it must be a sequence of '
+                     'strings, the first for class 0')
+  return tuple(map(str, names))
+
+
+def _class_names(source):
+  if source.class_names is None:
+    return None
+  names = ordered_names(source.name, source.class_names)
   if len(names) != source.classes or len(set(names)) != len(names):
     raise ValueError(
         f'source {source.name!r}: class_names are {len(names)}, '

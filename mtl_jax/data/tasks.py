@@ -50,7 +50,8 @@ class Task:
             '.orbax-' in self.name):  # marks an unfinished folder
       raise ValueError(
           f'task name {self.name!r} may hold only letters, digits, "_", "-" '
-          f'and ".", at most {LONGEST} bytes; give suite.names')
+          f'and ".", and begins with none of the last two, at most {LONGEST} '
+          'bytes; give another (suite.names, or name= of learn)')
     kept = [label for label in self.labels or () if label != -1]
     if self.labels is not None and (
         len(set(kept)) != len(kept) or not kept

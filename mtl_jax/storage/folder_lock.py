@@ -39,10 +39,15 @@ def held(root: pathlib.Path) -> Iterator[None]:
   try:
     lock.acquire()
   except filelock.Timeout:
-    name = holder.read_text().strip() if holder.exists() else ''
+    try:
+      name = holder.read_text().strip()
+    except OSError:  # written later, or removed by now
+      name = ''
+    who = ('another thread of this process' if name == _own_name() else
+           f'another process ({name or "unknown"})')
     raise ValueError(
-        f'another process ({name or "unknown"}) works in {root}; wait '
-        'for it, or choose another workdir. Nothing was changed') from None
+        f'{who} works in {root}; wait for it, or choose another workdir. '
+        'Nothing was changed') from None
   except (OSError, NotImplementedError) as error:
     code = error.errno if isinstance(error, OSError) else None
     if code is not None and code in (errno.EACCES, errno.EPERM, errno.EROFS,
@@ -56,7 +61,7 @@ def held(root: pathlib.Path) -> Iterator[None]:
                     'works there at a time', root, error)
   try:
     with disk_errors.named(holder):
-      holder.write_text(f'{platform.node()}, pid {os.getpid()}')
+      holder.write_text(_own_name())
     yield
   finally:
     if lock.is_locked:
@@ -68,3 +73,7 @@ def held(root: pathlib.Path) -> Iterator[None]:
           for folder in made:
             folder.rmdir()
       lock.release()
+
+
+def _own_name() -> str:
+  return f'{platform.node()}, pid {os.getpid()}'

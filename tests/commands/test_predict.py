@@ -236,3 +236,12 @@ def test_the_config_of_folders_asks_for_one(tmp_path, capsys):
                         f'--workdir={tmp_path}/run']) == 1
   said = capsys.readouterr().err
   assert 'there is no folder PATH; give the folder of your images' in said
+
+
+def test_a_folder_to_predict_has_no_files_of_systems(tmp_path):
+  for name in ('a.png', '@eaDir/a.png/SYNOPHOTO_THUMB_M.png',
+               'deep/__MACOSX/b.png', '.hidden/c.png'):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.new('L', (2, 2), 7).save(tmp_path / name)
+  found = inputs.read([str(tmp_path)], (2, 2, 1), 'uint8')
+  assert found.names == [str(tmp_path / 'a.png')]

@@ -71,7 +71,11 @@ def test_taken(path, value, wanted):
     ('suite__image_shape', {8, 1}, 'suite.image_shape is .*, of type set'),
     ('suite__seed', datetime.date(2020, 1, 1), 'suite.seed is .*of type date'),
     ('suite__source', print, 'suite.source is <built-in'),
-    ('backbone__options', {3: 4}, "backbone.options|has a field 3|3"),
+    ('backbone__options', {3: 4}, '^backbone.options has a field 3; names'),
+    ('backbone__options', 3, '^backbone.options is 3; it must be a dict of'),
+    ('backbone__options', 'ab', "^backbone.options is 'ab'; it must be a dict"),
+    ('suite__options', 3, '^suite.options is 3; it must be a dict of fields'),
+    ('suite__options', {3: 4}, '^suite.options has a field 3'),
     # Beyond what floats have.
     ('seed', fractions.Fraction(10 ** 400), 'seed is inf; it must be a whole'),
     ('phases__a__learning_rate', fractions.Fraction(-10 ** 400),
@@ -117,6 +121,12 @@ def test_refused(path, value, said, tmp_path):
     experiment.run(config_lib.from_dict(configs.small(**{path: value})),
                    tmp_path / 'run', quiet=True)
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('given', [3, None, 'x'])
+def test_a_config_is_a_dict(given):
+  with pytest.raises(ValueError, match='^the config is .*must be a dict of fi'):
+    config_lib.from_dict(given)
 
 
 @pytest.mark.parametrize('milestones', [(0.,), (1.,), (-.5,), (2, 3)])

@@ -238,7 +238,7 @@ def test_what_earlier_versions_decoded_is_not_taken(root):
     Image.new('L', (2, 3), 9).save(file, exif=exif)
   assert load(root).image_shape == (2, 3, 1)
   states = [f.parent.name for f in (root.parent / 'cache').rglob('*.npz')]
-  assert states and all(state.endswith('-seen') for state in states)
+  assert states and all(state.endswith('-shown') for state in states)
 
 
 def test_long_paths_are_cached(tmp_path):
@@ -265,3 +265,46 @@ def test_empty_classes_say_what_is_there(root):
   with pytest.raises(ValueError, match=r'data/c holds no image that can be read'
                      r' \(but IMG.heic\); a class without images'):
     load(root)
+
+
+@pytest.mark.parametrize('own', ['__MACOSX', 'a/@eaDir/00.png', '$RECYCLE.BIN',
+                                 'b/lost+found'])
+def test_folders_of_systems_are_no_data(root, own):
+  before = load(root)
+  picture(root / own / 'SYNOPHOTO_THUMB_M.png', 99)
+  after = load(root)
+  assert (count(after), after.class_names) == (12, ('a', 'b'))
+  assert (after.version, after.notes) == (before.version, before.notes)
+
+
+@pytest.mark.parametrize('more, said', [
+    ('@0x4', 'images of 0 x 4 pixels cannot be made; .* from 1 to 16,384'),
+    ('@99999999x9', 'images of 99999999 x 9 pixels cannot be made'),
+    ('@4', 'a size is written @HEIGHTxWIDTH'), ('@4X4', 'a size is written'),
+    ('@4x4x2', 'or @HEIGHTxWIDTHx1 or x3'), ('@4x4!label', 'at the end'),
+    ('/none', 'there is no folder .*none; give the folder')])
+def test_sizes_that_no_image_can_have(root, more, said):
+  with pytest.raises((ValueError, FileNotFoundError), match=said):
+    load(root, more)
+  assert load(root, '@4x4').image_shape == (4, 4, 1)
+
+
+@pytest.mark.parametrize('name, said', [
+    ('folder:', "names no folder; write 'folder:PATH', or 'folder:.'"),
+    ('folder:gs://mine/images', 'gs://mine/images is an address, .* copy'),
+    ('folder:file:///images', 'file:///images is an address')])
+def test_names_of_no_folder_here(name, said):
+  with pytest.raises(FileNotFoundError, match=said):
+    sources.load(name)
+
+
+@pytest.mark.parametrize('split', ['test', 'valid'])
+def test_a_split_without_classes_is_named(root, split):
+  for folder in 'ab':
+    (root / folder).rename(picture(root / 'train' / 'x.png').parent / folder)
+  picture(root / split / '0.png')
+  with pytest.raises(ValueError, match=(
+      f'{split} has no image in a class folder; put them into {split}/CLASS/')):
+    load(root)
+  shutil.rmtree(root / split)
+  assert count(load(root)) == 12

@@ -1,5 +1,6 @@
 """Arrays, numbers and texts of other kinds, and the remedies that are named."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -121,3 +122,39 @@ def test_texts_from_a_generator():
   np.testing.assert_array_equal(plain.images, drawn.images)
   with pytest.raises(ValueError, match=r'words is 9\.0 and length 128'):
     sources.from_texts('t', (['a b', 'c'] * 15, [0, 1] * 15), words=9.)
+
+
+@pytest.mark.parametrize('labels, text, mended', [
+    (LABELS[None], r'give labels\[0\], or', lambda a: a[0]),
+    (LABELS.astype('m8[s]'), 'not timedelta64.s.; number them',
+     lambda a: np.unique(a, return_inverse=True)[1]),
+    (np.asarray(jnp.asarray(LABELS, jnp.bfloat16)),
+     r'not bfloat16; give labels\.astype\(int\)', lambda a: a.astype(int)),
+    (np.asarray(jnp.asarray(LABELS, jnp.int4)),
+     r'not int4; give labels\.astype\(int\)', lambda a: a.astype(int)),
+])
+def test_labels_of_rarer_kinds(labels, text, mended):
+  with pytest.raises(ValueError, match=text):
+    made(labels=labels)
+  assert made(labels=mended(labels)).classes == 3
+
+
+@pytest.mark.parametrize('hole', [np.nan, np.inf])
+def test_labels_with_holes_are_no_numbers_to_predict(hole):
+  with pytest.raises(ValueError, match='float64; leave out the rows'):
+    made(labels=np.where(LABELS == 1, hole, LABELS))
+  with pytest.raises(ValueError, match='given to sources.from_table'):
+    made(labels=np.where(LABELS == 1, hole, LABELS + .5))
+
+
+@pytest.mark.parametrize('names', [
+    3, {'a', 'b', 'c'}, {'b': 0, 'a': 1, 'c': 2}, {0: 'a', 1: 'b', 2: 'c'}])
+def test_names_of_classes_have_an_order(names):
+  with pytest.raises(ValueError, match='sequence of strings, the first for cl'):
+    made(class_names=names)
+
+
+@pytest.mark.parametrize('texts', [None, 3, {'a', 'b'}, {'a': 0, 'b': 1}])
+def test_texts_have_an_order(texts):
+  with pytest.raises(ValueError, match='in the order of the labels'):
+    sources.from_texts('mine', (texts, [0, 1]))

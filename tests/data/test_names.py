@@ -35,6 +35,20 @@ def keys(suite):
   return [(entry.seed(3), entry.key(3)) for entry in entries]
 
 
+@pytest.mark.parametrize('name', ['..', '~', '!!!', 'folder:/x/@', '\udcff'])
+def test_a_source_without_letters_has_tasks_with_names(name):
+  load = lambda _: toy(name)
+  called, = (task.name for task in suites.make(
+      'datasets', sources=(name,), load=load).tasks)
+  assert called.startswith('source-')
+  assert called != names_lib.of_source(f'{name}~')
+  own, = suites.make('datasets', sources=(name,), names=('own',),
+                     load=load).tasks
+  assert own.name == 'own'
+  with pytest.raises(ValueError, match="name '[.][.]' may .* name= of learn"):
+    suites.make('datasets', sources=(name,), names=('..',), load=load)
+
+
 # Numbers of tasks.
 
 

@@ -227,3 +227,21 @@ def test_whatever_a_damaged_file_does_is_one_sentence(format_):
       assert str(error).startswith('here: it ')
     else:
       assert pixels.dtype == np.uint8 and pixels.ndim == 3
+
+
+def test_linear_srgb_is_converted_whatever_its_name_says():
+  """GIMP's "Linear sRGB" has sRGB in its name, and other colours."""
+  plain = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+  linear = bytearray(plain)
+  count = int.from_bytes(plain[128:132], 'big')
+  for tag in range(132, 132 + 12 * count, 12):
+    if plain[tag + 1:tag + 4] == b'TRC':
+      place = int.from_bytes(plain[tag + 4:tag + 8], 'big')
+      linear[place:place + 12] = b'curv' + bytes(8)  # the identity
+  picture = Image.fromarray(np.full((2, 2, 3), 128, np.uint8))
+  said = ImageCms.getProfileDescription(
+      ImageCms.ImageCmsProfile(io.BytesIO(bytes(linear))))
+  assert 'srgb' in said.lower()
+  for profile, seen in ((plain, 128), (bytes(linear), 188)):
+    found = read(saved(picture, 'PNG', icc_profile=profile))
+    np.testing.assert_array_equal(found, seen)
