@@ -192,9 +192,6 @@ def _order_keys(x):
 
 
 def _integer_keys(x):
-  if x.dtype.kind == 'V':  # XLA can't sort integers of less than 8 bits
-    x = x.astype(jnp.uint8 if jnp.issubdtype(x.dtype, jnp.unsignedinteger)
-                 else jnp.int8)
   if not jnp.issubdtype(x.dtype, jnp.unsignedinteger):
     return x
   half = np.array(1 << (8 * x.dtype.itemsize - 1), x.dtype)
