@@ -14,9 +14,10 @@ validated 4 times; score = validation accuracy. Official splits: 7, 14 and 3 of
 the test images are also in the training or validation split. The run says so,
 and --config.suite.drop_shared=True leaves them out of training and validation.
 
-Hardware: not run.
-Minutes: not run.
-Accuracy: not run.
+Hardware: one core of an AMD EPYC.
+Minutes: 19 to 30, with other work beside it; `:one_block` not run.
+Accuracy: Bangla 66.9 %, Devanagari 68.5 %, Telugu 81.3 % (3 seeds, standard
+  deviations 18, 20 and 9).
 Results: experiments/munet/README.md
 """
 

@@ -33,8 +33,10 @@ def headline() -> list[list[str]]:
   """Rows of the main README's table."""
   rows = []
   for prefix, title in (
-      ('preliminary', 'CMATERdb, three scripts, random root'),
-      ('characters', 'four sets of characters in a row, twice')):
+      ('preliminary', 'digits of three scripts (CMATERdb), grown from a '
+       'random root without blocks'),
+      ('characters', 'four sets of characters in a row, twice (run before the '
+       'official spaces)')):
     found = collected.runs(FOLDER, prefix)
     if found:
       rows.append(['mu2Net', title, collected.spread([

@@ -132,8 +132,10 @@ def test_tables_take_the_last_path_of_every_task(folder):
   # x trained its head (6), y an `a` and a head (17); a control all 10.
   assert '| weights added per task |  | 12 | 10 | 10 | 10 |' in text
   assert munet_tables.headline() == [
-      ['mu2Net', 'CMATERdb, three scripts, random root', '50.00', '1'],
-      ['mu2Net', 'four sets of characters in a row, twice', '50.00', '1']]
+      ['mu2Net', 'digits of three scripts (CMATERdb), grown from a random root '
+       'without blocks', '50.00', '1'],
+      ['mu2Net', 'four sets of characters in a row, twice (run before the '
+       'official spaces)', '50.00', '1']]
   shutil.rmtree(folder / 'results')
   for text in (munet_tables.preliminary('one_block'), munet_tables.characters(),
                munet_tables.others()):
