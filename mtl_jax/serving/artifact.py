@@ -363,6 +363,9 @@ def _store(work: workdir_lib.Workdir, part: Part, places: dict[str, str],
         for other, _ in part.needs}
   if whole is not None:
     metadata |= {'licence': whole.licence, 'text': whole.text}
+  # Values that other tasks stored there are stored with this one here.
+  metadata['record'] |= {'bytes': deduplicate.stored_sizes(
+      metadata['record']['bytes'], part.arrays)}
   checkpoint.save(work.task(name), part.arrays, metadata)
   json_records.append_line(work.metrics, {
       'kind': 'imported', 'entry': name, 'versions': provenance.versions()})
