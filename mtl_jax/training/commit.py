@@ -272,6 +272,7 @@ def _facts(run, entry, impression, curve, trained) -> dict:
       'steps': trained.recipe.steps, 'batch_size': trained.recipe.batch_size,
       'seed': run.config.seed, 'curve': thin(curve),
       'density': impression_arrays.densities(impression),
+      'kept': impression_arrays.kept(impression),
       'bytes': parts | {'total': sum(parts.values()),
                         'dedicated': trees.nbytes(
                             run.backbone.params if impression.path is None else
@@ -293,7 +294,7 @@ def thin(curve: dict) -> dict:
   for name, values in curve.items():
     means = [round(float(values[part].mean()), 4) for part in parts]
     # A regression has no accuracy.
-    result[name] = [None if np.isnan(mean) else mean for mean in means]
+    result[name] = [mean if np.isfinite(mean) else None for mean in means]
   return result
 
 
