@@ -157,6 +157,7 @@ def collect(running: run_lib.Run) -> list[dict]:
   for phase in running.config.phases:
     for entry in entries(running, phase):
       record = commit.finished_record(running.workdir, entry.name)
+      record['kept'] = matrix.density(record, running.system.backbone.params)
       found.append(commit.with_log(record, logged.get(entry.name, {})))
   return found
 

@@ -223,6 +223,7 @@ def _store(system: system_lib.System, name: str,
       'accuracy': {'valid': None, 'test': None}, 'steps': 0,
       'loss': {}, 'curve': {}, 'seconds': {}, 'basis': None,
       'density': impression_arrays.densities(made.impression),
+      'kept': impression_arrays.kept(made.impression),
       'merged': {'how': how, 'tasks': [s.name for s in stored],
                  'weights': share.tolist()},
       'bytes': deduplicate.stored_sizes(sizes | {

@@ -79,6 +79,8 @@ def test_a_merged_task_says_what_it_takes_and_nothing_of_a_training(system):
     assert record['density'] == {
         leaf: round(float(np.mean(m)), 6) for leaf, m in trees.flatten(
             masked).items() if m is not None}
+    assert record['kept'] == (round(float(masks.density(masked)), 6)
+                              if masked else None)
     assert not {'validation', 'data', 'batch_size'} & set(record)
     assert set(record['bytes']) >= {'masks', 'values', 'dedicated'}
   assert metadata['references'] and record['bytes']['referenced'] == (
