@@ -78,7 +78,7 @@ def test_scenarios_survive_json():
                 'image_shape': (8, 8, 3)},
       'backbone__outputs': 20},
      'tasks digits and blobs prepare their images differently'),
-    ({'identify': {'x': {}}, **NUMBERS}, 'identify.x: task numbers is a regression'),
+    ({'identify': {'x': {}}, **NUMBERS}, 'x: task numbers is a regression'),
     ({'mixed_rows': 9, **NUMBERS}, 'mixed_rows: task numbers is a regression'),
     ({'phases__a__stream': {'every': 2}, **NUMBERS},
      'phase a: task numbers is a regression, whose output says nothing')])
