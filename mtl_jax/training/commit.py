@@ -287,7 +287,11 @@ def _facts(run, entry, impression, curve, trained) -> dict:
 
 
 def thin(curve: dict) -> dict:
-  """At most 10 means over consecutive steps of each curve, rounded."""
+  """At most 10 means over consecutive steps of each curve, rounded.
+
+  >>> thin({'loss': np.array([1., 2., np.inf])})
+  {'step': [1, 2, 3], 'loss': [1.0, 2.0, None]}
+  """
   steps_ = len(curve['loss'])
   parts = np.array_split(np.arange(steps_), min(CURVE_POINTS, steps_))
   result: dict[str, list] = {'step': [int(part[-1]) + 1 for part in parts]}
