@@ -65,7 +65,7 @@ def describe(system: system_lib.System) -> dict:
   Returns:
     backbone: its recipe.
     tasks: dicts of name, method, phase, control, classes, accuracy (a
-      fraction), bytes {total, stored}, density (mean over masked leaves),
+      fraction), bytes {total, stored}, density (over all masked weights),
       relies_on (names) and child_of (a path's parent).
     overlap: {names, matrix}, the Jaccard index between masks; `None` without
       two masks of one kind.
@@ -74,7 +74,6 @@ def describe(system: system_lib.System) -> dict:
   for name in system.tasks:
     metadata = system.metadata(name)
     record = metadata['record']
-    density = list((record.get('density') or {}).values())
     used = {reference['task'] for reference in (
         metadata.get('references') or {}).values()}
     tasks.append({
@@ -84,7 +83,7 @@ def describe(system: system_lib.System) -> dict:
         'bytes': {'total': record['bytes']['total'],
                   'stored': array_files.stored_bytes(
                       system.workdir.task(name))},
-        'density': float(np.mean(density)) if density else None,
+        'density': matrix.density(record, system.backbone.params),
         'relies_on': sorted({*metadata.get('relies_on', {}), *used}),
         'child_of': (record.get('search') or {}).get('parent')})
   return {'backbone': system.backbone.recipe, 'tasks': tasks,

@@ -279,6 +279,10 @@ def check(config: config_lib.Config, suite: suites.Suite,
         raise ValueError(f'phase {phase.name}: task {entry.task.name} is a '
                          'regression, which rounds do not train; leave out '
                          'rounds')
+      if phase.stream is not None and entry.task.regression:
+        raise ValueError(f'phase {phase.name}: task {entry.task.name} is a '
+                         'regression, whose output says nothing of its task; '
+                         'leave out stream')
     try:
       relied(before(config, suite, phase, earlier),
              groups(phase.named, suite)[0])

@@ -15,6 +15,7 @@ fractions.
   https://arxiv.org/abs/2205.13452  De Lange et al. 2023
 """
 
+import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -121,11 +122,15 @@ def learning_curve_area(curves: Sequence[Curve], beta: int = 10) -> float:
     beta: number of batches that count.
 
   Raises:
-    ValueError: no curve, or a step up to beta was not measured (names both).
+    ValueError: no curve, beta is no number of batches, or a step up to beta
+      was not measured (names both).
 
   >>> round(learning_curve_area([((0, 1, 2), (.1, .5, .9))], beta=1), 4)
   0.3
   """
+  if isinstance(beta, bool) or not isinstance(
+      beta, numbers.Integral) or beta < 0:
+    raise ValueError(f'beta is {beta!r}; give a number of batches, 0 or more')
   wanted, found = np.arange(beta + 1), []
   for task, (steps, accuracies) in enumerate(_given(curves)):
     places = np.searchsorted(steps, wanted)
@@ -178,11 +183,13 @@ def _given(curves) -> list[tuple[np.ndarray, np.ndarray]]:
   """The curves as arrays; refuses missing or incomplete curves."""
   found = []
   for task, (steps, accuracies) in enumerate(curves):
-    x, y = np.asarray(steps, int), np.asarray(accuracies, float)
-    if not x.size or x.shape != y.shape or x[0] or (np.diff(x) <= 0).any():
+    given = np.asarray(steps, float)
+    x, y = given.astype(int), np.asarray(accuracies, float)
+    if not x.size or x.shape != y.shape or x[0] or (
+        np.diff(x) <= 0).any() or (x != given).any():
       raise ValueError(f'the curve of task {task} must begin at step 0, with '
-                       f'ascending steps; got steps {list(x[:5])} and '
-                       f'{y.size} accuracies')
+                       'ascending steps, each a whole number; got steps '
+                       f'{given[:5].tolist()} and {y.size} accuracies')
     if np.isnan(y).any():
       raise ValueError(f'the curve of task {task} has no accuracy at step '
                        f'{x[np.isnan(y)][0]}')

@@ -78,8 +78,8 @@ def check_mixed(config, suite, data) -> None:
   """Refuses, before training, a mixed batch that can't be made.
 
   Raises:
-    ValueError: there are fewer rows than tasks, or the tasks' raw inputs are
-      not images of one shape; names two of them.
+    ValueError: there are fewer rows than tasks, a task is a regression, or
+      the tasks' raw inputs are not images of one shape; names them.
   """
   tasks = list(dict.fromkeys(
       task for phase in config.phases if not (phase.control or phase.pool)
@@ -91,6 +91,9 @@ def check_mixed(config, suite, data) -> None:
                      f'{len(tasks)} tasks: give at least a row for each, or 0')
   shapes: dict[tuple, str] = {}
   for task in tasks:
+    if task.regression:
+      raise ValueError(f'mixed_rows: task {task.name} is a regression, of '
+                       'which no row is right or wrong; set mixed_rows to 0')
     images = data.source(task.source).test.images
     if images.dtype != np.uint8 or images.ndim != 4:
       raise ValueError(f'mixed_rows: task {task.name} has {images.dtype} '
@@ -157,6 +160,7 @@ def collect(running: run_lib.Run) -> list[dict]:
   for phase in running.config.phases:
     for entry in entries(running, phase):
       record = commit.finished_record(running.workdir, entry.name)
+      record['kept'] = matrix.density(record, running.system.backbone.params)
       found.append(commit.with_log(record, logged.get(entry.name, {})))
   return found
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from mtl_jax import trees
 from mtl_jax.config import config as config_lib
 from mtl_jax.evaluation import metrics
 from mtl_jax.evaluation import sparse
@@ -65,6 +66,30 @@ def _curves(main: list[dict]) -> list[tuple] | None:
   curves = [curve for record in main if (curve := record.get('validation'))]
   return ([(curve['step'], curve['accuracy']) for curve in curves]
           if len(curves) == len(main) else None)
+
+
+def density(record: dict, params: trees.Tree) -> float | None:
+  """The share of all masked weights that a task's masks keep.
+
+  As `masks.density`: a leaf counts by its size. `None` without masks.
+
+  Args:
+    record: of the task; earlier versions kept only the density of each leaf.
+    params: the backbone's parameters.
+
+  >>> density({'density': {'a': .5, 'b': 1.}}, {
+  ...     'a': np.zeros((3, 2)), 'b': np.zeros(2), 'c': np.zeros(9)})
+  0.625
+  """
+  if 'kept' in record:
+    return record['kept']
+  kept = record.get('density') or {}
+  leaves = trees.flatten(params) if kept else {}
+  sizes = {name: np.size(leaves[name]) for name in kept if name in leaves}
+  if not kept or len(sizes) < len(kept):
+    return None
+  return sum(kept[name] * size for name, size in sizes.items()) / max(
+      1, sum(sizes.values()))
 
 
 def mask_overlap(system: system_lib.System, names: list[str]) -> dict | None:

@@ -129,6 +129,7 @@ def intransigence(matrix, joint: float) -> float:
   r = entries.square(matrix)
   if not np.isfinite(joint):
     raise ValueError(f'joint is {joint}; it must be a measured accuracy')
+  entries.fractions(np.asarray(joint, float))
   last = entries.count(r) - 1
   return float(joint - entries.at(r, last, last))
 

@@ -43,8 +43,9 @@ def check(config: config_lib.Config, suite: suites.Suite) -> None:
   """Refuses, before training, scenarios whose tasks can't be inferred.
 
   Raises:
-    ValueError: the tasks can't be superposed or prepare their images
-      differently, or there is no superfluous output; names phase or task.
+    ValueError: the tasks can't be superposed, are regressions or prepare
+      their images differently, or there is no superfluous output; names phase
+      or task.
   """
   for scenario in config.identify:
     tasks: list[suites.Task] = []
@@ -61,6 +62,11 @@ def check(config: config_lib.Config, suite: suites.Suite) -> None:
       raise ValueError(f'identify.{scenario.name}: no phase takes part; pools '
                        'never take part, controls only if they are named')
     for task in tasks:
+      if task.regression:
+        raise ValueError(
+            f'identify.{scenario.name}: task {task.name} is a regression: '
+            'without classes no answer is right or wrong, and its output says '
+            'nothing of its task; name phases without it')
       if transforms.common(task.transforms) != transforms.common(
           tasks[0].transforms):
         raise ValueError(

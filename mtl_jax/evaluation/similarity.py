@@ -43,7 +43,7 @@ def linear_cka(x, y, unbiased: bool = True) -> float:
   if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
     raise ValueError('CKA compares features [n, p] and [n, q] of the same n '
                      f'inputs; got {list(x.shape)} and {list(y.shape)}')
-  x, y = (a - a.mean(axis=0) for a in (x, y))
+  x, y = map(_centred, (x, y))
   if unbiased:
     product, *own = (_hsic(a, b) for a, b in ((x, y), (x, x), (y, y)))
     scale = np.sqrt(own[0] * own[1]) if min(own) > 0 else 0.
@@ -56,6 +56,11 @@ def linear_cka(x, y, unbiased: bool = True) -> float:
     norms = np.linalg.norm(x.T @ x), np.linalg.norm(y.T @ y)
   scale = norms[0] * norms[1]
   return float(product / scale) if scale > 0 else float('nan')
+
+
+def _centred(x: np.ndarray) -> np.ndarray:
+  """Features less their means; exactly 0 if a feature is constant."""
+  return np.where(np.all(x == x[:1], axis=0), 0., x - x.mean(axis=0))
 
 
 def _hsic(x, y) -> float:
@@ -76,6 +81,8 @@ def _hsic(x, y) -> float:
 
 def relation(features) -> np.ndarray:
   """Linear CKA of every pair of tasks on the same images, [T, T].
+
+  1 on the diagonal.
 
   Args:
     features: [n, p] of each task's network on the same n images.

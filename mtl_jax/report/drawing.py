@@ -242,14 +242,25 @@ def plot_curves(ax, curves, key, colour, label, style, names=()):
                        for at, value in zip(x[keep], means[keep])])
 
 
+def readable_times(times: float, thousands: str = ',') -> str:
+  """A factor with two digits at least.
+
+  >>> readable_times(1.5), readable_times(2.), readable_times(1234.5)
+  ('1.5', '2', '1,234')
+  """
+  return f'{times:.2g}' if times < 9.95 else f'{times:{thousands}.0f}'
+
+
 def readable_bytes(count: float) -> str:
   """Bytes as people read them, in powers of 1000.
 
   >>> readable_bytes(33275), readable_bytes(140), readable_bytes(1.06e6)
   ('33.3 kB', '140 B', '1.06 MB')
+  >>> readable_bytes(2.5e12), readable_bytes(1.25e16)
+  ('2.5 TB', '12,500 TB')
   """
-  for unit in ('B', 'kB', 'MB'):
+  for unit in ('B', 'kB', 'MB', 'GB'):
     if abs(count) < 999.5:
       return f'{count:.3g} {unit}'
     count /= 1000
-  return f'{count:.3g} GB'
+  return f'{count:.3g} TB' if count < 999.5 else f'{count:,.0f} TB'

@@ -234,9 +234,10 @@ def _bytes(records, summary):
           in zip(found, values[:, column]) if np.isfinite(value)])
   for row, (total, stored, own) in enumerate(values):
     if own >= 1.5 * total:
-      disk = f', {own / stored:,.0f}× on disk' if stored > 0 else ''
-      ax.text(own * 1.3, row, f'{own / total:,.0f}× smaller{disk}',
-              va='center', fontsize=8)
+      disk = (f', {drawing.readable_times(own / stored)}× on disk'
+              if stored > 0 else '')
+      ax.text(own * 1.3, row, f'{drawing.readable_times(own / total)}× '
+              f'smaller{disk}', va='center', fontsize=8)
   ax.set_xscale('log')
   low, high = np.nanmin(values), np.nanmax(values)
   ax.set_xlim(low / 2, high * 20)

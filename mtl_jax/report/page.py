@@ -11,12 +11,12 @@ The inputs of the functions are JSON values; accuracies are fractions:
   record   one per learned task: entry, task, phase, method, control, repeat,
            classes, steps, batch_size, seed, accuracy {before, valid, test},
            loss {valid, test}, curve {step, loss, accuracy}, validation (as
-           curve, if it was measured while training), density {leaf: d},
-           bytes {masks, coefficients, values, stats, total, stored,
-           dedicated}, seconds {train, busy, validate, evaluate, save}, basis
-           {kind, size},
-           data (from `data.labels.facts`),
-           search (if the path evolved; see `report.search`)
+           curve, if it was measured while training), density {leaf: d}, kept
+           (the density of all masked leaves together), bytes {masks,
+           coefficients, values, stats, total, stored, dedicated}, seconds
+           {train, busy, validate, evaluate, save}, basis {kind, size}, data
+           (from `data.labels.facts`), search (if the path evolved; see
+           `report.search`)
   summary  names, matrix, before, metrics (see `metrics.summarise`),
            overlap {names, matrix}, seconds_in_all, busy, verified {ok, tasks},
            identity, streams, mixed (see `report.inference`), segments (see

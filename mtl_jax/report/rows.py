@@ -76,7 +76,6 @@ def tasks(records: list[dict]) -> list[dict]:
   for r in records:
     basis, size = r.get('basis') or {}, r.get('bytes') or {}
     accuracy, seconds = r.get('accuracy') or {}, r.get('seconds') or {}
-    density = mean(list((r.get('density') or {}).values()))
     rows.append({
         'name': r['entry'],
         'phase': r['phase'], 'method': r['method'], 'control': r['control'],
@@ -84,7 +83,7 @@ def tasks(records: list[dict]) -> list[dict]:
         'classes': r.get('classes', '–'), 'steps': r.get('steps', '–'),
         'before': percent(accuracy.get('before')),
         'valid': answer(r, 'valid'), 'test': answer(r, 'test'),
-        'density': percent(density),
+        'density': percent(r.get('kept')),
         'memory': readable_size(size.get('total')),
         'disk': readable_size(size.get('stored')),
         'own': readable_size(size.get('dedicated')),
@@ -92,7 +91,7 @@ def tasks(records: list[dict]) -> list[dict]:
         'train': readable_seconds(seconds.get('train')),
         'sort': {'before': accuracy.get('before'),
                  'valid': _rank(r, 'valid'), 'test': _rank(r, 'test'),
-                 'density': density, 'memory': size.get('total'),
+                 'density': r.get('kept'), 'memory': size.get('total'),
                  'disk': size.get('stored'), 'train': seconds.get('train')}})
   return rows
 
@@ -129,8 +128,13 @@ def readable_size(count: float | None) -> str:
 
 
 def ratio(size: float | None, own: float | None) -> str:
-  """The size relative to a dedicated network's, such as '1/32'."""
+  """The size relative to a dedicated network's.
+
+  >>> ratio(1, 32), ratio(2, 3), ratio(4, 10), ratio(3, 2), ratio(1, 12345)
+  ('1/32', '0.67', '1/2.5', '1.5', '1/12345')
+  """
   if not size or not own:
     return '–'
   times = own / size
-  return f'1/{times:.0f}' if times >= 1.5 else f'{size / own:.2g}'
+  return (f'1/{drawing.readable_times(times, "")}' if times >= 1.95
+          else f'{size / own:.2g}')

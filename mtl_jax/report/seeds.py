@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from mtl_jax.evaluation import metrics
 from mtl_jax.report import rows as rows_lib
 
-COLUMNS = ('run', 'phase', 'tasks', 'seeds', 'test, %', 'seconds')
+COLUMNS = ('run', 'phase', 'tasks', 'seeds', 'test, %', 'run time')
 
 
 def phase_accuracy(records: Iterable[Mapping]) -> dict[str, float]:

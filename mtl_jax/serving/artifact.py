@@ -85,9 +85,8 @@ def export(system: system_lib.System, task: str, path: aliases.Path,
     system: from `mtl_jax.load`.
     task: a name in `system.tasks`.
     path: path of the file; an existing file is replaced.
-    with_basis: whether to include what the task needs of other tasks, such as
-      the masks that its coefficients combine. Without it the file only names
-      these tasks, and they must be in the workdir into which it is imported.
+    with_basis: whether to include the tasks on which it relies, such as masks
+      that it combines. Otherwise a workdir that imports it must hold them.
     licence: licence of the task.
     text: free text for its users.
 
@@ -363,6 +362,8 @@ def _store(work: workdir_lib.Workdir, part: Part, places: dict[str, str],
         for other, _ in part.needs}
   if whole is not None:
     metadata |= {'licence': whole.licence, 'text': whole.text}
+  record = metadata['record']  # values of other tasks are this one's now
+  record['bytes'] = deduplicate.stored_sizes(record['bytes'], part.arrays)
   checkpoint.save(work.task(name), part.arrays, metadata)
   json_records.append_line(work.metrics, {
       'kind': 'imported', 'entry': name, 'versions': provenance.versions()})

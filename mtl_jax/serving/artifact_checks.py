@@ -16,6 +16,7 @@ _TASK = {'name': str, 'record': dict, 'backbone': str, 'method': dict,
          'seed': int, 'transforms': list, 'source': str, 'classes': int,
          'source_shape': list, 'versions': dict, 'drawn_probe': dict}
 _RECORD = {'control': bool, 'repeat': int, 'bytes': dict}
+_BYTES = {'coefficients': int, 'values': int, 'total': int}
 _METHOD = {'name': str, 'options': dict}
 _MOST = 1 << 24  # of what is counted: classes, and the sides of an image
 
@@ -33,6 +34,7 @@ def check_task(name: str, metadata: Any) -> None:
   where = f'task {name}'
   json_files.check(metadata, _TASK, where, 'its description')
   json_files.check(metadata['record'], _RECORD, where, 'its record')
+  json_files.check(metadata['record']['bytes'], _BYTES, where, 'its bytes')
   json_files.check(metadata['method'], _METHOD, where, 'its method')
   registry.check_origin(metadata['method'].get('defined_in'),
                         f'{where}: its method')

@@ -30,6 +30,7 @@ from mtl_jax.serving import probes
 from mtl_jax.serving import stored_tasks
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import deduplicate
 from mtl_jax.storage import impression_arrays
 from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
@@ -215,15 +216,19 @@ def _store(system: system_lib.System, name: str,
   arrays, referred = system.index.split(
       impression_arrays.impression_to_arrays(made.impression))
   sizes = impressions.bytes_by_part(made.impression)
-  record = first['record'] | {
+  record = {  # nothing of the first task's training
       'entry': name, 'task': name, 'phase': 'merged', 'control': True,
       'repeat': 0, 'pooled': 0, 'method': made.method['name'],
+      'classes': first['classes'], 'seed': made.seed or first['seed'],
       'accuracy': {'valid': None, 'test': None}, 'steps': 0,
-      'loss': {}, 'curve': {}, 'density': {}, 'seconds': {}, 'basis': None,
+      'loss': {}, 'curve': {}, 'seconds': {}, 'basis': None,
+      'density': impression_arrays.densities(made.impression),
+      'kept': impression_arrays.kept(made.impression),
       'merged': {'how': how, 'tasks': [s.name for s in stored],
                  'weights': share.tolist()},
-      'bytes': sizes | {'referenced': 0, 'total': sum(sizes.values()),
-                        'dedicated': trees.nbytes(system.backbone.params)}}
+      'bytes': deduplicate.stored_sizes(sizes | {
+          'referenced': 0, 'total': sum(sizes.values()),
+          'dedicated': trees.nbytes(system.backbone.params)}, arrays)}
   metadata = {key: value for key, value in first.items() if key not in (
       *checkpoint.OWN, 'relies_on', 'drawn', 'licence', 'text')} | {
           'name': name, 'record': record, 'method': made.method,

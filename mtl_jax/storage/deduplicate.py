@@ -95,6 +95,27 @@ class Index:
     return own, references
 
 
+def stored_sizes(sizes: Mapping[str, int],
+                 arrays: Mapping[str, Any]) -> dict[str, int]:
+  """The bytes in a task's record, for the arrays that its folder holds.
+
+  Args:
+    sizes: {'values', 'referenced', 'total'} and others. Values are divided
+      anew into those that the task stores ('values', which 'total' counts) and
+      those that it does not ('referenced').
+    arrays: the arrays that are stored, as `Index.split` gives them.
+
+  >>> stored_sizes({'values': 12, 'referenced': 0, 'total': 15},
+  ...              {'values/a': np.zeros(1, np.float32), 'masks/a': None})
+  {'values': 4, 'referenced': 8, 'total': 7}
+  """
+  own = sum(np.asarray(a).nbytes for name, a in arrays.items()
+            if name.startswith('values/') and a is not None)
+  whole = sizes['values'] + sizes.get('referenced', 0)
+  return {**sizes, 'values': own, 'referenced': whole - own,
+          'total': sizes['total'] - sizes['values'] + own}
+
+
 def resolve(workdir: workdir_lib.Workdir, arrays: dict[str, np.ndarray],
             metadata: dict) -> dict[str, np.ndarray]:
   """A task's arrays together with those to which it refers.

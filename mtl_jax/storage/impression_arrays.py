@@ -80,6 +80,20 @@ def impression_metadata(impression: impressions.Impression) -> dict:
   return found | ({'absent': absent} if absent else {})
 
 
+def densities(impression: impressions.Impression) -> dict[str, float]:
+  """The share of weights that each masked leaf keeps, for a task's record."""
+  masked = trees.flatten(parallel.to_host(impression.masks or {}))
+  return {name: round(np.count_nonzero(leaf) / leaf.size, 6)
+          for name, leaf in masked.items() if leaf is not None}
+
+
+def kept(impression: impressions.Impression) -> float | None:
+  """The share of all masked weights that masks keep; `None` without masks."""
+  masked = jax.tree.leaves(parallel.to_host(impression.masks or {}))
+  size = sum(leaf.size for leaf in masked)
+  return round(sum(map(np.count_nonzero, masked)) / size, 6) if size else None
+
+
 def arrays_to_impression(arrays: dict, backbone: Any, stats: Any,
                          metadata: dict) -> impressions.Impression:
   """Inverse of `impression_to_arrays`.

@@ -191,7 +191,8 @@ def total_seconds(lines: Iterable[dict]) -> float:
     if line['kind'] == 'run':  # the start before this one was killed
       total, start = total + start, 0.
     elif line['kind'] == 'task':
-      start += sum(line['seconds'].values())
+      start += sum(seconds for part, seconds in line['seconds'].items()
+                   if part != 'busy')  # a part of 'train'
     elif line['kind'] in ('killed', 'summary'):
       total, start = total + line['seconds'], 0.
   return total

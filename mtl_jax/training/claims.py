@@ -25,7 +25,7 @@ _SAME = 'both must give the same network'
 # Keys of a task's record, and of its line in the log, that the library sets.
 RECORDED = frozenset({
     'accuracy', 'batch_size', 'bytes', 'classes', 'control', 'curve', 'data',
-    'density', 'entry', 'kind', 'loss', 'merged', 'method',
+    'density', 'entry', 'kept', 'kind', 'loss', 'merged', 'method',
     'peak_memory_bytes', 'phase', 'pooled', 'repeat', 'search', 'seconds',
     'seed', json_files.SEAL, 'steps', 'task', 'validation'})
 _BASIS = {'kind': str, 'size': int}  # of the report's figures

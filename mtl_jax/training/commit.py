@@ -22,6 +22,7 @@ from mtl_jax.steps import optimizers
 from mtl_jax.steps import single
 from mtl_jax.storage import array_files
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import deduplicate
 from mtl_jax.storage import impression_arrays
 from mtl_jax.storage import json_records
 from mtl_jax.storage import provenance
@@ -185,7 +186,7 @@ def made(run: run_lib.Run, entry: plan.Entry,
   method = entry.phase.make_method()
   own = impression_arrays.impression_to_arrays(impression)
   arrays, referred = run.system.index.split(own)
-  record['bytes'] |= _stored(impression, arrays)
+  record['bytes'] = deduplicate.stored_sizes(record['bytes'], arrays)
   metadata = _metadata(run, entry, record) | {
       'kept_by': kept_by, 'references': referred} | (
           impression_arrays.impression_metadata(impression))
@@ -261,10 +262,6 @@ def _measure(run, entry, impression, shared, known) -> dict:
 def _facts(run, entry, impression, curve, trained) -> dict:
   """What the record says besides accuracy."""
   parts = impressions.bytes_by_part(impression)
-  density = {} if impression.masks is None else {
-      name: round(np.count_nonzero(leaf) / leaf.size, 6)
-      for name, leaf in trees.flatten(
-          parallel.to_host(impression.masks)).items() if leaf is not None}
   phase = entry.phase
   return {
       'entry': entry.name, 'task': entry.task.name, 'phase': phase.name,
@@ -273,11 +270,14 @@ def _facts(run, entry, impression, curve, trained) -> dict:
       'classes': entry.task.classes,
       'data': run.data.facts(entry.tasks[0]),
       'steps': trained.recipe.steps, 'batch_size': trained.recipe.batch_size,
-      'seed': run.config.seed, 'curve': thin(curve), 'density': density,
+      'seed': run.config.seed, 'curve': thin(curve),
+      'density': impression_arrays.densities(impression),
+      'kept': impression_arrays.kept(impression),
       'bytes': parts | {'total': sum(parts.values()),
                         'dedicated': trees.nbytes(
                             run.backbone.params if impression.path is None else
-                            impression.path.take(run.backbone.params))},
+                            impression.path.take(run.backbone.params)),
+                        'referenced': 0},
       'seconds': {name: round(seconds / trained.entries, 4)
                   for name, seconds in (
                       ('train', trained.seconds), ('busy', trained.busy),
@@ -287,25 +287,19 @@ def _facts(run, entry, impression, curve, trained) -> dict:
 
 
 def thin(curve: dict) -> dict:
-  """At most 10 means over consecutive steps of each curve, rounded."""
+  """At most 10 means over consecutive steps of each curve, rounded.
+
+  >>> thin({'loss': np.array([1., 2., np.inf])})
+  {'step': [1, 2, 3], 'loss': [1.0, 2.0, None]}
+  """
   steps_ = len(curve['loss'])
   parts = np.array_split(np.arange(steps_), min(CURVE_POINTS, steps_))
   result: dict[str, list] = {'step': [int(part[-1]) + 1 for part in parts]}
   for name, values in curve.items():
     means = [round(float(values[part].mean()), 4) for part in parts]
     # A regression has no accuracy.
-    result[name] = [None if np.isnan(mean) else mean for mean in means]
+    result[name] = [mean if np.isfinite(mean) else None for mean in means]
   return result
-
-
-def _stored(impression: impressions.Impression, arrays: dict) -> dict:
-  """Bytes of what the task stores itself, and of the values it refers to."""
-  sizes = impressions.bytes_by_part(impression)
-  values = sum(np.asarray(a).nbytes for name, a in arrays.items()
-               if name.startswith('values/') and a is not None)
-  referenced = sizes['values'] - values
-  sizes['values'] = values
-  return sizes | {'referenced': referenced, 'total': sum(sizes.values())}
 
 
 def _metadata(run, entry, record) -> dict:

@@ -57,8 +57,9 @@ def score_entry(network: models.Network, params: Any, stats: Any,
   """`score` of an entry; for a pool, the mean over its tasks."""
   found = [score(network, params, stats, data, task, split, batch_size,
                  entry.phase.loss) for task in entry.tasks]
-  return found[0] if len(found) == 1 else Score(
-      *(float(np.mean(values)) for values in zip(*found)))
+  rated = [own.accuracy for own in found if own.accuracy is not None]
+  return Score(float(np.mean([own.loss for own in found])),
+               float(np.mean(rated)) if rated else None)
 
 
 @functools.lru_cache(maxsize=64)

@@ -108,7 +108,9 @@ def learn(run: run_lib.Run, phase: config_lib.Phase) -> None:
     decision = int(parallel.agree(_decide(
         phase, bank, learner, run.suite.tasks[task], rows)))
     if decision > learner.mask:
+      deciding = time.perf_counter() - started
       _commit(run, phase, learner, segments)
+      started = time.perf_counter() - deciding  # a commit is no training
       learner = _allocate(run, phase, learner, decision)
     learner.log.append([learner.position, decision])
     if decision == learner.mask:

@@ -14,6 +14,7 @@ from rich import console as console_lib
 
 import mtl_jax
 from mtl_jax import commands
+from mtl_jax import masks
 from mtl_jax.commands import inputs
 from mtl_jax.config import files
 from mtl_jax.data import sources
@@ -177,7 +178,9 @@ def test_inspect(tmp_path, capsys):
   assert list(tasks) == ['permuted-00', 'permuted-01', 'permuted-12']
   assert tasks['permuted-12']['relies_on'] == ['permuted-00']
   assert tasks['permuted-00']['relies_on'] == []
-  assert 0 < tasks['permuted-00']['density'] < 1
+  own = mtl_jax.load(folder).task('permuted-00').impression.masks
+  assert tasks['permuted-00']['density'] == pytest.approx(
+      float(masks.density(own)), abs=1e-6)  # of all leaves together
   assert tasks['permuted-00']['bytes']['total'] > 6000
   assert found['overlap']['names'] == ['permuted-00', 'permuted-01']
   assert commands.main(['inspect', f'--workdir={folder}']) == 0

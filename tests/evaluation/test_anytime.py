@@ -88,8 +88,15 @@ def test_lines_join_what_was_measured():
     ([((0, 5), (.1, .2))], 'task 0 was not measured after batch 1; validate'),
     ([((1, 2), (.1, .2))], 'task 0 must begin at step 0'),
     ([((0, 2, 2), (.1, .2, .3))], 'with ascending steps'),
+    ([((0, .5, 2), (.1, .2, .3))], r'got steps \[0.0, 0.5, 2.0\] and 3'),
     ([((0, 1), (.1, None))], 'task 0 has no accuracy at step 1'),
     ([((0, 1), (10., 20.))], 'Divide percentages by 100')])
 def test_curves_that_are_none(curves, message):
   with pytest.raises(ValueError, match=message):
     anytime.learning_curve_area(curves)
+
+
+@pytest.mark.parametrize('beta', [-1, .5, True, None])
+def test_what_is_no_number_of_batches(beta):
+  with pytest.raises(ValueError, match='give a number of batches, 0 or more'):
+    anytime.learning_curve_area([((0, 1), (.1, .2))], beta)

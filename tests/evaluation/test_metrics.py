@@ -123,6 +123,8 @@ def test_intransigence():
   assert metrics.intransigence(FULL, joint=.95) == pytest.approx(.05)
   with pytest.raises(ValueError, match='joint'):
     metrics.intransigence(FULL, joint=NAN)
+  with pytest.raises(ValueError, match='Divide percentages by 100'):
+    metrics.intransigence(FULL, joint=95.)
 
 
 def test_mean_and_std():

@@ -1,12 +1,27 @@
 """Scenarios that are refused before training."""
 
+import numpy as np
 import pytest
 import configs
 import tiny
 
 from mtl_jax.config import config as config_lib
 from mtl_jax.data import sources
+from mtl_jax.data import splits
 from mtl_jax.data import suites
+
+
+# Digits, and images whose labels are a number each.
+NUMBERS = {'suite': {'kind': 'datasets', 'sources': ('digits', 'numbers'),
+                     'image_shape': (8, 8, 3)}, 'phases__a__tasks': (0, 2),
+           'phases__a__batch_size': 8, 'schedule': ('a',),
+           'phases__b': configs.REMOVED}
+
+
+def numbers():
+  images = tiny.blobs().train.images
+  return splits.divide('numbers', '1', 1, splits.Arrays(images, np.mean(
+      images, (1, 2), np.float32)[:, :1] / 255))
 
 
 @pytest.mark.parametrize('given, text', [
@@ -62,11 +77,17 @@ def test_scenarios_survive_json():
       'suite': {'kind': 'datasets', 'sources': ('digits', 'blobs'),
                 'image_shape': (8, 8, 3)},
       'backbone__outputs': 20},
-     'tasks digits and blobs prepare their images differently')])
+     'tasks digits and blobs prepare their images differently'),
+    ({'identify': {'x': {}}, **NUMBERS}, 'x: task numbers is a regression'),
+    ({'mixed_rows': 9, **NUMBERS}, 'mixed_rows: task numbers is a regression'),
+    ({'phases__a__stream': {'every': 2}, **NUMBERS},
+     'phase a: task numbers is a regression, whose output says nothing')])
 def test_what_cannot_be_inferred_is_refused_before_training(
     tmp_path, monkeypatch, changes, text):
   sources.register('blobs', tiny.blobs)
-  monkeypatch.setitem(suites.STATISTICS, 'blobs', ((.1,), (.2,)))
+  sources.register('numbers', numbers)
+  for name in ('blobs', 'numbers'):
+    monkeypatch.setitem(suites.STATISTICS, name, ((.1,), (.2,)))
   config = config_lib.from_dict(configs.small(**changes))
   with pytest.raises(ValueError, match=text):
     tiny.learn(config, tmp_path / 'run')

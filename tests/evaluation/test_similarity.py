@@ -58,7 +58,10 @@ def test_cka_knows_rotations_scales_and_shifts():
   for unbiased in (True, False):
     assert similarity.linear_cka(X, 5 * X @ turn - 2, unbiased
                                  ) == pytest.approx(1.)
-    assert np.isnan(similarity.linear_cka(odd, np.ones((4, 2)), unbiased))
+    for value in (1., .1, 7.7, 1e5 + .1):  # whose mean may be rounded
+      constant = np.full((7, 3), value)
+      assert np.isnan(similarity.linear_cka(X[:7], constant, unbiased))
+      assert np.isnan(similarity.linear_cka(constant, constant, unbiased))
   assert np.isnan(similarity.linear_cka(X[:3], X[:3]))
   with pytest.raises(ValueError, match='same n inputs'):
     similarity.linear_cka(X, X[:-1])

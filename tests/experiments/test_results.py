@@ -147,6 +147,9 @@ def test_folders_of_the_machine_are_left_out(tmp_path):
 def test_a_killed_start_counts_with_the_tasks_that_it_finished():
   assert json_records.total_seconds([RUN, TASK, TASK, RUN, TASK, SUMMARY]) == 9.
   assert json_records.total_seconds([RUN, TASK, SUMMARY, RUN, SUMMARY]) == 4.
+  busy = TASK | {'seconds': TASK['seconds'] | {'busy': 1.}}  # of 'train'
+  assert json_records.total_seconds([RUN, busy, RUN, SUMMARY]) == (
+      json_records.total_seconds([RUN, TASK, RUN, SUMMARY]))
 
 
 def test_a_killed_start_counts_whole_where_it_left_its_seconds(tmp_path):

@@ -59,6 +59,7 @@ def make_record(rng, task, phase, method, control=False, basis=None,
       'validation': {'step': [0, *step], 'loss': [2.3, *(2.4 * (1 - rise))],
                      'accuracy': [.1, *(test * rise).clip(0, 1)]},
       'density': {f'Dense_{i}/kernel': .5 for i in range(3)} if masks else {},
+      'kept': .125 if masks else None,
       'bytes': {'masks': masks, 'coefficients': coefficients, 'values': values,
                 'stats': 0, 'total': total, 'stored': total + 3000,
                 'dedicated': 1066440},
@@ -284,6 +285,8 @@ def test_numbers_are_those_of_the_input(page):
   assert rows[0]['accuracy'] == (f'{100 * np.mean(tests):.1f} ± '
                                  f'{100 * np.std(tests, ddof=1):.1f} %')
   assert rows[0]['ratio'] == '1/32'
+  assert [row['density'] for row in rows_lib.tasks(records)[9:11]] == [
+      '12.5 %', '–']
   assert RUN['command'] in words
 
 

@@ -106,6 +106,22 @@ def test_texts_that_are_too_long_for_a_header(system, tmp_path):
   assert artifact.read(path).text == 'ä\0\n'
 
 
+def test_values_of_other_tasks_count_where_they_are_stored(system, other,
+                                                           tmp_path):
+  for name in ('mean', 'again'):  # the second refers to the first
+    system.merge(['permuted-00', 'permuted-12'], name=name)
+  said = system.record('again')['bytes']
+  assert said['referenced'] > said['values']
+  path = system.export('again', tmp_path / 'a')
+  mtl_jax.import_task(tmp_path / 'other', path)
+  found = mtl_jax.load(tmp_path / 'other')
+  sizes = {leaf: a.nbytes for leaf, a in checkpoint.load(
+      found.workdir.task('again'))[0].items() if leaf != 'probe'}
+  assert found.record('again')['bytes'] == said | {
+      'values': said['values'] + said['referenced'], 'referenced': 0,
+      'total': sum(sizes.values())}
+
+
 def test_an_import_changes_no_other_task(system, other, tmp_path):
   before = tiny.bits(tmp_path / 'other')
   path = system.export('permuted-12', tmp_path / 'a')

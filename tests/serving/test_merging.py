@@ -8,8 +8,10 @@ import tiny
 
 import mtl_jax
 from mtl_jax import masks
+from mtl_jax import trees
 from mtl_jax.serving import merging
 from mtl_jax.serving import verification
+from mtl_jax.storage import checkpoint
 
 PAIR = ['permuted-00', 'permuted-01']
 
@@ -59,6 +61,31 @@ def test_masks_are_combined_and_stay(system):
   assert_sound(system, 4)
   system.delete('mix')
   assert_sound(system, 3)
+
+
+def test_a_merged_task_says_what_it_takes_and_nothing_of_a_training(system):
+  first = system.metadata('permuted-00')['record']
+  assert first['data'] and first['batch_size'] == 16
+  system.merge(PAIR, how='union', name='union')
+  system.merge(['permuted-00', 'permuted-12'], name='mean')
+  system.merge(['permuted-00', 'permuted-12'], name='again')  # refers to it
+  for name in ('union', 'mean', 'again'):
+    record = system.metadata(name)['record']
+    arrays, metadata = checkpoint.load(system.workdir.task(name))
+    stored = {leaf: array.nbytes for leaf, array in arrays.items()
+              if leaf != 'probe'}
+    assert record['bytes']['total'] == sum(stored.values())
+    masked = system.task(name).impression.masks or {}
+    assert record['density'] == {
+        leaf: round(float(np.mean(m)), 6) for leaf, m in trees.flatten(
+            masked).items() if m is not None}
+    assert record['kept'] == (round(float(masks.density(masked)), 6)
+                              if masked else None)
+    assert not {'validation', 'data', 'batch_size'} & set(record)
+    assert set(record['bytes']) >= {'masks', 'values', 'dedicated'}
+  assert metadata['references'] and record['bytes']['referenced'] == (
+      trees.nbytes(system.task('again').impression.values)
+      - record['bytes']['values'])
 
 
 def test_coefficients_over_one_basis_are_combined(system):

@@ -313,6 +313,20 @@ def test_killed_again_and_again(whole, tmp_path, monkeypatch, stride):
   same(folder, whole)
 
 
+def test_a_commit_is_no_part_of_the_seconds_of_training(tmp_path, monkeypatch):
+  now, commit_mask = [0.], stream._commit
+
+  def slow(*given):
+    now[0] += 1000.
+    commit_mask(*given)
+  monkeypatch.setattr(stream, 'time', types.SimpleNamespace(
+      perf_counter=lambda: now[0]))
+  monkeypatch.setattr(stream, '_commit', slow)
+  learn(short(), tmp_path / 'run')
+  assert [checkpoint.task_metadata(tmp_path / 'run' / 'tasks' / name_of(i))[
+      'record']['seconds']['train'] for i in range(3)] == [0.] * 3
+
+
 def test_a_finished_stream_is_not_learned_again(clear, monkeypatch):
   folder, _ = clear
   for name in ('_decide', '_train', '_commit'):

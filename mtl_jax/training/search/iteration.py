@@ -346,9 +346,13 @@ class _TaskIteration:
     extra = population_lib.record(run, entry, self.known, state, best,
                                 self.maker.flops(best.params))
     rounds = len(best.record['evals'])
-    curve = {'loss': best.record['loss'], 'accuracy': best.record['evals']}
-    curve = {name: np.repeat(np.array(values, np.float32), self.round_steps)
-             for name, values in curve.items()}
+    curve = {'loss': np.repeat(np.array(best.record['loss'], np.float32),
+                               self.round_steps)}
+    extra['validation'] = {
+        'step': [self.round_steps * (i + 1) for i in range(rounds)],
+        'loss': [None] * rounds,
+        'accuracy': [round(value, 6) if value >= 0 else None
+                     for value in best.record['evals']]}  # -1: not finite
     trained = single.State(rounds * self.round_steps, {}, None, {}, None)
     searched = self.phase.make_method().abilities.searched
     assert searched is not None  # the config has checked it

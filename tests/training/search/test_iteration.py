@@ -97,6 +97,9 @@ def test_a_task_writes_its_own_new_components_alone(whole):
     known |= {part[1] for part in parts}
     assert weights <= new + 16 * 60
     assert record['bytes']['values'] == 4 * weights
+    assert record['validation']['accuracy'] == pytest.approx(
+        record['search']['evals'], abs=1e-6)
+    assert list(record['curve']) == ['step', 'loss']  # of training
   shared = [len(checkpoint.load_metadata(whole / 'tasks' / name).get(
       'references', {})) for name in found]
   assert any(shared)
