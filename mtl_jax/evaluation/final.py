@@ -55,9 +55,9 @@ def infer_tasks(running: run_lib.Run) -> list[dict]:
   if not running.config.identify:
     return []
   work = running.workdir
-  found = [line for line in json_records.read_lines(work.metrics)
-           if line['kind'] == 'identity'
-           and any(scenarios.is_of(line, s) for s in running.config.identify)]
+  logged = [line for line in json_records.read_lines(work.metrics)
+            if line['kind'] == 'identity']
+  found: list[dict] = []
   networks = scenarios.Networks(running.system, running.data)
   for scenario in running.config.identify:
     phases = scenarios.phases(running.config, scenario)
@@ -67,8 +67,11 @@ def infer_tasks(running: run_lib.Run) -> list[dict]:
                    for phase in phases
                    for task in running.suite.tasks[slice(*phase.tasks)]
                    }.values())
+    known = [line for line in logged if scenarios.is_of(line, scenario)
+             and scenarios.still_holds(line, learned, tested)]
+    found += known
     for line in scenarios.measure(running.system, learned, tested,
-                                  running.data, scenario, found, networks):
+                                  running.data, scenario, known, networks):
       json_records.append_line(work.metrics, line)
       found.append(line)
   return found

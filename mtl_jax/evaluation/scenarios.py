@@ -9,9 +9,11 @@ every image of a batch whose task is inferred wrongly counts as wrong.
 
 import collections
 import functools
+import hashlib
+import json
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -120,8 +122,8 @@ def measure(system: system_lib.System, entries: list[plan.Entry],
       learning order; a task without a candidate counts as wrong.
     data: sources.
     scenario: options of the evaluation.
-    known: earlier results; those for which `is_of` holds are not measured
-      again.
+    known: earlier results; those for which `is_of` and `still_holds` hold are
+      not measured again.
     networks: a cache of predictions from earlier scenarios; `None` starts
       with an empty one.
 
@@ -134,7 +136,8 @@ def measure(system: system_lib.System, entries: list[plan.Entry],
   """
   counts = sorted({min(n, len(tested))
                    for n in scenario.task_counts or (len(tested),)})
-  done = {r['tasks'] for r in known if is_of(r, scenario)}
+  done = {r['tasks'] for r in known
+          if is_of(r, scenario) and still_holds(r, entries, tested)}
   counts = [n for n in counts if n not in done]
   if not counts:
     return
@@ -162,6 +165,22 @@ def _definition(scenario) -> dict:
           'images': scenario.images_per_inference,
           'batch_size': scenario.batch_size,
           'batches': scenario.batches_per_task} | drawn
+
+
+def still_holds(line: dict, entries: Sequence[plan.Entry],
+                tested: Sequence[plan.Entry]) -> bool:
+  """Whether an earlier result is of these tasks and candidates.
+
+  Tasks that a config gets later may come before tasks that it had.
+  """
+  count = line['tasks']
+  return count <= len(tested) and line.get('of') in (
+      None, _digest(entries, tested[:count]))  # earlier versions had no 'of'
+
+
+def _digest(entries, tested) -> str:
+  names = [e.name for e in tested], [e.name for e in _of_tasks(entries, tested)]
+  return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
 
 
 def _of_tasks(entries, tested):
@@ -192,6 +211,7 @@ def _measure(found, entries, tested, networks, scenario) -> dict:
   same = taken_for == task
   return {
       'kind': 'identity', **_definition(scenario), 'tasks': len(tested),
+      'of': _digest(entries, tested),
       'candidates': len(entries), 'inferences': len(rows),
       'test_images': images,
       'identified': float(np.mean(same)),

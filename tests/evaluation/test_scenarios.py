@@ -328,6 +328,23 @@ def test_results_are_kept_and_new_ones_added(folder, tmp_path, monkeypatch):
   assert tiny.bits(copy) == before
 
 
+def test_results_of_other_tasks_are_not_taken(folder, tmp_path):
+  """An earlier phase that gets tasks moves those of later phases."""
+  copy = shutil.copytree(folder, tmp_path / 'copy')
+  asked = dict(batches_per_task=1, task_counts=(2, 4))
+  two, four = again(copy, a=asked)
+  log = copy / 'metrics.jsonl'
+  *others, own, last = log.read_text().splitlines(keepends=True)
+  assert two['of'] in own and four['of'] in last
+  log.write_text(''.join(others))
+  for line in (dict(two, of='of others'), four):
+    json_records.append_line(log, line)
+  found = again(copy, a=asked)
+  assert [line['of'] for line in found] == [four['of'], two['of']]
+  assert len(lines_of(copy)) == 3
+  assert again(copy, a=asked) == lines_of(copy)[1:]
+
+
 @pytest.mark.parametrize('change', [
     {'phases__basis__steps': 61}, {'seed': 1}, {'chunk_steps': 2}])
 def test_only_identify_may_change(folder, change):
