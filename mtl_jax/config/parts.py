@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from mtl_jax import fields
 from mtl_jax import models
 from mtl_jax.evolution import mutations
 from mtl_jax.evolution import networks
@@ -227,7 +228,7 @@ class Search:
     children: children per generation.
     validations: number of validations of a child; its best one counts.
     train_cap: largest number of images between two validations, at most a pass
-      over the task's; the phase's `steps`, if given, are used instead.
+      over the task's; the phase may give a number of batches, `steps`, instead.
     valid_cap: largest number of validation images.
     private: tasks whose paths may not be parents of other tasks' paths.
     control: a fixed way to train from the root, for comparison: 'finetune',
@@ -262,7 +263,7 @@ class Search:
         and isinstance(pair[0], str) for pair in self.fixed):
       raise ValueError(f'search: fixed is {self.fixed!r}; give a dict of a '
                        'value, or a tuple of values, by hyper-parameter')
-    self.make_space()
+    self._require_effect(self.make_space())
     self.make_scale()
     for name in ('iterations', 'generations', 'children', 'validations',
                  'train_cap', 'valid_cap'):
@@ -277,6 +278,20 @@ class Search:
     if self.control and self.iterations > 1:
       raise ValueError('search: a control starts from the root every time; its '
                        'repeats are generations, and iterations is 1')
+
+  def _require_effect(self, space: spaces.Space) -> None:
+    """Refuses options that another one leaves without effect."""
+    if 'adapter' in dict(self.fixed) and not (
+        space.insert_adapters or self.control == 'adapters'):
+      raise ValueError(f'search: fixed gives adapter, and the space {self.space} '
+                       'inserts no adapters; leave it out, or take another '
+                       'space')
+    for base, unit in (('scale_size', 'scale_weights'),
+                       ('scale_compute', 'scale_flops')):
+      if getattr(self, base) == 1 and fields.changed(self, unit):
+        raise ValueError(f'search: {unit} is {getattr(self, unit)}, and with '
+                         f'{base}=1 cost does not lower the score; give '
+                         f'{base} below 1, or leave {unit} out')
 
   def make_space(self) -> spaces.Space:
     return spaces.make(self.space, self.fixed)
