@@ -40,10 +40,12 @@ class Phase:
       images; at test no task need be named.
     loss: for classification: 'softmax' over all outputs of the network, or
       'classes' over the task's own outputs only.
-    early_stop: ends a task's training; `epochs` is then the largest number.
+    early_stop: ends a task's training, or that of tasks together='joint';
+      `epochs` is then the largest number.
     validate_every: steps between two measurements on the validation images
-      during training, for the validation curve; 0 measures only at the
-      end. It does not change what is learned.
+      during training, for the validation curve, which also has the first and
+      the last step; 0 measures only at the end. It does not change what is
+      learned.
   """
   name: str
   method: str

@@ -143,8 +143,9 @@ def with_head(method: base.Method, head: str | None,
     if head == 'dense' and leaves is None:
       return method
     if head == 'dense':
-      raise ValueError(f'head_leaves is {leaves}, but every task of this method '
-                       'has a dense head of its own; leave head_leaves out')
+      raise ValueError(f'head_leaves is {leaves}, but every task of this '
+                       'method has a dense head of its own; leave head_leaves '
+                       'out')
     raise ValueError(f'head is {head!r}, but every task of this method has a '
                      "dense head of its own; leave head out")
   if head == 'mask':

@@ -75,7 +75,8 @@ def impresslearn(penalty: float = 0.,
   """Coefficients over the basis in `shared['basis']` (bool leaves [K, ...]).
 
   Args:
-    penalty: weight of the sum over layers of (|alpha_l|_1 - 1)^2.
+    penalty: weight of the sum over layers, and their blocks, of
+      (|alpha_l|_1 - 1)^2.
     head: leaf patterns: these leaves get a separate supermask, trained
       together with the coefficients of the other leaves (the hybrid variant).
       The word 'mask' stands for the last layer: see `heads.leaves_of`. `None`
@@ -187,7 +188,8 @@ class Options(heads.Options):
 
   Attributes:
     basis: the masks that are combined.
-    penalty: weight of the sum over layers of (|alpha_l|_1 - 1)^2.
+    penalty: weight of the sum over layers, and their blocks, of
+      (|alpha_l|_1 - 1)^2.
     head: 'mask': the last layer's leaves in the basis get a separate
       supermask, trained together with the coefficients of the other leaves
       (the hybrid variant). A leaf pattern selects these leaves instead.

@@ -190,8 +190,8 @@ def _check(options: Options, training, backbone, before, own):
   for option, kind in (('overlap', 'overlapping'), ('similarity', 'guided')):
     if fields.changed(options, option) and options.paths != kind:
       raise ValueError(
-          f'{option} is {getattr(options, option)}, and paths={options.paths!r} '
-          f'looks at none; leave it out, or take paths={kind!r}')
+          f'{option} is {getattr(options, option)}, and '
+          f'paths={options.paths!r} looks at none; leave it out, or take paths={kind!r}')
   graph.shape_of(backbone, options.active)
   if options.after is not None and own:
     check_later(own[0].options, [e for e in before if e.phase == options.after])

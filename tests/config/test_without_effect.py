@@ -111,7 +111,7 @@ def test_numbers_of_paths(changes, text):
     ({'phases__grow__milestones': (.5,)}, 'a search takes no milestones'),
     ({'phases__grow__batch_size': 0}, 'batch_size is 0; it must be at least 1'),
     ({'phases__grow__steps': -1}, 'steps is -1; it must be at least 0'),
-    ({SEARCH + 'train_cap': 7}, 'train_cap is 7, and steps, 3, takes its place'),
+    ({SEARCH + 'train_cap': 7}, 'train_cap is 7, and steps, 3, takes its'),
     ({SEARCH + 'fixed': dict(adapter=8)},
      'fixed gives adapter, and the space mu2net_ti0 inserts no adapters'),
     ({SEARCH + 'fixed': dict(learning_rate=(.1, .2, .1))}, 'give each once'),
