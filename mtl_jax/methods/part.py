@@ -191,7 +191,8 @@ def _check(options: Options, training, backbone, before, own):
     if fields.changed(options, option) and options.paths != kind:
       raise ValueError(
           f'{option} is {getattr(options, option)}, and '
-          f'paths={options.paths!r} looks at none; leave it out, or take paths={kind!r}')
+          f'paths={options.paths!r} looks at none; leave it out, or take '
+          f'paths={kind!r}')
   graph.shape_of(backbone, options.active)
   if options.after is not None and own:
     check_later(own[0].options, [e for e in before if e.phase == options.after])
