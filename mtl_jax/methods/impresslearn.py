@@ -168,8 +168,10 @@ def _check(basis: Basis | None, training, backbone, before, own) -> None:
   elif fields.changed(basis, 'masked'):
     raise ValueError(f'basis.masked is {basis.masked}, but masks from a phase '
                      'cover what that phase masked; leave masked out')
+  # A method of the user's, made of this one, has options of its own.
   for one in own[:1]:
-    _require_effect(one.options)
+    if isinstance(one.options, Options):
+      _require_effect(one.options)
 
 
 def _require_effect(options) -> None:

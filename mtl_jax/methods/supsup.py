@@ -140,8 +140,10 @@ def supsup(sampling: Sampler = THRESHOLD,
     if transfer and (training.repeats > 1 or training.pool):
       raise ValueError('transfer starts a task at the mean of the earlier '
                        'ones; it takes neither repeats nor a pool')
+    # A method of the user's, made of this one, has options of its own.
     for one in own[:1]:
-      require_effect(one.options)
+      if isinstance(one.options, Options):
+        require_effect(one.options)
 
   return base.Method(
       init, bind, commit, base.materialise,
