@@ -28,6 +28,7 @@ from mtl_jax.evaluation import final
 from mtl_jax.evaluation import finetuning
 from mtl_jax.evaluation import hints
 from mtl_jax.evaluation import scenarios
+from mtl_jax.evaluation import transparency
 from mtl_jax.models import pretrained
 from mtl_jax.report import page as report_page
 from mtl_jax.report import terminal
@@ -85,6 +86,7 @@ def _run(started, config, work, command, quiet, after_chunk) -> dict:
   config = sizing.recorded(work, config)
   validate.check_config(work, config)
   backbone = make_backbone(config, suite, data, work)
+  transparency.check(config, backbone.network)
   traced = validate.check_fit(config, suite, data, backbone)
   final.check_mixed(config, suite, data)
   versions = validate.check_sources(work, suite, data)

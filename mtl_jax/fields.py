@@ -243,6 +243,13 @@ def build(cls: type, given: Mapping, where: str = '',
                      f'{type(error).__name__}: {error}') from error
 
 
+def changed(given: Any, *names: str) -> list[str]:
+  """The names of a dataclass's fields that don't have their defaults."""
+  return [field.name for field in dataclasses.fields(given)
+          if field.name in names
+          and getattr(given, field.name) != field.default]
+
+
 def plain(value: Any) -> Any:
   """A frozen value in JSON's form: dataclasses as dicts, tuples as lists."""
   if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -24,7 +24,9 @@ class Config:
     suite: the tasks.
     backbone: the network.
     phases: the phases in the order in which they run.
-    chunk_steps: steps per compiled call.
+    chunk_steps: the largest number of steps per compiled call. A stream's calls
+      have the steps between two decisions, and a search's those between two
+      validations.
     progress_seconds: seconds of training between two saves, which is the most
       that a kill can lose.
     eval_batch_size: images per evaluation batch.
@@ -35,7 +37,7 @@ class Config:
       is predicted in one call, and compared with one call per task; 0 turns
       this off.
     transparency: images of each task on which the features of tasks that
-      share segments are compared; 0 turns the comparison off.
+      share segments (method `part`) are compared; 0 turns the comparison off.
     tensorboard: write scalars for TensorBoard (extra `tensorboard`).
     mesh: also divides large arrays over devices, for backbones whose training
       does not fit on one; `None` divides only batches or tasks.

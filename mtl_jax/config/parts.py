@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from mtl_jax import fields
 from mtl_jax import models
 from mtl_jax.evolution import mutations
 from mtl_jax.evolution import networks
@@ -34,12 +35,14 @@ class Backbone:
 
   Attributes:
     model: name in `mtl_jax.models.MODELS`.
-    outputs: number of logits; at least the number of classes of every task.
+    outputs: number of logits; at least the number of classes of every task. A
+      model with the option `heads` has a head of its own for each task.
     init: 'signed_constant' (SupSup), or 'default' (the module's own);
       applies to leaves that no file fills.
     seed: seed of the weights; `None` takes the run's seed.
-    compute_dtype: 'float32', or 'bfloat16' for matrix products only: weights,
-      scores and logits stay float32.
+    compute_dtype: 'float32', or 'bfloat16' for all that the network computes,
+      its logits included. Weights, scores, optimizer and norm statistics stay
+      float32, and so do the loss and what `predict` returns.
     remat: for models made of blocks: training stores the input of each block
       and recomputes the values inside it for the gradients. This takes less
       memory and more time; the results are equal up to rounding.
@@ -123,9 +126,10 @@ class Training:
 
   Attributes:
     steps: batches per task; or give `epochs`.
-    epochs: passes over a task's training images; 0 uses `steps`. If tasks are
-      trained together, the first task's steps apply to all, and tasks with
-      other numbers of images are refused (`batches.check_epochs`).
+    epochs: passes over a task's training images; 0 uses `steps`. Each pass is
+      shuffled anew and leaves out the images that do not fill a last batch. If
+      tasks are trained together, the first task's steps apply to all, and tasks
+      with other numbers of images are refused (`batches.check_epochs`).
     Others: as in `optimizers.Recipe`.
   """
   steps: int = 0
@@ -155,15 +159,19 @@ class Joint:
 class Stream:
   """A stream of tasks without names (SupSup's NNs); see `training.stream`.
 
+  `steps` or `epochs` say how long the stream stays with a task. A learning
+  rate's schedule counts the batches of a mask: after `steps`, 'cosine' is 0.
+
   Attributes:
-    every: batches between two decisions.
+    every: batches between two decisions, or fewer: a task's first batch also
+      begins with a decision.
     tolerance: a batch belongs to a new task if k max softmax(-gradient) <
       1 + tolerance, where k is the number of masks.
     min_masks: the smallest number of masks among which a decision chooses, at
       most 10,000; fresh masks fill it up.
     budget: the largest number of masks; 0 for no limit.
     passes: how often the stream goes through all tasks, at most 10,000.
-    objective: 'entropy' or 'superfluous'.
+    objective: as in `identify.Rule`.
   """
   every: int = 100
   tolerance: float = 0.125
@@ -195,7 +203,8 @@ class Rounds:
       so that the tasks are trained one after another.
     order: order of the tasks in a round: 'drawn' (from the seed) or
       'sequence'.
-    moments: 'own' (an optimizer per task) or 'common' (one for all).
+    moments: 'own' (an optimizer per task) or 'common' (one for each module,
+      whichever task trains it).
   """
   set_batches: int = 10
   order: str = 'drawn'
@@ -227,7 +236,7 @@ class Search:
     children: children per generation.
     validations: number of validations of a child; its best one counts.
     train_cap: largest number of images between two validations, at most a pass
-      over the task's; the phase's `steps`, if given, are used instead.
+      over the task's; the phase may give a number of batches, `steps`, instead.
     valid_cap: largest number of validation images.
     private: tasks whose paths may not be parents of other tasks' paths.
     control: a fixed way to train from the root, for comparison: 'finetune',
@@ -262,7 +271,7 @@ class Search:
         and isinstance(pair[0], str) for pair in self.fixed):
       raise ValueError(f'search: fixed is {self.fixed!r}; give a dict of a '
                        'value, or a tuple of values, by hyper-parameter')
-    self.make_space()
+    self._require_effect(self.make_space())
     self.make_scale()
     for name in ('iterations', 'generations', 'children', 'validations',
                  'train_cap', 'valid_cap'):
@@ -277,6 +286,20 @@ class Search:
     if self.control and self.iterations > 1:
       raise ValueError('search: a control starts from the root every time; its '
                        'repeats are generations, and iterations is 1')
+
+  def _require_effect(self, space: spaces.Space) -> None:
+    """Refuses options that another one leaves without effect."""
+    if 'adapter' in dict(self.fixed) and not (
+        space.insert_adapters or self.control == 'adapters'):
+      raise ValueError('search: fixed gives adapter, and the space '
+                       f'{self.space} inserts no adapters; leave it out, or '
+                       'take another space')
+    for base, unit in (('scale_size', 'scale_weights'),
+                       ('scale_compute', 'scale_flops')):
+      if getattr(self, base) == 1 and fields.changed(self, unit):
+        raise ValueError(f'search: {unit} is {getattr(self, unit)}, and with '
+                         f'{base}=1 cost does not lower the score; give '
+                         f'{base} below 1, or leave {unit} out')
 
   def make_space(self) -> spaces.Space:
     return spaces.make(self.space, self.fixed)
@@ -296,11 +319,13 @@ class Scenario:
     rule, objective, normalise, rerank: as in `identify.Rule`.
     images_per_inference: number of images, the first of a test batch, from
       which its task is inferred.
-    batch_size: images per test batch; each batch has one inference.
-    batches_per_task: test batches, drawn at random for every task; 0 uses
-      all test images.
+    batch_size: images per test batch; each batch has one inference. A task's
+      last batch may have fewer.
+    batches_per_task: largest number of test batches, drawn at random for every
+      task; 0 uses all test images.
     task_counts: numbers of tasks, one evaluation each: a number n takes
-      candidates and test data from the first n tasks. Empty takes all tasks.
+      candidates and test data from the first n tasks, or from all if there are
+      fewer. Empty takes all tasks.
   """
   name: str
   phases: tuple[str, ...] = ()

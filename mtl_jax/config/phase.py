@@ -5,6 +5,7 @@ import re
 import sys
 from typing import Any
 
+from mtl_jax import fields
 from mtl_jax import methods
 from mtl_jax.config import parts
 from mtl_jax.methods import base
@@ -39,10 +40,12 @@ class Phase:
       images; at test no task need be named.
     loss: for classification: 'softmax' over all outputs of the network, or
       'classes' over the task's own outputs only.
-    early_stop: ends a task's training; `epochs` is then the largest number.
+    early_stop: ends a task's training, or that of tasks together='joint';
+      `epochs` is then the largest number.
     validate_every: steps between two measurements on the validation images
-      during training, for the validation curve; 0 measures only at the
-      end. It does not change what is learned.
+      during training, for the validation curve, which also has the first and
+      the last step; 0 measures only at the end. It does not change what is
+      learned.
   """
   name: str
   method: str
@@ -242,7 +245,7 @@ def _check_search(phase: Phase) -> None:
                      'and the other way round')
   plain = parts.Training()
   taken = [name for name in ('epochs', 'optimizer', 'learning_rate', 'schedule',
-                             'weight_decay', 'momentum')
+                             'weight_decay', 'momentum', 'milestones')
            if getattr(phase.training, name) != getattr(plain, name)]
   taken += [f.name for f in dataclasses.fields(phase)
             if f.name in ('repeats', 'tasks_at_once', 'pool', 'loss',
@@ -252,3 +255,11 @@ def _check_search(phase: Phase) -> None:
     raise ValueError(f'a search takes no {taken[0]}; the search space has the '
                      'optimizer, and generations and children say how long it '
                      'goes on')
+  for name, least in (('batch_size', 1), ('steps', 0)):
+    if getattr(phase.training, name) < least:
+      raise ValueError(f'{name} is {getattr(phase.training, name)}; it must be '
+                       f'at least {least}')
+  if phase.training.steps and fields.changed(phase.search, 'train_cap'):
+    raise ValueError(f'search: train_cap is {phase.search.train_cap}, and '
+                     f'steps, {phase.training.steps}, takes its place; leave '
+                     'one of them out')

@@ -83,6 +83,8 @@ def _check_value(name, value, default):
     wrong = 'a whole number' if not whole(value) else None
     if not wrong and name == 'number_width' and not 1 <= value <= 9:
       wrong = 'between 1 and 9'
+    if not wrong and name.endswith('seed') and not 0 <= value < 1 << 32:
+      wrong = 'between 0 and 2 ** 32 - 1'
   elif name in _SWITCHES:
     wrong = ('True or False' if not isinstance(value, (bool, np.bool_))
              else None)

@@ -81,14 +81,18 @@ def check_mixed(config, suite, data) -> None:
   """Refuses, before training, a mixed batch that can't be made.
 
   Raises:
-    ValueError: there are fewer rows than tasks, a task is a regression, or
-      the tasks' raw inputs are not images of one shape; names them.
+    ValueError: no task takes part, there are fewer rows than tasks, a task is
+      a regression, or the tasks' raw inputs are not images of one shape; names
+      them.
   """
   tasks = list(dict.fromkeys(
       task for phase in config.phases if not (phase.control or phase.pool)
       for task in suite.tasks[slice(*phase.tasks)]))
-  if not config.mixed_rows or not tasks:
+  if not config.mixed_rows:
     return
+  if not tasks:
+    raise ValueError(f'mixed_rows is {config.mixed_rows}, but every phase is a '
+                     'control or a pool, which take no part; set it to 0')
   if config.mixed_rows < len(tasks):
     raise ValueError(f'mixed_rows is {config.mixed_rows} but there are '
                      f'{len(tasks)} tasks: give at least a row for each, or 0')

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from mtl_jax.config import config as config_lib
 from mtl_jax.config import plan
 from mtl_jax.data import corruptions
 from mtl_jax.data import pipeline
@@ -39,6 +40,14 @@ class Seen(NamedTuple):
   params: Any
   stats: Any
   modules: np.ndarray
+
+
+def check(config: config_lib.Config, network) -> None:
+  """Refuses, before training, to compare features of segments without any."""
+  if config.transparency and network.trace is None:
+    raise ValueError(
+        f'transparency is {config.transparency}, but {config.backbone.model} '
+        'has no segments that tasks could share; set it to 0')
 
 
 def measure(running: run_lib.Run, entries: list[plan.Entry],

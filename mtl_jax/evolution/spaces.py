@@ -123,6 +123,9 @@ class Space:
       values = value if isinstance(value, tuple) else (value,)
       if not values:
         raise ValueError(f'{name} has no value; give at least one')
+      if len(set(values)) < len(values):
+        raise ValueError(f'{name} is {values}; a mutation goes from one value '
+                         'to the next, so give each once')
       for one in values:
         _check(name, one)
       start = known[name].default if name in known else values[0]

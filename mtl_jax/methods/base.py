@@ -324,8 +324,9 @@ def as_patterns(given: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def matches(tree: Tree, pattern: str) -> bool:
-  """Whether a pattern matches any leaf."""
-  return any(re.fullmatch(pattern, name) for name in trees.flatten(tree))
+  """Whether a pattern matches any leaf that is not `None`."""
+  return any(re.fullmatch(pattern, name)
+             for name, leaf in trees.flatten(tree).items() if leaf is not None)
 
 
 def masked_part(backbone: Params, patterns: str | Iterable[str]) -> Params:
@@ -336,13 +337,19 @@ def masked_part(backbone: Params, patterns: str | Iterable[str]) -> Params:
     patterns: one pattern or several (see `trees.select`).
 
   Raises:
-    ValueError: there are no patterns, or a pattern matches no leaf.
+    ValueError: there are no patterns, or a pattern matches no leaf, or only
+      the head's, of which `heads` has made `None`.
   """
   patterns = as_patterns(patterns)
   if not patterns:
     raise ValueError('the mask covers nothing: no leaf pattern was given; the '
                      f'leaves are: {", ".join(trees.flatten(backbone))}')
   chosen = trees.select(backbone, [(pattern, True) for pattern in patterns])
+  for pattern in patterns:
+    if not matches(backbone, pattern):
+      raise ValueError(f'pattern {pattern!r} matches only leaves of the head, '
+                       "which head='dense' and 'none' take from the method; "
+                       'leave the pattern out, or head')
   return trees.partition(backbone, chosen)[0]
 
 

@@ -3,7 +3,6 @@
 All checks run before training, and need only the densities.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from mtl_jax import fields
 from mtl_jax import trees
 from mtl_jax.methods import allocation
 from mtl_jax.methods import base
@@ -89,7 +89,7 @@ def check_training(sharing, given, pruned, training: base.Training) -> None:
 
 def _require_effect(given, pruned) -> None:
   """Refuses options that another one leaves without effect."""
-  if given.score == 'magnitude' and given.sample != _default(given, 'sample'):
+  if given.score == 'magnitude' and fields.changed(given, 'sample'):
     raise ValueError(f'allocation.sample is {given.sample}, and the score '
                      "'magnitude' looks at no images; leave sample out")
   if given.fit and given.tree is None:
@@ -104,16 +104,10 @@ def _require_effect(given, pruned) -> None:
         + ('too small' if pruned.rate < ROUNDED else
            f'larger than start - least, {pruned.start} - {pruned.least}')
         + '; give another rate, or leave sparsify out')
-  if pruned.cutoff is not None and (
-      pruned.tolerance != _default(pruned, 'tolerance')):
+  if pruned.cutoff is not None and fields.changed(pruned, 'tolerance'):
     raise ValueError(f'sparsify.tolerance is {pruned.tolerance}, and cutoff, '
                      f'{pruned.cutoff}, takes its place; leave one of them '
                      'out')
-
-
-def _default(options, name: str):
-  return next(field.default for field in dataclasses.fields(options)
-              if field.name == name)
 
 
 def _require_same(before, like, tree) -> None:

@@ -140,8 +140,12 @@ def with_head(method: base.Method, head: str | None,
   if head is None:
     return method
   if method.abilities.own_head:
-    if head == 'dense':
+    if head == 'dense' and leaves is None:
       return method
+    if head == 'dense':
+      raise ValueError(f'head_leaves is {leaves}, but every task of this '
+                       'method has a dense head of its own; leave head_leaves '
+                       'out')
     raise ValueError(f'head is {head!r}, but every task of this method has a '
                      "dense head of its own; leave head out")
   if head == 'mask':

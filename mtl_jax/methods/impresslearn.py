@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import fields
 from mtl_jax import impressions
 from mtl_jax import masks
 from mtl_jax import trees
@@ -74,7 +75,8 @@ def impresslearn(penalty: float = 0.,
   """Coefficients over the basis in `shared['basis']` (bool leaves [K, ...]).
 
   Args:
-    penalty: weight of the sum over layers of (|alpha_l|_1 - 1)^2.
+    penalty: weight of the sum over layers, and their blocks, of
+      (|alpha_l|_1 - 1)^2.
     head: leaf patterns: these leaves get a separate supermask, trained
       together with the coefficients of the other leaves (the hybrid variant).
       The word 'mask' stands for the last layer: see `heads.leaves_of`. `None`
@@ -103,6 +105,7 @@ def impresslearn(penalty: float = 0.,
                            1. / m.shape[0], jnp.float32), combined)
     head_leaves = trees.map_leaves(
         lambda m, w: None if m is None else w, own, backbone)
+    supsup.require_kept(sampling, head_leaves)
     return {'coefficients': coefficients,
             'scores': base.kaiming_uniform(key, head_leaves, backbone)}
 
@@ -154,11 +157,31 @@ def _regulariser(penalty: float, trainable):
 
 def _check(basis: Basis | None, training, backbone, before, own) -> None:
   """Refuses a phase without a basis, or a random one that masks no leaf."""
-  del training, before, own
+  del training, before
   if basis is None:
     raise ValueError('impresslearn needs a basis (kind, size, phase)')
   if basis.kind == 'random':
-    base.masked_part(backbone, basis.masked)
+    for name, leaf in trees.flatten(
+        base.masked_part(backbone, basis.masked)).items():
+      if leaf is not None:
+        supsup.require_some(name, leaf.shape, basis.density, 'basis.density')
+  elif fields.changed(basis, 'masked'):
+    raise ValueError(f'basis.masked is {basis.masked}, but masks from a phase '
+                     'cover what that phase masked; leave masked out')
+  # A method of the user's, made of this one, has options of its own.
+  for one in own[:1]:
+    if isinstance(one.options, Options):
+      _require_effect(one.options)
+
+
+def _require_effect(options) -> None:
+  """Refuses options that another one leaves without effect."""
+  given = fields.changed(options, 'sampler', 'density', 'eps', 'absolute')
+  if given and options.head in (None, *heads.APART):
+    raise ValueError(f'{given[0]} is {getattr(options, given[0])!r}, but no '
+                     "head has a mask of its own; give head='mask', or leave "
+                     f'{given[0]} out')
+  supsup.require_effect(options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +190,8 @@ class Options(heads.Options):
 
   Attributes:
     basis: the masks that are combined.
-    penalty: weight of the sum over layers of (|alpha_l|_1 - 1)^2.
+    penalty: weight of the sum over layers, and their blocks, of
+      (|alpha_l|_1 - 1)^2.
     head: 'mask': the last layer's leaves in the basis get a separate
       supermask, trained together with the coefficients of the other leaves
       (the hybrid variant). A leaf pattern selects these leaves instead.
@@ -176,7 +200,8 @@ class Options(heads.Options):
     head_leaves: as for every method.
     sampler: sampler of the head's supermask: 'threshold' or 'top_k'.
     density: with 'top_k': fraction of every leaf of the head that is kept.
-    eps: with 'top_k': Erdos-Renyi budgets instead of one density.
+    eps: with 'top_k': Erdos-Renyi budgets instead of one density; a leaf keeps
+      at most half of its weights.
     absolute: with 'top_k': rank |score| instead of the score.
     blocks: number of blocks of neighbouring output units; each block has a
       coefficient per basis mask and layer. A layer with fewer units has fewer.

@@ -50,6 +50,10 @@ def joint(own: tuple[str, ...] = (), carry: bool = False) -> base.Method:
                   or training.repeats > 1):
       raise ValueError('carry goes from task to task; it takes neither '
                        'together, tasks_at_once nor repeats')
+    if training.pool and (carry or own):
+      raise ValueError(f'{"carry" if carry else "own"} tells tasks apart, and '
+                       'a pool leaves one impression for all; leave one of '
+                       'them out')
     if not (training.together or training.pool or carry):
       raise ValueError('joint without together would train a network for each '
                        "task; give together='joint' or options.carry, or take "

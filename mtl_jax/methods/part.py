@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import fields
 from mtl_jax import impressions
 from mtl_jax import trees
 from mtl_jax.methods import base
@@ -68,6 +69,11 @@ class Options:
       raise ValueError(f'unknown norm {self.norm!r}'
                        f'{trees.nearest(self.norm, NORMS)}; known: '
                        f'{", ".join(NORMS)}')
+    if not 0 <= self.path_seed < 1 << 32:
+      raise ValueError(f'path_seed is {self.path_seed}; it must lie between 0 '
+                       'and 2 ** 32 - 1')
+    if self.first < 0:
+      raise ValueError(f'first is {self.first}; it must be at least 0')
 
 
 def make(options: Options) -> base.Method:
@@ -181,6 +187,12 @@ def _relies_on(options: Options, before, phase):
 
 def _check(options: Options, training, backbone, before, own):
   check_training(options.norm, training)
+  for option, kind in (('overlap', 'overlapping'), ('similarity', 'guided')):
+    if fields.changed(options, option) and options.paths != kind:
+      raise ValueError(
+          f'{option} is {getattr(options, option)}, and '
+          f'paths={options.paths!r} looks at none; leave it out, or take '
+          f'paths={kind!r}')
   graph.shape_of(backbone, options.active)
   if options.after is not None and own:
     check_later(own[0].options, [e for e in before if e.phase == options.after])

@@ -19,11 +19,12 @@ class Sparsify:
   """Prunes a subnetwork further, as long as validation permits.
 
   Attributes:
-    start: density at the start; taken from the allocation.
+    start: density at the start, equal to that of the allocation.
     rate: fraction of all weights that one step of pruning frees.
     least: density at which pruning ends.
-    cutoff: validation accuracy that must be reached; `None` uses the loss of
-      the task's own first training + `tolerance` instead.
+    cutoff: validation accuracy that must be reached; with `None`, the loss
+      must stay below the last accepted one + `tolerance`, at first that of the
+      task's own training before it is pruned.
     tolerance: see `cutoff`.
     patience: number of epochs below the cutoff, since the last pruning, after
       which the last good epoch is restored; without a cutoff, all failed epochs

@@ -7,8 +7,9 @@ task-agnostic experiments, and edge-popup's top-k of its task-aware ones.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +29,12 @@ class Sampler(NamedTuple):
 
   The straight-through gradient goes to rank(scores). If that is |score|, the
   gradient moves the score of a weight that should be kept away from 0, on
-  either side.
+  either side. `densities` of the leaves are numbers, of each leaf or of all;
+  `None` if none is set.
   """
   rank: Callable[[Tree], Tree]
   sample: Callable[[Tree], Tree]
+  densities: Callable[[Tree], Any] | None = None
 
   def hard(self, scores: Tree) -> Tree:
     """The bool mask that is stored."""
@@ -79,10 +82,12 @@ def sampler(kind: str, density=None, eps: float | None = None,
     raise ValueError("the sampler 'top_k' needs exactly one of density and "
                      f'eps; got density={density}, eps={eps}')
 
+  def densities(leaves):
+    return masks.erdos_renyi(leaves, eps) if density is None else density
+
   def sample(ranked):
-    return masks.top_k(ranked, masks.erdos_renyi(ranked, eps)
-                       if density is None else density)
-  return Sampler(_magnitudes if absolute else _as_they_are, sample)
+    return masks.top_k(ranked, densities(ranked))
+  return Sampler(_magnitudes if absolute else _as_they_are, sample, densities)
 
 
 def supsup(sampling: Sampler = THRESHOLD,
@@ -127,11 +132,18 @@ def supsup(sampling: Sampler = THRESHOLD,
     return impression, running_mean(shared, scores) if transfer else shared
 
   def check(training, backbone, before, own):
-    del before, own
-    base.masked_part(backbone, masked)
+    del before
+    require_kept(sampling, base.masked_part(backbone, masked))
     if transfer and training.tasks_at_once > 1:
       raise ValueError('transfer starts a task at the mean of the earlier '
                        'ones; it needs tasks_at_once=1')
+    if transfer and (training.repeats > 1 or training.pool):
+      raise ValueError('transfer starts a task at the mean of the earlier '
+                       'ones; it takes neither repeats nor a pool')
+    # A method of the user's, made of this one, has options of its own.
+    for one in own[:1]:
+      if isinstance(one.options, Options):
+        require_effect(one.options)
 
   return base.Method(
       init, bind, commit, base.materialise,
@@ -150,11 +162,12 @@ class Options:
     threshold: with 'threshold': the smallest score of a weight that is kept
       (SupSup: 0, Piggyback: 5e-3).
     density: with 'top_k': fraction of every leaf that is kept.
-    eps: with 'top_k': Erdos-Renyi budgets instead of one density.
+    eps: with 'top_k': Erdos-Renyi budgets instead of one density; a leaf keeps
+      at most half of its weights.
     absolute: with 'top_k': rank |score| (edge-popup) instead of the score.
     masked: patterns of the leaves that are masked (`trees.select`).
-    transfer: start a task's scores at the mean of the scores of all earlier
-      tasks (SupSup's "transfer").
+    transfer: start a task's scores at the mean of the scores of the phase's
+      earlier tasks (SupSup's "transfer").
     start: initial value of all scores (Piggyback: 1e-2); `None` draws them
       (SupSup).
   """
@@ -183,6 +196,34 @@ def make(options: Options) -> base.Method:
   return supsup(sampler(
       options.sampler, options.density, options.eps, options.absolute,
       options.threshold), options.masked, options.transfer, options.start)
+
+
+def require_kept(sampling: Sampler, leaves: Tree) -> None:
+  """Refuses, before training, a density that keeps no weight of a leaf."""
+  if sampling.densities is None:
+    return
+  found = sampling.densities(leaves)
+  each = trees.flatten(found) if isinstance(found, dict) else None
+  for name, leaf in trees.flatten(leaves).items():
+    if leaf is not None:
+      require_some(name, leaf.shape, found if each is None else each[name],
+                   'density' if each is None else 'eps')
+
+
+def require_some(name: str, shape: tuple[int, ...], density,
+                 option: str) -> None:
+  """Refuses a density that keeps no weight of a leaf."""
+  if masks.kept(name, shape, density) < 1:
+    raise ValueError(f'{option}: a density of {density:.3g} keeps none of the '
+                     f'{math.prod(shape)} weights of {name}; choose a larger '
+                     'one')
+
+
+def require_effect(options) -> None:
+  """Refuses an option that another one leaves without effect."""
+  if options.sampler == 'threshold' and not options.absolute:
+    raise ValueError("absolute is False, and the sampler 'threshold' ranks no "
+                     "scores; take the sampler 'top_k', or leave absolute out")
 
 
 def running_mean(shared: dict, scores: Tree) -> dict:

@@ -25,8 +25,11 @@ import numpy as np
 class EarlyStop:
   """Ends training when the validation loss stops falling.
 
+  What is kept is the state after the epoch with the best loss. Tasks that are
+  trained together='joint' have one loss, the sum of theirs.
+
   Attributes:
-    min_delta: a loss is better if it is lower by more than this.
+    min_delta: a loss is better if it is below the best by more than this.
     patience: training ends after this many epochs in a row without a better
       loss.
   """

@@ -167,16 +167,19 @@ def head_name(task: int) -> str:
 
 
 def present(params: Tree, stats: Tree, level: str):
-  """A level's modules with their statistics, by slot; surplus ones are ignored.
+  """A level's modules with their statistics, by slot.
+
+  Surplus modules of a whole backbone are ignored.
 
   Raises:
-    ValueError: there are fewer modules than slots.
+    ValueError: there are fewer modules than slots, or a path has more.
   """
   own, names = params[level], sorted(stats[level])
-  if len(own) < len(names):
-    raise ValueError(f'{level} has {len(own)} modules but the model has slots '
-                     f'for {len(names)}; give the method and the model '
-                     '(backbone.options) the same active')
+  if len(own) < len(names) or (len(own) > len(names)
+                               and next(iter(own)).startswith('slot')):
+    raise ValueError(f'{level} has {trees.counted(len(own), "module")} but the '
+                     f'model has slots for {len(names)}; give the method and '
+                     'the model (backbone.options) the same active')
   return {slot: (own[name], stats[level][slot])
           for slot, name in zip(names, trees.by_number(own))}
 

@@ -26,7 +26,8 @@ class Recipe:
       (at each of the `milestones`).
     weight_decay: L2 term added to the gradient, as in PyTorch's Adam.
     momentum: 'sgd' only.
-    milestones: 'halved' only: fractions of `steps`.
+    milestones: 'halved' only: fractions of `steps`, each rounded to a whole
+      step. One that is rounded to all steps has no effect.
   """
   steps: int
   batch_size: int = 128

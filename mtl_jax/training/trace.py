@@ -78,8 +78,8 @@ def of_group(method: methods.Method, backbone: backbone_lib.Backbone,
   there, stored = claims.loaded(method, params, earlier, key, made, shared)
   calls.require_equal(bound, stored, ('bind', 'materialise'),
                       'both must give the same network')
-  if made.path is None and made.structure is None:
-    _require_taken(backbone, params, bound, route)
+  if made.structure is None:
+    _require_taken(backbone, params, bound, route, made.path is not None)
   _require_used('materialise', 'commit leaves', method.materialise, params,
                 made, there)
   claims.require(method, params, made, trainable, shared, there, bound, route)
@@ -190,8 +190,11 @@ def _require_used(name, what, function, params, given, shared) -> None:
                       'be learned')
 
 
-def _require_taken(backbone, params, bound, route) -> None:
-  """Refuses parameters to which the network can't be applied."""
+def _require_taken(backbone, params, bound, route, walked: bool) -> None:
+  """Refuses parameters to which the network can't be applied.
+
+  If they are those of a path, the network itself says what is wrong.
+  """
   difference = _difference(trees.flatten(bound), trees.flatten(params))
   if not difference or backbone.network is None:
     return
@@ -205,6 +208,8 @@ def _require_taken(backbone, params, bound, route) -> None:
                                             train=False)[0],
         bound, jax.ShapeDtypeStruct((2, *shape), dtype))
   except Exception as error:  # pylint: disable=broad-except
+    if walked and isinstance(error, ValueError):
+      raise
     raise WrongMethod(
         f'bind gives {difference}, and the network cannot be applied to that: '
         f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'

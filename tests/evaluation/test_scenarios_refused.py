@@ -63,6 +63,8 @@ def test_scenarios_survive_json():
                                    'phase': 'a'}}, 'schedule': ('a', 'b', 'c')},
      'identify.x: phases b, c combine different bases and cannot be'),
     ({'mixed_rows': 5}, 'mixed_rows is 5 but there are 6 tasks'),
+    ({'mixed_rows': 9, 'phases__a__control': True, 'phases__b__pool': True},
+     'mixed_rows is 9, but every phase is a control or a pool, which take no'),
     ({'mixed_rows': 9, 'schedule': ('a',), 'phases__b': configs.REMOVED,
       'phases__a__tasks': (0, 2), 'phases__a__batch_size': 8,
       'suite': {'kind': 'datasets', 'sources': ('digits', 'blobs'),

@@ -62,12 +62,13 @@ def test_adapters_of_all_widths_come_from_one_program():
 
 
 @pytest.mark.parametrize('scale', [
-    dict(scale_size=.5), dict(scale_compute=.5),
-    dict(scale_size=.5, scale_compute=.25)])
+    dict(scale_size=.5, scale_weights=1000.),
+    dict(scale_compute=.5, scale_flops=1e6),
+    dict(scale_size=.5, scale_weights=1000., scale_compute=.25,
+         scale_flops=1e6)])
 def test_costs_lower_the_score(scale):
   other = tiny_evolution.path('b', 'b')
-  made = maker([ROOT, other], [other], scale_weights=1000., scale_flops=1e6,
-               **scale)
+  made = maker([ROOT, other], [other], **scale)
   assert maker([ROOT, other]).factor(None, {}) == 1.
   child = tiny_evolution.sample(tiny_evolution.rate_of(0.))
   new = {'head': NETWORK.parts.create('head', 3, 0, None)}
