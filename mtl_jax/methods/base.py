@@ -193,7 +193,8 @@ class Banks(NamedTuple):
 
   Attributes:
     rows: (trainable) -> {bank: int32 [tasks, n]}, the rows of each task.
-    bind: ({bank: its rows of one task}, shared, {bank: int [n]}) -> params.
+    bind: ({bank: its rows of one task}, shared, {bank: int [n]}) -> params;
+      heads have the outputs of the task with the most classes.
     shared_stats: whether all tasks of a module share its norm statistics.
   """
   rows: Callable[[Tree], dict]

@@ -214,10 +214,20 @@ def _require_banks(banks, trainable, shared, bound) -> None:
       raise WrongMethod(f'banks.rows must give int32 [tasks, n]; of {name} it '
                         f'gives {calls.said(row)}')
 
+  own = {name: leaf for name, leaf in trees.flatten(bound).items()
+         if leaf is not None and leaf.shape}
+
+  def cut(name, x):
+    like = own.get(name)
+    return x if like is None or np.ndim(x) != like.ndim else (
+        x[..., :like.shape[-1]])
+
   def bind(trainable, shared, rows):
     one = {name: row[0] for name, row in rows.items()}
-    return banks.bind({name: jax.tree.map(lambda x, n=name: x[one[n]], tree)
-                       for name, tree in trainable.items()}, shared, one)
+    # Another task of the group may have more classes, and so a wider head.
+    return trees.map_named(cut, banks.bind(
+        {name: jax.tree.map(lambda x, n=name: x[one[n]], tree)
+         for name, tree in trainable.items()}, shared, one))
   calls.require_equal(bound, calls.traced(
       'banks.bind', bind, trainable, shared, rows), ('bind', 'banks.bind'),
                       _SAME)

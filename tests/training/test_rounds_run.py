@@ -193,6 +193,16 @@ def test_a_phase_reuses_modules_of_its_own_method_alone():
     tiny.check(config_lib.from_dict(fields))
 
 
+@pytest.mark.parametrize('order', [('three', 'two'), ('two', 'three')])
+@pytest.mark.parametrize('changes', [{}, dict(
+    phases__part__together='joint', phases__part__rounds=None)])
+def test_any_task_of_a_group_may_have_the_most_classes(order, changes):
+  config = tiny_rounds.make(
+      suite__sources=order, **changes,
+      backbone__options__heads={'three': (3, 2), 'two': (2, 3)}[order[0]])
+  tiny.check(config)
+
+
 def test_epochs_of_different_length_are_refused_before_training(tmp_path):
   part = dict(phases__part__steps=0, phases__part__epochs=2)
   with pytest.raises(ValueError, match='phase part: an epoch of task three '
