@@ -186,15 +186,13 @@ def no_check(training: Training, backbone: Tree, before: Sequence[Earlier],
 class Banks(NamedTuple):
   """How the tasks of a group share what they train, for training in rounds.
 
-  `trainable` is then a dict of banks: trees whose leaves all have the bank's
-  rows as their first axis (parallel modules, or one row per task). A task
-  trains some rows of each bank and reads no others. Task and rows may be
-  traced, so that one executable serves the whole group.
+  `trainable` is then a dict of banks: trees of leaves with the bank's rows as
+  first axis (parallel modules, or a row per task). A task reads only its own
+  rows. As task and rows may be traced, all heads are as wide as the widest.
 
   Attributes:
     rows: (trainable) -> {bank: int32 [tasks, n]}, the rows of each task.
-    bind: ({bank: its rows of one task}, shared, {bank: int [n]}) -> params;
-      heads have the outputs of the task with the most classes.
+    bind: ({bank: its rows of one task}, shared, {bank: int [n]}) -> params.
     shared_stats: whether all tasks of a module share its norm statistics.
   """
   rows: Callable[[Tree], dict]
@@ -324,12 +322,6 @@ def as_patterns(given: str | Iterable[str]) -> tuple[str, ...]:
   return (given,) if isinstance(given, str) else tuple(given)
 
 
-def matches(tree: Tree, pattern: str) -> bool:
-  """Whether a pattern matches any leaf that is not `None`."""
-  return any(re.fullmatch(pattern, name)
-             for name, leaf in trees.flatten(tree).items() if leaf is not None)
-
-
 def masked_part(backbone: Params, patterns: str | Iterable[str]) -> Params:
   """The backbone's leaves that the patterns name, `None` elsewhere.
 
@@ -338,16 +330,16 @@ def masked_part(backbone: Params, patterns: str | Iterable[str]) -> Params:
     patterns: one pattern or several (see `trees.select`).
 
   Raises:
-    ValueError: there are no patterns, or a pattern matches no leaf, or only
-      the head's, of which `heads` has made `None`.
+    ValueError: there are no patterns, or one matches no leaf that is there.
   """
   patterns = as_patterns(patterns)
   if not patterns:
     raise ValueError('the mask covers nothing: no leaf pattern was given; the '
                      f'leaves are: {", ".join(trees.flatten(backbone))}')
   chosen = trees.select(backbone, [(pattern, True) for pattern in patterns])
+  there = [n for n, leaf in trees.flatten(backbone).items() if leaf is not None]
   for pattern in patterns:
-    if not matches(backbone, pattern):
+    if not any(re.fullmatch(pattern, name) for name in there):
       raise ValueError(f'pattern {pattern!r} matches only leaves of the head, '
                        "which head='dense' and 'none' take from the method; "
                        'leave the pattern out, or head')

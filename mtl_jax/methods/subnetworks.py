@@ -11,6 +11,7 @@ uses the weights of earlier ones, unchanged.
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -246,7 +247,9 @@ def parts(backbone: Tree, own) -> tuple[Tree, Tree]:
   """
   if own is not None:
     return joint.split(backbone, own)
-  found = [p for p in OWN if base.matches(backbone, p)]
+  names = [name for name, leaf in trees.flatten(backbone).items()
+           if leaf is not None]
+  found = [p for p in OWN if any(re.fullmatch(p, name) for name in names)]
   whole = all(leaf is not None for leaf in trees.flatten(backbone).values())
   if OWN[-1] not in found and whole:  # otherwise `heads` has removed the head
     raise ValueError(
