@@ -21,7 +21,6 @@ batches. Its `Abilities` declare what else it can do.
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -330,19 +329,13 @@ def masked_part(backbone: Params, patterns: str | Iterable[str]) -> Params:
     patterns: one pattern or several (see `trees.select`).
 
   Raises:
-    ValueError: there are no patterns, or one matches no leaf that is there.
+    ValueError: there are no patterns, or a pattern matches no leaf.
   """
   patterns = as_patterns(patterns)
   if not patterns:
     raise ValueError('the mask covers nothing: no leaf pattern was given; the '
                      f'leaves are: {", ".join(trees.flatten(backbone))}')
   chosen = trees.select(backbone, [(pattern, True) for pattern in patterns])
-  there = [n for n, leaf in trees.flatten(backbone).items() if leaf is not None]
-  for pattern in patterns:
-    if not any(re.fullmatch(pattern, name) for name in there):
-      raise ValueError(f'pattern {pattern!r} matches only leaves of the head, '
-                       "which head='dense' and 'none' take from the method; "
-                       'leave the pattern out, or head')
   return trees.partition(backbone, chosen)[0]
 
 

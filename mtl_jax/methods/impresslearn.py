@@ -162,7 +162,7 @@ def _check(basis: Basis | None, training, backbone, before, own) -> None:
     raise ValueError('impresslearn needs a basis (kind, size, phase)')
   if basis.kind == 'random':
     for name, leaf in trees.flatten(
-        base.masked_part(backbone, basis.masked)).items():
+        heads.masked_body(backbone, basis.masked)).items():
       if leaf is not None:
         supsup.require_some(name, leaf.shape, basis.density, 'basis.density')
   elif fields.changed(basis, 'masked'):

@@ -16,6 +16,7 @@ import jax
 from mtl_jax import impressions
 from mtl_jax import trees
 from mtl_jax.methods import base
+from mtl_jax.methods import heads
 
 
 def joint(own: tuple[str, ...] = (), carry: bool = False) -> base.Method:
@@ -92,6 +93,6 @@ def split(backbone: trees.Tree, own) -> tuple[trees.Tree, trees.Tree]:
   """(a task's own leaves, all others), each with `None` elsewhere."""
   if not own:
     return jax.tree.map(lambda _: None, backbone), backbone
-  mine = base.masked_part(backbone, own)
+  mine = heads.masked_body(backbone, own)
   return mine, trees.map_leaves(lambda w, m: w if m is None else None,
                                 backbone, mine)

@@ -20,6 +20,7 @@ from mtl_jax import masks
 from mtl_jax import messages
 from mtl_jax import trees
 from mtl_jax.methods import base
+from mtl_jax.methods import heads
 
 Tree = trees.Tree
 
@@ -133,7 +134,7 @@ def supsup(sampling: Sampler = THRESHOLD,
 
   def check(training, backbone, before, own):
     del before
-    require_kept(sampling, base.masked_part(backbone, masked))
+    require_kept(sampling, heads.masked_body(backbone, masked))
     if transfer and training.tasks_at_once > 1:
       raise ValueError('transfer starts a task at the mean of the earlier '
                        'ones; it needs tasks_at_once=1')
