@@ -356,10 +356,10 @@ def fingerprint(tree: Tree) -> str:
 
   A key that contains '/' differs from nested keys with the same path.
 
-  >>>   >>> a = fingerprint({'w': jnp.zeros(3)})
-  >>> a == fingerprint({'w': jnp.zeros(3)})
+  >>> a = fingerprint({'w': np.zeros(3)})
+  >>> a == fingerprint({'w': np.zeros(3)})
   True
-  >>> a == fingerprint({'v': jnp.zeros(3)})
+  >>> a == fingerprint({'v': np.zeros(3)})
   False
   """
   leaves = [([_entry_name(entry) for entry in path], digest(leaf))

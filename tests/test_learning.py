@@ -60,7 +60,7 @@ def test_no_task_comes_between_the_checks_and_the_training(
   other, real = mtl_jax.load(system.workdir.root), learning.validate.check_fit
 
   def meanwhile(*given):
-    with pytest.raises(ValueError, match='another process'):
+    with pytest.raises(ValueError, match='another thread'):
       other.learn('digits', name='a', method='supsup', **FAST)
     return real(*given)
   with monkeypatch.context() as patch:

@@ -14,6 +14,7 @@ import dataclasses
 from mtl_jax import impressions
 from mtl_jax import trees
 from mtl_jax.methods import base
+from mtl_jax.methods import heads
 from mtl_jax.methods import layers as layers_lib
 
 Tree = trees.Tree
@@ -77,6 +78,7 @@ def batche(layers: tuple[str, ...] = ('.*kernel',), slow: str = 'first',
   def check(training, backbone, before, own):
     del before, own
     layers_lib.matrices(backbone, layers)
+    heads.require_body(backbone, layers)
     if slow == 'first' and (training.tasks_at_once > 1 or training.repeats > 1):
       raise ValueError('the first task trains the weights of all others; it '
                        'takes neither tasks_at_once nor repeats (or give '

@@ -125,22 +125,20 @@ def _last_layer(params: Tree) -> set[str]:
   return {name for name in names if name.startswith(f'{last}/')}
 
 
-def masked_body(backbone: base.Params, patterns) -> base.Params:
-  """`base.masked_part`, where each pattern names a leaf outside of the head.
+def require_body(backbone: base.Params, patterns) -> None:
+  """Refuses, before training, a pattern that names only leaves of the head.
 
   Raises:
-    ValueError: as there, or a pattern matches only leaves that are `None`, as
-      those of a head that does not belong to the method.
+    ValueError: all leaves that a pattern matches are `None`, as those of a head
+      that does not belong to the method.
   """
   there = [name for name, leaf in trees.flatten(backbone).items()
            if leaf is not None]
-  chosen = base.masked_part(backbone, patterns)
   for pattern in base.as_patterns(patterns):
     if not any(re.fullmatch(pattern, name) for name in there):
       raise ValueError(f'pattern {pattern!r} matches only leaves of the head, '
                        "which head='dense' and 'none' take from the method; "
                        'leave the pattern out, or head')
-  return chosen
 
 
 def with_head(method: base.Method, head: str | None,

@@ -161,8 +161,9 @@ def _check(basis: Basis | None, training, backbone, before, own) -> None:
   if basis is None:
     raise ValueError('impresslearn needs a basis (kind, size, phase)')
   if basis.kind == 'random':
+    heads.require_body(backbone, basis.masked)
     for name, leaf in trees.flatten(
-        heads.masked_body(backbone, basis.masked)).items():
+        base.masked_part(backbone, basis.masked)).items():
       if leaf is not None:
         supsup.require_some(name, leaf.shape, basis.density, 'basis.density')
   elif fields.changed(basis, 'masked'):

@@ -47,6 +47,7 @@ def joint(own: tuple[str, ...] = (), carry: bool = False) -> base.Method:
   def check(training, backbone, before, own_tasks):
     del before, own_tasks
     split(backbone, own)
+    heads.require_body(backbone, own)
     if carry and (training.together or training.tasks_at_once > 1
                   or training.repeats > 1):
       raise ValueError('carry goes from task to task; it takes neither '
@@ -93,6 +94,6 @@ def split(backbone: trees.Tree, own) -> tuple[trees.Tree, trees.Tree]:
   """(a task's own leaves, all others), each with `None` elsewhere."""
   if not own:
     return jax.tree.map(lambda _: None, backbone), backbone
-  mine = heads.masked_body(backbone, own)
+  mine = base.masked_part(backbone, own)
   return mine, trees.map_leaves(lambda w, m: w if m is None else None,
                                 backbone, mine)

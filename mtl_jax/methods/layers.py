@@ -9,7 +9,7 @@ import numpy as np
 
 from mtl_jax import masks
 from mtl_jax import trees
-from mtl_jax.methods import heads
+from mtl_jax.methods import base
 
 Tree = trees.Tree
 
@@ -25,7 +25,7 @@ def matrices(tree: Tree, patterns) -> Tree:
     ValueError: a leaf has fewer than two dimensions, or a pattern matches no
       leaf; names it.
   """
-  chosen = heads.masked_body(tree, patterns)
+  chosen = base.masked_part(tree, patterns)
   for name, leaf in trees.flatten(chosen).items():
     if leaf is not None and len(leaf.shape) < 2:
       raise ValueError(f'{name} has shape {tuple(leaf.shape)}, so it has no '

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from mtl_jax import impressions
 from mtl_jax import trees
 from mtl_jax.methods import base
+from mtl_jax.methods import heads
 from mtl_jax.methods import layers as layers_lib
 
 Tree = trees.Tree
@@ -73,6 +74,7 @@ def psp(layers: tuple[str, ...] = ('.*kernel',)) -> base.Method:
   def check(training, backbone, before, own):
     del before, own
     layers_lib.matrices(backbone, layers)
+    heads.require_body(backbone, layers)
     if training.tasks_at_once > 1 or training.repeats > 1:
       raise ValueError('the weights go from task to task; psp takes neither '
                        'tasks_at_once nor repeats')

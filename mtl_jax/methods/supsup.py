@@ -134,7 +134,8 @@ def supsup(sampling: Sampler = THRESHOLD,
 
   def check(training, backbone, before, own):
     del before
-    require_kept(sampling, heads.masked_body(backbone, masked))
+    require_kept(sampling, base.masked_part(backbone, masked))
+    heads.require_body(backbone, masked)
     if transfer and training.tasks_at_once > 1:
       raise ValueError('transfer starts a task at the mean of the earlier '
                        'ones; it needs tasks_at_once=1')

@@ -14,6 +14,7 @@ from rich import console as console_lib
 
 import mtl_jax
 from mtl_jax import commands
+from mtl_jax import lifecycle
 from mtl_jax import masks
 from mtl_jax.commands import inputs
 from mtl_jax.config import files
@@ -108,10 +109,9 @@ def test_a_merged_task_has_classes_too(tmp_path, capsys):
 
 def test_the_task_is_inferred_from_images_as_it_shows_them(
     tmp_path, capsys, monkeypatch):
-  seen, real = [], mtl_jax.serving.system.System.identify
-  monkeypatch.setattr(
-      mtl_jax.serving.system.System, 'identify', lambda self, x, **given: (
-          seen.append(len(x)), real(self, x, **given))[1])
+  seen, real = [], lifecycle.System.identify
+  monkeypatch.setattr(lifecycle.System, 'identify', lambda self, x, **given: (
+      seen.append(len(x)), real(self, x, **given))[1])
   folder = tiny.learned(tmp_path / 'run', 'infer')
   system = mtl_jax.load(folder)
   raw = sources.load('digits').test.images[:16]

@@ -111,7 +111,7 @@ def test_an_edit_waits_for_no_other_process(system):
     for edit in (lambda: system.delete('permuted-12'),
                  lambda: system.rename('permuted-12', 'x'),
                  lambda: system.merge(['permuted-00', 'permuted-01'])):
-      with pytest.raises(ValueError, match='another process'):
+      with pytest.raises(ValueError, match='another thread'):
         edit()
   assert_sound(system, ['permuted-00', 'permuted-01', 'permuted-12'])
 

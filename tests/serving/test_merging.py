@@ -136,7 +136,7 @@ def test_two_calls_at_once_do_not_take_one_name(system, monkeypatch):
   other, real = mtl_jax.load(system.workdir.root), merging._combined
 
   def meanwhile(*given):
-    with pytest.raises(ValueError, match='another process'):
+    with pytest.raises(ValueError, match='another thread'):
       other.merge(PAIR, name='mix')
     return real(*given)
   monkeypatch.setattr(merging, '_combined', meanwhile)
