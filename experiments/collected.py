@@ -107,6 +107,11 @@ def where(found: list[dict]) -> str:
   return ' / '.join(sorted(names))
 
 
+def ran(found: list[dict]) -> str:
+  """How runs were made: their command, hardware and minutes."""
+  return f'{command(found)} on {where(found)}, {minutes(found)} min'
+
+
 def commits(found: list[dict]) -> str:
   return ', '.join(sorted({
       f'`{commit[:8]}`' for r in found

@@ -117,8 +117,7 @@ def table(suite: str) -> str:
       ['method', 'test accuracy, %', 'lowest task', 'forgetting, points',
        'bytes of its own', 'share of what is shared', 'seconds a task',
        'task inferred, %'], rows) + (
-           f'\n\nSeeds: {len(found)}. {collected.command(found)} on '
-           f'{collected.where(found)}, {collected.minutes(found)} min a run, '
+           f'\n\nSeeds: {len(found)}. {collected.ran(found)} a run, '
            f'JAX {found[0]["run"]["versions"]["jax"]}, commit '
            f'{collected.commits(found)}.')
 
@@ -166,8 +165,8 @@ def grid() -> str:
           for name, values in tried.items()]
   return collected.markdown(
       ['method', *(f'rate {rate:g}' for rate in rates)], rows) + (
-          f'\n\n{collected.command(found)} on {collected.where(found)}, '
-          f'{collected.minutes(found)} min, commit {collected.commits(found)}.')
+          f'\n\n{collected.ran(found)}, commit '
+          f'{collected.commits(found)}.')
 
 
 def draw(target) -> None:

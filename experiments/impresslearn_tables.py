@@ -24,8 +24,7 @@ def table(suite: str) -> str:
       collected.spread([_seconds(r, k) for r in found], 1) for k in SIZES])
   return collected.markdown(['basis'] + [f'K = {k}' for k in SIZES], rows) + (
       f'\n\nSeeds: {len(found)}. Mean (± standard deviation over seeds) of the '
-      f'mean over 10 unseen tasks. {collected.command(found)} on '
-      f'{collected.where(found)}, {collected.minutes(found)} min a run, commit '
+      f'mean over 10 unseen tasks. {collected.ran(found)} a run, commit '
       f'{collected.commits(found)}.')
 
 
@@ -48,8 +47,8 @@ def rates(prefix: str) -> str:
                                for m in means])
   return collected.markdown(
       ['K', *(f'rate {rate:g}' for rate in rates)], rows) + (
-          f'\n\n{collected.command(found)} on {collected.where(found)}, '
-          f'{collected.minutes(found)} min, commit {collected.commits(found)}.')
+          f'\n\n{collected.ran(found)}, commit '
+          f'{collected.commits(found)}.')
 
 
 def chosen(prefix: str, suite: str) -> str:
@@ -74,8 +73,7 @@ def chosen(prefix: str, suite: str) -> str:
   return collected.markdown(
       ['basis', 'K', 'its rate', 'test accuracy, %', 'with 0.1 for every K, %',
        'seconds of training per task'], rows) + (
-           f'\n\nSeeds: {len(found)}. {collected.command(found)} on '
-           f'{collected.where(found)}, {collected.minutes(found)} min a run, '
+           f'\n\nSeeds: {len(found)}. {collected.ran(found)} a run, '
            f'commit {collected.commits(found)}.')
 
 
@@ -107,8 +105,7 @@ def blocks() -> str:
   return collected.markdown(
       ['K', 'of a task', 'bytes a task', 'test accuracy, %', 'lowest task',
        'seconds of training per task'], rows) + (
-           f'\n\nSeeds: {len(found)}. {collected.command(found)} on '
-           f'{collected.where(found)}, {collected.minutes(found)} min a run, '
+           f'\n\nSeeds: {len(found)}. {collected.ran(found)} a run, '
            f'commit {collected.commits(found)}. The rows without a lowest task '
            'are those of the table above.')
 
@@ -130,8 +127,8 @@ def blocks_grid() -> str:
   return collected.markdown(
       ['K', 'blocks a layer', 'rate', 'rate of the head', 'bytes a task',
        'validation, %'], rows) + (
-          f'\n\n{collected.command(found)} on {collected.where(found)}, '
-          f'{collected.minutes(found)} min, commit {collected.commits(found)}.')
+          f'\n\n{collected.ran(found)}, commit '
+          f'{collected.commits(found)}.')
 
 
 def _seconds(run: dict, size: int) -> float:
