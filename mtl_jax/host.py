@@ -5,6 +5,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import re
 import signal
 import sys
 import threading
@@ -87,6 +88,16 @@ def guarded(error: Exception) -> str:
   """What to say of an error of `jax.transfer_guard`; '' of any other."""
   text = str(error)
   return _GUARDED if 'Disallowed' in text and 'transfer' in text else ''
+
+
+def protocol(path: str | os.PathLike) -> str:
+  """'gs' of gs://bucket/run and other addresses; '' of a path.
+
+  >>> protocol('gs://bucket/run'), protocol('runs/a:b'), protocol('C:/runs')
+  ('gs', '', '')
+  """
+  found = re.match(r'([A-Za-z][\w+.-]+):/', os.fspath(path))
+  return found[1] if found else ''
 
 
 def expanded(path: str | os.PathLike) -> pathlib.Path:

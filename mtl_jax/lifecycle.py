@@ -10,6 +10,7 @@ Prediction is inherited from `serving.system.System`. `verify` succeeds after
 each of these calls, and the bits of all other tasks stay the same.
 """
 
+import os
 import pathlib
 import tempfile
 import weakref
@@ -18,6 +19,7 @@ from typing import Any
 
 import jax
 
+from mtl_jax import aliases
 from mtl_jax import trees
 from mtl_jax.serving import artifact
 from mtl_jax.serving import doors
@@ -48,14 +50,14 @@ class System(system_lib.System):
 
   @doors.public
   def export(self, task: str, path, with_basis: bool = False,
-             licence: str = '', text: str = '') -> pathlib.Path:
+             licence: str = '', text: str = '') -> aliases.Path:
     """Writes a task as one file; see `serving.artifact.export`."""
     self.require(task)
     return artifact.export(self, task, path, with_basis, licence, text)
 
   @doors.public
   def export_network(self, task: str, path, licence: str = '',
-                     text: str = '') -> pathlib.Path:
+                     text: str = '') -> aliases.Path:
     """Writes a task's network as a file of weights, for `backbone.weights`.
 
     See `serving.artifact.export_network`.
@@ -104,12 +106,20 @@ class System(system_lib.System):
     return learning.learn(self, source, **options)
 
 
+def is_file(path) -> bool:
+  """Whether a path or address is that of an exported file, not of a workdir."""
+  if bucket.is_remote(path):
+    return os.fspath(path).endswith('.safetensors')
+  return folders.local(path).is_file()
+
+
 def load(path, plugins=None, **options) -> System:
   """The system of a workdir, or of a file that `export` wrote.
 
   Args:
     path: a workdir or its address (neither its data nor its config are
-      needed), or an exported file, for which a temporary folder is made.
+      needed), or an exported file, for which a temporary folder is made (in a
+      bucket, its name ends with .safetensors).
     plugins: a Python file, or several, that register your own methods and
       models that the tasks use. Nothing is ever imported from a workdir.
     **options: `cache_bytes` of `serving.system.load`.
@@ -122,8 +132,7 @@ def load(path, plugins=None, **options) -> System:
     raise ValueError(f'load has no option {name}'
                      f'{trees.nearest(name, ("plugins", "cache_bytes"))}; it '
                      'takes plugins and cache_bytes')
-  if bucket.is_remote(path) or not (
-      folders.local(path).is_file()):
+  if not is_file(path):
     return system_lib.load(path, plugins, kind=System, **options)
   folder = tempfile.TemporaryDirectory(prefix='mtl_jax-')
   root = pathlib.Path(folder.name) / 'system'

@@ -241,12 +241,6 @@ def test_a_task_that_a_call_learns_is_known_as_this_call_s(
     assert tiny.bits(workdir_lib.Workdir(run).root) == bits, changes[count - 1]
 
 
-def test_nothing_but_a_workdir_is_written_to_a_bucket(run, capsys):
-  assert commands.main(['export', f'--workdir={run}', '--task=permuted-00',
-                        '--output=gs://b/x.safetensors']) == 1
-  assert 'which only the workdir of a run or sweep' in capsys.readouterr().err
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('number, code', [(signal.SIGKILL, -9),
                                           (signal.SIGTERM, 143)])

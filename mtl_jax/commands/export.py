@@ -3,7 +3,7 @@
 import argparse
 
 from mtl_jax import lifecycle
-from mtl_jax.storage import folders
+from mtl_jax.storage import anywhere
 
 DESCRIPTION = (
     'Writes a task as one file. `import` reads it into another workdir, and '
@@ -27,7 +27,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
                       help='of a run')
   parser.add_argument('--task', required=True, metavar='NAME')
   parser.add_argument('--output', required=True, metavar='FILE',
-                      help='file to write, such as NAME.safetensors')
+                      help='file to write, such as NAME.safetensors or '
+                      'gs://BUCKET/NAME.safetensors')
   what = parser.add_mutually_exclusive_group()
   what.add_argument('--with_basis', action='store_true',
                     help='include what it needs of other tasks')
@@ -43,11 +44,12 @@ def flags(parser: argparse.ArgumentParser) -> None:
 def main(given: argparse.Namespace) -> int | None:
   """Writes the file."""
   system = lifecycle.load(given.workdir, given.plugins)
-  output = folders.local(given.output)
+  output = anywhere.place(given.output)
   if given.network:
     path = system.export_network(given.task, output, given.licence, given.text)
   else:
     path = system.export(given.task, output, given.with_basis, given.licence,
                          given.text)
-  print(f'{path}: {path.stat().st_size:,} bytes')
+  with anywhere.near(path) as file:
+    print(f'{path}: {file.stat().st_size:,} bytes')
   return None

@@ -20,7 +20,8 @@ EXAMPLES = (
 
 def flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags for the file and the workdir."""
-  parser.add_argument('file', metavar='FILE', help='that `export` wrote')
+  parser.add_argument('file', metavar='FILE', help=(
+      'that `export` wrote; or its address in a bucket'))
   parser.add_argument('--workdir', required=True, metavar='DIR',
                       help='workdir of a run, or a new folder')
   parser.add_argument('--name', metavar='NAME', help=(

@@ -5,16 +5,16 @@ import csv
 import fnmatch
 import io
 import json
+import pathlib
 import sys
 from typing import Any
 
 import numpy as np
 
-from mtl_jax import host
 from mtl_jax import lifecycle
 from mtl_jax.commands import inputs
 from mtl_jax.serving import system as system_lib
-from mtl_jax.storage import whole_files
+from mtl_jax.storage import anywhere
 
 DESCRIPTION = (
     'Predicts the class of images, its probability, and those of all '
@@ -58,9 +58,10 @@ def main(given: argparse.Namespace) -> int | None:
   if given.batch_size < 1:
     raise ValueError(f'--batch_size is {given.batch_size}; it must be at '
                      'least 1')
-  if given.output is not None and host.expanded(
-      given.output).is_dir():
-    raise ValueError(f'--output={given.output} is a folder; name a file')
+  if given.output is not None:
+    place = anywhere.place(given.output)
+    if isinstance(place, pathlib.Path) and place.is_dir():
+      raise ValueError(f'--output={given.output} is a folder; name a file')
   form = given.format or (
       'json' if str(given.output).endswith('.json') else 'csv')
   system = lifecycle.load(given.workdir, given.plugins)
@@ -77,7 +78,7 @@ def main(given: argparse.Namespace) -> int | None:
   if given.output is None:
     sys.stdout.write(text)
   else:
-    whole_files.write(host.expanded(given.output), text.encode())
+    anywhere.write(given.output, text.encode())
   return None
 
 

@@ -4,7 +4,7 @@ import argparse
 
 from mtl_jax.report import page
 from mtl_jax.report import terminal
-from mtl_jax.storage import folders
+from mtl_jax.storage import anywhere
 from mtl_jax.storage import json_records
 from mtl_jax.storage import workdir as workdir_lib
 from mtl_jax.training import commit
@@ -24,7 +24,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--workdir', required=True, metavar='DIR',
                       help='of a run')
   parser.add_argument('--output', metavar='FILE',
-                      help='page to write; by default WORKDIR/report.html')
+                      help='page to write, or its address in a bucket; '
+                      'by default WORKDIR/report.html')
 
 
 def main(given: argparse.Namespace) -> int | None:
@@ -45,7 +46,7 @@ def main(given: argparse.Namespace) -> int | None:
   records = [commit.with_log(commit.finished_record(work, name), line)
              for name, line in logged.items() if name in stored]
   path = (work.report if given.output is None
-          else folders.local(given.output))
+          else anywhere.place(given.output))
   page.write(path, run, records, summary)
   terminal.show(records, summary, path)
   return None

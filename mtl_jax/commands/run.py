@@ -4,6 +4,7 @@ import argparse
 import ast
 import contextlib
 import logging
+import pathlib
 
 import jax
 
@@ -16,6 +17,7 @@ from mtl_jax.commands import configs
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import files
 from mtl_jax.config import overrides
+from mtl_jax.storage import anywhere
 from mtl_jax.storage import bucket
 from mtl_jax.storage import folders
 from mtl_jax.storage import provenance
@@ -108,7 +110,7 @@ def _profile(given, workdir):
   if given.profile is None:
     yield lambda: None
     return
-  folder = (host.expanded(given.profile) if given.profile
+  folder = (folders.local(given.profile) if given.profile
             else workdir_lib.Workdir(workdir).root / 'profile')
   profile = host.Profile(folder)
   try:
@@ -142,8 +144,9 @@ def _set_jax(given: argparse.Namespace) -> None:
     except (TypeError, ValueError, AttributeError) as error:
       raise ValueError(f'--jax_{name} is {text!r}: {error}') from error
   if given.compilation_cache is not None:
-    folder = host.expanded(given.compilation_cache)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = anywhere.place(given.compilation_cache)
+    if isinstance(folder, pathlib.Path):
+      folder.mkdir(parents=True, exist_ok=True)
     jax.config.update('jax_compilation_cache_dir', str(folder))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   if given.cpu_devices is not None:

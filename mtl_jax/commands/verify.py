@@ -46,6 +46,8 @@ def main(given: argparse.Namespace) -> int | None:
 
 def check(path, plugins=None) -> verification.Result:
   """Checks a workdir, the file of one task, or one task's folder alone."""
+  if lifecycle.is_file(path):
+    return verification.check(lifecycle.load(path, plugins))
   work = workdir_lib.Workdir(path)
   work.read()
   if not work.backbone.exists() and checkpoint.has_metadata(work.root):

@@ -33,10 +33,13 @@ def directory(cache_dir=None):
   >>> directory('/tmp/images').as_posix()
   '/tmp/images'
   """
-  if cache_dir is not None:
-    return host.expanded(cache_dir)
-  if os.environ.get('MTL_JAX_CACHE'):
-    return host.expanded(os.environ['MTL_JAX_CACHE'])
+  given = os.environ.get('MTL_JAX_CACHE') if cache_dir is None else cache_dir
+  if given and host.protocol(given):
+    raise ValueError(f'{given} is an address, and decoded images are kept on '
+                     'this machine: give a folder as cache_dir or '
+                     '$MTL_JAX_CACHE')
+  if given or cache_dir is not None:
+    return host.expanded(given)
   home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   return host.expanded(home) / 'mtl_jax'
 

@@ -37,7 +37,8 @@ from mtl_jax.report import capacity as capacity_report
 from mtl_jax.report import figures as figures_lib
 from mtl_jax.report import inference as inference_report
 from mtl_jax.report import rows as rows_lib
-from mtl_jax.storage import whole_files
+from mtl_jax.storage import anywhere
+from mtl_jax.storage import bucket
 
 _TEMPLATES = pathlib.Path(__file__).parent / 'templates'
 _LONG = 40  # above this number of tasks, the terminal shows one row per phase
@@ -77,12 +78,20 @@ def render(run: dict, records: list[dict], summary: dict) -> str:
 
 
 def write(path, run: dict, records: list[dict], summary: dict) -> None:
-  """Writes the page atomically: a reader never sees half a file."""
-  path = pathlib.Path(path)
-  if path.is_dir() or not path.absolute().parent.is_dir():
-    raise ValueError(f'{path} is no place for a page: name a file in a folder '
-                     'that exists')
-  whole_files.write(path, render(run, records, summary).encode())
+  """Writes the page atomically: a reader never sees half a file.
+
+  Args:
+    path: path of the page, in an existing folder; or its address in a bucket.
+    run: the line of the run's last start.
+    records: records of the learned tasks.
+    summary: the summary of the run.
+  """
+  if not bucket.is_remote(path):
+    path = pathlib.Path(path)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+      raise ValueError(f'{path} is no place for a page: name a file in a '
+                       'folder that exists')
+  anywhere.write(path, render(run, records, summary).encode())
 
 
 def table(records: list[dict], summary: dict, narrow: bool = False):

@@ -78,13 +78,13 @@ class Artifact(NamedTuple):
 
 def export(system: system_lib.System, task: str, path: aliases.Path,
            with_basis: bool = False, licence: str = '',
-           text: str = '') -> pathlib.Path:
+           text: str = '') -> aliases.Path:
   """Writes a task as one file.
 
   Args:
     system: from `mtl_jax.load`.
     task: a name in `system.tasks`.
-    path: path of the file; an existing file is replaced.
+    path: of the file, or its address; an existing file is replaced.
     with_basis: whether to include the tasks on which it relies, such as masks
       that it combines. Otherwise a workdir that imports it must hold them.
     licence: licence of the task.
@@ -114,7 +114,7 @@ def export(system: system_lib.System, task: str, path: aliases.Path,
 
 
 def export_network(system: system_lib.System, task: str, path: aliases.Path,
-                   licence: str = '', text: str = '') -> pathlib.Path:
+                   licence: str = '', text: str = '') -> aliases.Path:
   """Writes a task's whole network as a file of weights, for `backbone.weights`.
 
   Its arrays have the paths of the network's leaves, and 'stats/' before those
@@ -123,7 +123,7 @@ def export_network(system: system_lib.System, task: str, path: aliases.Path,
   Args:
     system: from `mtl_jax.load`.
     task: a name in `system.tasks`.
-    path: path of the file, `NAME.safetensors`; an existing one is replaced.
+    path: of the file, `NAME.safetensors`; an existing one is replaced.
     licence: licence of the weights.
     text: free text for their users.
 

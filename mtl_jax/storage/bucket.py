@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 
+from mtl_jax import host
 from mtl_jax import messages
 
 BEAT = 15.  # seconds between two renewals of a lock
@@ -28,8 +29,7 @@ _OPTIONS: dict[str, dict] = {
 
 def is_remote(path) -> bool:
   """Whether a path is the address of a bucket and not that of a folder."""
-  return isinstance(path, (str, os.PathLike)) and bool(
-      re.match(r'[A-Za-z][\w+.-]+:/', os.fspath(path)))
+  return isinstance(path, (str, os.PathLike)) and bool(host.protocol(path))
 
 
 class Held(ValueError):

@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import re
 import stat
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -20,11 +19,10 @@ def local(path) -> pathlib.Path:
   if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or (
       '\0' in os.fspath(path)):
     raise ValueError(f'the path is {path!r}; give that of a folder or file')
-  remote = re.match(r'([A-Za-z][\w+.-]+):/', os.fspath(path))
-  if remote:
+  if protocol := host.protocol(path):
     raise ValueError(
-        f'{os.fspath(path)} is a remote address ({remote[1]}:), which only the '
-        'workdir of a run or sweep can have; give a folder or file of this '
+        f'{os.fspath(path)} is a remote address ({protocol}:), which only '
+        'workdirs and exported files can have; give a folder or file of this '
         'machine')
   return host.expanded(path)
 

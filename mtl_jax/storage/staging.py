@@ -22,7 +22,6 @@ from concurrent import futures
 
 import filelock
 
-from mtl_jax import host
 from mtl_jax.data import cache
 from mtl_jax.storage import array_files
 from mtl_jax.storage import bucket as bucket_lib
@@ -59,7 +58,7 @@ class Staging:
     """
     self.bucket, self._part = bucket_lib.Bucket(address), part
     given = os.environ.get('MTL_JAX_STAGING')
-    base = (host.expanded(given) if given
+    base = (folders.local(given) if given
             else cache.directory() / 'staging')
     name = re.sub(r'[^\w.-]', '_', self.bucket.address.rpartition('/')[2])
     digest = hashlib.sha256(self.bucket.address.encode()).hexdigest()[:12]

@@ -17,9 +17,12 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
+from mtl_jax import aliases
 from mtl_jax import json_files
 from mtl_jax import messages
 from mtl_jax import trees
+from mtl_jax.storage import anywhere
+from mtl_jax.storage import bucket
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import whole_files
 
@@ -33,11 +36,11 @@ class FileError(checkpoint.CheckpointError):
   """A file can't be trusted; the message says why, and the remedy."""
 
 
-def write(path, arrays: dict[str, Any], header: dict) -> pathlib.Path:
+def write(path, arrays: dict[str, Any], header: dict) -> aliases.Path:
   """Writes a file atomically.
 
   Args:
-    path: path of the file, in an existing folder.
+    path: path of the file, in an existing folder; or its address in a bucket.
     arrays: arrays by name.
     header: JSON values.
 
@@ -46,8 +49,9 @@ def write(path, arrays: dict[str, Any], header: dict) -> pathlib.Path:
   """
   if not isinstance(path, (str, os.PathLike)):
     raise ValueError(f'the path is {path!r}; give that of a file')
-  path = pathlib.Path(path)
-  if path.is_dir() or not path.absolute().parent.is_dir():
+  remote = bucket.is_remote(path)
+  path = path if remote else pathlib.Path(path)
+  if not remote and (path.is_dir() or not path.absolute().parent.is_dir()):
     raise ValueError(f'{path} is no place for a file: name a file in a folder '
                      'that exists')
   held = {name: np.asarray(a, order='C') for name, a in arrays.items()}
@@ -63,34 +67,21 @@ def write(path, arrays: dict[str, Any], header: dict) -> pathlib.Path:
     raise ValueError(f'{path} cannot be written: {messages.brief(error)}; what '
                      f'it says beside arrays takes {len(text):,} bytes: give '
                      'shorter texts, or fewer tasks') from error
-  whole_files.replace(path, content, (path.absolute().parent,
-                                      f'.{path.name[:100]}.'))
+  if remote:
+    anywhere.write(path, content)
+  else:
+    whole_files.replace(path, content, (path.absolute().parent,
+                                        f'.{path.name[:100]}.'))
   return path
 
 
 def read(path) -> tuple[dict[str, np.ndarray], dict]:
-  """The arrays and the JSON values of a file.
+  """The arrays and the JSON values of a file, which may lie in a bucket.
 
   Raises:
     FileError: the file is missing, damaged or of another kind.
   """
-  if not isinstance(path, (str, os.PathLike)) or not pathlib.Path(
-      path).is_file():
-    raise FileError(f'there is no file {path}')
-  path = pathlib.Path(path)
-  try:
-    with safetensors.safe_open(str(path), framework='numpy') as file:
-      said = file.metadata() or {}
-      if KEY not in said or DIGEST not in said:
-        raise FileError(f'{path} is a safetensors file, but not one that '
-                        "mtl_jax has written: its header lacks 'mtl_jax'")
-      arrays = {name: np.array(file.get_tensor(name)) for name in file.keys()}
-  except FileError:
-    raise
-  except Exception as error:  # safetensors raises several kinds
-    raise FileError(
-        f'{path} cannot be read: it is no safetensors file, or a part of one '
-        f'({messages.brief(error)}){_REMEDY}') from error
+  arrays, said = _opened(path)
   if said[DIGEST] != _digest(said[KEY], arrays):
     raise FileError(f'{path} was changed since it was written (its SHA-256 '
                     f'differs){_REMEDY}')
@@ -103,6 +94,29 @@ def read(path) -> tuple[dict[str, np.ndarray], dict]:
   except (ValueError, TypeError, AttributeError) as error:
     raise FileError(f'the header of {path} is malformed: {error}'
                     f'{_REMEDY}') from error
+
+
+def _opened(path) -> tuple[dict[str, np.ndarray], dict]:
+  """The arrays of a file, and the texts of its header."""
+  if not isinstance(path, (str, os.PathLike)):
+    raise FileError(f'there is no file {path}')
+  with anywhere.near(path) as near:
+    if not near.is_file():
+      raise FileError(f'there is no file {path}')
+    try:
+      with safetensors.safe_open(str(near), framework='numpy') as file:
+        said = file.metadata() or {}
+        if KEY not in said or DIGEST not in said:
+          raise FileError(f'{path} is a safetensors file, but not one that '
+                          "mtl_jax has written: its header lacks 'mtl_jax'")
+        return {name: np.array(file.get_tensor(name))
+                for name in file.keys()}, said
+    except FileError:
+      raise
+    except Exception as error:  # safetensors raises several kinds
+      raise FileError(
+          f'{path} cannot be read: it is no safetensors file, or a part of one '
+          f'({messages.brief(error)}){_REMEDY}') from error
 
 
 def read_weights(path) -> dict[str, np.ndarray]:

@@ -11,6 +11,8 @@ import zipfile
 import numpy as np
 
 from mtl_jax import host
+from mtl_jax.storage import anywhere
+from mtl_jax.storage import bucket
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import tensor_file
 
@@ -21,13 +23,28 @@ def read(path) -> dict[str, np.ndarray]:
   """The arrays of a file or folder, by name.
 
   Args:
-    path: the file or folder; its suffix says its form.
+    path: the file or folder, or the address of a file in a bucket; its suffix
+      says its form.
 
   Raises:
     FileNotFoundError: the path doesn't exist.
     ValueError: the form is unknown, the file is damaged, or it has no arrays.
   """
-  path = host.expanded(path)
+  if not bucket.is_remote(path):
+    return _read(host.expanded(path))
+  with anywhere.near(path) as copy:
+    if not copy.exists():
+      raise FileNotFoundError(
+          f'there are no weights at {path}; backbone.weights is the address of '
+          'an .npz or .safetensors file, or a path on this machine')
+    try:
+      return _read(copy)
+    except ValueError as error:
+      raise ValueError(str(error).replace(str(copy), str(path))) from error
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """The same of a file or folder of this machine."""
   if not os.path.exists(path):  # False of a name that is too long, too
     raise FileNotFoundError(f'there are no weights at {path}; backbone.weights '
                             f'is the path of {_FORMS}')

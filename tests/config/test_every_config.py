@@ -25,6 +25,7 @@ VARIANTS = {
     'part_cifar100': (None,),
     'part_five_tasks': ('0', '1,4'),
     'piggyback_mnist_family': ('root', 'random'),
+    'piggyback_split_cifar100': ('root', 'random'),
     'quickstart': (None,),
     'subnetworks_capacity': ('13', '50'),
     'subnetworks_fashion': ('split', 'ensemble', 'split,small',
