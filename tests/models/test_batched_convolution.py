@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,13 +98,24 @@ def test_a_rule_that_says_nothing_is_refused():
     batched_convolution.parse('patches:x,each')
 
 
+class Small(nn.Module):
+  """A stage of GEM's network, with a stride and a shortcut."""
+
+  @nn.compact
+  def __call__(self, x, train):
+    norm = functools.partial(nn.BatchNorm, use_running_average=not train)
+    x = resnet.BasicBlock(3, 1, norm)(x)
+    x = resnet.BasicBlock(4, 2, norm)(x)
+    return nn.Dense(3)(jnp.mean(x, (1, 2)))
+
+
 @pytest.mark.parametrize('rule', ['each', 'patches:16,map'])
 def test_the_network_of_many_tasks_is_that_of_each(rule, monkeypatch):
   """As on an accelerator: inside scan, grad and vmap, with batch norm."""
   monkeypatch.setenv(batched_convolution.VARIABLE, rule)
-  module = resnet.GEMResNet18(3, width=2)
+  module = Small()
   x = jnp.asarray(np.random.RandomState(1).randn(3, 4, 16, 16, 3), jnp.float32)
-  variables = jax.vmap(lambda key: module.init(key, x[0]))(
+  variables = jax.vmap(lambda key: module.init(key, x[0], True))(
       jax.random.split(jax.random.key(0), 3))
 
   def loss(params, images):
