@@ -1,7 +1,7 @@
 """The main README's picture: accuracy against bytes per task.
 
-Every line joins a method with the baseline of the same run. Bytes are those of
-an impression's arrays. What tasks share (a basis, earlier components) is not
+Every line joins a method with its baseline on the same tasks. Bytes are those
+of an impression's arrays. What tasks share (a basis, earlier components) is not
 counted again.
 """
 
@@ -12,30 +12,40 @@ import collected
 import impresslearn_tables
 import part_tables
 
-# folder, prefix, shown as, colour, the system's phases, the phase it is
-# compared by (`None`: nothing was), and the name of that.
+_COMBINED = tuple(f'heterogeneous_{k}'
+                  for k in (*impresslearn_tables.SIZES, 200))
+# folder, prefixes (of those that have a phase, the last one is shown), title,
+# colour, the system's phases, and the phase it is compared by (`None`: nothing
+# was).
 SHOWN = (
-    ('impresslearn', 'rotated', 'ImpressLearn: RotatedMNIST, K = 3 to 100',
-     'C0', tuple(f'heterogeneous_{k}' for k in impresslearn_tables.SIZES),
+    ('impresslearn', ('rotated', 'chosen'),
+     'ImpressLearn: RotatedMNIST, K = 3 to 100', 'C0', _COMBINED, 'dedicated'),
+    ('impresslearn', ('permuted', 'many'),
+     'ImpressLearn: PermutedMNIST, K = 3 to 200', 'C9', _COMBINED,
      'dedicated'),
-    ('impresslearn', 'permuted', 'ImpressLearn: PermutedMNIST, K = 3 to 100',
-     'C9', tuple(f'heterogeneous_{k}' for k in impresslearn_tables.SIZES),
-     'dedicated'),
-    ('supsup', 'permuted_lenet', 'SupSup: PermutedMNIST, LeNet-300-100', 'C2',
+    ('supsup', ('permuted_lenet',), 'SupSup: PermutedMNIST, LeNet-300-100',
+     'C2', ('supermasks',), None),
+    ('supsup', ('rotated_fc1024',), 'SupSup: RotatedMNIST, FC1024', 'C1',
      ('supermasks',), None),
-    ('supsup', 'rotated_fc1024', 'SupSup: RotatedMNIST, FC1024', 'C1',
-     ('supermasks',), None),
-    ('subnetworks', 'mnist_fashion', 'Subnetworks: MNIST and Fashion-MNIST',
+    ('subnetworks', ('mnist_fashion',), 'Subnetworks: MNIST and Fashion-MNIST',
      'C3', ('subnetworks',), 'dense'),
-    ('part', 'bangla', 'PaRT: digits, clothes and characters', 'C4',
+    ('part', ('bangla',), 'PaRT: digits, clothes and characters', 'C4',
      ('part',), 'single'),
-    ('munet', 'characters', 'mu2Net: four sets of characters', 'C5',
+    ('munet', ('characters',), 'mu2Net: four sets of characters', 'C5',
      ('grow',), 'finetune'),
 )
 
 
-def points(folder: str, prefix: str, phase: str) -> tuple[float, float] | None:
-  """(bytes a task, mean test accuracy in percent) of a phase, or `None`.
+def points(folder: str, prefixes: tuple[str, ...],
+           phase: str) -> tuple[float, float] | None:
+  """(bytes a task, mean test accuracy in percent) of a phase, or `None`."""
+  found = [point for prefix in prefixes
+           for point in [_point(folder, prefix, phase)] if point]
+  return found[-1] if found else None
+
+
+def _point(folder: str, prefix: str, phase: str) -> tuple[float, float] | None:
+  """The same of one config's runs.
 
   If a phase learned a task several times, its last impression counts.
   """
@@ -60,18 +70,18 @@ def draw(target: pathlib.Path) -> None:
   import matplotlib.pyplot as plt
   plt.rcParams['svg.hashsalt'] = target.name
   figure, ax = plt.subplots(figsize=(8.2, 4.4))
-  for folder, prefix, label, colour, phases, control in SHOWN:
+  for folder, prefixes, label, colour, phases, control in SHOWN:
     found = [point for phase in phases
-             for point in [points(folder, prefix, phase)] if point]
+             for point in [points(folder, prefixes, phase)] if point]
     if not found:
       continue
-    beside = points(folder, prefix, control) if control else None
+    beside = points(folder, prefixes, control) if control else None
     if beside:
       ax.plot(*zip(found[-1], beside), ':', color=colour, lw=1)
       ax.plot(*beside, 'o', mfc='white', color=colour, ms=7)
     ax.plot(*zip(*found), 'o-', color=colour, ms=6, lw=1.2, label=label)
   ax.plot([], [], 'o', mfc='white', color='0.4', ms=7,
-          label='what it is compared by, in the same run:\na supermask, a '
+          label='what it is compared by, on the same tasks:\na supermask, a '
           'dense or fine-tuned network')
   ax.set(xscale='log', xlabel='bytes that a task takes beside the backbone '
          '(lower is better)', ylabel='test accuracy, %', ylim=(0, 100))

@@ -222,10 +222,16 @@ def test_the_picture_is_drawn_from_the_results_and_always_alike(tmp_path):
     file.parent.mkdir()
     picture.draw(file)
   assert files[0].read_bytes() == files[1].read_bytes()
-  size, accuracy = picture.points('supsup', 'permuted_lenet', 'supermasks')
+  size, accuracy = picture.points('supsup', ('permuted_lenet',),
+                                  'supermasks')
   assert size == 275_200 / 8  # one bit per weight of 784-300-100-100
   assert accuracy == pytest.approx(93.7, abs=.1)
-  assert picture.points('supsup', 'permuted_lenet', 'nothing') is None
+  assert picture.points('supsup', ('permuted_lenet',), 'nothing') is None
+  # The rate that was chosen counts: 40 masks are better than 20.
+  rotated = ('rotated', 'chosen')
+  few, more = (picture.points('impresslearn', rotated, f'heterogeneous_{k}')
+               for k in (20, 40))
+  assert few[0] == 240 and more == pytest.approx((480, 93.97), abs=.01)
 
 
 @pytest.mark.parametrize('path', ['../README.md', '../docs/results.md'])
