@@ -73,7 +73,8 @@ def render(run: dict, records: list[dict], summary: dict) -> str:
       sentences=inference_report.sentences(summary),
       capacity=capacity_report.sentences(summary),
       notes=[*(summary.get('hints') or []), *labels.sentences(records)],
-      phases=rows_lib.phases(records), figures=figures, metrics=metrics,
+      phases=rows_lib.phases(records), shared=rows_lib.shared(records),
+      figures=figures, metrics=metrics,
       tasks=rows_lib.tasks(records), fold=len(records) > _FOLD)
 
 
@@ -115,6 +116,7 @@ def table(records: list[dict], summary: dict, narrow: bool = False):
   lines += inference_report.sentences(summary)
   lines += capacity_report.sentences(summary)
   lines += labels.sentences(records, _NOTES)
+  lines += rows_lib.shared(records)
   lines.append('“of own”: compared with a network trained for the task alone')
   result = rich.table.Table(box=rich.box.SIMPLE_HEAD,
                             collapse_padding=True, pad_edge=False,

@@ -1,5 +1,7 @@
 """Rows of printable values for the tables of a page and of a terminal."""
 
+import statistics
+
 from mtl_jax.evaluation import metrics as metrics_lib
 from mtl_jax.report import drawing
 
@@ -94,6 +96,36 @@ def tasks(records: list[dict]) -> list[dict]:
                  'density': r.get('kept'), 'memory': size.get('total'),
                  'disk': size.get('stored'), 'train': seconds.get('train')}})
   return rows
+
+
+def shared(records: list[dict]) -> list[str]:
+  """What coefficients need beside their own bytes: the masks of their basis.
+
+  >>> mask = {'bytes': {'masks': 8_000}, 'basis': None}
+  >>> own = {'bytes': {'masks': 0}, 'basis': {'kind': 'random', 'size': 9}}
+  >>> shared([mask, own])
+  ['coefficients of 1 task need 9 masks, which a seed gives without a byte']
+  """
+  masks = [size for r in records if not r.get('basis')
+           for size in values([r], 'bytes', 'masks') if size]
+  sentences = []
+  for drawn in (False, True):
+    found = [r for r in records if r.get('basis')
+             and (r['basis']['kind'] == 'random') == drawn]
+    if not found or not (drawn or masks):
+      continue
+    size = max(r['basis']['size'] for r in found)
+    count = f'{len(found)} task{"s" if len(found) > 1 else ""}'
+    if drawn:
+      sentences.append(f'coefficients of {count} need {size} masks, which a '
+                       'seed gives without a byte')
+    else:
+      total = size * statistics.median(masks)
+      sentences.append(
+          f'coefficients of {count} need {size} stored masks beside their own '
+          f'bytes: {readable_size(total)}, or '
+          f'{readable_size(total / len(found))} for each of these tasks')
+  return sentences
 
 
 def _rank(record, split) -> float | None:

@@ -326,6 +326,19 @@ def test_write_replaces_whole_files(tmp_path, monkeypatch):
   assert [p.name for p in tmp_path.iterdir()] == ['report.html']
 
 
+def test_what_coefficients_share_is_said(page):
+  """Beside 120 bytes a task: ten masks of 34,000 bytes."""
+  _, records, _ = quickstart()
+  sentence, = rows_lib.shared(records)
+  size = records[0]['bytes']['masks']
+  assert sentence == (
+      'coefficients of 10 tasks need 10 stored masks beside their own bytes: '
+      f'{rows_lib.readable_size(10 * size)}, or '
+      f'{rows_lib.readable_size(size)} for each of these tasks')
+  assert sentence[1:] in ''.join(page.words)
+  assert not rows_lib.shared([r for r in records if not r['basis']])
+
+
 def test_terminal_table():
   _, records, summary = quickstart()
   small = report_page.table(records, summary)
