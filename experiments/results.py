@@ -123,7 +123,8 @@ TABLES = {  # README: markers and what stands between them
         for name in ('preliminary', 'one_block')} | {
             'characters': munet_tables.characters,
             'others': munet_tables.others},
-    'piggyback/README.md': {'results': piggyback_tables.table},
+    'piggyback/README.md': {'family': piggyback_tables.family,
+                            'cifar': piggyback_tables.cifar},
     'hopsupsup/README.md': {'results': hopsupsup_tables.hopsupsup_table,
                             'grid': hopsupsup_tables.hopsupsup_grid,
                             'load': hopsupsup_tables.hopsupsup_load},

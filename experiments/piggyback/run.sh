@@ -4,6 +4,7 @@
 # itself. Usage: run.sh [FOLDER FOR WORKDIRS]      (default: runs)
 source "$(dirname "$0")/../run.bash"
 config=configs/piggyback_mnist_family.py
+cifar=configs/piggyback_split_cifar100.py
 for seed in 0 1 2; do
   go piggyback root_s$seed --config=$config:root --config.seed=$seed
   # The same name for every seed: the folder alone tells them apart.
@@ -14,5 +15,12 @@ for seed in 0 1 2; do
   go piggyback pretrained_s$seed --config=$config --config.seed=$seed \
     --config.backbone.weights="$weights"
   go piggyback random_s$seed --config=$config:random --config.seed=$seed
+  go piggyback cifar_root_s$seed --config=$cifar:root --config.seed=$seed
+  weights=$(realpath "$runs/piggyback_network_s$seed")/cifar.safetensors
+  python -m mtl_jax export --workdir="$runs/piggyback_cifar_root_s$seed" \
+    --task=split-00 --network --output="$weights"
+  go piggyback cifar_pretrained_s$seed --config=$cifar --config.seed=$seed \
+    --config.backbone.weights="$weights"
+  go piggyback cifar_random_s$seed --config=$cifar:random --config.seed=$seed
 done
 python experiments/results.py tables

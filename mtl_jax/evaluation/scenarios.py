@@ -75,15 +75,27 @@ def check(config: config_lib.Config, suite: suites.Suite) -> None:
             f'identify.{scenario.name}: tasks {tasks[0].name} and {task.name} '
             'prepare their images differently; give the suite one normalise '
             'and image_shape')
-  asking = [s.name for s in config.identify if s.objective == 'superfluous']
-  asking += [p.name for p in config.phases
-             if p.stream and p.stream.objective == 'superfluous']
-  classes = max(task.classes for task in suite.tasks)
-  if asking and config.backbone.outputs <= classes:
-    raise ValueError(
-        f'{asking[0]}: the objective superfluous needs more outputs than the '
-        f'{trees.counted(classes, "class")}; backbone.outputs is '
-        f'{config.backbone.outputs}')
+  _check_superfluous(config, max(task.classes for task in suite.tasks))
+
+
+def _check_superfluous(config: config_lib.Config, classes: int) -> None:
+  """Refuses the objective G without outputs that training turned off."""
+  asking = {s.name: phases(config, s) for s in config.identify
+            if s.objective == 'superfluous'}
+  asking |= {p.name: [p] for p in config.phases
+             if p.stream and p.stream.objective == 'superfluous'}
+  for name, chosen in asking.items():
+    if config.backbone.outputs <= classes:
+      raise ValueError(
+          f'{name}: the objective superfluous needs more outputs than the '
+          f'{trees.counted(classes, "class")}; backbone.outputs is '
+          f'{config.backbone.outputs}')
+    for phase in chosen:
+      if phase.loss == 'classes':
+        raise ValueError(
+            f'{name}: the objective superfluous reads outputs beyond the '
+            f"classes, which phase {phase.name} does not train: its loss is "
+            "'classes'; give it loss='softmax', or take objective='entropy'")
 
 
 def _check_phases(scenario, chosen) -> None:

@@ -53,6 +53,9 @@ def test_scenarios_survive_json():
 @pytest.mark.parametrize('changes, text', [
     ({'identify': {'x': {'objective': 'superfluous'}}},
      'x: the objective superfluous needs more outputs than the 10 classes'),
+    ({'identify': {'x': {'objective': 'superfluous'}},
+      'backbone__outputs': 20, 'phases__a__loss': 'classes'},
+     "x: the objective superfluous reads outputs .* phase a .* loss='softmax'"),
     ({'identify': {'x': {'normalise': True, 'phases': ['a']}}},
      'identify.x: normalise divides coefficients, but phases a leave masks'),
     ({'identify': {'x': {'phases': ['a', 'b']}}, 'phases__b__pool': True},
