@@ -27,7 +27,7 @@ from mtl_jax.evaluation import ensembles
 from mtl_jax.evaluation import final
 from mtl_jax.evaluation import finetuning
 from mtl_jax.evaluation import hints
-from mtl_jax.evaluation import scenarios
+from mtl_jax.evaluation import scenario_phases
 from mtl_jax.evaluation import transparency
 from mtl_jax.models import pretrained
 from mtl_jax.report import page as report_page
@@ -81,7 +81,7 @@ def _run(started, config, work, command, quiet, after_chunk) -> dict:
   """`run` in a workdir that is fetched."""
   suite = suites.make(config.suite.kind, **dict(config.suite.options))
   plan.check(config, suite)
-  scenarios.check(config, suite)
+  scenario_phases.check(config, suite)
   data = run_lib.Data()
   config = sizing.recorded(work, config)
   validate.check_config(work, config)

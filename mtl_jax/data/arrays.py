@@ -5,6 +5,7 @@ import numbers
 
 import numpy as np
 
+from mtl_jax import host
 from mtl_jax import messages
 from mtl_jax import trees
 from mtl_jax.data import given
@@ -156,8 +157,8 @@ def from_texts(name, train, test=None, words=tables.WORDS,
     version: str; a digest of the tokens by default.
 
   Raises:
-    ValueError: `words` is below 2 (one is padding), `length` is below 1, or a
-      class has no training texts.
+    ValueError: `words` is below 2 (one is padding), `length` is below 1 or
+      takes more memory than there is, or a class has no training texts.
   """
   if not all(isinstance(n, numbers.Integral) for n in (words, length)):
     raise ValueError(f'source {name!r}: words is {words!r} and length '
@@ -175,6 +176,12 @@ def from_texts(name, train, test=None, words=tables.WORDS,
       held, said = given.pair(where, pair)
       read.append((given.texts(where, held), given.whole_labels(where, said)))
   pairs = [_numbered(len(held), said) for held, said in read]
+  need = sum(4 * length * len(held) for held, _ in read)
+  left = host.available_bytes()
+  if left is not None and need > left:
+    raise ValueError(f'source {name!r}: its texts with length={length:,} words '
+                     f'each take {need / 1e9:,.1f} GB, and this machine has '
+                     f'{left / 1e9:.1f} GB left; give a smaller length')
   classes = largest(name, *(pair.labels for pair in pairs))
   divided = splits.divide(name, version or '', classes, pairs[0],
                           test=pairs[1] if test is not None else None)

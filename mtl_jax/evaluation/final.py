@@ -5,6 +5,7 @@ import numpy as np
 from mtl_jax import parallel
 from mtl_jax.config import plan
 from mtl_jax.evaluation import matrix
+from mtl_jax.evaluation import scenario_phases
 from mtl_jax.evaluation import scenarios
 from mtl_jax.evaluation import transparency
 from mtl_jax.serving import verification
@@ -60,7 +61,7 @@ def infer_tasks(running: run_lib.Run) -> list[dict]:
   found: list[dict] = []
   networks = scenarios.Networks(running.system, running.data)
   for scenario in running.config.identify:
-    phases = scenarios.phases(running.config, scenario)
+    phases = scenario_phases.phases(running.config, scenario)
     learned = [e for phase in phases for e in entries(running, phase)
                if e.repeat == 0]
     tested = list({task.name: plan.Entry(task.name, task, phase)

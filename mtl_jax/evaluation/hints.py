@@ -5,7 +5,7 @@ import numpy as np
 from mtl_jax import trees
 from mtl_jax.config import config as config_lib
 from mtl_jax.data import suites
-from mtl_jax.evaluation import scenarios
+from mtl_jax.evaluation import scenario_phases
 
 _FEW = 0.75  # of the accuracy of masks, below which there is a remark
 _SHOWN = 3  # task names in a sentence
@@ -15,7 +15,7 @@ def before(config: config_lib.Config, suite: suites.Suite) -> list[str]:
   """Remarks on a config, before training."""
   found = []
   for scenario in config.identify:
-    tasks = [task for phase in scenarios.phases(config, scenario)
+    tasks = [task for phase in scenario_phases.phases(config, scenario)
              for task in suite.tasks[slice(*phase.tasks)]]
     most = max((task.classes for task in tasks), default=0)
     if scenario.objective == 'entropy' and config.backbone.outputs <= most:

@@ -8,7 +8,7 @@ import tiny
 
 from mtl_jax.config import config as config_lib
 from mtl_jax.evaluation import final
-from mtl_jax.evaluation import scenarios
+from mtl_jax.evaluation import scenario_phases
 from mtl_jax.evaluation import transparency
 
 FOLDER = pathlib.Path(__file__).parents[2] / 'configs'
@@ -61,7 +61,7 @@ def test_a_config_passes_the_checks_before_training(name, variant):
     suite, _, backbone = tiny.prepared(config)
   except FileNotFoundError as error:
     pytest.skip(str(error).splitlines()[0])
-  scenarios.check(config, suite)
+  scenario_phases.check(config, suite)
   transparency.check(config, backbone.network)
   tiny.check(config)
   final.check_mixed(config, suite, tiny.prepared(config)[1])

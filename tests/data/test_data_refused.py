@@ -41,6 +41,9 @@ def picture(file, value=7, mode='L', size=(2, 2)):
      '100 inputs but 60 labels'),
     (lambda: sources.from_texts('m', (['a b'] * 50, [0, 1] * 25), words=1),
      'at least 2 words'),
+    (lambda: sources.from_texts('m', (['a b'] * 50, [0, 1] * 25),
+                                length=10 ** 12),
+     r'length=1,000,000,000,000 words each take 200,000.0 GB, and this'),
     (lambda: sources.from_texts('m', (['a b'] * 50, [0, 1] * 25), length=0),
      'a length of 0; at least'),
     (lambda: sources.load('text:m@5x6x3'), 'give two numbers, @WORDSxLENGTH')])
