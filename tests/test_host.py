@@ -135,6 +135,20 @@ def test_other_draws_from_a_seed_are_refused_before_anything_is_made(
   assert not (tmp_path / 'new').exists()
 
 
+def test_an_offset_of_all_seeds_is_refused_before_anything_is_made(tmp_path):
+  folder = tiny.learned(tmp_path / 'run', 'one')
+  jax.config.update('jax_random_seed_offset', 7)
+  try:
+    for call in (lambda: mtl_jax.load(folder),
+                 lambda: tiny.learn(tiny.make('one'), tmp_path / 'new')):
+      with pytest.raises(ValueError, match='JAX_RANDOM_SEED_OFFSET is 7.*unset '
+                                           'it, and change the seed of the'):
+        call()
+  finally:
+    jax.config.update('jax_random_seed_offset', 0)
+  assert not (tmp_path / 'new').exists()
+
+
 @pytest.mark.parametrize('name', ['jax_disable_jit', 'jax_no_tracing'])
 def test_what_compiles_nothing_is_refused_before_anything_is_made(
     tmp_path, capsys, name):
