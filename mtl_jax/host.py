@@ -61,6 +61,26 @@ _COMPILE = {
 _SCALAR = np.zeros((), np.uint8)
 
 
+class _Process:
+  """The process that has computed with JAX here, if any has."""
+  number: int | None = None
+
+
+def require_process() -> None:
+  """Refuses a process that was forked from one that had computed with JAX.
+
+  A fork has none of JAX's threads, so that a computation may never end.
+  """
+  if _Process.number is None:
+    _Process.number = os.getpid()
+  if _Process.number != os.getpid():
+    raise ValueError(
+        f'this process ({os.getpid()}) was forked from one that had computed '
+        f'with JAX ({_Process.number}), whose threads it lacks, so that a '
+        'computation might never end; start processes with '
+        "multiprocessing.get_context('spawn'), and load the system in each")
+
+
 def tracing() -> bool:
   """Whether JAX traces a function now, so that what it computes has no values:
   under jit, scan, checkpoint or eval_shape."""
@@ -90,9 +110,10 @@ def require_settings() -> None:
 
   Raises:
     ValueError: `jax.transfer_guard` forbids JAX's own transfers, seeds draw
-      other numbers than in all other processes, nothing is compiled, or JAX
-      traces a function.
+      other numbers than in all other processes, nothing is compiled, JAX
+      traces a function, or this process was forked from one that used JAX.
   """
+  require_process()
   for name, why in _COMPILE.items():
     if getattr(jax.config, name, False):
       raise ValueError(f'{name.upper()} is on, {why}')

@@ -31,7 +31,8 @@ def public(function: Callable[P, R], traceable: bool = False
   Raises:
     ValueError: it has no such keyword (gives the nearest),
       `jax.transfer_guard` forbids what it does, JAX traces the function that
-      calls it, or an array was deleted.
+      calls it, an array was deleted, or this process was forked from one that
+      used JAX.
 
   >>> public(lambda path, name=None: name)('a', nme=3)
   Traceback (most recent call last):
@@ -50,6 +51,7 @@ name
         raise ValueError(
             f'{function.__name__} has no option {name}'
             f'{trees.nearest(name, known)}; it takes {", ".join(known)}')
+    host.require_process()
     try:
       if not traceable and (host.tracing() or any(
           isinstance(x, jax.core.Tracer)
