@@ -45,8 +45,8 @@ def check_arrays(tree: Any, what: str, values: bool = False) -> Any:
     values: whether the numbers are needed, not only the shapes.
 
   Raises:
-    ValueError: a leaf has no shape or dtype, or no numbers that JAX computes
-      with; names it.
+    ValueError: a leaf has no shape or dtype, no numbers that JAX computes
+      with, or was deleted; names it.
   """
   for name, leaf in flatten(tree).items():
     if leaf is None:
@@ -56,6 +56,12 @@ def check_arrays(tree: Any, what: str, values: bool = False) -> Any:
       raise ValueError(
           f'{name or "the only leaf"} of {what} is a {type(leaf).__name__}; '
           'every leaf is an array, or None: make it with jax.numpy.asarray')
+    if values and isinstance(leaf, jax.Array) and not isinstance(
+        leaf, jax.core.Tracer) and leaf.is_deleted():
+      raise ValueError(
+          f'{name or "the only leaf"} of {what} was deleted, as .delete() and '
+          'donate_argnums do: give what the call that took it returned, or a '
+          'copy made before')
     if isinstance(leaf, (np.ndarray, np.generic)) and not (
         messages.computes(leaf.dtype)):
       raise ValueError(f'{name or "the only leaf"} of {what} is {leaf.dtype}, '

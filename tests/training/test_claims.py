@@ -56,20 +56,29 @@ def test_what_is_more_or_less_than_masks_is_not(made, shared, name, sentence):
     require(base.Abilities(**{name: True}), made, shared)
 
 
+@pytest.mark.parametrize('part, sentence', [
+    (lambda backbone: {'w': None}, 'it gives none'),
+    (lambda backbone: {'v': backbone['w']}, 'it gives v')])
+def test_what_is_folded_are_leaves_of_the_backbone(part, sentence):
+  require(base.Abilities(folds=base.Folds('tree', lambda backbone: backbone)))
+  with pytest.raises(ValueError, match=f'folds.part must .*{sentence}'):
+    require(base.Abilities(folds=base.Folds('tree', part)))
+
+
 def test_what_carries_gives_is_the_same_network():
   require(base.Abilities(carries=lambda one, later: later))
   with pytest.raises(ValueError, match='materialise of what carries gives '
                                        r'gives w as float32\(3,\), but bind'):
     require(base.Abilities(carries=lambda one, later: MIXED),
-            materialise=lambda params, impression, shared: {'w': params['w'][
-                0 if impression.masks is None else slice(None)]})
+            materialise=lambda params, made, shared: {
+                'w': params['w'][0 if made.masks is None else slice(None)]})
 
 
 def test_a_traced_member_gives_the_same_network():
   require(base.Abilities(members=True))
   with pytest.raises(ValueError, match='bind with a traced member gives w as '):
-    require(base.Abilities(members=True), bind=lambda params, trainable, shared,
-            route: {'w': jnp.stack([params['w']] * 2)[None, route.member]})
+    require(base.Abilities(members=True), bind=lambda params, *given: {
+        'w': jnp.stack([params['w']] * 2)[None, given[-1].member]})
 
 
 @pytest.mark.parametrize('rows, sentence', [
