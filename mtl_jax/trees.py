@@ -49,25 +49,20 @@ def check_arrays(tree: Any, what: str, values: bool = False) -> Any:
       with, or was deleted; names it.
   """
   for name, leaf in flatten(tree).items():
-    if leaf is None:
-      continue
-    if not (hasattr(leaf, 'shape') and hasattr(leaf, 'dtype')) or (
+    if leaf is not None and not (
+        hasattr(leaf, 'shape') and hasattr(leaf, 'dtype')) or (
         values and isinstance(leaf, jax.ShapeDtypeStruct)):
       raise ValueError(
           f'{name or "the only leaf"} of {what} is a {type(leaf).__name__}; '
           'every leaf is an array, or None: make it with jax.numpy.asarray')
-    if values and isinstance(leaf, jax.Array) and not isinstance(
-        leaf, jax.core.Tracer) and leaf.is_deleted():
-      raise ValueError(
-          f'{name or "the only leaf"} of {what} was deleted, as .delete() and '
-          'donate_argnums do: give what the call that took it returned, or a '
-          'copy made before')
+    if values and messages.deleted(leaf):
+      raise ValueError(f'{name or "the only leaf"} of {what} {messages.GONE}')
     if isinstance(leaf, (np.ndarray, np.generic)) and not (
         messages.computes(leaf.dtype)):
-      raise ValueError(f'{name or "the only leaf"} of {what} is {leaf.dtype}, '
-                       'which JAX does not compute with; make it with '
-                       '.astype(numpy.'
-                       f'{messages.computed(leaf.dtype)})')
+      raise ValueError(
+          f'{name or "the only leaf"} of {what} is {leaf.dtype}, which JAX does '
+          'not compute with; make it with .astype(numpy.'
+          f'{messages.computed(leaf.dtype)})')
   return tree
 
 

@@ -85,7 +85,7 @@ def test_a_traced_member_gives_the_same_network():
     (lambda trainable: [], 'for each bank, .* it gives'),
     (lambda trainable: {'v': jnp.zeros((2, 1), int)}, r"it gives \['v'\]"),
     (lambda trainable: {'w': jnp.zeros(2, int)}, r'of w it gives int\d+\(2,\)'),
-    (lambda trainable: {'w': jnp.zeros((2, 1))}, r'of w it gives float32\(2, ')])
+    (lambda trainable: {'w': jnp.zeros((2, 1))}, r'of w it gives float32\(2,')])
 def test_rows_of_banks_are_whole_numbers_of_each(rows, sentence):
   with pytest.raises(ValueError, match=f'banks.rows must give .*{sentence}'):
     require(base.Abilities(banks=base.Banks(rows, None)))
