@@ -60,8 +60,8 @@ def check_arrays(tree: Any, what: str, values: bool = False) -> Any:
     if isinstance(leaf, (np.ndarray, np.generic)) and not (
         messages.computes(leaf.dtype)):
       raise ValueError(
-          f'{name or "the only leaf"} of {what} is {leaf.dtype}, which JAX does '
-          'not compute with; make it with .astype(numpy.'
+          f'{name or "the only leaf"} of {what} is {leaf.dtype}, which JAX '
+          'does not compute with; make it with .astype(numpy.'
           f'{messages.computed(leaf.dtype)})')
   return tree
 
