@@ -178,7 +178,7 @@ def require_bool(mask: Mask, what: str = 'a mask') -> Mask:
     if m is not None and m.dtype != bool:
       raise ValueError(f'{name} of {what} is {m.dtype}, not bool; make it with '
                        'mask.astype(bool)')
-  trees.map_named(check, trees.check_arrays(mask, what))
+  trees.map_named(check, trees.check_arrays(mask, what, True))
   return mask
 
 

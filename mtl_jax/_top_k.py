@@ -109,8 +109,10 @@ def _bounds(keys, owner, wanted, bits: int):
     digit = jnp.sum(enough, 1).astype(jnp.uint32)
     return found | (digit << shift)
 
+  # Under shard_map, what a loop carries varies over devices from its start.
+  zero = 0 * jnp.sum(keys[:1, :1], dtype=jnp.uint32)
   return lax.fori_loop(0, bits // BITS, body,
-                       jnp.zeros(len(wanted), jnp.uint32))
+                       jnp.zeros(len(wanted), jnp.uint32) + zero)
 
 
 def _count(true, owner, arrays: int):
@@ -230,6 +232,7 @@ def _surplus_ties(keys, low, surplus):
             jnp.where(above > surplus, stop, middle))
 
   start = jnp.where(surplus > 0, -1, keys.size - 1).astype(jnp.int32)
+  # `stop` depends on `start` for shard_map, where both vary over devices.
   _, stop = lax.while_loop(lambda b: b[1] - b[0] > 1, body,
-                           (start, jnp.int32(keys.size)))
+                           (start, 0 * start + keys.size))
   return equal & (index >= stop)

@@ -262,8 +262,7 @@ def claim(work, config, backbone, command, known=None,
             else lines)
   killed = work.killed(before)
   of_entries = json_records.ENTRY_KINDS
-  lines = [line for line in before if line['kind'] not in (*of_entries, 'row')
-           or line['entry'] in finished]
+  lines = json_records.of_tasks(before, finished.__contains__)
   logged = {line['entry'] for line in lines if line['kind'] in of_entries}
   begun = {line['entry'] for line in lines if line['kind'] == 'learn'}
   # Tasks whose start was killed before it logged them; not those that somebody

@@ -59,6 +59,51 @@ _COMPILE = {
         'and compute other bits; unset it. To step through one function, call '
         'it alone in a context of jax.disable_jit'),
     'jax_no_tracing': 'so that JAX can compile nothing; unset it'}
+_SCALAR = np.zeros((), np.uint8)
+
+
+class _Process:
+  """The process that has computed with JAX here, if any has."""
+  number: int | None = None
+
+
+def require_process() -> None:
+  """Refuses a process that was forked from one that had computed with JAX.
+
+  A fork has none of JAX's threads, so that a computation may never end.
+  """
+  if _Process.number is None:
+    _Process.number = os.getpid()
+  if _Process.number != os.getpid():
+    raise ValueError(
+        f'this process ({os.getpid()}) was forked from one that had computed '
+        f'with JAX ({_Process.number}), whose threads it lacks, so that a '
+        'computation might never end; start processes with '
+        "multiprocessing.get_context('spawn'), and load the system in each")
+
+
+def tracing() -> bool:
+  """Whether JAX traces a function now, so that what it computes has no values:
+  under jit, scan, checkpoint or eval_shape."""
+  return isinstance(jax.device_put(_SCALAR), jax.core.Tracer)
+
+
+def with_values() -> contextlib.AbstractContextManager[None]:
+  """A context in which what is made has values, also while JAX traces.
+
+  Only for what depends on no argument of the traced function. Elsewhere it
+  changes nothing, as JAX would compile every function once more.
+  """
+  return (jax.ensure_compile_time_eval() if tracing() else
+          contextlib.nullcontext())
+
+
+def untraceable(name: str) -> str:
+  """What to say of a function that is called while JAX traces another."""
+  return (f'{name} cannot be a part of a function that JAX traces, as jit, '
+          'vmap, grad, scan, checkpoint and eval_shape do: call it before, and '
+          'use there what it returns; a task as a function for jit is '
+          'system.apply_fn(task)')
 
 
 def require_settings() -> None:
@@ -66,8 +111,10 @@ def require_settings() -> None:
 
   Raises:
     ValueError: `jax.transfer_guard` forbids JAX's own transfers, seeds draw
-      other numbers than in all other processes, or nothing is compiled.
+      other numbers than in all other processes, nothing is compiled, JAX
+      traces a function, or this process was forked from one that used JAX.
   """
+  require_process()
   for name, why in _COMPILE.items():
     if getattr(jax.config, name, False):
       raise ValueError(f'{name.upper()} is on, {why}')
@@ -76,7 +123,15 @@ def require_settings() -> None:
         'JAX_THREEFRY_PARTITIONABLE is off, so that a seed draws other '
         'backbones, masks and batches than everywhere else; unset it, or set '
         'it to 1')
+  offset = getattr(jax.config, 'jax_random_seed_offset', 0)
+  if offset:
+    raise ValueError(
+        f'JAX_RANDOM_SEED_OFFSET is {offset}, so that a seed draws other '
+        'backbones, masks and batches than everywhere else; unset it, and '
+        'change the seed of the config instead')
   try:
+    if tracing():
+      raise ValueError(untraceable('what loads, trains or stores tasks'))
     np.asarray(jnp.asarray(np.zeros(1, np.float32)))
   except jax.errors.JaxRuntimeError as error:
     if not guarded(error):

@@ -158,7 +158,7 @@ def combine(alphas: Tree, basis: Mask) -> Tree:
     if not jnp.issubdtype(a.dtype, jnp.floating):
       raise ValueError(f'the coefficients of {name} are {a.dtype}; give floats')
     return _combine_leaf(a if a.ndim == 1 else per_unit(name, a, m), m)
-  return trees.map_named(leaf, trees.check_arrays(alphas, 'coefficients'),
+  return trees.map_named(leaf, trees.check_arrays(alphas, 'coefficients', True),
                          masks.require_bool(basis, 'a basis'))
 
 

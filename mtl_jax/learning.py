@@ -73,6 +73,7 @@ def learn(system: system_lib.System, source, *, method: str | None = None,
   if not isinstance(phase, str):
     raise ValueError(f'phase is {phase!r}; give the name of a phase')
   host.require_settings()
+  system.workdir.require_there()
   found = _source(source, name)
   load = lambda other: found if other == found.name else sources.load(other)
   called = names.of_source(found.name) if name is None else name
@@ -205,7 +206,7 @@ def _claim(work: workdir_lib.Workdir, entry: plan.Entry, config,
   """
   described = json_files.plain(config_lib.to_dict(config))
   begun = [line for line in json_records.read_lines(work.metrics)
-           if line.get('entry') == entry.name]
+           if entry.name in (line.get('entry'), line.get('from'))]
   last = next((line for line in reversed(begun) if line['kind'] in (
       'learn', 'deleted', 'imported', 'merged', 'renamed')), None)
   there = checkpoint.exists(work.task(entry.name))

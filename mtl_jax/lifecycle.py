@@ -34,8 +34,8 @@ from mtl_jax.storage import folders
 class System(system_lib.System):
   """Tasks that share one backbone; iteration gives their names."""
 
-  predict = doors.public(system_lib.System.predict)
-  observe = doors.public(system_lib.System.observe)
+  predict = doors.public(system_lib.System.predict, traceable=True)
+  observe = doors.public(system_lib.System.observe, traceable=True)
   identify = doors.public(system_lib.System.identify)
   predict_mixed = doors.public(system_lib.System.predict_mixed)
 

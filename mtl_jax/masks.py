@@ -276,7 +276,8 @@ def unpack(packed: Tree, like: Tree) -> Mask:
           f'packed mask has {trees.counted(trees.size(bits), "byte")} but '
           f'{name} of shape {x.shape} needs {-(-count // 8)}')
     return jnp.unpackbits(bits, count=count).reshape(x.shape).astype(bool)
-  return trees.map_named(leaf, trees.check_arrays(packed, 'a packed mask'),
+  return trees.map_named(leaf,
+                         trees.check_arrays(packed, 'a packed mask', True),
                          trees.check_arrays(like, 'like'))
 
 

@@ -59,3 +59,13 @@ def computed(dtype: np.dtype) -> str:
   return ('complex64' if dtype == np.clongdouble else 'float32'
           if dtype == np.longdouble or dtype.kind not in 'iufc' else
           dtype.newbyteorder('=').name)
+
+
+GONE = ('was deleted, as .delete() and donate_argnums do: give what the call '
+        'that took it returned, or a copy made before')
+
+
+def deleted(leaf: Any) -> bool:
+  """Whether a leaf is an array of JAX whose numbers are gone; see `GONE`."""
+  return isinstance(leaf, jax.Array) and not isinstance(
+      leaf, jax.core.Tracer) and leaf.is_deleted()

@@ -45,23 +45,24 @@ def check_arrays(tree: Any, what: str, values: bool = False) -> Any:
     values: whether the numbers are needed, not only the shapes.
 
   Raises:
-    ValueError: a leaf has no shape or dtype, or no numbers that JAX computes
-      with; names it.
+    ValueError: a leaf has no shape or dtype, no numbers that JAX computes
+      with, or was deleted; names it.
   """
   for name, leaf in flatten(tree).items():
-    if leaf is None:
-      continue
-    if not (hasattr(leaf, 'shape') and hasattr(leaf, 'dtype')) or (
+    if leaf is not None and not (
+        hasattr(leaf, 'shape') and hasattr(leaf, 'dtype')) or (
         values and isinstance(leaf, jax.ShapeDtypeStruct)):
       raise ValueError(
           f'{name or "the only leaf"} of {what} is a {type(leaf).__name__}; '
           'every leaf is an array, or None: make it with jax.numpy.asarray')
+    if values and messages.deleted(leaf):
+      raise ValueError(f'{name or "the only leaf"} of {what} {messages.GONE}')
     if isinstance(leaf, (np.ndarray, np.generic)) and not (
         messages.computes(leaf.dtype)):
-      raise ValueError(f'{name or "the only leaf"} of {what} is {leaf.dtype}, '
-                       'which JAX does not compute with; make it with '
-                       '.astype(numpy.'
-                       f'{messages.computed(leaf.dtype)})')
+      raise ValueError(
+          f'{name or "the only leaf"} of {what} is {leaf.dtype}, which JAX '
+          'does not compute with; make it with .astype(numpy.'
+          f'{messages.computed(leaf.dtype)})')
   return tree
 
 

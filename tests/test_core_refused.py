@@ -87,3 +87,19 @@ def test_remedies():
   assert trees.select(PARAMS, [('.*', True)]) == {'w': True}
   narrow = {'w': LONG['w'].astype(np.float32)}
   assert masks.apply(narrow, MASK)['w'].dtype == jnp.float32
+
+
+@pytest.mark.parametrize('call, name', [
+    (lambda x: masks.apply(x, MASK), 'w of parameters'),
+    (lambda x: masks.top_k(x, .5), 'w of scores'),
+    (lambda x: soft(lambda s: masks.top_k(s, .5))(x), 'w of scores'),
+    (lambda x: masks.unpack(x, PARAMS), 'w of a packed mask'),
+    (lambda x: masks.density(x), 'w of a mask'),
+    (lambda x: masks.pack(x), 'w of a mask'),
+    (lambda x: impressions.combine(x, {'w': jnp.stack([W > 0] * 2)}),
+     'w of coefficients')])
+def test_deleted_arrays_are_named(call, name):
+  gone = {'w': W > 0 if name == 'w of a mask' else jnp.copy(W)}
+  gone['w'].delete()  # as donate_argnums does
+  with pytest.raises(ValueError, match=f'{name}.* was deleted, as .*a copy'):
+    call(gone)

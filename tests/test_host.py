@@ -135,6 +135,20 @@ def test_other_draws_from_a_seed_are_refused_before_anything_is_made(
   assert not (tmp_path / 'new').exists()
 
 
+def test_an_offset_of_all_seeds_is_refused_before_anything_is_made(tmp_path):
+  folder = tiny.learned(tmp_path / 'run', 'one')
+  jax.config.update('jax_random_seed_offset', 7)
+  try:
+    for call in (lambda: mtl_jax.load(folder),
+                 lambda: tiny.learn(tiny.make('one'), tmp_path / 'new')):
+      with pytest.raises(ValueError, match='JAX_RANDOM_SEED_OFFSET is 7.*unset '
+                                           'it, and change the seed of the'):
+        call()
+  finally:
+    jax.config.update('jax_random_seed_offset', 0)
+  assert not (tmp_path / 'new').exists()
+
+
 @pytest.mark.parametrize('name', ['jax_disable_jit', 'jax_no_tracing'])
 def test_what_compiles_nothing_is_refused_before_anything_is_made(
     tmp_path, capsys, name):
@@ -163,3 +177,42 @@ def test_a_transfer_that_is_refused_later_ends_with_the_same_sentence(capsys):
       return int(jnp.zeros(3)[1])
   assert ends.guarded(late) == 1
   assert capsys.readouterr().err.startswith('error: JAX_TRANSFER_GUARD forbids')
+
+
+_FORK = '''
+import os, sys
+import numpy as np
+import mtl_jax
+x = np.zeros((1, 8, 8, 1), np.uint8)
+if sys.argv[2] == 'before':  # has computed nothing yet
+  calls = [lambda: mtl_jax.load(sys.argv[1]).predict(x, task='permuted-00')]
+else:
+  system = mtl_jax.load(sys.argv[1])
+  calls = [lambda: mtl_jax.load(sys.argv[1]),
+           lambda: system.predict(x, task='permuted-00'),
+           lambda: system.predict_mixed(x, ['permuted-00'])]
+child = os.fork()
+if not child:
+  for call in calls:
+    try:
+      print('answered', call().shape, flush=True)
+    except ValueError as error:
+      print(error, flush=True)
+  os._exit(0)
+os.waitpid(child, 0)
+'''
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='a system without fork')
+def test_a_fork_of_a_process_that_used_jax_is_refused(tmp_path):
+  """It would wait for threads that it does not have."""
+  folder = tiny.learned(tmp_path / 'run', 'one')
+  ask = lambda when: subprocess.run(
+      [sys.executable, '-W', 'ignore', '-c', _FORK, str(folder), when],
+      capture_output=True, text=True, check=True, timeout=300).stdout
+  said = ask('after').splitlines()
+  assert len(said) == 3
+  for line in said:
+    assert 'was forked from one that had computed with JAX' in line
+    assert "get_context('spawn')" in line
+  assert ask('before') == 'answered (1, 10)\n'

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from mtl_jax import host
+
 K = TypeVar('K', bound=Hashable)
 T = TypeVar('T')
 
@@ -61,7 +63,8 @@ class Cache(Generic[K, T]):
           break
       made.wait()
     try:
-      value = self._make(key)
+      with host.with_values():  # others get it outside of a caller's jit
+        value = self._make(key)
       with self._lock:
         self._keep(key, value)
     finally:

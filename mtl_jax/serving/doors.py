@@ -12,14 +12,27 @@ from mtl_jax import trees
 
 P = ParamSpec('P')
 R = TypeVar('R')
+_GONE = (
+    'an array that {name} needs was deleted, as .delete() and donate_argnums '
+    'do: give an array that is still there, and delete or donate copies of '
+    'what a system returns, as apply_fn makes; if it was one of the '
+    "system's own, load the system again")
 
 
-def public(function: Callable[P, R]) -> Callable[P, R]:
-  """The function, which names a wrong keyword, or a forbidden transfer.
+def public(function: Callable[P, R], traceable: bool = False
+           ) -> Callable[P, R]:
+  """The function, which names what it can't take.
+
+  Args:
+    function: of a system.
+    traceable: whether it may be called while JAX traces another function, as
+      it only computes with the images that it is given.
 
   Raises:
-    ValueError: it has no such keyword (gives the nearest), or
-      `jax.transfer_guard` forbids what it does.
+    ValueError: it has no such keyword (gives the nearest),
+      `jax.transfer_guard` forbids what it does, JAX traces the function that
+      calls it, an array was deleted, or this process was forked from one that
+      used JAX.
 
   >>> public(lambda path, name=None: name)('a', nme=3)
   Traceback (most recent call last):
@@ -38,10 +51,17 @@ name
         raise ValueError(
             f'{function.__name__} has no option {name}'
             f'{trees.nearest(name, known)}; it takes {", ".join(known)}')
+    host.require_process()
     try:
+      if not traceable and (host.tracing() or any(
+          isinstance(x, jax.core.Tracer)
+          for x in (*args, *options.values()))):
+        raise ValueError(host.untraceable(function.__name__))
       return function(*args, **options)
-    except jax.errors.JaxRuntimeError as error:
-      said = host.guarded(error)
+    except RuntimeError as error:  # JaxRuntimeError is one
+      said = host.guarded(error) or (
+          _GONE.format(name=function.__name__)
+          if 'has been deleted' in str(error) else '')
       if said:
         raise ValueError(said) from error
       raise

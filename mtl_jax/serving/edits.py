@@ -111,9 +111,8 @@ def _with_name(metadata: dict, old: str, new: str) -> dict:
 
 def _drop(work: workdir_lib.Workdir, name: str, said: dict) -> None:
   """Removes a task's folder and its lines in the log."""
-  lines = [line for line in json_records.read_lines(work.metrics)
-           if line.get('entry') != name
-           or line['kind'] not in (*json_records.ENTRY_KINDS, 'row')]
+  lines = json_records.of_tasks(json_records.read_lines(work.metrics),
+                                lambda other: other != name)
   json_records.write_lines(work.metrics, [*lines, said])
   if writing.here():
     removal.remove_all(work.tasks, name)

@@ -308,6 +308,7 @@ class System(stored_tasks.StoredTasks):
     """Raises ValueError if there is no such task; names the nearest."""
     if (not isinstance(name, str) or not re.fullmatch(r'\w[\w.@~-]*', name)
         or not self.workdir.has_task(name)):
+      self.workdir.require_there()
       if isinstance(name, str) and '\0' not in name:
         checkpoint.require_readable(self.workdir.task(name))
       raise ValueError(f'unknown task {name!r}'

@@ -7,7 +7,7 @@ a read names the file or line that was edited.
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from mtl_jax import json_files
 from mtl_jax.parallel import writing
@@ -69,6 +69,28 @@ def came_and_went(lines: Iterable[dict]) -> tuple[set[str], set[str]]:
       came.add(line['entry'])
       went.discard(line['entry'])
   return came, went
+
+
+def of_tasks(lines: Iterable[dict], there: Callable[[str], bool]) -> list[dict]:
+  """The lines of a log without those that report tasks which are not there.
+
+  Of a rename to such a task, it stays known that the old name is gone.
+
+  Args:
+    lines: lines of the log.
+    there: (name of a task) -> whether its lines stay.
+
+  >>> of_tasks([{'kind': 'renamed', 'entry': 'b', 'from': 'a'},
+  ...           {'kind': 'row', 'entry': 'b'}], lambda name: name != 'b')
+  [{'kind': 'deleted', 'entry': 'a'}]
+  """
+  found = []
+  for line in lines:
+    if line['kind'] not in (*ENTRY_KINDS, 'row') or there(line['entry']):
+      found.append(line)
+    elif line.get('from') is not None:
+      found.append({'kind': 'deleted', 'entry': line['from']})
+  return found
 
 
 def write_atomic(path: pathlib.Path, text: str) -> None:

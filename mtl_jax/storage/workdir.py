@@ -106,6 +106,13 @@ class Workdir:
           f'{", ".join(others[:3])}{more}; choose another folder, or a new one '
           f'in it ({self.root / "run"}). Nothing was changed')
 
+  def require_there(self) -> None:
+    """Refuses a folder that went away after its system was loaded."""
+    if not self.backbone.exists():
+      raise ValueError(
+          f'{self.root} was moved or removed after it was loaded, or its '
+          'backbone.json was: load it from where it is now')
+
   def probe_of(self, source: str) -> pathlib.Path:
     """The path of a source's probe. Its name is unique and of legal length,
     even if the source's name is a path.

@@ -67,6 +67,45 @@ def test_those_that_rely_on_a_renamed_task_know_it(system):
                        'from': 'permuted-00'}
 
 
+def test_names_that_a_task_had_for_a_while_are_not_missed(system):
+  system.rename('permuted-12', 'a')
+  system.rename('a', 'b')
+  assert_sound(system, ['b', 'permuted-00', 'permuted-01'])
+  system.delete('b')
+  assert_sound(system, ['permuted-00', 'permuted-01'])
+  bits = tiny.bits(system.workdir.root)
+  assert tiny.learn(tiny.make('few'), system.workdir.root)['verified']['ok']
+  assert bits.items() < tiny.bits(system.workdir.root).items()
+
+
+def test_another_task_may_take_the_name_that_one_had(system):
+  learn = lambda steps: system.learn('digits', method='supsup', name='new',
+                                     steps=steps, batch_size=16)
+  learn(1)
+  system.rename('new', 'old')
+  learn(2)
+  assert_sound(system, [
+      'new', 'old', 'permuted-00', 'permuted-01', 'permuted-12'])
+
+
+def test_a_workdir_that_moved_is_not_made_anew(system, tmp_path):
+  here, there = system.workdir.root, tmp_path / 'moved'
+  x = system.probe('digits')
+  here.rename(there)
+  for ask in (lambda: system.predict(x, task='permuted-00'),
+              lambda: system.predict_mixed(x[:1], ['permuted-00']),
+              lambda: system.identify(x, names=['permuted-00', 'permuted-01']),
+              lambda: system.delete('permuted-12'),
+              lambda: system.export('permuted-00', tmp_path / 'file'),
+              lambda: system.merge(['permuted-00', 'permuted-01']),
+              lambda: system.learn('digits', method='supsup', steps=1)):
+    with pytest.raises(ValueError, match='run was moved or removed after it '
+                                         'was loaded.*load it from where'):
+      ask()
+  assert not here.exists()
+  assert probe(mtl_jax.load(there), 'permuted-00').shape == (16, 10)  # remedy
+
+
 def test_values_that_lie_with_a_renamed_task_are_found(system):
   """References: tasks that share a value store it once."""
   metadata = {'references': {'values/a': {'task': 'old', 'sha256': 'x'},
