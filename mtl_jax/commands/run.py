@@ -4,6 +4,7 @@ import argparse
 import ast
 import contextlib
 import logging
+import pathlib
 
 import jax
 
@@ -108,8 +109,8 @@ def _profile(given, workdir):
   if given.profile is None:
     yield lambda: None
     return
-  folder = (host.expanded(given.profile) if given.profile
-            else workdir_lib.Workdir(workdir).root / 'profile')
+  folder = (_made('profile', given.profile) if given.profile else
+            workdir_lib.Workdir(workdir).root / 'profile')
   profile = host.Profile(folder)
   try:
     yield profile.step
@@ -117,6 +118,22 @@ def _profile(given, workdir):
     profile.end()
   print(f'profile: {folder} (tensorboard --logdir={folder}, or '
         'https://ui.perfetto.dev)')
+
+
+def _made(flag: str, given: str) -> pathlib.Path:
+  """The folder that a flag names, made if it isn't there.
+
+  Raises:
+    ValueError: the flag names none, or a file is there or above it.
+  """
+  if not given:
+    raise ValueError(f'--{flag} must have a value: a folder')
+  folder = host.expanded(given)
+  for path in (folder, *folder.parents):
+    if path.exists() and not path.is_dir():
+      raise ValueError(f'--{flag}={given}: {path} is a file; name a folder')
+  folder.mkdir(parents=True, exist_ok=True)
+  return folder
 
 
 def _quiet_logs() -> None:
@@ -142,8 +159,7 @@ def _set_jax(given: argparse.Namespace) -> None:
     except (TypeError, ValueError, AttributeError) as error:
       raise ValueError(f'--jax_{name} is {text!r}: {error}') from error
   if given.compilation_cache is not None:
-    folder = host.expanded(given.compilation_cache)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _made('compilation_cache', given.compilation_cache)
     jax.config.update('jax_compilation_cache_dir', str(folder))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   if given.cpu_devices is not None:
