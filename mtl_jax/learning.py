@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from mtl_jax import experiment
 from mtl_jax import host
 from mtl_jax import json_files
+from mtl_jax import messages
 from mtl_jax import methods
 from mtl_jax import parallel
 from mtl_jax import trees
@@ -71,7 +72,8 @@ def learn(system: system_lib.System, source, *, method: str | None = None,
     raise ValueError('learn needs a method=, one of '
                      f'{", ".join(sorted(methods.METHODS))}')
   if not isinstance(phase, str):
-    raise ValueError(f'phase is {phase!r}; give the name of a phase')
+    raise ValueError(f'phase is {messages.shown(phase)}; give the name of a '
+                     'phase')
   host.require_settings()
   found = _source(source, name)
   load = lambda other: found if other == found.name else sources.load(other)

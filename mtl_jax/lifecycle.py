@@ -32,6 +32,9 @@ from mtl_jax.storage import folders
 class System(system_lib.System):
   """Tasks that share one backbone; iteration gives their names."""
 
+  task = doors.public(system_lib.System.task)
+  record = doors.public(system_lib.System.record)
+  metadata = doors.public(system_lib.System.metadata)
   predict = doors.public(system_lib.System.predict)
   observe = doors.public(system_lib.System.observe)
   identify = doors.public(system_lib.System.identify)
@@ -97,6 +100,7 @@ class System(system_lib.System):
     self.require(task)
     return programs.apply_fn(self, task)
 
+  @doors.public
   @doors.public
   def learn(self, source, **options) -> float | None:
     """Adds one task and returns its accuracy; see `learning.learn`."""

@@ -28,12 +28,20 @@ def is_none(x: Any) -> bool:
 
 
 def is_number(x: Any) -> bool:
-  """Whether `x` is a real number; bools and arrays are not.
+  """Whether `x` is a real number that a float can represent.
 
-  >>> is_number(1), is_number(True)
-  (True, False)
+  Bools and arrays are none.
+
+  >>> is_number(1), is_number(True), is_number(10 ** 400)
+  (True, False, False)
   """
-  return isinstance(x, numbers.Real) and not isinstance(x, (bool, np.bool_))
+  if not isinstance(x, numbers.Real) or isinstance(x, (bool, np.bool_)):
+    return False
+  try:
+    float(x)
+  except OverflowError:
+    return False
+  return True
 
 
 def check_arrays(tree: Any, what: str, values: bool = False) -> Any:

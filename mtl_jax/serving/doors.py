@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 
@@ -15,11 +15,12 @@ R = TypeVar('R')
 
 
 def public(function: Callable[P, R]) -> Callable[P, R]:
-  """The function, which names a wrong keyword, or a forbidden transfer.
+  """The function, which names a wrong argument, or a forbidden transfer.
 
   Raises:
-    ValueError: it has no such keyword (gives the nearest), or
-      `jax.transfer_guard` forbids what it does.
+    ValueError: it has no such keyword (gives the nearest), an argument is
+      missing, is given twice or is one too many, or `jax.transfer_guard`
+      forbids what it does.
 
   >>> public(lambda path, name=None: name)('a', nme=3)
   Traceback (most recent call last):
@@ -39,10 +40,40 @@ name
             f'{function.__name__} has no option {name}'
             f'{trees.nearest(name, known)}; it takes {", ".join(known)}')
     try:
-      return function(*args, **options)
+      return function(*map(_text, args), **{  # type: ignore[arg-type]
+          name: _text(value) for name, value in options.items()})
+    except TypeError as error:
+      if error.__traceback__ is None or error.__traceback__.tb_next:
+        raise  # from within the function
+      raise ValueError(_misfit(function.__name__, list(given), args,
+                               options)) from error
     except jax.errors.JaxRuntimeError as error:
       said = host.guarded(error)
       if said:
         raise ValueError(said) from error
       raise
   return call
+
+
+def _text(value: Any) -> Any:
+  """A `numpy.str_` as a string: paths can't have it."""
+  return str(value) if isinstance(value, str) else value
+
+
+def _misfit(called: str, given: list[inspect.Parameter], args: tuple,
+            options: dict) -> str:
+  """Says which arguments a function lacks, has twice, or doesn't take."""
+  named = [one for one in given if one.kind is not one.VAR_KEYWORD]
+  twice = [one.name for one in named[:len(args)] if one.name in options]
+  lacking = [one.name for one in named[len(args):]
+             if one.default is one.empty and one.name not in options]
+  takes = f'it takes {", ".join(n.name for n in named if n.name != "self")}' + (
+      ', and others by name' if len(named) < len(given) else '')
+  if twice:
+    return (f'{called} has {twice[0]} twice, with and without its name; '
+            f'{takes}')
+  if lacking:
+    return f'{called} lacks {" and ".join(lacking)}; {takes}'
+  own = named[:1] and named[0].name == 'self'
+  return (f'{called} has {trees.counted(len(args) - bool(own), "argument")} '
+          f'without names, which are too many; {takes}')

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mtl_jax import host
+from mtl_jax import messages
 from mtl_jax.storage import removal
 
 
@@ -19,7 +20,8 @@ def local(path) -> pathlib.Path:
   """
   if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or (
       '\0' in os.fspath(path)):
-    raise ValueError(f'the path is {path!r}; give that of a folder or file')
+    raise ValueError(f'the path is {messages.shown(path)}; give that of a '
+                     'folder or file')
   remote = re.match(r'([A-Za-z][\w+.-]+):/', os.fspath(path))
   if remote:
     raise ValueError(

@@ -45,7 +45,8 @@ def write(path, arrays: dict[str, Any], header: dict) -> pathlib.Path:
     The path.
   """
   if not isinstance(path, (str, os.PathLike)):
-    raise ValueError(f'the path is {path!r}; give that of a file')
+    raise ValueError(f'the path is {messages.shown(path)}; give that of a '
+                     'file')
   path = pathlib.Path(path)
   if path.is_dir() or not path.absolute().parent.is_dir():
     raise ValueError(f'{path} is no place for a file: name a file in a folder '
@@ -136,7 +137,7 @@ def texts(**given: str | None) -> dict[str, str]:
   """
   for name, text in given.items():
     if not isinstance(text, (str, type(None))):
-      raise ValueError(f'{name} is {text!r}; it must be a string')
+      raise ValueError(f'{name} is {messages.shown(text)}; it must be a string')
     if text and text.encode(errors='replace').decode() != text:
       raise ValueError(f'{name} is {text!r}, which has characters that UTF-8 '
                        'cannot represent; leave them out')
