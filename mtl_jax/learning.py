@@ -21,6 +21,7 @@ from mtl_jax.data import pipeline
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
+from mtl_jax.serving import checks
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import json_records
@@ -97,7 +98,7 @@ def _learn(system: system_lib.System, config: config_lib.Config,
       stats=parallel.put(system.backbone.stats))
   traced = validate.check_fit(config, suite, data, backbone, earlier,
                               lambda other: system.task(other).impression)
-  work.require_free(entry.name)
+  checks.require_new_name(work, entry.name, {})
   run = run_lib.Run(config, suite, backbone, data, work, system,
                     lambda count, name: None, earlier)
   versions = validate.check_sources(work, suite, data)

@@ -81,8 +81,8 @@ def _picture(file: pathlib.Path, shape, dtype) -> np.ndarray:
 def _arrays(path: pathlib.Path, shape, dtype) -> np.ndarray:
   """The rows of an npz file."""
   try:
-    with path.open('rb') as stream, zipfile.ZipFile(stream):
-      pass  # NumPy would take another file for one of pickled objects
+    # NumPy would take another file for one of pickled objects.
+    zipfile.ZipFile(path).close()
     with path.open('rb') as stream, np.load(
         stream, allow_pickle=False) as file:
       names = file.files

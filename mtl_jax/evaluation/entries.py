@@ -24,7 +24,7 @@ def floats(given: Any, what: str) -> np.ndarray:
   """
   try:
     if isinstance(given, np.ma.MaskedArray):
-      given = given.astype(float).filled(np.nan)
+      given = np.ma.filled(given.astype(float), np.nan)
     raw = np.asarray(given)
     if raw.dtype.kind in 'SUTcMm' or raw.dtype == object and any(
         isinstance(one, (str, bytes)) for one in raw.flat):

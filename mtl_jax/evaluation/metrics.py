@@ -128,7 +128,7 @@ def intransigence(matrix, joint: float) -> float:
   0.05
   """
   r = entries.square(matrix)
-  reference = entries.floats(joint, 'joint')
+  reference = entries.floats(joint, 'the accuracy joint')
   if reference.ndim or not np.isfinite(reference):
     raise ValueError(f'joint is {messages.shown(joint)}; it must be a measured '
                      'accuracy')

@@ -40,7 +40,7 @@ name
             f'{function.__name__} has no option {name}'
             f'{trees.nearest(name, known)}; it takes {", ".join(known)}')
     try:
-      return function(*map(_text, args), **{  # type: ignore[arg-type]
+      return function(*map(_text, args), **{
           name: _text(value) for name, value in options.items()})
     except TypeError as error:
       if error.__traceback__ is None or error.__traceback__.tb_next:

@@ -27,6 +27,7 @@ from mtl_jax import messages
 from mtl_jax import methods
 from mtl_jax import trees
 from mtl_jax.data import transforms
+from mtl_jax.serving import checks
 from mtl_jax.serving import probes
 from mtl_jax.serving import stored_tasks
 from mtl_jax.serving import system as system_lib
@@ -127,7 +128,7 @@ def _check_given(tasks: Sequence[str], weights: Sequence[float] | None,
 def _check_tasks(system: system_lib.System, tasks: Sequence[str],
                  name: str) -> list[StoredTask]:
   """The tasks, if they can be one under this name."""
-  system.workdir.require_free(name)
+  checks.require_new_name(system.workdir, name, {})
   if system.workdir.task(name).exists():
     raise ValueError(f'there is a task {name} already; choose another name')
   stored = [system.task(task) for task in tasks]
