@@ -65,6 +65,24 @@ def read(paths: Iterable[str], shape: tuple[int, ...], dtype: str) -> Inputs:
   return Inputs(names, np.concatenate(parts))
 
 
+def require_other(output: str | None, paths: Iterable[str]) -> None:
+  """Refuses to write what was predicted over an input.
+
+  Raises:
+    ValueError: the output is one of the inputs, or in a folder of them.
+  """
+  if output is None:
+    return
+  for given in paths:
+    path, target = host.expanded(given), host.expanded(output)
+    if target.is_file() and (
+        path.is_dir() and target.resolve().is_relative_to(path.resolve())
+        and folders.is_image(target) or path.exists()
+        and target.samefile(path)):
+      raise ValueError(f'--output={output} is an input, which it would replace;'
+                       ' name another file')
+
+
 def _picture(file: pathlib.Path, shape, dtype) -> np.ndarray:
   """One image as uint8 [1, H, W, C], resized."""
   if dtype != 'uint8' or len(shape) != 3:

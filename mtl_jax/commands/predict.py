@@ -14,6 +14,7 @@ from mtl_jax import host
 from mtl_jax import lifecycle
 from mtl_jax.commands import inputs
 from mtl_jax.serving import system as system_lib
+from mtl_jax.storage import folders
 from mtl_jax.storage import whole_files
 
 DESCRIPTION = (
@@ -61,6 +62,9 @@ def main(given: argparse.Namespace) -> int | None:
   if given.output is not None and host.expanded(
       given.output).is_dir():
     raise ValueError(f'--output={given.output} is a folder; name a file')
+  inputs.require_other(given.output, given.inputs)
+  if given.output is not None:
+    folders.require_outside(host.expanded(given.output))
   form = given.format or (
       'json' if str(given.output).endswith('.json') else 'csv')
   system = lifecycle.load(given.workdir, given.plugins)

@@ -46,6 +46,8 @@ def main(given: argparse.Namespace) -> int | None:
              for name, line in logged.items() if name in stored]
   path = (work.report if given.output is None
           else folders.local(given.output))
+  if given.output is not None:
+    folders.require_outside(path)
   page.write(path, run, records, summary)
   terminal.show(records, summary, path)
   return None

@@ -31,6 +31,25 @@ def local(path) -> pathlib.Path:
   return host.expanded(path)
 
 
+_OF_A_WORKDIR = ('backbone', 'backbone.json', 'config.json', 'format.json',
+                 'metrics.jsonl', 'plan.json', 'probe', 'progress', 'shared',
+                 'start.json', 'tasks', '.lock')
+
+
+def require_outside(path: pathlib.Path) -> None:
+  """Refuses to write an output over what a workdir relies on.
+
+  Raises:
+    ValueError: the path is that of a file of a workdir; names both.
+  """
+  path = path.resolve()
+  for folder in path.parents:
+    if (folder / 'backbone.json').is_file() and path.relative_to(
+        folder).parts[0] in _OF_A_WORKDIR:
+      raise ValueError(f'{path} belongs to the files of the workdir {folder}, '
+                       'which would be damaged; name another file')
+
+
 def storable(path: pathlib.Path) -> pathlib.Path:
   """A path as checkpoints need it: absolute, as the process may change its
   current folder later, and of letters.

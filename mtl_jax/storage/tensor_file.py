@@ -17,10 +17,12 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
+from mtl_jax import host
 from mtl_jax import json_files
 from mtl_jax import messages
 from mtl_jax import trees
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import folders
 from mtl_jax.storage import whole_files
 
 KEY, DIGEST, BYTES = 'mtl_jax', 'sha256', 'raw'
@@ -47,7 +49,8 @@ def write(path, arrays: dict[str, Any], header: dict) -> pathlib.Path:
   if not isinstance(path, (str, os.PathLike)):
     raise ValueError(f'the path is {messages.shown(path)}; give that of a '
                      'file')
-  path = pathlib.Path(path)
+  path = host.expanded(path)
+  folders.require_outside(path)
   if path.is_dir() or not path.absolute().parent.is_dir():
     raise ValueError(f'{path} is no place for a file: name a file in a folder '
                      'that exists')
@@ -75,10 +78,10 @@ def read(path) -> tuple[dict[str, np.ndarray], dict]:
   Raises:
     FileError: the file is missing, damaged or of another kind.
   """
-  if not isinstance(path, (str, os.PathLike)) or not pathlib.Path(
+  if not isinstance(path, (str, os.PathLike)) or not host.expanded(
       path).is_file():
     raise FileError(f'there is no file {path}')
-  path = pathlib.Path(path)
+  path = host.expanded(path)
   try:
     with safetensors.safe_open(str(path), framework='numpy') as file:
       said = file.metadata() or {}

@@ -130,6 +130,22 @@ def test_the_task_is_inferred_from_images_as_it_shows_them(
   assert [row['class'] for row in rows] == list(map(str, logits.argmax(1)))
 
 
+@pytest.mark.parametrize('given', ['x.npz', './x.npz', 'link.npz', 'new'])
+def test_an_input_is_not_written_over(given, tmp_path, monkeypatch, capsys):
+  folder = tiny.learned(tmp_path / 'run', 'few')
+  monkeypatch.chdir(tmp_path)
+  np.savez('x.npz', sources.load('digits').test.images[:2])
+  pathlib.Path('link.npz').symlink_to('x.npz')
+  pathlib.Path('new').mkdir()
+  Image.fromarray(np.zeros((8, 8), np.uint8)).save('new/a.png')
+  output = 'new/a.png' if given == 'new' else 'x.npz'
+  before = pathlib.Path(output).read_bytes()
+  assert commands.main(['predict', f'--workdir={folder}', given,
+                        '--task=permuted-00', f'--output={output}']) == 1
+  assert 'is an input, which it would replace' in capsys.readouterr().err
+  assert pathlib.Path(output).read_bytes() == before
+
+
 @pytest.mark.parametrize('words, said', [
     (['--task=permuted-7', 'x.npz'], "unknown task 'permuted-7'"),
     (['--among=rot*', 'x.npz'], '--among=rot*: no task has such a name'),
