@@ -125,6 +125,10 @@ def test_every_field_of_a_header(system, tmp_path):
      r'source_shape is \[8, 8, -1\]; expected the sizes'),
     (('parts', 'permuted-00', 'metadata', 'transforms', 0, 1, 'seed'),
      float('nan'), 'does not hold a task'),
+    (('parts', 'permuted-00', 'metadata', 'transforms', 1, 1, 'mean'),
+     [float('nan')], 'mean is .nan.; give finite numbers'),
+    (('parts', 'permuted-00', 'metadata', 'transforms', 1, 1, 'std'), [1e308],
+     r'std is \[1e\+308\]; give finite numbers'),
     (('parts', 'permuted-00', 'metadata', 'transforms', 1, 1, 'mean'), None,
      'does not hold a task')])
 def test_values_of_another_kind(system, tmp_path, where, value, text):
