@@ -101,7 +101,8 @@ def _per_channel(name: str, values: Sequence[float],
   with np.errstate(over='ignore'):
     scaled = np.array(np.broadcast_to(values, (channels,)) * 255, np.float32)
   if not np.isfinite(scaled).all():
-    raise ValueError(f'normalise: {name} is {list(values)}; give finite numbers')
+    raise ValueError(f'normalise: {name} is {list(values)}; give finite '
+                     'numbers')
   return scaled
 
 
