@@ -13,6 +13,7 @@ from mtl_jax import impressions
 from mtl_jax import masks
 from mtl_jax import trees
 from mtl_jax._version import __version__
+from mtl_jax.serving import doors as _doors
 
 if TYPE_CHECKING:
   from mtl_jax import lifecycle
@@ -33,6 +34,7 @@ def __dir__() -> list[str]:
   return sorted(__all__)
 
 
+@_doors.public
 def load(path, plugins=None, **options) -> 'lifecycle.System':
   """Loads the system of a workdir, or of one exported task.
 
@@ -49,6 +51,7 @@ def load(path, plugins=None, **options) -> 'lifecycle.System':
   return lifecycle.load(path, plugins, **options)
 
 
+@_doors.public
 def import_task(workdir, path, name=None):
   """Imports the task of an exported file into a workdir; returns its name.
 
@@ -58,5 +61,4 @@ def import_task(workdir, path, name=None):
     name: its new name; `None` keeps its own.
   """
   from mtl_jax.serving import artifact
-  from mtl_jax.serving import doors
-  return doors.public(artifact.import_task)(workdir, path, name)
+  return artifact.import_task(workdir, path, name)

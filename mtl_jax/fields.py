@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from mtl_jax import messages
 from mtl_jax import trees
 
 _KINDS = {int: (numbers.Integral, 'a whole number'),
@@ -87,9 +88,9 @@ def require_plain(value: Any, where: str) -> None:
                      'must be below 2 ** 63')
   elif not (value is None or isinstance(value, (bool, int, float, str))):
     raise ValueError(
-        f'{where} is {value!r}, of type {type(value).__name__}; config.json '
-        'keeps None, True, False, numbers, strings, and lists and dicts of '
-        'them: give one of those')
+        f'{where} is {messages.shown(value)}, of type '
+        f'{type(value).__name__}; config.json keeps None, True, False, '
+        'numbers, strings, and lists and dicts of them: give one of those')
 
 
 def as_dict(value: Any, where: str) -> dict:
@@ -101,7 +102,8 @@ def as_dict(value: Any, where: str) -> dict:
   pairs = isinstance(value, (tuple, list)) and all(
       isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in value)
   if not isinstance(value, Mapping) and not pairs:
-    raise ValueError(f'{where} is {value!r}; it must be a dict of fields')
+    raise ValueError(f'{where} is {messages.shown(value)}; it must be a dict '
+                     'of fields')
   for name in dict(value):
     if not isinstance(name, str):
       raise ValueError(f'{where} has a field {name!r}; names of fields are '
@@ -178,7 +180,8 @@ def check_types(hints: dict, given: dict, where: str) -> None:
     where: as in `build`.
   """
   for name, value in given.items():
-    hint, said = hints.get(name), f'{where}{name} is {value!r}; it must '
+    hint, said = hints.get(name), (
+        f'{where}{name} is {messages.shown(value)}; it must ')
     kinds, item = kinds_of(hint), _item(hint)
     known = [kind for kind in kinds if kind in _KINDS]
     if value is None and types.NoneType in kinds:

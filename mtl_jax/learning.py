@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from mtl_jax import experiment
 from mtl_jax import host
 from mtl_jax import json_files
+from mtl_jax import messages
 from mtl_jax import methods
 from mtl_jax import parallel
 from mtl_jax import trees
@@ -20,6 +21,7 @@ from mtl_jax.data import pipeline
 from mtl_jax.data import sources
 from mtl_jax.data import suites
 from mtl_jax.data import transforms
+from mtl_jax.serving import checks
 from mtl_jax.serving import system as system_lib
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import json_records
@@ -71,7 +73,8 @@ def learn(system: system_lib.System, source, *, method: str | None = None,
     raise ValueError('learn needs a method=, one of '
                      f'{", ".join(sorted(methods.METHODS))}')
   if not isinstance(phase, str):
-    raise ValueError(f'phase is {phase!r}; give the name of a phase')
+    raise ValueError(f'phase is {messages.shown(phase)}; give the name of a '
+                     'phase')
   host.require_settings()
   system.workdir.require_there()
   found = _source(source, name)
@@ -96,7 +99,7 @@ def _learn(system: system_lib.System, config: config_lib.Config,
       stats=parallel.put(system.backbone.stats))
   traced = validate.check_fit(config, suite, data, backbone, earlier,
                               lambda other: system.task(other).impression)
-  work.require_free(entry.name)
+  checks.require_new_name(work, entry.name, {})
   run = run_lib.Run(config, suite, backbone, data, work, system,
                     lambda count, name: None, earlier)
   versions = validate.check_sources(work, suite, data)

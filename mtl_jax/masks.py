@@ -356,7 +356,8 @@ def erdos_renyi(params: Params, eps: float) -> trees.Tree:
   {'w': 0.027777777777777776}
   """
   if not (trees.is_number(eps) and eps > 0):
-    raise ValueError(f'eps is {messages.shown(eps)}; it must be above 0')
+    raise ValueError(f'eps is {messages.shown(eps)}; it must be a float '
+                     'above 0')
   eps = float(eps)
   known = fans.fans(trees.check_arrays(params, 'parameters'))
 

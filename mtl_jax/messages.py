@@ -14,7 +14,10 @@ def shown(value: Any) -> str:
   >>> shown(3), shown(np.zeros((2, 3))), shown({'w': np.zeros(2)})
   ('3', 'float64(2, 3)', 'dict(float64(2,))')
   """
-  leaves = jax.tree.leaves(value)
+  try:
+    leaves = jax.tree.leaves(value)
+  except ValueError:  # JAX sorts keys, and these are of several types
+    leaves = list(value.values()) if isinstance(value, dict) else []
   if not any(getattr(leaf, 'shape', ()) for leaf in leaves):
     return ' '.join(repr(value).split())[:200]
   if leaves[0] is value:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mtl_jax import host
+from mtl_jax import messages
 from mtl_jax import neighbours
 from mtl_jax import trees
 
@@ -40,7 +41,7 @@ class Registry(Mapping):
   def __getitem__(self, name: str) -> Any:
     if name not in self:
       raise ValueError(
-          f'unknown {self.kind} {name!r}'
+          f'unknown {self.kind} {messages.shown(name)}'
           f'{trees.nearest(str(name), self._known)}; known: '
           f'{", ".join(sorted(self._known))}')
     return self._known[name]

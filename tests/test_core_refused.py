@@ -34,6 +34,8 @@ soft = masks.straight_through
     (lambda: masks.signed_constant(KEY, PARAMS, 3), 'the rules are 3'),
     (lambda: fans.fans(PARAMS, {'.*': 1}), 'the rules are'),
     (lambda: fans.fans({'w': 3}), 'w of the parameters is a int'),
+    (lambda: trees.unflatten({3: 1, 'a': 2}), "by name are {3: 1, 'a': 2}"),
+    (lambda: masks.erdos_renyi(PARAMS, 10 ** 400), 'eps is 1000'),
     (lambda: trees.unflatten([1]), r'leaves by name are \[1\]; give a dict'),
     (lambda: trees.unflatten({3: 1}), 'the leaves by name are {3: 1}'),
     # Shapes without numbers, and numbers that JAX has not.

@@ -9,8 +9,11 @@ import tiny_rounds
 import tiny_search
 import tiny_subnetworks
 
+import mtl_jax
 from mtl_jax import lifecycle
 from mtl_jax.config import config as config_lib
+from mtl_jax.serving import checks
+from mtl_jax.serving import verification
 from mtl_jax.storage import json_records
 
 
@@ -92,6 +95,52 @@ def test_a_name_that_something_else_has(tmp_path):
     tiny.train_alone(permuted(2), tmp_path / 'run')
   system.rename('permuted-01', 'mine')  # the remedy
   tiny.train_alone(permuted(2), tmp_path / 'run')
+
+
+def test_names_of_the_run_are_for_its_own_tasks(tmp_path):
+  """Else the run left out a task, or a learned task could not be read."""
+  tiny.learn(permuted(2), tmp_path / 'run')
+  system = lifecycle.load(tmp_path / 'run')
+  system.export('permuted-01', tmp_path / 'own.safetensors')
+  system.merge(['permuted-00', 'permuted-01'], how='union', name='both')
+  system.export('both', tmp_path / 'both.safetensors')
+  system.rename('permuted-01', 'mine')
+  said = 'permuted-01 is a task of the run in .*; give another name'
+  for call in (
+      lambda: system.learn('digits', method='supsup', steps=1, batch_size=8,
+                           name='permuted-01'),
+      lambda: system.merge(['permuted-00', 'mine'], how='union',
+                           name='permuted-01'),
+      lambda: system.rename('both', 'permuted-01'),
+      lambda: system.rename('permuted-00', 'permuted-01'),
+      lambda: mtl_jax.import_task(tmp_path / 'run', tmp_path /
+                                  'both.safetensors', 'permuted-01')):
+    with pytest.raises(ValueError, match=said):
+      call()
+  assert system.tasks == ['both', 'mine', 'permuted-00']
+  # Its own task may come back.
+  system.rename('mine', 'permuted-01')
+  system.delete('permuted-01')
+  mtl_jax.import_task(tmp_path / 'run', tmp_path / 'own.safetensors')
+  assert tiny.learn(permuted(2), tmp_path / 'run')['names'] == [
+      'permuted-00', 'permuted-01']
+  assert not verification.check(lifecycle.load(tmp_path / 'run')).faults
+
+
+def test_a_merged_task_is_not_taken_for_the_runs_own(tmp_path, monkeypatch):
+  """As an older version could leave it."""
+  tiny.learn(permuted(2), tmp_path / 'run')
+  system = lifecycle.load(tmp_path / 'run')
+  system.merge(['permuted-00', 'permuted-01'], how='union', name='both')
+  system.delete('permuted-01')
+  monkeypatch.setattr(checks, 'require_new_name', lambda *_, **__: None)
+  system.rename('both', 'permuted-01')
+  with pytest.raises(ValueError, match='permuted-01 is of the phase merged, '
+                     'but the config learns this task in m; rename it'):
+    tiny.learn(permuted(2), tmp_path / 'run')
+  system.rename('permuted-01', 'both')  # the remedy
+  assert tiny.learn(permuted(2), tmp_path / 'run')['names'] == [
+      'permuted-00', 'permuted-01']
 
 
 def phases(**tasks):

@@ -2,13 +2,13 @@
 
 import pathlib
 import zipfile
-import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from mtl_jax import host
+from mtl_jax import messages
 from mtl_jax.data import folders
 from mtl_jax.data import pictures
 
@@ -65,6 +65,24 @@ def read(paths: Iterable[str], shape: tuple[int, ...], dtype: str) -> Inputs:
   return Inputs(names, np.concatenate(parts))
 
 
+def require_other(output: str | None, paths: Iterable[str]) -> None:
+  """Refuses to write what was predicted over an input.
+
+  Raises:
+    ValueError: the output is one of the inputs, or in a folder of them.
+  """
+  if output is None:
+    return
+  for given in paths:
+    path, target = host.expanded(given), host.expanded(output)
+    if target.is_file() and (
+        path.is_dir() and target.resolve().is_relative_to(path.resolve())
+        and folders.is_image(target) or path.exists()
+        and target.samefile(path)):
+      raise ValueError(f'--output={output} is an input, which it would replace;'
+                       ' name another file')
+
+
 def _picture(file: pathlib.Path, shape, dtype) -> np.ndarray:
   """One image as uint8 [1, H, W, C], resized."""
   if dtype != 'uint8' or len(shape) != 3:
@@ -81,17 +99,25 @@ def _picture(file: pathlib.Path, shape, dtype) -> np.ndarray:
 def _arrays(path: pathlib.Path, shape, dtype) -> np.ndarray:
   """The rows of an npz file."""
   try:
+    # NumPy would take another file for one of pickled objects.
+    zipfile.ZipFile(path).close()
     with path.open('rb') as stream, np.load(
         stream, allow_pickle=False) as file:
       names = file.files
       name = 'images' if 'images' in names else names[0] if (
           len(names) == 1) else None
-      if name is None:
-        raise ValueError(f'{path} holds {", ".join(names) or "nothing"}; call '
-                         "the array to predict 'images'")
-      rows = file[name]
-  except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-    raise ValueError(f'{path} can not be read as npz: {error}') from error
+      rows = None if name is None else file[name]
+  except Exception as error:  # zipfile and NumPy raise many kinds
+    why = ('it holds pickled objects, which could run code'
+           if 'allow_pickle' in str(error) else messages.brief(error))
+    raise ValueError(
+        f'{path} can not be read as npz: {why}; write it with '
+        'numpy.savez(FILE, images=...), as an array of numbers') from error
+  if rows is None:
+    raise ValueError(f'{path} holds {", ".join(names) or "nothing"}; call '
+                     "the array to predict 'images'")
+  if not isinstance(rows, np.ndarray):  # a member that is no array: its bytes
+    raise ValueError(f'{path}: {name} is no array; write it with numpy.savez')
   if shape[-1:] == (1,) and rows.shape[1:] == shape[:-1]:  # grey [n, H, W]
     rows = rows[..., None]
   if rows.shape[1:] != shape or rows.dtype != np.dtype(dtype):

@@ -62,6 +62,7 @@ def main(given: argparse.Namespace) -> int | None:
     place = anywhere.place(given.output)
     if isinstance(place, pathlib.Path) and place.is_dir():
       raise ValueError(f'--output={given.output} is a folder; name a file')
+  inputs.require_other(given.output, given.inputs)
   form = given.format or (
       'json' if str(given.output).endswith('.json') else 'csv')
   system = lifecycle.load(given.workdir, given.plugins)

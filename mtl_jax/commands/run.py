@@ -17,7 +17,6 @@ from mtl_jax.commands import configs
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import files
 from mtl_jax.config import overrides
-from mtl_jax.storage import anywhere
 from mtl_jax.storage import bucket
 from mtl_jax.storage import folders
 from mtl_jax.storage import provenance
@@ -110,8 +109,8 @@ def _profile(given, workdir):
   if given.profile is None:
     yield lambda: None
     return
-  folder = (folders.local(given.profile) if given.profile
-            else workdir_lib.Workdir(workdir).root / 'profile')
+  folder = (_made('profile', given.profile) if given.profile else
+            workdir_lib.Workdir(workdir).root / 'profile')
   profile = host.Profile(folder)
   try:
     yield profile.step
@@ -119,6 +118,22 @@ def _profile(given, workdir):
     profile.end()
   print(f'profile: {folder} (tensorboard --logdir={folder}, or '
         'https://ui.perfetto.dev)')
+
+
+def _made(flag: str, given: str) -> pathlib.Path:
+  """The folder that a flag names, made if it isn't there.
+
+  Raises:
+    ValueError: the flag names none, or a file is there or above it.
+  """
+  if not given:
+    raise ValueError(f'--{flag} must have a value: a folder')
+  folder = folders.local(given)
+  for path in (folder, *folder.parents):
+    if path.exists() and not path.is_dir():
+      raise ValueError(f'--{flag}={given}: {path} is a file; name a folder')
+  folder.mkdir(parents=True, exist_ok=True)
+  return folder
 
 
 def _quiet_logs() -> None:
@@ -144,9 +159,9 @@ def _set_jax(given: argparse.Namespace) -> None:
     except (TypeError, ValueError, AttributeError) as error:
       raise ValueError(f'--jax_{name} is {text!r}: {error}') from error
   if given.compilation_cache is not None:
-    folder = anywhere.place(given.compilation_cache)
-    if isinstance(folder, pathlib.Path):
-      folder.mkdir(parents=True, exist_ok=True)
+    folder = (given.compilation_cache
+              if bucket.is_remote(given.compilation_cache) else
+              _made('compilation_cache', given.compilation_cache))
     jax.config.update('jax_compilation_cache_dir', str(folder))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   if given.cpu_devices is not None:

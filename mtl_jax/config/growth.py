@@ -90,6 +90,11 @@ def _as_lists(value):
 def _same_phases(old, new) -> None:
   """Requires the old phases first, unchanged except for tasks at the end."""
   before, now = ([phase.name for phase in c.phases] for c in (old, new))
+  if now[:len(before)] != before and [n for n in now if n in before] == before:
+    late = next(name for name in now if name not in before)
+    raise Other('schedule', before, now, why=(
+        f'the new phase {late} stands before an old one: give new phases at '
+        'the end of the schedule'))
   if now[:len(before)] != before:
     _same(old, new, lambda c: {
         k: config_lib.to_dict(c)[k] for k in ('phases', 'schedule')})

@@ -98,7 +98,12 @@ def _per_channel(name: str, values: Sequence[float],
     raise ValueError(f'normalise: {name} has '
                      f'{trees.counted(len(values), "value")} but images have '
                      f'{trees.counted(channels, "channel")}')
-  return np.array(np.broadcast_to(values, (channels,)) * 255, np.float32)
+  with np.errstate(over='ignore'):
+    scaled = np.array(np.broadcast_to(values, (channels,)) * 255, np.float32)
+  if not np.isfinite(scaled).all():
+    raise ValueError(f'normalise: {name} is {list(values)}; give finite '
+                     'numbers')
+  return scaled
 
 
 def apply(kinds: transforms_lib.Kinds, parameters: Parameters,

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mtl_jax import messages
 from mtl_jax.evaluation import entries
 
 Curve = tuple[Sequence[int], Sequence[float | None]]
@@ -130,7 +131,8 @@ def learning_curve_area(curves: Sequence[Curve], beta: int = 10) -> float:
   """
   if isinstance(beta, bool) or not isinstance(
       beta, numbers.Integral) or beta < 0:
-    raise ValueError(f'beta is {beta!r}; give a number of batches, 0 or more')
+    raise ValueError(f'beta is {messages.shown(beta)}; give a number of '
+                     'batches, 0 or more')
   wanted, found = np.arange(beta + 1), []
   for task, (steps, accuracies) in enumerate(_given(curves)):
     places = np.searchsorted(steps, wanted)
@@ -181,15 +183,21 @@ def _weights(steps: np.ndarray, beta: int) -> np.ndarray:
 
 def _given(curves) -> list[tuple[np.ndarray, np.ndarray]]:
   """The curves as arrays; refuses missing or incomplete curves."""
+  try:
+    pairs = [(steps, accuracies) for steps, accuracies in curves]
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'curves is {messages.shown(curves)}; give a pair '
+                     '(steps, accuracies) for each task') from error
   found = []
-  for task, (steps, accuracies) in enumerate(curves):
-    given = np.asarray(steps, float)
-    x, y = given.astype(int), np.asarray(accuracies, float)
-    if not x.size or x.shape != y.shape or x[0] or (
+  for task, (steps, accuracies) in enumerate(pairs):
+    given = entries.floats(steps, f'steps of the curve of task {task}')
+    y = entries.floats(accuracies, f'accuracies of the curve of task {task}')
+    x = np.nan_to_num(given, posinf=-1).astype(int)
+    if not x.size or x.ndim != 1 or x.shape != y.shape or x[0] or (
         np.diff(x) <= 0).any() or (x != given).any():
       raise ValueError(f'the curve of task {task} must begin at step 0, with '
                        'ascending steps, each a whole number; got steps '
-                       f'{given[:5].tolist()} and {y.size} accuracies')
+                       f'{given.ravel()[:5].tolist()} and {y.size} accuracies')
     if np.isnan(y).any():
       raise ValueError(f'the curve of task {task} has no accuracy at step '
                        f'{x[np.isnan(y)][0]}')

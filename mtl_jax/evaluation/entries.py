@@ -4,9 +4,36 @@ The matrix is an array [T, T] or a `Sparse` that holds only the measured
 entries; entries that were not measured are NaN (or `None`).
 """
 
+from typing import Any
+
 import numpy as np
 
+from mtl_jax import messages
 from mtl_jax.evaluation import sparse
+
+
+def floats(given: Any, what: str) -> np.ndarray:
+  """Numbers as float64; `None` and masked entries become NaN.
+
+  Raises:
+    ValueError: there are texts, dates or other things among them, or rows of
+      several lengths; gives the name and the value.
+
+  >>> floats([1, None], 'joint')
+  array([ 1., nan])
+  """
+  try:
+    if isinstance(given, np.ma.MaskedArray):
+      given = np.ma.filled(given.astype(float), np.nan)
+    raw = np.asarray(given)
+    if raw.dtype.kind in 'SUTcMm' or raw.dtype == object and any(
+        isinstance(one, (str, bytes)) for one in raw.flat):
+      raise TypeError  # NumPy would read a text, and drop imaginary parts
+    return np.asarray(raw, float)
+  except (TypeError, ValueError, OverflowError) as error:
+    raise ValueError(
+        f'{what} is {messages.shown(given)}; give real numbers in rows of one '
+        'length, None where nothing was measured') from error
 
 
 def square(matrix, at_least: int = 1) -> np.ndarray | sparse.Sparse:
@@ -16,7 +43,7 @@ def square(matrix, at_least: int = 1) -> np.ndarray | sparse.Sparse:
     fractions(matrix.values)
     r = matrix
   else:
-    dense = np.asarray(matrix, float)
+    dense = floats(matrix, 'the accuracy matrix')
     if dense.ndim != 2 or dense.shape[0] != dense.shape[1] or not dense.size:
       raise ValueError(f'the accuracy matrix must be [T, T], got {dense.shape}')
     r = fractions(dense)
@@ -64,7 +91,7 @@ def fractions(values: np.ndarray) -> np.ndarray:
 
 def baseline(before, size: int) -> np.ndarray:
   """The accuracies before learning, float64 [size]; else raises ValueError."""
-  b = np.asarray(before, float)
+  b = floats(before, 'before')
   if b.shape != (size,):
     raise ValueError(f'before has shape {b.shape}; expected ({size},)')
   return fractions(b)

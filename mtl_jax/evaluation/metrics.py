@@ -35,6 +35,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mtl_jax import messages
 from mtl_jax.evaluation import anytime
 from mtl_jax.evaluation import entries
 
@@ -127,11 +128,13 @@ def intransigence(matrix, joint: float) -> float:
   0.05
   """
   r = entries.square(matrix)
-  if not np.isfinite(joint):
-    raise ValueError(f'joint is {joint}; it must be a measured accuracy')
-  entries.fractions(np.asarray(joint, float))
+  reference = entries.floats(joint, 'the accuracy joint')
+  if reference.ndim or not np.isfinite(reference):
+    raise ValueError(f'joint is {messages.shown(joint)}; it must be a measured '
+                     'accuracy')
+  entries.fractions(reference)
   last = entries.count(r) - 1
-  return float(joint - entries.at(r, last, last))
+  return float(reference - entries.at(r, last, last))
 
 
 def triangular_accuracy(matrix) -> float:
@@ -293,7 +296,7 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
   >>> mean_and_std([1.])
   (1.0, None)
   """
-  array = np.asarray(values, float)
+  array = entries.floats(values, 'what is averaged')
   if array.ndim != 1 or not array.size:
     raise ValueError(f'need at least one value, got shape {array.shape}')
   std = float(np.std(array, ddof=1)) if len(array) > 1 else None

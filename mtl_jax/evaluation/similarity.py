@@ -10,6 +10,7 @@ import numpy as np
 
 from mtl_jax import messages
 from mtl_jax import trees
+from mtl_jax.evaluation import entries
 
 Tree = trees.Tree
 
@@ -39,7 +40,7 @@ def linear_cka(x, y, unbiased: bool = True) -> float:
   1.0
   """
   messages.check_switch(unbiased, 'unbiased')
-  x, y = (np.asarray(a, np.float64) for a in (x, y))
+  x, y = entries.floats(x, 'x'), entries.floats(y, 'y')
   if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
     raise ValueError('CKA compares features [n, p] and [n, q] of the same n '
                      f'inputs; got {list(x.shape)} and {list(y.shape)}')

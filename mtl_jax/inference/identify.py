@@ -196,7 +196,7 @@ class Rule:
                         ('objective', OBJECTIVES)):
       value = getattr(self, name)
       if not isinstance(value, str) or value not in table:
-        raise ValueError(f'unknown {name} {value!r}'
+        raise ValueError(f'unknown {name} {messages.shown(value)}'
                          f'{trees.nearest(str(value), table)}; known: '
                          f'{", ".join(table)}')
     if (self.rule, self.objective) == ('brute_force', 'superfluous'):
@@ -209,8 +209,8 @@ class Rule:
     if isinstance(self.rerank, bool) or not isinstance(
         self.rerank, numbers.Integral) or self.rerank == 1 or (
             self.rerank < 0):
-      raise ValueError(f'rerank is {self.rerank!r}; it must be 0 (none) or a '
-                       'whole number of at least 2')
+      raise ValueError(f'rerank is {messages.shown(self.rerank)}; it must be '
+                       '0 (none) or a whole number of at least 2')
     if self.rerank and (self.rule, self.objective) != ('binary', 'entropy'):
       raise ValueError(
           f'rerank={self.rerank} compares the last tasks of the rule binary by '

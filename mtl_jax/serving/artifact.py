@@ -243,13 +243,13 @@ def import_task(workdir: aliases.Path, path: aliases.Path,
 
   Raises:
     ValueError: the file can't be trusted, the workdir has another backbone or
-      another task of that name, or a task that this one needs is missing.
-      Nothing is changed in these cases.
+      another task of that name, or lacks a needed one. Nothing is changed.
   """
   found = read(path)
   work = workdir_lib.Workdir(workdir)
   work.read(required=False)
-  work.require_free(found.task if name is None else name)
+  checks.require_new_name(work, found.task if name is None else name,
+                          found.parts[found.task].metadata)
   _check_backbone(work, found.backbone, path)
   with work.locked():
     _check_backbone(work, found.backbone, path)  # it may have got one meanwhile

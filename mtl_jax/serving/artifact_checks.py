@@ -15,7 +15,8 @@ from mtl_jax.serving import probes
 _TASK = {'name': str, 'record': dict, 'backbone': str, 'method': dict,
          'seed': int, 'transforms': list, 'source': str, 'classes': int,
          'source_shape': list, 'versions': dict, 'drawn_probe': dict}
-_RECORD = {'control': bool, 'repeat': int, 'bytes': dict}
+_RECORD = {'control': bool, 'repeat': int, 'bytes': dict, 'phase': str,
+           'method': str, 'accuracy': (dict, type(None))}
 _BYTES = {'coefficients': int, 'values': int, 'total': int}
 _METHOD = {'name': str, 'options': dict}
 _MOST = 1 << 24  # of what is counted: classes, and the sides of an image
@@ -35,6 +36,10 @@ def check_task(name: str, metadata: Any) -> None:
   json_files.check(metadata, _TASK, where, 'its description')
   json_files.check(metadata['record'], _RECORD, where, 'its record')
   json_files.check(metadata['record']['bytes'], _BYTES, where, 'its bytes')
+  referenced = metadata['record']['bytes'].get('referenced', 0)
+  if type(referenced) is not int:
+    raise ValueError(f'{where}: its bytes referenced are {referenced!r}; '
+                     'expected a whole number')
   json_files.check(metadata['method'], _METHOD, where, 'its method')
   registry.check_origin(metadata['method'].get('defined_in'),
                         f'{where}: its method')

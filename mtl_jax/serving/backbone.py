@@ -115,6 +115,9 @@ def check_recipe(recipe: Any) -> None:
   if not abs(recipe['seed']) < 1 << 63:
     raise ValueError(f'the recipe of the backbone has seed = {recipe["seed"]}; '
                      f'it must be below 2 ** 63: {remedy}')
+  if recipe['outputs'] < 1:
+    raise ValueError('the recipe of the backbone has outputs = '
+                     f'{recipe["outputs"]}; it must be at least 1: {remedy}')
   given = recipe['image_shape']
   for shape in given if given and isinstance(given[0], (list, tuple)) else [
       given]:

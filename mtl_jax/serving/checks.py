@@ -8,6 +8,7 @@ import numpy as np
 from mtl_jax import aliases
 from mtl_jax import trees
 from mtl_jax.data import repairs
+from mtl_jax.storage import workdir as workdir_lib
 
 
 def check_images(x: aliases.Images, shape: tuple[int, ...], task: str,
@@ -68,3 +69,28 @@ def some(names: list[str]) -> str:
   """At most 20 names, and the number of further names."""
   more = f' and {len(names) - 20} more' if len(names) > 20 else ''
   return (', '.join(names[:20]) or 'none') + more
+
+
+def require_new_name(work: workdir_lib.Workdir, name: str, metadata: dict,
+                     leaving: str | None = None) -> None:
+  """Refuses a name that a task cannot get beside the others of a workdir.
+
+  Args:
+    work: the workdir.
+    name: the name.
+    metadata: the task's; `{}` if it is not of a run.
+    leaving: as in `Workdir.require_free`.
+
+  Raises:
+    ValueError: as in `Workdir.require_free`, or the run in the workdir learns
+      another task of that name.
+  """
+  work.require_free(name, leaving)
+  plan, record = work.read_plan(), metadata.get('record', {})
+  if work.has_task(name):
+    return  # the caller says that it is there
+  if name in plan.get('entries', ()) and not (
+      metadata.get('suite') == plan['suite'] and 'merged' not in record
+      and record.get('task') == name.partition('@')[0]):
+    raise ValueError(f'{name} is a task of the run in {work.root}, which '
+                     'learns it itself; give another name')

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 
@@ -29,10 +29,10 @@ def public(function: Callable[P, R], traceable: bool = False
       it only computes with the images that it is given.
 
   Raises:
-    ValueError: it has no such keyword (gives the nearest),
-      `jax.transfer_guard` forbids what it does, JAX traces the function that
-      calls it, an array was deleted, or this process was forked from one that
-      used JAX.
+    ValueError: it has no such keyword (gives the nearest), an argument is
+      missing, is given twice or is one too many, `jax.transfer_guard` forbids
+      what it does, JAX traces the function that calls it, an array was deleted,
+      or this process was forked from one that used JAX.
 
   >>> public(lambda path, name=None: name)('a', nme=3)
   Traceback (most recent call last):
@@ -57,7 +57,13 @@ name
           isinstance(x, jax.core.Tracer)
           for x in (*args, *options.values()))):
         raise ValueError(host.untraceable(function.__name__))
-      return function(*args, **options)
+      return function(*map(_text, args), **{
+          name: _text(value) for name, value in options.items()})
+    except TypeError as error:
+      if error.__traceback__ is None or error.__traceback__.tb_next:
+        raise  # from within the function
+      raise ValueError(_misfit(function.__name__, list(given), args,
+                               options)) from error
     except RuntimeError as error:  # JaxRuntimeError is one
       said = host.guarded(error) or (
           _GONE.format(name=function.__name__)
@@ -66,3 +72,27 @@ name
         raise ValueError(said) from error
       raise
   return call
+
+
+def _text(value: Any) -> Any:
+  """A `numpy.str_` as a string: paths can't have it."""
+  return str(value) if isinstance(value, str) else value
+
+
+def _misfit(called: str, given: list[inspect.Parameter], args: tuple,
+            options: dict) -> str:
+  """Says which arguments a function lacks, has twice, or doesn't take."""
+  named = [one for one in given if one.kind is not one.VAR_KEYWORD]
+  twice = [one.name for one in named[:len(args)] if one.name in options]
+  lacking = [one.name for one in named[len(args):]
+             if one.default is one.empty and one.name not in options]
+  takes = f'it takes {", ".join(n.name for n in named if n.name != "self")}' + (
+      ', and others by name' if len(named) < len(given) else '')
+  if twice:
+    return (f'{called} has {twice[0]} twice, with and without its name; '
+            f'{takes}')
+  if lacking:
+    return f'{called} lacks {" and ".join(lacking)}; {takes}'
+  own = named[:1] and named[0].name == 'self'
+  return (f'{called} has {trees.counted(len(args) - bool(own), "argument")} '
+          f'without names, which are too many; {takes}')

@@ -60,7 +60,8 @@ def rename(system: system_lib.System, old: str, new: str) -> None:
   work = system.workdir
   work.require_free(new, leaving=old)
   with work.locked():
-    system.metadata(old)  # refuses the folder of another task
+    # `metadata` refuses the folder of another task.
+    checks.require_new_name(work, new, system.metadata(old), leaving=old)
     _copy(work, old, new)
     for other in dependents(work, old):
       metadata = checkpoint.load_metadata(work.task(other))

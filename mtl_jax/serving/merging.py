@@ -23,9 +23,11 @@ from mtl_jax import aliases
 from mtl_jax import fields
 from mtl_jax import impressions
 from mtl_jax import masks
+from mtl_jax import messages
 from mtl_jax import methods
 from mtl_jax import trees
 from mtl_jax.data import transforms
+from mtl_jax.serving import checks
 from mtl_jax.serving import probes
 from mtl_jax.serving import stored_tasks
 from mtl_jax.serving import system as system_lib
@@ -80,7 +82,8 @@ def merge(system: system_lib.System, tasks: Sequence[str],
       be merged in this way, or the name is taken.
   """
   if isinstance(tasks, str) or not isinstance(tasks, Sequence):
-    raise ValueError(f'tasks is {tasks!r}; give a list of their names')
+    raise ValueError(f'tasks is {messages.shown(tasks)}; give a list of their '
+                     'names')
   name = '-and-'.join(map(str, tasks)) if name is None else name
   _check_given(tasks, weights, how)
   with system.workdir.locked():
@@ -102,25 +105,30 @@ def merge(system: system_lib.System, tasks: Sequence[str],
 def _check_given(tasks: Sequence[str], weights: Sequence[float] | None,
                  how: str) -> None:
   """Refuses arguments that are wrong for any tasks."""
-  if how not in HOW:
-    raise ValueError(f'how is {how!r}{trees.nearest(str(how), HOW)}; known: '
+  if not isinstance(how, str) or how not in HOW:
+    raise ValueError(f'how is {messages.shown(how)}'
+                     f'{trees.nearest(str(how), HOW)}; known: '
                      f'{", ".join(HOW)}')
   if len(tasks) < 2 or len(set(tasks)) < len(tasks):
-    raise ValueError(f'tasks is {tasks!r}; name two different ones or more')
+    raise ValueError(f'tasks is {messages.shown(tasks)}; name two different '
+                     'ones or more')
   if weights is not None and (
-      np.ndim(weights) != 1 or not all(map(trees.is_number, weights))
+      not isinstance(weights, (Sequence, np.ndarray))
+      or isinstance(weights, np.ndarray) and weights.ndim != 1
+      or not all(map(trees.is_number, weights))
       or how != 'combination' or len(weights) != len(tasks)
       or not np.all(np.abs(np.asarray(weights, float)) < 1e30)
       or not abs(np.sum(np.asarray(weights, float))) > 1e-30):
     raise ValueError(
-        f'weights is {weights!r}: a combination takes a finite number per task '
-        'that float32 has, and whose sum is not 0; nothing else takes any')
+        f'weights is {messages.shown(weights)}: a combination takes a finite '
+        'number per task that float32 has, and whose sum is not 0; nothing '
+        'else takes any')
 
 
 def _check_tasks(system: system_lib.System, tasks: Sequence[str],
                  name: str) -> list[StoredTask]:
   """The tasks, if they can be one under this name."""
-  system.workdir.require_free(name)
+  checks.require_new_name(system.workdir, name, {})
   if system.workdir.task(name).exists():
     raise ValueError(f'there is a task {name} already; choose another name')
   stored = [system.task(task) for task in tasks]

@@ -24,6 +24,7 @@ from jax import lax
 
 from mtl_jax import aliases
 from mtl_jax import impressions
+from mtl_jax import messages
 from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import trees
@@ -128,7 +129,8 @@ def check(x: aliases.Images, tasks: Sequence[str | None],
   if isinstance(tasks, (str, Set, Mapping)) or not isinstance(
       tasks, Iterable):
     raise ValueError('tasks must be a sequence with a name, or None, for each '
-                     f'of {trees.counted(len(x), "image")}; got {tasks!r}')
+                     f'of {trees.counted(len(x), "image")}; got '
+                     f'{messages.shown(tasks)}')
   names = list(tasks)
   if len(names) != len(x):
     raise ValueError(f'{trees.counted(len(x), "image")} but '
@@ -136,7 +138,8 @@ def check(x: aliases.Images, tasks: Sequence[str | None],
                      'for each image')
   for name in names:
     if name is not None and not isinstance(name, str):
-      raise ValueError(f'a task is named by a string or None, not {name!r}')
+      raise ValueError('a task is named by a string or None, not '
+                       f'{messages.shown(name)}')
   return names
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from mtl_jax import aliases
 from mtl_jax import host
 from mtl_jax import impressions
+from mtl_jax import messages
 from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import registry
@@ -107,8 +108,8 @@ class System(stored_tasks.StoredTasks):
         can't be told apart.
     """
     if task is not None and names is not None:
-      raise ValueError(f'task is {task!r}, so there is nothing to infer among '
-                       'names=; leave out one of them')
+      raise ValueError(f'task is {messages.shown(task)}, so there is nothing '
+                       'to infer among names=; leave out one of them')
     if task is None:
       if isinstance(names, (list, tuple)) and len(names) == 1:
         self.require(names[0])
@@ -173,8 +174,8 @@ class System(stored_tasks.StoredTasks):
       names = self._nameless()
     elif isinstance(names, str) or not isinstance(names, Iterable) or not (
         names := list(names)):
-      raise ValueError(f'names is {names!r}; give the names of the candidates '
-                       'as a list')
+      raise ValueError(f'names is {messages.shown(names)}; give the names of '
+                       'the candidates as a list')
     for name in names:
       self.require(name)
     if len(set(names)) != len(names):
@@ -311,7 +312,7 @@ class System(stored_tasks.StoredTasks):
       self.workdir.require_there()
       if isinstance(name, str) and '\0' not in name:
         checkpoint.require_readable(self.workdir.task(name))
-      raise ValueError(f'unknown task {name!r}'
+      raise ValueError(f'unknown task {messages.shown(name)}'
                        f'{trees.nearest(str(name), self.tasks)}; known: '
                        f'{checks.some(self.tasks)}')
 
@@ -359,8 +360,8 @@ def load(workdir: aliases.Path,
       backbone can't be made again, or a plugin is missing or fails.
   """
   if not trees.is_number(cache_bytes) or not cache_bytes >= 0:
-    raise ValueError(f'cache_bytes is {cache_bytes!r}; give a number of bytes, '
-                     '0 to keep no task')
+    raise ValueError(f'cache_bytes is {messages.shown(cache_bytes)}; give a '
+                     'number of bytes, 0 to keep no task')
   host.require_settings()
   registry.load_plugins(plugins)
   work = workdir_lib.Workdir(workdir)

@@ -58,10 +58,12 @@ def place(path: str | os.PathLike[str]) -> str | pathlib.Path:
   """Where a file is to be written: an address, or a path of this machine.
 
   Raises:
-    ValueError: no file can have that address.
+    ValueError: no file can have that address, or a workdir relies on the file.
   """
   if not bucket.is_remote(path):
-    return folders.local(path)
+    found = folders.local(path)
+    folders.require_outside(found)
+    return found
   _parts(path)
   return os.fspath(path)
 

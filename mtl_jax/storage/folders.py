@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mtl_jax import host
+from mtl_jax import messages
 from mtl_jax.storage import removal
 
 
@@ -18,13 +19,33 @@ def local(path) -> pathlib.Path:
   """
   if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or (
       '\0' in os.fspath(path)):
-    raise ValueError(f'the path is {path!r}; give that of a folder or file')
+    raise ValueError(f'the path is {messages.shown(path)}; give that of a '
+                     'folder or file')
   if protocol := host.protocol(path):
     raise ValueError(
         f'{os.fspath(path)} is a remote address ({protocol}:), which only '
         'workdirs and exported files can have; give a folder or file of this '
         'machine')
   return host.expanded(path)
+
+
+_OF_A_WORKDIR = ('backbone', 'backbone.json', 'config.json', 'format.json',
+                 'metrics.jsonl', 'plan.json', 'probe', 'progress', 'shared',
+                 'start.json', 'tasks', '.lock')
+
+
+def require_outside(path: pathlib.Path) -> None:
+  """Refuses to write an output over what a workdir relies on.
+
+  Raises:
+    ValueError: the path is that of a file of a workdir; names both.
+  """
+  path = path.resolve()
+  for folder in path.parents:
+    if (folder / 'backbone.json').is_file() and path.relative_to(
+        folder).parts[0] in _OF_A_WORKDIR:
+      raise ValueError(f'{path} belongs to the files of the workdir {folder}, '
+                       'which would be damaged; name another file')
 
 
 def storable(path: pathlib.Path) -> pathlib.Path:

@@ -9,7 +9,6 @@ written, or refused.
 import hashlib
 import json
 import os
-import pathlib
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,12 +17,14 @@ import safetensors
 from safetensors import numpy as safetensors_numpy
 
 from mtl_jax import aliases
+from mtl_jax import host
 from mtl_jax import json_files
 from mtl_jax import messages
 from mtl_jax import trees
 from mtl_jax.storage import anywhere
 from mtl_jax.storage import bucket
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import folders
 from mtl_jax.storage import whole_files
 
 KEY, DIGEST, BYTES = 'mtl_jax', 'sha256', 'raw'
@@ -48,9 +49,12 @@ def write(path, arrays: dict[str, Any], header: dict) -> aliases.Path:
     The path.
   """
   if not isinstance(path, (str, os.PathLike)):
-    raise ValueError(f'the path is {path!r}; give that of a file')
+    raise ValueError(f'the path is {messages.shown(path)}; give that of a '
+                     'file')
   remote = bucket.is_remote(path)
-  path = path if remote else pathlib.Path(path)
+  if not remote:
+    path = host.expanded(path)
+    folders.require_outside(path)
   if not remote and (path.is_dir() or not path.absolute().parent.is_dir()):
     raise ValueError(f'{path} is no place for a file: name a file in a folder '
                      'that exists')
@@ -150,7 +154,7 @@ def texts(**given: str | None) -> dict[str, str]:
   """
   for name, text in given.items():
     if not isinstance(text, (str, type(None))):
-      raise ValueError(f'{name} is {text!r}; it must be a string')
+      raise ValueError(f'{name} is {messages.shown(text)}; it must be a string')
     if text and text.encode(errors='replace').decode() != text:
       raise ValueError(f'{name} is {text!r}, which has characters that UTF-8 '
                        'cannot represent; leave them out')

@@ -33,6 +33,7 @@ from typing import Any
 
 import jax
 
+from mtl_jax import messages
 from mtl_jax import parallel
 from mtl_jax.data import names as names_lib
 from mtl_jax.parallel import writing
@@ -149,9 +150,9 @@ class Workdir:
     if (not isinstance(name, str) or not re.fullmatch(NAME, name)
         or len(name.encode()) > 100 or not removal.is_final(name)):
       raise ValueError(
-          f'the name of the task is {name!r}; a name has letters, digits, _, '
-          '., @, ~ and -, at most 100 bytes, and no mark of a folder that is '
-          'half written')
+          f'the name of the task is {messages.shown(name)}; a name has '
+          'letters, digits, _, ., @, ~ and -, at most 100 bytes, and no mark '
+          'of a folder that is half written')
     for other in self.task_names():
       if (other not in (name, leaving)
           and names_lib.folded(other) == names_lib.folded(name)):
@@ -368,5 +369,6 @@ class Workdir:
 
 def _string(name: Any) -> str:
   if not isinstance(name, str):
-    raise ValueError(f'the name of a task is {name!r}; give a string')
+    raise ValueError(f'the name of a task is {messages.shown(name)}; give a '
+                     'string')
   return str(name)  # of a numpy.str_, which paths can't have

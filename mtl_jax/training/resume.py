@@ -73,6 +73,12 @@ def check_tasks(work: workdir_lib.Workdir, config: config_lib.Config,
             f'{path} was learned by {found}, but phase {phase.name} learns by '
             f'{phase.method}; choose another workdir, or remove it to have '
             'it made again')
+      learned_in = metadata['record'].get('phase', phase.name)
+      if learned_in != phase.name:
+        raise checkpoint.CheckpointError(
+            f'{path} is of the phase {learned_in}, but the config learns this '
+            f'task in {phase.name}; rename it (system.rename), or remove it to '
+            'have it made again')
 
 
 def write_plan(work: workdir_lib.Workdir, config: config_lib.Config,

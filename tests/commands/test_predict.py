@@ -4,7 +4,9 @@ import csv
 import functools
 import io
 import json
+import pathlib
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -128,6 +130,22 @@ def test_the_task_is_inferred_from_images_as_it_shows_them(
   assert [row['class'] for row in rows] == list(map(str, logits.argmax(1)))
 
 
+@pytest.mark.parametrize('given', ['x.npz', './x.npz', 'link.npz', 'new'])
+def test_an_input_is_not_written_over(given, tmp_path, monkeypatch, capsys):
+  folder = tiny.learned(tmp_path / 'run', 'few')
+  monkeypatch.chdir(tmp_path)
+  np.savez('x.npz', sources.load('digits').test.images[:2])
+  pathlib.Path('link.npz').symlink_to('x.npz')
+  pathlib.Path('new').mkdir()
+  Image.fromarray(np.zeros((8, 8), np.uint8)).save('new/a.png')
+  output = 'new/a.png' if given == 'new' else 'x.npz'
+  before = pathlib.Path(output).read_bytes()
+  assert commands.main(['predict', f'--workdir={folder}', given,
+                        '--task=permuted-00', f'--output={output}']) == 1
+  assert 'is an input, which it would replace' in capsys.readouterr().err
+  assert pathlib.Path(output).read_bytes() == before
+
+
 @pytest.mark.parametrize('words, said', [
     (['--task=permuted-7', 'x.npz'], "unknown task 'permuted-7'"),
     (['--among=rot*', 'x.npz'], '--among=rot*: no task has such a name'),
@@ -140,7 +158,13 @@ def test_the_task_is_inferred_from_images_as_it_shows_them(
     (['--task=permuted-00', 'wide.npz'], 'is uint8 [2, 9, 9], but the task '
                                          'takes uint8 [n, 8, 8, 1]'),
     (['--task=permuted-00', 'two.npz'], "call the array to predict 'images'"),
-    (['--task=permuted-00', 'broken.npz'], 'can not be read as npz'),
+    (['--task=permuted-00', 'broken.npz'], 'broken.npz can not be read as npz'),
+    (['--task=permuted-00', 'text.npz'], 'text.npz can not be read as npz: File'
+     ' is not a zip file; write it with numpy.savez(FILE, images=...)'),
+    (['--task=permuted-00', 'one.npz'], 'one.npz can not be read as npz: File'),
+    (['--task=permuted-00', 'objects.npz'], 'objects.npz can not be read as npz'
+     ': it holds pickled objects, which could run code; write it with'),
+    (['--task=permuted-00', 'member.npz'], 'member.npz: images is no array; '),
     (['--task=permuted-00', '--batch_size=0', 'x.npz'], '--batch_size is 0'),
     (['--task=permuted-00', '--output=empty', 'x.npz'],
      '--output=empty is a folder; name a file')])
@@ -151,6 +175,12 @@ def test_what_is_refused(words, said, tmp_path, capsys, monkeypatch):
   (tmp_path / 'words.png').write_text('words')
   (tmp_path / 'broken.npz').write_bytes(b'PK\x03\x04')
   np.savez('x.npz', sources.load('digits').test.images[:2])
+  pathlib.Path('text.npz').write_text('no images')
+  with open('one.npz', 'wb') as file:
+    np.save(file, np.zeros((2, 8, 8, 1), np.uint8))
+  np.savez('objects.npz', images=np.array([None, 1], object))
+  with zipfile.ZipFile('member.npz', 'w') as archive:
+    archive.writestr('images', 'no array')
   np.savez('wide.npz', np.zeros((2, 9, 9), np.uint8))
   np.savez('two.npz', a=np.zeros(2), b=np.zeros(2))
   assert commands.main(['predict', f'--workdir={folder}', *words]) == 1

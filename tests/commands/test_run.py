@@ -84,6 +84,19 @@ def test_profile_and_cache(tmp_path):
   assert list((tmp_path / 'cache').iterdir())
 
 
+@pytest.mark.parametrize('flag', ['profile', 'compilation_cache'])
+def test_folders_of_flags_are_no_files(tmp_path, capsys, flag):
+  (tmp_path / 'file').write_text('mine')
+  for given in ('file', 'file/in'):
+    assert commands.main(['run', FEW, f'--workdir={tmp_path}/run',
+                          f'--{flag}={tmp_path}/{given}']) == 1
+    assert capsys.readouterr().err == (
+        f'error: --{flag}={tmp_path}/{given}: {tmp_path}/file is a file; name '
+        'a folder\n')
+  assert [path.name for path in tmp_path.iterdir()] == ['file']
+  assert (tmp_path / 'file').read_text() == 'mine'
+
+
 LONG = ['--config.phases.basis.steps=1500', '--config.chunk_steps=20',
         '--config.progress_seconds=1000.']
 

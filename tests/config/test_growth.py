@@ -68,6 +68,19 @@ def test_anything_else_is_another_config(changes, name, why):
   assert found.value.name == name and why in found.value.why
 
 
+def test_a_new_phase_stands_at_the_end():
+  phases = {name: {'method': 'supsup', 'tasks': tasks, 'steps': 5}
+            for name, tasks in (('a', (0, 2)), ('b', (2, 3)), ('c', (3, 4)))}
+  make = lambda *names: configs.small(
+      phases={name: phases[name] for name in names}, schedule=names)
+  for names in (('a', 'c', 'b'), ('c', 'a', 'b')):
+    with pytest.raises(growth.Other) as found:
+      check(make('a', 'b'), make(*names))
+    assert found.value.name == 'schedule' and found.value.now == list(names)
+    assert 'new phase c stands before an old one' in found.value.why
+  check(make('a', 'b'), make('a', 'b', 'c'))  # the remedy
+
+
 def test_the_remedy_for_longer_names():
   check(configs.small(), configs.small(suite__num_tasks=99))
   old = configs.small(suite__number_width=3)

@@ -85,6 +85,13 @@ def test_lines_join_what_was_measured():
 
 @pytest.mark.parametrize('curves,message', [
     ([], 'no task has a validation curve; set validate_every'),
+    (3, r'curves is 3; give a pair \(steps, accuracies\) for each task'),
+    ([.1, .5], r'curves is \[0.1, 0.5\]; give a pair'),
+    ([(0, 1)], r'task 0 must begin at step 0, .* steps \[0.0\] and 1'),
+    ([(('0', '1'), (.1, .2))], 'steps of the curve of task 0 is .*; give real'),
+    ([((0, 1), ('a', 'b'))], 'accuracies of the curve of task 0 is .*; give r'),
+    ([((0, float('nan')), (.1, .2))], 'each a whole number'),
+    ([((0, float('inf')), (.1, .2))], 'each a whole number'),
     ([((0, 5), (.1, .2))], 'task 0 was not measured after batch 1; validate'),
     ([((1, 2), (.1, .2))], 'task 0 must begin at step 0'),
     ([((0, 2, 2), (.1, .2, .3))], 'with ascending steps'),

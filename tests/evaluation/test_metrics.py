@@ -1,7 +1,10 @@
 """Every metric against numbers worked out by hand."""
 
+import decimal
 import doctest
+import fractions
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -117,6 +120,46 @@ def test_rounding_is_no_percentage():
 def test_malformed_before():
   with pytest.raises(ValueError, match='before has shape'):
     metrics.summarise(FULL, [.1])
+
+
+@pytest.mark.parametrize('given', [
+    'a', {}, {'a': [[.5]]}, [['.8', '.1'], ['.6', '.9']], [[.8], [.6, .9]],
+    [[.8, {}], [.6, .9]], [[10 ** 400]], [[1j]], object(), {1}, lambda: 3,
+    np.array([['2020-01-01']], np.datetime64), np.array([['.5', None]], object),
+    [[b'.5']]])
+def test_a_matrix_without_numbers_is_refused_in_a_sentence(given):
+  said = 'the accuracy matrix is .*; give real numbers in rows of one length'
+  for name in ('average_accuracy', 'forgetting', 'summarise'):
+    with pytest.raises(ValueError, match=said) as found:
+      getattr(metrics, name)(given)
+    assert '\n' not in str(found.value)
+  with pytest.raises(ValueError, match='before is .*; give real numbers'):
+    metrics.forward_transfer(FULL, given)
+  with pytest.raises(ValueError, match='joint is .*; '):
+    metrics.intransigence(FULL, given)
+  with pytest.raises(ValueError, match='what is averaged is .*; give real'):
+    metrics.mean_and_std(given)
+
+
+def test_masked_entries_were_not_measured():
+  matrix = np.ma.masked_array(FULL, np.isnan(LOWER))
+  assert metrics.forgetting(matrix) == metrics.forgetting(LOWER)
+  with pytest.raises(ValueError, match='that was not measured'):
+    metrics.triangular_forward_transfer(matrix)
+  whole = np.ma.masked_array([[8, 3], [6, 9]], [[0, 1], [0, 0]]) // 10
+  assert metrics.average_accuracy(whole) == 0.
+  with pytest.raises(ValueError, match='before was not measured for task 1'):
+    metrics.forward_transfer(FULL, np.ma.masked_array(BEFORE, [0, 1, 0]))
+  with pytest.raises(ValueError, match='joint is masked; it must be a meas'):
+    metrics.intransigence(FULL, np.ma.masked)
+
+
+@pytest.mark.parametrize('numbers', [
+    jnp.asarray([.5, .25]), jnp.asarray([.5, .25], jnp.bfloat16), (.5, .25),
+    np.float16([.5, .25]), [fractions.Fraction(1, 2), decimal.Decimal('.25')],
+    np.array([.5, .25], object), [np.float32(.5), jnp.float32(.25)]])
+def test_numbers_of_any_kind_are_averaged(numbers):
+  assert metrics.mean_and_std(numbers)[0] == .375
 
 
 def test_intransigence():

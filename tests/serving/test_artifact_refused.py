@@ -2,6 +2,7 @@
 
 import copy
 import random
+import re
 
 import jax
 import numpy as np
@@ -97,6 +98,13 @@ def test_every_field_of_a_header(system, tmp_path):
     (('backbone', 'image_shape', 0), 'x', r"image_shape = \['x', 8, 1\]"),
     (('backbone', 'image_shape', 2), 0, 'sizes are whole numbers above 0'),
     (('backbone', 'seed'), 10 ** 30, r'it must be below 2 \*\* 63'),
+    (('backbone', 'outputs'), -1, 'outputs = -1; it must be at least 1'),
+    (('parts', 'permuted-00', 'metadata', 'record', 'phase'), del_,
+     "its record lacks 'phase'"),
+    (('parts', 'permuted-00', 'metadata', 'record', 'accuracy'), 'high',
+     "'accuracy' is \"high\", expected"),
+    (('parts', 'permuted-00', 'metadata', 'record', 'bytes', 'referenced'),
+     None, 'its bytes referenced are None; expected a whole number'),
     (('backbone', 'outputs'), '10', "outputs = '10', which is no int"),
     (('parts', 'permuted-00', 'metadata', 'method'), 1,
      "task permuted-00: .*'method' is 1, expected an object"),
@@ -117,6 +125,10 @@ def test_every_field_of_a_header(system, tmp_path):
      r'source_shape is \[8, 8, -1\]; expected the sizes'),
     (('parts', 'permuted-00', 'metadata', 'transforms', 0, 1, 'seed'),
      float('nan'), 'does not hold a task'),
+    (('parts', 'permuted-00', 'metadata', 'transforms', 1, 1, 'mean'),
+     [float('nan')], 'mean is .nan.; give finite numbers'),
+    (('parts', 'permuted-00', 'metadata', 'transforms', 1, 1, 'std'), [1e308],
+     r'std is \[1e\+308\]; give finite numbers'),
     (('parts', 'permuted-00', 'metadata', 'transforms', 1, 1, 'mean'), None,
      'does not hold a task')])
 def test_values_of_another_kind(system, tmp_path, where, value, text):
@@ -147,6 +159,34 @@ def test_switches_are_true_or_false(system, name, call, value):
     call(system, value)
 
 
+@pytest.mark.parametrize('inside', [
+    'config.json', 'tasks/permuted-00/0', 'metrics.jsonl', 'tasks/new.csv'])
+def test_outputs_do_not_replace_files_of_a_workdir(
+    system, inside, capsys, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  root = system.workdir.root
+  before = tiny.bits(root), (root / 'config.json').read_bytes()
+  np.savez('x.npz', images=np.zeros((1, 8, 8, 1), np.uint8))
+  said = 'belongs to the files of the workdir .*; name another file'
+  with pytest.raises(ValueError, match=said):
+    system.export('permuted-00', root / inside)
+  for words in (['report'], ['predict', 'x.npz', '--task=permuted-00']):
+    assert commands.main([*words, f'--workdir={root}',
+                          f'--output={root}/{inside}']) == 1
+    assert re.search(said, capsys.readouterr().err)
+  assert (tiny.bits(root), (root / 'config.json').read_bytes()) == before
+  assert not (root / 'tasks/new.csv').exists()
+  system.export('permuted-00', root / 'a.safetensors')  # beside them
+  (root / 'a.safetensors').unlink()
+
+
+def test_files_in_the_home_folder(system, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  system.export('permuted-00', '~/a.safetensors')
+  assert mtl_jax.load('~/a.safetensors').tasks == ['permuted-00']
+  assert mtl_jax.import_task(tmp_path / 'w', '~/a.safetensors')
+
+
 def test_the_command_takes_the_name_that_a_refusal_advises(
     system, tmp_path, capsys):
   path = system.export('permuted-01', tmp_path / 'a')
@@ -155,6 +195,8 @@ def test_the_command_takes_the_name_that_a_refusal_advises(
   other.merge(['permuted-00', 'permuted-01'], how='union', name='both')
   other.delete('permuted-12')
   other.delete('permuted-01')
+  (tmp_path / 'run/plan.json').unlink()  # its run learns it
+  other.refresh()
   other.rename('both', 'permuted-01')
   words = ['import', str(path), f'--workdir={tmp_path / "run"}']
   assert commands.main(words)

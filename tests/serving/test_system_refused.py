@@ -1,5 +1,7 @@
 """A system says in a sentence which argument it can't take."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import tiny
 
 import mtl_jax
 from mtl_jax import models
+from mtl_jax.serving import doors
 from mtl_jax.serving import verification
 
 IMAGES = np.zeros((4, 8, 8, 1), np.uint8)
@@ -77,6 +80,76 @@ def test_a_wrong_keyword_is_named_with_the_nearest(system, name, wrong, near):
       rf' \(did you mean: {near}\b.*\?\)' if near else '') + '; it takes '
   with pytest.raises(ValueError, match=said):
     getattr(system, name)(**{wrong: 3})
+
+
+@pytest.mark.parametrize('call, said', [
+    (lambda s: mtl_jax.load(), 'load lacks path; it takes path, plugins, and '
+                               'others by name$'),
+    (lambda s: mtl_jax.load('a', None, 3), 'load has 3 arguments without names,'
+                                           ' which are too many; it takes'),
+    (lambda s: mtl_jax.import_task(), 'import_task lacks workdir and path; it '
+                                      'takes workdir, path, name$'),
+    (lambda s: mtl_jax.import_task('a', file='b'),
+     'import_task has no option file; it takes workdir, path, name$'),
+    (lambda s: s.predict(), 'predict lacks x; it takes x, task, names$'),
+    (lambda s: s.predict(IMAGES, x=IMAGES), 'predict has x twice, with and'),
+    (lambda s: s.observe(IMAGES, PAIR[0], 3), 'observe has 3 arguments'),
+    (lambda s: s.learn(), 'learn lacks source'),
+    (lambda s: s.export(PAIR[0]), 'export lacks path'),
+    (lambda s: s.task(), 'task lacks name'),
+    (lambda s: s.metadata(nam=PAIR[0]), r'no option nam \(did you mean: name'),
+    (lambda s: s.record(), 'record lacks name'),
+    (lambda s: s.delete(), 'delete lacks task; it takes task$')])
+def test_arguments_that_do_not_fit_are_named(system, call, said):
+  with pytest.raises(ValueError, match=said):
+    call(system)
+
+
+def test_an_error_of_types_inside_a_function_stays_what_it_is():
+  with pytest.raises(TypeError, match='unsupported'):
+    doors.public(lambda x: x + {})(3)
+
+
+@pytest.mark.parametrize('call', [
+    lambda s: s.observe(PAIR[0], IMAGES),
+    lambda s: s.predict(IMAGES, task=IMAGES),
+    lambda s: s.predict(IMAGES, task=IMAGES, names=PAIR),
+    lambda s: s.predict(IMAGES, names=IMAGES),
+    lambda s: s.identify(IMAGES, names=PAIR, rule=[IMAGES]),
+    lambda s: s.identify(IMAGES, names=PAIR, rerank=[IMAGES]),
+    lambda s: s.predict_mixed(IMAGES, [IMAGES] * 4),
+    lambda s: s.export(PAIR[0], IMAGES),
+    lambda s: s.export(PAIR[0], 'a.safetensors', licence=IMAGES),
+    lambda s: s.merge(IMAGES),
+    lambda s: s.merge(PAIR, how=IMAGES),
+    lambda s: s.merge(PAIR, IMAGES),
+    lambda s: s.merge(PAIR, name=IMAGES),
+    lambda s: s.rename(PAIR[0], IMAGES),
+    lambda s: s.learn('digits', method=IMAGES),
+    lambda s: s.learn('digits', method='supsup', phase=IMAGES),
+    lambda s: s.learn('digits', method='supsup', options=IMAGES),
+    lambda s: mtl_jax.load(IMAGES),
+    lambda s: mtl_jax.load(s.workdir.root, cache_bytes=IMAGES)])
+def test_an_array_at_the_wrong_place_is_described_in_one_line(system, call):
+  with pytest.raises(ValueError, match=r'uint8\(|got str') as found:
+    call(system)
+  assert '\n' not in str(found.value)
+
+
+@pytest.mark.parametrize('weights', [
+    [[1], [2, 3]], [10 ** 400, 1], {1: 2, 3: 4}, np.ones((2, 2))])
+def test_weights_of_a_merge_are_a_row_of_numbers(system, weights):
+  with pytest.raises(ValueError, match='weights is .*a finite number per task'):
+    system.merge(PAIR, weights)
+
+
+def test_names_from_numpy_name_tasks(system, tmp_path):
+  own = mtl_jax.load(shutil.copytree(system.workdir.root, tmp_path / 'run'))
+  own.merge(np.array(PAIR).tolist(), how='union', name=np.str_('both'))
+  own.rename(np.str_('both'), np.str_('pair'))
+  assert type(own.tasks[-1]) is str and 'pair' in own.tasks
+  own.delete(np.str_('pair'))
+  assert own.tasks == system.tasks and not verification.check(own).faults
 
 
 @pytest.mark.parametrize('call', [
