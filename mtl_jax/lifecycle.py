@@ -34,9 +34,9 @@ from mtl_jax.storage import folders
 class System(system_lib.System):
   """Tasks that share one backbone; iteration gives their names."""
 
-  task = doors.public(system_lib.System.task)
-  record = doors.public(system_lib.System.record)
-  metadata = doors.public(system_lib.System.metadata)
+  task = doors.public(system_lib.System.task, traceable=True)
+  record = doors.public(system_lib.System.record, traceable=True)
+  metadata = doors.public(system_lib.System.metadata, traceable=True)
   predict = doors.public(system_lib.System.predict, traceable=True)
   observe = doors.public(system_lib.System.observe, traceable=True)
   identify = doors.public(system_lib.System.identify)

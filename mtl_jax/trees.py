@@ -50,20 +50,19 @@ def check_arrays(tree: Any, what: str, values: bool = False) -> Any:
       with, or was deleted; names it.
   """
   for name, leaf in flatten(tree).items():
+    where = f'{name or "the only leaf"} of {what}'
     if leaf is not None and not (
         hasattr(leaf, 'shape') and hasattr(leaf, 'dtype')) or (
         values and isinstance(leaf, jax.ShapeDtypeStruct)):
-      raise ValueError(
-          f'{name or "the only leaf"} of {what} is a {type(leaf).__name__}; '
-          'every leaf is an array, or None: make it with jax.numpy.asarray')
+      raise ValueError(f'{where} is a {type(leaf).__name__}; every leaf is an '
+                       'array, or None: make it with jax.numpy.asarray')
     if values and messages.deleted(leaf):
-      raise ValueError(f'{name or "the only leaf"} of {what} {messages.GONE}')
+      raise ValueError(f'{where} {messages.GONE}')
     if isinstance(leaf, (np.ndarray, np.generic)) and not (
         messages.computes(leaf.dtype)):
-      raise ValueError(
-          f'{name or "the only leaf"} of {what} is {leaf.dtype}, which JAX '
-          'does not compute with; make it with .astype(numpy.'
-          f'{messages.computed(leaf.dtype)})')
+      raise ValueError(f'{where} is {leaf.dtype}, which JAX does not compute '
+                       'with; make it with .astype(numpy.'
+                       f'{messages.computed(leaf.dtype)})')
   return tree
 
 
