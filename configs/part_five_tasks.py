@@ -35,6 +35,9 @@ SEEDS = (456, 23743, 96253, 36, 2543)  # of the official code's test cases
 
 def get_config(arguments='0'):
   case, _, modules = arguments.partition(',')
+  if case not in ('0', '1', '2', '3', '4') or not (modules or '8').isdigit():
+    raise ValueError(f'{arguments!r}: give a test case from 0 to 4 and, after '
+                     'a comma, a number of modules, as in 1,4')
   config = ml_collections.ConfigDict()
   config.seed = int(case)  # of batches and the backbone
   config.suite = dict(

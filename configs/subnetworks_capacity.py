@@ -18,6 +18,8 @@ import ml_collections
 
 
 def get_config(tasks='14'):
+  if not tasks.isdigit() or not 1 <= int(tasks) <= 100:
+    raise ValueError(f'{tasks!r} tasks; give a number from 1 to 100')
   tasks = int(tasks)
   config = ml_collections.ConfigDict()
   config.seed = 0

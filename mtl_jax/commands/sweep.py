@@ -62,10 +62,10 @@ def flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--jobs', type=int, metavar='N', help=(
       'largest number of runs at once: by default one on this machine, and as '
       'many as there are resources on Ray and SLURM'))
-  parser.add_argument('--cpus', type=int, default=1, metavar='N',
-                      help='cores of a run, on Ray and SLURM')
-  parser.add_argument('--gpus', type=int, default=0, metavar='N',
-                      help='GPUs of a run, on Ray and SLURM')
+  parser.add_argument('--cpus', type=int, metavar='N',
+                      help='cores of a run, on Ray and SLURM; 1 by default')
+  parser.add_argument('--gpus', type=int, metavar='N',
+                      help='GPUs of a run, on Ray and SLURM; 0 by default')
   parser.add_argument('--slurm', action='append', default=[],
                       metavar='NAME=VALUE', help=(
                           'an option of the SLURM job, such as partition=gpu '
@@ -82,9 +82,10 @@ def main(given: argparse.Namespace) -> int | None:
   """Runs a sweep; returns 1 if a run failed."""
   place = sweep_place.Place.of(given.workdir)
   folder = place.folder
+  _check_engine(given)
   options = engines.Options(
-      _at_least('jobs', given.jobs, 1), _at_least('cpus', given.cpus, 1),
-      _at_least('gpus', given.gpus, 0), _slurm(given.slurm), folder)
+      _at_least('jobs', given.jobs, 1), _at_least('cpus', given.cpus, 1) or 1,
+      _at_least('gpus', given.gpus, 0) or 0, _slurm(given.slurm), folder)
   _at_least('cpu_devices', given.cpu_devices, 1)
   registry.load_plugins(given.plugins)
   jobs, done = plan(given, place), set()
@@ -290,6 +291,17 @@ def _at_least(name: str, value: int | None, least: int):
   if value is not None and value < least:
     raise ValueError(f'--{name} is {value}; it must be at least {least}')
   return value
+
+
+def _check_engine(given: argparse.Namespace) -> None:
+  """Refuses flags that the engine does not read."""
+  unread = (('cpus', 'gpus', 'slurm') if given.engine == 'local' else
+            ('slurm',) if given.engine != 'slurm' else ())
+  for name in unread:
+    if getattr(given, name) not in (None, []):
+      raise ValueError(f'--{name} has no effect with --engine={given.engine}; '
+                       'leave it out, or give --engine=slurm'
+                       + ('' if name == 'slurm' else ' or --engine=ray'))
 
 
 def _slurm(given: Iterable[str]) -> dict:

@@ -25,11 +25,18 @@ class Place(NamedTuple):
     """The place at a path, or at the address of a bucket.
 
     Raises:
-      ValueError: the path is empty, or the address is unknown.
+      ValueError: the path is empty, or that of a file or of one run, or the
+        address is unknown.
     """
     mirror = mirror_lib.of(path)
     if mirror is None:
-      return cls(folders.local(path).absolute(), None)
+      folder = folders.local(path).absolute()
+      if folder.exists() and not folder.is_dir():
+        raise ValueError(f'--workdir={path} is a file; name a folder')
+      if (folder / 'backbone.json').exists():
+        raise ValueError(f'--workdir={path} is the workdir of one run; give '
+                         'another folder for the runs of a sweep')
+      return cls(folder, None)
     return cls(mirror.base / 'sweep', mirror.bucket)
 
   def workdir(self, name: str) -> str:

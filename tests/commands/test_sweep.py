@@ -49,8 +49,9 @@ def test_a_dry_run_prints_every_command_and_starts_nothing(tmp_path, engine):
   done = tiny.call([  # no device is needed for it
       sys.executable, '-m', 'mtl_jax', 'sweep', ONE, RATES, '--seeds=0,1',
       f'--workdir={tmp_path}/s', f'--engine={engine}', '--dry_run',
-      '--config.eval_batch_size=40', '--slurm=partition=gpu',
-      '--cpu_devices=2'], JAX_PLATFORMS='none')
+      '--config.eval_batch_size=40', '--cpu_devices=2',
+      *(['--slurm=partition=gpu'] if engine == 'slurm' else [])],
+                   JAX_PLATFORMS='none')
   assert done.returncode == 0, done.stderr
   lines = done.stdout.splitlines()
   assert len(lines) == 4 and not (tmp_path / 's').exists()
@@ -77,7 +78,12 @@ def test_a_dry_run_prints_every_command_and_starts_nothing(tmp_path, engine):
     (['--config.phases.basis.stepz=1,2'], 'stepz'),
     (['--config.phases.basis.steps=5,-1'], 'steps'),
     (['--jobs=0'], '--jobs is 0; it must be at least 1'),
-    (['--slurm=gpu'], 'write NAME=VALUE'),
+    (['--slurm=gpu', '--engine=slurm'], 'write NAME=VALUE'),
+    (['--slurm=partition=gpu'], '--slurm has no effect with --engine=local; '),
+    (['--gpus=0'], '--gpus has no effect with --engine=local; leave it out, or'
+     ' give --engine=slurm or --engine=ray'),
+    (['--cpus=1'], '--cpus has no effect with --engine=local'),
+    (['--engine=ray', '--slurm=a=b'], '--slurm has no effect with --engine=ra'),
     (['--workdir=nowhere://bucket/x'], "fsspec knows no protocol 'nowhere'"),
 ])
 def test_what_is_refused_before_anything_starts(
@@ -86,6 +92,18 @@ def test_what_is_refused_before_anything_starts(
   err = capsys.readouterr().err
   assert err.startswith('error: ') and said in err
   assert not (tmp_path / 's').exists()
+
+
+def test_a_sweep_needs_a_folder_that_is_no_run(tmp_path, capsys):
+  folder, file = tiny.learned(tmp_path / 'run'), tmp_path / 'file'
+  file.touch()
+  before = tiny.files(folder)
+  for place, said in ((folder, 'is the workdir of one run; give another'),
+                      (file, 'is a file; name a folder')):
+    for more in ([], ['--dry_run']):
+      assert commands.main(['sweep', ONE, f'--workdir={place}', *more]) == 1
+      assert said in capsys.readouterr().err
+  assert tiny.files(folder) == before
 
 
 @pytest.fixture(name='in_this_process')

@@ -43,8 +43,23 @@ OTHERS = {'folder', 'munet_characters', 'part_cifar10_100',
           'subnetworks_boston'}
 
 
+def loaded(name):
+  spec = importlib.util.spec_from_file_location(name, FOLDER / f'{name}.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
 def test_no_config_is_left_out():
   assert {path.stem for path in FOLDER.glob('*.py')} == OTHERS | set(VARIANTS)
+
+
+@pytest.mark.parametrize('name', [
+    name for name, found in VARIANTS.items() if found != (None,)])
+@pytest.mark.parametrize('variant', ['x', '-1', ',', '0,x'])
+def test_a_variant_that_there_is_not_is_named(name, variant):
+  with pytest.raises(ValueError, match=repr(variant)):
+    loaded(name).get_config(variant)
 
 
 @pytest.mark.data
@@ -52,10 +67,7 @@ def test_no_config_is_left_out():
 @pytest.mark.parametrize('name, variant', [
     (name, variant) for name, found in VARIANTS.items() for variant in found])
 def test_a_config_passes_the_checks_before_training(name, variant):
-  spec = importlib.util.spec_from_file_location(name, FOLDER / f'{name}.py')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = config_lib.from_dict(module.get_config(
+  config = config_lib.from_dict(loaded(name).get_config(
       *() if variant is None else (variant,)).to_dict())
   try:
     suite, _, backbone = tiny.prepared(config)
