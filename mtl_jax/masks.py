@@ -355,9 +355,10 @@ def erdos_renyi(params: Params, eps: float) -> trees.Tree:
   >>> erdos_renyi({'w': jnp.zeros((3, 3, 10, 40))}, eps=2)
   {'w': 0.027777777777777776}
   """
-  if not (trees.is_number(eps) and eps > 0):
-    raise ValueError(f'eps is {messages.shown(eps)}; it must be a float '
-                     'above 0')
+  if not (trees.is_number(eps) and eps > 0) or (
+      isinstance(eps, int) and eps > 1e308):
+    raise ValueError(f'eps is {messages.shown(eps)}; it must be above 0, and '
+                     'no larger than a float')
   eps = float(eps)
   known = fans.fans(trees.check_arrays(params, 'parameters'))
 

@@ -115,9 +115,8 @@ def _check_given(tasks: Sequence[str], weights: Sequence[float] | None,
   if weights is not None and (
       not isinstance(weights, (Sequence, np.ndarray))
       or isinstance(weights, np.ndarray) and weights.ndim != 1
-      or not all(map(trees.is_number, weights))
+      or not all(trees.is_number(w) and abs(w) < 1e30 for w in weights)
       or how != 'combination' or len(weights) != len(tasks)
-      or not np.all(np.abs(np.asarray(weights, float)) < 1e30)
       or not abs(np.sum(np.asarray(weights, float))) > 1e-30):
     raise ValueError(
         f'weights is {messages.shown(weights)}: a combination takes a finite '

@@ -176,6 +176,7 @@ def test_a_missing_basis_is_named_with_what_helps(system, tmp_path):
 
 
 def test_another_task_of_that_name_stays(system, other, tmp_path):
+  (tmp_path / 'other' / 'plan.json').unlink()  # names are free then
   for old, new in (('permuted-00', 'x'), ('permuted-01', 'permuted-00'),
                    ('x', 'permuted-01')):
     other.rename(old, new)
