@@ -18,10 +18,12 @@ norm statistics. For comparison, there are full fine-tuning and a linear probe
 of the same network; `:random` has all three on the randomly initialised
 network. Each trains 12 epochs per task, as
 configs/supsup_split_cifar100.py:short does, so the tasks can be compared.
+`:grid` trains the masks with lower rates.
 
-Hardware: not run.
-Minutes: not run.
-Accuracy: not run.
+Hardware: one core of an AMD EPYC, shared with other work: upper bounds.
+Minutes: `:root` 63, masks 28, `:random` 26, `:grid` 26.
+Accuracy: 74.5 % (masks at 1e-3; 78.7 % at 1e-4, which validation chooses; full
+  fine-tuning 84.7 %; 1 seed); `:root` 55.9 % of 50 classes.
 Results: experiments/piggyback/README.md
 """
 
@@ -29,12 +31,15 @@ import ml_collections
 
 HEAD = 'classifier/.*'
 UNSEEN = (10, 13)  # tasks none of whose classes the root has seen
+RATES = (3e-4, 1e-4)  # of the grid, beside 1e-3
+MASKS = dict(method='supsup', options=dict(threshold=5e-3, start=1e-2,
+                                           head='dense'))
 
 
 def get_config(variant='pretrained'):
-  if variant not in ('root', 'pretrained', 'random'):
-    raise ValueError(f'there is no variant {variant!r}; take root, pretrained '
-                     'or random')
+  if variant not in ('root', 'pretrained', 'random', 'grid'):
+    raise ValueError(f'there is no variant {variant!r}; take root, pretrained, '
+                     'random or grid')
   root = variant == 'root'
   config = ml_collections.ConfigDict()
   config.seed = 0  # of the backbone, batches and heads
@@ -50,13 +55,19 @@ def get_config(variant='pretrained'):
     config.phases = dict(root=dict(common, method='dedicated', tasks=(0, 1)))
     config.schedule = ('root',)
     return config
-  if variant == 'pretrained':
+  if variant != 'random':
     config.backbone.weights = 'runs/piggyback_cifar.safetensors'
     config.backbone.fresh = (HEAD,)  # 50 classes there, 5 others here
   common['tasks'] = UNSEEN
+  if variant == 'grid':
+    config.phases = {f'rate_{i}': dict(common, **MASKS, control=i > 0)
+                     for i in range(len(RATES))}
+    for i, rate in enumerate(RATES):
+      config.phases[f'rate_{i}'].learning_rate = rate
+    config.schedule = tuple(config.phases)
+    return config
   config.phases = dict(
-      piggyback=dict(common, method='supsup', options=dict(
-          threshold=5e-3, start=1e-2, head='dense')),
+      piggyback=dict(common, **MASKS),
       finetune=dict(common, method='dedicated', control=True),
       probe=dict(common, method='dedicated', learning_rate=1e-2, control=True,
                  options=dict(trained=(HEAD,))))

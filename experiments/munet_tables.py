@@ -24,9 +24,13 @@ def _paths(run: dict, phase: str) -> list[dict]:
   return [t for t in run['tasks'] if t['phase'] == phase]
 
 
+def tested(run: dict, phase: str, task: str) -> float:
+  """Test accuracy in percent of a task's last path in a phase."""
+  return 100 * _final(run, phase)[task]['accuracy']['test']
+
+
 def _tested(found: list[dict], phase: str, task: str) -> str:
-  return collected.spread([
-      100 * _final(r, phase)[task]['accuracy']['test'] for r in found])
+  return collected.spread([tested(r, phase, task) for r in found])
 
 
 def headline() -> list[list[str]]:
@@ -35,8 +39,7 @@ def headline() -> list[list[str]]:
   for prefix, title in (
       ('preliminary', 'digits of three scripts (CMATERdb), grown from a '
        'random root without blocks'),
-      ('characters', 'four sets of characters in a row, twice (run before the '
-       'official spaces)')):
+      ('characters', 'six sets of characters in a row, twice')):
     found = collected.runs(FOLDER, prefix)
     if found:
       rows.append(['mu2Net', title, collected.spread([

@@ -31,7 +31,7 @@ SHOWN = (
      'C3', ('subnetworks',), 'dense'),
     ('part', ('bangla',), 'PaRT: digits, clothes and characters', 'C4',
      ('part',), 'single'),
-    ('munet', ('characters',), 'mu2Net: four sets of characters', 'C5',
+    ('munet', ('characters',), 'mu2Net: six sets of characters', 'C5',
      ('grow',), 'finetune'),
 )
 

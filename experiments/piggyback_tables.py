@@ -22,6 +22,23 @@ def cifar() -> str:
   return _table('cifar_', '50 other classes', CIFAR)
 
 
+def grid() -> str:
+  """Learning rates of the masks of SplitCIFAR-100: a row for each."""
+  found = [(phase, run) for prefix in ('cifar_pretrained', 'cifar_grid')
+           for run in collected.runs(FOLDER, prefix)
+           for phase, settings in run['run']['config']['phases'].items()
+           if settings['method'] == 'supsup']
+  rows = []
+  for phase, run in found:
+    tasks = [t for t in run['tasks'] if t['phase'] == phase]
+    rate = run['run']['config']['phases'][phase]['learning_rate']
+    rows.append([f'{rate:g}', *(
+        f'{statistics.mean(100 * t["accuracy"][split] for t in tasks):.2f}'
+        for split in ('valid', 'test'))])
+  return collected.markdown(
+      ['rate', 'validation, %', 'test, %'], rows) if rows else collected.NONE
+
+
 def _table(prefix: str, first: str, tasks: dict[str, str]) -> str:
   """The table of the runs with a prefix.
 

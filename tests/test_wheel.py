@@ -57,7 +57,7 @@ def test_a_wheel_in_a_fresh_environment(tmp_path):
   said = call(script, 'run', '--config=quickstart', '--workdir=run', *small,
               '--config.matrix=final', '--config.identify=None',
               cwd=elsewhere)
-  assert 'report: run/report.html' in said
+  assert f'report: {elsewhere}/run/report.html' in said
   assert '30 tasks verified' in call(script, 'verify', '--workdir=run',
                                      cwd=elsewhere)
   assert 'mtl-jax run' in (elsewhere / 'run/metrics.jsonl').read_text()

@@ -14,7 +14,7 @@ python -m mtl_jax export --workdir="$runs/munet_root_s0" --task=omniglot \
   --network --output="$root"
 weights=--config.backbone.weights=$root
 for seed in 0 1 2; do
-  go munet characters_s$seed --config=configs/munet_characters.py:four --config.seed=$seed "$weights"
+  go munet characters_s$seed --config=configs/munet_characters.py --config.seed=$seed "$weights"
 done
 go munet leaking_s0 --config=configs/munet_characters.py:leaking "$weights"
 python experiments/results.py tables

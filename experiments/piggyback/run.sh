@@ -22,5 +22,7 @@ for seed in 0 1 2; do
   go piggyback cifar_pretrained_s$seed --config=$cifar --config.seed=$seed \
     --config.backbone.weights="$weights"
   go piggyback cifar_random_s$seed --config=$cifar:random --config.seed=$seed
+  go piggyback cifar_grid_s$seed --config=$cifar:grid --config.seed=$seed \
+    --config.backbone.weights="$weights"
 done
 python experiments/results.py tables

@@ -61,10 +61,6 @@ def test_controls_have_the_budget_of_the_search():
     assert phases[control].search.control == control
     assert steps(phases[control]) == steps(phases['grow'])
   assert phases['newcomer'].tasks == (6, 7)
-  four = config_of('munet_characters', 'four')
-  assert dict(four.suite.options)['only'] == (
-      'mnist', 'kmnist', 'omniglot', 'cmaterdb/telugu')
-  assert four.phases[1].tasks == (4, 5)
   leaking = config_of('munet_characters', 'leaking')
   assert dict(leaking.suite.options)['leaking'] is True
   assert [phase.name for phase in leaking.phases] == ['grow']
@@ -134,8 +130,7 @@ def test_tables_take_the_last_path_of_every_task(folder):
   assert munet_tables.headline() == [
       ['mu2Net', 'digits of three scripts (CMATERdb), grown from a random root '
        'without blocks', '50.00', '1'],
-      ['mu2Net', 'four sets of characters in a row, twice (run before the '
-       'official spaces)', '50.00', '1']]
+      ['mu2Net', 'six sets of characters in a row, twice', '50.00', '1']]
   shutil.rmtree(folder / 'results')
   for text in (munet_tables.preliminary('one_block'), munet_tables.characters(),
                munet_tables.others()):
