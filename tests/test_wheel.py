@@ -46,7 +46,9 @@ def test_a_wheel_in_a_fresh_environment(tmp_path):
   for name in ('here.pth',):
     with open(os.path.join(site, name), 'w', encoding='utf-8') as file:
       file.write('\n'.join(p for p in sys.path if 'site-packages' in p))
-  call(python, '-m', 'pip', 'install', '--no-deps', wheel, cwd=tmp_path)
+  # This process may have the package installed, too.
+  call(python, '-m', 'pip', 'install', '--no-deps', '--ignore-installed', wheel,
+       cwd=tmp_path)
   script = tmp_path / 'venv/bin/mtl-jax'
   elsewhere = tmp_path / 'elsewhere'
   elsewhere.mkdir()
