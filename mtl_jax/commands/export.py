@@ -50,6 +50,5 @@ def main(given: argparse.Namespace) -> int | None:
   else:
     path = system.export(given.task, output, given.with_basis, given.licence,
                          given.text)
-  with anywhere.near(path) as file:
-    print(f'{path}: {file.stat().st_size:,} bytes')
+  print(f'{path}: {anywhere.size(path):,} bytes')
   return None

@@ -54,6 +54,17 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
     raise store.refused(error) from error
 
 
+def size(path: str | os.PathLike[str]) -> int:
+  """Bytes of a file that is there; one in a bucket is not read."""
+  if not bucket.is_remote(path):
+    return host.expanded(path).stat().st_size
+  store, name = _parts(path)
+  try:
+    return store.size(name)
+  except Exception as error:  # of any protocol
+    raise store.refused(error) from error
+
+
 def place(path: str | os.PathLike[str]) -> str | pathlib.Path:
   """Where a file is to be written: an address, or a path of this machine.
 

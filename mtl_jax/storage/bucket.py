@@ -98,6 +98,10 @@ class Bucket:
     except FileNotFoundError:
       return None
 
+  def size(self, path: str) -> int:
+    """Bytes of an object, which is not read."""
+    return self._fs.size(self._root + path)
+
   def write(self, path: str, data: bytes) -> None:
     self._fs.pipe_file(self._root + path, data)
 

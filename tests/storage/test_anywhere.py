@@ -40,8 +40,9 @@ def test_single_files_lie_in_a_bucket_too(work, tmp_path, capsys):
                  '--output=recorded://b/out/x.csv'],
                 ['report', workdir, '--output=recorded://b/out/page.html']):
     assert commands.main(words) == 0, words
-  assert f'{task}: ' in capsys.readouterr().out
   out = buckets.objects('recorded://b/out')
+  assert f'{task}: {len(out["task.safetensors"]):,} bytes\n' in (
+      capsys.readouterr().out)
   assert set(out) == {'task.safetensors', 'network.safetensors', 'x.csv',
                       'page.html'}
   system.export('permuted-01', tmp_path / 'same.safetensors')
