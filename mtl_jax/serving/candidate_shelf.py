@@ -101,7 +101,7 @@ class Selection(NamedTuple):
     trees: (masks, coefficients and masks) of the shelves; `None` if empty.
     rows: int32 rows of both, padded to powers of two.
     basis: the basis that the coefficients combine, or `None`.
-    transforms, image_shapes, classes: as in `Candidates`.
+    transforms, image_shapes, classes, untrained: as in `Candidates`.
   """
   names: tuple[str, ...]
   own: int
@@ -112,6 +112,33 @@ class Selection(NamedTuple):
   transforms: transforms.Chain
   image_shapes: tuple[tuple[int, ...], ...]
   classes: int
+  untrained: str | None
+
+  def rule(self, outputs: int, rule: str, objective: str | None,
+           normalise: bool, rerank: int) -> identify.Rule:
+    """The rule that a call of `System.identify` asks for.
+
+    Args:
+      outputs: of the backbone.
+      rule, objective, normalise, rerank: as in `System.identify`.
+
+    Raises:
+      ValueError: the candidates can't be told apart by it.
+    """
+    if normalise and not self.mixed:
+      raise ValueError('normalise divides coefficients by the sum of their '
+                       'magnitudes, but all candidates have masks; leave it '
+                       'out')
+    if objective is None:
+      reached = outputs > self.classes and self.untrained is None
+      objective = ('superfluous' if reached and rule != 'brute_force'
+                   and not rerank else 'entropy')
+    elif objective == 'superfluous' and self.untrained is not None:
+      raise ValueError(
+          'the objective superfluous reads outputs beyond the classes, which '
+          f"the training of {self.untrained} did not reach: its loss was "
+          "'classes'; take objective='entropy'")
+    return identify.Rule(rule, objective, normalise, rerank)
 
 
 class CandidateShelf:
@@ -188,7 +215,7 @@ class CandidateShelf:
     return Selection(
         tuple(m.described.name for m in own + mixed), len(own), len(mixed),
         held, tuple(_rows(part) for part in (own, mixed)), basis,
-        found.transforms, found.image_shapes, found.classes)
+        found.transforms, found.image_shapes, found.classes, found.untrained)
 
   def infer(self, found: Selection, rule: identify.Rule,
             backbone: backbone_lib.Backbone, images: np.ndarray,

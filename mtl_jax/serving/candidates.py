@@ -51,12 +51,15 @@ class Candidates(NamedTuple):
     image_shapes: accepted shapes (H, W, C): first of images as the tasks show
       them, then of raw images, unless all tasks permute or rotate them.
     classes: the largest number of classes of a candidate.
+    untrained: name of a candidate whose training did not reach the outputs
+      beyond its classes (its loss was 'classes'), or `None`.
   """
   names: tuple[str, ...]
   bank: Bank
   transforms: transforms.Chain
   image_shapes: tuple[tuple[int, ...], ...]
   classes: int
+  untrained: str | None
 
 
 def gather(names: Sequence[str], read: Callable[[str], tuple[dict, dict]],
@@ -153,7 +156,9 @@ def agreed(found: Sequence[Described]) -> Candidates:
                      f'same leaves ({name}) and cannot be superposed')
   return Candidates(tuple(x.name for x in own + mixed),
                     Bank(None, None, None, None), chain, shapes,
-                    max(x.metadata['classes'] for x in found))
+                    max(x.metadata['classes'] for x in found),
+                    next((x.name for x in found
+                          if x.metadata.get('loss') == 'classes'), None))
 
 
 def _require_same_leaves(first: Described, other: Described,

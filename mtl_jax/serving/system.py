@@ -156,7 +156,8 @@ class System(stored_tasks.StoredTasks):
       rule: 'one_shot', 'binary' or 'brute_force' (see
         `mtl_jax.inference.identify`).
       objective: 'entropy' (H) or 'superfluous' (G); `None` takes G if there
-        are more outputs than classes, else H (which then often fails: train
+        are more outputs than classes and the training of all candidates
+        reached them (loss='softmax'), else H (which then often fails: train
         with more outputs).
       names: the candidates; `None` takes all tasks except controls, repeats
         and pools, if all of them have masks or all have coefficients.
@@ -183,14 +184,8 @@ class System(stored_tasks.StoredTasks):
     identifiable = self._identifiable  # once: others may exchange it
     found = identifiable.select(
         [(name, self.workdir.version(name)) for name in names])
-    if normalise and not found.mixed:
-      raise ValueError('normalise divides coefficients by the sum of their '
-                       'magnitudes, but all candidates have masks; leave it '
-                       'out')
-    if objective is None:
-      spare = self.backbone.recipe['outputs'] > found.classes
-      objective = ('superfluous' if spare and rule != 'brute_force'
-                   and not rerank else 'entropy')
+    asked = found.rule(self.backbone.recipe['outputs'], rule, objective,
+                       normalise, rerank)
     shapes = found.image_shapes
     shape = tuple(getattr(x, 'shape', ())[1:])
     checks.check_images(x, shape if shape in shapes else shapes[0], 'inference')
@@ -202,8 +197,7 @@ class System(stored_tasks.StoredTasks):
     padded = np.zeros((1, rows, *shape), np.uint8)
     padded[0, :len(x)] = x
     task, values, passes = identifiable.infer(
-        found, identify.Rule(rule, objective, normalise, rerank), self.backbone,
-        padded, np.arange(rows)[None] < len(x))
+        found, asked, self.backbone, padded, np.arange(rows)[None] < len(x))
     if np.isnan(values).any():
       raise FloatingPointError('task inference met NaN: an impression is not '
                                'finite; run mtl_jax.verify')

@@ -307,7 +307,7 @@ def _metadata(run, entry, record) -> dict:
   task, phase = entry.task, entry.phase
   return {
       'record': record, 'backbone': run.backbone.recipe['fingerprint'],
-      'name': entry.name, 'suite': run.suite.name,
+      'name': entry.name, 'suite': run.suite.name, 'loss': phase.loss,
       'method': {'name': phase.method, 'options': fields.plain(phase.options),
                  'defined_in': methods.METHODS.origin(phase.method)},
       'seed': run.config.seed,

@@ -351,3 +351,15 @@ def test_candidates_are_a_list_of_names(tmp_path, names):
   system = mtl_jax.load(tiny.learned(tmp_path / 'run', 'few'))
   with pytest.raises(ValueError, match='names is .*; give the names of the'):
     system.identify(np.zeros((1, 8, 8, 1), np.uint8), names=names)
+
+
+def test_outputs_that_training_did_not_reach_are_not_read(tmp_path):
+  tiny.learn(tiny.only('basis', kind='infer', phases__basis__loss='classes',
+                       phases__basis__tasks=(0, 2), identify={}),
+             tmp_path / 'run')
+  system = mtl_jax.load(tmp_path / 'run')
+  by_entropy = system.identify(IMAGES, objective='entropy').gradient
+  assert system.identify(IMAGES).gradient == by_entropy
+  with pytest.raises(ValueError, match="training of permuted-00 did not .*"
+                                       "take objective='entropy'"):
+    system.identify(IMAGES, objective='superfluous')
