@@ -53,15 +53,9 @@ def from_arrays(name, images, labels, classes=None, test=None, valid=None,
   if class_names is not None:
     class_names = splits.ordered_names(name, class_names)
   whole = classes is None
-  parts = {}
-  for split, pair in (('train', (images, labels)), ('test', test),
-                      ('valid', valid)):
-    if pair is not None:
-      where = f'source {name!r}, split {split!r}'
-      seen, said = given.pair(where, pair)
-      # Copies, so that later changes by the caller do not affect the source.
-      parts[split] = Arrays(given.byte_images(where, seen).copy(),
-                            given.whole_labels(where, said, classes).copy())
+  parts = {split: _copied(f'source {name!r}, split {split!r}', pair, classes)
+           for split, pair in (('train', (images, labels)), ('test', test),
+                               ('valid', valid)) if pair is not None}
   if whole:
     classes = len(class_names) if class_names is not None else largest(
         name, *(pair.labels for pair in parts.values()))
@@ -81,6 +75,13 @@ def from_arrays(name, images, labels, classes=None, test=None, valid=None,
   if test is not None:
     labels_lib.refuse_copied_test(found)
   return found
+
+
+def _copied(where: str, pair, classes: int | None) -> Arrays:
+  """Checked copies, which later changes by the caller do not affect."""
+  images, labels = given.pair(where, pair)
+  return Arrays(given.byte_images(where, images).copy(),
+                given.whole_labels(where, labels, classes).copy())
 
 
 def largest(name, *labels) -> int:

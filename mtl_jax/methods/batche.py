@@ -10,6 +10,7 @@ The first task's impression holds W, so all later tasks rely on it.
 """
 
 import dataclasses
+import functools
 
 from mtl_jax import impressions
 from mtl_jax import trees
@@ -25,10 +26,7 @@ def batche(layers: tuple[str, ...] = ('.*kernel',), slow: str = 'first',
   """Trains vectors over a weight tree that all tasks share.
 
   Args:
-    layers: patterns of the leaves with vectors, of two dimensions or more.
-    slow: 'first' (the phase's first task trains the weights under the vectors,
-      from the backbone's) or 'frozen' (they stay the backbone's).
-    vector_rate: learning rate of the vectors, as a multiple of the weights'.
+    layers, slow, vector_rate: as in `Options`.
 
   Returns:
     A method with `shared` = {'slow': weights [..., in, out] of the layers} once
@@ -75,25 +73,35 @@ def batche(layers: tuple[str, ...] = ('.*kernel',), slow: str = 'first',
         e for e in base.same_phase(before, phase)
         if e.options.slow == 'first'][:1]
 
-  def check(training, backbone, before, own):
-    del before, own
-    layers_lib.matrices(backbone, layers)
-    heads.require_body(backbone, layers)
-    if slow == 'first' and (training.tasks_at_once > 1 or training.repeats > 1):
-      raise ValueError('the first task trains the weights of all others; it '
-                       'takes neither tasks_at_once nor repeats (or give '
-                       "options.slow='frozen')")
-
   return base.Method(
-      init, bind, commit, materialise, prepare, relies_on, check=check,
+      init, bind, commit, materialise, prepare, relies_on,
+      check=functools.partial(_check, layers, slow),
       abilities=base.Abilities(
           needs_earlier=slow == 'first',
           rates=layers_lib.rates_of_parts({'vectors': vector_rate})))
 
 
+def _check(layers, slow, training, backbone, before, own) -> None:
+  """Refuses layers without matrices, and what the first task can't do."""
+  del before, own
+  layers_lib.matrices(backbone, layers)
+  heads.require_body(backbone, layers)
+  if slow == 'first' and (training.tasks_at_once > 1 or training.repeats > 1):
+    raise ValueError('the first task trains the weights of all others; it '
+                     'takes neither tasks_at_once nor repeats (or give '
+                     "options.slow='frozen')")
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Options of the method in a config; `batche` explains them."""
+  """Options of the method in a config.
+
+  Attributes:
+    layers: patterns of the leaves with vectors, of two dimensions or more.
+    slow: 'first' (the phase's first task trains the weights under the vectors,
+      from the backbone's) or 'frozen' (they stay the backbone's).
+    vector_rate: learning rate of the vectors, as a multiple of the weights'.
+  """
   layers: tuple[str, ...] = ('.*kernel',)
   slow: str = 'first'
   vector_rate: float = 1.

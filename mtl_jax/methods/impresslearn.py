@@ -75,27 +75,19 @@ def impresslearn(penalty: float = 0.,
   """Coefficients over the basis in `shared['basis']` (bool leaves [K, ...]).
 
   Args:
-    penalty: weight of the sum over layers, and their blocks, of
-      (|alpha_l|_1 - 1)^2.
+    penalty, blocks, head_rate: as in `Options`.
     head: leaf patterns: these leaves get a separate supermask, trained
       together with the coefficients of the other leaves (the hybrid variant).
       The word 'mask' stands for the last layer: see `heads.leaves_of`. `None`
       combines every leaf of the basis.
     sampling: sampler of the head's supermask.
     basis: the masks for `prepare`; `None` if you pass `shared` yourself.
-    blocks: number of blocks of neighbouring output units; each block has a
-      coefficient per basis mask and layer. A layer with fewer units has fewer.
-    head_rate: learning rate of the head's scores, as a multiple of that of the
-      coefficients.
 
   Raises:
     ValueError: a number is out of its range, or head_rate is given without a
       head.
   """
-  if not (isinstance(penalty, numbers.Real) and 0 <= penalty < np.inf):
-    raise ValueError(f'penalty is {penalty!r}; it must be a number that is not '
-                     'negative, and finite')
-  _check_extensions(head, blocks, head_rate)
+  _check_numbers(penalty, head, blocks, head_rate)
 
   def init(key, backbone, shared, route):
     del route
@@ -103,11 +95,8 @@ def impresslearn(penalty: float = 0.,
     coefficients = jax.tree.map(
         lambda m: jnp.full(coefficients_shape(m.shape, blocks),
                            1. / m.shape[0], jnp.float32), combined)
-    head_leaves = trees.map_leaves(
-        lambda m, w: None if m is None else w, own, backbone)
-    supsup.require_kept(sampling, head_leaves)
     return {'coefficients': coefficients,
-            'scores': base.kaiming_uniform(key, head_leaves, backbone)}
+            'scores': _head_scores(key, sampling, own, backbone)}
 
   def bind(backbone, trainable, shared, route):
     del route
@@ -127,24 +116,25 @@ def impresslearn(penalty: float = 0.,
                                    require_basis(shared))
 
   def prepare(context):
-    if basis is None:
-      return {}
-    return {'basis': make_basis(basis, context)}
-
-  def relies_on(before, phase):
-    del phase
-    return () if basis is None else members(basis, before)
-
-  def facts():
-    return {} if basis is None else {
-        'basis': {'kind': basis.kind, 'size': basis.size}}
+    return {} if basis is None else {'basis': make_basis(basis, context)}
 
   return base.Method(
-      init, bind, commit, materialise, prepare, relies_on,
+      init, bind, commit, materialise, prepare,
+      lambda before, phase: () if basis is None else members(basis, before),
       functools.partial(_regulariser, penalty),
-      functools.partial(_check, basis), facts, base.Abilities(
+      functools.partial(_check, basis), functools.partial(_facts, basis),
+      base.Abilities(
           superposes=True, needs_earlier=True, shards=True,
           rates=layers.rates_of_parts({'scores': head_rate})))
+
+
+def _head_scores(key, sampling: supsup.Sampler, own: Tree,
+                 backbone: Tree) -> Tree:
+  """Initial scores of the leaves of `own`, the head's part of the basis."""
+  leaves = trees.map_leaves(lambda m, w: None if m is None else w, own,
+                            backbone)
+  supsup.require_kept(sampling, leaves)
+  return base.kaiming_uniform(key, leaves, backbone)
 
 
 def _regulariser(penalty: float, trainable):
@@ -153,6 +143,11 @@ def _regulariser(penalty: float, trainable):
     return 0.
   return penalty * sum(jnp.sum((jnp.sum(jnp.abs(a), 0) - 1.) ** 2) for a in
                        jax.tree.leaves(trainable['coefficients']))
+
+
+def _facts(basis: Basis | None) -> dict:
+  return {} if basis is None else {
+      'basis': {'kind': basis.kind, 'size': basis.size}}
 
 
 def _check(basis: Basis | None, training, backbone, before, own) -> None:
@@ -237,7 +232,10 @@ def make(options: Options) -> base.Method:
                       options.basis, options.blocks, options.head_rate)
 
 
-def _check_extensions(head, blocks, head_rate) -> None:
+def _check_numbers(penalty, head, blocks, head_rate) -> None:
+  if not (isinstance(penalty, numbers.Real) and 0 <= penalty < np.inf):
+    raise ValueError(f'penalty is {penalty!r}; it must be a number that is not '
+                     'negative, and finite')
   if isinstance(blocks, bool) or not isinstance(
       blocks, numbers.Integral) or blocks < 1:
     raise ValueError(f'blocks is {blocks!r}; it must be a whole number of at '

@@ -81,9 +81,7 @@ def subnetworks(own: tuple[str, ...] | None = None, sharing: bool = False,
   """Trains the weights that a task, or every member of a group, owns.
 
   Args:
-    own: patterns of each task's own leaves, which it stores whole; all other
-      leaves are folded. `None` takes biases, `stem` and `head`.
-    sharing: also use, unchanged, the weights of tasks with lower numbers.
+    own, sharing: as in `Options`.
     given: how `prepare` assigns weights; `None` if you pass `shared` yourself.
     pruned: prune further, as long as validation permits.
 
@@ -105,18 +103,14 @@ def subnetworks(own: tuple[str, ...] | None = None, sharing: bool = False,
 
   def bind(backbone, trainable, shared, route):
     del backbone
-    number = shared['number'] + route.member
-    weights = allocation.subnetwork(trainable['weights'], shared['owner'],
-                                    number)
+    number, weights = _owned(trainable, shared, route)
     if sharing:
       weights = with_earlier(weights, shared, number)
     return trees.combine(base.of_member(trainable['own'], route), weights)
 
   def commit(backbone, trainable, shared, route):
     del backbone
-    number = shared['number'] + route.member
-    weights = allocation.subnetwork(trainable['weights'], shared['owner'],
-                                    number)
+    number, weights = _owned(trainable, shared, route)
     mine = base.of_member(trainable['own'], route)
     return impressions.Impression(
         masks=trees.map_leaves(
@@ -132,23 +126,22 @@ def subnetworks(own: tuple[str, ...] | None = None, sharing: bool = False,
   def prepare(context):
     return {} if given is None else shared_of(context, own, sharing, given)
 
-  def relies_on(before, phase):
-    del phase
-    return ([] if given is None or given.tree is None
-            else of_tree(before, given.tree))
-
-  folds = None
-  if given is not None and given.tree is not None:
-    folds = base.Folds(given.tree, lambda backbone: parts(backbone, own)[1],
-                       sharing)
+  tree = None if given is None else given.tree
   return base.Method(
-      init, bind, commit, materialise, prepare, relies_on,
+      init, bind, commit, materialise, prepare,
+      lambda before, phase: [] if tree is None else of_tree(before, tree),
       check=functools.partial(free_weights.check, parts, own, sharing, given,
                               pruned),
-      abilities=base.Abilities(
-          members=True, needs_earlier=sharing, per_group=True, folds=folds,
-          watch=None if pruned is None else functools.partial(
-              sparsify_lib.sparsify, pruned)))
+      abilities=_abilities(own, sharing, tree, pruned))
+
+
+def _abilities(own, sharing: bool, tree: str | None, pruned) -> base.Abilities:
+  folds = None if tree is None else base.Folds(
+      tree, lambda backbone: parts(backbone, own)[1], sharing)
+  watch = None if pruned is None else functools.partial(
+      sparsify_lib.sparsify, pruned)
+  return base.Abilities(members=True, needs_earlier=sharing, per_group=True,
+                        folds=folds, watch=watch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +152,7 @@ class Options:
     allocation: how each task's subnetwork is chosen.
     own: patterns of each task's own leaves, which it stores whole; all other
       leaves are folded. `None` takes biases, `stem` and `head`.
-    sharing: also use, unchanged, the weights of earlier tasks.
+    sharing: also use, unchanged, the weights of tasks with lower numbers.
     sparsify: prune a task's subnetwork further, as long as validation permits.
   """
   allocation: Allocation | None = None
@@ -182,6 +175,13 @@ def of_tree(before, tree: str) -> list[base.Earlier]:
   return [e for e in before if isinstance(e.options, Options)
           and e.options.allocation is not None
           and e.options.allocation.tree == tree]
+
+
+def _owned(trainable, shared: dict, route) -> tuple:
+  """(the number of a group's member, the folded weights that it owns)."""
+  number = shared['number'] + route.member
+  return number, allocation.subnetwork(trainable['weights'], shared['owner'],
+                                       number)
 
 
 def with_earlier(weights: Tree, shared: dict, number) -> Tree:

@@ -136,12 +136,8 @@ def supsup(sampling: Sampler = THRESHOLD,
     del before
     require_kept(sampling, base.masked_part(backbone, masked))
     heads.require_body(backbone, masked)
-    if transfer and training.tasks_at_once > 1:
-      raise ValueError('transfer starts a task at the mean of the earlier '
-                       'ones; it needs tasks_at_once=1')
-    if transfer and (training.repeats > 1 or training.pool):
-      raise ValueError('transfer starts a task at the mean of the earlier '
-                       'ones; it takes neither repeats nor a pool')
+    if transfer:
+      _check_transfer(training)
     # A method of the user's, made of this one, has options of its own.
     for one in own[:1]:
       if isinstance(one.options, Options):
@@ -152,6 +148,15 @@ def supsup(sampling: Sampler = THRESHOLD,
       prepare=base.prepare_kept if transfer else base.prepare_nothing,
       check=check, abilities=base.Abilities(
           superposes=True, streams=not transfer, shards=True))
+
+
+def _check_transfer(training) -> None:
+  if training.tasks_at_once > 1:
+    raise ValueError('transfer starts a task at the mean of the earlier ones; '
+                     'it needs tasks_at_once=1')
+  if training.repeats > 1 or training.pool:
+    raise ValueError('transfer starts a task at the mean of the earlier ones; '
+                     'it takes neither repeats nor a pool')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -171,16 +171,7 @@ class System(stored_tasks.StoredTasks):
         prepare images differently, images have another dtype or shape, or
         they do not tell the candidates apart.
     """
-    if names is None:
-      names = self._nameless()
-    elif isinstance(names, str) or not isinstance(names, Iterable) or not (
-        names := list(names)):
-      raise ValueError(f'names is {messages.shown(names)}; give the names of '
-                       'the candidates as a list')
-    for name in names:
-      self.require(name)
-    if len(set(names)) != len(names):
-      raise ValueError(f'names= has a task twice: {list(names)}')
+    names = self._nameless() if names is None else self._named(names)
     identifiable = self._identifiable  # once: others may exchange it
     found = identifiable.select(
         [(name, self.workdir.version(name)) for name in names])
@@ -208,6 +199,18 @@ class System(stored_tasks.StoredTasks):
           'that normalises by the statistics of the images needs several '
           'images of one task; or name the task')
     return Identified(task, dict(zip(found.names, values.tolist())), passes)
+
+  def _named(self, names: Sequence[str]) -> list[str]:
+    """The candidates that a caller of `identify` names."""
+    if isinstance(names, str) or not isinstance(names, Iterable) or not (
+        names := list(names)):
+      raise ValueError(f'names is {messages.shown(names)}; give the names of '
+                       'the candidates as a list')
+    for name in names:
+      self.require(name)
+    if len(set(names)) != len(names):
+      raise ValueError(f'names= has a task twice: {names}')
+    return names
 
   def _nameless(self) -> list[str]:
     """The default candidates of `identify`."""

@@ -93,8 +93,8 @@ def _many(run, group, recipe) -> driver_lib.Driver:
   trained several times. The saved state and all results of the driver hold
   each entry once.
   """
-  method = group[0].phase.make_method()
-  functions = driver_lib.program(method, recipe, run.backbone.network)
+  functions = driver_lib.program(
+      group[0].phase.make_method(), recipe, run.backbone.network)
   alone, entries = len(group) == 1, len(group)  # one state has no task axis
   place = lambda tree: parallel.split_tasks(parallel.pad_tasks(tree))
   unpad = functools.partial(jax.tree.map, lambda x: x[:entries])
@@ -108,8 +108,8 @@ def _many(run, group, recipe) -> driver_lib.Driver:
               for entry in group]
     return states[0] if alone else parallel.stack(states)
 
-  def place_state(state):
-    return place(jax.tree.map(lambda x: x[None], state) if alone else state)
+  place_state = lambda state: place(
+      jax.tree.map(lambda x: x[None], state) if alone else state)
 
   def advance(shared, state, first, count):
     index = draw(first, count)
@@ -137,17 +137,21 @@ def _many(run, group, recipe) -> driver_lib.Driver:
         shapes(run.data.entry_arrays(group[0])), shapes(state),
         shapes(driver_lib.no_rows(recipe, count)))
 
-  def validate(shared, state):
-    measured = evaluate.Group(run.data, group, tasks(),
-                              run.config.eval_batch_size)
-    return measured.score(
-        run.backbone.network, _trained(method, group[0].route),
-        (run.backbone.params, run.backbone.stats), shared,
-        (state.trainable, state.stats), 'valid')
-
   return driver_lib.Driver(
       start, place_state, advance, whole, member, lower,
-      validate=None if any(entry.pooled for entry in group) else validate)
+      validate=None if any(entry.pooled for entry in group) else
+      functools.partial(_validate, run, group, tasks))
+
+
+def _validate(run, group, tasks, shared, state) -> list[evaluate.Score]:
+  """Scores on validation images of entries in training under vmap."""
+  first = group[0]
+  return evaluate.Group(
+      run.data, group, tasks(), run.config.eval_batch_size).score(
+          run.backbone.network,
+          _trained(first.phase.make_method(), first.route),
+          (run.backbone.params, run.backbone.stats), shared,
+          (state.trainable, state.stats), 'valid')
 
 
 @functools.lru_cache(maxsize=64)
@@ -207,8 +211,7 @@ def round_program(method: methods.Method, turns: config_parts.Rounds,
 def _rounds(run, group, recipe) -> driver_lib.Driver:
   """Entries that take turns; one scan runs `count` steps of every entry.
 
-  A chunk may end within a round. Its metrics are in the order of the sequence;
-  `curves` sorts them by entry.
+  A chunk may end within a round.
   """
   phase = group[0].phase
   method, tasks_ = phase.make_method(), len(group)
@@ -247,11 +250,6 @@ def _rounds(run, group, recipe) -> driver_lib.Driver:
       return jax.tree.map(lambda x: x.reshape(count, tasks_).T, found)
     return state, fetch
 
-  def curves(values):
-    flat = values.T.reshape(-1)
-    now = order[:len(flat)]
-    return np.stack([flat[now == i] for i in range(tasks_)])
-
   def member(state, i):
     rows = {bank: r[i] for bank, r in
             method.abilities.banks.rows(state.trainable).items()}
@@ -266,7 +264,15 @@ def _rounds(run, group, recipe) -> driver_lib.Driver:
         (np.zeros(index.shape[:2], order.dtype), index))
 
   return driver_lib.Driver(start, parallel.put, advance, lambda state: state,
-                           member, lower, curves)
+                           member, lower,
+                           functools.partial(_by_entry, order, tasks_))
+
+
+def _by_entry(order: np.ndarray, entries: int, values) -> np.ndarray:
+  """Metrics [entries, steps] in the order of the sequence, by entry."""
+  flat = values.T.reshape(-1)
+  now = order[:len(flat)]
+  return np.stack([flat[now == i] for i in range(entries)])
 
 
 def _one_source(run, group):

@@ -55,15 +55,15 @@ def of_group(method: methods.Method, backbone: backbone_lib.Backbone,
   own = methods.METHODS.origin(group[0].phase.method) is not None
   before = fresh.state(group[0].phase) if own else []
   claims.facts(method)
-  routes = tuple(entry.route for entry in group)
   params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
                         backbone.params)
-  route, key = routes[0], preparation.run_key(seed)
+  route, key = group[0].route, preparation.run_key(seed)
 
   def prepare(params, earlier, method=method):
     return method.prepare(methods.Context(
         params, tuple(earlier), key, methods.Group(
-            routes, {}, lambda number: params, None)))
+            tuple(entry.route for entry in group), {}, lambda number: params,
+            None)))
 
   init = lambda p, s, method=method: method.init(key, p, s,
                                                  plan.init_route(group))
@@ -78,19 +78,17 @@ def of_group(method: methods.Method, backbone: backbone_lib.Backbone,
   there, stored = claims.loaded(method, params, earlier, key, made, shared)
   calls.require_equal(bound, stored, ('bind', 'materialise'),
                       'both must give the same network')
-  if made.structure is None:
-    _require_taken(backbone, params, bound, route, made.path is not None)
+  _require_taken(backbone, params, bound, route, made)
   _require_used('materialise', 'commit leaves', method.materialise, params,
                 made, there)
   claims.require(method, params, made, trainable, shared, there, bound, route)
   if own:
+    given = params, trainable, shared
     uses = lambda method: {
         'prepare': (lambda p, e: prepare(p, e, method), params, earlier),
         'init': (lambda p, s: init(p, s, method), params, shared),
-        'bind': (lambda p, t, s: method.bind(p, t, s, route), params,
-                 trainable, shared),
-        'commit': (lambda p, t, s: method.commit(p, t, s, route), params,
-                   trainable, shared),
+        'bind': (lambda p, t, s: method.bind(p, t, s, route), *given),
+        'commit': (lambda p, t, s: method.commit(p, t, s, route), *given),
         'penalty': (method.penalty, trainable),
         'materialise': (method.materialise, params, made, there)}
     fresh.require_same(method, group[0].phase, before, uses)
@@ -190,13 +188,14 @@ def _require_used(name, what, function, params, given, shared) -> None:
                       'be learned')
 
 
-def _require_taken(backbone, params, bound, route, walked: bool) -> None:
+def _require_taken(backbone, params, bound, route, made) -> None:
   """Refuses parameters to which the network can't be applied.
 
   If they are those of a path, the network itself says what is wrong.
   """
   difference = _difference(trees.flatten(bound), trees.flatten(params))
-  if not difference or backbone.network is None:
+  if (made.structure is not None or not difference
+      or backbone.network is None):
     return
   shape = backbone.recipe['image_shape']
   shape = shape if not isinstance(shape[0], list) else shape[0]
@@ -208,7 +207,7 @@ def _require_taken(backbone, params, bound, route, walked: bool) -> None:
                                             train=False)[0],
         bound, jax.ShapeDtypeStruct((2, *shape), dtype))
   except Exception as error:  # pylint: disable=broad-except
-    if walked and isinstance(error, ValueError):
+    if made.path is not None and isinstance(error, ValueError):
       raise
     raise WrongMethod(
         f'bind gives {difference}, and the network cannot be applied to that: '
