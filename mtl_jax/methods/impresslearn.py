@@ -232,7 +232,7 @@ def make(options: Options) -> base.Method:
                       options.basis, options.blocks, options.head_rate)
 
 
-def _check_numbers(penalty, head, blocks, head_rate) -> None:
+def _check_numbers(penalty: float, head, blocks, head_rate) -> None:
   if not (isinstance(penalty, numbers.Real) and 0 <= penalty < np.inf):
     raise ValueError(f'penalty is {penalty!r}; it must be a number that is not '
                      'negative, and finite')
