@@ -19,6 +19,9 @@ RUNS = (
     ('identity', 'impresslearn_rotated', 'ImpressLearn, RotatedMNIST, 10 '
      'unseen tasks over 40 masks, LeNet-300-100, s = 100', 'none'),
 )
+# The number of outputs s of the paper's Fig. 6, and where its runs are.
+OUTPUTS = ((25, 'identity', 'outputs_25'), (100, 'supsup', 'permuted_lenet'),
+           (200, 'identity', 'outputs_200'))
 SCENARIOS = ('GG', 'GNs', 'GNu')
 
 
@@ -94,6 +97,26 @@ def curves() -> str:
        'seeds'], rows)
 
 
+def outputs() -> str:
+  """How often the task is inferred with more and fewer superfluous outputs."""
+  found = [(size, lines(folder, prefix)) for size, folder, prefix in OUTPUTS]
+  counts = sorted({tasks for _, own in found for _, tasks in own})
+  percent = lambda seeds, get: (collected.spread(
+      [100 * get(line) for line in seeds]) if seeds else '')
+  rows = []
+  for size, own in found:
+    for name, letter in (('entropy', 'H'), ('superfluous', 'G')):
+      last = own.get((name, counts[-1]), [])
+      rows.append([str(size), letter, *[percent(
+          own.get((name, tasks), []), lambda line: line['identified'])
+          for tasks in counts],
+          percent(last, lambda line: line['accuracy']['GNu']),
+          percent(last, lambda line: line['whole']), str(len(last))])
+  return collected.markdown(
+      ['outputs s', 'objective', *[f'{tasks} tasks' for tasks in counts],
+       f'GNu, {counts[-1]} tasks', 'GG, all test images', 'seeds'], rows)
+
+
 def streams() -> str:
   """Runs whose tasks are not named in training either."""
   rows = []
@@ -129,7 +152,9 @@ def pools() -> str:
 def costs() -> str:
   """Time, memory and disk of the largest runs."""
   rows = []
-  for folder, prefix, title, _ in RUNS:
+  for folder, prefix, title in [run[:3] for run in RUNS] + [
+      (folder, prefix, f'PermutedMNIST, LeNet-300-100, s = {size}')
+      for size, folder, prefix in OUTPUTS]:
     for run in collected.runs(collected.HERE / folder, prefix):
       summary = run['summary']
       disk = sum(t['bytes']['stored'] for t in run['tasks'])

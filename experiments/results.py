@@ -108,7 +108,8 @@ TABLES = {  # README: markers and what stands between them
             'split': split_cifar_tables.impresslearn},
     'identity/README.md': {
         name: getattr(identity_tables, name)
-        for name in ('scenarios', 'curves', 'streams', 'pools', 'costs')},
+        for name in ('scenarios', 'curves', 'outputs', 'streams', 'pools',
+                     'costs')},
     'part/README.md': {
         name: getattr(part_tables, name)
         for name in ('accuracy', 'bangla', 'modules', 'sharing', 'segments',

@@ -245,15 +245,22 @@ TABLES = {
 def main():
   path = HERE / 'README.md'
   readme = path.read_text()
-  for folder, before in ((HERE / 'results', ''),
-                         (HERE / 'results' / 'gpu', 'gpu ')):
-    for name, (renderer, words) in TABLES.items():
-      file = folder / f'{name}.jsonl'
-      if file.exists():
-        readme = rewrite(readme, renderer(_lines(file)),
-                         f'<!-- {before}{words} -->',
-                         f'<!-- end of {before}{words} -->')
+  for name, (renderer, words) in TABLES.items():
+    file = HERE / 'results' / f'{name}.jsonl'
+    if file.exists():
+      readme = rewrite(readme, renderer(_lines(file)), f'<!-- {words} -->',
+                       f'<!-- end of {words} -->')
+  readme = rewrite(readme, on_gpu(HERE / 'results' / 'gpu'), '<!-- gpu -->',
+                   '<!-- end of gpu -->')
   path.write_text(readme)
+
+
+def on_gpu(folder: pathlib.Path) -> str:
+  """The tables of all results in a folder, each under its file's name."""
+  return '\n\n'.join(
+      f'### `{name}.py`\n\n{renderer(_lines(folder / f"{name}.jsonl"))}'
+      for name, (renderer, _) in TABLES.items()
+      if (folder / f'{name}.jsonl').exists())
 
 
 if __name__ == '__main__':

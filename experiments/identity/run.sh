@@ -6,6 +6,10 @@
 source "$(dirname "$0")/../run.bash"
 go identity supsup_2500_s0 --config=configs/supsup_2500_tasks.py --cpu_devices=2
 for seed in 0 1 2; do
+  for outputs in 25 200; do
+    go identity "outputs_${outputs}_s$seed" --config=configs/supsup_permuted_mnist.py \
+      --config.backbone.outputs=$outputs --config.seed=$seed
+  done
   go identity "nameless_s$seed" --config=configs/supsup_nameless_permuted_mnist.py \
     --config.seed=$seed
   go identity "impresslearn_rotated_s$seed" \

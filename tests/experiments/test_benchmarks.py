@@ -1,5 +1,6 @@
 """The benchmarks run and compare equal work; nothing here is timed."""
 
+import json
 import pathlib
 import sys
 
@@ -127,6 +128,15 @@ def test_kernel_gradients_are_measured_in_blocks_of_several_sizes():
       '4', '8', 'all', kernel_gradient.TAKEN, kernel_gradient.FORWARD]
   text = table.render_kernels([line | timing.origin() for line in lines])
   assert '| tiny: 10 of 6x6x3 to 4, 3x3, stride 2 | ' in text
+
+
+def test_only_tables_of_a_gpu_that_exist_are_shown(tmp_path):
+  assert table.on_gpu(tmp_path) == ''
+  line = {'group': 'g', 'name': 'a step', 'ms_median': 2., 'ms_min': 1.,
+          'load': [0., 1.], **timing.origin()}
+  (tmp_path / 'threshold_parts.jsonl').write_text(json.dumps(line) + '\n')
+  assert table.on_gpu(tmp_path).startswith(
+      f'### `threshold_parts.py`\n\n{table.render([line])}')
 
 
 def test_timing_and_table():
