@@ -17,7 +17,11 @@ addition to crop and flip. Batch-sets continue across the ends of epochs
 biased ones. Means and deviations are the official ones, CIFAR-10's also for
 CIFAR-100.
 
-The real run needs data and an accelerator: some 6 x 10^16 multiply-adds.
+The published run needs an accelerator: some 6 x 10^16 multiply-adds.
+
+`:small` is not a published recipe: 1/8 of the width and 2 epochs instead of 60,
+for a CPU, with two controls of `configs/part_five_tasks.py`: each task alone,
+and one after another.
 
 Hardware: not run.
 Minutes: not run.
@@ -42,7 +46,12 @@ CLASSES = (
 NORMALISE = ((.4914, .4822, .4465), (.2023, .1994, .2010))  # mean, deviation
 
 
-def get_config():
+WIDTH, EPOCHS = 8, 2  # of the small variant, of 64 and 60
+
+
+def get_config(variant=''):
+  if variant not in ('', 'small'):
+    raise ValueError(f'there is no variant {variant!r}; take small or none')
   config = ml_collections.ConfigDict()
   config.seed = 0  # of batches and the backbone
   config.suite = dict(kind='groups', augment=4, normalise=NORMALISE,
@@ -50,15 +59,30 @@ def get_config():
   config.backbone = dict(
       model='part_cifar', outputs=10, init='default', options=dict(
           heads=(10,) * 10, modules=12, active=4, width=64))
-  config.phases = dict(part=dict(
+  part = dict(
       method='part', tasks=(0, 10), epochs=60, batch_size=16,
       optimizer='adam', learning_rate=1e-3, schedule='halved',
       milestones=(20 / 60, 30 / 60, 40 / 60), together='rounds',
       loss='classes',
       rounds=dict(set_batches=10, order='drawn', moments='own'),
       options=dict(active=4, paths='official', path_seed=456,
-                   norm='statistics', copies=False)))
-  config.schedule = ('part',)
+                   norm='statistics', copies=False))
+  phases = dict(part=part)
   config.chunk_steps = 100
   config.transparency = 500  # images of each task for the analyses
+  if variant:
+    config.backbone.options.width = WIDTH
+    phases = _with_controls(dict(part, epochs=EPOCHS))
+    config.chunk_steps, config.transparency = 50, 0
+  config.phases, config.schedule = phases, tuple(phases)
   return config
+
+
+def _with_controls(part):
+  """PaRT, and rows with the same initial weights and batches."""
+  control = dict(part, control=True)
+  return dict(
+      part=part,
+      single=dict(control, options=dict(part['options'], copies=True)),
+      sequential=dict(control, rounds=dict(part['rounds'], set_batches=0,
+                                           order='sequence')))
