@@ -20,8 +20,8 @@ CIFAR-100.
 The published run needs an accelerator: some 6 x 10^16 multiply-adds.
 
 `:small` is not a published recipe: 1/8 of the width and 2 epochs instead of 60,
-for a CPU, with two controls of `configs/part_five_tasks.py`: each task alone,
-and one after another.
+for a CPU, with the controls of `configs/part_five_tasks.py`: each task alone,
+one after another, one path for all tasks.
 
 Hardware: not run.
 Minutes: not run.
@@ -81,8 +81,10 @@ def get_config(variant=''):
 def _with_controls(part):
   """PaRT, and rows with the same initial weights and batches."""
   control = dict(part, control=True)
+  changed = lambda **options: dict(control, options=dict(part['options'],
+                                                         **options))
   return dict(
-      part=part,
-      single=dict(control, options=dict(part['options'], copies=True)),
+      part=part, single=changed(copies=True),
       sequential=dict(control, rounds=dict(part['rounds'], set_batches=0,
-                                           order='sequence')))
+                                           order='sequence')),
+      hard_sharing=changed(paths='identical'))
