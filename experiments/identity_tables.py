@@ -99,17 +99,19 @@ def curves() -> str:
 
 def outputs() -> str:
   """How often the task is inferred with more and fewer superfluous outputs."""
-  found = [(size, lines(folder, prefix)) for size, folder, prefix in OUTPUTS]
+  found = [(size, own) for size, folder, prefix in OUTPUTS
+           if (own := lines(folder, prefix))]
   counts = sorted({tasks for _, own in found for _, tasks in own})
-  percent = lambda seeds, get: (collected.spread(
-      [100 * get(line) for line in seeds]) if seeds else '')
+  percent = lambda seeds, get: collected.spread(
+      [100 * get(line) for line in seeds])
   rows = []
   for size, own in found:
     for name, letter in (('entropy', 'H'), ('superfluous', 'G')):
-      last = own.get((name, counts[-1]), [])
-      rows.append([str(size), letter, *[percent(
-          own.get((name, tasks), []), lambda line: line['identified'])
-          for tasks in counts],
+      last = own[name, counts[-1]]
+      rows.append([
+          str(size), letter,
+          *[percent(own[name, tasks], lambda line: line['identified'])
+            for tasks in counts],
           percent(last, lambda line: line['accuracy']['GNu']),
           percent(last, lambda line: line['whole']), str(len(last))])
   return collected.markdown(

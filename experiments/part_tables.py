@@ -76,12 +76,20 @@ def bangla() -> str:
   return _accuracy(collected.runs(collected.HERE / 'part', 'bangla'))
 
 
+def cifar100() -> str:
+  """`accuracy` of CIFAR-100's ten tasks."""
+  return _accuracy(collected.runs(collected.HERE / 'part', 'cifar100_small'))
+
+
 def _accuracy(found: list[dict]) -> str:
   if not found:
     return collected.NONE
   tasks = list(_by_task(found[0], 'part'))
   rows = []
+  made = {phase for run in found for phase in run['run']['config']['schedule']}
   for phase, title in PHASES:
+    if phase not in made:
+      continue
     own = [_by_task(run, phase) for run in found]
     share = [100 * weights(run, phase) / weights(run, 'single')
              for run in found]
@@ -206,26 +214,3 @@ def robustness() -> str:
       [[kind, name] + [collected.spread([100 * row[i] for row in rows], 1)
                        for i in range(6)]
        for (kind, name), rows in values.items()])
-
-
-def stand_in() -> str:
-  """One epoch of the CIFAR-100 config on drawn images of CIFAR's shapes."""
-  found = collected.runs(collected.HERE / 'part', 'stand_in_cifar100')
-  if not found:
-    return collected.NONE
-  run = found[0]
-  own = [t for t in run['tasks'] if t['phase'] == 'part']
-  steps = sum(t['steps'] for t in own)
-  # A group's seconds of training are divided among its tasks.
-  seconds = sum(t['seconds']['train'] for t in own)
-  rows = [['steps of the epoch, all ten tasks', f'{steps:,}'],
-          ['seconds of training in the epoch', f'{seconds:,.0f}'],
-          ['weights of all modules on a path and of the heads',
-           f'{weights(run, "part"):,}'],
-          ['bytes on disk of all ten tasks',
-           f'{sum(t["bytes"]["stored"] for t in own):,}'],
-          ['test accuracy on the drawn classes, mean %', '{:.2f}'.format(
-              collected.phase_accuracy(run)['part'])]]
-  return collected.markdown(['measured', ''], rows) + (
-      f'\n\nOne run. {collected.command([run])} on {collected.where(found)}, '
-      f'commit {collected.commits(found)}.')

@@ -113,7 +113,7 @@ TABLES = {  # README: markers and what stands between them
     'part/README.md': {
         name: getattr(part_tables, name)
         for name in ('accuracy', 'bangla', 'modules', 'sharing', 'segments',
-                     'robustness', 'stand_in')},
+                     'robustness', 'cifar100')},
     'subnetworks/README.md': {
         name: getattr(subnetworks_tables, f'{kind}_table')
         for name, kind in (('accuracy', 'accuracy'), ('capacity', 'capacity'),
