@@ -14,6 +14,7 @@ from mtl_jax import host
 from mtl_jax.storage import anywhere
 from mtl_jax.storage import bucket
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import disk_errors
 from mtl_jax.storage import tensor_file
 
 _FORMS = 'an .npz, a .safetensors or an Orbax folder'
@@ -48,6 +49,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
   if not os.path.exists(path):  # False of a name that is too long, too
     raise FileNotFoundError(f'there are no weights at {path}; backbone.weights '
                             f'is the path of {_FORMS}')
+  disk_errors.require_readable(path)
   if path.is_dir():
     arrays = checkpoint.read_foreign(path)
   elif path.suffix == '.npz':
