@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 
 from mtl_jax import host
+from mtl_jax import npz
 from mtl_jax.storage import anywhere
 from mtl_jax.storage import bucket
 from mtl_jax.storage import checkpoint
@@ -71,7 +72,9 @@ def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise ValueError(f'{path} cannot be read as .npz: it is no archive, or a '
                      'part of one; copy it again from where it was written')
   try:
-    with np.load(path, allow_pickle=False) as members:
+    with path.open('rb') as stream:
+      npz.require_whole(stream)
+      members = np.load(stream, allow_pickle=False)
       return {name: np.asarray(members[name]) for name in members.files}
   except Exception as error:  # zipfile and NumPy raise many kinds
     if 'allow_pickle' in str(error):

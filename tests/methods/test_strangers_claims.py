@@ -126,6 +126,11 @@ class Counter:
     return self.count
 
 
+def by_a_name(count, *, kept=[0]):  # pylint: disable=dangerous-default-value
+  kept[0] += count
+  return kept[0]
+
+
 def recursive():
   """Of a variable that is never assigned."""
   def called():
@@ -156,6 +161,7 @@ PLACES = {
     'global': (more_number, lambda: NUMBER),
     'closure': CLOSURE,
     'default': (lambda: by_a_default(1), lambda: by_a_default(0)),
+    'named default': (lambda: by_a_name(1), lambda: by_a_name(0)),
     'function': (lambda: add(more_number), lambda: getattr(more_number, 'n', 0)
                  ),
     'array': (lambda: COUNTS.__setitem__(1, COUNTS[1] + 1),
@@ -268,7 +274,8 @@ def test_sound_claims_are_kept():
     *((dict({name: lambda *given, f=function: jax.tree.map(
         lambda x: x * np.random.rand(), f(*given))}),
        f'{name} computes something else when it is called again')
-      for name, function in (('init', init), ('bind', bind))),
+      for name, function in (('init', init), ('bind', bind),
+                             ('materialise', materialise))),
     (dict(penalty=lambda pairs: np.random.rand() * sum(
         jnp.sum(x) for x in jax.tree.leaves(pairs))),
      'penalty computes something else when it is called again'),
