@@ -96,6 +96,7 @@ def _run(started, config, work, command, quiet, after_chunk) -> dict:
     config = sizing.recorded(work, config)
     validate.check_config(work, config)
     validate.check_sources(work, suite, data, lines)
+    tasks = validate.check_suite(work, suite, lines)
     validate.check_backbone(work, backbone)
     resume.check_tasks(work, config, suite, backbone.recipe['fingerprint'])
     running = _running(config, suite, backbone, data, work)
@@ -109,7 +110,7 @@ def _run(started, config, work, command, quiet, after_chunk) -> dict:
         print(f'note: {hint}', file=sys.stderr)
     resume.write_plan(work, config, suite)
     lines = claim(work, config, backbone, command, {
-        'sources': versions, 'memory': needs}, lines)
+        'sources': versions, 'suite_tasks': tasks, 'memory': needs}, lines)
     with work.timed(started, lines):
       records, summary = _learn(
           started, running._replace(

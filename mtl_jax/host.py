@@ -232,7 +232,8 @@ def stoppable() -> Iterator[None]:
     if not _Stop.depth or _Stop.asked is not None:
       raise Stopped(number)
     _Stop.asked = number
-    os.write(2, b'\nstopping once this is saved (again: at once)\n')
+    with contextlib.suppress(OSError):  # nobody may read it, as after `| tee`
+      os.write(2, b'\nstopping once this is saved (again: at once)\n')
   for number in numbers:
     if before[number] is not signal.SIG_IGN:
       signal.signal(number, stop)

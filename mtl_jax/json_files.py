@@ -19,6 +19,16 @@ NUMBER = (int, float)
 Schema = Mapping[str, Any]
 
 
+class Unreadable(ValueError):
+  """The system did not let something be read; it need not be damaged."""
+
+
+def unreadable(path: Any, error: OSError) -> Unreadable:
+  """The error for what the system refuses: permissions, a disk that fails."""
+  return Unreadable(f'{path} cannot be read: {error.strerror or error}; see to '
+                    'it that this process can read it, and try again')
+
+
 def sealed(value: dict) -> dict:
   """The value with its seal.
 
@@ -84,7 +94,8 @@ def read(path: pathlib.Path, schema: Schema, what: str,
 
   Raises:
     FileNotFoundError: the file doesn't exist.
-    ValueError: it can't be read, isn't UTF-8, isn't JSON, doesn't match the
+    Unreadable: the system does not let it be read.
+    ValueError: it is a folder, isn't UTF-8, isn't JSON, doesn't match the
       schema, or was changed; names the file, the line and what was expected.
   """
   return check(_parsed(_text(path, what, remedy), path, what, remedy),
@@ -147,9 +158,11 @@ def _text(path, what, remedy) -> str:
     content = path.read_bytes()
   except FileNotFoundError:
     raise
+  except (IsADirectoryError, NotADirectoryError) as error:
+    raise ValueError(f'{path}: {what} cannot be read: {error.strerror}'
+                     f'{_end(remedy)}') from error
   except OSError as error:
-    raise ValueError(f'{path}: {what} cannot be read: '
-                     f'{error.strerror or error}{_end(remedy)}') from error
+    raise unreadable(path, error) from error
   try:
     return content.decode()
   except UnicodeDecodeError as error:

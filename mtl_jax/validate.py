@@ -12,6 +12,8 @@ from mtl_jax.config import config as config_lib
 from mtl_jax.config import growth
 from mtl_jax.config import plan
 from mtl_jax.data import batches
+from mtl_jax.data import labels
+from mtl_jax.data import transforms
 from mtl_jax.methods import heads
 from mtl_jax.parallel import mesh
 from mtl_jax.storage import checkpoint
@@ -159,6 +161,34 @@ def check_sources(work: workdir_lib.Workdir, suite, data,
             f'begun with version {before}: bring that back (the data, or the '
             'mtl_jax that read them), or choose another workdir. Nothing was '
             'changed')
+  return found
+
+
+def check_suite(work: workdir_lib.Workdir, suite, lines=None) -> dict[str, str]:
+  """Digests of the suite's tasks, equal to those of earlier starts.
+
+  The function that makes a suite may be a user's own, and the config does not
+  change if it is edited.
+
+  Args:
+    work, suite, lines: as in `check_sources`.
+
+  Raises:
+    ValueError: a task of the same name has other images, labels or transforms.
+  """
+  found = {task.name: json_files.digest([
+      task.source, transforms.to_json(task.transforms), labels.label_map(task),
+      task.classes, task.regression, task.drawn_by, task.drop_shared])[:16]
+           for task in suite.tasks}
+  for line in (json_records.read_lines(work.metrics) if lines is None
+               else lines):
+    for name, before in line.get('suite_tasks', {}).items():
+      if found.get(name, before) != before:
+        raise ValueError(
+            f'task {name} has another source, other labels or other transforms '
+            f'now than when {work.root} was begun: bring back the file that '
+            'makes the suite, give the new task another name, or choose '
+            'another workdir. Nothing was changed')
   return found
 
 

@@ -239,3 +239,19 @@ def test_an_edit_beside_it_that_keeps_size_and_time_is_seen(
     assert done.returncode == 0, done.stderr
     said += done.stdout
   assert said == '1 1\n2 2\n'
+
+
+def test_a_suite_that_is_edited_between_two_starts(tmp_path):
+  def start(**options):
+    suites.register('mine', lambda: suites.make(
+        'split', source='mine', **{'groups': ((0, 1),)} | options))
+    return learn(tmp_path / 'run')
+  register()
+  start()
+  before = tiny.files(tmp_path / 'run')
+  for changed in ({'normalise': (0., 1.)}, {'groups': ((1, 0),)}):
+    with pytest.raises(ValueError, match='task .* has another source, other '
+                       'labels or other transforms now than when'):
+      start(**changed)
+  assert tiny.files(tmp_path / 'run') == before
+  start()  # the remedy

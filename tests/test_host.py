@@ -76,6 +76,17 @@ def test_a_signal_waits_for_the_next_save_and_a_second_one_does_not():
   host.may_stop()  # nothing waits any more
 
 
+def test_a_signal_waits_though_nobody_reads_what_it_says(monkeypatch):
+  """As after Ctrl-C with `2>&1 | tee`, which ends first."""
+  def gone(*_):
+    raise BrokenPipeError
+  monkeypatch.setattr(host.os, 'write', gone)
+  with host.stoppable(), host.saves():
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(host.Stopped):
+      host.may_stop()
+
+
 class Ending:
   """Signals the process when it is collected."""
 

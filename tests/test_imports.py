@@ -93,7 +93,7 @@ def test_pmap_and_meshes_stand_in_parallel_alone():
 # From the bottom up. A part of mtl_jax, a module or a package, may import the
 # layers below its own, and a package its own modules.
 LAYERS = (
-    ('host', 'json_files', 'messages', '_version', '_top_k', 'aliases',
+    ('host', 'json_files', 'messages', 'npz', '_version', '_top_k', 'aliases',
      'neighbours'),
     ('trees',),
     ('registry', 'fields', 'fans', '_mask_leaves'),

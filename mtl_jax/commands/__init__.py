@@ -75,6 +75,10 @@ def main(argv: Sequence[str] | None = None, program: str = 'mtl-jax') -> int:
   """
   ends.plain_output()
   words = list(sys.argv[1:] if argv is None else argv)
+  return ends.guarded(lambda: _main(words, program))
+
+
+def _main(words: list[str], program: str) -> int | None:
   if not words or words[0] in ('-h', '--help', 'help'):
     print(_help(program))
     return 0 if words else 2
@@ -88,19 +92,23 @@ def main(argv: Sequence[str] | None = None, program: str = 'mtl-jax') -> int:
           f'{trees.nearest(words[0], COMMANDS)}; known: {", ".join(COMMANDS)}',
           file=sys.stderr)
     return 2
-  return call(words[0], words[1:], f'{program} {words[0]}')
+  return _call(words[0], words[1:], f'{program} {words[0]}')
 
 
 def call(name: str, argv: Sequence[str] | None, program: str) -> int:
   """Runs one sub-command; see `main`."""
   ends.plain_output()
-  module = importlib.import_module(COMMANDS[name][0])
   words = list(sys.argv[1:] if argv is None else argv)
+  return ends.guarded(lambda: _call(name, words, program))
+
+
+def _call(name: str, words: list[str], program: str) -> int | None:
+  module = importlib.import_module(COMMANDS[name][0])
   try:
     given = parse(module, words, program)
   except SystemExit as end:  # after --help, or after an unknown flag
     return end.code if isinstance(end.code, int) else 1
-  return ends.guarded(lambda: module.main(given))
+  return module.main(given)
 
 
 def parse(module: ModuleType, argv: list[str],

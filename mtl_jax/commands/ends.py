@@ -5,6 +5,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -24,11 +25,44 @@ def _as_ascii(error):
   return ''.join(_ASCII.get(c, '?') for c in text), error.end
 
 
+class _Output:
+  """Standard output or error, whose reader may leave before the command ends.
+
+  What is printed then goes nowhere: `| head -1` cuts what a command says, not
+  what it does, nor its exit code.
+  """
+
+  def __init__(self, stream: Any, called: str, lost: type[OSError]):
+    self._stream, self._called, self._lost = stream, called, lost
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._stream, name)
+
+  def write(self, text: str) -> int:
+    return self._surely(self._stream.write, text)
+
+  def flush(self) -> None:
+    self._surely(self._stream.flush)
+
+  def _surely(self, function: Callable, *args: str) -> Any:
+    try:
+      return function(*args)
+    except self._lost:
+      nowhere = os.open(os.devnull, os.O_WRONLY)
+      os.dup2(nowhere, self._stream.fileno())
+      os.close(nowhere)
+      return function(*args)
+    except OSError as error:
+      error.filename = self._called
+      raise
+
+
 def plain_output() -> None:
   """Makes output replace characters that a terminal cannot show.
 
   Output that is closed (`>&-`) goes nowhere; otherwise the next file that is
-  opened would have its place.
+  opened would have its place. So does output whose reader has left, and what
+  standard error cannot take.
   """
   while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
     pass
@@ -37,9 +71,13 @@ def plain_output() -> None:
     if getattr(sys, name) is None:
       setattr(sys, name, open(os.devnull, 'w', encoding='utf-8'))
   codecs.register_error('mtl_jax_ascii', _as_ascii)
-  for stream in (sys.stdout, sys.stderr):
+  for name, called, lost in (('stdout', 'standard output', BrokenPipeError),
+                             ('stderr', 'standard error', OSError)):
+    stream = getattr(sys, name)
     if hasattr(stream, 'reconfigure'):  # not where a test captures it
       stream.reconfigure(errors='mtl_jax_ascii')
+    if not isinstance(stream, _Output):
+      setattr(sys, name, _Output(stream, called, lost))
 
 
 def guarded(command: Callable[[], int | None]) -> int:
@@ -58,9 +96,6 @@ def guarded(command: Callable[[], int | None]) -> int:
     return _say_stopped(stopped.number)
   except KeyboardInterrupt:
     return _say_stopped(2)
-  except BrokenPipeError:  # the reader, such as `| head`, has closed the pipe
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
   except OSError as error:
     return _say_error(_of_system(error))
   except (ValueError, FloatingPointError, ImportError) as error:

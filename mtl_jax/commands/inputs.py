@@ -1,7 +1,6 @@
 """Reads the inputs of a prediction: image files, folders, npz files."""
 
 import pathlib
-import zipfile
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from mtl_jax import host
 from mtl_jax import messages
+from mtl_jax import npz
 from mtl_jax.data import folders
 from mtl_jax.data import pictures
 
@@ -99,10 +99,10 @@ def _picture(file: pathlib.Path, shape, dtype) -> np.ndarray:
 def _arrays(path: pathlib.Path, shape, dtype) -> np.ndarray:
   """The rows of an npz file."""
   try:
-    # NumPy would take another file for one of pickled objects.
-    zipfile.ZipFile(path).close()
-    with path.open('rb') as stream, np.load(
-        stream, allow_pickle=False) as file:
+    with path.open('rb') as stream:
+      # NumPy would take another file for one of pickled objects.
+      npz.require_whole(stream)
+      file = np.load(stream, allow_pickle=False)
       names = file.files
       name = 'images' if 'images' in names else names[0] if (
           len(names) == 1) else None

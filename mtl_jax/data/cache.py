@@ -23,6 +23,8 @@ import tempfile
 import numpy as np
 
 from mtl_jax import host
+from mtl_jax import npz
+
 _LONGEST = 200  # bytes; disks allow 255, including '.npz' and the like
 
 
@@ -95,8 +97,9 @@ def fetch(name, version, split, decode, cache_dir=None):
 def _read(file, key):
   """The file's arrays, or None if there is no file or it is damaged."""
   try:
-    with (open(file, 'rb') as stream,
-          np.load(stream, allow_pickle=False) as members):
+    with open(file, 'rb') as stream:
+      npz.require_whole(stream)
+      members = np.load(stream, allow_pickle=False)
       if str(members['key']) != key:
         raise ValueError(f'it holds {str(members["key"])!r}, not {key!r}')
       images, labels = members['images'], members['labels']

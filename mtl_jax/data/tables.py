@@ -23,10 +23,10 @@ def read(name, path):
   path = host.expanded(path)
   if not path.is_file():
     raise FileNotFoundError(f'source {name!r}: there is no file {path}')
-  with path.open() as file:
-    first = file.readline()
   try:
-    rows = np.loadtxt(path, np.float64, ndmin=2,
+    with path.open(encoding='utf-8') as file:
+      first = file.readline()
+    rows = np.loadtxt(path, np.float64, ndmin=2, encoding='utf-8',
                       delimiter=',' if ',' in first else None)
   except ValueError as error:
     raise ValueError(f'source {name!r}: {path} is not a table of numbers '

@@ -77,9 +77,4 @@ def _console() -> console_lib.Console:
   console = console_lib.Console()
   if not console.is_terminal:
     console = console_lib.Console(width=max(_PIPED, console.width))
-  setattr(console, 'on_broken_pipe', _broken)  # rich's ends the process with 1
   return console
-
-
-def _broken() -> None:
-  raise BrokenPipeError

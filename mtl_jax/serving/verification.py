@@ -63,7 +63,7 @@ def _of_lost(path: pathlib.Path) -> str:
   """What became of a task that was finished, and the remedy."""
   try:
     checkpoint.require_readable(path)
-  except checkpoint.CheckpointError as error:
+  except ValueError as error:
     return str(error)
   if path.exists():
     return f'{path} is not a finished checkpoint{remedies.of(path)}'

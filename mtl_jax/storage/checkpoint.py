@@ -44,7 +44,11 @@ OWN = ('format', 'hashes', 'layout')
 
 
 class CheckpointError(ValueError):
-  """A checkpoint can't be trusted; the message says why, and the remedy."""
+  """A checkpoint can't be trusted; the message says why, and the remedy.
+
+  One that only can't be read now is another error, `json_files.Unreadable`:
+  nobody may remove it.
+  """
 
 
 def exists(path: pathlib.Path) -> bool:
@@ -56,11 +60,12 @@ def require_readable(path: pathlib.Path) -> None:
   """Refuses a folder that is there, but not for this process.
 
   Raises:
-    CheckpointError: names it.
+    Unreadable: names it.
   """
   if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
-    raise CheckpointError(f'{path} cannot be read by this process; change its '
-                          'permissions (chmod), or ask its owner')
+    raise json_files.Unreadable(
+        f'{path} cannot be read by this process; change its permissions '
+        '(chmod), or ask its owner')
 
 
 def has_metadata(path: pathlib.Path) -> bool:
@@ -204,6 +209,7 @@ def load(path: pathlib.Path, names: Sequence[str] | None = None,
   try:
     arrays = array_files.read(path, metadata.pop('layout', None), names)
   except Exception as error:  # TensorStore raises many kinds.
+    disk_errors.require_damaged(path, error)
     raise CheckpointError(f'{path} cannot be read: {messages.brief(error)}'
                           f'{remedies.of(path)}') from error
   hashes = metadata['hashes']
@@ -308,6 +314,8 @@ def _metadata(path: pathlib.Path,
   try:
     metadata = json_files.read(path / METADATA, {'custom_metadata': dict},
                                'the metadata', '')['custom_metadata']
+  except json_files.Unreadable:
+    raise
   except ValueError as error:
     raise CheckpointError(f'the metadata of {path} cannot be read: {error}'
                           f'{remedies.of(path)}') from error

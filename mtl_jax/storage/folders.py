@@ -1,5 +1,6 @@
 """Folders of this machine: paths to them, and what they hold."""
 
+import errno
 import os
 import pathlib
 import stat
@@ -106,11 +107,24 @@ def _stamp(found: os.stat_result) -> Stamp:
                found.st_size, found.st_nlink)
 
 
+# Errors that say that there is no such file.
+_NONE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP,
+         errno.EINVAL)
+
+
 def version(folder: pathlib.Path) -> Stamp | None:
-  """The stamp of a folder; `None` if it is none."""
+  """The stamp of a folder; `None` if it is none.
+
+  Raises:
+    OSError: the system does not say.
+  """
   try:
     found = os.stat(folder)
-  except (OSError, ValueError):  # ValueError: a name with a zero byte
+  except ValueError:  # a name with a zero byte
+    return None
+  except OSError as error:
+    if error.errno not in _NONE:
+      raise
     return None
   if not stat.S_ISDIR(found.st_mode):
     return None
@@ -118,10 +132,14 @@ def version(folder: pathlib.Path) -> Stamp | None:
 
 
 def listed(folder: pathlib.Path) -> Iterator[tuple[str, Stamp]]:
-  """(name, version) of all folders in a folder."""
+  """(name, version) of all folders in a folder.
+
+  Raises:
+    OSError: the system does not list them.
+  """
   try:
     names = os.listdir(folder)
-  except OSError:
+  except (FileNotFoundError, NotADirectoryError):
     return
   for name in filter(removal.is_final, names):
     found = version(folder / name)

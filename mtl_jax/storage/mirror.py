@@ -173,7 +173,7 @@ class Mirror(staging.Staging):
       return set()
     try:
       found = checkpoint.load_metadata(self.root / unit)
-    except checkpoint.CheckpointError:
+    except ValueError:
       return set()
     names = {one['task'] for one in (found.get('references') or {}).values()}
     names |= {*(found.get('relies_on') or {}), found.get('kept_by') or ''}

@@ -24,6 +24,7 @@ from mtl_jax import trees
 from mtl_jax.storage import anywhere
 from mtl_jax.storage import bucket
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import disk_errors
 from mtl_jax.storage import folders
 from mtl_jax.storage import whole_files
 
@@ -107,6 +108,7 @@ def _opened(path) -> tuple[dict[str, np.ndarray], dict]:
   with anywhere.near(path) as near:
     if not near.is_file():
       raise FileError(f'there is no file {path}')
+    disk_errors.require_readable(near)
     try:
       with safetensors.safe_open(str(near), framework='numpy') as file:
         said = file.metadata() or {}

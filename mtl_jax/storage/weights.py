@@ -11,9 +11,11 @@ import zipfile
 import numpy as np
 
 from mtl_jax import host
+from mtl_jax import npz
 from mtl_jax.storage import anywhere
 from mtl_jax.storage import bucket
 from mtl_jax.storage import checkpoint
+from mtl_jax.storage import disk_errors
 from mtl_jax.storage import tensor_file
 
 _FORMS = 'an .npz, a .safetensors or an Orbax folder'
@@ -48,6 +50,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
   if not os.path.exists(path):  # False of a name that is too long, too
     raise FileNotFoundError(f'there are no weights at {path}; backbone.weights '
                             f'is the path of {_FORMS}')
+  disk_errors.require_readable(path)
   if path.is_dir():
     arrays = checkpoint.read_foreign(path)
   elif path.suffix == '.npz':
@@ -69,7 +72,9 @@ def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise ValueError(f'{path} cannot be read as .npz: it is no archive, or a '
                      'part of one; copy it again from where it was written')
   try:
-    with np.load(path, allow_pickle=False) as members:
+    with path.open('rb') as stream:
+      npz.require_whole(stream)
+      members = np.load(stream, allow_pickle=False)
       return {name: np.asarray(members[name]) for name in members.files}
   except Exception as error:  # zipfile and NumPy raise many kinds
     if 'allow_pickle' in str(error):

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-import tempfile
+import uuid
 
 from mtl_jax.storage import disk_errors
 
@@ -25,16 +25,15 @@ def replace(path: pathlib.Path, content: bytes,
       path.write_bytes(content)
     return
   folder, prefix = part or (path.parent, f'.{path.name[:100]}.')
-  handle, name = tempfile.mkstemp(dir=folder, prefix=prefix)
+  name = folder / f'{prefix}{uuid.uuid4().hex[:8]}'
   try:
-    with disk_errors.named(path), os.fdopen(handle, 'wb') as file:
+    with disk_errors.named(path), name.open('xb') as file:
       file.write(content)
       file.flush()
       os.fsync(file.fileno())
-    os.chmod(name, 0o644)
     os.replace(name, path)
   except BaseException:
-    pathlib.Path(name).unlink(missing_ok=True)
+    name.unlink(missing_ok=True)
     raise
 
 

@@ -1,6 +1,7 @@
 """One command line: help, sub-commands, and how all of them end."""
 
 import importlib
+import contextlib
 import io
 import os
 import re
@@ -258,13 +259,33 @@ def test_the_home_of_nobody_is_a_name(capsys):
   assert '~nobody-of-this-name/x; give the workdir' in capsys.readouterr().err
 
 
-def test_a_table_whose_reader_has_gone_is_no_error(monkeypatch):
-  """rich would end the process with 1."""
-  def table():
-    terminal.print_table(['a'], [['b']])
-    sys.stdout.flush()
+@pytest.mark.parametrize('code', [0, 1])
+def test_a_reader_that_goes_changes_no_code(code, monkeypatch):
+  """`| head -1` cuts what is said, and verify still says that it failed."""
+  def verify():
+    for _ in range(2):
+      terminal.print_table(['a'], [['b' * 99]] * 99)
+      print('FAULT', file=sys.stderr)
+    return code
   read, write = os.pipe()
   os.close(read)
-  with open(write, 'w', encoding='utf-8') as stream:
-    monkeypatch.setattr(sys, 'stdout', stream)
-    assert ends.guarded(table) == 0
+  with (open(write, 'w', encoding='utf-8') as out,
+        open(os.dup(write), 'w', 1, encoding='utf-8') as err):
+    monkeypatch.setattr(sys, 'stdout', out)
+    monkeypatch.setattr(sys, 'stderr', err)
+    ends.plain_output()
+    assert ends.guarded(verify) == code
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='has no full disk')
+def test_output_to_a_full_disk(monkeypatch, capsys):
+  with (contextlib.suppress(OSError),
+        open('/dev/full', 'w', encoding='utf-8') as full):
+    with monkeypatch.context() as patch:
+      patch.setattr(sys, 'stdout', full)
+      assert commands.main(['--help']) == 1
+  assert 'error: standard output: No space left' in capsys.readouterr().err
+  with open('/dev/full', 'w', 1, encoding='utf-8') as full:
+    monkeypatch.setattr(sys, 'stderr', full)
+    ends.plain_output()
+    assert ends.guarded(lambda: print('lost', file=sys.stderr)) == 0

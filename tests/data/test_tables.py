@@ -47,6 +47,9 @@ def test_bad_tables_are_refused(tmp_path, text, message):
     sources.load(f'table:{path}')
   with pytest.raises(FileNotFoundError, match='there is no file .*none'):
     sources.load(f'table:{tmp_path / "none"}')
+  path.write_bytes(b'1 \xff\n')
+  with pytest.raises(ValueError, match='bad.data is not a table of numbers'):
+    sources.load(f'table:{path}')
 
 
 def test_a_constant_column_stays_finite():

@@ -1,6 +1,8 @@
 """What a stranger's method declares, and keeps where nothing is stored."""
 
 import collections
+import functools
+import types
 
 import configs
 import jax
@@ -103,6 +105,44 @@ QUEUE = collections.deque()
 OBJECT = Plain()
 NESTED = {'deep': [Plain()]}
 CLOSURE = in_a_closure()
+SET: set = set()
+TUPLE = (frozenset(), ([],))
+SPACE = types.SimpleNamespace(n=0)
+
+
+def in_a_list(kept, count):
+  kept[0] += count
+  return kept[0]
+
+
+class Counter:
+  """Of which a method keeps one function alone."""
+
+  def __init__(self):
+    self.count = 0
+
+  def more(self, count):
+    self.count += count
+    return self.count
+
+
+def by_a_name(count, *, kept=[0]):  # pylint: disable=dangerous-default-value
+  kept[0] += count
+  return kept[0]
+
+
+def recursive():
+  """Of a variable that is never assigned."""
+  def called():
+    return never()
+  if called is None:
+    never = called
+  return called
+
+
+PARTIAL = functools.partial(in_a_list, [0])
+BOUND = Counter().more
+EMPTY = recursive()
 NUMBER = 0
 
 
@@ -121,6 +161,7 @@ PLACES = {
     'global': (more_number, lambda: NUMBER),
     'closure': CLOSURE,
     'default': (lambda: by_a_default(1), lambda: by_a_default(0)),
+    'named default': (lambda: by_a_name(1), lambda: by_a_name(0)),
     'function': (lambda: add(more_number), lambda: getattr(more_number, 'n', 0)
                  ),
     'array': (lambda: COUNTS.__setitem__(1, COUNTS[1] + 1),
@@ -129,6 +170,11 @@ PLACES = {
                     lambda: DEFAULT['n']),
     'deque': (lambda: QUEUE.append(0), lambda: len(QUEUE)),
     'object': (lambda: add(OBJECT), lambda: getattr(OBJECT, 'n', 0)),
+    'set': (lambda: SET.add(len(SET)), lambda: len(SET)),
+    'tuple': (lambda: TUPLE[1][0].append(0), lambda: len(TUPLE[1][0])),
+    'namespace': (lambda: add(SPACE), lambda: SPACE.n),
+    'partial': (lambda: PARTIAL(1), lambda: PARTIAL(0)),
+    'bound': (lambda: BOUND(1), lambda: BOUND(0)),
     'nested': (lambda: add(NESTED['deep'][0]),
                lambda: getattr(NESTED['deep'][0], 'n', 0)),
 }
@@ -202,6 +248,11 @@ def test_sound_claims_are_kept():
         prepare=lambda context: {'scale': jnp.ones(()) * (
             2 if context.group else 3)}),
      'materialise gives .* with other values than bind'),
+    (scaled(lambda shared: 2) | able(needs_earlier=True) | dict(
+        prepare=lambda context: {} if context.group else None),
+     'prepare, without .* must return `shared` as a dict of arrays; it '
+     'returned a NoneType'),
+    (dict(facts=lambda: {}['lost']), "facts fails: KeyError: 'lost'"),
     (dict(bind=keeping(bind), materialise=if_called),
      'materialise computes something else where neither init nor bind nor'),
     (dict(bind=lambda *given: vars(HELD).update(n=1) or bind(*given),
@@ -223,7 +274,8 @@ def test_sound_claims_are_kept():
     *((dict({name: lambda *given, f=function: jax.tree.map(
         lambda x: x * np.random.rand(), f(*given))}),
        f'{name} computes something else when it is called again')
-      for name, function in (('init', init), ('bind', bind))),
+      for name, function in (('init', init), ('bind', bind),
+                             ('materialise', materialise))),
     (dict(penalty=lambda pairs: np.random.rand() * sum(
         jnp.sum(x) for x in jax.tree.leaves(pairs))),
      'penalty computes something else when it is called again'),

@@ -1,11 +1,16 @@
 """A file is read as it was written, or refused with a sentence."""
 
+import errno
+import pathlib
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
+from mtl_jax import json_files
 from mtl_jax.storage import tensor_file
+from mtl_jax.storage import weights
 
 ARRAYS = {
     'a/masks': np.arange(5, dtype=np.uint8), 'scalar': np.float32(2.),
@@ -74,3 +79,13 @@ def test_a_write_that_fails_leaves_the_old_file(path):
   with pytest.raises(TypeError):
     tensor_file.write(path, ARRAYS, {'not JSON': object()})
   assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize('read', [tensor_file.read, weights.read])
+def test_a_file_of_another_user_is_not_called_damaged(path, read, monkeypatch):
+  def refuse(*_, **__):
+    raise PermissionError(errno.EACCES, 'Permission denied')
+  monkeypatch.setattr(pathlib.Path, 'open', refuse)
+  with pytest.raises(json_files.Unreadable, match=(
+      f'{path} cannot be read: Permission denied; see to it')):
+    read(path)

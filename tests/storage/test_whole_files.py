@@ -50,3 +50,12 @@ def test_others_may_read_it(tmp_path):
   """Not the temporary file's own rights, with which it would be its user's."""
   whole_files.write(tmp_path / 'new', b'content')
   assert (tmp_path / 'new').stat().st_mode & 0o777 == 0o644
+
+
+def test_a_private_umask_is_kept(tmp_path):
+  before = os.umask(0o077)
+  try:
+    whole_files.write(tmp_path / 'new', b'content')
+  finally:
+    os.umask(before)
+  assert (tmp_path / 'new').stat().st_mode & 0o777 == 0o600
