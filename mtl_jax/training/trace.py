@@ -78,8 +78,7 @@ def of_group(method: methods.Method, backbone: backbone_lib.Backbone,
   there, stored = claims.loaded(method, params, earlier, key, made, shared)
   calls.require_equal(bound, stored, ('bind', 'materialise'),
                       'both must give the same network')
-  if made.structure is None:
-    _require_taken(backbone, params, bound, route, made.path is not None)
+  _require_taken(backbone, params, bound, route, made.path is not None)
   _require_used('materialise', 'commit leaves', method.materialise, params,
                 made, there)
   claims.require(method, params, made, trainable, shared, there, bound, route)
@@ -202,11 +201,11 @@ def _require_taken(backbone, params, bound, route, walked: bool) -> None:
   shape = shape if not isinstance(shape[0], list) else shape[0]
   dtype, shape = ((jnp.float32, shape) if not isinstance(shape[0], str) else
                   (jnp.int32, shape[1:]))
+  network = lambda p, x: backbone.network.apply(p, backbone.stats, x,
+                                                train=False)[0]
+  given = bound, jax.ShapeDtypeStruct((2, *shape), dtype)
   try:
-    logits = jax.eval_shape(
-        lambda p, x: backbone.network.apply(p, backbone.stats, x,
-                                            train=False)[0],
-        bound, jax.ShapeDtypeStruct((2, *shape), dtype))
+    logits = jax.eval_shape(network, *given)
   except Exception as error:  # pylint: disable=broad-except
     if walked and isinstance(error, ValueError):
       raise
@@ -218,6 +217,13 @@ def _require_taken(backbone, params, bound, route, walked: bool) -> None:
     raise WrongMethod(f'bind gives {difference}, and the network then gives '
                       f'{calls.said(logits)} for 2 images of {route.classes} '
                       'classes')
+  names = [name for name, leaf in trees.flatten(bound).items()
+           if leaf is not None]
+  for name, read in zip(names, calls.read(network, given, 0), strict=True):
+    if not read and name not in trees.flatten(params):
+      raise WrongMethod(f'bind gives the leaf {name}, which the backbone lacks '
+                        'and the network does not read: nothing would be '
+                        'learned of it')
 
 
 def _difference(one: dict, backbone: dict) -> str:
@@ -275,6 +281,10 @@ def _require_storable(made, backbone) -> None:
     raise WrongMethod('commit returned stats, but the library stores norm '
                       'statistics with every impression itself; leave them out')
   if made.structure is not None:
+    if made.masks is not None or made.coefficients is not None:
+      raise WrongMethod(f'commit leaves an {made!r}; with a structure of its '
+                        'own it takes neither masks nor coefficients: put '
+                        'them into Impression(parts={...})')
     return
   known = trees.flatten(backbone.params)
   for part in ('masks', 'coefficients', 'values'):

@@ -97,6 +97,9 @@ def test_the_method_that_is_changed_is_sound():
     (dict(materialise=lambda *given: jax.tree.map(
         lambda w: w * (1 + .01 * random.random()), materialise(*given))),
      'materialise computes something else when it is called again .*pure'),
+    (dict(bind=lambda *given: jax.jit(lambda: jax.tree.map(
+        lambda w: w + 1e-5 * np.random.randn(*w.shape), bind(*given)))()),
+     'bind computes something else when it is called again .*pure'),
     (dict(init=lambda key, backbone, shared, route: {'a': jnp.zeros(3)}),
      "bind fails: KeyError: 'Dense_0.kernel'"),
     (dict(init=lambda key, backbone, shared, route: 'weights'),
@@ -127,6 +130,9 @@ def test_the_method_that_is_changed_is_sound():
         lambda w: w.astype(jnp.float16), update(backbone, pairs))),
      r'materialise gives Dense_0/kernel as float32\(64, 300\), but bind as '
      r'float16'),
+    both(lambda params: params | {'adapter': {'up': params['Dense_2']}},
+         'bind gives the leaf adapter/up/kernel, which the backbone lacks and '
+         'the network does not read: nothing would be learned of it'),
     (dict(bind=lambda backbone, pairs, shared: backbone),
      'bind fails: TypeError'),
     # commit
@@ -143,6 +149,9 @@ def test_the_method_that_is_changed_is_sound():
      'a mask of Dense_0/kernel with the dtype float32; masks are bool'),
     (dict(commit=leave(values=changed_leaf(KERNELS[1], jnp.transpose))),
      r'values of Dense_1/kernel with the shape \(100, 300\)'),
+    (dict(commit=leave(masks=changed_leaf(KERNELS[0], jnp.isfinite),
+                       structure=impressions.Structure(('Dense_0',)))),
+     'commit leaves an Impression.*; with a structure of its own it takes n'),
     (dict(commit=leave(values={'Dense_0': {'kernle': jnp.ones(3)}})),
      'values of Dense_0/kernle, but the backbone has no such leaf .did you '
      'mean: Dense_0/kernel'),
