@@ -64,10 +64,11 @@ def test_a_source_that_fails_is_named(factory, said):
 
 
 @pytest.mark.parametrize('make', [
-    lambda a: sources.from_arrays(a, a, a), lambda a: sources.from_table(a, a, a),
+    lambda a: sources.from_arrays(a, a, a),
+    lambda a: sources.from_table(a, a, a),
     lambda a: sources.from_texts(a, a)])
 def test_a_forgotten_name_is_said_without_the_pixels(make):
-  with pytest.raises(ValueError, match=r'^a source is named uint8\(9, 4, 4\); '):
+  with pytest.raises(ValueError, match='^a source is named uint8.9, 4, 4.; '):
     make(np.zeros((9, 4, 4), np.uint8))
 
 
