@@ -23,6 +23,14 @@ def check_images(x: aliases.Images, shape: tuple[int, ...], task: str,
       f'got {described(x)}; {repairs.remedy(x, shape, dtype)}')
 
 
+def require_images(task: str, metadata: dict) -> None:
+  """Refuses a candidate of task inference that takes no images."""
+  dtype = metadata.get('source_dtype', 'uint8')
+  if dtype != 'uint8':
+    raise ValueError(f'task {task} takes {dtype} inputs, and only a task of '
+                     'images is inferred; name the task')
+
+
 def is_array(x: Any, dtype: str) -> bool:
   """Whether `x` is an array of a dtype without masked entries.
 

@@ -134,11 +134,15 @@ class System(stored_tasks.StoredTasks):
       task: a name in `tasks`.
 
     Returns:
-      uint8 [n, H', W', C'], the input of `identify` and `predict(x)`.
+      uint8 [n, H', W', C'], the input of `identify` and `predict(x)`; rows of
+      a table, and tokens, as they are.
     """
     self.require(task)
     stored = self.task(task)
-    checks.check_images(x, tuple(stored.metadata['source_shape']), task)
+    dtype = stored.metadata.get('source_dtype', 'uint8')
+    checks.check_images(x, tuple(stored.metadata['source_shape']), task, dtype)
+    if dtype != 'uint8':
+      return jax.device_put(x)
     return pipeline.observed(transforms.kinds(stored.transforms),
                              stored.parameters, jax.device_put(
                                  x if isinstance(x, jax.Array)
@@ -191,6 +195,8 @@ class System(stored_tasks.StoredTasks):
       spare = self.backbone.recipe['outputs'] > found.classes
       objective = ('superfluous' if spare and rule != 'brute_force'
                    and not rerank else 'entropy')
+    if not checks.is_array(x, 'uint8'):
+      checks.require_images(names[0], self.metadata(names[0]))
     shapes = found.image_shapes
     shape = tuple(getattr(x, 'shape', ())[1:])
     checks.check_images(x, shape if shape in shapes else shapes[0], 'inference')
@@ -283,8 +289,7 @@ class System(stored_tasks.StoredTasks):
         (lists the nearest), images have another dtype or shape than a task's,
         or `None` is given and the tasks have different transforms.
     """
-    names = mixed_batch.check(x, tasks, lambda name: tuple(
-        self.metadata(name)['source_shape']))
+    names = mixed_batch.check(x, tasks, self.metadata)
     shape = tuple(np.shape(x)[1:])
     shelves = self.shelves  # once: others may exchange them
     if shelves.outgrown(self._cache_bytes, len(set(names))):

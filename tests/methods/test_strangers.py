@@ -233,6 +233,16 @@ def test_a_wrong_function_is_refused(tmp_path, changes, sentence):
   assert re.match('phase a: .*', str(refused.value))
 
 
+def test_tasks_that_rely_on_each_other_are_not_trained_at_once():
+  given = config(lambda: GOOD._replace(relies_on=base.same_phase))
+  configs.check(given)
+  given['phases']['a'].update(tasks_at_once=2)
+  with pytest.raises(ValueError, match=(
+      'a task of the method mine relies on those before it, and permuted-00 is '
+      'trained at the same time as permuted-01; leave out tasks_at_once')):
+    configs.check(given)
+
+
 def test_a_network_with_too_few_outputs_is_refused(monkeypatch):
   """Of functions alone: nothing holds their parameters against shapes."""
   monkeypatch.setattr(models.MODELS, '_known', dict(models.MODELS))
