@@ -139,10 +139,8 @@ class System(stored_tasks.StoredTasks):
     """
     self.require(task)
     stored = self.task(task)
-    dtype = stored.metadata.get('source_dtype', 'uint8')
-    checks.check_images(x, tuple(stored.metadata['source_shape']), task, dtype)
-    if dtype != 'uint8':
-      return jax.device_put(x)
+    checks.check_images(x, tuple(stored.metadata['source_shape']), task,
+                        stored.metadata.get('source_dtype', 'uint8'))
     return pipeline.observed(transforms.kinds(stored.transforms),
                              stored.parameters, jax.device_put(
                                  x if isinstance(x, jax.Array)
@@ -195,8 +193,7 @@ class System(stored_tasks.StoredTasks):
       spare = self.backbone.recipe['outputs'] > found.classes
       objective = ('superfluous' if spare and rule != 'brute_force'
                    and not rerank else 'entropy')
-    if not checks.is_array(x, 'uint8'):
-      checks.require_images(names[0], self.metadata(names[0]))
+    checks.require_images(x, names[0], self.metadata)
     shapes = found.image_shapes
     shape = tuple(getattr(x, 'shape', ())[1:])
     checks.check_images(x, shape if shape in shapes else shapes[0], 'inference')

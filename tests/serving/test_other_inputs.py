@@ -86,4 +86,4 @@ def test_what_takes_images_alone_says_so(system):
         rf"predict_mixed takes raw images .*call predict\(x, task='{name}'\)")):
       system.predict_mixed(x, [name] * 3)
     with pytest.raises(ValueError, match=f'task {name} takes .* inputs, and '):
-      checks.require_images(name, system.metadata(name))
+      checks.require_images(x, name, system.metadata)
