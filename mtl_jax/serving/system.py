@@ -134,8 +134,7 @@ class System(stored_tasks.StoredTasks):
       task: a name in `tasks`.
 
     Returns:
-      uint8 [n, H', W', C'], the input of `identify` and `predict(x)`; rows of
-      a table, and tokens, as they are.
+      The input of `identify` and `predict(x)`; tables and tokens as they are.
     """
     self.require(task)
     stored = self.task(task)
