@@ -1,11 +1,14 @@
 """Tasks of images, of a table and of texts on one network of a user's own."""
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import mtl_jax
 from mtl_jax import experiment
+from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax.config import config
 from mtl_jax.data import sources
@@ -87,3 +90,30 @@ def test_what_takes_images_alone_says_so(system):
       system.predict_mixed(x, [name] * 3)
     with pytest.raises(ValueError, match=f'task {name} takes .* inputs, and '):
       checks.require_images(x, name, system.metadata)
+
+
+def test_networks_with_leaves_of_their_own_have_no_mean(tmp_path, monkeypatch):
+  """A function reads what a method adds; the backbone has no such leaf."""
+  monkeypatch.setattr(models.MODELS, '_known', dict(models.MODELS))
+  monkeypatch.setattr(methods.METHODS, '_known', dict(methods.METHODS))
+  monkeypatch.setattr(methods, '_OPTIONS', dict(methods._OPTIONS))
+  models.register('plain', lambda outputs: models.from_functions(
+      lambda key, shape: {'w': jax.random.normal(key, (64, outputs))},
+      lambda params, x: x.reshape(len(x), 64) @ (
+          params['w'] + params.get('more', 0.))))
+  methods.register('adding', lambda: methods.Method(
+      lambda key, backbone, shared, route: jnp.zeros((64, 10)),
+      lambda backbone, own, shared, route: backbone | {'more': own},
+      lambda backbone, own, shared, route: (
+          methods.Impression(parts={'more': own}), shared),
+      lambda backbone, impression, shared: backbone | impression.parts))
+  experiment.run(config.from_dict(dict(
+      seed=0, suite=dict(kind='permuted', source='digits', num_tasks=2),
+      backbone=dict(model='plain', outputs=10, init='default'),
+      phases=dict(a=dict(method='adding', tasks=(0, 2), steps=3)),
+      schedule=('a',))), tmp_path / 'run', quiet=True)
+  system = mtl_jax.load(tmp_path / 'run')
+  with pytest.raises(ValueError, match='permuted-00 has a network of its own'):
+    system.merge(system.tasks)
+  models._make.cache_clear()
+  methods.of_options.cache_clear()
