@@ -213,7 +213,8 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
     if source.tokens:
       shape = ('int32', *shape)
     shapes.setdefault(shape, task.name)
-  if len(shapes) > 1 and config.backbone.model not in models.STEMS:
+  own = models.MODELS.origin(config.backbone.model) is not None
+  if len(shapes) > 1 and not own and config.backbone.model not in models.STEMS:
     raise ValueError(
         f'tasks {" and ".join(shapes.values())} have inputs of different '
         f'shapes {list(shapes)}; give the suite an image_shape, or take a '
@@ -221,7 +222,7 @@ def make_backbone(config, suite, data, work) -> backbone_lib.Backbone:
   part = config.backbone
   models.check(part.model, models.make(
       part.model, part.outputs, **dict(part.options)), part.outputs,
-               list(shapes))
+               list(shapes), own)
   recipe = backbone_lib.recipe_of(config, list(shapes))
   if work.backbone.exists():
     resume.check_recipe(work, json_files.plain(recipe))

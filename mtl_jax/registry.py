@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -173,6 +174,31 @@ def changed(then: dict | None, now: dict | None) -> str:
   named = [f'{found["file"]} (SHA-256 {found["sha256"][:12] or "unknown"})'
            if found else 'mtl_jax itself' for found in (now, then)]
   return f'{named[0]} now defines what {named[1]} defined then'
+
+
+def called(what: str, function: Callable, **options) -> Any:
+  """Calls a user's function.
+
+  Args:
+    what: of what it is, for the message.
+    function: registered by the user.
+    **options: its arguments.
+
+  Raises:
+    ValueError: it failed by another error than one that says itself what is
+      wrong with the data; names the error and the line.
+  """
+  try:
+    return function(**options)
+  except (ValueError, OSError, ImportError, MemoryError):
+    raise
+  except Exception as error:  # pylint: disable=broad-except # a user's code
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    path = pathlib.Path(frame.filename)
+    where = ('' if path.is_relative_to(_PACKAGE) else
+             f' (line {frame.lineno} of {path.name})')
+    raise ValueError(f'the function registered as {what} fails: '
+                     f'{type(error).__name__}: {error}{where}') from error
 
 
 class _Loading(NamedTuple):

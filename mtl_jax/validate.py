@@ -265,10 +265,13 @@ def check_methods(config, suite, backbone, earlier=(),
     method, known = phase.make_method(), plan.before(
         config, suite, phase, earlier)
     own = plan.planned(phase, suite)
-    group = plan.groups(phase.named, suite)[0]
+    groups = plan.groups(phase.named, suite)
+    group = groups[0]
     try:
       _call_check(method, phase.as_training(), backbone.params,
                   known[:len(known) - len(own)], own)
+      if not phase.together:
+        plan.require_apart(known, max(groups, key=len))
       if phase.search is None:
         relied = [read(e.name) if e in earlier else left[e.phase].impression
                   for e in plan.relied(known, group)]

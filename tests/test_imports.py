@@ -94,7 +94,7 @@ def test_pmap_and_meshes_stand_in_parallel_alone():
 # layers below its own, and a package its own modules.
 LAYERS = (
     ('host', 'json_files', 'messages', 'npz', '_version', '_top_k', 'aliases',
-     'neighbours'),
+     'neighbours', 'tracing'),
     ('trees',),
     ('registry', 'fields', 'fans', '_mask_leaves'),
     ('masks',),

@@ -230,9 +230,32 @@ def relied(known: list[methods.Earlier],
   phase, names = group[0].phase, {entry.name for entry in group}
   first = next((i for i, e in enumerate(known)
                 if e.phase == phase.name and e.name in names), len(known))
+  return _asked(known[:first], phase)
+
+
+def require_apart(known: list[methods.Earlier], group: list[Entry]) -> None:
+  """Refuses tasks that are trained at once if one relies on another of them.
+
+  Args:
+    known: from `before`.
+    group: entries of one compiled call, each with its own state.
+  """
+  phase, names = group[0].phase, [entry.name for entry in group]
+  last = next((i for i, e in enumerate(known)
+               if e.phase == phase.name and e.name == names[-1]), 0)
+  inside = [e.name for e in _asked(known[:last], phase) if e.name in names]
+  if inside:
+    raise ValueError(f'a task of the method {phase.method} relies on those '
+                     f'before it, and {inside[0]} is trained at the same time '
+                     f'as {names[-1]}; leave out tasks_at_once')
+
+
+def _asked(known: list[methods.Earlier],
+           phase: config_lib.Phase) -> list[methods.Earlier]:
+  """Those of the impressions before a group that a phase's method needs."""
   # `system.learn` may give a phase's name to tasks of several methods; those of
   # other methods don't belong to this phase.
-  known = [e for e in known[:first]
+  known = [e for e in known
            if e.phase != phase.name or e.method == phase.method]
   try:
     found = list(phase.make_method().relies_on(known, phase.name))

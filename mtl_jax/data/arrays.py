@@ -49,6 +49,7 @@ def from_arrays(name, images, labels, classes=None, test=None, valid=None,
   >>> [len(split.labels) for split in (source.train, source.valid, source.test)]
   [72, 8, 20]
   """
+  splits.require_name(name)
   messages.check_switch(stratified, f'source {name!r}: stratified')
   if class_names is not None:
     class_names = splits.ordered_names(name, class_names)
@@ -125,6 +126,7 @@ def from_table(name, features, targets, version=None):
     training values of every column, targets included, become 0 and 1.
     `System.predict` takes rows and returns targets in this scale.
   """
+  splits.require_name(name)
   where = f'source {name!r}'
   features = given.real_numbers(where, 'features', features)
   targets = given.real_numbers(where, 'targets', targets)
@@ -161,6 +163,7 @@ def from_texts(name, train, test=None, words=tables.WORDS,
     ValueError: `words` is below 2 (one is padding), `length` is below 1 or
       takes more memory than there is, or a class has no training texts.
   """
+  splits.require_name(name)
   if not all(isinstance(n, numbers.Integral) for n in (words, length)):
     raise ValueError(f'source {name!r}: words is {words!r} and length '
                      f'{length!r}; give whole numbers')

@@ -133,8 +133,8 @@ def apply(kinds: transforms_lib.Kinds, parameters: Parameters,
   [-1.0, 1.0]
   """
   messages.check_switch(train, 'train')
-  if not kinds and images.dtype != jnp.uint8 and images.ndim == 2:
-    return jnp.asarray(images)  # a table's features, or tokens
+  if _plain(kinds, images):
+    return jnp.asarray(images)
   images, normalisation = _pixels(kinds, parameters, images, key, train)
   result = images.astype(jnp.float32)
   if normalisation is None:
@@ -157,7 +157,14 @@ def observed(kinds: transforms_lib.Kinds, parameters: Parameters,
   Returns:
     uint8 [n, H', W', C'].
   """
+  if _plain(kinds, images):
+    return jnp.asarray(images)
   return _pixels(kinds, parameters, images)[0]
+
+
+def _plain(kinds: transforms_lib.Kinds, images: aliases.Images) -> bool:
+  """Whether these are a table's features, or tokens."""
+  return not kinds and images.dtype != jnp.uint8 and images.ndim == 2
 
 
 def prepare(

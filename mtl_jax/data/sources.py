@@ -32,6 +32,7 @@ import re
 import numpy as np
 
 from mtl_jax import host
+from mtl_jax import messages
 from mtl_jax import registry
 from mtl_jax.data import arrays
 from mtl_jax.data import cache
@@ -72,7 +73,8 @@ def load(name, cache_dir=None, tfds_dir=None):
   (8, 8, 1)
   """
   if not isinstance(name, str):
-    raise ValueError(f'the name of a source must be a string, not {name!r}; '
+    raise ValueError('the name of a source must be a string, not '
+                    f'{messages.shown(name)}; '
                     "of a folder or file, write 'folder:PATH' or 'table:PATH'")
   tfds_dir = (tfds_dir or os.environ.get('TFDS_DATA_DIR')
               or '~/tensorflow_datasets')
@@ -97,7 +99,7 @@ def _state(name):
 @functools.lru_cache(maxsize=32)
 def _load(name, cache_dir, tfds_dir, state):
   if name in REGISTRY:
-    source = REGISTRY[name]()
+    source = registry.called(f'source {name!r}', REGISTRY[name])
     if not isinstance(source, Source):
       raise ValueError(f'the factory registered as {name!r} returned a '
                       f'{type(source).__name__}, not a Source')

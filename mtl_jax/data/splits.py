@@ -82,9 +82,7 @@ class Source:
   notes: tuple[str, ...] = ()
 
   def __post_init__(self):
-    if not isinstance(self.name, str) or not self.name:
-      raise ValueError(f'a source is named {self.name!r}; its name must be a '
-                       'string that is not empty')
+    require_name(self.name)
     if not isinstance(self.classes, numbers.Integral) or isinstance(
         self.classes, bool) or self.classes < 1:
       raise ValueError(f'source {self.name!r}: classes is {self.classes!r}; it '
@@ -153,6 +151,13 @@ class Source:
             for split in ('train', 'valid', 'test')}
 
 
+def require_name(name) -> None:
+  """Refuses the name of a source that is no string, or empty."""
+  if not isinstance(name, str) or not name:
+    raise ValueError(f'a source is named {messages.shown(name)}; its name must '
+                     'be a string that is not empty')
+
+
 def parts(source):
   """The train, validation and test split of a source."""
   return source.train, source.valid, source.test
@@ -186,6 +191,9 @@ def _check(where, images, labels, classes):
   if images.dtype in (np.float32, np.int32) and images.ndim == 2:
     if images.dtype == np.float32 and not np.isfinite(images).all():
       raise ValueError(f'{where}: features are not finite')
+    if images.dtype == np.int32 and images.size and images.min() < 0:
+      raise ValueError(f'{where}: there is a token {images.min()}; tokens are '
+                       'numbers of words, from 0')
   elif images.dtype != np.uint8 or images.ndim != 4:
     raise ValueError(
         f'{where}: images must be uint8 [n, H, W, C], not {images.dtype} '

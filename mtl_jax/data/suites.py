@@ -101,7 +101,7 @@ def make(kind, **options):
   common = {k: v for k, v in common_options(kind).items() if k not in taken}
   options_lib.check(kind, options, taken, common)
   common |= {k: options.pop(k) for k in list(options) if k in common}
-  suite = SUITES[kind](**options)
+  suite = registry.called(f'suite {kind!r}', SUITES[kind], **options)
   if not isinstance(suite, Suite):
     raise ValueError(f'the function registered as suite {kind!r} returned a '
                     f'{type(suite).__name__}, not a Suite')

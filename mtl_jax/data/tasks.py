@@ -1,12 +1,14 @@
 """Tasks of a suite, and the rows of their images in a source."""
 
 import dataclasses
+import operator
 import re
 import unicodedata
 from typing import NamedTuple
 
 import numpy as np
 
+from mtl_jax import messages
 from mtl_jax import trees
 from mtl_jax.data import transforms
 
@@ -52,6 +54,17 @@ class Task:
           f'task name {self.name!r} may hold only letters, digits, "_", "-" '
           f'and ".", and begins with none of the last two, at most {LONGEST} '
           'bytes; give another (suite.names, or name= of learn)')
+    chain = self.transforms
+    if not isinstance(chain, (list, tuple)) or not all(
+        isinstance(step, transforms.Transform) for step in chain):
+      raise ValueError(
+          f'task {self.name!r}: transforms is {messages.shown(chain)}; give a '
+          'tuple of what the functions of mtl_jax.data.transforms return')
+    object.__setattr__(self, 'transforms', tuple(chain))
+    object.__setattr__(self, 'classes', operator.index(self.classes))
+    if self.labels is not None:
+      object.__setattr__(self, 'labels', tuple(
+          map(operator.index, self.labels)))
     kept = [label for label in self.labels or () if label != -1]
     if self.labels is not None and (
         len(set(kept)) != len(kept) or not kept
@@ -89,6 +102,12 @@ class Suite:
   tasks: tuple[Task, ...]
 
   def __post_init__(self):
+    object.__setattr__(self, 'tasks', tuple(self.tasks))
+    wrong = [task for task in self.tasks if not isinstance(task, Task)]
+    if wrong or not self.tasks:
+      raise ValueError(f'suite {self.name!r} has '
+                       f'{messages.shown(wrong[0]) if wrong else "no task"}; '
+                       'give it tasks, each a suites.Task')
     seen: dict[str, str] = {}
     for i, task in enumerate(self.tasks):
       # Some disks are case-insensitive.

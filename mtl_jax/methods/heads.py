@@ -260,8 +260,21 @@ def _bind(apart: _Apart, backbone, trainable, shared, route):
   head, body = _parts(apart, backbone)
   if apart.dense:
     head = base.of_member(trainable[_HEAD], route)
-  return trees.combine(head, apart.inner.bind(
+  return _headed(head, apart.inner.bind(
       body, _of_method(apart, trainable), shared, route))
+
+
+def _headed(head: Tree, rest: Tree) -> Tree:
+  """What the method makes of the body, which may have leaves of its own, with
+  the head's leaves in their places."""
+  own = _there(head)
+  return trees.map_named(lambda name, x: own.get(name, x), rest)
+
+
+def _there(tree: Tree) -> dict[str, Any]:
+  """The leaves that are not `None`, by name."""
+  return {name: leaf for name, leaf in trees.flatten(tree).items()
+          if leaf is not None}
 
 
 def _commit(apart: _Apart, backbone, trainable, shared, route):
@@ -276,18 +289,24 @@ def _commit(apart: _Apart, backbone, trainable, shared, route):
 def _materialise(apart: _Apart, backbone, impression, shared):
   head, body = _parts(apart, backbone)
   if apart.dense:
-    head = trees.partition(impression.values,
-                           leaves_of(backbone, apart.leaves))[0]
-  return trees.combine(head, apart.inner.materialise(
+    stored = _there(impression.values)
+    head = trees.map_named(lambda name, mine: stored.get(name) if mine else
+                           None, leaves_of(backbone, apart.leaves))
+  return _headed(head, apart.inner.materialise(
       body, _stripped(apart, backbone, impression), shared))
 
 
 def _stripped(apart: _Apart, backbone, impression: impressions.Impression
               ) -> impressions.Impression:
   """An impression without the head's leaves."""
-  if impression.structure is not None or impression.path is not None:
+  if impression.path is not None:
     return impression
   chosen = leaves_of(backbone, apart.leaves)
+  if impression.structure is not None:
+    head = _there(chosen)
+    return impression._replace(values=trees.unflatten({
+        name: leaf for name, leaf in trees.flatten(impression.values).items()
+        if name not in head}))
 
   def rest(tree):
     if tree is None:
@@ -329,5 +348,9 @@ def _rates(apart: _Apart, rates: Callable, trainable: Tree) -> Tree:
 
 
 def _with_values(impression, head: Tree) -> impressions.Impression:
-  return impression._replace(values=head if impression.values is None else
-                             trees.combine(head, impression.values))
+  values = impression.values
+  if impression.structure is not None:
+    return impression._replace(values=trees.unflatten(
+        _there(values) | _there(head)))
+  return impression._replace(values=head if values is None else
+                             trees.combine(head, values))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mtl_jax import fields
+from mtl_jax import tracing
 from mtl_jax.models import network as network_lib
 
 _ROWS = 2  # images in the traced batch
@@ -53,7 +54,7 @@ def options(name: str, factory: Callable, given: Mapping[str, Any],
 
 
 def check(name: str, network: network_lib.Network, outputs: int,
-          shapes: Sequence[tuple]) -> None:
+          shapes: Sequence[tuple], own: bool = True) -> None:
   """Traces initialisation, training and prediction; computes nothing.
 
   Args:
@@ -61,17 +62,22 @@ def check(name: str, network: network_lib.Network, outputs: int,
     network: what its factory returned.
     outputs: number of logits that it must give.
     shapes: shapes of the inputs; for tokens ('int32', length).
+    own: whether it is a user's own, which may be no pure function.
 
   Raises:
-    ValueError: the network fails, or it gives something else than [n, outputs];
-      names the model, the call and the result.
+    ValueError: the network fails, or it gives something else than float32
+      [n, outputs], or something else each time; names the model, the call and
+      the result.
   """
   # One draw gives the weights for all shapes.
   given = tuple(shapes) if len(shapes) > 1 else shapes[0]
   key = jax.eval_shape(lambda: jax.random.key(0))
-  params, stats = _traced(
-      f'model {name}: making its weights for inputs {_said(shapes[0])}',
-      lambda k: network.init(k, given), key)
+  doing = (f'model {name}: making its weights for inputs '
+           f'{" and ".join(str(_said(shape)) for shape in shapes)}')
+  draw = lambda k: network.init(k, given)
+  params, stats = _traced(doing, draw, key)
+  if own:
+    _require_pure(doing, draw, key)
   for shape in shapes:
     numbers = [n for n in shape if n != 'int32']
     x = jax.ShapeDtypeStruct((_ROWS, *numbers), jnp.int32 if (
@@ -81,8 +87,9 @@ def check(name: str, network: network_lib.Network, outputs: int,
       given_key = {'key': key} if network.random and train else {}
       doing = (f'model {name}: {"training on" if train else "predicting"} '
                f'inputs {_said(shape)}')
-      logits = _traced(doing, lambda p, s, x, k, call=call: call(p, s, x, **k),
-                       params, stats, x, given_key)[0]
+      traced = (lambda p, s, x, k, call=call: call(p, s, x, **k),
+                params, stats, x, given_key)
+      logits = _traced(doing, *traced)[0]
       found = getattr(logits, 'shape', type(logits).__name__)
       # With parallel modules every task has its own head.
       heads = network.trace is not None and len(found) == 2
@@ -90,6 +97,12 @@ def check(name: str, network: network_lib.Network, outputs: int,
         raise ValueError(
             f'{doing} gives {_of_rows(found)} where the config says '
             f'backbone.outputs={outputs}: it must return logits [n, {outputs}]')
+      if logits.dtype not in (jnp.float32, jnp.float64):
+        raise ValueError(
+            f'{doing} gives {logits.dtype} logits; it must return float32: '
+            'logits.astype(jax.numpy.float32), of numbers that have gradients')
+      if own:
+        _require_pure(doing, *traced)
 
 
 def _said(shape) -> list:
@@ -129,6 +142,21 @@ def _traced(doing: str, function, *arguments):
                      'pairs, as models.from_linen, from_nnx and from_functions '
                      'make them')
   return found
+
+
+def _require_pure(doing: str, function, *arguments) -> None:
+  """Refuses a function that is another one each time it is traced."""
+  try:
+    same = tracing.program(function, *arguments) == (
+        tracing.program(function, *arguments))
+  except Exception:  # pylint: disable=broad-except # kept from another trace
+    same = False
+  if not same:
+    raise ValueError(
+        f'{doing} computes something else each time, so that no task could be '
+        'read again: it must be a pure function. Draw with the key that is '
+        "given (a module's dropout has one), not with random or numpy.random, "
+        'and keep nothing in Python variables')
 
 
 def made(name: str, make: Callable[[], Any]) -> network_lib.Network:

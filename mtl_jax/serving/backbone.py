@@ -170,7 +170,10 @@ def _require_room(network: models.Network, recipe: dict,
 
 def _init(network: models.Network, recipe: dict,
           key: aliases.PRNGKey) -> tuple[aliases.Params, aliases.Stats]:
-  return network.init(key, tuple(recipe['image_shape']))
+  params, stats = network.init(key, tuple(recipe['image_shape']))
+  # A user's functions may give plain numbers, which no task could be read with.
+  return jax.tree.map(lambda x: x if hasattr(x, 'dtype') else jnp.asarray(x),
+                      (params, stats))
 
 
 def _draw(network: models.Network, recipe: dict,

@@ -1,5 +1,6 @@
 """Checks a system's inputs, and formulates its errors."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,6 +22,15 @@ def check_images(x: aliases.Images, shape: tuple[int, ...], task: str,
   raise ValueError(
       f'task {task} takes {what} {dtype} [n, {", ".join(map(str, shape))}]; '
       f'got {described(x)}; {repairs.remedy(x, shape, dtype)}')
+
+
+def require_images(x: Any, task: str, metadata: Callable[[str], dict]) -> None:
+  """Refuses other inputs than images for inference among tasks of these."""
+  dtype = ('uint8' if is_array(x, 'uint8') else
+           metadata(task).get('source_dtype', 'uint8'))
+  if dtype != 'uint8':
+    raise ValueError(f'task {task} takes {dtype} inputs, and only a task of '
+                     'images is inferred; name the task')
 
 
 def is_array(x: Any, dtype: str) -> bool:

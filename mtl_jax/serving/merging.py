@@ -196,7 +196,11 @@ def _combined(system: system_lib.System, stored: Sequence[StoredTask],
 def _averaged(system: system_lib.System, stored: Sequence[StoredTask],
               share: np.ndarray) -> _Made:
   networks = [system.effective(s)[0] for s in stored]
-  own = [s.name for s in stored if s.impression.path or s.impression.structure]
+  form, *forms = [
+      {name: np.shape(leaf) for name, leaf in trees.flatten(params).items()}
+      for params in (system.backbone.params, *networks)]
+  own = [s.name for s, other in zip(stored, forms)
+         if s.impression.path or s.impression.structure or other != form]
   if own:
     raise ValueError(f'task {own[0]} has a network of its own form: weights '
                      'of different places have no mean')

@@ -112,20 +112,20 @@ def plan(shelf: np.ndarray, slot: np.ndarray, width: int) -> Plan:
 
 
 def check(x: aliases.Images, tasks: Sequence[str | None],
-          shape_of: Callable[[str], tuple[int, ...]]) -> list[str | None]:
+          metadata: Callable[[str], dict]) -> list[str | None]:
   """Checks and returns the names of the rows' tasks.
 
   Args:
     x: images.
     tasks: a name, or `None`, for each of them.
-    shape_of: (name) -> shape of the raw images of a task, for the remedy.
+    metadata: (name) -> metadata of a task, for the remedy.
 
   Raises:
     ValueError: `x` isn't uint8 [n, H, W, C], or `tasks` isn't n names.
   """
   if not checks.is_array(x, 'uint8') or len(x.shape) != 4:
     raise ValueError('predict_mixed takes raw images uint8 [n, H, W, C]; got '
-                     f'{checks.described(x)}; {_remedy(x, tasks, shape_of)}')
+                     f'{checks.described(x)}; {_remedy(x, tasks, metadata)}')
   if isinstance(tasks, (str, Set, Mapping)) or not isinstance(
       tasks, Iterable):
     raise ValueError('tasks must be a sequence with a name, or None, for each '
@@ -143,12 +143,14 @@ def check(x: aliases.Images, tasks: Sequence[str | None],
   return names
 
 
-def _remedy(x: Any, tasks: Any,
-            shape_of: Callable[[str], tuple[int, ...]]) -> str:
-  """What to give instead of `x`, by the shape of the first named task."""
+def _remedy(x: Any, tasks: Any, metadata: Callable[[str], dict]) -> str:
+  """What to give instead of `x`, by the inputs of the first named task."""
   try:
     first = next(name for name in tasks if isinstance(name, str))
-    return repairs.remedy(x, shape_of(first), 'uint8')
+    found = metadata(first)
+    if found.get('source_dtype', 'uint8') != 'uint8':
+      return f'call predict(x, task={first!r}), as this task takes no images'
+    return repairs.remedy(x, tuple(found['source_shape']), 'uint8')
   except (ValueError, TypeError, StopIteration):
     return 'give one array of all images'
 

@@ -134,11 +134,12 @@ class System(stored_tasks.StoredTasks):
       task: a name in `tasks`.
 
     Returns:
-      uint8 [n, H', W', C'], the input of `identify` and `predict(x)`.
+      The input of `identify` and `predict(x)`; tables and tokens as they are.
     """
     self.require(task)
     stored = self.task(task)
-    checks.check_images(x, tuple(stored.metadata['source_shape']), task)
+    checks.check_images(x, tuple(stored.metadata['source_shape']), task,
+                        stored.metadata.get('source_dtype', 'uint8'))
     return pipeline.observed(transforms.kinds(stored.transforms),
                              stored.parameters, jax.device_put(
                                  x if isinstance(x, jax.Array)
@@ -177,6 +178,7 @@ class System(stored_tasks.StoredTasks):
         [(name, self.workdir.version(name)) for name in names])
     asked = found.rule(self.backbone.recipe['outputs'], rule, objective,
                        normalise, rerank)
+    checks.require_images(x, names[0], self.metadata)
     shapes = found.image_shapes
     shape = tuple(getattr(x, 'shape', ())[1:])
     checks.check_images(x, shape if shape in shapes else shapes[0], 'inference')
@@ -280,8 +282,7 @@ class System(stored_tasks.StoredTasks):
         (lists the nearest), images have another dtype or shape than a task's,
         or `None` is given and the tasks have different transforms.
     """
-    names = mixed_batch.check(x, tasks, lambda name: tuple(
-        self.metadata(name)['source_shape']))
+    names = mixed_batch.check(x, tasks, self.metadata)
     shape = tuple(np.shape(x)[1:])
     shelves = self.shelves  # once: others may exchange them
     if shelves.outgrown(self._cache_bytes, len(set(names))):

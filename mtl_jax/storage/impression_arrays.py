@@ -105,9 +105,10 @@ def arrays_to_impression(arrays: dict, backbone: Any, stats: Any,
     metadata: holds the result of `impression_metadata`. With a 'structure',
       values may have leaves that the backbone lacks.
   """
-  if metadata.get('structure') is not None:
-    return _grown(arrays, metadata['structure'])
   parts: dict[str, Any] = {}
+  grown = metadata.get('structure') is not None
+  if grown:
+    parts['structure'] = impressions.Structure(tuple(metadata['structure']))
   own = {name.removeprefix('parts/'): a for name, a in arrays.items()
          if name.startswith('parts/')}
   if own:
@@ -121,6 +122,9 @@ def arrays_to_impression(arrays: dict, backbone: Any, stats: Any,
     like = stats if part == 'stats' else backbone
     found = {name.removeprefix(f'{part}/'): a for name, a in arrays.items()
              if name.startswith(f'{part}/')}
+    if grown and part == 'values':
+      parts[part] = trees.unflatten(found)
+      continue
     unknown = sorted(set(found) - set(trees.flatten(like)))
     if unknown:
       raise checkpoint.CheckpointError(
@@ -134,21 +138,6 @@ def arrays_to_impression(arrays: dict, backbone: Any, stats: Any,
       parts['values'] = trees.map_named(_scatter, parts['values'],
                                         parts['masks'])
   return impressions.Impression(**parts)
-
-
-def _grown(arrays, structure) -> impressions.Impression:
-  """An impression whose network differs from the backbone in structure."""
-  found = {name: a for name, a in arrays.items() if name.startswith('values/')}
-  other = sorted(name for name in arrays if name.startswith(
-      ('masks/', 'coefficients/', 'stats/')))
-  if other:
-    raise checkpoint.CheckpointError(
-        f'leaf {other[0]} does not belong to a task with a '
-        f'structure of its own')
-  values = trees.unflatten({name.removeprefix('values/'): a
-                            for name, a in found.items()})
-  return impressions.Impression(
-      values=values, structure=impressions.Structure(tuple(structure)))
 
 
 def _scatter(name, value, mask):

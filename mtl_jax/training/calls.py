@@ -1,13 +1,12 @@
 """Calls a method's functions on shapes alone, and names what is wrong."""
 
 import functools
-import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
+from mtl_jax import tracing
 from mtl_jax import trees
 from mtl_jax.training import method_errors
 
@@ -71,20 +70,11 @@ def _unchanged(name: str, function: Callable) -> Callable:
 
 
 def program(name: str, function: Callable, *args) -> tuple:
-  """What a function computes, as a value that can be compared."""
+  """What a function computes; see `tracing.program`."""
   try:
-    # A function of its own, as JAX keeps what it traced by the function.
-    closed = jax.make_jaxpr(lambda *given: function(*given))(*args)
+    return tracing.program(function, *args)
   except Exception as error:  # pylint: disable=broad-except
     raise method_errors.failed(f'{name}, called once more,', error) from error
-  return re.sub(r'\b0x[0-9a-f]+', '', str(closed.jaxpr)), tuple(
-      map(_bits, closed.consts))
-
-
-def _bits(constant) -> Any:
-  if jax.dtypes.issubdtype(constant.dtype, jax.dtypes.extended):
-    constant = jax.random.key_data(constant)
-  return np.asarray(constant).tobytes()
 
 
 def reads(function: Callable, args: tuple, which: int) -> bool:
@@ -95,14 +85,19 @@ def reads(function: Callable, args: tuple, which: int) -> bool:
     args: its arguments, trees of arrays or shapes.
     which: index of the argument.
   """
+  return any(read(function, args, which))
+
+
+def read(function: Callable, args: tuple, which: int) -> list[bool]:
+  """`reads`, for each leaf of the argument."""
   counts = [len(jax.tree.leaves(arg)) for arg in args]
-  closed = jax.make_jaxpr(lambda *given: function(*given))(*args)
+  jaxpr = jax.make_jaxpr(lambda *given: function(*given))(*args).jaxpr
+  needed = {id(v) for v in jaxpr.outvars}
+  for equation in reversed(jaxpr.eqns):
+    if any(id(v) in needed for v in equation.outvars):
+      needed |= {id(v) for v in equation.invars}
   first = sum(counts[:which])
-  used = {id(v) for v in closed.jaxpr.invars[first:first + counts[which]]}
-  for equation in closed.jaxpr.eqns:
-    if any(id(v) in used for v in equation.invars):
-      used |= {id(v) for v in equation.outvars}
-  return any(id(v) in used for v in closed.jaxpr.outvars)
+  return [id(v) in needed for v in jaxpr.invars[first:first + counts[which]]]
 
 
 def said(leaf) -> str:

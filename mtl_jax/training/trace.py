@@ -194,18 +194,17 @@ def _require_taken(backbone, params, bound, route, made) -> None:
   If they are those of a path, the network itself says what is wrong.
   """
   difference = _difference(trees.flatten(bound), trees.flatten(params))
-  if (made.structure is not None or not difference
-      or backbone.network is None):
+  if not difference or backbone.network is None:
     return
   shape = backbone.recipe['image_shape']
   shape = shape if not isinstance(shape[0], list) else shape[0]
   dtype, shape = ((jnp.float32, shape) if not isinstance(shape[0], str) else
                   (jnp.int32, shape[1:]))
+  network = lambda p, x: backbone.network.apply(p, backbone.stats, x,
+                                                train=False)[0]
+  given = bound, jax.ShapeDtypeStruct((2, *shape), dtype)
   try:
-    logits = jax.eval_shape(
-        lambda p, x: backbone.network.apply(p, backbone.stats, x,
-                                            train=False)[0],
-        bound, jax.ShapeDtypeStruct((2, *shape), dtype))
+    logits = jax.eval_shape(network, *given)
   except Exception as error:  # pylint: disable=broad-except
     if made.path is not None and isinstance(error, ValueError):
       raise
@@ -217,6 +216,13 @@ def _require_taken(backbone, params, bound, route, made) -> None:
     raise WrongMethod(f'bind gives {difference}, and the network then gives '
                       f'{calls.said(logits)} for 2 images of {route.classes} '
                       'classes')
+  names = [name for name, leaf in trees.flatten(bound).items()
+           if leaf is not None]
+  for name, read in zip(names, calls.read(network, given, 0), strict=True):
+    if not read and name not in trees.flatten(params):
+      raise WrongMethod(f'bind gives the leaf {name}, which the backbone lacks '
+                        'and the network does not read: nothing would be '
+                        'learned of it')
 
 
 def _difference(one: dict, backbone: dict) -> str:
@@ -274,6 +280,10 @@ def _require_storable(made, backbone) -> None:
     raise WrongMethod('commit returned stats, but the library stores norm '
                       'statistics with every impression itself; leave them out')
   if made.structure is not None:
+    if made.masks is not None or made.coefficients is not None:
+      raise WrongMethod(f'commit leaves an {made!r}; with a structure of its '
+                        'own it takes neither masks nor coefficients: put '
+                        'them into Impression(parts={...})')
     return
   known = trees.flatten(backbone.params)
   for part in ('masks', 'coefficients', 'values'):

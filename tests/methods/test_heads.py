@@ -12,6 +12,7 @@ from mtl_jax import methods
 from mtl_jax import models
 from mtl_jax import trees
 from mtl_jax.methods import heads
+from mtl_jax.storage import impression_arrays
 
 
 def layers(*names, bias=True):
@@ -127,6 +128,41 @@ def test_a_strangers_method_gets_a_head_without_knowing():
     np.testing.assert_array_equal(
         bound['head']['kernel'],
         BACKBONE['head']['kernel'] + (head == 'dense'))
+
+
+def adapted(structure):
+  """A method whose networks have a leaf that the backbone lacks."""
+  def commit(backbone, own, shared, route):
+    if not structure:
+      return methods.Impression(parts={'own': own}), shared
+    return methods.Impression(values=own, structure=impressions.Structure(
+        ('adapter', 'body', 'head'))), shared
+
+  def materialise(backbone, impression, shared):
+    return (impressions.materialise(backbone, impression) if structure else
+            backbone | impression.parts['own'])
+  return methods.Method(
+      lambda key, backbone, shared, route: {'adapter': {'up': jnp.ones(3)}},
+      lambda backbone, own, shared, route: backbone | own, commit, materialise)
+
+
+@pytest.mark.parametrize('structure', [True, False])
+@pytest.mark.parametrize('head', ['dense', 'none'])
+def test_a_method_that_adds_leaves_gets_a_head(structure, head):
+  method = heads.with_head(adapted(structure), head)
+  trainable = jax.tree.map(lambda x: jnp.asarray(x) + 1, method.init(
+      None, BACKBONE, {}, ROUTE))
+  bound = method.bind(BACKBONE, trainable, {}, ROUTE)
+  np.testing.assert_array_equal(bound['adapter']['up'], 2.)
+  np.testing.assert_array_equal(
+      bound['head']['kernel'], BACKBONE['head']['kernel'] + (head == 'dense'))
+  impression, _ = method.commit(BACKBONE, trainable, {}, ROUTE)
+  arrays = impression_arrays.impression_to_arrays(impression)
+  read = impression_arrays.arrays_to_impression(
+      {name: a for name, a in arrays.items() if a is not None}, BACKBONE, {},
+      impression_arrays.impression_metadata(impression))
+  assert trees.digests(bound) == trees.digests(
+      method.materialise(BACKBONE, read, {}))
 
 
 def test_a_method_with_a_head_of_its_own_keeps_it():

@@ -97,6 +97,10 @@ def test_the_method_that_is_changed_is_sound():
     (dict(materialise=lambda *given: jax.tree.map(
         lambda w: w * (1 + .01 * random.random()), materialise(*given))),
      'materialise computes something else when it is called again .*pure'),
+    (dict(bind=lambda *given: jax.jit(lambda *inner: jax.tree.map(
+        lambda w: w + 1e-5 * np.random.randn(*w.shape), bind(
+            *inner, {}, None)))(*given[:2])),
+     'bind computes something else when it is called again .*pure'),
     (dict(init=lambda key, backbone, shared, route: {'a': jnp.zeros(3)}),
      "bind fails: KeyError: 'Dense_0.kernel'"),
     (dict(init=lambda key, backbone, shared, route: 'weights'),
@@ -127,6 +131,9 @@ def test_the_method_that_is_changed_is_sound():
         lambda w: w.astype(jnp.float16), update(backbone, pairs))),
      r'materialise gives Dense_0/kernel as float32\(64, 300\), but bind as '
      r'float16'),
+    both(lambda params: params | {'adapter': {'up': params['Dense_2']}},
+         'bind gives the leaf adapter/up/kernel, which the backbone lacks and '
+         'the network does not read: nothing would be learned of it'),
     (dict(bind=lambda backbone, pairs, shared: backbone),
      'bind fails: TypeError'),
     # commit
@@ -143,6 +150,9 @@ def test_the_method_that_is_changed_is_sound():
      'a mask of Dense_0/kernel with the dtype float32; masks are bool'),
     (dict(commit=leave(values=changed_leaf(KERNELS[1], jnp.transpose))),
      r'values of Dense_1/kernel with the shape \(100, 300\)'),
+    (dict(commit=leave(masks=changed_leaf(KERNELS[0], jnp.isfinite),
+                       structure=impressions.Structure(('Dense_0',)))),
+     'commit leaves an Impression.*; with a structure of its own it takes n'),
     (dict(commit=leave(values={'Dense_0': {'kernle': jnp.ones(3)}})),
      'values of Dense_0/kernle, but the backbone has no such leaf .did you '
      'mean: Dense_0/kernel'),
@@ -222,6 +232,16 @@ def test_a_wrong_function_is_refused(tmp_path, changes, sentence):
   with pytest.raises(ValueError, match=sentence) as refused:
     configs.check(given)
   assert re.match('phase a: .*', str(refused.value))
+
+
+def test_tasks_that_rely_on_each_other_are_not_trained_at_once():
+  given = config(lambda: GOOD._replace(relies_on=base.same_phase))
+  configs.check(given)
+  given['phases']['a'].update(tasks_at_once=2)
+  with pytest.raises(ValueError, match=(
+      'a task of the method mine relies on those before it, and permuted-00 is '
+      'trained at the same time as permuted-01; leave out tasks_at_once')):
+    configs.check(given)
 
 
 def test_a_network_with_too_few_outputs_is_refused(monkeypatch):

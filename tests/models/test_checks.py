@@ -11,8 +11,10 @@ from flax import nnx
 
 from mtl_jax import experiment
 from mtl_jax import models
+from mtl_jax import trees
 from mtl_jax.config import config as config_lib
 from mtl_jax.config import parts
+from mtl_jax.serving import backbone
 
 
 def linen(body):
@@ -81,6 +83,25 @@ REFUSED = {
                         'gives a tuple'),
     'images': (linen(lambda outputs, x, train: nn.Dense(outputs)(x)),
                'gives [n, 8, 8, 10]'),
+    'few bits': (linen(lambda outputs, x, train: dense(outputs, x).astype(
+        jnp.bfloat16)), 'gives bfloat16 logits; it must return float32'),
+    'classes': (linen(lambda outputs, x, train: dense(outputs, x).astype(int)),
+                'gives int32 logits; it must return float32'),
+    'weights of numpy': (lambda outputs: models.from_functions(
+        lambda key, shape: {'w': np.random.randn(64, outputs)},
+        lambda params, x: x.reshape(len(x), -1) @ params['w']),
+                         'making its weights for inputs [8, 8, 1] computes som'
+                         'ething else each time'),
+    'weights of numpy in a module': (linen(lambda outputs, x, train: nn.Dense(
+        outputs, kernel_init=lambda key, *_: jnp.array(np.random.randn(64, 10)
+                                                       ))(x.reshape(-1, 64))),
+                                     'making its weights for inputs [8, 8, 1] '
+                                     'computes something else each time'),
+    'noise of numpy': (lambda outputs: models.from_functions(
+        lambda key, shape: {'w': jnp.ones((64, outputs))},
+        lambda params, x: (x.reshape(len(x), -1) + np.random.randn(1, 64)
+                           ) @ params['w']),
+                       'predicting inputs [8, 8, 1] computes something else'),
     'it fails': (linen(lambda outputs, x, train: dense(10, x.reshape(3, -1))),
                  'making its weights for inputs [8, 8, 1] failed: TypeError'),
     'a module': (NoTrain, 'returned a NoTrain, not a Network; return models.fr'
@@ -100,6 +121,17 @@ def test_refused_before_a_folder_is_made(name, tmp_path):
         'model': 'own', 'outputs': 10, 'init': 'default'}}),
                    tmp_path / 'run', quiet=True)
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_plain_number_among_the_weights_is_an_array(monkeypatch):
+  monkeypatch.setattr(models.MODELS, '_known', dict(models.MODELS))
+  models.register('own', lambda outputs: models.from_functions(
+      lambda key, shape: {'w': jnp.ones((4, outputs)), 'scale': 2.},
+      lambda params, x: params['scale'] * x @ params['w']))
+  made = backbone.make({'model': 'own', 'outputs': 3, 'options': {}, 'seed': 0,
+                        'init': 'default', 'image_shape': [4]})
+  trees.check_arrays(made.params, 'weights', True)
+  assert made.params['scale'].dtype == np.float32
 
 
 @pytest.mark.parametrize('name, option, value, said', [

@@ -63,17 +63,21 @@ def test_impression_of_another_network_is_refused():
 def test_a_structure_of_its_own_survives(tmp_path):
   grown = impressions.Impression(
       values={'cls': np.ones(3, np.float32), 'new': {'w': np.zeros((2, 2))}},
-      structure=impressions.Structure(('body', 'cls', 'new')))
+      structure=impressions.Structure(('body', 'cls', 'new')),
+      stats={'mean': np.ones(2)}, parts={'scale': np.ones(1)})
   checkpoint.save(
       tmp_path / 'x', impression_arrays.impression_to_arrays(grown) | {
           'probe': np.zeros(1)}, impression_arrays.impression_metadata(grown))
   arrays, metadata = checkpoint.load(tmp_path / 'x')
   found = impression_arrays.arrays_to_impression(
-      arrays, {'body': np.zeros(2), 'cls': np.zeros(9)}, {}, metadata)
+      arrays, {'body': np.zeros(2), 'cls': np.zeros(9)}, {'mean': np.zeros(2)},
+      metadata)
   assert found.structure == grown.structure and found.masks is None
-  assert trees.fingerprint(found.values) == trees.fingerprint(grown.values)
-  with pytest.raises(checkpoint.CheckpointError, match='masks/body does not '
-                                                       'belong to a task'):
+  for part in ('values', 'stats', 'parts'):
+    assert trees.digests(getattr(found, part)) == trees.digests(
+        getattr(grown, part))
+  with pytest.raises(checkpoint.CheckpointError, match='masks/body has no '
+                                                       'counterpart'):
     impression_arrays.arrays_to_impression({'masks/body': np.zeros(1)}, {}, {},
                                            {'structure': ['a']})
 
