@@ -47,6 +47,7 @@ def collect(workdir: pathlib.Path, target: pathlib.Path) -> None:
     raise SystemExit(f'{workdir}: the last start has no summary, so its '
                      'results are not whole; run the same command again')
   run, summary = last['run'], last['summary']
+  run.pop('suite_tasks', None)  # a digest of each task
   run['command'] = re.sub(r'--workdir[= ]\S+', '--workdir=DIR', run['command'])
   run = json_files.parse(without_folders(json.dumps(run)), {}, str(workdir),
                          'the line of a start')

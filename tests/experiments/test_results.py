@@ -48,11 +48,13 @@ def test_a_killed_start_is_not_collected(tmp_path, lines):
 def test_a_finished_start_is_collected_with_all_its_seconds(tmp_path):
   target = tmp_path / 'out.jsonl'
   old = IDENTITY | {'rule': 'as it was in an earlier start'}
-  results.collect(workdir(tmp_path, RUN, old, SUMMARY, RUN, IDENTITY,
+  start = RUN | {'suite_tasks': {'a': 'digest'}}
+  results.collect(workdir(tmp_path, RUN, old, SUMMARY, start, IDENTITY,
                           SUMMARY | {'identity': [IDENTITY]}), target)
   run, identity, summary = map(json.loads, target.read_text().splitlines())
   assert run['command'] == 'main --workdir=DIR' and run['starts'] == 2
   assert identity == IDENTITY and summary['seconds'] == 4.
+  assert 'suite_tasks' not in run
 
 
 def test_what_a_run_no_longer_measures_is_not_collected(tmp_path):
