@@ -7,7 +7,7 @@ it is read again.
 
 import json
 from collections.abc import Iterable
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, NoReturn, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -84,6 +84,12 @@ class StoredTasks:
     self.backbone = backbone
     self._cache_bytes = cache_bytes
     self.refresh()
+
+  def __reduce__(self) -> NoReturn:
+    raise TypeError(
+        f'the system in {self.workdir.root} cannot be copied or sent to '
+        'another process: send the path from which it was loaded, and call '
+        'mtl_jax.load there; threads may share one system')
 
   def refresh(self) -> None:
     """Clears the caches, after tasks were changed in place."""

@@ -81,7 +81,7 @@ def check(system: system_lib.System,
     visit: called with the name of every task that could be read, while it
       is in memory: a large system is then read once for several purposes.
   """
-  faults, notes, partly = [], [], 0
+  faults, notes, partly, gone = [], [], 0, 0
   names = sorted(system.tasks, key=lambda name: _basis_of(system, name))
   try:
     lost = system.workdir.lost_tasks()
@@ -91,7 +91,8 @@ def check(system: system_lib.System,
     lost, logged = [], set(names)
     faults.append(str(error))
   for name in lost:
-    faults.append(f'task {name}: {_of_lost(system.workdir.task(name))}')
+    if not _was_taken(system.workdir, name):
+      faults.append(f'task {name}: {_of_lost(system.workdir.task(name))}')
   records: dict[str, dict] = {}
   for name in names:
     try:
@@ -106,7 +107,10 @@ def check(system: system_lib.System,
       found = np.asarray(system.outputs(stored, probe))
       visit(name)
     except ValueError as error:
-      faults.append(f'task {name}: {error}')
+      if _was_taken(system.workdir, name):
+        gone += 1
+      else:
+        faults.append(f'task {name}: {error}')
       continue
     fault, note = _compare(name, found, stored)
     faults += fault
@@ -114,8 +118,20 @@ def check(system: system_lib.System,
   faults += _log_faults(system.workdir, records)
   faults += _folder_faults(system.workdir,
                            system.backbone.recipe['fingerprint'])
-  notes += _plan_notes(system.workdir, set(names), set(lost))
-  return Result(len(names), faults, sorted(set(notes)), partly)
+  there = set(filter(system.workdir.has_task, names))
+  notes += _plan_notes(system.workdir, there, set(lost))
+  return Result(len(names) - gone, faults, sorted(set(notes)), partly)
+
+
+def _was_taken(work: workdir_lib.Workdir, name: str) -> bool:
+  """Whether another process has deleted or renamed a task meanwhile: the log
+  says so before the folder goes.
+  """
+  try:
+    return not work.has_task(name) and name in json_records.came_and_went(
+        json_records.read_lines(work.metrics))[1]
+  except ValueError:  # the log is damaged, which is a fault of its own
+    return False
 
 
 def check_alone(path: pathlib.Path) -> Result:

@@ -29,6 +29,7 @@ from mtl_jax import trees
 from mtl_jax.parallel import writing
 from mtl_jax.storage import array_files
 from mtl_jax.storage import disk_errors
+from mtl_jax.storage import folders
 from mtl_jax.storage import remedies
 from mtl_jax.storage import removal
 from mtl_jax.storage import whole_files
@@ -191,6 +192,7 @@ async def _serialize(path: pathlib.Path, rows: list[np.ndarray]) -> None:
     written.result()
 
 
+@folders.of_one
 def load(path: pathlib.Path, names: Sequence[str] | None = None,
          expected: Mapping[str, Any] | None = None
          ) -> tuple[dict[str, np.ndarray], dict]:
@@ -283,6 +285,7 @@ def task_metadata(path: pathlib.Path) -> dict:
   return metadata
 
 
+@folders.of_one
 def load_metadata(path: pathlib.Path,
                   expected: Mapping[str, Any] | None = None) -> dict:
   """The metadata, without reading any array.

@@ -1,15 +1,19 @@
 """Folders of this machine: paths to them, and what they hold."""
 
 import errno
+import functools
 import os
 import pathlib
 import stat
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from mtl_jax import host
 from mtl_jax import messages
 from mtl_jax.storage import removal
+
+P = ParamSpec('P')
+R = TypeVar('R')
 
 
 def local(path) -> pathlib.Path:
@@ -145,3 +149,21 @@ def listed(folder: pathlib.Path) -> Iterator[tuple[str, Stamp]]:
     found = version(folder / name)
     if found is not None:  # otherwise no folder, or removed meanwhile
       yield name, found
+
+
+def of_one(read: Callable[Concatenate[pathlib.Path, P], R]
+           ) -> Callable[Concatenate[pathlib.Path, P], R]:
+  """A function that reads a folder again if it was exchanged meanwhile.
+
+  Files of two folders would not fit together, as if the folder were damaged.
+  """
+  @functools.wraps(read)
+  def call(path: pathlib.Path, *args: P.args, **options: P.kwargs) -> R:
+    while True:
+      there = version(path)
+      try:
+        return read(path, *args, **options)
+      except (ValueError, FileNotFoundError):
+        if version(path) == there:
+          raise
+  return call
