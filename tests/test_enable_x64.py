@@ -49,7 +49,10 @@ DRAWN = {
                                            'n/scale': (3,), 'n/bias': (3,)})}
 
 
-@pytest.mark.parametrize('what', DRAWN)
+@pytest.mark.parametrize('what', [
+    pytest.param(what, marks=(
+        [pytest.mark.slow] if what == 'a residual network' else []))
+    for what in DRAWN])
 def test_equal_with_and_without(what):
   plain = trees.flatten(jax.tree.map(np.asarray, DRAWN[what]()))
   with jax.enable_x64(True):

@@ -74,6 +74,7 @@ def test_fields_from_flags_are_what_is_run(tmp_path):
   assert kept.eval_batch_size == 40 and len(kept.phases) == 1
 
 
+@pytest.mark.slow
 def test_profile_and_cache(tmp_path):
   done = tiny.call([
       sys.executable, '-m', 'mtl_jax', 'run', FEW, f'--workdir={tmp_path}/run',

@@ -185,6 +185,7 @@ def test_children_of_all_kinds_share_one_program():
   assert len({float(found[0].loss) for _, found in results}) == 4
 
 
+@pytest.mark.slow
 def test_a_gated_and_padded_child_equals_its_own_network():
   """Fewer layers, a narrow adapter: as if there were nothing else."""
   space = tiny_evolution.TI0.replace(num_layers=1, adapter=32)

@@ -109,7 +109,8 @@ class Small(nn.Module):
     return nn.Dense(3)(jnp.mean(x, (1, 2)))
 
 
-@pytest.mark.parametrize('rule', ['each', 'patches:16,map'])
+@pytest.mark.parametrize('rule', [
+    pytest.param('each', marks=pytest.mark.slow), 'patches:16,map'])
 def test_the_network_of_many_tasks_is_that_of_each(rule, monkeypatch):
   """As on an accelerator: inside scan, grad and vmap, with batch norm."""
   monkeypatch.setenv(batched_convolution.VARIABLE, rule)

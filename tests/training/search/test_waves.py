@@ -38,6 +38,7 @@ def test_a_child_that_does_not_fit_is_refused_with_remedies():
     waves.largest(4, lambda _: 3_000_000, 2_000_000, 'grow')
 
 
+@pytest.mark.slow
 def test_a_search_trains_what_fits(tmp_path, monkeypatch):
   """The compiled round says what a child needs; half of that is refused."""
   monkeypatch.setattr(waves, 'one_by_one', lambda: False)
