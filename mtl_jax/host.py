@@ -200,7 +200,8 @@ class Stopped(KeyboardInterrupt):
   """A signal asked the process to end, and its progress was saved.
 
   Attributes:
-    number: number of the signal; 2 is Ctrl-C, 15 is `kill`.
+    number: number of the signal; 1 is a closed terminal, 2 is Ctrl-C, 15 is
+      `kill`.
   """
 
   def __init__(self, number: int):
@@ -216,14 +217,15 @@ class _Stop:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-  """SIGINT and SIGTERM raise `Stopped`: at once, or when `may_stop` is called.
+  """SIGINT, SIGTERM and SIGHUP (the terminal was closed) raise `Stopped`: at
+  once, or when `may_stop` is called.
 
   A second signal raises it at once. Has no effect outside of the main thread.
   """
   if threading.current_thread() is not threading.main_thread():
     yield
     return
-  numbers = signal.SIGINT, signal.SIGTERM
+  numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
   before = {number: signal.getsignal(number) for number in numbers}
   _Stop.asked, _Stop.depth = None, 0
 

@@ -57,11 +57,16 @@ def test_without_posix_modules_everything_imports():
   assert done.returncode == 0, done.stderr
 
 
-def test_a_signal_stops_at_once_where_nothing_is_saved():
-  with pytest.raises(host.Stopped) as found, host.stoppable():
-    os.kill(os.getpid(), signal.SIGTERM)
-  assert found.value.number == 15
-  assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_at_once_where_nothing_is_saved(number):
+  before = signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP
+  try:
+    with pytest.raises(host.Stopped) as found, host.stoppable():
+      os.kill(os.getpid(), number)
+    assert found.value.number == number
+    assert signal.getsignal(number) is signal.SIG_DFL
+  finally:
+    signal.signal(number, before)
 
 
 def test_a_signal_waits_for_the_next_save_and_a_second_one_does_not():

@@ -3,6 +3,7 @@
 import codecs
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -85,7 +86,7 @@ def guarded(command: Callable[[], int | None]) -> int:
 
   Returns:
     The command's own code (0 for success), 1 after an error, 130 after Ctrl-C,
-    or 143 after SIGTERM.
+    143 after SIGTERM, or 129 after SIGHUP.
   """
   try:
     with host.stoppable():
@@ -137,7 +138,7 @@ def _say_error(said: str) -> int:
 
 def _say_stopped(number: int) -> int:
   """Prints how to continue; returns the shell's code for the signal."""
-  what = {2: 'Ctrl-C', 15: 'SIGTERM'}.get(number, f'signal {number}')
+  what = 'Ctrl-C' if number == 2 else signal.Signals(number).name
   print(f'stopped by {what}; to go on, start it again: {provenance.command()}',
         file=sys.stderr)
   return 128 + number

@@ -167,6 +167,7 @@ def test_no_platform_of_that_name(tmp_path):
 @pytest.mark.parametrize('error, code, said', [
     (host.Stopped(15), 143, 'stopped by SIGTERM; to go on, start it again: '),
     (host.Stopped(2), 130, 'stopped by Ctrl-C; to go on'),
+    (host.Stopped(1), 129, 'stopped by SIGHUP; to go on'),
     (KeyboardInterrupt(), 130, 'stopped by Ctrl-C'),
     (ValueError('no'), 1, 'error: no'), (OSError(), 1, 'error: OSError'),
     (PermissionError(13, 'Permission denied', 'a/b'), 1,
