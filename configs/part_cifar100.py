@@ -25,9 +25,9 @@ one after another, one path for all tasks.
 
 Hardware: `:small` one core of an AMD EPYC, shared with tests; full width: not
   run.
-Minutes: `:small` at most 93 without the last control.
-Accuracy: `:small` 56.7 %; each task alone 57.7 %, one after another 19.5 %
-  (1 seed).
+Minutes: `:small` at most 127.
+Accuracy: `:small` 56.7 %; each task alone 57.7 %, one path for all tasks
+  46.5 %, one after another 19.5 % (1 seed).
 Results: experiments/part/README.md
 """
 
