@@ -1,6 +1,7 @@
 """Checks a run before it writes anything."""
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import numpy as np
@@ -152,16 +153,21 @@ def check_sources(work: workdir_lib.Workdir, suite, data,
       raise ValueError(f'sources {other!r} and {name!r} would share '
                        f'{work.probe_of(name)}; register one of them under '
                        'another name')
+  for name, before in _changed(work, lines, 'sources', found):
+    raise ValueError(
+        f'source {name} is version {found[name]}, but {work.root} was begun '
+        f'with version {before}: bring that back (the data, or the mtl_jax '
+        'that read them), or choose another workdir. Nothing was changed')
+  return found
+
+
+def _changed(work, lines, key: str, found: dict) -> Iterator[tuple[str, str]]:
+  """(name, value before) of what earlier starts recorded otherwise."""
   for line in (json_records.read_lines(work.metrics) if lines is None
                else lines):
-    for name, before in line.get('sources', {}).items():
+    for name, before in line.get(key, {}).items():
       if found.get(name, before) != before:
-        raise ValueError(
-            f'source {name} is version {found[name]}, but {work.root} was '
-            f'begun with version {before}: bring that back (the data, or the '
-            'mtl_jax that read them), or choose another workdir. Nothing was '
-            'changed')
-  return found
+        yield name, before
 
 
 def check_suite(work: workdir_lib.Workdir, suite, lines=None) -> dict[str, str]:
@@ -180,15 +186,12 @@ def check_suite(work: workdir_lib.Workdir, suite, lines=None) -> dict[str, str]:
       task.source, transforms.to_json(task.transforms), labels.label_map(task),
       task.classes, task.regression, task.drawn_by, task.drop_shared])[:16]
            for task in suite.tasks}
-  for line in (json_records.read_lines(work.metrics) if lines is None
-               else lines):
-    for name, before in line.get('suite_tasks', {}).items():
-      if found.get(name, before) != before:
-        raise ValueError(
-            f'task {name} has another source, other labels or other transforms '
-            f'now than when {work.root} was begun: bring back the file that '
-            'makes the suite, give the new task another name, or choose '
-            'another workdir. Nothing was changed')
+  for name, _ in _changed(work, lines, 'suite_tasks', found):
+    raise ValueError(
+        f'task {name} has another source, other labels or other transforms now '
+        f'than when {work.root} was begun: bring back the file that makes the '
+        'suite, give the new task another name, or choose another workdir. '
+        'Nothing was changed')
   return found
 
 

@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import pathlib
 import pickle
 import shutil
 
@@ -12,13 +11,11 @@ import numpy as np
 import pytest
 import tiny
 
-from mtl_jax import json_files
 from mtl_jax.storage import array_files
 from mtl_jax.storage import checkpoint
 from mtl_jax.storage import json_records
 from mtl_jax.storage import removal
 from mtl_jax.storage import workdir as workdir_lib
-from mtl_jax.training import progress
 
 ARRAYS = {'masks/a': np.array([3, 255], np.uint8),
           'coefficients/b': np.array([0.5, -1.5], np.float32)}
@@ -216,46 +213,6 @@ def test_another_format_is_refused(tmp_path, monkeypatch, other):
     checkpoint.load(tmp_path / 'task')
 
 
-def test_a_folder_of_another_user_is_not_called_damaged(path, monkeypatch):
-  monkeypatch.setattr(os.path, 'isfile', lambda _: False)
-  monkeypatch.setattr(os, 'access', lambda *_: False)
-  with pytest.raises(json_files.Unreadable, match=(
-      f'{path} cannot be read by this process; change its permissions '
-      r'\(chmod\), or ask its owner$')):
-    checkpoint.load(path)
-
-
-def _refuse_metadata(monkeypatch):
-  def refuse(*_):
-    raise OSError(errno.EIO, 'Input/output error')
-  monkeypatch.setattr(pathlib.Path, 'read_bytes', refuse)
-
-
-def _refuse_arrays(monkeypatch):
-  def refuse(*_, **__):
-    raise ValueError('PERMISSION_DENIED: Error reading local file '
-                     f'"{"x" * 300}/0": Permission denied [os_error_code="13"]'
-                     .replace('"13"', "'13'"))
-  monkeypatch.setattr(array_files.tensorstore, 'open', refuse)
-
-
-@pytest.mark.parametrize('refuse, said', [
-    (_refuse_metadata, 'Input/output error'),
-    (_refuse_arrays, 'Permission denied')])
-def test_progress_that_cannot_be_read_now_stays(
-    tmp_path, monkeypatch, refuse, said):
-  """What is damaged is removed and made again; this is not damaged."""
-  work = workdir_lib.Workdir(tmp_path)
-  work.prepare()
-  progress.save(work, 'a', 7, ARRAYS, {'step': 7}, {})
-  with monkeypatch.context() as patch:
-    refuse(patch)
-    with pytest.raises(json_files.Unreadable, match=f'{said}; see to it that '
-                       'this process can read it, and try again$'):
-      progress.newest(work, 'a', {})
-  assert progress.newest(work, 'a', {})[1]['step'] == 7
-
-
 def test_half_written_folder_is_not_there(tmp_path, path):
   half = tmp_path / 'task.orbax-checkpoint-tmp'
   path.rename(half)
@@ -391,19 +348,3 @@ def test_of_a_link_the_link_alone_is_removed(tmp_path, path):
   (tmp_path / 'tasks/.metadata.x1').write_text('{')
   removal.remove_unfinished(link.parent)
   assert not list(link.parent.iterdir()) and checkpoint.exists(path)
-
-
-@pytest.mark.parametrize('name', ['listdir', 'stat'])
-def test_tasks_that_cannot_be_listed_are_not_called_none(
-    tmp_path, monkeypatch, name):
-  work = workdir_lib.Workdir(tmp_path)
-  work.prepare()
-  real = getattr(os, name)
-
-  def refuse(path, *more, **options):
-    if str(path) == str(work.tasks):
-      raise PermissionError(errno.EACCES, 'Permission denied', str(path))
-    return real(path, *more, **options)
-  monkeypatch.setattr(os, name, refuse)
-  with pytest.raises(PermissionError, match='tasks'):
-    work.task_names()
