@@ -38,7 +38,6 @@ from mtl_jax.storage import removal
 from mtl_jax.storage import tensor_file
 from mtl_jax.storage import workdir as workdir_lib
 
-FORMAT = 1
 # Metadata of a checkpoint that an import replaces.
 _OF_PLACE = (*checkpoint.OWN, 'references', 'relies_on', 'kept_by')
 
@@ -105,7 +104,7 @@ def export(system: system_lib.System, task: str, path: aliases.Path,
             for leaf, array in part.arrays.items()}
   own = parts[task].metadata
   return tensor_file.write(path, arrays, {
-      'format': FORMAT, 'task': task, 'backbone': _recipe(system),
+      'format': tensor_file.FORMAT, 'task': task, 'backbone': _recipe(system),
       'parts': {name: {'metadata': part.metadata, 'needs': part.needs}
                 for name, part in parts.items()},
       'licence': said['licence'] or own.get('licence', ''),
@@ -140,7 +139,7 @@ def export_network(system: system_lib.System, task: str, path: aliases.Path,
   said = tensor_file.texts(licence=licence, text=text)
   params, stats = system.effective(system.task(task))
   return tensor_file.write(path, pretrained.leaves(params, stats), {
-      'format': FORMAT, 'network': task, 'backbone': _recipe(system), **said,
+      'format': tensor_file.FORMAT, 'network': task, 'backbone': _recipe(system), **said,
       'versions': provenance.versions()})
 
 
@@ -192,10 +191,7 @@ def read(path: aliases.Path) -> Artifact:
       format.
   """
   arrays, header = tensor_file.read(path)
-  if header.get('format') != FORMAT:
-    raise tensor_file.FileError(
-        f'{path} has format {header.get("format")}; this version reads format '
-        f'{FORMAT}')
+  tensor_file.require_format(path, header)
   try:
     return _artifact(arrays, header)
   except (KeyError, TypeError, AttributeError, ValueError) as error:

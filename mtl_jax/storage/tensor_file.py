@@ -29,6 +29,7 @@ from mtl_jax.storage import folders
 from mtl_jax.storage import whole_files
 
 KEY, DIGEST, BYTES = 'mtl_jax', 'sha256', 'raw'
+FORMAT = 1  # of exported tasks and networks; in their headers
 # Dtypes that safetensors' NumPy functions read; others are stored as bytes.
 _PLAIN = ('bool', 'uint8', 'int8', 'uint16', 'int16', 'uint32', 'int32',
           'uint64', 'int64', 'float16', 'float32', 'float64')
@@ -142,10 +143,28 @@ def read_weights(path) -> dict[str, np.ndarray]:
   if not own:
     return arrays
   arrays, header = read(path)
+  require_format(path, header)
   if 'parts' in header:
     raise FileError(f'{path} holds a task, not a network: write its network '
                     'with system.export_network or `mtl-jax export --network`')
   return arrays
+
+
+def require_format(path, header: dict) -> None:
+  """Refuses the header of an export that another version wrote.
+
+  Raises:
+    FileError: says the format, and which version reads it.
+  """
+  if header.get('format') == FORMAT:
+    return
+  versions = header.get('versions')
+  made = versions.get('mtl_jax') if isinstance(versions, dict) else None
+  wrote = f'mtl_jax {made}' if made else 'the version'
+  raise FileError(
+      f'{path} has format {messages.shown(header.get("format"))}; this version '
+      f'reads format {FORMAT}: read it with {wrote[:100]} that wrote it, or '
+      'export it again with this one')
 
 
 def texts(**given: str | None) -> dict[str, str]:

@@ -16,6 +16,8 @@ TREE = {'params': {'a': {'kernel': np.arange(6, dtype=np.float32).reshape(
 FLAT = {'params/a/kernel': TREE['params']['a']['kernel'],
         'batch_stats/n/mean': TREE['batch_stats']['n']['mean']}
 
+OWN = {'network': 'a', 'format': tensor_file.FORMAT}
+
 
 def assert_read(path):
   found = weights.read(path)
@@ -29,7 +31,7 @@ def test_numpy_and_safetensors_files(tmp_path):
   assert_read(tmp_path / 'a.npz')
   safetensors.numpy.save_file(FLAT, tmp_path / 'a.safetensors')
   assert_read(tmp_path / 'a.safetensors')
-  tensor_file.write(tmp_path / 'own.safetensors', FLAT, {'network': 'a'})
+  tensor_file.write(tmp_path / 'own.safetensors', FLAT, OWN)
   assert_read(tmp_path / 'own.safetensors')
   half = {'x': np.ones(3, jnp.bfloat16)}
   safetensors.numpy.save_file(half, tmp_path / 'half.safetensors')
@@ -69,10 +71,15 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path):
   (tmp_path / 'a.safetensors').write_text('nothing')
   with pytest.raises(ValueError, match='cannot be read as .safetensors'):
     weights.read(tmp_path / 'a.safetensors')
-  tensor_file.write(tmp_path / 't.safetensors', FLAT, {'parts': {}})
+  tensor_file.write(tmp_path / 't.safetensors', FLAT, OWN | {'parts': {}})
   with pytest.raises(ValueError, match='holds a task, not a network: write '
                                        'its network with .*--network'):
     weights.read(tmp_path / 't.safetensors')
+  tensor_file.write(tmp_path / 'n.safetensors', FLAT, OWN | {
+      'format': 9, 'versions': {'mtl_jax': '7.1'}})
+  with pytest.raises(ValueError, match='has format 9; this version reads format '
+                                       '1: read it with mtl_jax 7.1 that wrote'):
+    weights.read(tmp_path / 'n.safetensors')
   (tmp_path / 'folder').mkdir()
   with pytest.raises(ValueError, match='folder cannot be read as a checkpoint '
                                        'of Orbax .*give the folder of one'):
@@ -89,7 +96,7 @@ def test_a_part_of_a_workdir_is_no_file_of_weights(tmp_path):
 
 
 def test_an_own_file_that_was_changed_is_refused(tmp_path):
-  path = tensor_file.write(tmp_path / 'w.safetensors', FLAT, {'network': 'a'})
+  path = tensor_file.write(tmp_path / 'w.safetensors', FLAT, OWN)
   raw = bytearray(path.read_bytes())
   raw[-1] ^= 1
   path.write_bytes(raw)
