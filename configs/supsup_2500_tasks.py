@@ -11,8 +11,8 @@ device. On CPU, `--cpu_devices=2` makes two devices; elsewhere, a multiple of
 the number of devices keeps all of them busy.
 
 Hardware: two cores of an AMD EPYC.
-Minutes: at least 119.
-Accuracy: 93.5 %, and all 2,500 tasks inferred correctly (1 seed).
+Minutes: 42 on both cores; 29 of them learn and store the tasks.
+Accuracy: 93.5 %; 99.9 % of the batches' tasks are inferred correctly (1 seed).
 Results: experiments/identity/README.md
 """
 
