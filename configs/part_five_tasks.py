@@ -23,7 +23,7 @@ Paknezhad et al. 2022, https://arxiv.org/abs/2201.09534; we know no accuracy of
 the paper, and these are not its tasks.
 
 Hardware: one core of an AMD EPYC.
-Minutes: 46; with 4 modules a level (`:0,4`) 24.
+Minutes: 42 to 46; with 4 modules a level (`:0,4`) 7 to 12.
 Accuracy: 70.1 %; each task alone 70.4 % (3 seeds).
 Results: experiments/part/README.md
 """

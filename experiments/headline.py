@@ -89,7 +89,7 @@ def _impresslearn():
 
 
 def _part():
-  found = runs_of('part', 'bangla')
+  found = runs_of('part', 'five_tasks')
   if found:
     part, alone = (part_tables.mean_accuracy(found, phase)
                    for phase in ('part', 'single'))

@@ -27,19 +27,13 @@ def _runs() -> list[dict]:
 
 def _by_task(run: dict, phase: str) -> dict[str, float]:
   return {t['task']: 100 * t['accuracy']['test'] for t in run['tasks']
-          if t['phase'] == phase and not misnamed(run, t['task'])}
+          if t['phase'] == phase}
 
 
 def mean_accuracy(found: list[dict], phase: str) -> str:
   """Mean over tasks, and spread over seeds, of a phase."""
   return collected.spread([np.mean(list(_by_task(run, phase).values()))
                            for run in found])
-
-
-def misnamed(run: dict, task: str) -> bool:
-  """Whether the images were Telugu's under another name: made before the copy
-  of CMATERdb was mended, which is when runs began to note their sources."""
-  return task == 'cmaterdb-bangla' and not run['run'].get('sources')
 
 
 def weights(run: dict, phase: str) -> int:
@@ -69,11 +63,6 @@ def weights(run: dict, phase: str) -> int:
 def accuracy() -> str:
   """Mean and per-task test accuracy of every row."""
   return _accuracy(_runs())
-
-
-def bangla() -> str:
-  """`accuracy` of the runs with Bangla's own digits."""
-  return _accuracy(collected.runs(collected.HERE / 'part', 'bangla'))
 
 
 def cifar100() -> str:

@@ -10,7 +10,6 @@ import statistics
 
 import collected
 import impresslearn_tables
-import part_tables
 
 _COMBINED = tuple(f'heterogeneous_{k}'
                   for k in (*impresslearn_tables.SIZES, 200))
@@ -29,7 +28,7 @@ SHOWN = (
      ('supermasks',), None),
     ('subnetworks', ('mnist_fashion',), 'Subnetworks: MNIST and Fashion-MNIST',
      'C3', ('subnetworks',), 'dense'),
-    ('part', ('bangla',), 'PaRT: digits, clothes and characters', 'C4',
+    ('part', ('five_tasks',), 'PaRT: digits, clothes and characters', 'C4',
      ('part',), 'single'),
     ('munet', ('characters',), 'mu2Net: six sets of characters', 'C5',
      ('grow',), 'finetune'),
@@ -52,8 +51,7 @@ def _point(folder: str, prefix: str, phase: str) -> tuple[float, float] | None:
   values = []
   for run in collected.runs(collected.HERE / folder, prefix):
     last = {t['task']: t for t in run['tasks']
-            if t['phase'] == phase and not t['repeat']
-            and not part_tables.misnamed(run, t['task'])}
+            if t['phase'] == phase and not t['repeat']}
     if last:
       values.append(tuple(
           statistics.mean(of(t) for t in last.values()) for of in (

@@ -113,7 +113,7 @@ TABLES = {  # README: markers and what stands between them
                      'costs')},
     'part/README.md': {
         name: getattr(part_tables, name)
-        for name in ('accuracy', 'bangla', 'modules', 'sharing', 'segments',
+        for name in ('accuracy', 'modules', 'sharing', 'segments',
                      'robustness', 'cifar100')},
     'subnetworks/README.md': {
         name: getattr(subnetworks_tables, f'{kind}_table')

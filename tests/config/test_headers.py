@@ -50,7 +50,7 @@ def test_a_header_has_command_hardware_minutes_and_accuracy(path):
      'heterogeneous_3'),
     ('subnetworks_mnist_fashion', 'subnetworks', 'mnist_fashion',
      'subnetworks'),
-    ('part_five_tasks', 'part', 'bangla', 'part'),
+    ('part_five_tasks', 'part', 'five_tasks', 'part'),
     ('munet_root', 'munet', 'root', 'root'),
 ])
 def test_a_headers_first_number_is_that_of_the_results(name, folder, prefix,
