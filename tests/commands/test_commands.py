@@ -6,11 +6,13 @@ import io
 import os
 import re
 import shlex
+import shutil
 import sys
 
 import pytest
 import tiny
 
+import mtl_jax
 from mtl_jax import commands
 from mtl_jax import host
 from mtl_jax.commands import ends
@@ -214,6 +216,53 @@ def test_a_report_is_of_one_start(tmp_path, capsys):
   assert 'start it again with its command' in said
   tiny.learn(tiny.make('few'), folder)  # the remedy
   assert commands.main(['report', f'--workdir={folder}']) == 0
+
+
+def test_a_task_that_is_gone_is_not_passed_over(tmp_path, capsys):
+  folder = tiny.learned(tmp_path / 'run', 'few')
+  page = (folder / 'report.html').read_bytes()
+  task = folder / 'tasks' / 'permuted-00'
+  for damage in ((task / '_CHECKPOINT_METADATA').unlink,
+                 lambda: shutil.rmtree(task)):
+    damage()
+    for name in ('inspect', 'report'):
+      assert commands.main([name, f'--workdir={folder}']) == 1
+      out, err = capsys.readouterr()
+      assert f'error: {folder} lacks 1 task: task permuted-00: ' in err
+      assert ('permuted-01' in out) == (name == 'inspect')
+  assert (folder / 'report.html').read_bytes() == page
+  assert "start the run's command, which makes the task again" in err
+  tiny.learn(tiny.make('few'), folder)  # the remedy
+  for name in ('inspect', 'report'):
+    assert commands.main([name, f'--workdir={folder}']) == 0
+
+
+def test_no_task_is_left_of_a_run(tmp_path, capsys):
+  folder = tiny.learned(tmp_path / 'run', 'few')
+  shutil.rmtree(folder / 'tasks')
+  assert commands.main(['inspect', f'--workdir={folder}']) == 1
+  assert 'its folder is gone; restore it' in capsys.readouterr().err
+
+
+def test_a_report_has_tasks_whose_lines_were_removed(tmp_path, capsys):
+  folder = tiny.learned(tmp_path / 'run', 'few')
+  log = folder / 'metrics.jsonl'
+  lines = log.read_text().splitlines(keepends=True)
+  log.write_text(''.join(line for line in lines if not (
+      '"kind": "task"' in line and '"entry": "permuted-00"' in line)))
+  assert commands.main(['report', f'--workdir={folder}']) == 0
+  out, err = capsys.readouterr()
+  assert 'permuted-00' in out and err == ''
+
+
+def test_a_report_says_of_what_its_averages_are(tmp_path, capsys):
+  folder = tiny.learned(tmp_path / 'run', 'few')
+  mtl_jax.load(folder).rename('permuted-00', 'first')
+  assert commands.main(['report', f'--workdir={folder}']) == 0
+  out, err = capsys.readouterr()
+  assert 'permuted-00' not in out and 'permuted-01' in out
+  assert err == ('note: averages and figures are those of the last start, '
+                 'which also had the tasks permuted-00\n')
 
 
 def test_a_factory_that_makes_no_source_is_one_sentence(tmp_path, capsys):
