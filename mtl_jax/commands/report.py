@@ -40,8 +40,10 @@ def main(given: argparse.Namespace) -> int | None:
   lines = list(json_records.read_lines(work.metrics))
   starts = [line for line in lines if line['kind'] in ('run', 'summary')]
   if [line['kind'] for line in starts[-2:]] != ['run', 'summary']:
+    command = starts[-1].get('command') if starts else None
     raise ValueError(f'the last start in {work.root} has not ended; start it '
-                     'again with its command, and it goes on' if starts else
+                     'again with its command, and it goes on'
+                     f'{f": {command}" if command else ""}' if starts else
                      f'{work.root} holds no run; start one with mtl-jax run')
   run, summary = starts[-2:]
   verification.require_all(work)

@@ -3,6 +3,7 @@
 import importlib
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ from mtl_jax.commands import ends
 from mtl_jax.config import files
 from mtl_jax.config import overrides
 from mtl_jax.report import terminal
+from mtl_jax.storage import json_records
 
 
 @pytest.mark.parametrize('argv', [['--help'], ['-h'], ['help']])
@@ -210,10 +212,12 @@ def test_a_report_is_of_one_start(tmp_path, capsys):
   log = folder / 'metrics.jsonl'
   lines = log.read_text().splitlines(keepends=True)
   start = next(line for line in lines if '"kind": "run"' in line)
-  log.write_text(''.join([*lines, start]))  # a second start that was killed
+  json_records.append_line(log, json.loads(start) | {  # it was killed
+      'command': 'mtl-jax run --config=few'})
   assert commands.main(['report', f'--workdir={folder}']) == 1
   assert 'the last start in' in (said := capsys.readouterr().err)
-  assert 'start it again with its command' in said
+  assert ('start it again with its command, and it goes on: mtl-jax run '
+          '--config=few\n') in said
   tiny.learn(tiny.make('few'), folder)  # the remedy
   assert commands.main(['report', f'--workdir={folder}']) == 0
 
