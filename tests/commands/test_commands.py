@@ -296,6 +296,34 @@ def test_a_report_goes_into_a_file(tmp_path, capsys):
         capsys.readouterr().err)
 
 
+@pytest.mark.parametrize('argv, said', [
+    (['inspect', '--workdir=run'], 'run is a path from the current folder, '
+     'which was removed; change to a folder that exists (cd), or give a whole '
+     'path'),
+    (['report', '--workdir={}', '--output=a.html'],
+     'a.html is a path from the current folder, which was removed'),
+    (['predict', '--workdir={}', 'x.npz', '--task=permuted-00'],
+     'x.npz is a path from the current folder, which was removed'),
+    (['run', '--config=mine.py', '--workdir={}'],
+     'mine.py is a path from the current folder, which was removed'),
+    (['verify', '--workdir={}', '--plugins=mine.py'],
+     'mine.py is a path from the current folder, which was removed'),
+    (['sweep', '--config=quickstart', '--workdir={}-sweep'],
+     'this command starts in the current folder, which was removed; change to '
+     'a folder that exists (cd), and give it again'),
+    (['inspect', '--workdir={}'], None)])
+def test_a_current_folder_that_is_gone(argv, said, tmp_path, monkeypatch,
+                                       capsys):
+  folder = tiny.learned(tmp_path / 'run', 'few')
+  (tmp_path / 'gone').mkdir()
+  monkeypatch.chdir(tmp_path / 'gone')
+  (tmp_path / 'gone').rmdir()
+  code = commands.main([word.format(folder) for word in argv])
+  err = capsys.readouterr().err
+  assert (code, err) == (0, '') if said is None else (
+      code == 1 and f'error: {said}' in err), err
+
+
 @pytest.mark.parametrize('closed', ['>&-', '>&- 2>&-', '<&- >&- 2>&-'])
 def test_closed_output_is_no_error(tmp_path, closed):
   """No file that is opened gets its place."""
