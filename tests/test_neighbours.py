@@ -9,7 +9,9 @@ from mtl_jax import neighbours
 
 @pytest.fixture
 def folder(tmp_path):
-  """Files by name; each imports nothing."""
+  """Files by name; each imports nothing, and the one above is not of them."""
+  (tmp_path / 'one.py').write_text('')
+  tmp_path = tmp_path / 'own'
   for name in ('one', 'two', 'three', 'pack/__init__', 'pack/inner',
                'pack/deep/__init__', 'pack/deep/last', 'bare/of_bare'):
     path = tmp_path / f'{name}.py'
@@ -34,6 +36,7 @@ def imported(folder, text, **others):
     ('from one import two', ['one']),  # a name in it, no file
     ('from . import one, two', ['one', 'two']), ('import mine', []),
     ('from .one import x', ['one']), ('from .. import one', []),
+    (f'from {"." * 99} import one', []),
     ('import pack', ['pack/__init__']),
     ('from pack import inner', ['pack/__init__', 'pack/inner']),
     ('import pack.deep.last', ['pack/__init__', 'pack/deep/__init__',
