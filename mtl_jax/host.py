@@ -156,8 +156,28 @@ def protocol(path: str | os.PathLike) -> str:
 
 
 def expanded(path: str | os.PathLike) -> pathlib.Path:
-  """A path with `~` as the user's home; as it stands, if nobody has one."""
-  return pathlib.Path(os.path.expanduser(path))
+  """A path with `~` as the user's home; as it stands, if nobody has one.
+
+  Raises:
+    ValueError: it begins at the current folder, which is gone.
+  """
+  found = pathlib.Path(os.path.expanduser(path))
+  if not found.is_absolute() and nowhere():
+    raise ValueError(f'{found} is a path from {NOWHERE}, or give a whole path')
+  return found
+
+
+NOWHERE = ('the current folder, which was removed; change to a folder that '
+           'exists (cd)')
+
+
+def nowhere() -> bool:
+  """Whether the current folder of this process was removed."""
+  try:
+    os.getcwd()
+  except FileNotFoundError:
+    return True
+  return False
 
 
 def memory_bytes() -> int | None:

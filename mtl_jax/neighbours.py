@@ -130,7 +130,8 @@ def _named_in(path: pathlib.Path, root: pathlib.Path
     if isinstance(node, ast.Import):
       for alias in node.names:
         yield from _files(root, alias.name)
-    elif isinstance(node, ast.ImportFrom):
+    elif isinstance(node, ast.ImportFrom) and (
+        node.level <= len(path.parents)):  # as its own import says
       start = root if not node.level else path.parents[node.level - 1]
       for alias in node.names if start.is_relative_to(root) else ():
         yield from _files(start, f'{node.module or ""}.{alias.name}'.strip('.'))

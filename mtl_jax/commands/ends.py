@@ -118,6 +118,8 @@ def _of_system(error: OSError) -> str:
   """A sentence for an error of the operating system, such as a full disk."""
   if error.filename is None or error.strerror is None:
     said = error.strerror or str(error) or type(error).__name__
+    if error.errno == errno.ENOENT and host.nowhere():
+      said = f'this command starts in {host.NOWHERE}, and give it again'
   else:
     said = f'{error.filename}: {error.strerror}'
   if error.errno in _FULL:

@@ -13,6 +13,7 @@ from mtl_jax.report import drawing
 from mtl_jax.report import rows as rows_lib
 from mtl_jax.report import terminal
 from mtl_jax.serving import system as system_lib
+from mtl_jax.serving import verification
 from mtl_jax.storage import array_files
 
 DESCRIPTION = (
@@ -46,11 +47,13 @@ def main(given: argparse.Namespace) -> int | None:
     return None
   found = describe(system)
   if not found['tasks']:
+    verification.require_all(system.workdir)
     raise ValueError(f'no finished task in {given.workdir}')
   if given.json:
     _print_json(found)
   else:
     _print_tables(found)
+  verification.require_all(system.workdir)
   return None
 
 

@@ -283,8 +283,12 @@ def _reason(job: engines.Job, code: int | str, begun: int) -> str:
   errors = [line for line in said.splitlines() if line.startswith('error: ')]
   if errors and code != 0:
     return errors[-1].removeprefix('error: ')
-  return (f'its process ended with {code}; see {job.log}'
-          if isinstance(code, int) else code)
+  if isinstance(code, str):
+    return code
+  # An error is always said, if there is room for it.
+  return f'its process ended with {code}' + (
+      f'; see {job.log}' if said or code != 1 else
+      f' and could write nothing into {job.log}; make room on that disk')
 
 
 def _at_least(name: str, value: int | None, least: int):

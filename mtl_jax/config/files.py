@@ -64,10 +64,12 @@ def find(given: str) -> Given:
                      '--list_configs')
   known = shipped()
   for name, argument in _readings(given):
+    short = re.sub(r'^configs[/\\]', '', name).removesuffix('.py')
+    if short in known and host.nowhere():  # no file is beside the process
+      return Given(known[short], argument)
     path = host.expanded(name)
     if path.is_file() and path.suffix == '.py':
       return Given(path, argument)
-    short = re.sub(r'^configs[/\\]', '', name).removesuffix('.py')
     if short in known:
       return Given(known[short], argument)
   name, _ = _readings(given)[0]

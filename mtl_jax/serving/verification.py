@@ -72,6 +72,31 @@ def _of_lost(path: pathlib.Path) -> str:
           'says why it cannot')
 
 
+def lost(work: workdir_lib.Workdir) -> dict[str, str]:
+  """What became of each task that was finished and is not there, by name.
+
+  Raises:
+    ValueError: the log, or the plan, can't be read.
+  """
+  return {name: f'task {name}: {_of_lost(work.task(name))}'
+          for name in work.lost_tasks() if not _was_taken(work, name)}
+
+
+def require_all(work: workdir_lib.Workdir) -> None:
+  """Refuses to pass over tasks that were finished and are not there.
+
+  Raises:
+    ValueError: names some of them, and the remedy; or the log, or the plan,
+      can't be read.
+  """
+  if faults := list(lost(work).values()):
+    raise ValueError(
+        f'{work.root} lacks {trees.counted(len(faults), "task")}: '
+        f'{"; ".join(faults[:3])}' + (
+            f'; verify names {len(faults) - 3} more' if len(faults) > 3
+            else ''))
+
+
 def check(system: system_lib.System,
           visit: Callable[[str], None] = lambda name: None) -> Result:
   """Checks every finished task of a system.
@@ -84,15 +109,13 @@ def check(system: system_lib.System,
   faults, notes, partly, gone = [], [], 0, 0
   names = sorted(system.tasks, key=lambda name: _basis_of(system, name))
   try:
-    lost = system.workdir.lost_tasks()
+    away = lost(system.workdir)
     logged, _ = json_records.came_and_went(json_records.read_lines(
         system.workdir.metrics))
   except ValueError as error:  # the log, or the plan
-    lost, logged = [], set(names)
+    away, logged = {}, set(names)
     faults.append(str(error))
-  for name in lost:
-    if not _was_taken(system.workdir, name):
-      faults.append(f'task {name}: {_of_lost(system.workdir.task(name))}')
+  faults += away.values()
   records: dict[str, dict] = {}
   for name in names:
     try:
@@ -119,7 +142,7 @@ def check(system: system_lib.System,
   faults += _folder_faults(system.workdir,
                            system.backbone.recipe['fingerprint'])
   there = set(filter(system.workdir.has_task, names))
-  notes += _plan_notes(system.workdir, there, set(lost))
+  notes += _plan_notes(system.workdir, there, set(away))
   return Result(len(names) - gone, faults, sorted(set(notes)), partly)
 
 

@@ -1,5 +1,6 @@
 """Files that are replaced as a whole: a reader never sees half of one."""
 
+import contextlib
 import os
 import pathlib
 import uuid
@@ -32,8 +33,12 @@ def replace(path: pathlib.Path, content: bytes,
       file.flush()
       os.fsync(file.fileno())
     os.replace(name, path)
-  except BaseException:
-    name.unlink(missing_ok=True)
+  except BaseException as error:
+    with contextlib.suppress(OSError):  # as on a disk that is read-only now
+      name.unlink(missing_ok=True)
+    if isinstance(error, OSError) and error.filename == str(name):
+      error.filename = str(path)  # which the user knows
+      del error.filename2
     raise
 
 

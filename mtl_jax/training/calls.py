@@ -17,7 +17,7 @@ _CONCRETE = (jax.errors.TracerArrayConversionError,
              jax.errors.NonConcreteBooleanIndexError)
 WrongMethod = method_errors.WrongMethod
 # Errors of these packages don't say which function of the method failed.
-_BELOW = ('jax', 'jaxlib', 'numpy', 'flax', 'optax')
+_BELOW = ('jax', 'jaxlib', 'numpy', 'scipy', 'opt_einsum', 'flax', 'optax')
 
 
 class NeedsValues(WrongMethod):

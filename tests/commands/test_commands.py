@@ -3,20 +3,24 @@
 import importlib
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
+import shutil
 import sys
 
 import pytest
 import tiny
 
+import mtl_jax
 from mtl_jax import commands
 from mtl_jax import host
 from mtl_jax.commands import ends
 from mtl_jax.config import files
 from mtl_jax.config import overrides
 from mtl_jax.report import terminal
+from mtl_jax.storage import json_records
 
 
 @pytest.mark.parametrize('argv', [['--help'], ['-h'], ['help']])
@@ -208,12 +212,61 @@ def test_a_report_is_of_one_start(tmp_path, capsys):
   log = folder / 'metrics.jsonl'
   lines = log.read_text().splitlines(keepends=True)
   start = next(line for line in lines if '"kind": "run"' in line)
-  log.write_text(''.join([*lines, start]))  # a second start that was killed
+  json_records.append_line(log, json.loads(start) | {  # it was killed
+      'command': 'mtl-jax run --config=few'})
   assert commands.main(['report', f'--workdir={folder}']) == 1
   assert 'the last start in' in (said := capsys.readouterr().err)
-  assert 'start it again with its command' in said
+  assert ('start it again with its command, and it goes on: mtl-jax run '
+          '--config=few\n') in said
   tiny.learn(tiny.make('few'), folder)  # the remedy
   assert commands.main(['report', f'--workdir={folder}']) == 0
+
+
+def test_a_task_that_is_gone_is_not_passed_over(tmp_path, capsys):
+  folder = tiny.learned(tmp_path / 'run', 'few')
+  page = (folder / 'report.html').read_bytes()
+  task = folder / 'tasks' / 'permuted-00'
+  for damage in ((task / '_CHECKPOINT_METADATA').unlink,
+                 lambda: shutil.rmtree(task)):
+    damage()
+    for name in ('inspect', 'report'):
+      assert commands.main([name, f'--workdir={folder}']) == 1
+      out, err = capsys.readouterr()
+      assert f'error: {folder} lacks 1 task: task permuted-00: ' in err
+      assert ('permuted-01' in out) == (name == 'inspect')
+  assert (folder / 'report.html').read_bytes() == page
+  assert "start the run's command, which makes the task again" in err
+  tiny.learn(tiny.make('few'), folder)  # the remedy
+  for name in ('inspect', 'report'):
+    assert commands.main([name, f'--workdir={folder}']) == 0
+
+
+def test_no_task_is_left_of_a_run(tmp_path, capsys):
+  folder = tiny.learned(tmp_path / 'run', 'few')
+  shutil.rmtree(folder / 'tasks')
+  assert commands.main(['inspect', f'--workdir={folder}']) == 1
+  assert 'its folder is gone; restore it' in capsys.readouterr().err
+
+
+def test_a_report_has_tasks_whose_lines_were_removed(tmp_path, capsys):
+  folder = tiny.learned(tmp_path / 'run', 'few')
+  log = folder / 'metrics.jsonl'
+  lines = log.read_text().splitlines(keepends=True)
+  log.write_text(''.join(line for line in lines if not (
+      '"kind": "task"' in line and '"entry": "permuted-00"' in line)))
+  assert commands.main(['report', f'--workdir={folder}']) == 0
+  out, err = capsys.readouterr()
+  assert 'permuted-00' in out and err == ''
+
+
+def test_a_report_says_of_what_its_averages_are(tmp_path, capsys):
+  folder = tiny.learned(tmp_path / 'run', 'few')
+  mtl_jax.load(folder).rename('permuted-00', 'first')
+  assert commands.main(['report', f'--workdir={folder}']) == 0
+  out, err = capsys.readouterr()
+  assert 'permuted-00' not in out and 'permuted-01' in out
+  assert err == ('note: averages and figures are those of the last start, '
+                 'which also had the tasks permuted-00\n')
 
 
 def test_a_factory_that_makes_no_source_is_one_sentence(tmp_path, capsys):
@@ -241,6 +294,34 @@ def test_a_report_goes_into_a_file(tmp_path, capsys):
                           f'--output={place}']) == 1
     assert f'error: {place} is no place for a page: name a file' in (
         capsys.readouterr().err)
+
+
+@pytest.mark.parametrize('argv, said', [
+    (['inspect', '--workdir=run'], 'run is a path from the current folder, '
+     'which was removed; change to a folder that exists (cd), or give a whole '
+     'path'),
+    (['report', '--workdir={}', '--output=a.html'],
+     'a.html is a path from the current folder, which was removed'),
+    (['predict', '--workdir={}', 'x.npz', '--task=permuted-00'],
+     'x.npz is a path from the current folder, which was removed'),
+    (['run', '--config=mine.py', '--workdir={}'],
+     'mine.py is a path from the current folder, which was removed'),
+    (['verify', '--workdir={}', '--plugins=mine.py'],
+     'mine.py is a path from the current folder, which was removed'),
+    (['sweep', '--config=quickstart', '--workdir={}-sweep'],
+     'this command starts in the current folder, which was removed; change to '
+     'a folder that exists (cd), and give it again'),
+    (['inspect', '--workdir={}'], None)])
+def test_a_current_folder_that_is_gone(argv, said, tmp_path, monkeypatch,
+                                       capsys):
+  folder = tiny.learned(tmp_path / 'run', 'few')
+  (tmp_path / 'gone').mkdir()
+  monkeypatch.chdir(tmp_path / 'gone')
+  (tmp_path / 'gone').rmdir()
+  code = commands.main([word.format(folder) for word in argv])
+  err = capsys.readouterr().err
+  assert (code, err) == (0, '') if said is None else (
+      code == 1 and f'error: {said}' in err), err
 
 
 @pytest.mark.parametrize('closed', ['>&-', '>&- 2>&-', '<&- >&- 2>&-'])

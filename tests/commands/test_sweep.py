@@ -276,6 +276,15 @@ def test_the_reason_is_of_this_start_and_not_of_an_earlier_one(
       f'1/1 0 failed: its process ended with 3; see {job.log}\n')
 
 
+def test_a_log_without_an_error_is_no_advice(tmp_path):
+  """The disk was full, and the log could not take the error."""
+  job, = jobs(tmp_path, PRINTS)
+  job.log.write_text('error: earlier\n')
+  said = sweep._reason(job, 1, job.log.stat().st_size)
+  assert said == (f'its process ended with 1 and could write nothing into '
+                  f'{job.log}; make room on that disk')
+
+
 # Jobs that print and that fail, as an array on this machine.
 ARRAY = '''
 import pathlib, sys

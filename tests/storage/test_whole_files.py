@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pathlib
 import threading
 
 import pytest
@@ -21,6 +22,24 @@ def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
   assert refused.value.filename == str(path)
   assert path.read_bytes() == b'earlier'
   assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('called', ['open', 'replace'])
+def test_an_error_names_the_file_that_was_asked_for(tmp_path, monkeypatch,
+                                                    called):
+  """Not the hidden one, which nobody knows; on a disk that is read-only."""
+  path = tmp_path / 'answers.csv'
+
+  def refuse(part, *others, **_):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(part), None,
+                  *map(str, others[:1] if called == 'replace' else ()))
+  monkeypatch.setattr(*{'open': (pathlib.Path, 'open'),
+                        'replace': (os, 'replace')}[called], refuse)
+  monkeypatch.setattr(pathlib.Path, 'unlink', refuse)
+  with pytest.raises(OSError) as refused:
+    whole_files.write(path, b'content')
+  assert str(refused.value) == (f'[Errno {errno.EROFS}] Read-only file system: '
+                                f'{str(path)!r}')
 
 
 def test_a_pipe_stays_one_and_a_link_too(tmp_path):

@@ -1,5 +1,7 @@
 """Each claim of a method by itself; whole runs are in `tests/methods`."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,6 +113,89 @@ def test_a_stored_network_is_close_to_the_trained_one(stored, said):
     return
   with pytest.raises(ValueError, match=f'gives w with other values .*{said}'):
     claims.require_close(bound, given)
+
+
+@pytest.mark.parametrize('change', [
+    lambda tree: tree.pop('w'), lambda tree: tree.update(more=1.),
+    lambda tree: tree.update(w=2 * tree['w'])])
+def test_what_is_given_stays_as_it_is(change):
+  assert calls.traced('bind', dict, PARAMS) == PARAMS
+  with pytest.raises(ValueError, match='^bind changes a dict that it is given'):
+    calls.traced('bind', lambda tree: (change(tree), {})[1],
+                 dict(PARAMS))
+
+
+def fail(error):
+  raise error
+
+
+@pytest.mark.parametrize('function, said', [
+    (lambda x: fail(ValueError('ranks are even')), '^ranks are even'),
+    (lambda x: jnp.reshape(x, 4), '^bind fails: [A-Z].*Error: .*shape'),
+    (lambda x: jnp.einsum('ij,ij', x), '^bind fails: ValueError: '),
+    (lambda x: fail(SystemExit(3)), '^bind fails: SystemExit: 3$')])
+def test_who_says_what_is_wrong(function, said):
+  """The method's own sentence, or the function in which another failed."""
+  with pytest.raises(ValueError, match=said):
+    calls.traced('bind', function, PARAMS['w'])
+
+
+@pytest.mark.parametrize('function', [
+    bool, int, np.asarray, lambda x: np.zeros(2)[x],
+    lambda x: jnp.arange(3)[jnp.array([x > 0] * 3)]])
+def test_values_that_a_check_of_shapes_has_not(function):
+  with pytest.raises(calls.NeedsValues, match='^bind reads the values of its'):
+    calls.traced('bind', function, jax.ShapeDtypeStruct((), np.int32))
+
+
+@pytest.mark.parametrize('one, other, said', [
+    (PARAMS, BITS, r'b gives w as bool\(2, 3\), but a as float32\(2, 3\)'),
+    (PARAMS, {'w': None}, 'b gives w as a NoneType, but a as float32'),
+    ({'w': 3}, PARAMS, 'b gives w as float32.*, but a as a int'),
+    (PARAMS, {}, 'a gives the leaf w, which the other one'),
+    ({}, PARAMS, 'b gives the leaf w, which the other one')])
+def test_leaves_that_differ(one, other, said):
+  for same in (one, other, {'w': None}):
+    calls.require_equal(same, same, ('a', 'b'), 'why')
+  with pytest.raises(ValueError, match=f'^{said}.*; why$'):
+    calls.require_equal(one, other, ('a', 'b'), 'why')
+
+
+def test_a_prepare_that_needs_values_has_them_when_a_task_is_loaded():
+  method = methods.Method(
+      None, bind, None, materialise,
+      prepare=lambda context: {'n': np.asarray(context.backbone['w'])},
+      abilities=base.Abilities(needs_earlier=True))
+  shared = {'n': PARAMS['w']}
+  assert claims.loaded(method, PARAMS, [], jax.random.key(0), MASKS,
+                       shared) == (shared, PARAMS)
+
+
+def test_a_watch_says_itself_what_is_wrong():
+  with pytest.raises(ValueError, match='^patience is 0$'):
+    claims._require_watch(lambda settings: fail(ValueError('patience is 0')))
+
+
+@pytest.mark.parametrize('error, said', [
+    (ValueError('ranks are even'), '^ranks are even$'),
+    (KeyError('w'), "^phase a: method m: materialise fails: KeyError: 'w'$")])
+def test_a_network_that_can_not_be_made_is_not_stored(error, said):
+  some = types.SimpleNamespace
+  entry = some(phase=some(name='a', method='m'))
+  stored = some(impression=MASKS, shared={}, method=some(
+      materialise=lambda *_: fail(error)))
+  with pytest.raises(ValueError, match=said):
+    claims.require_trained(some(backbone=some(params={})), entry, stored, {})
+
+
+def test_what_is_sound_in_any_dtype():
+  some = types.SimpleNamespace
+  entry = some(name='a', phase=some(slower=lambda: 'train slower'))
+  bias = MASKS._replace(masks={'b': np.zeros(3, bool)})  # it may be all off
+  claims.require_sound(entry, bias, {'w': jnp.ones(2, jnp.bfloat16)})
+  for dtype in (jnp.bfloat16, np.float16, np.complex64):
+    with pytest.raises(FloatingPointError, match='task a would leave shared/w'):
+      claims.require_sound(entry, bias, {'w': jnp.array([1, np.inf], dtype)})
 
 
 def test_a_function_that_fails_when_it_is_called_again_is_named():
