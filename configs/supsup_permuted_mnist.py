@@ -11,10 +11,10 @@ Published recipe (code of arXiv 2006.14769): threshold masks, RMSProp 1e-4,
         --config.phases.supermasks.tasks="(0, 50)"
 
 Hardware: one core of an AMD EPYC.
-Minutes: at least 28 (FC1024 with 50 tasks: at least 45; with 250 tasks on two
-  cores: 229).
-Accuracy: 93.7 % (3 seeds); FC1024 96.2 % with 50 tasks (2 seeds) and 96.3 %
-  with 250 (1 seed).
+Minutes: 18 to 40 (FC1024 with 50 tasks: 12 to 46; with 250 tasks on two cores:
+  229); the longest beside other work.
+Accuracy: 93.7 %; FC1024 96.2 % with 50 tasks (3 seeds each) and 96.3 % with
+  250 (1 seed).
 Results: experiments/supsup/README.md
 """
 
