@@ -139,8 +139,8 @@ def export_network(system: system_lib.System, task: str, path: aliases.Path,
   said = tensor_file.texts(licence=licence, text=text)
   params, stats = system.effective(system.task(task))
   return tensor_file.write(path, pretrained.leaves(params, stats), {
-      'format': tensor_file.FORMAT, 'network': task, 'backbone': _recipe(system), **said,
-      'versions': provenance.versions()})
+      'format': tensor_file.FORMAT, 'network': task,
+      'backbone': _recipe(system), **said, 'versions': provenance.versions()})
 
 
 def relied(system: system_lib.System, task: str) -> list[str]:

@@ -77,8 +77,8 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path):
     weights.read(tmp_path / 't.safetensors')
   tensor_file.write(tmp_path / 'n.safetensors', FLAT, OWN | {
       'format': 9, 'versions': {'mtl_jax': '7.1'}})
-  with pytest.raises(ValueError, match='has format 9; this version reads format '
-                                       '1: read it with mtl_jax 7.1 that wrote'):
+  with pytest.raises(ValueError, match='format 9; this version reads format 1: '
+                                       'read it with mtl_jax 7.1 that wrote'):
     weights.read(tmp_path / 'n.safetensors')
   (tmp_path / 'folder').mkdir()
   with pytest.raises(ValueError, match='folder cannot be read as a checkpoint '
