@@ -16,6 +16,8 @@ RUNS = (
      'plot only (Fig. 5)'),
     ('identity', 'nameless', 'NNs: PermutedMNIST without names in training, '
      'LeNet-300-100, s = 500', 'plot only (Fig. 4)'),
+    ('identity', 'nameless_250', 'NNs: PermutedMNIST without names in '
+     'training, LeNet-300-100, s = 500', 'plot only (Fig. 4)'),
     ('identity', 'impresslearn_rotated', 'ImpressLearn, RotatedMNIST, 10 '
      'unseen tasks over 40 masks, LeNet-300-100, s = 100', 'none'),
 )
@@ -122,8 +124,9 @@ def outputs() -> str:
 def streams() -> str:
   """Runs whose tasks are not named in training either."""
   rows = []
-  for path in sorted((collected.HERE / 'identity' / 'results').glob(
-      'nameless_s*.jsonl')):
+  results = collected.HERE / 'identity' / 'results'
+  for path in (*sorted(results.glob('nameless_s*.jsonl')),
+               *sorted(results.glob('nameless_250_s*.jsonl'))):
     for line in collected.read(path):
       if line['kind'] == 'stream':
         returned = line['right_on_return']

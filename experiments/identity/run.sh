@@ -12,6 +12,10 @@ for seed in 0 1 2; do
   done
   go identity "nameless_s$seed" --config=configs/supsup_nameless_permuted_mnist.py \
     --config.seed=$seed
+  go identity "nameless_250_s$seed" \
+    --config=configs/supsup_nameless_permuted_mnist.py \
+    --config.suite.num_tasks=250 --config.phases.stream.tasks="(0, 250)" \
+    --config.seed=$seed
   go identity "impresslearn_rotated_s$seed" \
     --config=configs/impresslearn_nameless_rotated_mnist.py \
     --config.seed=$seed

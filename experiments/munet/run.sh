@@ -15,6 +15,7 @@ python -m mtl_jax export --workdir="$runs/munet_root_s0" --task=omniglot \
 weights=--config.backbone.weights=$root
 for seed in 0 1 2; do
   go munet characters_s$seed --config=configs/munet_characters.py --config.seed=$seed "$weights"
+  go munet leaking_s$seed --config=configs/munet_characters.py:leaking --config.seed=$seed \
+    "$weights"
 done
-go munet leaking_s0 --config=configs/munet_characters.py:leaking "$weights"
 python experiments/results.py tables
