@@ -62,10 +62,17 @@ class Given(NamedTuple):
     shared: made by the method's `prepare`, on the devices.
     relied: names of the tasks that it was made from, in order.
     kept_by: name of the task whose commit changed `shared` last, or `None`.
+    first: `shared` before the group's first step; `None` if it is still the
+      same.
   """
   shared: dict
   relied: tuple[str, ...] = ()
   kept_by: str | None = None
+  first: dict | None = None
+
+  def unlearned(self) -> dict:
+    """`shared` as it was before the group was trained."""
+    return self.shared if self.first is None else self.first
 
 
 def commit(run: run_lib.Run, entry: plan.Entry, state: single.State,
@@ -94,6 +101,7 @@ def commit(run: run_lib.Run, entry: plan.Entry, state: single.State,
     _keep(run, entry.name, after)
   started = time.perf_counter()
   measured = _measure(run, entry, impression, shared,
+                      parallel.local(given.unlearned()),
                       (extra or {}).get('accuracy', {}))
   seconds = time.perf_counter() - started
   record = describe(run, entry, impression, curve, trained, measured, seconds,
@@ -105,7 +113,7 @@ def commit(run: run_lib.Run, entry: plan.Entry, state: single.State,
   if not keeps:
     return given
   _forget(run, entry.name)
-  return Given(parallel.everywhere(after), given.relied, kept_by)
+  return given._replace(shared=parallel.everywhere(after), kept_by=kept_by)
 
 
 def leave(run: run_lib.Run, entry: plan.Entry, state: single.State,
@@ -230,8 +238,10 @@ def _initial(method, key, backbone, shared, route):
   return method.init(key, backbone, shared, route)
 
 
-def _measure(run, entry, impression, shared, known) -> dict:
+def _measure(run, entry, impression, shared, first, known) -> dict:
   """Accuracy before and after learning (but for what is known), and losses.
+
+  Before learning, `shared` was `first`.
   """
   def on(params, stats, split):
     return evaluate.score_entry(
@@ -246,9 +256,9 @@ def _measure(run, entry, impression, shared, known) -> dict:
   if 'before' not in known:
     group = plan.group_of(entry, run.suite)
     initial = _initial(method, group[0].key(run.config.seed), backbone.params,
-                       shared, plan.init_route(group))
-    unlearned = single.bind(method, backbone.params, initial, shared,
-                           entry.route)
+                       first, plan.init_route(group))
+    unlearned = single.bind(method, backbone.params, initial, first,
+                            entry.route)
     same, accuracies = (entry.tasks, entry.phase.loss), run.data.unlearned
     if same not in accuracies:
       accuracies[same] = on(backbone.params, backbone.stats, 'test').accuracy

@@ -85,7 +85,7 @@ def _together(run, entries, state, given, curves, trained,
           lambda x, i=i: x[i], state)), given, own, trained, more[i])
     return given
   started = time.perf_counter()
-  measured = _measure(run, entries, found, given.shared)
+  measured = _measure(run, entries, found, given)
   seconds = (time.perf_counter() - started) / len(entries)
   made = []
   for i, (entry, own, one) in enumerate(zip(entries, curves, measured)):
@@ -153,23 +153,26 @@ def _impressions(method: methods.Method):
   return parallel.map_tasks(one)
 
 
-def _measure(run, entries, found, shared) -> list[dict]:
+def _measure(run, entries, found, given) -> list[dict]:
   """Accuracy and loss of each entry, as `commit` measures them."""
   group = evaluate.Group.of(run.data, entries, run.config.eval_batch_size)
   on = functools.partial(
       group.score, run.backbone.network,
-      backbone=(run.backbone.params, run.backbone.stats), shared=shared)
+      backbone=(run.backbone.params, run.backbone.stats))
   method, route = entries[0].phase.make_method(), entries[0].route
   states = evaluate.place(found)
-  valid, test = (on(_committed(method), states=states, split=split)
+  valid, test = (on(_committed(method), shared=given.shared, states=states,
+                    split=split)
                  for split in ('valid', 'test'))
   keys = evaluate.place(plan.keys(run.config.seed, entries))
-  before = on(_initial(method, route), states=keys, split='test')
+  unlearned = functools.partial(on, shared=given.unlearned(), states=keys,
+                                split='test')
+  before = unlearned(_initial(method, route))
   known = run.data.unlearned
   same = [(entry.tasks, entry.phase.loss) for entry in entries]
   if any(key not in known for key in same):
-    bare = on(_bare, states=keys, split='test')
-    known |= {key: score.accuracy for key, score in zip(same, bare)}
+    known |= {key: score.accuracy
+              for key, score in zip(same, unlearned(_bare))}
   return [{'accuracy': {'valid': v.accuracy, 'test': t.accuracy,
                         'backbone': known[key], 'before': b.accuracy},
            'loss': {'valid': round(v.loss, 6), 'test': round(t.loss, 6)}}

@@ -62,7 +62,7 @@ def learn_group(run: run_lib.Run, group, unfinished,
       run, group)
   done, shared = train_group(run, group, recipe, driver, method, given.shared,
                              course)
-  given = given._replace(shared=shared)
+  given = given._replace(shared=shared, first=given.shared)
   curve = {name: driver.curves(values) for name, values in done.curve.items()}
   recipe = dataclasses.replace(recipe, steps=curve['loss'].shape[1])
   trained = commit.Trained(

@@ -212,6 +212,22 @@ def test_sparsify_leaves_fewer_weights_and_the_next_task_more_room(tmp_path):
     assert .19 < share < .21  # both fit, though 0.6 + 0.6 would not
 
 
+@pytest.mark.parametrize('density', (.6, 1.))
+def test_accuracy_before_learning_is_of_the_weights_not_pruned_yet(tmp_path,
+                                                                   density):
+  common = dict(tasks=(0, 1), allocation=dict(density=density, sample=100))
+  tiny.learn(little.make(**little.watched(**common, epochs=1)),
+             tmp_path / 'whole')
+  tiny.learn(little.make(**little.watched(**common, epochs=12, sparsify=dict(
+      start=density, rate=.2, least=.2, cutoff=.3, patience=1))),
+             tmp_path / 'pruned')
+  whole, pruned = (
+      mtl_jax.load(tmp_path / name).task('permuted-00').metadata['record']
+      for name in ('whole', 'pruned'))
+  assert np.mean(pruned['density']['layer1/kernel']) < density
+  assert pruned['accuracy']['before'] == whole['accuracy']['before']
+
+
 def test_domains_with_stems_and_a_regression(tmp_path):
   config = little.get_config(net=dict(tasks=(0, 2), steps=150, together='joint',
                                loss='classes', allocation=dict(density=.4)))
