@@ -119,7 +119,8 @@ TABLES = {  # README: markers and what stands between them
         name: getattr(subnetworks_tables, f'{kind}_table')
         for name, kind in (('accuracy', 'accuracy'), ('capacity', 'capacity'),
                            ('ensembles', 'ensemble'),
-                           ('study', 'study'), ('forgetting', 'forgetting'))},
+                           ('study', 'study'), ('less', 'less'),
+                           ('forgetting', 'forgetting'))},
     'munet/README.md': {
         name: functools.partial(munet_tables.preliminary, name)
         for name in ('preliminary', 'one_block')} | {

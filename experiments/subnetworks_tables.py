@@ -1,5 +1,7 @@
 """Tables of the Multiple Subnetwork Hypothesis."""
 
+import numpy as np
+
 import collected
 
 FOLDER = collected.HERE / 'subnetworks'
@@ -27,6 +29,9 @@ ENSEMBLES = (
     ('fashion_ensemble', 'E7: five subnetworks of Fashion-MNIST, p = 80'),
     ('fashion_ensemble_small', 'E7 with 8-8-16-16 channels and strides 2'),
 )
+# images -> (dense, pruned once, pruned while training), the authors' single run
+LESS = {1000: ('80.67', '78.34', '83.63'), 5000: ('90.65', '90.07', '90.81'),
+        10000: ('93.12', '93.59', '93.68'), 55000: ('96.43', '96.66', '96.82')}
 PASSES = 90.  # percent that every task of the capacity study must reach
 PHASES = {'subnetworks': 'subnetwork', 'images': 'subnetwork',
           'table': 'subnetwork', 'sequence': 'subnetwork, in sequence',
@@ -138,6 +143,31 @@ def study_table() -> str:
       ['tasks', 'mean, %', 'lowest task, %',
        f'runs with all above {PASSES:.0f} %', 'command', 'hardware, time',
        'commit'], rows)
+
+
+def less_table() -> str:
+  """Fewer training images: dense, pruned once, and pruned while training."""
+  rows = []
+  for count, references in LESS.items():
+    found = collected.runs(FOLDER, f'less_data_{count}')
+    if not found:
+      continue
+    first = f'{count:,}'
+    for reference, (phase, name) in zip(references, (
+        ('dense', 'dense'), ('pruned', 'a tenth of the weights'),
+        ('sparsified', 'pruned while it is trained'))):
+      own = [t for run in found for t in run['tasks'] if t['phase'] == phase]
+      kept = [100 * np.mean(list(t['density'].values()) or [1.]) for t in own]
+      rows.append([first, name, _answer(own), reference,
+                   collected.spread(kept, 1),
+                   collected.spread([t['steps'] for t in own], 0),
+                   str(len(own)), *((collected.command(found),
+                                     _hardware(found)) if first else ('', ''))])
+      first = ''
+  return collected.markdown(
+      ['images', 'network', 'ours, test %', 'authors\' run',
+       'weights kept in a hidden layer, %', 'steps', 'seeds', 'command',
+       'hardware, time'], rows)
 
 
 def forgetting_table() -> str:

@@ -32,6 +32,12 @@ for seed in 0 1 2; do
   go subnetworks "fashion_ensemble_s$seed" \
     --config=configs/subnetworks_fashion.py:ensemble --config.seed=$seed
 done
+for seed in 0 1 2; do
+  for images in 1000 5000 10000 55000; do
+    go subnetworks "less_data_${images}_s$seed" \
+      --config="configs/subnetworks_less_data.py:$images" --config.seed=$seed
+  done
+done
 for tasks in 13 16 20 25 33; do
   go subnetworks "capacity_${tasks}_s0" --config="configs/subnetworks_capacity.py:$tasks"
 done

@@ -31,6 +31,7 @@ VARIANTS = {
     'subnetworks_fashion': ('split', 'ensemble', 'split,small',
                             'ensemble,small'),
     'subnetworks_four_datasets': (None,),
+    'subnetworks_less_data': ('1000', '55000'),
     'subnetworks_mnist_fashion': ('fc', 'controls', 'conv', 'conv,strided'),
     'supsup_2500_tasks': (None,),
     'supsup_nameless_permuted_mnist': (None,),

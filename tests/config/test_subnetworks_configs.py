@@ -21,7 +21,7 @@ CONFIGS = [
     ('subnetworks_fashion', 'split'), ('subnetworks_fashion', 'split,small'),
     ('subnetworks_fashion', 'ensemble'),
     ('subnetworks_fashion', 'ensemble,small'),
-    ('subnetworks_four_datasets', ''),
+    ('subnetworks_four_datasets', ''), ('subnetworks_less_data', '1000'),
     *(('subnetworks_capacity', str(tasks)) for tasks in (10, 13, 16))]
 QUICK = CONFIGS[6:9]
 
