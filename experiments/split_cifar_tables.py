@@ -9,7 +9,7 @@ PHASES = (  # folder and name of the results, phase, title
      'SupSup, edge-popup, eps = 16'),
     ('supsup', 'split_short_controls', 'dedicated', 'a dense network per task'),
     ('supsup', 'split_short_controls', 'finetune',
-     'one dense network, fine-tuned in sequence'),
+     'one dense network, fine-tuned in sequence (right after its task)'),
 )
 
 

@@ -1,7 +1,5 @@
 """Tables of the Multiple Subnetwork Hypothesis."""
 
-import numpy as np
-
 import collected
 
 FOLDER = collected.HERE / 'subnetworks'
@@ -157,7 +155,7 @@ def less_table() -> str:
         ('dense', 'dense'), ('pruned', 'a tenth of the weights'),
         ('sparsified', 'pruned while it is trained'))):
       own = [t for run in found for t in run['tasks'] if t['phase'] == phase]
-      kept = [100 * np.mean(list(t['density'].values()) or [1.]) for t in own]
+      kept = [100 * (t['kept'] or 1.) for t in own]
       rows.append([first, name, _answer(own), reference,
                    collected.spread(kept, 1),
                    collected.spread([t['steps'] for t in own], 0),
@@ -166,7 +164,7 @@ def less_table() -> str:
       first = ''
   return collected.markdown(
       ['images', 'network', 'ours, test %', 'authors\' run',
-       'weights kept in a hidden layer, %', 'steps', 'seeds', 'command',
+       'hidden weights kept, %', 'steps', 'seeds', 'command',
        'hardware, time'], rows)
 
 
