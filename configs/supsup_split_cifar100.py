@@ -18,8 +18,8 @@ Hardware: `:short` one core of an Intel Xeon, `:short,controls` of an AMD EPYC;
   the others: not run.
 Minutes: `:short` at most 123 (beside other work, and paused for a while);
   `:short,controls` 51.
-Accuracy: `:short` 76.4 %; `:short,controls` 77.0 % with a dense network for each
-  task, 23.3 % at the end of fine-tuning (1 seed); the others: not run.
+Accuracy: `:short` 76.4 %; `:short,controls` 77.0 % with a dense network for
+  each task, 23.3 % at the end of fine-tuning (1 seed); the others: not run.
 Results: experiments/supsup/README.md
 """
 
