@@ -6,6 +6,7 @@ its SHA-256 anew: a value of another kind is refused before it is used.
 
 from typing import Any
 
+from mtl_jax import aliases
 from mtl_jax import json_files
 from mtl_jax import registry
 from mtl_jax.data import pipeline
@@ -23,7 +24,7 @@ _METHOD = {'name': str, 'options': dict}
 _MOST = 1 << 24  # of what is counted: classes, and the sides of an image
 
 
-def refuse_network(path, header: Any) -> None:
+def refuse_network(path: aliases.Path, header: Any) -> None:
   """Refuses a file of `export_network`, which holds weights and no task."""
   if isinstance(header, dict) and 'network' in header:
     raise tensor_file.FileError(
