@@ -33,14 +33,14 @@ def rankable(scores: Scores) -> Scores:
       return
     if s.dtype == bool or not (jnp.issubdtype(s.dtype, jnp.floating)
                                or jnp.issubdtype(s.dtype, jnp.integer)):
-      raise ValueError(f'the scores of {name} are {s.dtype}; give floats or '
-                       'integers')
+      raise ValueError(f'the scores of {messages.leaf(name)} are {s.dtype}; '
+                       'give floats or integers')
     # Unknown values (a tracer, another process's part) can't be checked here.
     if (jnp.issubdtype(s.dtype, jnp.floating)
         and not isinstance(s, jax.core.Tracer)
         and getattr(s, 'is_fully_addressable', True) and _has_nan(s)):
-      raise ValueError(f'a score of {name} is NaN, which has no place in an '
-                       'order; was the learning rate too large?')
+      raise ValueError(f'a score of {messages.leaf(name)} is NaN, which has no '
+                       'place in an order; was the learning rate too large?')
   trees.map_named(check, trees.check_arrays(scores, 'scores', True))
   return scores
 
@@ -99,19 +99,21 @@ def _integers_at_least(s: Array, at: Any) -> Array:
 def kept(name: str, shape: Sequence[int], density: Any) -> int:
   """round(density x size) for one leaf; the density must be in [0, 1]."""
   if isinstance(density, jax.core.Tracer):
-    raise ValueError(f'the density of {name} is traced, but how many weights '
-                     'are kept is static: pass it as a static argument')
+    raise ValueError(f'the density of {messages.leaf(name)} is traced, but how '
+                     'many weights are kept is static: pass it as a static '
+                     'argument')
   if getattr(density, 'shape', None) == () and jnp.issubdtype(
       density.dtype, jnp.number):
     density = float(density)
   if not trees.is_number(density) or not 0. <= density <= 1.:
     raise ValueError(
-        f'density of {name} is {messages.shown(density)}; it must lie between '
-        '0 and 1')
+        f'density of {messages.leaf(name)} is {messages.shown(density)}; it '
+        'must lie between 0 and 1')
   size = int(np.prod(shape))
   if size > MOST:
-    raise ValueError(f'{name} has {size:,} weights, and a leaf is ranked up to '
-                     f'{MOST:,}: divide it into several leaves')
+    raise ValueError(f'{messages.leaf(name)} has {size:,} weights, and a leaf '
+                     f'is ranked up to {MOST:,}: divide it into several '
+                     'leaves')
   return round(float(density) * size)
 
 
@@ -159,11 +161,11 @@ def leafwise(f: Callable[[Array, Array], Array | None], a: Mask,
       return None
     if x is None or y is None:
       raise ValueError(
-          f'{name} is masked in one mask and not in the other; make both '
-          'from the same leaf patterns')
+          f'{messages.leaf(name)} is masked in one mask and not in the other; '
+          'make both from the same leaf patterns')
     if x.shape != y.shape:
-      raise ValueError(f'{name} has shape {x.shape} in one mask and {y.shape} '
-                       'in the other')
+      raise ValueError(f'{messages.leaf(name)} has shape {x.shape} in one mask '
+                       f'and {y.shape} in the other')
     return f(x, y)
   return trees.map_named(leaf, require_bool(a), require_bool(b))
 
@@ -176,8 +178,8 @@ def require_bool(mask: Mask, what: str = 'a mask') -> Mask:
   """
   def check(name: str, m: Array | None) -> None:
     if m is not None and m.dtype != bool:
-      raise ValueError(f'{name} of {what} is {m.dtype}, not bool; make it with '
-                       'mask.astype(bool)')
+      raise ValueError(f'{messages.leaf(name)} of {what} is {m.dtype}, not '
+                       'bool; make it with mask.astype(bool)')
   trees.map_named(check, trees.check_arrays(mask, what, True))
   return mask
 

@@ -66,9 +66,13 @@ def run(config: config_lib.Config, workdir, command: str = '',
     The summary, as in the last line of metrics.jsonl.
 
   Raises:
-    ValueError: the workdir belongs to another config (names the difference).
+    ValueError: the config is not a `Config`, or the workdir belongs to another
+      config (names the difference).
   """
   started = time.perf_counter()
+  if not isinstance(config, config_lib.Config):
+    raise ValueError(f'config is {messages.shown(config)}; give what '
+                     'mtl_jax.config.config.from_dict returns')
   messages.check_switch(quiet, 'quiet')
   writers.require(config)
   host.require_settings()

@@ -151,12 +151,15 @@ def combine(alphas: Tree, basis: Mask) -> Tree:
     if a is None:
       return None
     if m is None:
-      raise ValueError(f'{name} has coefficients but no basis masks')
+      raise ValueError(f'{messages.leaf(name)} has coefficients but no basis '
+                       'masks')
     if a.ndim not in (1, 2) or a.shape[:1] != m.shape[:1]:
-      raise ValueError(f'{name} has coefficients of shape {a.shape} but '
-                       f'{m.shape[0] if m.ndim else "no"} basis masks')
+      raise ValueError(f'{messages.leaf(name)} has coefficients of shape '
+                       f'{a.shape} but {m.shape[0] if m.ndim else "no"} basis '
+                       'masks')
     if not jnp.issubdtype(a.dtype, jnp.floating):
-      raise ValueError(f'the coefficients of {name} are {a.dtype}; give floats')
+      raise ValueError(f'the coefficients of {messages.leaf(name)} are '
+                       f'{a.dtype}; give floats')
     return _combine_leaf(a if a.ndim == 1 else per_unit(name, a, m), m)
   return trees.map_named(leaf, trees.check_arrays(alphas, 'coefficients', True),
                          masks.require_bool(basis, 'a basis'))
@@ -188,8 +191,9 @@ def per_unit(name: str, alphas: Array, basis: Array) -> Array:
   """
   blocks, units = alphas.shape[1], basis.shape[-1]
   if blocks > units:
-    raise ValueError(f'{name} has coefficients for {blocks} blocks, but '
-                     f'{trees.counted(units, "output unit")}; take {units}')
+    raise ValueError(f'{messages.leaf(name)} has coefficients for {blocks} '
+                     f'blocks, but {trees.counted(units, "output unit")}; take '
+                     f'{units}')
   block = np.repeat(np.arange(blocks), block_sizes(blocks, units))
   return alphas[:, block]
 

@@ -60,14 +60,16 @@ def apply(params: Params, mask: Mask) -> Params:
       return p
     if jnp.shape(m) != jnp.shape(p):
       raise ValueError(
-          f'mask has shape {jnp.shape(m)} but {name} is {jnp.shape(p)}')
+          f'mask has shape {jnp.shape(m)} but {messages.leaf(name)} is '
+          f'{jnp.shape(p)}')
     if m.dtype == bool and not jnp.issubdtype(p.dtype, jnp.inexact):
       return jnp.where(m, p, jnp.zeros((), p.dtype))
     if m.dtype != bool and not (jnp.issubdtype(m.dtype, jnp.floating)
                                 and jnp.issubdtype(p.dtype, jnp.inexact)):
       raise ValueError(
-          f'the mask of {name} is {m.dtype} on weights of {p.dtype}; a mask is '
-          'bool, or float on float weights; make it with mask.astype(bool)')
+          f'the mask of {messages.leaf(name)} is {m.dtype} on weights of '
+          f'{p.dtype}; a mask is bool, or float on float weights; make it with '
+          'mask.astype(bool)')
     return _mask_leaves.times(p, m.astype(p.dtype))
   return trees.map_named(leaf, trees.check_arrays(params, 'parameters', True),
                          trees.check_arrays(mask, 'a mask', True))
@@ -137,11 +139,11 @@ def straight_through(
 
   def leaf(name: str, s: Array | None, m: Array | None) -> Array | None:
     if s is not None and m is None:
-      raise ValueError(f'the sampler gives no mask of {name}, which has scores')
+      raise ValueError(f'the sampler gives no mask of {messages.leaf(name)}')
     if m is not None and not (m.dtype == bool or jnp.issubdtype(
         m.dtype, jnp.number)):
-      raise ValueError(f'the sampler gives a mask of {name} that is {m.dtype}; '
-                       'it must be bool')
+      raise ValueError(f'the sampler gives a mask of {messages.leaf(name)} '
+                       f'that is {m.dtype}; it must be bool')
     return None if s is None or m is None else m.astype(s.dtype)
 
   @jax.custom_vjp
@@ -261,20 +263,19 @@ def unpack(packed: Tree, like: Tree) -> Mask:
   >>> unpack(pack(m), like={'w': jnp.zeros((1, 3))})
   {'w': Array([[ True, False,  True]], dtype=bool)}
   """
-  def leaf(name: str, bits: Array | None,
-           x: Array | None) -> Array | None:
+  def leaf(name: str, bits: Array | None, x: Array | None) -> Array | None:
     if bits is None:
       return None
     if x is None:
-      raise ValueError(f'{name} is packed, but `like` has no shape of it')
+      raise ValueError(f'`like` has no shape of {messages.leaf(name)}')
     count = int(np.prod(x.shape))
     if bits.dtype != np.uint8:
-      raise ValueError(f'the packed mask of {name} is {bits.dtype}, not uint8; '
-                       'make it with masks.pack')
+      raise ValueError(f'the packed mask of {messages.leaf(name)} is '
+                       f'{bits.dtype}, not uint8; make it with masks.pack')
     if bits.shape != (-(-count // 8),):
       raise ValueError(
           f'packed mask has {trees.counted(trees.size(bits), "byte")} but '
-          f'{name} of shape {x.shape} needs {-(-count // 8)}')
+          f'{messages.leaf(name)} of shape {x.shape} needs {-(-count // 8)}')
     return jnp.unpackbits(bits, count=count).reshape(x.shape).astype(bool)
   return trees.map_named(leaf,
                          trees.check_arrays(packed, 'a packed mask', True),
@@ -329,8 +330,8 @@ def signed_constant(key: PRNGKey, like: Params,
     if x is None or fan is None:
       return x
     if not jnp.issubdtype(x.dtype, jnp.floating):
-      raise ValueError(f'{name} is {x.dtype}: a signed constant needs a kernel '
-                       'of floats')
+      raise ValueError(f'{messages.leaf(name)} is {x.dtype}: a signed constant '
+                       'needs a kernel of floats')
     c = np.sqrt(2. / max(fan.fan_in, 1)).astype(x.dtype)
     bits = draw(key, name, x.shape, functools.partial(
         jax.random.bits, dtype=jnp.uint8))
@@ -367,8 +368,8 @@ def erdos_renyi(params: Params, eps: float) -> trees.Tree:
       return None
     fan = known[name]
     if fan is None:
-      raise ValueError(f'{name} has shape {x.shape}: Erdos-Renyi budgets need '
-                       'a kernel with an input and an output axis')
+      raise ValueError(f'{messages.leaf(name)} has shape {x.shape}: Erdos-Renyi'
+                       ' budgets need a kernel with input and output axes')
     return min(0.5, eps * (fan.inputs + fan.outputs) * fan.layers
                / max(trees.size(x), 1))
   return trees.map_named(leaf, params)

@@ -25,6 +25,15 @@ def shown(value: Any) -> str:
   return f'{type(value).__name__}({", ".join(map(shown, leaves[:3]))})'
 
 
+def leaf(name: str) -> str:
+  """The name of a leaf; a tree that is a single array has no names.
+
+  >>> leaf('a/kernel'), leaf('')
+  ('a/kernel', 'the only leaf')
+  """
+  return name or 'the only leaf'
+
+
 def brief(error: BaseException) -> str:
   """The first line of another library's error, or its type if it has none.
 

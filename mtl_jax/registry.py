@@ -75,8 +75,8 @@ class Registry(Mapping):
       raise ValueError(f'{self.kind} {name!r}: a name has letters, digits, _, '
                        '. and -')
     if not callable(value):
-      raise ValueError(f'{self.kind} {name!r}: {value!r} cannot be called; '
-                       'register a function')
+      raise ValueError(f'{self.kind} {name!r}: {messages.shown(value)} cannot '
+                       'be called; register a function')
 
   def origin(self, name: str) -> dict | None:
     """The `origin` of a value at the time when it was registered.

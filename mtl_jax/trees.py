@@ -49,7 +49,7 @@ def check_arrays(tree: Any, what: str, values: bool = False) -> Any:
       with, or was deleted; names it.
   """
   for name, leaf in flatten(tree).items():
-    where = f'{name or "the only leaf"} of {what}'
+    where = f'{messages.leaf(name)} of {what}'
     if leaf is not None and not (
         hasattr(leaf, 'shape') and hasattr(leaf, 'dtype')) or (
         values and isinstance(leaf, jax.ShapeDtypeStruct)):
@@ -165,8 +165,8 @@ def check_same_structure(a: Tree, b: Tree) -> None:
                  ('second', 'first'))
   near = nearest(name, right if name in left else left)
   raise ValueError(
-      f'leaf {name} is in the {here} tree but not in the {there}{near}; both '
-      'must have the structure of the backbone')
+      f'{name and "leaf "}{messages.leaf(name)} is in the {here} tree but not '
+      f'in the {there}{near}; both must have the structure of the backbone')
 
 
 def check_shapes(tree: Tree, like: Tree, what: str) -> None:
@@ -177,7 +177,8 @@ def check_shapes(tree: Tree, like: Tree, what: str) -> None:
   def check(name: str, x: Any, y: Any) -> None:
     if x is not None and y is not None and np.shape(x) != np.shape(y):
       raise ValueError(
-          f'{what} has shape {np.shape(x)} but {name} is {np.shape(y)}')
+          f'{what} has shape {np.shape(x)} but {messages.leaf(name)} is '
+          f'{np.shape(y)}')
   map_named(check, tree, like)
 
 
@@ -294,8 +295,8 @@ def partition(tree: Tree, chosen: Tree) -> tuple[Tree, Tree]:
   """
   def check(name: str, c: Any) -> None:
     if c is not None and not isinstance(c, (bool, np.bool_)):
-      raise ValueError(f'the choice for {name} is a {type(c).__name__}; give '
-                       'True, False or None')
+      raise ValueError(f'the choice for {messages.leaf(name)} is a '
+                       f'{type(c).__name__}; give True, False or None')
   check_same_structure(tree, chosen)
   map_named(check, chosen)
   yes = map_leaves(lambda x, c: x if c else None, tree, chosen)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import tiny
 
 from mtl_jax import experiment
 from mtl_jax import impressions
+from mtl_jax import masks
 from mtl_jax import methods
 from mtl_jax import trees
 from mtl_jax.config import plan
@@ -320,3 +322,28 @@ def test_coefficients_without_their_basis():
         coefficients={'w': jnp.ones(2)}))
   with pytest.raises(ValueError, match='ImpressLearn needs a basis'):
     methods.make('impresslearn').init(None, {'w': jnp.ones(3)}, {}, None)
+
+
+def test_a_tree_that_is_a_single_array_is_named():
+  x, two = jnp.ones(3), jnp.ones((2, 3), bool)
+  for call in (
+      lambda: masks.apply(x, jnp.ones(4, bool)),
+      lambda: masks.apply(x, jnp.ones(3, int)),
+      lambda: masks.top_k(x, 2.),
+      lambda: masks.top_k(jnp.array([jnp.nan]), .5),
+      lambda: masks.threshold(jnp.ones(3, bool)),
+      lambda: masks.union(x > 0, jnp.ones(4, bool)),
+      lambda: masks.union(x, x),
+      lambda: masks.straight_through(lambda s: None)(x),
+      lambda: masks.unpack(masks.pack(x > 0), jnp.ones(40)),
+      lambda: masks.unpack(x, x),
+      lambda: masks.signed_constant(jax.random.key(0), jnp.ones((2, 3), int)),
+      lambda: masks.erdos_renyi(x, 1.),
+      lambda: impressions.combine(x, two),
+      lambda: impressions.combine(jnp.ones(2, int), two),
+      lambda: impressions.combine(jnp.ones((2, 9)), two),
+      lambda: trees.partition(x, 3),
+      lambda: trees.check_same_structure(x, {'v': x}),
+      lambda: trees.check_shapes(x, jnp.ones(4), 'a value')):
+    with pytest.raises(ValueError, match='the only leaf'):
+      call()

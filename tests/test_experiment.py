@@ -179,3 +179,10 @@ def test_the_backbone_is_measured_once_for_all_phases(tmp_path, monkeypatch):
   known = [line['accuracy']['backbone'] for line in lines(tmp_path / 'run',
                                                           'task')]
   assert len(known) == 4 and known[:2] == known[2:]
+
+
+@pytest.mark.parametrize('given', [{'seed': 0}, 'quickstart', None])
+def test_a_config_that_is_none_is_refused(given, tmp_path):
+  with pytest.raises(ValueError, match='give what mtl_jax.config.config.from'):
+    experiment.run(given, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()

@@ -40,6 +40,11 @@ def drawn(found, classes_per_task, num_tasks, seed):
   options.positive('classes_per_task', classes_per_task)
   if num_tasks is None:
     num_tasks, left = divmod(found.classes, classes_per_task)
+    if not num_tasks:
+      raise ValueError(
+          f'split: classes_per_task is {classes_per_task}, but {found.name!r} '
+          f'has {trees.counted(found.classes, "class")}; give at most '
+          f'{found.classes}')
     if left:
       raise ValueError(
           f'split: the {trees.counted(found.classes, "class")} of '

@@ -6,6 +6,7 @@ import re
 import numpy as np
 
 from mtl_jax import host
+from mtl_jax import trees
 
 WORDS, LENGTH = 10000, 128
 
@@ -30,11 +31,20 @@ def read(name, path):
                       delimiter=',' if ',' in first else None)
   except ValueError as error:
     raise ValueError(f'source {name!r}: {path} is not a table of numbers '
-                     f'({error})') from error
-  if rows.shape[1] < 2 or not np.isfinite(rows).all():
-    raise ValueError(f'source {name!r}: {path} has {rows.shape[1]} columns '
-                     'or values that are not finite; at least one feature and '
-                     'the target are needed')
+                     f'({error}); give only rows of numbers, between commas or '
+                     'white space, and no line of names') from error
+  if rows.shape[1] < 2:
+    raise ValueError(f'source {name!r}: {path} has '
+                     f'{trees.counted(rows.shape[1], "column")}; at least one '
+                     'feature and the target are needed, between commas or '
+                     'white space')
+  wrong = np.argwhere(~np.isfinite(rows))
+  if len(wrong):
+    row, column = wrong[0]
+    raise ValueError(f'source {name!r}: {path} has {rows[row, column]} in row '
+                     f'{row}, column {column}, of '
+                     f'{trees.counted(len(wrong), "value")} that are not '
+                     'finite; leave out their rows, or give other numbers')
   return rows[:, :-1], rows[:, -1:]
 
 

@@ -192,6 +192,7 @@ def read(path: aliases.Path) -> Artifact:
   """
   arrays, header = tensor_file.read(path)
   tensor_file.require_format(path, header)
+  artifact_checks.refuse_network(path, header)
   try:
     return _artifact(arrays, header)
   except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -6,11 +6,13 @@ its SHA-256 anew: a value of another kind is refused before it is used.
 
 from typing import Any
 
+from mtl_jax import aliases
 from mtl_jax import json_files
 from mtl_jax import registry
 from mtl_jax.data import pipeline
 from mtl_jax.data import transforms
 from mtl_jax.serving import probes
+from mtl_jax.storage import tensor_file
 
 _TASK = {'name': str, 'record': dict, 'backbone': str, 'method': dict,
          'seed': int, 'transforms': list, 'source': str, 'classes': int,
@@ -20,6 +22,15 @@ _RECORD = {'control': bool, 'repeat': int, 'bytes': dict, 'phase': str,
 _BYTES = {'coefficients': int, 'values': int, 'total': int}
 _METHOD = {'name': str, 'options': dict}
 _MOST = 1 << 24  # of what is counted: classes, and the sides of an image
+
+
+def refuse_network(path: aliases.Path, header: Any) -> None:
+  """Refuses a file of `export_network`, which holds weights and no task."""
+  if isinstance(header, dict) and 'network' in header:
+    raise tensor_file.FileError(
+        f'{path} holds the weights of a whole network, and no task: give it to '
+        'a config as backbone.weights, or write the task with System.export '
+        "(python -m mtl_jax export without --network)")
 
 
 def check_task(name: str, metadata: Any) -> None:

@@ -119,7 +119,8 @@ def read_json(path: pathlib.Path) -> dict:
       raise ValueError(f'there is no file or folder {path.parent}; give the '
                        'workdir of a run, or an exported file') from error
     raise ValueError(f'{path} is missing: {path.parent} is not the workdir of '
-                     'a run') from error
+                     'a run; give such a folder, or an exported file'
+                     ) from error
 
 
 def append_line(path: pathlib.Path, record: dict) -> None:

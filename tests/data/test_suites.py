@@ -221,3 +221,9 @@ def test_bad_input_says_what_is_wrong(call, message):
 def test_options_of_another_type_are_refused(kind, options, said):
   with pytest.raises(ValueError, match=said):
     suites.make(kind, **options)
+
+
+def test_a_split_into_larger_tasks_than_there_are_classes():
+  with pytest.raises(ValueError, match='give at most 6'):
+    make('split', source='toy', classes_per_task=20)
+  assert len(make('split', source='toy', classes_per_task=6).tasks) == 1

@@ -38,8 +38,9 @@ def test_a_table_from_a_file(tmp_path, delimiter):
 
 
 @pytest.mark.parametrize('text, message', [
-    ('1 2\n3 x\n', 'not a table of numbers'), ('1\n2\n', '1 columns'),
-    ('1 2\n3 nan\n', 'not finite')])
+    ('1 2\n3 x\n', 'not a table of numbers'), ('1\n2\n', '1 column; at'),
+    ('a,b\n1,2\n', 'no line of names'),
+    ('1 2\n3 nan\n', 'has nan in row 1, column 1, of 1 value')])
 def test_bad_tables_are_refused(tmp_path, text, message):
   path = tmp_path / 'bad.data'
   path.write_text(text)

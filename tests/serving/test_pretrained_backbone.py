@@ -134,6 +134,15 @@ def test_the_command_writes_the_same_file(root, tmp_path, capsys):
     parser.parse_args([*words, '--with_basis'])
 
 
+def test_a_file_of_a_network_is_no_task(root, tmp_path):
+  _, file = root
+  for call in (lambda: mtl_jax.load(file),
+               lambda: mtl_jax.import_task(tmp_path / 'new', file)):
+    with pytest.raises(ValueError, match='weights of a whole network, and no'):
+      call()
+  assert not (tmp_path / 'new').exists()
+
+
 @pytest.mark.parametrize('changes, text', [
     ({'names': (('a', 'b'),)}, 'backbone.names says how a file .*give weights'),
     ({'fresh': 'head'}, 'backbone.fresh says how a file'),

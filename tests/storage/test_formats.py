@@ -112,7 +112,7 @@ def test_verify_refuses_another_format(run):
 
 def test_a_folder_that_is_none_says_so(tmp_path):
   formats.require(tmp_path)
-  with pytest.raises(ValueError, match='is not the workdir of a run'):
+  with pytest.raises(ValueError, match='is not the workdir of a run; give'):
     mtl_jax.load(tmp_path)
 
 
