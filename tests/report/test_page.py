@@ -339,6 +339,26 @@ def test_what_coefficients_share_is_said(page):
   assert not rows_lib.shared([r for r in records if not r['basis']])
 
 
+def test_bases_of_several_phases_need_the_masks_of_each():
+  """Three of one phase; two repeats of another, whose first mask it shares."""
+  records = quickstart(4)[1]
+  masks, combined = ([r for r in records if r['method'] == method]
+                     for method in ('supsup', 'impresslearn'))
+  for i, record in enumerate(masks):
+    record |= {'phase': 'a' if i < 2 else 'b', 'task': f'task-{i // 2}',
+               'repeat': i % 2 if i > 1 else 0}
+    record['bytes']['masks'] = 1000 * 2 ** i
+  for record, basis in zip(combined, (
+      ('heterogeneous', 2, 'a'), ('heterogeneous', 1, 'a'),
+      ('heterogeneous', 1, 'b'), ('homogeneous', 2, 'b'))):
+    record['basis'] = dict(zip(('kind', 'size', 'phase'), basis))
+  sizes = lambda: [re.search(r'need (\d+) .*: (.* kB), or', sentence).groups()
+                   for sentence in rows_lib.shared([*masks, *combined])]
+  assert sizes() == [('4', '15 kB')]
+  del combined[-1]
+  assert sizes() == [('3', '7 kB')]
+
+
 def test_terminal_table():
   _, records, summary = quickstart()
   small = report_page.table(records, summary)
