@@ -192,8 +192,9 @@ def _facts(run):
 
 def _cards(records, summary):
   """The headline numbers, as (number, what it is, detail) triples."""
-  main = [r for r in records if not r['control']]
-  controls = [r for r in records if r['control']]
+  main, controls = ([r for r in rows_lib.last_paths(records)
+                     if bool(r['control']) == control]
+                    for control in (False, True))
   tests = rows_lib.values(main, 'accuracy', 'test')
   distinct = len({r['task'] for r in main})
   of = trees.counted(distinct, 'task')

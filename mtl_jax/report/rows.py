@@ -9,7 +9,7 @@ from mtl_jax.report import drawing
 def phases(records: list[dict]) -> list[dict]:
   """Printable means, one row for every phase and method, controls last."""
   found: dict[tuple, list[dict]] = {}
-  for r in sorted(records, key=lambda r: bool(r['control'])):
+  for r in sorted(last_paths(records), key=lambda r: bool(r['control'])):
     key = r['phase'], r['method'], bool(r['control'])
     found.setdefault(key, []).append(r)
   rows = []
@@ -20,7 +20,7 @@ def phases(records: list[dict]) -> list[dict]:
     own = mean(values(members, 'bytes', 'dedicated'))
     rows.append({
         'phase': phase, 'method': method, 'control': control,
-        'tasks': len(members),
+        'tasks': len({r['task'] for r in members}),
         'accuracy': (answer(members[0], 'test') if len(members) == 1
                      and not tests else _spread(tests)),
         'before': percent(mean(values(members, 'accuracy', 'before'))),
@@ -30,6 +30,32 @@ def phases(records: list[dict]) -> list[dict]:
         'ratio': ratio(size, own),
         'train': readable_seconds(mean(values(members, 'seconds', 'train')))})
   return rows
+
+
+def last_paths(records: list[dict]) -> list[dict]:
+  """The records; of a search that went over its tasks again, the last paths.
+
+  A task's last path has the bytes and seconds of all its paths: the earlier
+  ones stay stored, and later ones refer to what they store.
+
+  >>> path = {'phase': 'grow', 'task': 'a', 'search': {'parent': 'root'}}
+  >>> found, = last_paths([
+  ...     path | {'entry': 'a~1', 'bytes': {'total': 2, 'dedicated': 9}},
+  ...     path | {'entry': 'a', 'bytes': {'total': 3, 'dedicated': 9}}])
+  >>> found['entry'], found['bytes']
+  ('a', {'total': 5, 'dedicated': 9})
+  """
+  found: dict[tuple, dict] = {}
+  for record in records:
+    key = ((record['phase'], record['task']) if record.get('search')
+           else (record['entry'],))
+    earlier = found.pop(key, {})
+    found[key] = record | {part: {
+        name: value if name in ('dedicated', 'referenced') else
+        value + (earlier.get(part) or {}).get(name, 0)
+        for name, value in (record.get(part) or {}).items()}
+                           for part in ('bytes', 'seconds') if earlier}
+  return list(found.values())
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
