@@ -284,7 +284,7 @@ def _facts(run, entry, impression, curve, trained) -> dict:
       'density': impression_arrays.densities(impression),
       'kept': impression_arrays.kept(impression),
       'bytes': parts | {'total': sum(parts.values()),
-                        'dedicated': trees.nbytes(
+                        'dedicated': parts['stats'] + trees.nbytes(
                             run.backbone.params if impression.path is None else
                             impression.path.take(run.backbone.params)),
                         'referenced': 0},
