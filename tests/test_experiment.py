@@ -48,6 +48,15 @@ def test_summary(folder):
   assert json_files.without_seal(last) == {'kind': 'summary'} | summary
 
 
+def test_a_dedicated_network_has_the_size_it_is_compared_with(tmp_path):
+  """Norm statistics are part of both."""
+  tiny.train_alone(tiny.only('basis', kind='norm', phases__basis=dict(
+      method='dedicated', tasks=(0, 2), steps=2, batch_size=16)), tmp_path)
+  for line in lines(tmp_path, 'task'):
+    assert line['bytes']['stats'] == 4 * 2 * 4  # of four channels
+    assert line['bytes']['total'] == line['bytes']['dedicated']
+
+
 def test_nothing_is_forgotten(folder):
   matrix = tiny.summary()['matrix']
   rows = {line['entry']: line['accuracy'] for line in lines(folder, 'row')}

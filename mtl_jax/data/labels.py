@@ -163,6 +163,23 @@ def facts(task: tasks_lib.Task, source: splits_lib.Source) -> dict:
   return result
 
 
+def in_all(found: list[dict]) -> dict:
+  """The facts of tasks of one source together: all their images and notes.
+
+  >>> in_all([{'images': {'test': 3}, 'repeated': 1, 'notes': ['a']},
+  ...         {'images': {'test': 2}, 'repeated': 0, 'notes': ['a', 'b']}])
+  {'images': {'test': 5}, 'repeated': 1, 'notes': ['a', 'b']}
+  """
+  result = dict(found[0])
+  for key in result.keys() & {'images', 'dropped'}:
+    result[key] = {split: sum(own[key][split] for own in found)
+                   for split in result[key]}
+  return result | {
+      'repeated': sum(own['repeated'] for own in found),
+      'notes': list(dict.fromkeys(
+          note for own in found for note in own['notes']))}
+
+
 def label_map(task: tasks_lib.Task) -> list[int] | None:
   """The source's class of every output; -1 for outputs of other tasks.
 

@@ -147,7 +147,8 @@ def _regulariser(penalty: float, trainable):
 
 def _facts(basis: Basis | None) -> dict:
   return {} if basis is None else {
-      'basis': {'kind': basis.kind, 'size': basis.size}}
+      'basis': {'kind': basis.kind, 'size': basis.size,
+                'phase': basis.phase}}
 
 
 def _check(basis: Basis | None, training, backbone, before, own) -> None:

@@ -13,6 +13,7 @@ from mtl_jax.report import capacity as capacity_report
 from mtl_jax.report import course
 from mtl_jax.report import drawing
 from mtl_jax.report import inference as inference_report
+from mtl_jax.report import rows as rows_lib
 from mtl_jax.report import search as search_report
 from mtl_jax.report import segments as segments_report
 from mtl_jax.report import vector
@@ -208,7 +209,7 @@ def _density(records, summary):
 def _bytes(records, summary):
   del summary
   found = {}
-  for label, members in drawing.groups(records).items():
+  for label, members in drawing.groups(rows_lib.last_paths(records)).items():
     sizes = [r['bytes'] for r in members if (r.get('bytes') or {}).get('total')]
     if sizes:
       found[label] = [

@@ -14,8 +14,8 @@ The inputs of the functions are JSON values; accuracies are fractions:
            curve, if it was measured while training), density {leaf: d}, kept
            (the density of all masked leaves together), bytes {masks,
            coefficients, values, stats, total, stored, dedicated}, seconds
-           {train, busy, validate, evaluate, save}, basis {kind, size}, data
-           (from `data.labels.facts`), search (if the path evolved; see
+           {train, busy, validate, evaluate, save}, basis {kind, size, phase},
+           data (from `data.labels.facts`), search (if the path evolved; see
            `report.search`)
   summary  names, matrix, before, metrics (see `metrics.summarise`),
            overlap {names, matrix}, seconds_in_all, busy, verified {ok, tasks},
@@ -192,8 +192,9 @@ def _facts(run):
 
 def _cards(records, summary):
   """The headline numbers, as (number, what it is, detail) triples."""
-  main = [r for r in records if not r['control']]
-  controls = [r for r in records if r['control']]
+  main, controls = ([r for r in rows_lib.last_paths(records)
+                     if bool(r['control']) == control]
+                    for control in (False, True))
   tests = rows_lib.values(main, 'accuracy', 'test')
   distinct = len({r['task'] for r in main})
   of = trees.counted(distinct, 'task')

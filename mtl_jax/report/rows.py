@@ -9,7 +9,7 @@ from mtl_jax.report import drawing
 def phases(records: list[dict]) -> list[dict]:
   """Printable means, one row for every phase and method, controls last."""
   found: dict[tuple, list[dict]] = {}
-  for r in sorted(records, key=lambda r: bool(r['control'])):
+  for r in sorted(last_paths(records), key=lambda r: bool(r['control'])):
     key = r['phase'], r['method'], bool(r['control'])
     found.setdefault(key, []).append(r)
   rows = []
@@ -20,7 +20,7 @@ def phases(records: list[dict]) -> list[dict]:
     own = mean(values(members, 'bytes', 'dedicated'))
     rows.append({
         'phase': phase, 'method': method, 'control': control,
-        'tasks': len(members),
+        'tasks': len({r['task'] for r in members}),
         'accuracy': (answer(members[0], 'test') if len(members) == 1
                      and not tests else _spread(tests)),
         'before': percent(mean(values(members, 'accuracy', 'before'))),
@@ -30,6 +30,32 @@ def phases(records: list[dict]) -> list[dict]:
         'ratio': ratio(size, own),
         'train': readable_seconds(mean(values(members, 'seconds', 'train')))})
   return rows
+
+
+def last_paths(records: list[dict]) -> list[dict]:
+  """The records; of a search that went over its tasks again, the last paths.
+
+  A task's last path has the bytes and seconds of all its paths: the earlier
+  ones stay stored, and later ones refer to what they store.
+
+  >>> path = {'phase': 'grow', 'task': 'a', 'search': {'parent': 'root'}}
+  >>> found, = last_paths([
+  ...     path | {'entry': 'a~1', 'bytes': {'total': 2, 'dedicated': 9}},
+  ...     path | {'entry': 'a', 'bytes': {'total': 3, 'dedicated': 9}}])
+  >>> found['entry'], found['bytes']
+  ('a', {'total': 5, 'dedicated': 9})
+  """
+  found: dict[tuple, dict] = {}
+  for record in records:
+    key = ((record['phase'], record['task']) if record.get('search')
+           else (record['entry'],))
+    earlier = found.pop(key, {})
+    found[key] = record | {part: {
+        name: value if name in ('dedicated', 'referenced') else
+        value + (earlier.get(part) or {}).get(name, 0)
+        for name, value in (record.get(part) or {}).items()}
+                           for part in ('bytes', 'seconds') if earlier}
+  return list(found.values())
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
@@ -106,26 +132,51 @@ def shared(records: list[dict]) -> list[str]:
   >>> shared([mask, own])
   ['coefficients of 1 task need 9 masks, which a seed gives without a byte']
   """
-  masks = [size for r in records if not r.get('basis')
-           for size in values([r], 'bytes', 'masks') if size]
   sentences = []
   for drawn in (False, True):
     found = [r for r in records if r.get('basis')
              and (r['basis']['kind'] == 'random') == drawn]
-    if not found or not (drawn or masks):
+    needed = {} if drawn else _masks(found, records)
+    if not found or not (drawn or needed):
       continue
-    size = max(r['basis']['size'] for r in found)
     count = f'{len(found)} task{"s" if len(found) > 1 else ""}'
     if drawn:
+      size = max(r['basis']['size'] for r in found)
       sentences.append(f'coefficients of {count} need {size} masks, which a '
                        'seed gives without a byte')
     else:
-      total = size * statistics.median(masks)
+      total = sum(needed.values())
       sentences.append(
-          f'coefficients of {count} need {size} stored masks beside their own '
-          f'bytes: {readable_size(total)}, or '
+          f'coefficients of {count} need {len(needed)} stored masks beside '
+          f'their own bytes: {readable_size(total)}, or '
           f'{readable_size(total / len(found))} for each of these tasks')
   return sentences
+
+
+def _masks(combined: list[dict], records: list[dict]) -> dict[str, float]:
+  """The bytes of every mask that bases have, by the entry that learned it.
+
+  Earlier versions did not record the phase of a basis: its masks then get
+  numbers in place of names, and the usual size. {} if no mask is known.
+
+  Args:
+    combined: records with a basis of stored masks.
+    records: records of all tasks, in learning order.
+  """
+  sizes = [size for r in records if not r.get('basis')
+           for size in values([r], 'bytes', 'masks') if size]
+  found: dict[str, float] = {}
+  for basis in (r['basis'] for r in combined) if sizes else ():
+    made = [r for r in records if r['phase'] == basis.get('phase')]
+    made = [r for r in made if (
+        r['task'] == made[0]['task'] if basis['kind'] == 'homogeneous'
+        else not r.get('repeat'))][:basis['size']]
+    if len(made) == basis['size']:
+      found |= {r['entry']: sum(values([r], 'bytes', 'masks')) for r in made}
+    else:
+      usual = statistics.median(sizes)
+      found |= {f'{basis["kind"]} {i}': usual for i in range(basis['size'])}
+  return found
 
 
 def _rank(record, split) -> float | None:

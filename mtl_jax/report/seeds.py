@@ -51,7 +51,7 @@ def table(runs: Mapping[str, Sequence[Sequence[Mapping]]]) -> list[list[str]]:
         'seconds_in_all'] for lines in seeds]
     for phase in dict.fromkeys(r['phase'] for each in tasks for r in each):
       there = [a[phase] for a in accuracies if phase in a]
-      counts = sorted({sum(r['phase'] == phase for r in each)
+      counts = sorted({len({r['task'] for r in each if r['phase'] == phase})
                        for each in tasks})
       rows.append([
           setting, phase, '-'.join(map(str, counts)), str(len(seeds)),
@@ -60,10 +60,11 @@ def table(runs: Mapping[str, Sequence[Sequence[Mapping]]]) -> list[list[str]]:
   return rows
 
 
-def _last_lines(lines: Iterable[Mapping]) -> list[Mapping]:
+def _last_lines(lines: Iterable[Mapping]) -> list[dict]:
   """The last line of every task; an earlier start may have left another."""
-  return list({line['entry']: line for line in lines
-               if line['kind'] == 'task'}.values())
+  return rows_lib.last_paths(list({
+      line['entry']: dict(line) for line in lines
+      if line['kind'] == 'task'}.values()))
 
 
 def _losses(tasks: Sequence[Sequence[Mapping]], phase: str) -> str:

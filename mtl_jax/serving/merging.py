@@ -239,7 +239,8 @@ def _store(system: system_lib.System, name: str,
                  'weights': share.tolist()},
       'bytes': deduplicate.stored_sizes(sizes | {
           'referenced': 0, 'total': sum(sizes.values()),
-          'dedicated': trees.nbytes(system.backbone.params)}, arrays)}
+          'dedicated': sizes['stats'] + trees.nbytes(
+              system.backbone.params)}, arrays)}
   metadata = {key: value for key, value in first.items() if key not in (
       *checkpoint.OWN, 'relies_on', 'drawn', 'licence', 'text')} | {
           'name': name, 'record': record, 'method': made.method,

@@ -278,13 +278,13 @@ def _facts(run, entry, impression, curve, trained) -> dict:
       'method': phase.method, 'control': phase.control,
       'repeat': entry.repeat, 'pooled': len(entry.pooled),
       'classes': entry.task.classes,
-      'data': run.data.facts(entry.tasks[0]),
+      'data': run.data.facts(entry.tasks),
       'steps': trained.recipe.steps, 'batch_size': trained.recipe.batch_size,
       'seed': run.config.seed, 'curve': thin(curve),
       'density': impression_arrays.densities(impression),
       'kept': impression_arrays.kept(impression),
       'bytes': parts | {'total': sum(parts.values()),
-                        'dedicated': trees.nbytes(
+                        'dedicated': parts['stats'] + trees.nbytes(
                             run.backbone.params if impression.path is None else
                             impression.path.take(run.backbone.params)),
                         'referenced': 0},

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import functools
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,9 +57,10 @@ class Data:
   def _view(self, task) -> suites.View:
     return suites.view(task, self.source(task.source))
 
-  def facts(self, task: suites.Task) -> dict:
-    """A copy of `labels.facts`."""
-    return copy.deepcopy(self._facts(_rows_of(task)))
+  def facts(self, tasks: Sequence[suites.Task]) -> dict:
+    """A copy of `labels.facts` of a task, or of all tasks of a pool."""
+    return labels.in_all([copy.deepcopy(self._facts(_rows_of(task)))
+                          for task in tasks])
 
   def _facts_of(self, task) -> dict:
     return labels.facts(task, self.source(task.source))

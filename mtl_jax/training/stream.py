@@ -77,7 +77,7 @@ def visits(phase: config_lib.Phase) -> list[int]:
 
 def entries(work: workdir_lib.Workdir, phase: config_lib.Phase,
             suite: suites.Suite) -> list[plan.Entry]:
-  """A stream's stored masks, each with the task that it saw most."""
+  """A stream's stored masks, each with the task that it learned most."""
   tasks = {task.name: task for task in suite.tasks}
   found = []
   for name in work.task_names():
@@ -292,8 +292,14 @@ def lower(run: run_lib.Run,
 
 
 def _owner(learner, mask: int, segments) -> int:
-  """The task from which a mask saw most segments."""
-  seen = [segments[at][0] for at, chosen in learner.log if chosen == mask]
+  """The task from which a mask learned most segments.
+
+  Those at which it was recognised, once a newer mask began, taught it nothing.
+  """
+  ended = next((at for at, chosen in learner.log if chosen > mask),
+               len(segments))
+  seen = [segments[at][0] for at, chosen in learner.log
+          if chosen == mask and at < ended]
   return max(sorted(set(seen)), key=seen.count)
 
 

@@ -67,3 +67,16 @@ def test_all_outputs_of_a_whole_source_are_stored(tmp_path):
   metadata = checkpoint.load_metadata(tmp_path / 'run/tasks/permuted-00')
   assert metadata['labels'] == [0, 1] and metadata['class_names'] is None
   assert metadata['record']['data']['dropped'] == {'train': 0, 'valid': 0}
+
+
+def test_a_pool_is_recorded_with_the_images_of_all_its_tasks(tmp_path):
+  config = tiny.only('basis', kind='few', phases__basis__tasks=(0, 3),
+                     phases__basis__pool=True)
+  run, _ = tiny.train_alone(config, tmp_path / 'run')
+  path, = (tmp_path / 'run' / 'tasks').iterdir()
+  found = checkpoint.load_metadata(path)['record']['data']
+  assert found['images'] == {
+      split: sum(len(getattr(run.data.view(task), split))
+                 for task in run.suite.tasks[:3])
+      for split in ('train', 'valid', 'test')}
+  assert found['source'] == 'digits' and found['notes'] == []

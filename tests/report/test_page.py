@@ -18,6 +18,7 @@ from mtl_jax.evaluation import metrics
 from mtl_jax.report import drawing
 from mtl_jax.report import page as report_page
 from mtl_jax.report import rows as rows_lib
+from mtl_jax.report import seeds
 from mtl_jax.report import terminal
 from mtl_jax.report import vector
 
@@ -337,6 +338,54 @@ def test_what_coefficients_share_is_said(page):
       f'{rows_lib.readable_size(size)} for each of these tasks')
   assert sentence[1:] in ''.join(page.words)
   assert not rows_lib.shared([r for r in records if not r['basis']])
+
+
+def test_a_path_that_was_replaced_counts_with_its_costs_alone():
+  """Two tasks in two passes: earlier paths stay stored, but answer no more."""
+  rng = np.random.default_rng(0)
+  records = [make_record(rng, f'task-{i % 2}', 'grow', 'munet', tag=tag)
+             | {'search': {'parent': 'root'}, 'repeat': 1 - i // 2}
+             for i, tag in enumerate(('~1', '~1', '', ''))]
+  for i, record in enumerate(records):
+    record['accuracy']['test'] = (.3, .4, .8, .6)[i]
+    record['bytes'] |= {'total': 1000 * 2 ** i, 'stored': 1000 * 2 ** i}
+    record['seconds'] = {'train': 2. ** i}
+  row, = rows_lib.phases(records)
+  assert (row['tasks'], row['accuracy'], row['lowest'], row['memory'],
+          row['train']) == (2, '70.0 ± 14.1 %', '60.0 %', '7.5 kB', '7.50 s')
+  (count, *_), (accuracy, *_), (size, *_), *_ = report_page._cards(records, {})
+  assert (count, accuracy, size) == (2, '70.0 %', '7.5 kB')
+  lines = [{'kind': 'task'} | r for r in records]
+  (_, _, tasks, _, test, _), = seeds.table({'s': [[
+      *lines, {'kind': 'summary', 'seconds_in_all': 1.}]]})
+  assert (tasks, test) == ('2', '70.00')
+
+
+def test_repeats_of_a_task_are_one_task():
+  rng = np.random.default_rng(0)
+  row, = rows_lib.phases([make_record(rng, 'task', 'a', 'supsup', tag=f'~{i}')
+                          for i in range(3)])
+  assert row['tasks'] == 1 and '±' in row['accuracy']
+
+
+def test_bases_of_several_phases_need_the_masks_of_each():
+  """Three of one phase; two repeats of another, whose first mask it shares."""
+  records = quickstart(4)[1]
+  masks, combined = ([r for r in records if r['method'] == method]
+                     for method in ('supsup', 'impresslearn'))
+  for i, record in enumerate(masks):
+    record |= {'phase': 'a' if i < 2 else 'b', 'task': f'task-{i // 2}',
+               'repeat': i % 2 if i > 1 else 0}
+    record['bytes']['masks'] = 1000 * 2 ** i
+  for record, basis in zip(combined, (
+      ('heterogeneous', 2, 'a'), ('heterogeneous', 1, 'a'),
+      ('heterogeneous', 1, 'b'), ('homogeneous', 2, 'b'))):
+    record['basis'] = dict(zip(('kind', 'size', 'phase'), basis))
+  sizes = lambda: [re.search(r'need (\d+) .*: (.* kB), or', sentence).groups()
+                   for sentence in rows_lib.shared([*masks, *combined])]
+  assert sizes() == [('4', '15 kB')]
+  del combined[-1]
+  assert sizes() == [('3', '7 kB')]
 
 
 def test_terminal_table():

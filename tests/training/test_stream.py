@@ -223,6 +223,18 @@ def test_budget_bounds_the_masks_and_commits_never_change(tmp_path,
     assert bits.items() <= tiny.bits(folder).items()
 
 
+def test_a_mask_stays_with_the_task_that_it_learned(tmp_path):
+  """Mask 0 learns task 0, and is later taken for other tasks more often."""
+  line = learn(short(stream__budget=2), tmp_path / 'run')
+  assert line['decisions'][:6] == [0, 1, 0, 0, 0, 0]
+  assert line['owners'] == [0, 0]
+  for mask in range(2):
+    record = checkpoint.load_metadata(
+        tmp_path / 'run' / 'tasks' / name_of(mask))['record']
+    assert record['task'] == 'permuted-00'
+  assert line['right_at_first'] == 2 / 6
+
+
 def test_allocating_again_is_not_recognition(tmp_path):
   config = short(stream__every=4, stream__budget=0)
   line = learn(config, tmp_path / 'run')
