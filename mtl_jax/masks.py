@@ -267,7 +267,7 @@ def unpack(packed: Tree, like: Tree) -> Mask:
     if bits is None:
       return None
     if x is None:
-      raise ValueError(f'`like` has no shape of {messages.leaf(name)}')
+      raise ValueError(f'{messages.leaf(name)} is packed, but not in `like`')
     count = int(np.prod(x.shape))
     if bits.dtype != np.uint8:
       raise ValueError(f'the packed mask of {messages.leaf(name)} is '

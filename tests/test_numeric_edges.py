@@ -104,7 +104,7 @@ def test_what_is_not_packed_is_refused():
   with pytest.raises(ValueError, match='has 1 byte but a/w'):
     masks.unpack({'a': {'w': np.array(1, np.uint8)}},
                  {'a': {'w': np.zeros(9)}})
-  with pytest.raises(ValueError, match='a/w is packed, but .like. has no'):
+  with pytest.raises(ValueError, match='a/w is packed, but not in .like.'):
     masks.unpack({'a': {'w': np.zeros(1, np.uint8)}}, {'a': {'w': None}})
 
 
