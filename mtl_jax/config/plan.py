@@ -159,7 +159,25 @@ def pool_task(phase: config_lib.Phase,
           f'phase {phase.name}: a pool needs tasks of one source and one kind; '
           f'{first.name} and {task.name} differ')
   return suites.Task('pool', 0, first.source,
-                     transforms.common(first.transforms), None, first.classes)
+                     transforms.common(first.transforms),
+                     _pool_labels(phase, tasks), first.classes)
+
+
+def _pool_labels(phase, tasks: tuple[suites.Task, ...]):
+  """The labels that the tasks of a pool share; `None` if they have all."""
+  meant: dict[int, tuple[str, int]] = {}
+  for task in tasks:
+    for output, label in enumerate(task.labels or ()):
+      name, other = meant.setdefault(output, (task.name, label))
+      if other == -1:
+        meant[output] = task.name, label
+      elif label not in (-1, other):
+        raise ValueError(
+            f'phase {phase.name}: output {output} of a pool would be class '
+            f'{other} of {name} and class {label} of {task.name}; give '
+            'suite.shared_outputs=False, or learn these tasks one by one')
+  first, *others = (task.labels for task in tasks)
+  return first if all(labels == first for labels in others) else None
 
 
 def groups(phase: config_lib.Phase, suite: suites.Suite) -> list[list[Entry]]:
