@@ -14,12 +14,11 @@ accelerator, train all tasks at once:
 `:short,controls` trains a dense network for each task for as many epochs, and
 one network on all tasks in sequence.
 
-Hardware: `:short` one core of an Intel Xeon, `:short,controls` of an AMD EPYC;
-  the others: not run.
-Minutes: `:short` at most 123 (beside other work, and paused for a while);
-  `:short,controls` 51.
-Accuracy: `:short` 76.4 %; `:short,controls` 77.0 % with a dense network for
-  each task, 23.3 % at the end of fine-tuning (1 seed); the others: not run.
+Hardware: one core of an AMD EPYC or Intel Xeon; without `:short`: not run.
+Minutes: `:short` 27 to 123 (beside other work); `:short,controls` 51.
+Accuracy: `:short` 76.7 % (3 seeds); `:short,controls` 77.0 % with a dense
+  network for each task, 23.3 % at the end of fine-tuning (1 seed); the others:
+  not run.
 Results: experiments/supsup/README.md
 """
 

@@ -30,8 +30,11 @@ for seed in 0 1 2; do
     --config=configs/impresslearn_rotated_mnist.py:chosen --config.seed=$seed
 done
 # SplitCIFAR-100 in few epochs, in the workdir of ../supsup/run.sh.
-python -m mtl_jax.main --workdir="$runs/supsup_split_short_s0" \
-  --config=configs/impresslearn_split_cifar100.py:after_supsup,short
-python experiments/results.py collect "$runs/supsup_split_short_s0" \
-  experiments/impresslearn/results/split_short_s0.jsonl
+for seed in 0 1 2; do
+  python -m mtl_jax.main --workdir="$runs/supsup_split_short_s$seed" \
+    --config=configs/impresslearn_split_cifar100.py:after_supsup,short \
+    --config.seed=$seed
+  python experiments/results.py collect "$runs/supsup_split_short_s$seed" \
+    "experiments/impresslearn/results/split_short_s$seed.jsonl"
+done
 python experiments/results.py tables

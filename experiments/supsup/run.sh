@@ -16,7 +16,10 @@ for seed in 0 1 2; do
 done
 go supsup fc1024_250_s0 --config=configs/supsup_permuted_mnist.py \
   --config.backbone.model=fc1024 --config.backbone.outputs=500
-# In 12 epochs; ../impresslearn/run.sh goes on in the workdir of the first.
-go supsup split_short_s0 --config=configs/supsup_split_cifar100.py:short
+# In 12 epochs; ../impresslearn/run.sh goes on in the workdirs of the masks.
+for seed in 0 1 2; do
+  go supsup "split_short_s$seed" --config=configs/supsup_split_cifar100.py:short \
+    --config.seed=$seed
+done
 go supsup split_short_controls_s0 --config=configs/supsup_split_cifar100.py:short,controls
 python experiments/results.py tables
