@@ -19,10 +19,11 @@ unseen then, are compared with the coefficients:
 epochs, coefficients of 6. Its `blocks_head` is ours: a separate head mask, and
 a coefficient for each basis mask, layer and third of a layer's outputs.
 
-Hardware: `:after_supsup,short` one core of an Intel Xeon; the others: not run.
-Minutes: `:after_supsup,short` 22, after 123 of the masks; the others: not run.
-Accuracy: `:after_supsup,short` 58.8 % with 15 coefficients a layer, 63.9 % with
-  blocks and a head mask, 75.0 % with a mask of 12 epochs (1 seed).
+Hardware: `:after_supsup,short` one core of an AMD EPYC or Intel Xeon; the
+  others: not run.
+Minutes: `:after_supsup,short` 8 to 22, after the masks; the others: not run.
+Accuracy: `:after_supsup,short` 58.4 % with 15 coefficients a layer, 63.8 % with
+  blocks and a head mask, 75.6 % with a mask of 12 epochs (3 seeds).
 Results: experiments/impresslearn/README.md
 """
 
