@@ -33,8 +33,8 @@ import ml_collections
 
 from mtl_jax.data import sources
 
-# Images -> validation accuracy that a pruned epoch must reach: 0.04 below that of
-# `dense` with seed 0 in the committed results.
+# Images -> validation accuracy that a pruned epoch must reach: 0.04 below that
+# of `dense` with seed 0 in the committed results.
 CUTOFF = {1000: 0.83, 5000: 0.886, 10000: 0.902, 55000: 0.9355}
 
 
